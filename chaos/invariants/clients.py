@@ -1,0 +1,139 @@
+"""What clients were told against what is there: S2, S5, S10, S12. Each O(n)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from chaos.history import History, Operation
+from chaos.invariants.violation import Violation
+from chaos.records import Record, Task, parse_instant
+
+
+def _halves(*operations: Operation) -> tuple[Record, ...]:
+    halves = (half for op in operations for half in (op.invoke, op.completion))
+    return tuple(half for half in halves if half is not None)
+
+
+def effects_justified(history: History) -> list[Violation]:
+    """S2: every task goes back to a submit that is ok or unknown, never only to refused ones, and
+    every effect goes back to a task.
+    """
+    found: list[Violation] = []
+    for task in history.tasks.values():
+        submits = history.submits_by_task.get(task.task_id, ())
+        if not any(submit.type in {"ok", "info"} for submit in submits):
+            message = "was refused at submit" if submits else "was never submitted"
+            found.append(Violation("S2", task.task_id, message, (task, *_halves(*submits))))
+    witnesses: tuple[tuple[Record, ...], ...] = (
+        *history.effects.values(),
+        *history.sql_effects.values(),
+        *history.sink_calls.values(),
+    )
+    for rows in witnesses:
+        for row in rows:
+            task_id = getattr(row, "task_id", "")
+            if task_id not in history.tasks:
+                message = f"{row.kind} of a task that does not exist"
+                found.append(Violation("S2", task_id, message, (row,)))
+    return found
+
+
+def nothing_lost(history: History) -> list[Violation]:
+    """S5: every task whose submit was answered ok is in the final read, under the id that was
+    answered (that it also ends in time is L1).
+    """
+    found: list[Violation] = []
+    for submit in history.of("submit"):
+        if submit.type != "ok":
+            continue
+        task_id = submit.value.get("task_id")
+        if task_id not in history.tasks:
+            message = f"the submit of key {submit.value.get('key')} was accepted, its task is gone"
+            found.append(Violation("S5", task_id, message, _halves(submit)))
+    return found
+
+
+def create_is_idempotent(history: History) -> list[Violation]:
+    """S10: one idempotency key makes one task: every ok answer under it names the same id and the
+    stored request is the one submitted; the same request is never refused as a mismatch, another
+    request under the key is never accepted.
+    """
+    found: list[Violation] = []
+    rows: defaultdict[str, list[Task]] = defaultdict(list)
+    for task in history.tasks.values():
+        if task.key is not None:
+            rows[task.key].append(task)
+    for key, tasks in rows.items():
+        if len(tasks) > 1:
+            message = f"key {key} stands on {len(tasks)} tasks"
+            found.append(Violation("S10", tasks[1].task_id, message, tuple(tasks)))
+    submits: defaultdict[str, list[Operation]] = defaultdict(list)
+    for submit in history.of("submit"):
+        if submit.value.get("key") is not None:
+            submits[str(submit.value["key"])].append(submit)
+    for key, same in submits.items():
+        found += _one_key(history, key, same)
+    return found
+
+
+def _one_key(history: History, key: str, submits: list[Operation]) -> list[Violation]:
+    accepted = [submit for submit in submits if submit.type == "ok"]
+    if not accepted:
+        return []
+    found: list[Violation] = []
+    first = accepted[0]
+    task_id = first.value.get("task_id")
+    task = history.tasks.get(str(task_id))
+    if task is not None and not _stored_as_asked(task, first):
+        message = f"the task under key {key} is not the request that was accepted"
+        found.append(Violation("S10", task_id, message, (*_halves(first), task)))
+    for submit in submits:
+        same = _request(submit) == _request(first)
+        wrong = None
+        if submit.type == "ok" and submit.value.get("task_id") != task_id:
+            wrong = f"key {key} was answered with two ids"
+        elif submit.type == "ok" and not same:
+            wrong = f"another request under key {key} was accepted"
+        elif submit.type == "fail" and same and submit.value.get("status") == 422:
+            wrong = f"the same request under key {key} was refused as a mismatch"
+        if wrong:
+            found.append(Violation("S10", task_id, wrong, _halves(first, submit)))
+    return found
+
+
+def _request(submit: Operation) -> tuple[Any, Any, Any]:
+    asked = submit.invoke.value
+    return asked.get("name"), asked.get("payload"), asked.get("run_at")
+
+
+def _stored_as_asked(task: Task, submit: Operation) -> bool:
+    name, payload, run_at = _request(submit)
+    due = run_at is None or parse_instant(run_at) == parse_instant(task.run_at)
+    return task.name == name and task.payload == payload and due
+
+
+def read_your_ack(history: History) -> list[Violation]:
+    """S12: a GET that begins after the ok of its submit finds the task, and one that begins after
+    another GET found it finds it too.
+    """
+    known: dict[str, tuple[float, Operation]] = {}
+    for op in (*history.of("submit"), *history.of("get")):
+        seen = op.type == "ok" and op.completion and not _absent(op)
+        task_id = op.value.get("task_id")
+        if seen and op.completion and task_id is not None:
+            earlier = known.get(task_id)
+            if earlier is None or op.completion.at < earlier[0]:
+                known[task_id] = (op.completion.at, op)
+    found: list[Violation] = []
+    for read in history.of("get"):
+        task_id = str(read.value["task_id"])
+        since = known.get(task_id)
+        if read.type == "ok" and _absent(read) and since and read.invoke.at >= since[0]:
+            message = "a GET after it was accepted did not find it"
+            found.append(Violation("S12", task_id, message, _halves(since[1], read)))
+    return found
+
+
+def _absent(operation: Operation) -> bool:
+    return operation.invoke.op == "get" and operation.value.get("state") is None

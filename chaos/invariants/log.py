@@ -1,0 +1,253 @@
+"""The log of transitions, in the order in which the database made them: S3, S6 to S9. Each O(n)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from chaos.history import History
+from chaos.invariants.violation import Violation
+from chaos.records import Event, Record, Task, parse_instant
+from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
+
+_ENDS = frozenset(
+    {
+        Reason.SUCCEEDED,
+        Reason.FAILED,
+        Reason.TIMED_OUT,
+        Reason.DISCARDED,
+        Reason.LOST,
+        Reason.HANDED_BACK,
+    }
+)
+
+
+def not_early(history: History) -> list[Violation]:
+    """S3: no attempt starts before the task is due: by the database's clock, every claim is at or
+    after the ``run_at`` of the row and the one that was asked for.
+    """
+    found: list[Violation] = []
+    for task in history.tasks.values():
+        asked = [
+            str(submit.value["run_at"])
+            for submit in history.submits_by_task.get(task.task_id, ())
+            if submit.type == "ok" and submit.value.get("run_at") is not None
+        ]
+        due = max(parse_instant(text) for text in (task.run_at, *asked[:1]))
+        for event in history.events.get(task.task_id, ()):
+            early = (due - parse_instant(event.at)).total_seconds()
+            if event.reason == Reason.CLAIMED and early > 0:
+                message = f"claimed {early:.6f} s before it was due"
+                found.append(Violation("S3", task.task_id, message, (task, event)))
+    return found
+
+
+def legal_transitions(history: History) -> list[Violation]:
+    """S6: each task's log begins with its submit, has no gap in ``seq``, each step is in the table
+    of ``system.lifecycle``, and the row stands where its log ends.
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        found += _steps(task_id, events)
+        task = history.tasks.get(task_id)
+        if task is None:
+            message = "has events, but no row in the final read"
+            found.append(Violation("S6", task_id, message, events[-1:]))
+        else:
+            found += _row_ends_log(task, events[-1])
+    silent = history.tasks.keys() - history.events.keys()
+    for task_id in sorted(silent):
+        row = history.tasks[task_id]
+        found.append(Violation("S6", task_id, "has a row, but no events", (row,)))
+    return found
+
+
+def _steps(task_id: str, events: tuple[Event, ...]) -> Iterator[Violation]:
+    state: str | None = None
+    for place, event in enumerate(events, start=1):
+        evidence = events[max(0, place - 2) : place]
+        if event.seq != place:
+            yield Violation("S6", task_id, f"event {place} has seq {event.seq}", evidence)
+            return
+        if event.from_state != state:
+            message = f"seq {event.seq} comes from {event.from_state}, but the task was {state}"
+            yield Violation("S6", task_id, message, evidence)
+        if not _in_table(event):
+            message = f"{event.from_state} -> {event.to_state} ({event.reason}) is not legal"
+            yield Violation("S6", task_id, message, evidence)
+        state = event.to_state
+
+
+def _in_table(event: Event) -> bool:
+    try:
+        source = None if event.from_state is None else State(event.from_state)
+        return is_legal(source, State(event.to_state), Reason(event.reason))
+    except ValueError:
+        return False
+
+
+def _row_ends_log(task: Task, last: Event) -> Iterator[Violation]:
+    row = (task.state, task.seq, task.epoch, task.attempt)
+    end = (last.to_state, last.seq, last.epoch, last.attempt)
+    if row != end:
+        message = f"the row says (state, seq, epoch, attempt) = {row}, its log ends with {end}"
+        yield Violation("S6", task.task_id, message, (last, task))
+
+
+def attempts_counted(history: History) -> list[Violation]:
+    """S7: ``attempt`` grows by 1 exactly in a claim; the row's attempts, losses and hand backs are
+    those of its log; none exceeds its limit; and each end of an attempt leads where
+    ``lifecycle.after_attempt`` says (so no dead letter comes before its limit).
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        attempt = 0
+        for event in events:
+            due = attempt + (event.reason == Reason.CLAIMED)
+            if event.attempt != due:
+                message = f"{event.reason} has attempt {event.attempt}, not {due}"
+                found.append(Violation("S7", task_id, message, (event,)))
+            attempt = event.attempt
+        task = history.tasks.get(task_id)
+        if task is not None:
+            found += _counters(task, events)
+            found += _limits(task, events)
+    return found
+
+
+def _counters(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
+    counted = {
+        "attempt": sum(event.reason == Reason.CLAIMED for event in events),
+        "losses": sum(event.reason == Reason.LOST for event in events),
+        "handed_back": sum(event.reason == Reason.HANDED_BACK for event in events),
+    }
+    for name, count in counted.items():
+        stored = getattr(task, name)
+        if stored != count:
+            message = f"the row counts {name} = {stored}, its log {count}"
+            yield Violation("S7", task.task_id, message, (task,))
+    used = task.attempt - task.losses - task.handed_back
+    if used > task.max_attempts:
+        message = f"{used} attempts used, {task.max_attempts} allowed"
+        yield Violation("S7", task.task_id, message, (task,))
+    if task.losses > task.max_losses:
+        message = f"{task.losses} attempts lost, {task.max_losses} allowed"
+        yield Violation("S7", task.task_id, message, (task,))
+
+
+def _limits(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
+    # A retry by hand raises the limits in the row; those before it are not on record.
+    last_retry = max((e.seq for e in events if e.reason == Reason.RETRIED), default=0)
+    counters = Counters(max_attempts=task.max_attempts, max_losses=task.max_losses)
+    requested = False
+    for event in events:
+        requested = event.reason == Reason.CANCEL_REQUESTED or (
+            requested and event.reason != Reason.RETRIED
+        )
+        if event.reason not in _ENDS:
+            continue
+        counters = replace(
+            counters,
+            attempt=event.attempt,
+            losses=counters.losses + (event.reason == Reason.LOST),
+            handed_back=counters.handed_back + (event.reason == Reason.HANDED_BACK),
+        )
+        due = after_attempt(counters, Reason(event.reason), cancel_requested=requested)
+        if event.seq > last_retry and event.to_state != due:
+            message = f"an attempt that {event.reason} led to {event.to_state}, not to {due}"
+            yield Violation("S7", task.task_id, message, (event, task))
+
+
+def epochs_fence(history: History) -> list[Violation]:
+    """S8: the epoch starts at 0 and grows by 1 exactly on entering and on leaving RUNNING (so it is
+    odd exactly there, the CHECK of the table), every effect carries the epoch and attempt of the
+    success that wrote it, and no write was refused to the owner of the epoch.
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        epoch = 0
+        for event in events:
+            due = epoch + _epoch_step(event)
+            if event.epoch != due:
+                message = f"{event.reason} has epoch {event.epoch}, not {due}"
+                found.append(Violation("S8", task_id, message, (event,)))
+            epoch = event.epoch
+    for task in history.tasks.values():
+        if (task.epoch % 2 == 1) != (task.state == State.RUNNING):
+            message = f"{task.state} under epoch {task.epoch}: odd means owned"
+            found.append(Violation("S8", task.task_id, message, (task,)))
+    found += _effects_under_epoch(history)
+    for task_id, writes in history.stale_writes.items():
+        for write in writes:
+            if write.state_found == State.RUNNING and write.epoch_found == write.epoch:
+                message = f"{write.outcome} under epoch {write.epoch} was refused to its owner"
+                found.append(Violation("S8", task_id, message, (write,)))
+    return found
+
+
+def _epoch_step(event: Event) -> int:
+    try:
+        source = None if event.from_state is None else State(event.from_state)
+        return epoch_step(source, State(event.to_state))
+    except ValueError:
+        return 0  # no such state: S6 says so
+
+
+def _effects_under_epoch(history: History) -> Iterator[Violation]:
+    for task_id, events in history.events.items():
+        success = next((e for e in events if e.reason == Reason.SUCCEEDED), None)
+        due = (success.epoch, success.attempt) if success else None
+        for effect in history.effects.get(task_id, ()):
+            written = (effect.epoch, effect.attempt)
+            if due is not None and written != due:
+                message = f"effect under (epoch, attempt) = {written}, the success has {due}"
+                yield Violation("S8", task_id, message, _shown(effect, success))
+        for row in history.sql_effects.get(task_id, ()):
+            # The handler wrote it while it owned the task; its commit was the success.
+            written = (row.epoch + 1, row.attempt)
+            if due is not None and written != due:
+                message = (
+                    f"business row of epoch {row.epoch}, attempt {row.attempt} was committed, "
+                    f"but the success has (epoch, attempt) = {due}"
+                )
+                yield Violation("S8", task_id, message, _shown(row, success))
+
+
+def _shown(*records: Record | None) -> tuple[Record, ...]:
+    return tuple(record for record in records if record is not None)
+
+
+def single_owner(history: History) -> list[Violation]:
+    """S9: ownership never overlaps: a claim finds the task owned by nobody, is made by a known
+    incarnation, and is ended by that incarnation itself or taken back by a scheduler.
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        claim: Event | None = None
+        for event in events:
+            wrong = _ownership(history, claim, event)
+            if wrong:
+                found.append(Violation("S9", task_id, wrong, _shown(claim, event)))
+            if event.reason == Reason.CLAIMED:
+                claim = event
+            elif event.reason in _ENDS:
+                claim = None
+    return found
+
+
+def _ownership(history: History, claim: Event | None, event: Event) -> str | None:
+    """What is wrong with ``event`` while ``claim`` is open; None: nothing."""
+    role, _, who = event.actor.partition(":")
+    if event.reason == Reason.CLAIMED:
+        if claim is not None:
+            return f"claimed by {event.actor} while {claim.actor} owns it"
+        if role != "worker" or who not in history.workers:
+            return f"claimed by {event.actor}, which is no known incarnation of a worker"
+    if event.reason in _ENDS:
+        if claim is None:
+            return f"{event.actor} ended an attempt ({event.reason}) that nobody owned"
+        taken_back = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
+        own = event.actor == claim.actor and event.reason != Reason.LOST
+        if not (taken_back or own):
+            return f"{event.actor} ended ({event.reason}) an attempt of {claim.actor}"
+    return None

@@ -1,0 +1,1 @@
+"""The live arena: real processes, real servers, real faults."""

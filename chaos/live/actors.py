@@ -1,0 +1,210 @@
+"""Roles as real operating system processes: started, kept running, broken, watched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from system.guardian import Guardian
+
+# Ready means: imports done (2 cores, eight processes), database and Redis reached.
+READY_SECONDS = 30.0
+RESTART_DELAY_SECONDS = 0.1
+REAP_SECONDS = 0.02
+
+
+class ActorFailed(Exception):
+    """A process could not be brought to work; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A process ended: ``code`` negative for a signal; ``planned`` when the harness meant it."""
+
+    actor: str
+    pid: int
+    code: int
+    at: float
+    planned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start an actor. ``ready_url`` answers 200 once it can work."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    log: Path
+    ready_url: str | None
+
+
+class Actor:
+    """One named role. While running, whatever ends its process, a new one is started.
+
+    A planned end waits for ``restart`` (the fault says when), any other is repaired at once.
+    """
+
+    def __init__(
+        self, name: str, command: Command, guardian: Guardian, on_exit: Callable[[Exit], None]
+    ) -> None:
+        self.name = name
+        self.command = command
+        self._guardian = guardian
+        self._on_exit = on_exit
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._planned = False
+        self._stopping = False
+        self._may_start = asyncio.Event()
+        self.starts = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the current process; raises ActorFailed when there is none."""
+        if self._process is None or self._process.poll() is not None:
+            raise ActorFailed(f"{self.name} has no process now")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process and keep one running from now on (needs a running event loop)."""
+        self._spawn()
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    async def ready(self, timeout_seconds: float = READY_SECONDS) -> None:
+        """Wait until the role says that it can work; raises ActorFailed."""
+        if self.command.ready_url is None:
+            return
+        give_up = time.monotonic() + timeout_seconds
+        starts = self.starts
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+            while time.monotonic() < give_up:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(self.command.ready_url)).status_code == 200:
+                        return
+                if self.starts > starts + 3:
+                    break  # it dies as often as it is started: waiting would not help
+                await asyncio.sleep(0.05)
+        raise ActorFailed(
+            f"{self.name} was not ready within {timeout_seconds:.0f} s "
+            f"({self.starts} starts); its log ends:\n{tail(self.command.log)}"
+        )
+
+    def kill(self) -> int:
+        """SIGKILL; returns the pid. No new process until ``restart``."""
+        return self._signal(signal.SIGKILL, ends=True)
+
+    def terminate(self) -> int:
+        """SIGTERM, the graceful stop; returns the pid. No new process until ``restart``."""
+        return self._signal(signal.SIGTERM, ends=True)
+
+    def pause(self) -> int:
+        """SIGSTOP: nothing runs, the kernel still accepts bytes; returns the pid."""
+        return self._signal(signal.SIGSTOP, ends=False)
+
+    def resume(self) -> int:
+        """SIGCONT; returns the pid."""
+        return self._signal(signal.SIGCONT, ends=False)
+
+    def restart(self) -> None:
+        """Let a new process start after a planned end."""
+        self._may_start.set()
+
+    async def gone(self) -> int:
+        """Wait until the current process is reaped; returns its exit code."""
+        if self._process is None:
+            raise ActorFailed(f"{self.name} was never started")
+        return await _ended(self._process)
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """End the process for good: SIGCONT and SIGTERM, SIGKILL after the grace."""
+        self._stopping = True
+        self._may_start.set()
+        if self.alive:
+            self.resume()
+            self._signal(signal.SIGTERM, ends=True)
+            try:
+                await asyncio.wait_for(self.gone(), grace_seconds)
+            except TimeoutError:
+                self._signal(signal.SIGKILL, ends=True)
+                await self.gone()
+        if self._keeper is not None:
+            await self._keeper
+
+    def _signal(self, number: signal.Signals, *, ends: bool) -> int:
+        pid = self.pid
+        if ends:
+            self._planned = True
+            if not self._stopping:
+                self._may_start.clear()
+        os.kill(pid, number)
+        return pid
+
+    def _spawn(self) -> None:
+        self.command.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.command.log.open("ab") as log:
+            # In a session of its own: Ctrl-C is for the harness, which stops its children in order.
+            self._process = self._guardian.spawn(
+                self.command.argv,
+                env=self.command.environment,
+                cwd=self.command.directory,
+                stdout=log,
+                stderr=log,
+            )
+        self.starts += 1
+
+    async def _keep(self) -> None:
+        while True:
+            process = self._process
+            if process is None:
+                return
+            code = await _ended(process)
+            self._guardian.forget(process)
+            planned, self._planned = self._planned, False
+            self._on_exit(Exit(self.name, process.pid, code, time.time(), planned))
+            if planned:
+                await self._may_start.wait()
+            else:
+                await asyncio.sleep(RESTART_DELAY_SECONDS)
+            if self._stopping:
+                return
+            self._spawn()
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait until the process is reaped; its exit code."""
+    while (code := process.poll()) is None:
+        await asyncio.sleep(REAP_SECONDS)
+    return code
+
+
+def process_state(pid: int) -> str:
+    """The kernel's letter for a process: R, S, D, T (stopped), Z; "" when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    # The command's name stands in parentheses and may itself contain any character.
+    return stat.rpartition(")")[2].split()[0]
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, or a note that there are none."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "(no log)"
+    return "\n".join(text[-lines:]) or "(empty)"

@@ -1,0 +1,165 @@
+"""Executes the planned faults of a scenario, and tells the history what really took hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from chaos.live.actors import Actor
+from chaos.live.edges import strike_edges
+from chaos.live.processes import ProcessStrike
+from chaos.live.servers import ServerStrike
+from chaos.live.toxics import Proxies
+from chaos.live.witness import Witness
+from chaos.plan import FaultPlan
+from chaos.records import Fault, InFlight
+from chaos.scenario import Scenario
+from chaos.vocabulary import FaultSort
+from system.embedded import EmbeddedPostgres, EmbeddedValkey
+
+_WATCH_SECONDS = 0.02
+
+
+class Battlefield(Protocol):
+    """What there is to strike."""
+
+    scenario: Scenario
+    proxies: Proxies
+    ports: dict[str, int]
+    actors: dict[str, Actor]
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+    witness: Witness
+
+
+class Nemesis:
+    """All faults of one run. ``now`` is the arena's clock, ``record`` writes to the history.
+
+    Targets to pick are drawn from the run's seed, strike by strike.
+    """
+
+    def __init__(
+        self,
+        field: Battlefield,
+        seed: int,
+        now: Callable[[], float],
+        record: Callable[[Fault], None],
+    ) -> None:
+        self._field = field
+        self._seed = seed
+        self._now = now
+        self._record = record
+        self._load_over = asyncio.Event()
+        self.struck = 0
+
+    async def run(self) -> None:
+        """Returns when all strikes are over; raises what a strike raised (others are healed)."""
+        async with asyncio.TaskGroup() as group:
+            for plan in self._field.scenario.faults:
+                group.create_task(self._plan(plan), name=plan.name)
+
+    def load_over(self) -> None:
+        """Lift what holds until the heal, give up what waits for its event."""
+        self._load_over.set()
+
+    async def _plan(self, plan: FaultPlan) -> None:
+        if not await self._moment(plan):
+            return
+        first = self._now()
+        async with asyncio.TaskGroup() as strikes:
+            for number, fault_id in enumerate(plan.strikes):
+                await self._sleep_until(first + number * (plan.every or 0.0))
+                strikes.create_task(self._strike(plan, fault_id), name=fault_id)
+
+    async def _moment(self, plan: FaultPlan) -> bool:
+        """Wait for the second or the event; False if the load was over before it came."""
+        if plan.after is None:
+            await self._sleep_until(plan.at or 0.0)
+            return True
+        while not self._load_over.is_set():
+            if await self._field.witness.happened(plan.after):
+                return True
+            await asyncio.sleep(_WATCH_SECONDS)
+        return False
+
+    async def _strike(self, plan: FaultPlan, fault_id: str) -> None:
+        targets = self._pick(plan, fault_id)
+        if not targets:
+            return  # all of them are down already: nothing is struck, and the judge will see it
+        strikes = self._process_strikes(plan, targets)
+        for strike in strikes:
+            await strike.busy()
+        self._tell("start", plan, fault_id, targets, await self._field.witness.in_flight())
+        self.struck += 1
+
+        async def hold() -> None:
+            if plan.for_seconds is None:
+                await self._load_over.wait()
+            else:
+                await asyncio.sleep(plan.for_seconds)
+
+        felt, evidence = await self._execute(plan, fault_id, targets, strikes, hold)
+        if felt:
+            self._tell("felt", plan, fault_id, targets, evidence=evidence)
+        self._tell("end", plan, fault_id, targets, evidence={} if felt else evidence)
+
+    async def _execute(
+        self,
+        plan: FaultPlan,
+        fault_id: str,
+        targets: tuple[str, ...],
+        strikes: list[ProcessStrike],
+        hold: Any,
+    ) -> tuple[bool, dict[str, Any]]:
+        field = self._field
+        if plan.sort is FaultSort.EDGE:
+            ports = {edge: field.ports[edge] for edge in targets}
+            return await strike_edges(plan, fault_id, ports, field.proxies, hold)
+        if plan.sort is FaultSort.PROCESS:
+            results = await asyncio.gather(*(strike.run(hold) for strike in strikes))
+        else:
+            server = ServerStrike(field.postgres, field.valkey, field.witness)
+            results = await asyncio.gather(*(server.run(plan.fault, t, hold) for t in targets))
+        evidence = {target: found for target, (_, found) in zip(targets, results, strict=True)}
+        return all(felt for felt, _ in results), evidence
+
+    def _process_strikes(self, plan: FaultPlan, targets: tuple[str, ...]) -> list[ProcessStrike]:
+        if plan.sort is not FaultSort.PROCESS:
+            return []
+        lease = self._field.scenario.settings().lease_seconds
+        actors = [self._field.actors[target] for target in targets]
+        return [ProcessStrike(plan, actor, self._field.witness, lease) for actor in actors]
+
+    def _pick(self, plan: FaultPlan, fault_id: str) -> tuple[str, ...]:
+        candidates = list(plan.candidates(self._field.scenario.topology))
+        if plan.pick is not None:
+            random.Random(f"{self._seed} {fault_id}").shuffle(candidates)
+        if plan.sort is FaultSort.PROCESS:
+            candidates = [name for name in candidates if self._field.actors[name].alive]
+        return tuple(candidates[: plan.pick])
+
+    def _tell(
+        self,
+        kind: Literal["start", "felt", "end"],
+        plan: FaultPlan,
+        fault_id: str,
+        targets: tuple[str, ...],
+        in_flight: InFlight | None = None,
+        evidence: dict[str, Any] | None = None,
+    ) -> None:
+        self._record(
+            Fault(
+                type=kind,
+                fault_id=fault_id,
+                fault=plan.fault,
+                targets=targets,
+                at=round(self._now(), 4),
+                in_flight=in_flight,
+                evidence=evidence or {},
+            )
+        )
+
+    async def _sleep_until(self, second: float) -> None:
+        await asyncio.sleep(max(0.0, second - self._now()))

@@ -1,0 +1,61 @@
+"""Faults of the servers: Postgres and Redis (here: Valkey) themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.asyncio import Redis
+
+from chaos.live.witness import Witness
+from system.embedded import EmbeddedPostgres, EmbeddedValkey
+
+Hold = Callable[[], Awaitable[None]]
+
+
+class ServerStrike:
+    """One strike on one server. ``run`` returns whether it was felt, and the evidence."""
+
+    def __init__(
+        self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, witness: Witness
+    ) -> None:
+        self._servers: dict[str, EmbeddedPostgres | EmbeddedValkey] = {
+            "postgres": postgres,
+            "redis": valkey,
+        }
+        self._valkey = valkey
+        self._witness = witness
+
+    async def run(self, fault: str, target: str, hold: Hold) -> tuple[bool, dict[str, Any]]:
+        """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
+        if fault in {"kill", "restart", "restart_empty"}:
+            return await self._end(fault, self._servers[target], hold)
+        if fault == "terminate_backends":
+            hit = await self._witness.terminate_backends()
+            await hold()
+            return hit > 0, {"backends": hit}
+        async with Redis.from_url(self._valkey.url(), socket_timeout=5) as redis:
+            if fault == "flush":
+                keys = await redis.dbsize()
+                await redis.flushall()
+                await hold()
+                return keys > 0, {"keys": keys}
+            command = "CLIENT KILL", "SKIPME", "YES"
+            killed = int(await redis.execute_command(*command))  # type: ignore[no-untyped-call]
+            await hold()
+            return killed > 0, {"connections": killed}
+
+    async def _end(
+        self, fault: str, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold
+    ) -> tuple[bool, dict[str, Any]]:
+        pid = server.pid
+        graceful = fault == "restart"
+        await asyncio.to_thread(server.stop if graceful else server.kill)
+        gone = not server.is_running
+        try:
+            if not graceful:
+                await hold()
+        finally:
+            await asyncio.to_thread(server.start)
+        return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}

@@ -1,0 +1,236 @@
+"""The stack of one scenario: real servers, one proxy per edge, every role a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+import system
+from chaos.live.actors import Actor, ActorFailed, Command, Exit, tail
+from chaos.live.toxics import Change, Proxies
+from chaos.live.toxiproxy_binary import toxiproxy_binary
+from chaos.live.witness import Witness
+from chaos.plan import DeclaredSettings
+from chaos.scenario import Scenario
+from chaos.tasks import CHAOS_EFFECTS, SINK_URL
+from system.embedded import EmbeddedPostgres, EmbeddedValkey
+from system.guardian import Guardian
+from system.machine import free_port, temporary_directory
+from system.migrate import upgrade_in_loop
+
+SOURCES = Path(system.__file__).parent.parent
+_TEMPLATE = "holdfast_template"
+_LISTEN_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Foundation:
+    """What all scenarios of a suite share: one guardian, one directory, one Postgres server.
+
+    Every scenario gets a fresh database, cloned from a migrated template.
+    """
+
+    guardian: Guardian
+    directory: Path
+    postgres: EmbeddedPostgres
+    toxiproxy: Path
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def laid(cls) -> AsyncIterator[Foundation]:
+        """Up inside the block; afterwards nothing of it is left, whatever happened."""
+        toxiproxy = await asyncio.to_thread(toxiproxy_binary)
+        with Guardian() as guardian:
+            directory = temporary_directory("holdfast-chaos-")
+            guardian.own_directory(directory)
+            postgres = EmbeddedPostgres(directory / "postgres", guardian=guardian)
+            await asyncio.to_thread(postgres.start)
+            try:
+                await _make_template(postgres)
+                yield cls(guardian, directory, postgres, toxiproxy)
+            finally:
+                await asyncio.to_thread(postgres.stop)
+
+
+async def _make_template(postgres: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(postgres.create_database, _TEMPLATE)
+    url = postgres.url(_TEMPLATE)
+    await upgrade_in_loop(DeclaredSettings(database_url=url))
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(CHAOS_EFFECTS)
+    finally:
+        await connection.close()
+
+
+@dataclass(slots=True)
+class Stack:
+    """Everything of one scenario, under the names that scenarios use.
+
+    ``ports``: of each edge's proxy. ``sources``: where the roles' code is (a mutant's tree, or
+    ours). ``exits``: every end of a process that was seen, in order.
+    """
+
+    scenario: Scenario
+    foundation: Foundation
+    directory: Path
+    logs: Path
+    sources: Path
+    journal: Callable[[dict[str, Any]], None]
+    database: str
+    valkey: EmbeddedValkey = field(init=False)
+    proxies: Proxies = field(init=False)
+    witness: Witness = field(init=False)
+    actors: dict[str, Actor] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    exits: list[Exit] = field(default_factory=list)
+    helpers: list[Actor] = field(default_factory=list)
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        return self.foundation.postgres
+
+    @property
+    def sink_log(self) -> Path:
+        """The witness of external effects (``chaos.sink.read_calls``)."""
+        return self.directory / "sink.jsonl"
+
+    @contextlib.asynccontextmanager
+    async def up(self) -> AsyncIterator[Stack]:
+        """All roles ready inside the block; stopped after it."""
+        self.directory.mkdir(parents=True)
+        self.valkey = EmbeddedValkey(
+            self.directory / "valkey", guardian=self.foundation.guardian
+        )
+        try:
+            template = asyncio.to_thread(self.postgres.create_database, self.database, _TEMPLATE)
+            await asyncio.gather(template, asyncio.to_thread(self.valkey.start))
+            self.witness = Witness(self.postgres.url(self.database))
+            await self._connect(await self._start_sink())
+            for name in self.scenario.topology.processes:
+                self._actor(name).start()
+            await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
+            yield self
+        finally:
+            await asyncio.shield(self.stop())
+
+    async def stop_roles(self) -> None:
+        """Stop the roles for good: SIGTERM, and SIGKILL after the grace that they have."""
+        grace = self.scenario.settings().shutdown_grace_seconds + 2.0
+        await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))
+
+    async def stop(self) -> None:
+        """Stop everything; what is stopped already is left alone."""
+        await self.stop_roles()
+        await asyncio.gather(*(helper.stop() for helper in self.helpers))
+        if hasattr(self, "witness"):
+            await self.witness.close()
+        await asyncio.to_thread(self.valkey.stop)
+        if self.postgres.is_running:
+            await asyncio.to_thread(self.postgres.drop_database, self.database)
+
+    async def _start_sink(self) -> int:
+        port_file = self.directory / "sink.port"
+        argv = [sys.executable, "-m", "chaos.sink"]
+        argv += ["--log", str(self.sink_log), "--port-file", str(port_file)]
+        self._helper("sink", argv)
+        give_up = time.monotonic() + _LISTEN_SECONDS
+        while not port_file.exists():
+            if time.monotonic() > give_up:
+                raise ActorFailed(f"the sink did not start:\n{tail(self.logs / 'sink.log')}")
+            await asyncio.sleep(0.02)
+        return int(port_file.read_text(encoding="ascii"))
+
+    async def _connect(self, sink_port: int) -> None:
+        """Start Toxiproxy and make a proxy for every edge."""
+        port = free_port()
+        binary = str(self.foundation.toxiproxy)
+        self._helper("toxiproxy", [binary, "-host", "127.0.0.1", "-port", str(port)])
+        await self._listening(port)
+        self.proxies = Proxies(port, self._changed)
+        upstream = {"postgres": self.postgres.port, "redis": self.valkey.port, "sink": sink_port}
+        upstream |= {name: free_port() for name in self.scenario.topology.processes}
+        for edge in self.scenario.topology.edges:
+            self.ports[edge] = await self.proxies.create(edge, upstream[edge.partition("->")[2]])
+        # Of a role's own: the port of its API or of its health server.
+        self.ports |= {name: upstream[name] for name in self.scenario.topology.processes}
+
+    async def _listening(self, port: int) -> None:
+        give_up = time.monotonic() + _LISTEN_SECONDS
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                if time.monotonic() > give_up:
+                    log = tail(self.logs / "toxiproxy.log")
+                    raise ActorFailed(f"Toxiproxy did not start:\n{log}") from None
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+    def _actor(self, name: str) -> Actor:
+        role = name.partition("-")[0]
+        argv = [sys.executable, "-m", "system", role]
+        if role == "worker":
+            argv += ["--app", "chaos.tasks"]
+        environment = self._environment() | self._settings_of(name)
+        self.actors[name] = self._process(name, argv, environment, f"{self._home(name)}/readyz")
+        return self.actors[name]
+
+    def _settings_of(self, name: str) -> dict[str, str]:
+        """A role's variables: it reaches everything through its own proxies."""
+        ports, declared = self.ports, self.scenario.topology.settings
+        given = {key: _as_variable(value) for key, value in declared.items()} | {
+            "label": name,
+            "database_url": self.postgres.url(self.database, port=ports[f"{name}->postgres"]),
+            "redis_url": self.valkey.url(port=ports[f"{name}->redis"]),
+            "api_port" if name.startswith("api-") else "health_port": str(ports[name]),
+            "log_format": "json",
+        }
+        variables = {f"HOLDFAST_{key.upper()}": value for key, value in given.items()}
+        if name.startswith("worker-"):
+            variables[SINK_URL] = f"http://127.0.0.1:{ports[f'{name}->sink']}"
+        return variables
+
+    def _home(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def _helper(self, name: str, argv: list[str]) -> None:
+        helper = self._process(name, argv, self._environment(), None)
+        self.helpers.append(helper)
+        helper.start()
+
+    def _process(
+        self, name: str, argv: list[str], environment: dict[str, str], ready_url: str | None
+    ) -> Actor:
+        log = self.logs / f"{name}.log"
+        # Not in a directory that has a package of that name: the working directory comes first.
+        command = Command(argv, environment, self.directory, log, ready_url)
+        return Actor(name, command, self.foundation.guardian, self._exited)
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing of the harness's own but what finding programs and sources needs."""
+        path = os.environ.get("PATH", os.defpath)
+        return {"PATH": path, "PYTHONPATH": str(self.sources), "PYTHONUNBUFFERED": "1"}
+
+    def _exited(self, end: Exit) -> None:
+        self.exits.append(end)
+        self.journal({"journal": "exit"} | asdict(end))
+
+    def _changed(self, change: Change) -> None:
+        self.journal({"journal": "proxy"} | asdict(change))
+
+
+def _as_variable(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,235 @@
+"""Toxiproxy through toxiproxy-python, made safe to rely on.
+
+What the package leaves out is added here: a timeout on every request, errors for 5xx, a read-back
+of every toxic (Toxiproxy takes a misspelt attribute for 0), and removal that cannot be forgotten.
+Toxics always have toxicity 1 and no jitter: Toxiproxy's dice ignore its seed, ours do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import requests
+import toxiproxy.proxy
+import toxiproxy.server
+from toxiproxy.api import APIConsumer, validate_response
+
+Stream = Literal["upstream", "downstream"]
+BOTH: tuple[Stream, ...] = ("upstream", "downstream")
+# Attributes of Toxiproxy 2.12 by type; jitter is left out on purpose.
+ATTRIBUTES: dict[str, frozenset[str]] = {
+    "latency": frozenset({"latency"}),
+    "bandwidth": frozenset({"rate"}),
+    "timeout": frozenset({"timeout"}),
+    "reset_peer": frozenset({"timeout"}),
+    "slow_close": frozenset({"delay"}),
+    "slicer": frozenset({"average_size", "size_variation", "delay"}),
+    "limit_data": frozenset({"bytes"}),
+}
+
+
+class ToxiproxyError(Exception):
+    """Toxiproxy did not do, or does not show, what it was asked for."""
+
+
+class _Requests(APIConsumer):  # type: ignore[misc]  # the package has no types
+    """The package's HTTP side with a timeout, no environment proxies, and 5xx as an error."""
+
+    timeout_seconds = 5.0
+
+    @classmethod
+    def _call(cls, method: str, url: str, **kwargs: Any) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            response = session.request(
+                method,
+                f"http://{cls.host}:{cls.port}{url}",
+                timeout=cls.timeout_seconds,
+                **kwargs,
+            )
+        validate_response(response)
+        response.raise_for_status()
+        return response
+
+    @classmethod
+    def get(cls, url: str, params: Any = None, **kwargs: Any) -> requests.Response:
+        return cls._call("GET", url, params=params, **kwargs)
+
+    @classmethod
+    def delete(cls, url: str, **kwargs: Any) -> requests.Response:
+        return cls._call("DELETE", url, **kwargs)
+
+    @classmethod
+    def post(cls, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> requests.Response:
+        return cls._call("POST", url, data=data, json=json, **kwargs)
+
+
+# The package's classes look their HTTP side up in their own modules: the only seam there is.
+toxiproxy.proxy.APIConsumer = _Requests
+toxiproxy.server.APIConsumer = _Requests
+
+
+@dataclass(frozen=True, slots=True)
+class Toxic:
+    """One toxic of one edge in one direction, under Toxiproxy's own names and units.
+
+    ``tag`` tells toxics of the same type and stream apart when faults overlap.
+    """
+
+    edge: str
+    type: str
+    stream: Stream
+    attributes: tuple[tuple[str, int], ...]
+    tag: str = ""
+
+    @property
+    def name(self) -> str:
+        # It becomes a part of a URL.
+        return "_".join([self.type, self.stream, *re.findall(r"[A-Za-z0-9]+", self.tag)])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a proxy as it really stands: ``action`` is add, remove, enable or disable."""
+
+    action: str
+    edge: str
+    toxic: Toxic | None = None
+
+
+class Proxies:
+    """All proxies of one Toxiproxy server. At most one server per process: the package says so.
+
+    ``journal`` is called after every change that was read back. All methods raise ToxiproxyError,
+    or what ``requests`` raises when the server does not answer within five seconds.
+    """
+
+    def __init__(self, port: int, journal: Callable[[Change], None]) -> None:
+        self._server = toxiproxy.server.Toxiproxy()
+        self._server.update_api_consumer("127.0.0.1", port)
+        self._proxies: dict[str, Any] = {}
+        self._journal = journal
+        # The API is not made for concurrent changes of one proxy.
+        self._lock = asyncio.Lock()
+
+    async def create(self, edge: str, upstream_port: int) -> int:
+        """Make the proxy of ``edge``; returns the port it listens on."""
+        async with self._lock:
+            proxy = await asyncio.to_thread(
+                self._server.create, f"127.0.0.1:{upstream_port}", edge, "127.0.0.1:0", True
+            )
+        self._proxies[edge] = proxy
+        return int(proxy.listen.rpartition(":")[2])
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        return tuple(self._proxies)
+
+    async def add(self, toxic: Toxic) -> None:
+        """Add a toxic and read it back; raises ToxiproxyError when it is not there as asked."""
+        unknown = {name for name, _ in toxic.attributes} - ATTRIBUTES.get(toxic.type, frozenset())
+        if toxic.type not in ATTRIBUTES or unknown:
+            raise ToxiproxyError(
+                f"no such toxic: {toxic.type} {dict(toxic.attributes)}; known are "
+                f"{ {kind: sorted(names) for kind, names in sorted(ATTRIBUTES.items())} }"
+            )
+        proxy = self._proxy(toxic.edge)
+        wanted = dict(toxic.attributes)
+        async with self._lock:
+            await asyncio.to_thread(
+                proxy.add_toxic,
+                type=toxic.type,
+                stream=toxic.stream,
+                name=toxic.name,
+                toxicity=1.0,
+                attributes=wanted,
+            )
+            standing = (await asyncio.to_thread(proxy.toxics)).get(toxic.name)
+        if standing is None or _differs(wanted, standing.attributes) or standing.toxicity != 1:
+            found = None if standing is None else standing.attributes
+            raise ToxiproxyError(f"{toxic.edge}: asked for {toxic.name} {wanted}, found {found}")
+        self._journal(Change("add", toxic.edge, toxic))
+
+    async def remove(self, toxic: Toxic) -> None:
+        """Remove a toxic if it stands; what it held back is delivered at once."""
+        proxy = self._proxy(toxic.edge)
+        async with self._lock:
+            if toxic.name not in await asyncio.to_thread(proxy.toxics):
+                return
+            await asyncio.to_thread(proxy.destroy_toxic, toxic.name)
+            left = await asyncio.to_thread(proxy.toxics)
+        if toxic.name in left:
+            raise ToxiproxyError(f"{toxic.edge}: {toxic.name} was removed and is still there")
+        self._journal(Change("remove", toxic.edge, toxic))
+
+    async def set_enabled(self, edge: str, *, enabled: bool) -> None:
+        """Open the edge's port, or close it together with all its connections."""
+        proxy = self._proxy(edge)
+        async with self._lock:
+            await asyncio.to_thread(proxy.enable if enabled else proxy.disable)
+            standing = await asyncio.to_thread(self._server.get_proxy, edge)
+        if standing is None or bool(standing.enabled) is not enabled:
+            raise ToxiproxyError(f"{edge}: enabled should be {enabled}, Toxiproxy shows otherwise")
+        self._journal(Change("enable" if enabled else "disable", edge))
+
+    async def heal(self) -> None:
+        """Enable every proxy and remove every toxic of every edge."""
+        for edge, proxy in self._proxies.items():
+            standing = await asyncio.to_thread(proxy.toxics)
+            for toxic in standing.values():
+                attributes = tuple(sorted(toxic.attributes.items()))
+                tag = toxic.name.removeprefix(f"{toxic.type}_{toxic.stream}")
+                await self.remove(Toxic(edge, toxic.type, toxic.stream, attributes, tag))
+            current = await asyncio.to_thread(self._server.get_proxy, edge)
+            if current is not None and not current.enabled:
+                await self.set_enabled(edge, enabled=True)
+
+    @asynccontextmanager
+    async def toxic(self, *toxics: Toxic) -> AsyncIterator[None]:
+        """The toxics stand inside the block and are gone after it, whatever happens in it."""
+        try:
+            for each in toxics:
+                await self.add(each)
+            yield
+        finally:
+            # A cancelled harness must still heal: the removals finish before the cancel goes on.
+            await asyncio.shield(self._remove_all(toxics))
+
+    @asynccontextmanager
+    async def down(self, edge: str) -> AsyncIterator[None]:
+        """The edge refuses connections inside the block."""
+        try:
+            await self.set_enabled(edge, enabled=False)
+            yield
+        finally:
+            await asyncio.shield(self.set_enabled(edge, enabled=True))
+
+    async def _remove_all(self, toxics: tuple[Toxic, ...]) -> None:
+        failures: list[Exception] = []
+        for each in toxics:
+            try:
+                await self.remove(each)
+            except Exception as error:  # noqa: BLE001  # the others must go all the same
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("toxics that may still stand", failures)
+
+    def _proxy(self, edge: str) -> Any:
+        try:
+            return self._proxies[edge]
+        except KeyError:
+            raise ToxiproxyError(
+                f"no edge {edge!r}; there are: {', '.join(sorted(self._proxies))}"
+            ) from None
+
+
+def _differs(wanted: Mapping[str, int], found: Mapping[str, int]) -> bool:
+    """Whether an attribute is missing or other than asked; what was not asked for must be 0."""
+    return any(found.get(name) != value for name, value in wanted.items()) or any(
+        value for name, value in found.items() if name not in wanted
+    )

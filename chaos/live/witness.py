@@ -1,0 +1,183 @@
+"""What Postgres itself testifies, read by a connection of the harness that no fault touches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import asyncpg
+
+from chaos.plan import After
+from chaos.records import (
+    Effect,
+    Event,
+    InFlight,
+    Record,
+    SqlEffect,
+    StaleWrite,
+    Task,
+    Worker,
+)
+from chaos.vocabulary import EVENTS
+
+_TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far the run is: tasks by what became of them, and what the fence refused."""
+
+    terminal: int
+    open: int
+    running: int
+    stale_writes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One process start of a worker, as the database knows it."""
+
+    worker_id: str
+    dead: bool
+    dead_reason: str | None
+
+
+class Witness:
+    """Reads by one direct connection, opened again when Postgres was restarted.
+
+    Every method raises what asyncpg raises when Postgres does not answer within five seconds.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close(timeout=5)
+            self._connection = None
+
+    async def clock(self) -> datetime:
+        """The database's clock."""
+        (row,) = await self._fetch("SELECT clock_timestamp() AS now")
+        now: datetime = row["now"]
+        return now
+
+    async def counts(self) -> Counts:
+        """Of all tasks, now."""
+        (row,) = await self._fetch(
+            f"SELECT count(*) FILTER (WHERE state IN {_TERMINAL}) AS terminal,"  # noqa: S608
+            f" count(*) FILTER (WHERE state NOT IN {_TERMINAL}) AS open,"
+            " count(*) FILTER (WHERE state = 'RUNNING') AS running,"
+            " (SELECT count(*) FROM stale_writes) AS stale_writes FROM tasks"
+        )
+        return Counts(**dict(row))
+
+    async def in_flight(self) -> InFlight:
+        """Tasks open and running, now."""
+        counts = await self.counts()
+        return InFlight(open=counts.open, running=counts.running)
+
+    async def happened(self, after: After) -> bool:
+        """Whether the event that a fault waits for has happened often enough."""
+        rows = await self._fetch(
+            "SELECT coalesce(w.label, split_part(e.actor, ':', 2)) AS label, count(*) AS n"
+            " FROM task_events e LEFT JOIN workers w ON e.actor = 'worker:' || w.id"
+            " WHERE e.reason = $1 GROUP BY 1",
+            EVENTS[after.event].value,
+        )
+        pattern = after.actor or "*"
+        count: int = sum(row["n"] for row in rows if fnmatchcase(row["label"], pattern))
+        return count >= after.count
+
+    async def running(self, label: str) -> int:
+        """Tasks that run under the incarnations of this actor."""
+        (row,) = await self._fetch(
+            "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
+            " WHERE t.state = 'RUNNING' AND w.label = $1",
+            label,
+        )
+        return int(row["n"])
+
+    async def incarnation(self, label: str) -> Incarnation | None:
+        """The latest incarnation of a worker; None before its first one registered."""
+        rows = await self._fetch(
+            "SELECT id, dead_at IS NOT NULL AS dead, dead_reason FROM workers"
+            " WHERE label = $1 ORDER BY started_at DESC LIMIT 1",
+            label,
+        )
+        for row in rows:
+            return Incarnation(str(row["id"]), row["dead"], row["dead_reason"])
+        return None
+
+    async def is_dead(self, worker_id: str) -> bool:
+        """Whether this incarnation is marked dead."""
+        rows = await self._fetch(
+            "SELECT 1 FROM workers WHERE id = $1::text::uuid AND dead_at IS NOT NULL", worker_id
+        )
+        return bool(rows)
+
+    async def terminate_backends(self) -> int:
+        """Disconnect everybody else from this database; how many were hit."""
+        (row,) = await self._fetch(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+        return int(row["n"])
+
+    async def testimony(self) -> list[Record]:
+        """Everything the final judgement needs, in the order of the tables."""
+        found: list[Record] = []
+        for row in await self._fetch("SELECT * FROM tasks ORDER BY id"):
+            values = _plain(row)
+            values["key"] = values["idempotency_key"]
+            values["task_id"] = values["id"]
+            values["payload"] = json.loads(row["payload"])
+            found.append(_make(Task, values))
+        for table, kind, order in (
+            ("task_events", Event, "task_id, seq"),
+            ("effects", Effect, "effect_key"),
+            ("stale_writes", StaleWrite, "id"),
+            ("chaos_effects", SqlEffect, "at"),
+        ):
+            rows = await self._fetch(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608
+            found += [_make(kind, _plain(row)) for row in rows]
+        for row in await self._fetch("SELECT * FROM workers ORDER BY started_at"):
+            values = _plain(row)
+            found.append(_make(Worker, values | {"worker_id": values["id"]}))
+        return found
+
+    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self._lock:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await asyncpg.connect(
+                    self._url, timeout=5, server_settings={"application_name": "chaos-witness"}
+                )
+            return await self._connection.fetch(query, *arguments, timeout=5)
+
+
+def _make(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A record out of those values that it has fields for."""
+    return kind(**{name: values[name] for name in kind.__dataclass_fields__ if name in values})
+
+
+def _plain(row: asyncpg.Record) -> dict[str, Any]:
+    return {name: _json(value) for name, value in row.items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return instant(value)
+    return str(value) if isinstance(value, asyncpg.pgproto.pgproto.UUID) else value
+
+
+def instant(moment: datetime) -> str:
+    """An instant as histories have it: ISO 8601, UTC, with Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

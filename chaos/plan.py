@@ -1,0 +1,178 @@
+"""What a scenario may strike and how: the topology and the planned faults."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from chaos.explain import did_you_mean
+from chaos.vocabulary import EVENTS, FAULTS, SERVERS, FaultSort
+from system.settings import Settings
+
+
+class Part(BaseModel):
+    """A part of a scenario file: frozen, and no key may be unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeclaredSettings(Settings):
+    """Settings from arguments alone: a scenario means the same under any environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class Topology(Part):
+    """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink.
+
+    ``settings`` overrides fields of ``system.settings.Settings``, for every process alike.
+    """
+
+    apis: int = Field(1, ge=1, le=9)
+    schedulers: int = Field(2, ge=1, le=9)
+    workers: int = Field(3, ge=1, le=9)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _known_settings(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        for name in overrides:
+            if name not in Settings.model_fields:
+                raise ValueError(
+                    f"{name}: no such setting{did_you_mean(name, Settings.model_fields)}"
+                )
+        DeclaredSettings(**overrides)
+        return overrides
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Actor names of all processes of the system."""
+        counts = {"api": self.apis, "scheduler": self.schedulers, "worker": self.workers}
+        return tuple(f"{role}-{n + 1}" for role, count in counts.items() for n in range(count))
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Every edge that has its proxy: ``actor->dependency``."""
+        edges = [f"client->api-{n + 1}" for n in range(self.apis)]
+        for process in self.processes:
+            edges += [f"{process}->postgres", f"{process}->redis"]
+            if process.startswith("worker-"):
+                edges.append(f"{process}->sink")
+        return tuple(edges)
+
+
+class After(Part):
+    """The ``count``-th ``event`` of ``actor`` (a pattern; None: of anybody) in ``task_events``.
+
+    ``event`` is a name of ``system.lifecycle.Reason`` in lower case. With ``every`` and ``times``
+    the first strike comes after the event, the others ``every`` seconds later.
+    """
+
+    event: str
+    actor: str | None = None
+    count: int = Field(1, ge=1)
+
+    @field_validator("event")
+    @classmethod
+    def _known(cls, event: str) -> str:
+        if event not in EVENTS:
+            raise ValueError(f"no such event{did_you_mean(event, EVENTS)}")
+        return event
+
+
+class FaultPlan(Part):
+    """One planned fault: ``times`` strikes, the first ``at`` a second or ``after`` an event.
+
+    ``target``: pattern or list of patterns of edges (``worker-*->redis``), of processes
+    (``worker-*``), or a server (``postgres``, ``redis``). ``pick``: that many of the matching
+    targets, drawn by seed for each strike; None: all of them.
+    ``for`` (seconds): an edge fault is removed, a paused process resumed, a killed or terminated
+    one started again after so long; None: at the heal. Edge faults hit ``stream`` up (client to
+    server), down, or both.
+    """
+
+    name: str = ""
+    fault: str
+    target: tuple[str, ...]
+    stream: Literal["up", "down", "both"] = "both"
+    attributes: dict[str, int] = Field(default_factory=dict)
+    at: float | None = Field(None, ge=0)
+    after: After | None = None
+    for_seconds: float | None = Field(None, gt=0, alias="for")
+    every: float | None = Field(None, gt=0)
+    times: int = Field(1, ge=1)
+    pick: int | None = Field(None, ge=1)
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_or_many(cls, target: Any) -> Any:
+        return [target] if isinstance(target, str) else target
+
+    @field_validator("fault")
+    @classmethod
+    def _known(cls, fault: str) -> str:
+        if fault not in FAULTS:
+            raise ValueError(f"no such fault{did_you_mean(fault, FAULTS)}")
+        return fault
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.at is None) == (self.after is None):
+            raise ValueError("give either at: <second> or after: {event, actor, count}")
+        if (self.every is None) != (self.times == 1):
+            raise ValueError("every and times (> 1) go together")
+        self._check_attributes()
+        if self.every is not None and self.for_seconds is None:
+            raise ValueError("a fault with every needs for: it must end before it strikes again")
+        if self.every is not None and self.for_seconds is not None:
+            self._check_apart(self.every, self.for_seconds)
+        return self
+
+    def _check_apart(self, every: float, lasts: float) -> None:
+        # With pick, the next strike may hit another process while this one is still down.
+        if lasts >= every and not (self.pick and self.sort is FaultSort.PROCESS):
+            raise ValueError(f"for: {lasts} must end before the next strike, every: {every}")
+
+    def _check_attributes(self) -> None:
+        allowed = FAULTS[self.fault].attributes
+        for name in self.attributes:
+            if name not in allowed:
+                raise ValueError(
+                    f"attributes: {name} is none of {self.fault}'s{did_you_mean(name, allowed)}"
+                )
+        missing = [name for name in allowed if name not in self.attributes]
+        if missing:
+            raise ValueError(f"attributes: {self.fault} needs {', '.join(missing)}")
+
+    @property
+    def sort(self) -> FaultSort:
+        """What it strikes: edges, processes or a server."""
+        if any(target in SERVERS for target in self.target):
+            return FaultSort.SERVER
+        return FaultSort.EDGE if "->" in self.target[0] else FaultSort.PROCESS
+
+    @property
+    def strikes(self) -> tuple[str, ...]:
+        """``fault_id`` of each planned strike."""
+        return tuple(f"{self.name}#{n + 1}" for n in range(self.times))
+
+    def candidates(self, topology: Topology) -> tuple[str, ...]:
+        """The concrete targets that match, in a fixed order (``pick`` draws from these)."""
+        known = {
+            FaultSort.EDGE: topology.edges,
+            FaultSort.PROCESS: topology.processes,
+            FaultSort.SERVER: SERVERS,
+        }[self.sort]
+        return tuple(k for k in known if any(fnmatchcase(k, pattern) for pattern in self.target))

@@ -1,0 +1,58 @@
+"""One aligned line per scenario, and the details where it is not ``true``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from chaos.records import Bound
+from chaos.report.story import story
+from chaos.verdict import Judgement
+
+_VIOLATIONS_SHOWN = 3
+_NAME_WIDTH = 18
+
+
+def line(judgement: Judgement) -> str:
+    """The verdict and the meters of a run, aligned under those of other runs."""
+    meters = judgement.meters
+    recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f}"
+    return "  ".join(
+        (
+            f"{judgement.scenario:<{_NAME_WIDTH}} {judgement.verdict:<7}",
+            f"accepted {meters.accepted:>4}",
+            f"effects {meters.effects:>4}",
+            f"duplicates suppressed {meters.duplicates_suppressed:>3}",
+            f"stale writes refused {meters.stale_writes_refused:>3}",
+            f"faults felt {meters.faults_felt:>2}/{meters.faults_planned:<2}",
+            f"in flight {meters.in_flight:>3} ({meters.running} running)".ljust(26),
+            f"recovered in {recovery:>4} s of {meters.allowed_seconds:.1f}",
+        )
+    )
+
+
+def details(judgement: Judgement) -> str:
+    """Why a run is not ``true``: each doubt, the first violations of each law with the story of
+    their task, and how many more there are. Empty for a run that is ``true``.
+    """
+    return "\n".join(_details(judgement))
+
+
+def bound(terms: Bound) -> str:
+    """T with its terms, one per line."""
+    rows = [f"  {term.seconds:6.2f} s  {term.name}: {term.why}" for term in terms.terms]
+    return "\n".join([f"T = {terms.seconds:.2f} s, the sum of", *rows])
+
+
+def _details(judgement: Judgement) -> Iterator[str]:
+    for doubt in judgement.doubts:
+        yield f"  unknown: {doubt}"
+    laws = dict.fromkeys(violation.invariant for violation in judgement.violations)
+    for law in laws:
+        found = [v for v in judgement.violations if v.invariant == law]
+        for violation in found[:_VIOLATIONS_SHOWN]:
+            subject = f"task {violation.task_id}" if violation.task_id else "the run"
+            yield f"  {law} violated by {subject}: {violation.message}"
+            if violation.task_id:
+                yield from story(judgement.history, violation.task_id, violation.evidence)
+        if len(found) > _VIOLATIONS_SHOWN:
+            yield f"  {law}: {len(found) - _VIOLATIONS_SHOWN} more violations"

@@ -1,0 +1,131 @@
+"""The receiver of external effects: an independent witness, outside what is broken.
+
+``python -m chaos.sink --port P --log FILE`` accepts ``POST /effects`` with the headers
+``Idempotency-Key`` and ``Holdfast-Epoch`` and appends one JSON line per physical call before it
+answers. The first call of a key is applied, the rest are duplicates. ``--no-dedupe`` applies every
+call: the receiver for which exactly-once cannot be promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One physical call: ``at`` is Unix time, ``applied`` whether it had an effect."""
+
+    at: float
+    key: str
+    epoch: int | None
+    task_id: str | None
+    applied: bool
+
+
+class Sink:
+    """Applies effects and remembers every call in an append-only file (JSON lines).
+
+    Lines are flushed to the kernel but not fsynced: the file outlives the process, which is never
+    killed by a scenario, and need not outlive the machine.
+    """
+
+    def __init__(self, log: Path, *, dedupe: bool = True) -> None:
+        self._dedupe = dedupe
+        self._file = log.open("a", encoding="utf-8")
+        self._applied: set[str] = {call.key for call in read_calls(log) if call.applied}
+
+    def receive(self, key: str, epoch: int | None, task_id: str | None) -> Call:
+        """Record one call and say whether it was applied."""
+        applied = not (self._dedupe and key in self._applied)
+        self._applied.add(key)
+        call = Call(time.time(), key, epoch, task_id, applied)
+        self._file.write(json.dumps(asdict(call)) + "\n")
+        self._file.flush()
+        return call
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_calls(log: Path) -> list[Call]:
+    """The calls recorded in ``log``, oldest first; none when the file does not exist."""
+    if not log.exists():
+        return []
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return [Call(**json.loads(line)) for line in lines]
+
+
+def create_sink(sink: Sink) -> FastAPI:
+    """The HTTP side of a sink."""
+    app = FastAPI(openapi_url=None)
+
+    @app.post("/effects")
+    async def effect(request: Request) -> JSONResponse:
+        key = request.headers.get("Idempotency-Key")
+        if not key:
+            return JSONResponse({"error": "an Idempotency-Key header is needed"}, status_code=400)
+        body = await _json_object(request)
+        epoch = request.headers.get("Holdfast-Epoch", "")
+        task_id = body.get("task_id")
+        call = sink.receive(
+            key,
+            int(epoch) if epoch.isascii() and epoch.isdigit() else None,
+            task_id if isinstance(task_id, str) else None,
+        )
+        # The handler of a slow receiver: answered late, though the effect has happened.
+        delay = body.get("answer_after_seconds", 0)
+        if isinstance(delay, int | float) and delay > 0:
+            await asyncio.sleep(delay)
+        return JSONResponse({"applied": call.applied}, status_code=201 if call.applied else 200)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def main(
+    *,
+    log: Annotated[Path, typer.Option(help="File that each call is appended to.")],
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    port_file: Annotated[Path | None, typer.Option(help="Where to write the port.")] = None,
+    dedupe: Annotated[bool, typer.Option(help="Apply each key only once.")] = True,
+) -> None:
+    """Serve a sink on loopback until SIGTERM."""
+    sink = Sink(log, dedupe=dedupe)
+    try:
+        with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
+            if port_file is not None:
+                # Renamed into place: whoever sees the file sees all of it.
+                draft = port_file.with_suffix(".draft")
+                draft.write_text(str(listener.getsockname()[1]), encoding="ascii")
+                draft.rename(port_file)
+            config = uvicorn.Config(create_sink(sink), log_level="warning", access_log=False)
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        sink.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

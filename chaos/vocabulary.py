@@ -1,0 +1,105 @@
+"""The closed vocabularies of scenarios: faults, servers, events, invariants, ``sometimes``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from system.lifecycle import Reason
+
+
+class FaultSort(StrEnum):
+    """What a fault strikes."""
+
+    EDGE = "an edge (worker-1->redis)"
+    PROCESS = "a process (worker-1)"
+    SERVER = "a server (postgres, redis)"
+
+
+SERVERS = ("postgres", "redis")
+
+
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """One fault: what it strikes, the attributes it needs (integers), and what it really does."""
+
+    sorts: tuple[FaultSort, ...]
+    attributes: tuple[str, ...]
+    effect: str
+    servers: frozenset[str] = frozenset()
+
+
+_EDGE = (FaultSort.EDGE,)
+_PROCESS = (FaultSort.PROCESS,)
+_SERVER = (FaultSort.SERVER,)
+_ANY = (FaultSort.PROCESS, FaultSort.SERVER)
+_BOTH = frozenset(SERVERS)
+
+# Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
+FAULTS: dict[str, FaultKind] = {
+    "latency": FaultKind(
+        _EDGE, ("latency",), "delays by so many ms; on removal what is held arrives at once"
+    ),
+    "bandwidth": FaultKind(_EDGE, ("rate",), "KB/s; 0 stalls, and loses nothing on removal"),
+    "timeout": FaultKind(
+        _EDGE, ("timeout",), "drops data, closes after so many ms (0: never); removal closes"
+    ),
+    "reset_peer": FaultKind(_EDGE, ("timeout",), "RST after so many ms for new connections"),
+    "slicer": FaultKind(
+        _EDGE, ("average_size", "size_variation", "delay"), "cuts in pieces; delay in us"
+    ),
+    "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by so many ms"),
+    "limit_data": FaultKind(_EDGE, ("bytes",), "closes after so many bytes"),
+    "down": FaultKind(_EDGE, (), "nobody listens, open connections are closed"),
+    "kill": FaultKind(_ANY, (), "SIGKILL; no finally runs", _BOTH),
+    "pause": FaultKind(_PROCESS, (), "SIGSTOP, later SIGCONT"),
+    "terminate": FaultKind(_PROCESS, (), "SIGTERM: a graceful stop"),
+    "restart": FaultKind(_ANY, (), "a graceful stop, and started again at once", _BOTH),
+    "terminate_backends": FaultKind(
+        _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})
+    ),
+    "flush": FaultKind(_SERVER, (), "FLUSHALL", frozenset({"redis"})),
+    "restart_empty": FaultKind(
+        _SERVER, (), "killed and started again without its data", frozenset({"redis"})
+    ),
+    "client_kill": FaultKind(_SERVER, (), "CLIENT KILL of all connections", frozenset({"redis"})),
+}
+
+# Events that a fault may wait for: the reasons of transitions.
+EVENTS: dict[str, Reason] = {reason.name.lower(): reason for reason in Reason}
+
+# One sentence each; the laws themselves are in chaos/invariants. S13 (traces) and S14 (the same
+# seed gives the same run) come with tracing and simulation.
+INVARIANTS: dict[str, str] = {
+    "S1": "no effect is applied twice",
+    "S2": "every task and effect goes back to a submit that may have happened",
+    "S3": "no attempt starts before the task is due, by the database's clock",
+    "S4": "what a cancel was answered comes true, and a cancelled task has no effect",
+    "S5": "no accepted task is lost",
+    "S6": "every transition is legal, logged, and in an unbroken order",
+    "S7": "attempts, losses and hand backs are counted exactly and limits are kept",
+    "S8": "the epoch fences: it grows exactly with ownership, and stale writes are refused",
+    "S9": "an attempt has one owner, and only that owner (or a scheduler) ends it",
+    "S10": "one idempotency key makes one task, another payload under it is refused",
+    "S11": "SUCCEEDED has exactly one effect; FAILED and CANCELLED have none",
+    "S12": "an accepted task can be read at once and never disappears",
+    "L1": "every task is terminal within T after it was due and everything healed",
+    "L2": "while faults last, tasks still end",
+    "L4": "without faults, every attempt starts on time",
+}
+
+SOMETIMES: dict[str, str] = {
+    "stale_write_refused": "the fence refused a write of a worker that had lost its lease",
+    "duplicate_suppressed": "the sink got a call again and did not apply it again",
+    "submit_repeated": "a submit under a used key was answered with the task already there",
+    "submit_mismatched": "another payload under a used key was refused",
+    "outcome_unknown": "a client operation ended unknown",
+    "lease_lost": "an attempt was taken back from a worker",
+    "attempt_failed": "an attempt failed and the task was tried again",
+    "hint_republished": "a hint was published again",
+    "handed_back": "a stopping worker gave an attempt back",
+    "worker_replaced": "an actor came back as another incarnation",
+    "cancelled": "a task was cancelled",
+    "cancel_too_late": "a cancel was refused because the task had ended",
+    "stale_hint_delivered": "a hint of an epoch gone by reached Redis late (seen by the arena)",
+}

@@ -1,0 +1,128 @@
+"""What clients will do, decided beforehand: a list of operations, pure and from the seed alone.
+
+``plan(workload, seed)`` gives the same list in every process. Instants are seconds after the start
+of the load. Every task has one client that submits, cancels and reads it; repeats of a submit may
+come from any client, also at the same moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from chaos.scenario import Workload
+
+CLIENTS = 8
+# A client gives up waiting after this long; what it asked for is then of unknown outcome.
+CLIENT_TIMEOUT_SECONDS = 3.0
+EFFECTS = ("ledger", "sql", "external")
+
+Kind = Literal["submit", "repeat", "mismatch", "cancel", "get", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One operation that a client will invoke ``at`` a second, or as soon after as it can.
+
+    ``key`` names the task it is about ("" for a list). ``request`` is the body of a submit, its
+    ``run_at`` missing; ``run_after`` is its due time in seconds after the start, None for now.
+    """
+
+    at: float
+    client: int
+    kind: Kind
+    key: str = ""
+    effect: str = ""
+    run_after: float | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+def plan(workload: Workload, seed: int) -> list[Planned]:
+    """All operations of a run, in the order of their instants."""
+    return sorted(_operations(workload, seed), key=lambda op: (op.at, op.key, op.kind, op.client))
+
+
+def to_json(operations: list[Planned]) -> list[dict[str, Any]]:
+    """The list as plain JSON values, for the process of the clients."""
+    return [asdict(operation) for operation in operations]
+
+
+def from_json(rows: list[dict[str, Any]]) -> list[Planned]:
+    """Back from ``to_json``."""
+    return [Planned(**row) for row in rows]
+
+
+def _operations(workload: Workload, seed: int) -> Iterator[Planned]:
+    draw = random.Random(f"workload {seed}")
+    step = workload.seconds / workload.tasks
+    reads = 0
+    for number in range(workload.tasks):
+        # Evenly, but not in lockstep: each submit falls somewhere in its own slot.
+        submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
+        yield submit
+        yield from _companions(workload, submit, draw)
+        if draw.random() < workload.reads:
+            at = submit.at + draw.uniform(0.0, 1.5)
+            yield Planned(round(at, 4), submit.client, "get", submit.key)
+            reads += 1
+            if reads % 10 == 0:
+                yield Planned(round(at, 4), draw.randrange(CLIENTS), "list")
+
+
+def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.Random) -> Planned:
+    shares = workload.effects
+    effect = draw.choices(EFFECTS, (shares.ledger, shares.sql, shares.external))[0]
+    payload: dict[str, Any] = {
+        "number": number,
+        "seconds": round(draw.uniform(*workload.handler_seconds), 4),
+        "failures": 0,
+    }
+    if draw.random() < workload.flaky.share:
+        payload["failures"] = draw.randint(*workload.flaky.failures)
+        payload["retry_seconds"] = workload.flaky.retry_seconds
+    later = draw.random() < workload.later.share
+    return Planned(
+        at=at,
+        client=draw.randrange(CLIENTS),
+        kind="submit",
+        key=f"s{seed}-{number:05d}",
+        effect=effect,
+        run_after=round(at + draw.uniform(*workload.later.seconds), 3) if later else None,
+        request={
+            "name": f"chaos_{effect}",
+            "payload": payload,
+            "max_attempts": workload.max_attempts,
+            "timeout_seconds": workload.timeout_seconds,
+        },
+    )
+
+
+def _companions(workload: Workload, submit: Planned, draw: random.Random) -> Iterator[Planned]:
+    """Repeats, mismatches and cancels that go with one submit."""
+
+    def again(kind: Kind, after: float, client: int, request: dict[str, Any]) -> Planned:
+        at = round(submit.at + after, 4)
+        return Planned(at, client, kind, submit.key, submit.effect, submit.run_after, request)
+
+    if draw.random() < workload.repeats:
+        # Every third at the very moment of the first: who wins the key is the database's affair.
+        after = 0.0 if draw.random() < 1 / 3 else draw.uniform(0.05, 2.0)
+        yield again("repeat", after, draw.randrange(CLIENTS), submit.request)
+    if draw.random() < workload.mismatches:
+        other = submit.request | {"payload": submit.request["payload"] | {"number": -1}}
+        yield again("mismatch", draw.uniform(0.05, 1.0), submit.client, other)
+    if draw.random() < workload.cancels:
+        # Around the time it is due: some before, some while it runs, some too late.
+        due = (submit.run_after or submit.at) - submit.at
+        after = due * draw.random() if draw.random() < 1 / 3 else due + draw.uniform(0.0, 0.5)
+        yield again("cancel", after, submit.client, {})
+
+
+def share(operations: list[Planned], client: int) -> list[Planned]:
+    """The operations of one client, in order."""
+    mine = [operation for operation in operations if operation.client == client]
+    assert all(a.at <= b.at for a, b in pairwise(mine)), "plan() sorts by instant"  # noqa: S101
+    return mine

@@ -1,0 +1,1 @@
+"""Load and throughput, by HTTP only."""

@@ -1,0 +1,1 @@
+"""Logs, metrics and traces: a leaf package that knows nothing of the product."""

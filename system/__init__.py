@@ -1,0 +1,1 @@
+"""Holdfast: a distributed task scheduler whose promises can be checked."""

@@ -1,0 +1,134 @@
+"""The ``holdfast`` command: reads the settings once and calls the factories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from system.errors import HoldfastError, Misconfigured
+from system.settings import Settings
+
+app = typer.Typer(
+    name="holdfast",
+    help="A distributed task scheduler whose promises can be checked. "
+    "Every role is configured by HOLDFAST_* variables: see `holdfast settings`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def api() -> None:
+    """Serve the REST API (stateless: start as many as you like)."""
+    from system.roles import run_api
+
+    _run(run_api(_settings()))
+
+
+@app.command()
+def scheduler() -> None:
+    """Move due tasks to the queue and sweep up after crashes (start two or more)."""
+    from system.roles import run_scheduler
+
+    _run(run_scheduler(_settings()))
+
+
+@app.command()
+def worker(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--app", help="A module with your @task functions; may be repeated."),
+    ] = None,
+) -> None:
+    """Run tasks: the built-in ones and those of your own modules."""
+    from system.roles import run_worker
+
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
+    _run(run_worker(_settings(), modules or []))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the schema of this release."""
+    from system.migrate import newest, upgrade_in_loop
+
+    _run(_zero(upgrade_in_loop(_settings())))
+    typer.echo(f"the database is at migration {newest()}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, migrations, durability, Redis' eviction policy and clocks."""
+    from system.doctor import examine
+
+    async def report() -> int:
+        bad = 0
+        async for finding in examine(_settings()):
+            typer.echo(f"{finding.grade:8}{finding.subject}: {finding.detail}")
+            bad += finding.grade == "bad"
+        return 1 if bad else 0
+
+    _run(report())
+
+
+@app.command()
+def settings() -> None:
+    """Document every HOLDFAST_* variable with its default."""
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = json.dumps(default) if isinstance(default, tuple) else default
+        typer.echo(f"HOLDFAST_{name.upper()}={'' if shown is None else shown}")
+        typer.echo(f"    {field.description}")
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"])
+            variable = f"HOLDFAST_{field.upper()}: " if field else ""
+            typer.echo(f"holdfast: {variable}{problem['msg']}", err=True)
+        raise typer.Exit(2) from error
+
+
+async def _zero(work: Coroutine[Any, Any, None]) -> int:
+    await work
+    return 0
+
+
+def _run(work: Coroutine[Any, Any, int]) -> None:
+    try:
+        code = asyncio.run(work)
+    except Misconfigured as error:
+        typer.echo(f"holdfast: {error}", err=True)
+        raise typer.Exit(2) from error
+    except (HoldfastError, OSError, ValueError) as error:
+        typer.echo(f"holdfast: {error}", err=True)
+        raise typer.Exit(1) from error
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point. Ends the process at once: a plain handler's thread may never end."""
+    code = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

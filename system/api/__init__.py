@@ -1,0 +1,1 @@
+"""The REST API: takes tasks in, tells what became of them."""

@@ -1,0 +1,78 @@
+"""``POST /tasks/{id}/cancel`` and ``/retry``: what users may do to a task that exists."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+
+from system.api import problems
+from system.api.models import Task
+from system.api.openapi import described
+from system.api.problems import Problem
+from system.api.reads import not_found, story_of
+from system.api.services import Borrowed, Services
+from system.errors import OutcomeUnknown, Unavailable
+from system.lifecycle import State
+
+
+def routes(router: APIRouter) -> None:
+    """Adds the two routes."""
+    refusals = described(
+        *(problems.NOT_FOUND, problems.CONFLICT, problems.INVALID),
+        *(problems.UNAVAILABLE, problems.OUTCOME_UNKNOWN),
+    )
+    requested: dict[int | str, dict[str, Any]] = {
+        202: {"model": Task, "description": "It is running; its handler was told."}
+    }
+    router.post(
+        "/tasks/{task_id}/cancel", response_model=Task, responses={**requested, **refusals}
+    )(cancel_task)
+    router.post("/tasks/{task_id}/retry", response_model=Task, responses=refusals)(retry_task)
+
+
+async def cancel_task(task_id: UUID, services: Borrowed) -> Response:
+    """Cancel a task: at once (200), or as a request to the handler that runs it (202).
+
+    A handler that succeeds all the same has won: the task is SUCCEEDED, the cancel came too late.
+    Cancelling twice is the same as once.
+    """
+    try:
+        answer = (await services.store.cancel([task_id], services.actor))[0]
+    except OutcomeUnknown as error:
+        detail = f"Whether it was cancelled is not known: {error}. Send the cancel again."
+        raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
+    if answer.state is None:
+        raise not_found(task_id)
+    if not answer.done:
+        detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
+        raise Problem(problems.CONFLICT, detail, state=answer.state)
+    return await _answer(services, task_id, 202 if answer.state is State.RUNNING else 200)
+
+
+async def retry_task(task_id: UUID, services: Borrowed) -> Response:
+    """Give a FAILED task at least one more attempt, due now."""
+    try:
+        answer = (await services.store.retry([task_id], services.actor))[0]
+    except OutcomeUnknown as error:
+        detail = f"Whether it will be retried is not known: {error}. Look at its events first."
+        raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
+    if answer.state is None:
+        raise not_found(task_id)
+    if not answer.done:
+        detail = f"Task {task_id} is {answer.state}: only FAILED tasks can be retried."
+        raise Problem(problems.CONFLICT, detail, state=answer.state)
+    services.poker.poke()
+    return await _answer(services, task_id, 200)
+
+
+async def _answer(services: Services, task_id: UUID, status: int) -> Response:
+    """The task as it is after the action, which stands whatever this read meets."""
+    try:
+        story = await story_of(services, task_id)
+    except (Unavailable, OutcomeUnknown) as error:
+        detail = f"It was done, but the task could not be read afterwards: {error}."
+        raise Problem(problems.UNREADABLE, detail, task_id=str(task_id)) from error
+    content = Task.of_story(story).model_dump_json()
+    return Response(content, status, media_type="application/json")

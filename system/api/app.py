@@ -1,0 +1,93 @@
+"""The factory of the API. Nothing here outlives or precedes what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+
+from observability.logs import create_logger
+from observability.metrics import Metrics
+from system.api import actions, openapi, probes, problems, reads, submits
+from system.api.access import Access
+from system.api.auth import BearerAuth
+from system.api.body import route_class
+from system.api.coalescer import Coalescer
+from system.api.intake import Intake
+from system.api.poker import Poker
+from system.api.readiness import Readiness
+from system.api.services import Services
+from system.queue import HintQueue
+from system.settings import Settings
+from system.store import Store
+
+_REDIS_CONNECTIONS = 2
+
+
+def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
+    """The ASGI application. Its lifespan opens a Store and a HintQueue, and closes them.
+
+    A ``store`` that is given is used instead, and left open.
+    """
+    label = settings.label
+    metrics = Metrics("api")
+    log = create_logger(
+        level=settings.log_level, style=settings.log_format, role="api", label=label
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
+        used = store or Store(
+            settings,
+            connections=settings.api_connections,
+            application_name=f"holdfast-api-{label}",
+        )
+        actor = f"api:{label}"
+        services = Services(
+            settings=settings,
+            store=used,
+            actor=actor,
+            intake=Intake(settings, used),
+            coalescer=Coalescer(used.submit, actor, settings.submit_timeout_seconds),
+            poker=Poker(queue.poke),
+            readiness=Readiness(settings, used),
+            metrics=metrics,
+            log=log,
+        )
+        app.state.services = services
+        try:
+            yield
+        finally:
+            await services.coalescer.close()
+            await services.poker.close()
+            await queue.close()
+            if store is None:
+                await used.close()
+
+    app = FastAPI(
+        title="Holdfast",
+        summary="A distributed task scheduler: at-least-once delivery, exactly-once effect.",
+        description=openapi.introduction(),
+        version=version("holdfast"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Telemetry is ours (observability/): FastAPI's own would use global providers.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.include_router(_router(settings))
+    problems.install(app)
+    openapi.install(app, keys=bool(settings.api_keys))
+    if settings.api_keys:
+        app.add_middleware(BearerAuth, keys=settings.api_keys)
+    app.add_middleware(Access, metrics=metrics, log=log)  # the last one added is the outermost
+    return app
+
+
+def _router(settings: Settings) -> APIRouter:
+    router = APIRouter(route_class=route_class(settings), redirect_slashes=False)
+    for noun in (submits, reads, actions, probes):
+        noun.routes(router)
+    return router

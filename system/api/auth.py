@@ -1,0 +1,73 @@
+"""Who may call: bearer keys, compared in constant time. Every path is guarded but a few."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from system.api import problems
+from system.api.problems import Problem
+from system.errors import Misconfigured
+from system.settings import Settings
+
+# Probes carry no keys, and the description of the API is no secret. /metrics is guarded: it
+# tells names and volumes.
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
+
+
+def require_safe_bind(settings: Settings) -> None:
+    """Refuses to serve anybody on the network without keys.
+
+    Raises:
+        Misconfigured: no keys, and ``api_host`` is not a loopback address.
+    """
+    if settings.api_keys or _is_loopback(settings.api_host):
+        return
+    raise Misconfigured(
+        f"HOLDFAST_API_HOST={settings.api_host} can be reached from the network, but there are no "
+        "HOLDFAST_API_KEYS: set some, or listen on 127.0.0.1"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class BearerAuth:
+    """ASGI middleware: ``Authorization: Bearer <key>``, or 401. New routes are guarded too."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
+        self._app = app
+        self._digests = tuple(_digest(key.get_secret_value()) for key in keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(scope):
+            await self._app(scope, receive, send)
+            return
+        problem = Problem(
+            problems.UNAUTHORIZED,
+            "Send one of the server's HOLDFAST_API_KEYS as Authorization: Bearer <key>.",
+            headers={"WWW-Authenticate": 'Bearer realm="holdfast"', "Connection": "close"},
+        )
+        await problem.response(scope["path"])(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        digest = _digest(given.strip())
+        # All are compared, so that the time says nothing about which one was near.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

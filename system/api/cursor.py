@@ -1,0 +1,55 @@
+"""Opaque cursors: where a listing goes on, bound to the filter it was made with."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from uuid import UUID
+
+from system.records import TaskFilter
+
+_VERSION = b"\x01"
+_DIGEST_BYTES = 8
+
+
+class InvalidCursor(ValueError):
+    """Not a cursor of this API, or one of a listing with other filters."""
+
+
+def encode(task_filter: TaskFilter, last: UUID) -> str:
+    """The cursor of what comes after ``last`` under ``task_filter``: 34 URL-safe characters."""
+    raw = _VERSION + _digest(task_filter) + last.bytes
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decode(task_filter: TaskFilter, cursor: str) -> UUID:
+    """The id after which to go on.
+
+    Raises:
+        InvalidCursor: the message says why.
+    """
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidCursor("this is no cursor that GET /tasks/ gave out") from None
+    head = len(_VERSION) + _DIGEST_BYTES
+    if len(raw) != head + 16 or not raw.startswith(_VERSION):
+        raise InvalidCursor("this is no cursor that GET /tasks/ gave out")
+    if raw[len(_VERSION) : head] != _digest(task_filter):
+        raise InvalidCursor("the cursor belongs to a listing with other filters: send the same")
+    return UUID(bytes=raw[head:])
+
+
+def _digest(task_filter: TaskFilter) -> bytes:
+    states = tuple(sorted(set(task_filter.states)))
+    instants = (
+        task_filter.created_after,
+        task_filter.created_before,
+        task_filter.run_after,
+        task_filter.run_before,
+    )
+    parts = (task_filter.tenant, states, task_filter.name, task_filter.queue)
+    canonical = repr((*parts, *(instant and instant.timestamp() for instant in instants)))
+    return hashlib.sha256(canonical.encode()).digest()[:_DIGEST_BYTES]

@@ -1,0 +1,91 @@
+"""From a request to a row: what only the server can judge, beyond the shape of the request."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from system import ids, payload, traceparent
+from system.api import problems
+from system.api.clock import DatabaseClock
+from system.api.names import Names
+from system.api.problems import Fault, Problem
+from system.errors import OutcomeUnknown, Unavailable
+from system.payload import PayloadError, PayloadTooLarge
+from system.records import Announcement, NewTask
+from system.settings import Settings
+from system.store import Store
+from system.task_request import Limits, TaskRequest, to_new_task
+
+_NAMES_SHOWN_MAX = 50
+
+
+class Intake:
+    """Makes the NewTask of a request: its id, its limits, its payload as text."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._names = Names(store.announced)
+        self._clock = DatabaseClock(store.clock)
+
+    async def new_task(
+        self, request: TaskRequest, parent: str | None, pointer: str = ""
+    ) -> NewTask:
+        """``parent`` is the caller's traceparent; ``pointer`` is where the request stands.
+
+        Raises:
+            Problem: 413 or 422, with pointers into the body.
+            Unavailable: the database was needed to judge, and did not answer.
+        """
+        try:
+            announcement = await self._announcement(request.name, pointer)
+            await self._check_horizon(request, pointer)
+        except OutcomeUnknown as error:
+            raise Unavailable(str(error)) from error  # only reads: nothing was done
+        text = self._encoded(request, pointer)
+        limits = self._limits(announcement)
+        return to_new_task(request, ids.new_id(), text, limits, traceparent.kept_or_new(parent))
+
+    async def _announcement(self, name: str, pointer: str) -> Announcement | None:
+        announcement = await self._names.get(name)
+        if announcement is None and not self._settings.accept_unknown_names:
+            known = self._names.known()
+            shown = known[:_NAMES_SHOWN_MAX]
+            listed = ", ".join(shown) or "none yet: start a worker"
+            detail = (
+                f"No worker ever announced the name {name!r}. Known: {listed}"
+                f"{f' and {len(known) - len(shown)} more' if len(known) > len(shown) else ''}. "
+                "Start a worker that has this handler, or set HOLDFAST_ACCEPT_UNKNOWN_NAMES=true."
+            )
+            fault = Fault(detail="not a known name", pointer=f"{pointer}/name")
+            raise Problem(problems.UNKNOWN_NAME, detail, faults=[fault], known_names=shown)
+        return announcement
+
+    async def _check_horizon(self, request: TaskRequest, pointer: str) -> None:
+        if request.run_at is None:
+            return
+        days = self._settings.run_at_horizon_days
+        if request.run_at - await self._clock.now() > timedelta(days=days):
+            detail = (
+                f"run_at is more than {days} days ahead; HOLDFAST_RUN_AT_HORIZON_DAYS is the limit"
+            )
+            fault = Fault(detail=detail, pointer=f"{pointer}/run_at")
+            raise Problem(problems.INVALID, f"{detail}.", faults=[fault])
+
+    def _encoded(self, request: TaskRequest, pointer: str) -> str:
+        try:
+            return payload.encode(request.payload, self._settings.body_bytes_max)
+        except PayloadError as error:
+            kind = problems.UNSTORABLE
+            if isinstance(error, PayloadTooLarge):
+                kind = problems.TOO_LARGE
+            place = f"{pointer}/payload{error.pointer}"
+            faults = [Fault(detail=str(error), pointer=place)]
+            raise Problem(kind, f"{place}: {error}.", faults=faults) from error
+
+    def _limits(self, announcement: Announcement | None) -> Limits:
+        announced = announcement or Announcement("", None, None)
+        return Limits(
+            max_attempts=announced.max_attempts or self._settings.max_attempts,
+            timeout_seconds=announced.timeout_seconds or self._settings.attempt_timeout_seconds,
+            max_losses=self._settings.max_losses,
+        )

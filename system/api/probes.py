@@ -1,0 +1,34 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from system.api import problems
+from system.api.models import Health
+from system.api.openapi import described
+from system.api.services import Borrowed
+
+
+def routes(router: APIRouter) -> None:
+    """Adds the three routes."""
+    ready = described(problems.NOT_READY)
+    router.get("/healthz", response_model=Health)(healthz)
+    router.get("/readyz", response_model=Health, responses=ready)(readyz)
+    router.get("/metrics", response_class=Response)(metrics)
+
+
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+async def readyz(services: Borrowed) -> Health:
+    """The process makes progress: the database answers and its migrations fit."""
+    await services.readiness.require()
+    return Health(status="ready")
+
+
+async def metrics(services: Borrowed) -> Response:
+    """For Prometheus. Needs a key where there are keys."""
+    return Response(services.metrics.render(), media_type=services.metrics.content_type)

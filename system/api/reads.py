@@ -1,0 +1,116 @@
+"""``GET``: one task, its events, and listings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from system.api import cursor, problems
+from system.api.models import Task, TaskEvent, TaskEvents, TaskPage
+from system.api.openapi import described
+from system.api.problems import Fault, Problem
+from system.api.services import Borrowed, Services
+from system.lifecycle import State
+from system.records import TaskFilter, TaskStory
+from system.task_request import NAME_PATTERN, QUEUE_PATTERN, Instant
+
+
+class ListQuery(BaseModel):
+    """What to list. Unknown parameters are refused: a misspelt filter would list everything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: list[State] = Field(default_factory=list, description="Any of these; repeat it.")
+    name: str | None = Field(None, pattern=NAME_PATTERN)
+    queue: str | None = Field(None, pattern=QUEUE_PATTERN)
+    created_after: Instant | None = Field(None, description="At this instant or later.")
+    created_before: Instant | None = Field(None, description="Before this instant.")
+    run_after: Instant | None = Field(None, description="run_at at this instant or later.")
+    run_before: Instant | None = Field(None, description="run_at before this instant.")
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=200, description="next_cursor of a page before.")
+
+    def filter(self) -> TaskFilter:
+        return TaskFilter(
+            states=tuple(self.state),
+            name=self.name,
+            queue=self.queue,
+            created_after=self.created_after,
+            created_before=self.created_before,
+            run_after=self.run_after,
+            run_before=self.run_before,
+        )
+
+
+def routes(router: APIRouter) -> None:
+    """Adds the reading routes."""
+    listing: dict[str, Any] = {
+        "response_model": TaskPage,
+        "responses": described(problems.INVALID_CURSOR, problems.INVALID, problems.UNAVAILABLE),
+    }
+    single = described(problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE)
+    router.get("/tasks/", **listing)(list_tasks)
+    router.get("/tasks", include_in_schema=False, **listing)(list_tasks)
+    router.get("/tasks/{task_id}", response_model=Task, responses=single)(get_task)
+    router.get("/tasks/{task_id}/events", response_model=TaskEvents, responses=single)(get_events)
+
+
+async def list_tasks(
+    request: Request, query: Annotated[ListQuery, Query()], services: Borrowed
+) -> Response:
+    """List tasks, newest first, without their results and attempts."""
+    wanted = query.filter()
+    before = None
+    if query.cursor is not None:
+        try:
+            before = cursor.decode(wanted, query.cursor)
+        except cursor.InvalidCursor as error:
+            fault = Fault(detail=str(error), parameter="cursor")
+            raise Problem(problems.INVALID_CURSOR, f"{error}.", faults=[fault]) from error
+    # One more than asked for tells whether there is a next page.
+    rows = await services.store.list_tasks(wanted, query.limit + 1, before)
+    more = len(rows) > query.limit
+    rows = rows[: query.limit]
+    following = cursor.encode(wanted, rows[-1].id) if more else None
+    page = TaskPage(tasks=[Task.of_row(row) for row in rows], next_cursor=following)
+    headers = {}
+    if following is not None:
+        url = request.url.include_query_params(cursor=following)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return Response(page.model_dump_json(), 200, headers, "application/json")
+
+
+async def get_task(task_id: UUID, services: Borrowed) -> Response:
+    """A task with its result and its attempts."""
+    story = await story_of(services, task_id)
+    return Response(Task.of_story(story).model_dump_json(), media_type="application/json")
+
+
+async def get_events(task_id: UUID, services: Borrowed) -> Response:
+    """Every transition of a task, oldest first."""
+    story = await story_of(services, task_id)
+    events = TaskEvents(events=[TaskEvent.model_validate(event) for event in story.events])
+    return Response(events.model_dump_json(), media_type="application/json")
+
+
+async def story_of(services: Services, task_id: UUID) -> TaskStory:
+    """The task with all that happened to it.
+
+    Raises:
+        Problem: 404.
+    """
+    story = await services.store.get(task_id)
+    if story is None:
+        raise not_found(task_id)
+    return story
+
+
+def not_found(task_id: UUID) -> Problem:
+    """404: never stored, or past its retention."""
+    return Problem(
+        problems.NOT_FOUND,
+        f"There is no task {task_id}: it was never stored, or its retention is over.",
+    )

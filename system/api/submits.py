@@ -1,0 +1,181 @@
+"""``POST /tasks/`` and ``POST /tasks/batch``: 201 is said when the task is stored, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Header, Response
+from pydantic import ValidationError
+
+from system.api import problems
+from system.api.coalescer import Outcome
+from system.api.models import BatchRequest, BatchResult, BatchResults, Task
+from system.api.openapi import described
+from system.api.problems import Fault, Problem
+from system.api.services import Borrowed, Services
+from system.errors import HoldfastError, OutcomeUnknown, Unstorable
+from system.records import NewTask, Submitted
+from system.task_request import KEY_PATTERN, TaskRequest
+
+_KEY_HEADER = "Idempotency-Key"
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias=_KEY_HEADER,
+        pattern=KEY_PATTERN,
+        description="1 to 255 visible ASCII characters. A request sent again under its key is "
+        "answered with the task of the first one (200); another request under it with 422.",
+    ),
+]
+Parent = Annotated[
+    str | None,
+    Header(alias="traceparent", description="W3C trace context that the task shall continue."),
+]
+
+
+def routes(router: APIRouter) -> None:
+    """Adds the two routes, each with and without its last slash: a redirect may lose a body."""
+    single: dict[str, Any] = {
+        "response_model": Task,
+        "status_code": 201,
+        "responses": {
+            200: {"model": Task, "description": "Stored before, under this Idempotency-Key"},
+            **described(
+                *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
+                *(problems.UNSTORABLE, problems.UNKNOWN_NAME, problems.KEY_REUSED),
+                *(problems.UNAVAILABLE, problems.OVERLOADED, problems.OUTCOME_UNKNOWN),
+            ),
+        },
+    }
+    batch: dict[str, Any] = {
+        "response_model": BatchResults,
+        "responses": described(
+            *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
+            *(problems.UNAVAILABLE, problems.OVERLOADED),
+        ),
+    }
+    router.post("/tasks/", **single)(submit_task)
+    router.post("/tasks", include_in_schema=False, **single)(submit_task)
+    router.post("/tasks/batch", **batch)(submit_batch)
+    router.post("/tasks/batch/", include_in_schema=False, **batch)(submit_batch)
+
+
+async def submit_task(
+    request: TaskRequest, services: Borrowed, key: Key = None, parent: Parent = None
+) -> Response:
+    """Store a task. After 201 it is never lost."""
+    task = await services.intake.new_task(_with_key(request, key), parent)
+    outcome = (await services.coalescer.submit([task]))[0]
+    _note(services, [outcome])
+    submitted = _stored(task, outcome)
+    replayed = submitted.outcome == "existing"
+    headers = {"Location": f"/tasks/{submitted.task.id}"}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    content = Task.of_row(submitted.task).model_dump_json()
+    return Response(content, 200 if replayed else 201, headers, "application/json")
+
+
+async def submit_batch(
+    request: BatchRequest, services: Borrowed, parent: Parent = None
+) -> Response:
+    """Store up to 1,000 tasks. Each item is answered by itself, in order."""
+    accepted: dict[int, NewTask] = {}
+    results: dict[int, BatchResult] = {}
+    for index, item in enumerate(cast("list[Any]", request.tasks)):
+        try:
+            accepted[index] = await _new_item(services, item, parent, f"/tasks/{index}")
+        except Problem as problem:
+            results[index] = _refused(index, problem)
+        except HoldfastError as error:
+            results[index] = _refused(index, problems.from_error(error, reading=True))
+    if accepted:
+        outcomes = await services.coalescer.submit(list(accepted.values()))
+        _note(services, outcomes)
+        for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
+            results[index] = _result(index, task, outcome)
+    ordered = BatchResults(results=[results[index] for index in sorted(results)])
+    return Response(ordered.model_dump_json(), 200, media_type="application/json")
+
+
+async def _new_item(services: Services, item: object, parent: str | None, pointer: str) -> NewTask:
+    try:
+        request = TaskRequest.model_validate(item)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise problems.from_validation(cast("list[Any]", found), pointer) from error
+    return await services.intake.new_task(request, parent, pointer)
+
+
+def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
+    if key is None or key == request.idempotency_key:
+        return request
+    if request.idempotency_key is not None:
+        detail = f"differs from the header {_KEY_HEADER}"
+        fault = Fault(detail=detail, pointer="/idempotency_key")
+        raise Problem(problems.INVALID, f"idempotency_key {detail}.", faults=[fault])
+    return request.model_copy(update={"idempotency_key": key})
+
+
+def _result(index: int, task: NewTask, outcome: Outcome) -> BatchResult:
+    try:
+        submitted = _stored(task, outcome)
+    except Problem as problem:
+        return _refused(index, problem)
+    status = 200 if submitted.outcome == "existing" else 201
+    return BatchResult(index=index, status=status, task=Task.of_row(submitted.task))
+
+
+def _refused(index: int, problem: Problem) -> BatchResult:
+    return BatchResult(index=index, status=problem.kind.status, problem=problem.body())
+
+
+def _stored(task: NewTask, outcome: Outcome) -> Submitted:
+    """The outcome if the task stands; every other is a Problem."""
+    match outcome:
+        case Submitted(outcome="mismatch"):
+            first = outcome.task.id
+            detail = (
+                f"The idempotency key was used for another request, which made task {first}. "
+                "Use a new key, or send exactly what was sent then."
+            )
+            raise Problem(problems.KEY_REUSED, detail, task_id=str(first))
+        case Submitted():
+            return outcome
+        case Unstorable():
+            detail = f"Postgres refuses this task: {outcome}."
+            raise Problem(problems.UNSTORABLE, detail)
+        case OutcomeUnknown():
+            raise _unknown(task, outcome)
+        case _:
+            pass
+    raise problems.from_error(outcome, reading=False)
+
+
+def _unknown(task: NewTask, error: OutcomeUnknown) -> Problem:
+    if task.idempotency_key:
+        advice = "Send again with the same Idempotency-Key: it will be stored once."
+    else:
+        advice = (
+            "Sending it again may make a second task, for it has no Idempotency-Key. "
+            f"GET /tasks/{task.id} tells whether it is there; a 404 proves nothing while the "
+            "database may still be working on it."
+        )
+    detail = f"Whether the task was stored is not known: {error}. {advice}"
+    return Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task.id))
+
+
+def _note(services: Services, outcomes: Sequence[Outcome]) -> None:
+    """Counts what happened, and wakes a scheduler if something is due now."""
+    due = False
+    for outcome in outcomes:
+        if not isinstance(outcome, Submitted):
+            services.metrics.submitted.labels(type(outcome).__name__).inc()
+            continue
+        services.metrics.submitted.labels(outcome.outcome).inc()
+        task = outcome.task
+        due = due or (outcome.outcome == "created" and task.due_at <= task.created_at)
+    if due:
+        services.poker.poke()

@@ -1,0 +1,158 @@
+"""One attempt: runs the handler, and says how it ended. Nothing here talks to the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import traceback
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import orjson
+
+from system.errors import TaskLost, Unstorable
+from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.context import Context
+from system.handlers.errors import Discard, Retry
+from system.handlers.handler import Handler
+from system.handlers.result import encode_result
+from system.lifecycle import Reason
+from system.records import Failure, Grant, Success
+
+_TRACEBACK_CHARACTERS_MAX = 16_000
+_MESSAGE_CHARACTERS_MAX = 2_000
+
+_REASONS = {
+    StopReason.CANCEL_REQUESTED: Reason.CANCELLED,
+    StopReason.TIMED_OUT: Reason.TIMED_OUT,
+    StopReason.SHUTTING_DOWN: Reason.HANDED_BACK,
+}
+
+
+class Attempt:
+    """A granted task while its handler runs."""
+
+    def __init__(
+        self, grant: Grant, handler: Handler, context: Context, cancellation: Cancellation
+    ) -> None:
+        self.grant = grant
+        self.handler = handler
+        self.context = context
+        self.ended = False
+        self._cancellation = cancellation
+        self._call: asyncio.Future[Any] | None = None
+        self._thread: Future[Any] | None = None
+
+    async def run(
+        self, executor: Executor, *, uniform: float, result_bytes_max: int
+    ) -> Success | Failure | None:
+        """Calls the handler to its end; None when there is nothing (left) to write.
+
+        ``uniform`` in [0, 1) picks the jitter of the delay before a retry.
+        """
+        loop = asyncio.get_running_loop()
+        timeout = loop.call_later(self.context.remaining_seconds(), self.stop, StopReason.TIMED_OUT)
+        value: Any = asyncio.CancelledError()
+        try:
+            if not self._cancellation.requested:
+                self._call = self._start(loop, executor)
+                (value,) = await asyncio.gather(self._call, return_exceptions=True)
+        finally:
+            timeout.cancel()
+            self.ended = True
+        return self._end(value, uniform=uniform, result_bytes_max=result_bytes_max)
+
+    async def released(self) -> None:
+        """Returns when the thread of a plain function is free again; at once for coroutines."""
+        if self._thread is not None and not self._thread.done():
+            await asyncio.gather(asyncio.wrap_future(self._thread), return_exceptions=True)
+
+    def stop(self, reason: StopReason) -> None:
+        """Tells the handler to stop: ``ctx.cancelled``, and CancelledError in a coroutine.
+
+        A thread cannot be stopped: its attempt ends here, what it still does is fenced off.
+        """
+        if self.ended or self._cancellation.requested:
+            return
+        self._cancellation.request(reason)
+        if self._call is not None:
+            self._call.cancel()
+
+    def _start(self, loop: asyncio.AbstractEventLoop, executor: Executor) -> asyncio.Future[Any]:
+        function, payload = self.handler.function, self.grant.payload
+        if self.handler.is_async:
+            return loop.create_task(_contained(function(self.context, payload)))
+        run = contextvars.copy_context().run
+        self._thread = executor.submit(run, function, self.context, payload)
+        return asyncio.wrap_future(self._thread, loop=loop)
+
+    def _end(
+        self, value: Any, *, uniform: float, result_bytes_max: int
+    ) -> Success | Failure | None:
+        if self.context.finished or self._cancellation.reason is StopReason.LEASE_LOST:
+            return None
+        if isinstance(value, TaskLost):
+            return None
+        if self.context.unsettled:
+            # The COMMIT may stand: only the fence can tell. Under this epoch one of both wins.
+            return self._failed(value, uniform)
+        if isinstance(value, asyncio.CancelledError):
+            return self._stopped(value, uniform)
+        if isinstance(value, Discard):
+            return self._failure(Reason.DISCARDED, 0.0, value)
+        if isinstance(value, BaseException):
+            return self._failed(value, uniform)
+        try:
+            result = encode_result(value, result_bytes_max)
+        except Unstorable as error:
+            return self._failed(error, uniform)
+        return Success(self.grant.task_id, self.grant.epoch, result)
+
+    def _stopped(self, error: asyncio.CancelledError, uniform: float) -> Failure:
+        reason = self._cancellation.reason
+        if reason is None:  # the handler cancelled itself
+            return self._failed(error, uniform)
+        delay = self._delay(uniform) if reason is StopReason.TIMED_OUT else 0.0
+        explanation = {"type": "Stopped", "message": str(reason)}
+        return Failure(
+            self.grant.task_id,
+            self.grant.epoch,
+            _REASONS[reason],
+            delay,
+            orjson.dumps({"error": explanation}).decode(),
+        )
+
+    def _failed(self, error: Any, uniform: float) -> Failure:
+        delay = self._delay(uniform)
+        if isinstance(error, Retry) and error.after_seconds is not None:
+            delay = error.after_seconds
+        return self._failure(Reason.FAILED, delay, error)
+
+    def _delay(self, uniform: float) -> float:
+        return self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
+
+    def _failure(self, reason: Reason, delay: float, error: Any) -> Failure:
+        return Failure(self.grant.task_id, self.grant.epoch, reason, delay, _detail(error))
+
+
+async def _contained(call: Any) -> Any:
+    """A handler that calls ``sys.exit`` fails its attempt, not the worker."""
+    try:
+        return await call
+    except SystemExit as error:
+        raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+
+
+def _detail(error: Any) -> str:
+    """The error as JSON that Postgres stores whatever its text is."""
+    explanation = {"type": type(error).__name__, "message": str(error)[:_MESSAGE_CHARACTERS_MAX]}
+    if isinstance(error, BaseException) and not isinstance(error, Retry | Discard):
+        lines = "".join(traceback.format_exception(error))
+        explanation["traceback"] = lines[-_TRACEBACK_CHARACTERS_MAX:]
+    return orjson.dumps(
+        {"error": {key: _clean(text) for key, text in explanation.items()}}
+    ).decode()
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

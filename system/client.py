@@ -1,0 +1,126 @@
+"""Enqueue from Python inside your own SQL transaction: the task exists if, and only if, you commit.
+
+    with engine.begin() as connection:
+        connection.execute(insert(orders).values(...))
+        enqueue(connection, "send_email", {"to": "user@example.com"})
+
+``connection`` is a SQLAlchemy ``Connection`` to the database of Holdfast, with any driver. From
+asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
+
+Schedulers see the task within a second after the commit. Names are not checked against what
+workers announced: a name that nobody runs waits until somebody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from system import ids
+from system import traceparent as trace
+from system.errors import HoldfastError
+from system.payload import encode_python
+from system.records import NewTask
+from system.schema import task_names
+from system.submission import submit_rows
+from system.task_request import Limits, TaskRequest, to_new_task
+
+_ACTOR = "client"
+
+
+class IdempotencyKeyReused(HoldfastError):
+    """The key was used before, for another request; ``task_id`` is the task that one made."""
+
+    def __init__(self, key: str, task_id: UUID) -> None:
+        super().__init__(
+            f"the idempotency key {key!r} was used for another request, which made task {task_id}"
+        )
+        self.key = key
+        self.task_id = task_id
+
+
+def enqueue(
+    connection: Connection,
+    name: str,
+    payload: dict[str, Any] | None = None,
+    *,
+    run_at: datetime | None = None,
+    queue: str = "default",
+    priority: int = 0,
+    max_attempts: int | None = None,
+    timeout_seconds: float | None = None,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
+) -> UUID:
+    """Stores one task in the caller's transaction and returns its id.
+
+    The arguments mean what the members of ``TaskRequest`` mean. Under a key that was used before,
+    the id is that of the first task.
+
+    Raises:
+        pydantic.ValidationError: an argument is out of bounds.
+        PayloadError: the payload is no JSON that comes back equal.
+        IdempotencyKeyReused: the caller should roll back, or choose another key.
+    """
+    request = TaskRequest(
+        name=name,
+        payload=payload or {},
+        run_at=run_at,
+        queue=queue,
+        priority=priority,
+        max_attempts=max_attempts,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+    )
+    return enqueue_many(connection, [request], traceparent=traceparent)[0]
+
+
+def enqueue_many(
+    connection: Connection, tasks: Sequence[TaskRequest], *, traceparent: str | None = None
+) -> list[UUID]:
+    """Stores many tasks by one statement; their ids, in order. Raises as ``enqueue`` does.
+
+    All of them continue ``traceparent``; without one each begins a trace of its own.
+    """
+    limits = _announced_limits(connection, {task.name for task in tasks})
+    new = [
+        to_new_task(
+            task,
+            ids.new_id(),
+            encode_python(task.payload),
+            limits.get(task.name, Limits()),
+            trace.kept_or_new(traceparent),
+        )
+        for task in tasks
+    ]
+    if not new:
+        return []
+    answers = submit_rows(connection, new, _ACTOR)
+    return [
+        _checked(task, answer.outcome, answer.task.id)
+        for task, answer in zip(new, answers, strict=True)
+    ]
+
+
+def _checked(task: NewTask, outcome: str, task_id: UUID) -> UUID:
+    if outcome == "mismatch":
+        raise IdempotencyKeyReused(task.idempotency_key or "", task_id)
+    return task_id
+
+
+def _announced_limits(connection: Connection, names: set[str]) -> dict[str, Limits]:
+    """What the handlers of these names asked for, where one announced itself."""
+    default = Limits()
+    columns = (task_names.c.name, task_names.c.max_attempts, task_names.c.timeout_seconds)
+    rows = connection.execute(select(*columns).where(task_names.c.name.in_(sorted(names))))
+    return {
+        name: Limits(
+            max_attempts=attempts or default.max_attempts,
+            timeout_seconds=seconds or default.timeout_seconds,
+        )
+        for name, attempts, seconds in rows
+    }

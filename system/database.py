@@ -1,0 +1,164 @@
+"""A bounded pool of autocommit connections, and what an error from Postgres means.
+
+One call = one round trip outside any transaction. A call that is cancelled or not answered in
+time never gives its connection back: its statement may still be running on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, RowMapping, TextClause
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from system.errors import Misconfigured, OutcomeUnknown, Unavailable, Unstorable
+from system.settings import Settings
+
+T = TypeVar("T")
+
+_CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: send it again
+_CONFLICT_RETRIES_MAX = 10
+_UNSTORABLE_CLASSES = frozenset({"22", "23", "54"})
+_REFUSED_CLASSES = frozenset({"53"})  # insufficient resources: the statement did not happen
+_REFUSED = frozenset({"25006", "55P03", "57P03"})  # read only, lock not available, starting up
+_UNMIGRATED = frozenset({"42P01", "42703", "3D000"})  # no such table, column, database
+
+
+def create_engine(
+    settings: Settings, *, connections: int, application_name: str, autocommit: bool
+) -> AsyncEngine:
+    """An engine with at most ``connections`` connections, each opened when first needed.
+
+    Sessions are never configured with SET (it must run behind PgBouncer): timeouts of the server
+    belong to the role or the database.
+    """
+    return create_async_engine(
+        settings.async_database_url,
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=settings.connect_timeout_seconds,
+        connect_args={
+            "timeout": settings.connect_timeout_seconds,
+            "server_settings": {"application_name": application_name},
+        },
+    )
+
+
+def sqlstate(error: BaseException) -> str:
+    """The five characters Postgres gave for an error, or "" where it said nothing."""
+    original = getattr(error, "orig", None)
+    return str(getattr(original, "sqlstate", None) or "")
+
+
+def classify(error: DBAPIError) -> Exception:
+    """The error of ``system.errors`` that says what the caller may do next.
+
+    Whatever is not known to have been refused may have happened: OutcomeUnknown.
+    """
+    code = sqlstate(error)
+    message = str(error.orig).strip()
+    if code[:2] in _UNSTORABLE_CLASSES:
+        return Unstorable(message)
+    if code in _UNMIGRATED:
+        return Misconfigured(f"the database does not fit ({message}): run `holdfast migrate`")
+    if code in _REFUSED or code[:2] in _REFUSED_CLASSES:
+        return Unavailable(f"Postgres refused: {message}")
+    if code and code[:2] not in {"08", "57"} and not error.connection_invalidated:
+        return error  # a bug of ours: let it be seen as it is
+    return OutcomeUnknown(f"the connection to Postgres broke while waiting for a reply: {message}")
+
+
+class Database:
+    """``connections`` autocommit connections under one name in pg_stat_activity."""
+
+    def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
+        self._timeout_seconds = settings.statement_timeout_seconds
+        self._connect_timeout_seconds = settings.connect_timeout_seconds
+        self.engine = create_engine(
+            settings,
+            connections=connections,
+            application_name=application_name,
+            autocommit=True,
+        )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self.engine.dispose()
+
+    async def rows(
+        self, statement: TextClause, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[RowMapping]:
+        """Runs one statement and returns all its rows.
+
+        Raises:
+            Unavailable: nothing was done.
+            OutcomeUnknown: the reply was lost or late.
+            Unstorable: Postgres refused a value.
+        """
+        return await self.call(
+            lambda connection: connection.execute(statement, parameters).mappings().all()
+        )
+
+    async def call(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` on one connection; raises as ``rows`` does.
+
+        A deadlock or serialization failure undid the statement: the same is sent again.
+        """
+        for _ in range(_CONFLICT_RETRIES_MAX):
+            try:
+                return await self._call_once(work)
+            except DBAPIError as error:
+                if sqlstate(error) not in _CONFLICTS:
+                    raise classify(error) from error
+        raise Unavailable("Postgres kept reporting deadlocks or serialization failures")
+
+    async def _call_once(self, work: Callable[[Connection], T]) -> T:
+        connection = await self._connect()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await connection.run_sync(work)
+        except TimeoutError as error:
+            await discard(connection)
+            raise OutcomeUnknown(
+                f"Postgres did not answer within {self._timeout_seconds} s"
+            ) from error
+        except DBAPIError as error:
+            # A refused statement leaves a sound connection; a broken one was invalidated.
+            await connection.close()
+            raise error
+        except OSError as error:
+            await discard(connection)
+            raise OutcomeUnknown(f"the connection to Postgres broke: {error}") from error
+        except BaseException:
+            await discard(connection)
+            raise
+        await connection.close()
+        return answer
+
+    async def _connect(self) -> AsyncConnection:
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                connection = await self.engine.connect()
+                raw = await connection.get_raw_connection()
+                if raw.driver_connection is not None and raw.driver_connection.is_closed():
+                    # Closed while it lay in the pool: nothing was sent, so take a new one.
+                    await discard(connection)
+                    connection = await self.engine.connect()
+                return connection
+        except (OSError, TimeoutError, PoolTimeout, DBAPIError) as error:
+            if sqlstate(error) in _UNMIGRATED:
+                raise classify(error) from error  # type: ignore[arg-type]
+            reason = str(error).strip() or type(error).__name__
+            raise Unavailable(f"cannot reach Postgres: {reason.splitlines()[0]}") from error
+
+
+async def discard(connection: AsyncConnection) -> None:
+    """Breaks the connection, so that whatever still runs on it is nobody else's next reply."""
+    if not connection.invalidated:
+        await connection.invalidate()
+    await connection.close()

@@ -1,0 +1,128 @@
+"""Group commit of finished attempts: the ends of many handlers in one statement.
+
+While a statement is under way the next ends gather behind it, so the batch grows with the load.
+An end of unknown outcome is sent again until it is answered: its guards make that harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+
+from system.errors import OutcomeUnknown, Unavailable, Unstorable
+from system.lifecycle import Reason
+from system.records import Answer, Failure, Success
+from system.store import Store, split_guilty
+
+_BATCH_MAX = 500
+_GATHER_SECONDS = 0.002
+_RESEND_SECONDS = 0.2
+
+End = Success | Failure
+Waiting = tuple[End, asyncio.Future[Answer]]
+E = TypeVar("E", Success, Failure)
+
+
+class Finisher:
+    """Takes ends by ``settle``; ``run`` sends them until ``stop`` and nothing is left."""
+
+    def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._log = log
+        self._waiting: list[Waiting] = []
+        self._arrived = asyncio.Event()
+        self._stopping = False
+
+    async def settle(self, end: End) -> Answer:
+        """Returns when the database answered: done, or refused with what it found."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((end, future))
+        self._arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Sends batches; returns after ``stop`` once every end was answered."""
+        while self._waiting or not self._stopping:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if len(self._waiting) < _BATCH_MAX and not self._stopping:
+                await asyncio.sleep(_GATHER_SECONDS)
+            while self._waiting:
+                batch = self._take()
+                try:
+                    await self._send(batch)
+                except Exception as error:
+                    # A bug: the attempts stay RUNNING here unknown, the heartbeat hands them back.
+                    self._log.exception("finish failed", ends=len(batch))
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+
+    def stop(self) -> None:
+        """Lets ``run`` return when it has sent what is there."""
+        self._stopping = True
+        self._arrived.set()
+
+    def _take(self) -> list[Waiting]:
+        """The next batch, at most one end per task: a statement answers by task."""
+        batch: dict[UUID, Waiting] = {}
+        rest: list[Waiting] = []
+        for waiting in self._waiting:
+            task_id = waiting[0].task_id
+            if task_id in batch or len(batch) >= _BATCH_MAX:
+                rest.append(waiting)
+            else:
+                batch[task_id] = waiting
+        self._waiting = rest
+        return list(batch.values())
+
+    async def _send(self, batch: Sequence[Waiting]) -> None:
+        successes = [end for end, _ in batch if isinstance(end, Success)]
+        failures = [end for end, _ in batch if isinstance(end, Failure)]
+        answers, unstorable = await self._until_answered(
+            successes, lambda some: self._store.finish(some, self._worker_id)
+        )
+        for success, error in unstorable:
+            self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
+            failures.append(_not_storable(success))
+        more, nameless = await self._release(failures)
+        if nameless:  # the detail is the only value in it that Postgres could refuse
+            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in nameless]
+            more += (await self._release(bare))[0]
+        by_task = {answer.task_id: answer for answer in answers + more}
+        for end, future in batch:
+            if not future.done():
+                future.set_result(by_task[end.task_id])
+
+    async def _release(
+        self, failures: list[Failure]
+    ) -> tuple[list[Answer], list[tuple[Failure, Unstorable]]]:
+        return await self._until_answered(
+            failures, lambda some: self._store.release(some, self._worker_id)
+        )
+
+    async def _until_answered(
+        self, ends: list[E], send: Callable[[Sequence[E]], Awaitable[list[Answer]]]
+    ) -> tuple[list[Answer], list[tuple[E, Unstorable]]]:
+        if not ends:
+            return [], []
+        while True:
+            try:
+                return await split_guilty(ends, send)
+            except (OutcomeUnknown, Unavailable) as error:
+                self._log.warning("finish sent again", ends=len(ends), error=str(error))
+                await asyncio.sleep(_RESEND_SECONDS)
+
+
+def _not_storable(success: Success) -> Failure:
+    return Failure(
+        success.task_id,
+        success.epoch,
+        Reason.FAILED,
+        detail='{"error": {"type": "Unstorable", "message": "result not storable"}}',
+    )

@@ -1,0 +1,157 @@
+"""The law of a task's life: states, legal transitions, who may retry and when. Pure.
+
+Rule 1: whatever decides a state lives here; ``store.py`` says the same in SQL and tests compare.
+Rule 2: nothing here knows a clock, a database or a queue.
+
+``epoch`` is the fencing token (Kleppmann 2016): +1 on entering RUNNING and on leaving it, never
+else, so an odd epoch means "owned". ``attempt`` counts claims. ``losses`` and ``handed_back``
+count the attempts that ended through no fault of the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a task is. SUCCEEDED, FAILED (the dead letter) and CANCELLED are terminal."""
+
+    SCHEDULED = "SCHEDULED"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """True where only an explicit retry of a FAILED task leads on."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+
+class Reason(StrEnum):
+    """Why a transition happened: the ``reason`` column of ``task_events``."""
+
+    SUBMITTED = "submitted"
+    DISPATCHED = "dispatched"
+    REPUBLISHED = "hint published again"
+    CLAIMED = "claimed"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    DISCARDED = "discarded"
+    LOST = "lease lost"
+    HANDED_BACK = "handed back"
+    CANCEL_REQUESTED = "cancel requested"
+    CANCELLED = "cancelled"
+    RETRIED = "retried by hand"
+
+
+# from -> to -> reasons. None is "does not exist yet".
+TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
+    None: {State.SCHEDULED: frozenset({Reason.SUBMITTED})},
+    State.SCHEDULED: {
+        State.QUEUED: frozenset({Reason.DISPATCHED}),
+        State.CANCELLED: frozenset({Reason.CANCELLED}),
+    },
+    State.QUEUED: {
+        State.QUEUED: frozenset({Reason.REPUBLISHED}),
+        State.RUNNING: frozenset({Reason.CLAIMED}),
+        State.CANCELLED: frozenset({Reason.CANCELLED}),
+    },
+    State.RUNNING: {
+        State.RUNNING: frozenset({Reason.CANCEL_REQUESTED}),
+        State.SUCCEEDED: frozenset({Reason.SUCCEEDED}),
+        State.SCHEDULED: frozenset(
+            {Reason.FAILED, Reason.TIMED_OUT, Reason.LOST, Reason.HANDED_BACK}
+        ),
+        State.FAILED: frozenset({Reason.FAILED, Reason.TIMED_OUT, Reason.DISCARDED, Reason.LOST}),
+        State.CANCELLED: frozenset(
+            {
+                Reason.CANCELLED,
+                Reason.FAILED,
+                Reason.TIMED_OUT,
+                Reason.DISCARDED,
+                Reason.LOST,
+                Reason.HANDED_BACK,
+            }
+        ),
+    },
+    State.FAILED: {State.SCHEDULED: frozenset({Reason.RETRIED})},
+    State.SUCCEEDED: {},
+    State.CANCELLED: {},
+}
+
+
+def is_legal(source: State | None, target: State, reason: Reason) -> bool:
+    """Whether the table above allows this transition for this reason."""
+    return reason in TRANSITIONS[source].get(target, frozenset())
+
+
+def epoch_step(source: State | None, target: State) -> int:
+    """By how much ``epoch`` grows: 1 on entering and on leaving RUNNING, else 0."""
+    return int((source is State.RUNNING) != (target is State.RUNNING))
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a task remembers of its attempts."""
+
+    attempt: int = 0
+    losses: int = 0
+    handed_back: int = 0
+    max_attempts: int = 1
+    max_losses: int = 3
+
+    @property
+    def used(self) -> int:
+        """Attempts that were the task's own fault."""
+        return self.attempt - self.losses - self.handed_back
+
+
+def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool) -> State:
+    """Where a RUNNING task goes when its attempt ends for ``reason``.
+
+    ``counters`` are those *after* the end was counted (a loss is already in ``losses``).
+    A success always stands: a cancel requested meanwhile came too late.
+    """
+    if reason is Reason.SUCCEEDED:
+        return State.SUCCEEDED
+    if cancel_requested:
+        return State.CANCELLED
+    if reason is Reason.DISCARDED:
+        return State.FAILED
+    if reason is Reason.LOST:
+        poison = counters.losses >= counters.max_losses
+        return State.FAILED if poison else State.SCHEDULED
+    if reason is Reason.HANDED_BACK:
+        return State.SCHEDULED
+    return State.FAILED if counters.used >= counters.max_attempts else State.SCHEDULED
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff: ``base_seconds * factor ** (n - 1)`` after the n-th failure, capped.
+
+    ``jitter`` is the share of the delay that is random (0 none, 1 "full jitter", Brooker 2015).
+    """
+
+    base_seconds: float = 1.0
+    factor: float = 2.0
+    max_seconds: float = 300.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.base_seconds < 0 or self.factor < 1 or not 0 <= self.jitter <= 1:
+            raise ValueError(f"base_seconds >= 0, factor >= 1 and 0 <= jitter <= 1, not {self}")
+
+    def delay_seconds(self, failures: int, uniform: float) -> float:
+        """Seconds to wait after ``failures`` (>= 1) failed attempts; ``uniform`` in [0, 1)."""
+        # The exponent is bounded so that factor ** n cannot overflow a float.
+        exponent = min(failures - 1, 64)
+        full = min(self.max_seconds, self.base_seconds * self.factor**exponent)
+        return full * (1 - self.jitter * uniform)

@@ -1,0 +1,112 @@
+"""Supervised loops: a role is a few of them, and is healthy as long as each makes progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from observability.metrics import Metrics
+from system.errors import HoldfastError
+
+_BACKOFF_MIN_SECONDS = 0.1
+_BACKOFF_MAX_SECONDS = 2.0
+
+Turn = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Loop:
+    name: str
+    turn: Turn
+    stalled_seconds: float
+    progressed_at: float = 0.0
+    failures: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class Loops:
+    """Runs turns again and again until ``stop``; an error costs a pause, never the loop.
+
+    A turn is one bounded round of work including its own waiting; it ends soon after ``stop``
+    if it waits by ``sleep``. Progress is a turn that ended well.
+    """
+
+    log: structlog.stdlib.BoundLogger
+    metrics: Metrics
+    _loops: list[_Loop] = field(default_factory=list)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, name: str, turn: Turn, *, stalled_seconds: float) -> None:
+        """A loop; without progress for ``stalled_seconds`` the role is not ready."""
+        self._loops.append(_Loop(name, turn, stalled_seconds))
+
+    async def run(self) -> None:
+        """Returns when ``stop`` was called and every turn ended."""
+        now = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for loop in self._loops:
+                loop.progressed_at = now
+                group.create_task(self._supervise(loop), name=loop.name)
+
+    def stop(self) -> None:
+        """Ends every loop after its present turn."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps, but not past ``stop``."""
+        await wait_for_event(self._stopping, seconds)
+
+    def stalled(self) -> dict[str, str]:
+        """The loops without recent progress, each with what it says; empty means ready."""
+        now = asyncio.get_running_loop().time()
+        return {
+            loop.name: f"no progress for {now - loop.progressed_at:.1f} s: {loop.last_error}"
+            for loop in self._loops
+            if now - loop.progressed_at > loop.stalled_seconds or not loop.progressed_at
+        }
+
+    async def _supervise(self, loop: _Loop) -> None:
+        while not self._stopping.is_set():
+            try:
+                await loop.turn()
+            except HoldfastError as error:
+                self._failed(loop, error)
+                self.log.warning("turn failed", loop=loop.name, error=str(error))
+            except Exception as error:
+                self._failed(loop, error)
+                self.log.exception("turn failed", loop=loop.name)
+            else:
+                loop.progressed_at = asyncio.get_running_loop().time()
+                loop.failures = 0
+                loop.last_error = ""
+                self.metrics.loop_turns.labels(loop.name, "ok").inc()
+                continue
+            await self.sleep(_backoff_seconds(loop.failures))
+
+    def _failed(self, loop: _Loop, error: Exception) -> None:
+        loop.failures += 1
+        loop.last_error = str(error) or type(error).__name__
+        self.metrics.loop_turns.labels(loop.name, "failed").inc()
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Waits up to ``seconds`` for the event; whether it is set."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
+def _backoff_seconds(failures: int) -> float:
+    return float(min(_BACKOFF_MAX_SECONDS, _BACKOFF_MIN_SECONDS * 2 ** min(failures - 1, 10)))

@@ -1,0 +1,250 @@
+"""Hints on Redis streams: "this task may be claimed". Never truth; losing all of it loses nothing.
+
+One stream per queue, one consumer group, one consumer per worker incarnation. Redis' own clocks
+(idle times, TTLs) decide nothing. Keys: ``<prefix>:hints:<queue>``, ``<prefix>:generation`` (gone
+means Redis forgot everything) and ``<prefix>:poke`` (wakes schedulers early).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from system.errors import Unavailable
+from system.records import Hint
+from system.settings import Settings
+
+GROUP = "workers"
+_PENDING_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A hint as read from a stream; ``hint`` is None when the entry makes no sense."""
+
+    queue: str
+    entry_id: bytes
+    hint: Hint | None
+
+
+class HintQueue:
+    """All commands over one small pool. Every method raises Unavailable when Redis does not answer.
+
+    A command that is cancelled or times out breaks its connection (redis-py does): its late reply
+    can never be read by the next caller.
+    """
+
+    def __init__(self, settings: Settings, *, connections: int) -> None:
+        self._prefix = settings.redis_prefix
+        # Hints published again and again to a queue that nobody reads stay bounded.
+        self._stream_entries_max = settings.queue_depth_max * 4
+        # Any: redis-py types every shape of reply at once; protocol=2 fixes which one comes.
+        self._redis: Any = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=settings.connect_timeout_seconds,
+            socket_connect_timeout=settings.connect_timeout_seconds,
+            max_connections=connections,
+            retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
+            protocol=2,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    # Schedulers
+
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        """Appends the hints to their streams. After an error some may be published."""
+        async with _translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for hint in hints:
+                self._append(pipeline, hint)
+            await pipeline.execute()
+
+    async def generation(self) -> str | None:
+        """The mark that Redis still remembers; None: it lost everything (or is new)."""
+        async with _translated():
+            value: bytes | None = await self._redis.get(f"{self._prefix}:generation")
+        return value.decode() if value is not None else None
+
+    async def set_generation(self, generation: str) -> None:
+        """Sets the mark unless there is one. Only after all lost hints are published again."""
+        async with _translated():
+            await self._redis.set(f"{self._prefix}:generation", generation, nx=True)
+
+    async def wait_poke(self, after: str, seconds: float) -> str:
+        """Waits for a poke newer than ``after`` ("$" at first); returns what to pass next."""
+        async with _translated():
+            found = await self._redis.xread(
+                {f"{self._prefix}:poke": after}, block=max(1, int(seconds * 1000))
+            )
+        return found[0][1][-1][0].decode() if found else after
+
+    async def consumers(self, queue: str) -> list[UUID]:
+        """The incarnations that ever read this queue and were not removed."""
+        async with _translated():
+            try:
+                found = await self._redis.xinfo_consumers(self._stream(queue), GROUP)
+            except ResponseError as error:
+                if _no_group(error):
+                    return []
+                raise
+        return [UUID(consumer["name"].decode()) for consumer in found]
+
+    async def queues(self) -> list[str]:
+        """The queues that have a stream."""
+        pattern = self._stream("")
+        async with _translated():
+            keys = [key async for key in self._redis.scan_iter(match=f"{pattern}*")]
+        return sorted(key.decode().removeprefix(pattern) for key in keys)
+
+    async def bury(self, queue: str, consumer: UUID) -> int:
+        """Gives the pending entries of a dead incarnation to all, then removes it.
+
+        Returns how many hints were appended again.
+        """
+        moved = 0
+        while True:
+            async with _translated():
+                pending = await self._redis.xpending_range(
+                    self._stream(queue), GROUP, "-", "+", _PENDING_BATCH, consumername=str(consumer)
+                )
+                ids = [entry["message_id"] for entry in pending]
+                if not ids:
+                    await self._redis.xgroup_delconsumer(self._stream(queue), GROUP, str(consumer))
+                    return moved
+                reads = self._redis.pipeline(transaction=False)
+                for entry_id in ids:
+                    reads.xrange(self._stream(queue), entry_id, entry_id)
+                found = [entries[0] for entries in await reads.execute() if entries]
+            lost = [_delivery(queue, entry_id, fields) for entry_id, fields in found]
+            await self._replace(queue, ids, [d.hint for d in lost if d.hint])
+            moved += len(lost)
+
+    # Workers
+
+    async def read(
+        self,
+        consumer: UUID,
+        queues: Sequence[str],
+        count: int,
+        *,
+        block_seconds: float,
+        pending: bool = False,
+    ) -> list[Delivery]:
+        """At most ``count`` (>= the number of queues) new hints; waits for the first one.
+
+        ``pending``: those that this consumer was given before and never acked; does not wait.
+        """
+        streams = {self._stream(queue): "0" if pending else ">" for queue in queues}
+        async with _translated():
+            try:
+                found = await self._redis.xreadgroup(
+                    GROUP,
+                    str(consumer),
+                    streams,
+                    count=count // len(queues),  # Redis counts per stream
+                    block=max(1, int(block_seconds * 1000)),
+                )
+            except ResponseError as error:
+                if not _no_group(error):
+                    raise
+                await self._create_groups(queues)
+                return []
+        start = len(self._stream(""))
+        return [
+            _delivery(stream.decode()[start:], entry_id, fields)
+            for stream, entries in found
+            for entry_id, fields in entries
+        ]
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Forgets the hints: they were claimed, or can never be."""
+        await self._per_queue(deliveries, again=False)
+
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Gives hints that were read but not claimed to another worker."""
+        await self._per_queue(deliveries, again=True)
+
+    # API
+
+    async def poke(self) -> None:
+        """Wakes sleeping schedulers: something is due now."""
+        async with _translated():
+            await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
+
+    async def memory_policy(self) -> str:
+        """The server's ``maxmemory-policy``; "noeviction" is the one that evicts no hints."""
+        async with _translated():
+            found = await self._redis.config_get("maxmemory-policy")
+        return str(next(iter(found.values()), "unknown"))
+
+    def _stream(self, queue: str) -> str:
+        return f"{self._prefix}:hints:{queue}"
+
+    def _append(self, pipeline: Pipeline, hint: Hint) -> None:
+        fields: dict[Any, Any] = {b"id": str(hint.task_id), b"epoch": hint.epoch}
+        if hint.traceparent:
+            fields[b"traceparent"] = hint.traceparent
+        pipeline.xadd(self._stream(hint.queue), fields, maxlen=self._stream_entries_max)
+
+    async def _create_groups(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            try:
+                await self._redis.xgroup_create(self._stream(queue), GROUP, "0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def _per_queue(self, deliveries: Sequence[Delivery], *, again: bool) -> None:
+        for queue in dict.fromkeys(delivery.queue for delivery in deliveries):
+            mine = [delivery for delivery in deliveries if delivery.queue == queue]
+            hints = [delivery.hint for delivery in mine if delivery.hint and again]
+            await self._replace(queue, [delivery.entry_id for delivery in mine], hints)
+
+    async def _replace(self, queue: str, ids: Sequence[bytes], hints: Sequence[Hint]) -> None:
+        async with _translated():
+            pipeline = self._redis.pipeline(transaction=True)
+            for hint in hints:
+                self._append(pipeline, hint)
+            pipeline.xack(self._stream(queue), GROUP, *ids)
+            pipeline.xdel(self._stream(queue), *ids)
+            await pipeline.execute()
+
+
+def _no_group(error: ResponseError) -> bool:
+    return "NOGROUP" in str(error) or "no such key" in str(error)
+
+
+def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
+    """Anybody can write to Redis: what is no hint is dropped, not believed."""
+    try:
+        assert fields is not None
+        traceparent = fields.get(b"traceparent")
+        hint = Hint(
+            task_id=UUID(fields[b"id"].decode()),
+            epoch=int(fields[b"epoch"]),
+            queue=queue,
+            traceparent=traceparent.decode() if traceparent else None,
+        )
+    except (AssertionError, KeyError, ValueError):
+        return Delivery(queue, entry_id, None)
+    return Delivery(queue, entry_id, hint)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error

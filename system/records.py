@@ -1,0 +1,251 @@
+"""What goes into the store and what comes out: frozen rows, no behaviour."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+from sqlalchemy import RowMapping
+
+from system.lifecycle import Reason, State
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task as submitted. ``id`` and ``idempotency_key`` are fixed before the first send.
+
+    ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
+    database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
+    """
+
+    id: UUID
+    name: str
+    payload: str
+    queue: str = "default"
+    priority: int = 0
+    run_at: datetime | None = None
+    max_attempts: int = 5
+    max_losses: int = 3
+    timeout_seconds: float = 300.0
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+    tenant: str = "default"
+    fingerprint: bytes = field(default=b"")
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            parts = (self.name, self.payload, self.queue, self.priority, self.run_at)
+            limits = (self.max_attempts, self.timeout_seconds)
+            digest = hashlib.sha256(repr((*parts, *limits)).encode()).digest()
+            object.__setattr__(self, "fingerprint", digest)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row of ``tasks`` as users may see it. All instants are aware UTC."""
+
+    id: UUID
+    tenant: str
+    queue: str
+    priority: int
+    name: str
+    payload: dict[str, Any]
+    idempotency_key: str | None
+    traceparent: str | None
+    run_at: datetime
+    due_at: datetime
+    state: State
+    epoch: int
+    seq: int
+    attempt: int
+    losses: int
+    handed_back: int
+    max_attempts: int
+    max_losses: int
+    timeout_seconds: float
+    cancel_requested: bool
+    worker_id: UUID | None
+    claimed_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition. ``epoch`` and ``attempt`` are those after it; ``detail`` is free JSON.
+
+    ``detail`` of an attempt that failed: ``{"error": {"type", "message", "traceback"}}``.
+    """
+
+    task_id: UUID
+    seq: int
+    at: datetime
+    from_state: State | None
+    to_state: State
+    epoch: int
+    attempt: int
+    actor: str
+    reason: Reason
+    detail: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One row of the ledger: the effect of a SUCCEEDED task, with the handler's result."""
+
+    effect_key: UUID
+    task_id: UUID
+    epoch: int
+    attempt: int
+    at: datetime
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStory:
+    """A task with everything that happened to it, read by one statement."""
+
+    task: TaskRow
+    events: tuple[Event, ...]
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one NewTask, in the order given.
+
+    created: stored now, or by an earlier send of the same id. existing: the idempotency key was
+    used before for the same request, ``task`` is that one. mismatch: used for another request.
+    """
+
+    outcome: Literal["created", "existing", "mismatch"]
+    task: TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to list; None or empty means any. Instants are compared as given."""
+
+    tenant: str = "default"
+    states: tuple[State, ...] = ()
+    name: str | None = None
+    queue: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    run_after: datetime | None = None
+    run_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a guarded statement did to one id.
+
+    ``done``: the transition stands (made now, or by an earlier send of the same statement).
+    Else ``state`` and ``epoch`` are those found under the lock, None when there is no such task.
+    """
+
+    task_id: UUID
+    done: bool
+    state: State | None
+    epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """ "Task ``task_id`` may be claimed while its epoch is ``epoch``." Never truth."""
+
+    task_id: UUID
+    epoch: int
+    queue: str
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
+
+    ``waited_seconds`` from due to claimed, by the database's clock.
+    """
+
+    task_id: UUID
+    epoch: int
+    attempt: int
+    name: str
+    queue: str
+    payload: dict[str, Any]
+    max_attempts: int
+    failures: int
+    timeout_seconds: float
+    traceparent: str | None
+    claimed_at: datetime
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """An attempt that succeeded; ``result`` is JSON text."""
+
+    task_id: UUID
+    epoch: int
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that ended otherwise; ``reason`` FAILED, TIMED_OUT, DISCARDED or HANDED_BACK.
+
+    ``delay_seconds`` until the next attempt, if there is one. ``detail`` is JSON text.
+    """
+
+    task_id: UUID
+    epoch: int
+    reason: Reason
+    delay_seconds: float = 0.0
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A task that is RUNNING under this worker according to the database."""
+
+    task_id: UUID
+    epoch: int
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """An attempt that a scheduler ended for its worker ``owner``."""
+
+    task_id: UUID
+    state: State
+    epoch: int
+    reason: Reason
+    owner: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A name that some worker can run, with the limits its handler asks for."""
+
+    name: str
+    max_attempts: int | None
+    timeout_seconds: float | None
+
+
+def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
+    """A result row of ``statements.TASK_COLUMNS`` as a TaskRow."""
+    values = dict(row)
+    values["state"] = State(values["state"])
+    values["payload"] = json_value(values["payload"])
+    return TaskRow(**values)
+
+
+def json_value(value: Any) -> Any:
+    """A jsonb column as Python; some drivers decode it, asyncpg hands over the text."""
+    return orjson.loads(value) if isinstance(value, str | bytes) else value

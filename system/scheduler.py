@@ -1,0 +1,184 @@
+"""The scheduler: moves due tasks to the queue, and sweeps up after everything that died.
+
+Any number of schedulers, all active, no leader: every statement skips what another one holds, and
+everything is level-triggered, so a turn that failed is simply taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from uuid import uuid4
+
+import structlog
+
+from observability.metrics import Metrics
+from system.loops import Loops, wait_for_event
+from system.queue import HintQueue
+from system.records import Hint
+from system.settings import Settings
+from system.store import Store
+
+_DISPATCH_CONNECTIONS = 1
+_SWEEP_CONNECTIONS = 1
+_REDIS_CONNECTIONS = 4  # dispatch, sweep, janitor, poke
+_RETRY_SECONDS = 0.05  # due tasks that found no room, or that another scheduler holds
+_POKE_WAIT_SECONDS = 1.0
+_PRUNE_EVERY_SECONDS = 60.0
+_CLOCK_JUMP_SECONDS = 1.0
+_STALLED_POLLS = 10
+
+
+class Steadiness:
+    """Whether this scheduler may call others dead: it ticked without a gap for long enough.
+
+    After its own pause, an outage of Postgres or a jump of the database's clock every lease looks
+    expired at once. Live workers need a heartbeat or two to show themselves before anyone judges.
+    """
+
+    def __init__(self, *, needed_seconds: float, gap_seconds: float) -> None:
+        self._needed_seconds = needed_seconds
+        self._gap_seconds = gap_seconds
+        self._since: float | None = None
+        self._last: tuple[float, datetime] | None = None
+
+    def tick(self, now: float, database_now: datetime) -> bool:
+        """Notes a tick at ``now`` (monotonic seconds); whether steady for long enough."""
+        if self._last is not None:
+            gap = now - self._last[0]
+            jump = abs((database_now - self._last[1]).total_seconds() - gap)
+            if gap > self._gap_seconds or jump > _CLOCK_JUMP_SECONDS:
+                self._since = None
+        if self._since is None:
+            self._since = now
+        self._last = (now, database_now)
+        return now - self._since >= self._needed_seconds
+
+
+class Scheduler:
+    """One scheduler process; ``run`` until ``stop``."""
+
+    def __init__(
+        self, settings: Settings, log: structlog.stdlib.BoundLogger, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._metrics = metrics
+        self._actor = f"scheduler:{settings.label}"
+        name = f"holdfast-{self._actor}"
+        self._dispatching = Store(
+            settings, connections=_DISPATCH_CONNECTIONS, application_name=name
+        )
+        self._sweeping = Store(settings, connections=_SWEEP_CONNECTIONS, application_name=name)
+        self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
+        self._poked = asyncio.Event()
+        self._poke_seen = "$"
+        poll = settings.poll_seconds
+        statement = settings.statement_timeout_seconds
+        self._steadiness = Steadiness(
+            needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=max(2.0, 3 * poll)
+        )
+        self.loops = Loops(log, metrics)
+        stalled = _STALLED_POLLS * poll + statement
+        self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
+        self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
+        self.loops.add("poke", self._listen, stalled_seconds=stalled)
+        self.loops.add("janitor", self._bury_dead, stalled_seconds=stalled + settings.lease_seconds)
+        self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
+
+    async def run(self) -> None:
+        """Returns after ``stop``, when every turn under way has ended."""
+        self._log.info("scheduler started")
+        try:
+            await self.loops.run()
+        finally:
+            await self._dispatching.close()
+            await self._sweeping.close()
+            await self._queue.close()
+            self._log.info("scheduler stopped")
+
+    def stop(self) -> None:
+        """Ends the loops after their present turn."""
+        self.loops.stop()
+        self._poked.set()
+
+    async def _dispatch(self) -> None:
+        """One batch of due tasks; sleeps until the next one is due, a poke, or the poll."""
+        self._poked.clear()
+        await self._heal_amnesia()  # also the proof that Redis answers: else the backlog stays
+        hints = await self._dispatching.dispatch(self._settings.dispatch_batch, self._actor)
+        if hints:
+            await self._queue.publish(hints)
+            for hint in hints:
+                self._metrics.dispatched.labels(hint.queue).inc()
+            if len(hints) >= self._settings.dispatch_batch:
+                return
+        due = await self._dispatching.next_due_seconds()
+        poll = self._settings.poll_seconds
+        seconds = poll if due is None else min(poll, max(due, _RETRY_SECONDS if due <= 0 else 0))
+        if not self.loops.stopping:
+            await wait_for_event(self._poked, seconds)
+
+    async def _heal_amnesia(self) -> None:
+        """Publishes every hint again when Redis lost its memory; marks it only afterwards."""
+        if await self._queue.generation() is not None:
+            return
+        expired = await self._dispatching.expire_hints()
+        self._log.warning("redis is empty, publishing all hints again", queued=expired)
+        while await self._republish(self._dispatching):
+            pass
+        await self._queue.set_generation(str(uuid4()))
+        self._metrics.amnesia.inc()
+
+    async def _sweep(self) -> None:
+        """Dead workers, their attempts, and hints that nobody claimed."""
+        batch = self._settings.sweep_batch
+        now = await self._sweeping.clock()
+        if self._steadiness.tick(asyncio.get_running_loop().time(), now):
+            for worker in await self._sweeping.mark_dead(batch):
+                self._metrics.workers_lost.inc()
+                self._log.warning("worker marked dead: lease expired", worker=str(worker))
+        for end in await self._sweeping.take_back(batch, self._actor):
+            self._metrics.taken_back.labels(str(end.reason)).inc()
+            self._log.warning(
+                "attempt taken back",
+                task_id=str(end.task_id),
+                epoch=end.epoch,
+                state=str(end.state),
+                reason=str(end.reason),
+                worker=str(end.owner),
+            )
+            self._poked.set()
+        if await self._queue.generation() is not None:
+            await self._republish(self._sweeping)
+        await self.loops.sleep(self._settings.poll_seconds)
+
+    async def _republish(self, store: Store) -> list[Hint]:
+        hints = await store.republish(self._settings.sweep_batch, self._actor)
+        if hints:
+            await self._queue.publish(hints)
+            self._metrics.republished.inc(len(hints))
+        return hints
+
+    async def _listen(self) -> None:
+        """A poke through Redis is only a short cut past the sleep of ``_dispatch``."""
+        seen = await self._queue.wait_poke(self._poke_seen, _POKE_WAIT_SECONDS)
+        if seen != self._poke_seen:
+            self._poke_seen = seen
+            self._poked.set()
+
+    async def _bury_dead(self) -> None:
+        """Hints that a dead incarnation read but never claimed go to the living."""
+        for queue in await self._queue.queues():
+            consumers = await self._queue.consumers(queue)
+            for worker in await self._sweeping.dead_workers(consumers):
+                moved = await self._queue.bury(queue, worker)
+                self._log.info("consumer removed", worker=str(worker), queue=queue, hints=moved)
+        await self.loops.sleep(self._settings.lease_seconds / 3)
+
+    async def _prune(self) -> None:
+        """Deletes what is past its retention."""
+        pruned = await self._sweeping.prune(self._settings.sweep_batch)
+        self._metrics.pruned.inc(pruned)
+        if pruned < self._settings.sweep_batch:
+            await self.loops.sleep(_PRUNE_EVERY_SECONDS)

@@ -1,0 +1,159 @@
+"""The tables. Queries on them are in ``store.py``; the same shapes are made by ``migrations/``.
+
+Columns of later capabilities (tenant, priority, traceparent) are in the keys from the start.
+``tasks`` has no foreign keys and few indexes on purpose: each costs every transition of every task.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
+
+metadata = MetaData()
+_INSTANT = TIMESTAMP(timezone=True)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("idempotency_key", Text),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("traceparent", Text),
+    Column("run_at", _INSTANT, nullable=False),
+    Column("due_at", _INSTANT, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("handed_back", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("max_losses", Integer, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    # Owned: set only while RUNNING.
+    Column("worker_id", UUID),
+    Column("claim_token", UUID),
+    Column("claimed_at", _INSTANT),
+    # The worker that ended the last attempt itself: makes a finish sent twice recognisable.
+    Column("released_by", UUID),
+    # Hints: set only while QUEUED.
+    Column("hint_deadline", _INSTANT),
+    Column("publishes", Integer, nullable=False),
+    Column("created_at", _INSTANT, nullable=False),
+    Column("finished_at", _INSTANT),
+    CheckConstraint(
+        "state IN ('SCHEDULED','QUEUED','RUNNING','SUCCEEDED','FAILED','CANCELLED')",
+        name="tasks_state",
+    ),
+    CheckConstraint("(epoch % 2 = 1) = (state = 'RUNNING')", name="tasks_odd_epoch_is_owned"),
+    CheckConstraint("(worker_id IS NOT NULL) = (state = 'RUNNING')", name="tasks_worker"),
+    CheckConstraint("(claim_token IS NOT NULL) = (state = 'RUNNING')", name="tasks_claim_token"),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (state IN ('SUCCEEDED','FAILED','CANCELLED'))",
+        name="tasks_finished",
+    ),
+    Index(
+        "tasks_idempotency_key",
+        "tenant",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "tasks_scheduled",
+        "queue",
+        "priority",
+        "due_at",
+        "id",
+        postgresql_where=text("state = 'SCHEDULED'"),
+    ),
+    Index("tasks_queued", "queue", "hint_deadline", postgresql_where=text("state = 'QUEUED'")),
+    Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
+    Index("tasks_failed", "id", postgresql_where=text("state = 'FAILED'")),
+)
+
+task_events = Table(
+    "task_events",
+    metadata,
+    Column("task_id", UUID, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("at", _INSTANT, nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", JSONB),
+)
+
+# The ledger: one row is one effect. effect_key is the task's id, never the attempt.
+effects = Table(
+    "effects",
+    metadata,
+    Column("effect_key", UUID, primary_key=True),
+    Column("task_id", UUID, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", _INSTANT, nullable=False),
+    Column("result", JSONB),
+)
+
+# Witness of what the fence refused.
+stale_writes = Table(
+    "stale_writes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task_id", UUID, nullable=False),
+    Column("at", _INSTANT, nullable=False),
+    Column("worker_id", UUID, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("state_found", Text),
+    Column("epoch_found", Integer),
+)
+
+# One row per process start of a worker; its id is never used again.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("started_at", _INSTANT, nullable=False),
+    Column("lease_expires_at", _INSTANT, nullable=False),
+    Column("dead_at", _INSTANT),
+    Column("dead_reason", Text),
+    Index("workers_alive", "lease_expires_at", postgresql_where=text("dead_at IS NULL")),
+)
+
+# What workers can run; the API refuses names that nobody ever announced.
+task_names = Table(
+    "task_names",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("max_attempts", Integer),
+    Column("timeout_seconds", Double),
+    Column("announced_at", _INSTANT, nullable=False),
+)

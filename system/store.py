@@ -1,0 +1,380 @@
+"""The truth: one method = one transition = one SQL statement (``statements.py``), autocommitted.
+
+Every method may be sent again after OutcomeUnknown: its guards make the second sending harmless.
+Methods take batches; each item is answered. None of them reads the clock of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from system import statements
+from system.database import Database
+from system.errors import Unstorable
+from system.ids import id_bound
+from system.lifecycle import Reason, State
+from system.records import (
+    Announcement,
+    Answer,
+    Effect,
+    Event,
+    Failure,
+    Grant,
+    Hint,
+    NewTask,
+    Owned,
+    Submitted,
+    Success,
+    TakenBack,
+    TaskFilter,
+    TaskRow,
+    TaskStory,
+    json_value,
+    row_to_task,
+)
+from system.settings import Settings
+from system.submission import submit_rows
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Store:
+    """All statements over one small pool. A role that must not queue behind others has its own.
+
+    Every method raises Unavailable (nothing done), OutcomeUnknown (send the same again) or
+    Unstorable (Postgres refused a value; ``split_guilty`` finds whose).
+    """
+
+    def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
+        self._settings = settings
+        self._database = Database(
+            settings, connections=connections, application_name=application_name
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._database.close()
+
+    # For clients
+
+    async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+        """Stores new tasks; answers in the order given."""
+        return await self._database.call(lambda connection: submit_rows(connection, tasks, actor))
+
+    async def get(self, task_id: UUID) -> TaskStory | None:
+        """A task, its events and its effect as of one instant; None if there is no such task."""
+        rows = await self._database.rows(statements.STORY, {"id": task_id})
+        return _story(rows[0]) if rows else None
+
+    async def list_tasks(
+        self, wanted: TaskFilter, limit: int, before: UUID | None = None
+    ) -> list[TaskRow]:
+        """At most ``limit`` tasks, newest id first, with ids below ``before``."""
+        conditions, parameters = _conditions(wanted, before)
+        statement = statements.list_tasks(conditions)
+        rows = await self._database.rows(statement, {**parameters, "n": limit})
+        return [row_to_task(row) for row in rows]
+
+    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
+        """SCHEDULED and QUEUED end at once; RUNNING is only asked to (done, state RUNNING)."""
+        parameters = {"ids": _distinct(ids), "actor": actor}
+        return _answers(await self._database.rows(statements.CANCEL, parameters))
+
+    async def retry(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
+        """FAILED -> SCHEDULED, due now, with at least one more attempt allowed."""
+        parameters = {"ids": _distinct(ids), "actor": actor}
+        return _answers(await self._database.rows(statements.RETRY, parameters))
+
+    async def announced(self) -> dict[str, Announcement]:
+        """Every name that a worker ever announced."""
+        rows = await self._database.rows(statements.ANNOUNCED)
+        return {row["name"]: Announcement(**row) for row in rows}
+
+    async def clock(self) -> datetime:
+        """The database's clock."""
+        rows = await self._database.rows(statements.CLOCK)
+        instant: datetime = rows[0]["clock_timestamp"]
+        return instant
+
+    # For schedulers
+
+    async def dispatch(self, n: int, actor: str) -> list[Hint]:
+        """Moves up to ``n`` due tasks per queue to QUEUED, as far as its queue has room."""
+        parameters = {
+            "n": n,
+            "depth": self._settings.queue_depth_max,
+            "deadline": self._settings.hint_deadline_seconds,
+            "actor": actor,
+        }
+        return _hints(await self._database.rows(statements.DISPATCH, parameters))
+
+    async def next_due_seconds(self) -> float | None:
+        """Seconds until the earliest SCHEDULED task is due (negative: overdue), None if none."""
+        rows = await self._database.rows(statements.NEXT_DUE)
+        seconds: float | None = rows[0][next(iter(rows[0]))]
+        return seconds
+
+    async def republish(self, n: int, actor: str) -> list[Hint]:
+        """Up to ``n`` hints that were not claimed by their deadline, which then doubles."""
+        parameters = {
+            "n": n,
+            "deadline": self._settings.hint_deadline_seconds,
+            "deadline_max": self._settings.hint_deadline_max_seconds,
+            "actor": actor,
+        }
+        return _hints(await self._database.rows(statements.REPUBLISH, parameters))
+
+    async def expire_hints(self) -> int:
+        """Sets the deadline of every QUEUED task to now: Redis lost them. Returns how many."""
+        return len(await self._database.rows(statements.EXPIRE_HINTS))
+
+    async def mark_dead(self, n: int) -> list[UUID]:
+        """Marks up to ``n`` workers with an expired lease dead, for ever."""
+        rows = await self._database.rows(statements.MARK_DEAD, {"n": n})
+        return [row["id"] for row in rows]
+
+    async def take_back(self, n: int, actor: str) -> list[TakenBack]:
+        """Ends up to ``n`` attempts of dead workers, or far past their timeout."""
+        parameters = {
+            "n": n,
+            "grace": self._settings.timeout_grace_seconds,
+            "actor": actor,
+        }
+        rows = await self._database.rows(statements.TAKE_BACK, parameters)
+        return [
+            TakenBack(
+                task_id=row["task_id"],
+                state=State(row["state"]),
+                epoch=row["epoch"],
+                reason=Reason(row["reason"]),
+                owner=row["owner"],
+            )
+            for row in rows
+        ]
+
+    async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Those of ``ids`` that are marked dead."""
+        rows = await self._database.rows(statements.DEAD_WORKERS, {"ids": list(ids)})
+        return [row["id"] for row in rows]
+
+    async def prune(self, n: int) -> int:
+        """Deletes up to ``n`` tasks past their retention with all that belongs to them."""
+        retention = timedelta(days=self._settings.retention_days)
+        dead_letter = timedelta(days=self._settings.dead_letter_retention_days)
+        # No task created after this is old enough; a day is left for the skew of API clocks.
+        youngest = await self.clock() - min(retention, dead_letter) + timedelta(days=1)
+        parameters = {
+            "n": n,
+            "bound": id_bound(youngest),
+            "retention": retention.total_seconds(),
+            "dead_letter": dead_letter.total_seconds(),
+        }
+        rows = await self._database.rows(statements.PRUNE, parameters)
+        await self._database.rows(
+            statements.PRUNE_WORKERS, {"retention": retention.total_seconds()}
+        )
+        count: int = rows[0]["count"]
+        return count
+
+    # For workers
+
+    async def register(
+        self,
+        worker_id: UUID,
+        label: str,
+        queues: Sequence[str],
+        announcements: Sequence[Announcement],
+    ) -> None:
+        """Begins an incarnation with a fresh lease and announces what it can run."""
+        parameters = {
+            "worker": worker_id,
+            "label": label,
+            "queues": list(queues),
+            "lease": self._settings.lease_seconds,
+            "names": [a.name for a in announcements],
+            "max_attempts": [a.max_attempts for a in announcements],
+            "timeouts": [a.timeout_seconds for a in announcements],
+        }
+        await self._database.rows(statements.REGISTER, parameters)
+
+    async def heartbeat(self, worker_id: UUID) -> list[Owned] | None:
+        """Renews the lease; every task RUNNING under it, or None: this incarnation is dead."""
+        parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
+        rows = await self._database.rows(statements.HEARTBEAT, parameters)
+        if not rows:
+            return None
+        return [Owned(**row) for row in rows if row["task_id"] is not None]
+
+    async def retire(self, worker_id: UUID) -> None:
+        """Ends the own incarnation after a graceful stop."""
+        await self._database.rows(statements.RETIRE, {"worker": worker_id})
+
+    async def claim(self, hints: Sequence[Hint], worker_id: UUID, token: UUID) -> list[Grant]:
+        """Grants each hinted task that is still QUEUED under the hint's epoch.
+
+        ``token`` is fresh per call and the same when the call is sent again: then the grants of
+        the first sending are returned too. A hint without a grant is to be dropped.
+        """
+        epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
+        parameters = {
+            "ids": list(epochs),
+            "epochs": list(epochs.values()),
+            "worker": worker_id,
+            "token": token,
+            "actor": worker_actor(worker_id),
+        }
+        rows = await self._database.rows(statements.CLAIM, parameters)
+        return [Grant(**{**row, "payload": json_value(row["payload"])}) for row in rows]
+
+    async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
+        """RUNNING -> SUCCEEDED with the row in the ledger, where the epoch still fits."""
+        parameters = _finish_parameters(successes, worker_id)
+        return _answers(await self._database.rows(statements.FINISH, parameters))
+
+    async def finish_in(
+        self, connection: AsyncConnection, success: Success, worker_id: UUID
+    ) -> Answer:
+        """``finish`` of one task inside the caller's transaction: both commit, or neither.
+
+        Raises whatever SQLAlchemy raises: the connection is the caller's.
+        """
+        parameters = _finish_parameters([success], worker_id)
+        result = await connection.execute(statements.FINISH, parameters)
+        return _answers(result.mappings().all())[0]
+
+    async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
+        """Ends attempts that did not succeed; the law decides between retry, FAILED, CANCELLED."""
+        latest = {failure.task_id: failure for failure in failures}
+        parameters = {
+            "ids": list(latest),
+            "epochs": [f.epoch for f in latest.values()],
+            "reasons": [str(f.reason) for f in latest.values()],
+            "delays": [f.delay_seconds for f in latest.values()],
+            "details": [f.detail for f in latest.values()],
+            "worker": worker_id,
+            "actor": worker_actor(worker_id),
+        }
+        return _answers(await self._database.rows(statements.RELEASE, parameters))
+
+
+async def split_guilty(
+    items: Sequence[T], send: Callable[[Sequence[T]], Awaitable[list[A]]]
+) -> tuple[list[A], list[tuple[T, Unstorable]]]:
+    """Sends a batch, in halves where Postgres refuses a value, down to the guilty items.
+
+    Returns the answers of all others, and each guilty item with its error.
+    """
+    try:
+        return await send(items), []
+    except Unstorable as error:
+        if len(items) == 1:
+            return [], [(items[0], error)]
+    middle = len(items) // 2
+    left, left_guilty = await split_guilty(items[:middle], send)
+    right, right_guilty = await split_guilty(items[middle:], send)
+    return left + right, left_guilty + right_guilty
+
+
+def worker_actor(worker_id: UUID) -> str:
+    """How events name a worker's incarnation."""
+    return f"worker:{worker_id}"
+
+
+def _finish_parameters(successes: Sequence[Success], worker_id: UUID) -> dict[str, Any]:
+    latest = {success.task_id: success for success in successes}
+    return {
+        "ids": list(latest),
+        "epochs": [s.epoch for s in latest.values()],
+        "results": [s.result for s in latest.values()],
+        "worker": worker_id,
+        "actor": worker_actor(worker_id),
+    }
+
+
+def _distinct(ids: Sequence[UUID]) -> list[UUID]:
+    return sorted(set(ids))
+
+
+def _hints(rows: Sequence[RowMapping]) -> list[Hint]:
+    return [Hint(**row) for row in rows]
+
+
+def _answers(rows: Sequence[RowMapping]) -> list[Answer]:
+    return [
+        Answer(
+            task_id=row["task_id"],
+            done=row["done"],
+            state=State(row["state"]) if row["state"] else None,
+            epoch=row["epoch"],
+        )
+        for row in rows
+    ]
+
+
+def _story(row: RowMapping) -> TaskStory:
+    values = dict(row)
+    events = json_value(values.pop("events")) or []
+    effect = json_value(values.pop("effect"))
+    return TaskStory(
+        task=row_to_task(values),
+        events=tuple(_event(event) for event in events),
+        effect=_effect(effect) if effect else None,
+    )
+
+
+def _event(values: dict[str, Any]) -> Event:
+    source = values["from_state"]
+    return Event(
+        **{
+            **values,
+            "task_id": UUID(values["task_id"]),
+            "at": _instant(values["at"]),
+            "from_state": State(source) if source else None,
+            "to_state": State(values["to_state"]),
+            "reason": Reason(values["reason"]),
+        }
+    )
+
+
+def _effect(values: dict[str, Any]) -> Effect:
+    ids = {key: UUID(values[key]) for key in ("effect_key", "task_id")}
+    return Effect(**{**values, **ids, "at": _instant(values["at"])})
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _conditions(wanted: TaskFilter, before: UUID | None) -> tuple[list[str], dict[str, Any]]:
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {"tenant": wanted.tenant}
+    candidates: list[tuple[str, str, Any]] = [
+        ("state = ANY(CAST(:states AS text[]))", "states", [str(s) for s in wanted.states]),
+        ("name = CAST(:name AS text)", "name", wanted.name),
+        ("queue = CAST(:queue AS text)", "queue", wanted.queue),
+        (
+            "created_at >= CAST(:created_after AS timestamptz)",
+            "created_after",
+            wanted.created_after,
+        ),
+        (
+            "created_at < CAST(:created_before AS timestamptz)",
+            "created_before",
+            wanted.created_before,
+        ),
+        ("run_at >= CAST(:run_after AS timestamptz)", "run_after", wanted.run_after),
+        ("run_at < CAST(:run_before AS timestamptz)", "run_before", wanted.run_before),
+        ("id < CAST(:before AS uuid)", "before", before),
+    ]
+    for condition, name, value in candidates:
+        if value:
+            conditions.append(condition)
+            parameters[name] = value
+    return conditions, parameters

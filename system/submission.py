@@ -1,0 +1,116 @@
+"""Storing new tasks. Plain functions on a SQLAlchemy connection: the API runs them on its own,
+Python callers inside their own transaction (``client.enqueue``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping
+
+from system import statements
+from system.records import NewTask, Submitted, TaskRow, row_to_task
+
+_ROUNDS_MAX = 3
+
+
+def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+    """Stores the tasks, each at most once per id and per (tenant, idempotency key).
+
+    Answers in the order given. Of two with one key in the same call the first one wins, as if
+    they had come one after the other.
+    """
+    answers: dict[UUID, Submitted] = {}
+    leaders, followers = _one_per_key(tasks)
+    pending = leaders
+    for _ in range(_ROUNDS_MAX):
+        if not pending:
+            break
+        inserted = connection.execute(statements.SUBMIT, _parameters(pending, actor)).mappings()
+        for row in inserted:
+            answers[row["id"]] = Submitted("created", row_to_task(row))
+        pending = [task for task in pending if task.id not in answers]
+        if pending:
+            answers |= _stored_before(connection, pending)
+            # What neither went in nor is there was deleted in between: it may go in now.
+            pending = [task for task in pending if task.id not in answers]
+    if pending:
+        raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
+    for task, leader in followers:
+        found = answers[leader.id]
+        same = task.fingerprint == leader.fingerprint and found.outcome != "mismatch"
+        answers[task.id] = Submitted("existing" if same else "mismatch", found.task)
+    return [answers[task.id] for task in tasks]
+
+
+def _one_per_key(
+    tasks: Sequence[NewTask],
+) -> tuple[list[NewTask], list[tuple[NewTask, NewTask]]]:
+    """The first task of each key, and each later one with the first that it repeats."""
+    first: dict[tuple[str, str], NewTask] = {}
+    leaders: dict[UUID, NewTask] = {}
+    followers: list[tuple[NewTask, NewTask]] = []
+    for task in tasks:
+        if task.idempotency_key is None:
+            leaders.setdefault(task.id, task)
+            continue
+        leader = first.setdefault((task.tenant, task.idempotency_key), task)
+        if leader.id == task.id:
+            leaders.setdefault(task.id, task)
+        else:
+            followers.append((task, leader))
+    return list(leaders.values()), followers
+
+
+def _stored_before(connection: Connection, tasks: Sequence[NewTask]) -> dict[UUID, Submitted]:
+    keyed = [task for task in tasks if task.idempotency_key is not None]
+    rows = connection.execute(
+        statements.SUBMITTED_BEFORE,
+        {
+            "ids": [task.id for task in tasks],
+            "tenants": [task.tenant for task in keyed],
+            "keys": [task.idempotency_key for task in keyed],
+        },
+    ).mappings()
+    by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
+    by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
+    for row in rows:
+        found = _split_fingerprint(row)
+        by_id[found[0].id] = found
+        by_key[found[0].tenant, found[0].idempotency_key] = found
+    answers: dict[UUID, Submitted] = {}
+    for task in tasks:
+        if task.id in by_id:  # sent before, with an unknown outcome
+            answers[task.id] = Submitted("created", by_id[task.id][0])
+        elif task.idempotency_key and (task.tenant, task.idempotency_key) in by_key:
+            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]
+            same = fingerprint == task.fingerprint
+            answers[task.id] = Submitted("existing" if same else "mismatch", row_before)
+    return answers
+
+
+def _split_fingerprint(row: RowMapping) -> tuple[TaskRow, bytes]:
+    values = dict(row)
+    fingerprint = bytes(values.pop("fingerprint"))
+    return row_to_task(values), fingerprint
+
+
+def _parameters(tasks: Sequence[NewTask], actor: str) -> dict[str, Any]:
+    return {
+        "actor": actor,
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in tasks],
+        "queues": [task.queue for task in tasks],
+        "priorities": [task.priority for task in tasks],
+        "names": [task.name for task in tasks],
+        "payloads": [task.payload for task in tasks],
+        "keys": [task.idempotency_key for task in tasks],
+        "fingerprints": [task.fingerprint for task in tasks],
+        "traceparents": [task.traceparent for task in tasks],
+        "run_ats": [task.run_at for task in tasks],
+        "max_attempts": [task.max_attempts for task in tasks],
+        "max_losses": [task.max_losses for task in tasks],
+        "timeouts": [task.timeout_seconds for task in tasks],
+    }

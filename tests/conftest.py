@@ -1,0 +1,114 @@
+"""Real Postgres and real Valkey for the tests: one of each per session, clean for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from system.embedded import EmbeddedPostgres, EmbeddedValkey
+from system.guardian import Guardian
+from system.machine import temporary_directory
+from system.migrate import upgrade
+from system.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    """The developer's HOLDFAST_* variables must not change what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("HOLDFAST_") and name != "HOLDFAST_CACHE":
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def guardian() -> Iterator[Guardian]:
+    """Ends the servers and removes their directories, even if pytest is killed."""
+    with Guardian() as guardian:
+        yield guardian
+
+
+@pytest.fixture(scope="session")
+def postgres(guardian: Guardian) -> Iterator[EmbeddedPostgres]:
+    """The session's Postgres. Do not stop it: tests of crashes start their own."""
+    directory = temporary_directory("holdfast-test-")
+    guardian.own_directory(directory)
+    with EmbeddedPostgres(directory, durable=False, guardian=guardian) as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="session")
+def valkey(guardian: Guardian) -> Iterator[EmbeddedValkey]:
+    """The session's Valkey. Do not stop it: tests of crashes start their own."""
+    directory = temporary_directory("holdfast-test-")
+    guardian.own_directory(directory)
+    with EmbeddedValkey(directory, guardian=guardian) as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="session")
+def administration(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
+    """A connection of the superuser, in autocommit, to make and drop databases."""
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: EmbeddedPostgres) -> str:
+    """The name of a database with the newest schema and no rows."""
+    postgres.create_database("template")
+    upgrade(postgres.url("template"))
+    return "template"
+
+
+@pytest.fixture(scope="session")
+def database_names() -> Iterator[str]:
+    """Names that no other test of this session has."""
+    return (f"test_{number}" for number in itertools.count(1))
+
+
+@pytest.fixture
+def empty_database_url(
+    postgres: EmbeddedPostgres, administration: psycopg.Connection, database_names: Iterator[str]
+) -> Iterator[str]:
+    """A database of this test's own, without any schema."""
+    name = next(database_names)
+    administration.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield postgres.url(name)
+    administration.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(
+    postgres: EmbeddedPostgres,
+    administration: psycopg.Connection,
+    migrated_template: str,
+    database_names: Iterator[str],
+) -> Iterator[str]:
+    """A database of this test's own, with the newest schema and no rows."""
+    name = next(database_names)
+    clone = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+    administration.execute(clone.format(sql.Identifier(name), sql.Identifier(migrated_template)))
+    yield postgres.url(name)
+    administration.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def redis_url(valkey: EmbeddedValkey) -> str:
+    """The session's Valkey, emptied for this test."""
+    with redis.Redis.from_url(valkey.url()) as client:
+        client.flushall()
+    return valkey.url()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Settings for this test's database and Redis; all else as by default."""
+    return Settings(database_url=database_url, redis_url=redis_url)

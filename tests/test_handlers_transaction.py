@@ -1,0 +1,449 @@
+"""ctx.transaction() on a real Postgres, and on a wire that breaks at the worst moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from system.database import create_engine
+from system.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
+from system.handlers import Context
+from system.handlers.transaction import Transaction, Transactions
+from system.ids import new_id
+from system.lifecycle import Reason, State
+from system.records import Failure, Grant, NewTask
+from system.settings import Settings
+from system.store import Store
+
+INSERT = text("INSERT INTO orders (id) VALUES (:id)")
+PID = text("SELECT pg_backend_pid()")
+
+
+@dataclass
+class Bench:
+    """One claimed task, and what its handler's transaction needs."""
+
+    store: Store
+    engine: AsyncEngine
+    worker_id: UUID
+    grant: Grant
+    database_url: str
+    commit_timeout_seconds: float = 5.0
+
+    def context(self, timeout_seconds: float | None = None) -> Context:
+        loop = asyncio.get_running_loop()
+        transactions = Transactions(
+            self.engine,
+            self.store,
+            self.worker_id,
+            result_bytes_max=1000,
+            commit_timeout_seconds=self.commit_timeout_seconds,
+        )
+        started = loop.time()
+        if timeout_seconds is not None:
+            started += timeout_seconds - self.grant.timeout_seconds
+        return Context(self.grant, clock=loop.time, started=started, begin=transactions.begin)
+
+    async def state(self) -> tuple[State, Any, list[int]]:
+        """The task's state, its ledger result, and the handler's own rows, as others see them."""
+        story = await self.store.get(self.grant.task_id)
+        assert story is not None
+        orders = [row[0] for row in self.sql("SELECT id FROM orders ORDER BY id")]
+        return story.task.state, story.effect.result if story.effect else None, orders
+
+    def sql(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    async def release(self) -> bool:
+        """What the worker does with an attempt whose COMMIT is unknown; whether it stands."""
+        failure = Failure(self.grant.task_id, self.grant.epoch, Reason.FAILED)
+        return (await self.store.release([failure], self.worker_id))[0].done
+
+
+@asynccontextmanager
+async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterator[Bench]:
+    store = Store(settings, connections=2, application_name="test")
+    engine = create_engine(
+        engine_settings, connections=1, application_name="test-handlers", autocommit=False
+    )
+    try:
+        worker_id = uuid4()
+        await store.register(worker_id, "worker-1", ["default"], [])
+        await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
+        hints = await store.dispatch(1, "scheduler:test")
+        (grant,) = await store.claim(hints, worker_id, uuid4())
+        bench = Bench(store, engine, worker_id, grant, settings.database_url)
+        bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")
+        yield bench
+    finally:
+        await engine.dispose()
+        await store.close()
+
+
+@pytest.fixture
+async def bench(settings: Settings) -> AsyncIterator[Bench]:
+    quick = settings.model_copy(update={"connect_timeout_seconds": 0.5})
+    async with claimed(settings, quick) as made:
+        yield made
+
+
+async def test_the_handlers_sql_and_the_success_commit_together(bench: Bench) -> None:
+    context = bench.context()
+    async with context.transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+        await tx.execute(INSERT, [{"id": 2}, {"id": 3}])
+        count = (await tx.execute(text("SELECT count(*) FROM orders"))).scalar_one()
+        tx.result = {"orders": count}
+        assert await bench.state() == (State.RUNNING, None, [])
+    assert await bench.state() == (State.SUCCEEDED, {"orders": 3}, [1, 2, 3])
+    assert context.finished
+    with pytest.raises(RuntimeError, match="has committed and the task is SUCCEEDED"):
+        async with context.transaction():
+            pytest.fail("a second transaction began")
+
+
+async def test_an_exception_rolls_back_and_the_handler_may_begin_anew(bench: Bench) -> None:
+    context = bench.context()
+    with pytest.raises(LookupError, match="mine"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            raise LookupError("mine")
+    assert await bench.state() == (State.RUNNING, None, [])
+    assert not context.finished
+    async with context.transaction() as tx:
+        await tx.execute(INSERT, {"id": 2})
+    assert await bench.state() == (State.SUCCEEDED, None, [2])
+
+
+async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
+    context = bench.context()
+    with pytest.raises(TaskLost, match=r"no longer belongs to this attempt \(epoch 1\).*SCHEDULED"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            assert await bench.release()
+    assert await bench.state() == (State.SCHEDULED, None, [])
+    assert not context.finished
+
+
+async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench) -> None:
+    context = bench.context()
+    assert await bench.release()
+    hints = await bench.store.dispatch(1, "scheduler:test")
+    (again,) = await bench.store.claim(hints, bench.worker_id, uuid4())
+    assert again.epoch == 3
+    with pytest.raises(TaskLost, match="RUNNING at epoch 3"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.RUNNING, None, [])
+
+
+async def test_only_one_transaction_at_a_time(bench: Bench) -> None:
+    context = bench.context()
+    async with context.transaction() as tx:
+        with pytest.raises(RuntimeError, match=r"already has a ctx\.transaction\(\) open"):
+            async with context.transaction():
+                pytest.fail("a second transaction began")
+        await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_sql_errors_are_the_handlers_and_a_swallowed_one_commits_nothing(
+    bench: Bench,
+) -> None:
+    context = bench.context()
+    with pytest.raises(DBAPIError, match="division by zero"):
+        async with context.transaction() as tx:
+            await tx.execute(text("SELECT 1/0"))
+    with pytest.raises(DBAPIError, match="current transaction is aborted"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            with pytest.raises(DBAPIError):
+                await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.RUNNING, None, [])
+    assert not context.unsettled
+    assert bench.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_result_that_cannot_be_stored_rolls_back(bench: Bench) -> None:
+    for result, message in ((float("nan"), "nan"), ("x" * 2000, "more than 1000 bytes")):
+        with pytest.raises(Unstorable, match=message):
+            async with bench.context().transaction() as tx:
+                await tx.execute(INSERT, {"id": 1})
+                tx.result = result
+    assert await bench.state() == (State.RUNNING, None, [])
+
+
+async def backend(tx: Transaction) -> int:
+    pid: int = (await tx.execute(PID)).scalar_one()
+    return pid
+
+
+async def gone(bench: Bench, pid: int) -> None:
+    async with asyncio.timeout(10):
+        while bench.sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_transaction_ends_with_its_attempt_and_its_connection_is_not_pooled(
+    bench: Bench,
+) -> None:
+    pid = 0
+    with pytest.raises(TimeoutError, match="still open when the attempt's time ended"):
+        async with bench.context(timeout_seconds=0.5).transaction() as tx:
+            pid = await backend(tx)
+            await tx.execute(INSERT, {"id": 1})
+            await tx.execute(text("SELECT pg_sleep(60)"))
+    await gone(bench, pid)
+    assert await bench.state() == (State.RUNNING, None, [])
+    async with bench.context().transaction() as tx:
+        assert await backend(tx) != pid
+    assert (await bench.state())[0] is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("statement", ["SELECT pg_sleep(60)", None])
+async def test_a_cancelled_transaction_does_not_return_its_connection(
+    bench: Bench, statement: str | None
+) -> None:
+    inside: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    context = bench.context()
+
+    async def handler() -> None:
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            inside.set_result(await backend(tx))
+            if statement:
+                await tx.execute(text(statement))
+            await asyncio.sleep(60)
+
+    running = asyncio.create_task(handler())
+    pid = await inside
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await gone(bench, pid)
+    assert await bench.state() == (State.RUNNING, None, [])
+    async with context.transaction() as tx:
+        assert await backend(tx) != pid
+
+
+async def test_a_statement_limited_by_the_handler_itself_leaves_no_odd_connection(
+    bench: Bench,
+) -> None:
+    with pytest.raises(TimeoutError):
+        async with bench.context().transaction() as tx:
+            async with asyncio.timeout(0.1):
+                await tx.execute(text("SELECT pg_sleep(60)"))
+    async with bench.context().transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_a_full_pool_and_a_closed_connection(bench: Bench) -> None:
+    async with bench.context().transaction() as tx:
+        pid = await backend(tx)
+        with pytest.raises(Unavailable, match="HOLDFAST_TRANSACTION_CONNECTIONS"):
+            async with bench.context().transaction():
+                pytest.fail("there is only one connection")
+        raise_later = bench.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+        assert raise_later == [(True,)]
+        with pytest.raises(DBAPIError):
+            await tx.execute(PID)
+        pytest.raises(DBAPIError)
+
+
+async def test_a_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None:
+    with pytest.raises(LookupError):
+        async with bench.context().transaction() as tx:
+            pid = await backend(tx)
+            raise LookupError
+    bench.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    await asyncio.sleep(0)
+    async with bench.context().transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+def defer(bench: Bench, body: str) -> None:
+    """Runs ``body`` (plpgsql) inside COMMIT of a transaction that inserted an order."""
+    bench.sql(
+        f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} "
+        "RETURN NULL; END$$"
+    )
+    bench.sql(
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION at_commit()"
+    )
+
+
+async def test_a_commit_refused_by_a_deferred_constraint_is_known_not_to_stand(
+    bench: Bench,
+) -> None:
+    defer(bench, "RAISE EXCEPTION 'not today' USING ERRCODE = 'check_violation';")
+    context = bench.context()
+    with pytest.raises(Unstorable, match="not today"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+    assert not context.unsettled
+    assert await bench.state() == (State.RUNNING, None, [])
+
+
+async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Bench) -> None:
+    defer(bench, "PERFORM pg_terminate_backend(pg_backend_pid());")
+    context = bench.context()
+    with pytest.raises(OutcomeUnknown):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+    assert context.unsettled
+    assert not context.finished
+    with pytest.raises(RuntimeError, match="unknown outcome"):
+        async with context.transaction():
+            pytest.fail("nothing may be sent again")
+    assert await bench.release()
+    assert await bench.state() == (State.SCHEDULED, None, [])
+
+
+class Wire:
+    """A TCP relay to Postgres. What the server says after COMMIT arrived goes to ``on_reply``."""
+
+    def __init__(self, database_url: str) -> None:
+        self._target = urlsplit(database_url)
+        self._commit_sent = False
+        self.replied = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.cut = False
+        self.on_commit: Callable[[], None] = lambda: None
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._target.hostname, self._target.port
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        try:
+            await asyncio.gather(
+                self._upstream(reader, up_writer), self._downstream(up_reader, writer)
+            )
+        except ConnectionError:
+            pass
+        finally:
+            up_writer.close()
+            writer.close()
+
+    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if b"COMMIT" in data:
+                self._commit_sent = True
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionError
+
+    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self._commit_sent:
+                self.replied.set()
+                if self.cut:
+                    raise ConnectionError
+                await self.let_go.wait()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionError
+
+
+@pytest.fixture
+async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, Wire]]:
+    """A bench whose handlers reach Postgres through a Wire."""
+    wire = Wire(settings.database_url)
+    async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = urlsplit(settings.database_url)
+        netloc = url.netloc.rpartition(":")[0] + f":{port}"
+        relayed = settings.model_copy(update={"database_url": url._replace(netloc=netloc).geturl()})
+        async with claimed(settings, relayed) as bench:
+            yield bench, wire
+            wire.let_go.set()
+
+
+async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
+    wire: tuple[Bench, Wire],
+) -> None:
+    bench, relay = wire
+    relay.cut = True
+    context = bench.context()
+    with pytest.raises(OutcomeUnknown):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            tx.result = "mine"
+    assert context.unsettled
+    assert not await bench.release()
+    assert await bench.state() == (State.SUCCEEDED, "mine", [1])
+
+
+async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
+    wire: tuple[Bench, Wire],
+) -> None:
+    bench, _ = wire
+    bench.commit_timeout_seconds = 0.3
+    context = bench.context()
+    with pytest.raises(OutcomeUnknown, match=r"no reply within 0\.3 s"):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+    assert context.unsettled
+
+
+async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
+    wire: tuple[Bench, Wire],
+) -> None:
+    bench, relay = wire
+    context = bench.context()
+
+    async def handler() -> None:
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+
+    running = asyncio.create_task(handler())
+    await relay.replied.wait()
+    running.cancel()
+    await asyncio.sleep(0.05)
+    running.cancel()
+    assert not running.done()
+    relay.let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert context.finished
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_a_commit_answered_after_the_attempts_time_is_a_success(
+    wire: tuple[Bench, Wire],
+) -> None:
+    bench, relay = wire
+    loop = asyncio.get_running_loop()
+    context = bench.context(timeout_seconds=0.6)
+    loop.call_later(1.0, relay.let_go.set)
+    async with context.transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+    assert loop.time() > context._ends
+    assert context.finished
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_postgres_out_of_reach_means_nothing_was_done(settings: Settings) -> None:
+    async with claimed(settings, settings) as bench:
+        nowhere = settings.model_copy(update={"database_url": "postgresql://x@127.0.0.1:1/x"})
+        bench.engine = create_engine(
+            nowhere, connections=1, application_name="test", autocommit=False
+        )
+        with pytest.raises(Unavailable, match="cannot reach Postgres"):
+            async with bench.context().transaction():
+                pytest.fail("there is no server")
+        await bench.engine.dispose()

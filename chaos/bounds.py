@@ -132,7 +132,7 @@ def fault_seconds(scenario: Scenario) -> float:
     """
     load = scenario.workload.seconds
     ends = [
-        (load if plan.at is None else plan.at)
+        (load + plan.after.plus if plan.after else plan.at or 0.0)
         + (plan.every or 0.0) * (plan.times - 1)
         + (plan.for_seconds or 0.0)
         for plan in scenario.faults

@@ -224,6 +224,12 @@ class History:
                 found[task.task_id].append(submit)
         return {task_id: tuple(submits) for task_id, submits in found.items()}
 
+    def actor(self, actor: str) -> str:
+        """An actor of the log as people know it: a worker by its label and its incarnation."""
+        role, _, who = actor.partition(":")
+        worker = self.workers.get(who) if role == "worker" else None
+        return f"{worker.label} ({who[-8:]})" if worker else who or actor
+
     @cached_property
     def _epoch(self) -> datetime:
         return parse_instant(self.run.database_epoch)

@@ -77,18 +77,20 @@ class After(Part):
     """The ``count``-th ``event`` of ``actor`` (a pattern; None: of anybody) in ``task_events``.
 
     ``event`` is a name of ``system.lifecycle.Reason`` in lower case. With ``every`` and ``times``
-    the first strike comes after the event, the others ``every`` seconds later.
+    the first strike comes after the event, the others ``every`` seconds later. ``plus``: wait so
+    many seconds more.
     """
 
     event: str
     actor: str | None = None
     count: int = Field(1, ge=1)
+    plus: float = Field(0.0, ge=0)
 
     @field_validator("event")
     @classmethod
     def _known(cls, event: str) -> str:
         if event not in EVENTS:
-            raise ValueError(f"no such event{did_you_mean(event, EVENTS)}")
+            raise ValueError(f"{event}: no such event{did_you_mean(event, EVENTS)}")
         return event
 
 
@@ -99,7 +101,8 @@ class FaultPlan(Part):
     (``worker-*``), or a server (``postgres``, ``redis``). ``pick``: that many of the matching
     targets, drawn by seed for each strike; None: all of them.
     ``for`` (seconds): an edge fault is removed, a paused process resumed, a killed or terminated
-    one started again after so long; None: at the heal. Edge faults hit ``stream`` up (client to
+    one started again after so long; None: at the heal. ``until`` an event, counted from the strike
+    on, ends it earlier; then ``for`` is the limit. Edge faults hit ``stream`` up (client to
     server), down, or both.
     """
 
@@ -111,6 +114,7 @@ class FaultPlan(Part):
     at: float | None = Field(None, ge=0)
     after: After | None = None
     for_seconds: float | None = Field(None, gt=0, alias="for")
+    until: After | None = None
     every: float | None = Field(None, gt=0)
     times: int = Field(1, ge=1)
     pick: int | None = Field(None, ge=1)
@@ -124,7 +128,7 @@ class FaultPlan(Part):
     @classmethod
     def _known(cls, fault: str) -> str:
         if fault not in FAULTS:
-            raise ValueError(f"no such fault{did_you_mean(fault, FAULTS)}")
+            raise ValueError(f"{fault}: no such fault{did_you_mean(fault, FAULTS)}")
         return fault
 
     @model_validator(mode="after")
@@ -134,6 +138,8 @@ class FaultPlan(Part):
         if (self.every is None) != (self.times == 1):
             raise ValueError("every and times (> 1) go together")
         self._check_attributes()
+        if self.until is not None and self.for_seconds is None:
+            raise ValueError("a fault with until needs for: it must end if the event never comes")
         if self.every is not None and self.for_seconds is None:
             raise ValueError("a fault with every needs for: it must end before it strikes again")
         if self.every is not None and self.for_seconds is not None:

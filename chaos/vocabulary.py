@@ -94,6 +94,7 @@ SOMETIMES: dict[str, str] = {
     "submit_repeated": "a submit under a used key was answered with the task already there",
     "submit_mismatched": "another payload under a used key was refused",
     "outcome_unknown": "a client operation ended unknown",
+    "statement_outcome_unknown": "a role got no answer to a statement (seen by the arena)",
     "lease_lost": "an attempt was taken back from a worker",
     "attempt_failed": "an attempt failed and the task was tried again",
     "hint_republished": "a hint was published again",

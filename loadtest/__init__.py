@@ -1,1 +1,1 @@
-"""Load and throughput, by HTTP only."""
+"""How fast is it? Throughput runs, Locust users, and peers measured side by side. HTTP only."""

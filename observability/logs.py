@@ -1,4 +1,4 @@
-"""Structured logs: one line per event, JSON or (on a terminal) readable. No payloads, no secrets."""
+"""Structured logs: one line per event, JSON or readable. No payloads, no secrets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import sys
 from typing import TextIO
 
 import structlog
+
+# Without locals: they hold payloads.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def create_logger(
@@ -19,7 +24,9 @@ def create_logger(
     target = stream or sys.stderr
     text = style == "text" or (style == "auto" and target.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=target.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if text
         else structlog.processors.JSONRenderer()
     )
@@ -28,7 +35,7 @@ def create_logger(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if text else [structlog.processors.dict_tracebacks]),
+            *([] if text else [_TRACEBACKS]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),

@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import sys
+import traceback
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from system.errors import HoldfastError, Misconfigured
 from system.settings import Settings
@@ -52,7 +55,12 @@ def worker(
     from system.roles import run_worker
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
-    _run(run_worker(_settings(), modules or []))
+
+    async def work(settings: Settings) -> int:
+        # Leaves from in here: asyncio.run would wait for a handler that refuses to be cancelled.
+        _leave(await run_worker(settings, modules or []))
+
+    _run(work(_settings()))
 
 
 @app.command()
@@ -62,6 +70,41 @@ def migrate() -> None:
 
     _run(_zero(upgrade_in_loop(_settings())))
     typer.echo(f"the database is at migration {newest()}")
+
+
+@app.command()
+def up(
+    data_dir: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(
+        ".holdfast"
+    ),
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--app", help="A module with your @task functions; may be repeated."),
+    ] = None,
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Wipe the data first.")] = False,
+    schedulers: Annotated[int, typer.Option(min=0, help="Scheduler processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+) -> None:
+    """Run the whole system on this machine: servers, API, schedulers, workers, mail catcher."""
+    from system.supervisor import UpOptions, run_up
+
+    options = UpOptions(
+        data_dir=data_dir,
+        fresh=fresh,
+        modules=tuple(modules or ()),
+        schedulers=schedulers,
+        workers=workers,
+    )
+    _run(run_up(options, _settings()))
+
+
+@app.command()
+def mailcatcher() -> None:
+    """Catch mail instead of sending it, and show it on a page."""
+    from system.mailcatcher import catch_mail
+
+    _run(_zero(catch_mail(_settings())))
 
 
 @app.command()
@@ -98,6 +141,10 @@ def _settings() -> Settings:
             variable = f"HOLDFAST_{field.upper()}: " if field else ""
             typer.echo(f"holdfast: {variable}{problem['msg']}", err=True)
         raise typer.Exit(2) from error
+    except SettingsError as error:  # names only the field, between the first quotes
+        field = str(error).split('"')[1]
+        typer.echo(f"holdfast: HOLDFAST_{field.upper()}: a JSON list is needed", err=True)
+        raise typer.Exit(2) from error
 
 
 async def _zero(work: Coroutine[Any, Any, None]) -> int:
@@ -125,6 +172,13 @@ def main() -> None:
         app()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except Exception:  # noqa: BLE001  a bug: tell it, and wait for no thread
+        traceback.print_exc()
+        code = 1
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

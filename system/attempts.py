@@ -19,6 +19,7 @@ from system.handlers.result import encode_result
 from system.lifecycle import Reason
 from system.records import Failure, Grant, Success
 
+_DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store
 _TRACEBACK_CHARACTERS_MAX = 16_000
 _MESSAGE_CHARACTERS_MAX = 2_000
 
@@ -83,7 +84,7 @@ class Attempt:
         if self.handler.is_async:
             return loop.create_task(_contained(function(self.context, payload)))
         run = contextvars.copy_context().run
-        self._thread = executor.submit(run, function, self.context, payload)
+        self._thread = executor.submit(run, _contained_call, function, self.context, payload)
         return asyncio.wrap_future(self._thread, loop=loop)
 
     def _end(
@@ -93,6 +94,15 @@ class Attempt:
             return None
         if isinstance(value, TaskLost):
             return None
+        if isinstance(value, BaseException) or self.context.unsettled:
+            return self._unsuccessful(value, uniform)
+        try:
+            result = encode_result(value, result_bytes_max)
+        except Unstorable as error:
+            return self._failed(error, uniform)
+        return Success(self.grant.task_id, self.grant.epoch, result)
+
+    def _unsuccessful(self, value: Any, uniform: float) -> Failure:
         if self.context.unsettled:
             # The COMMIT may stand: only the fence can tell. Under this epoch one of both wins.
             return self._failed(value, uniform)
@@ -100,13 +110,9 @@ class Attempt:
             return self._stopped(value, uniform)
         if isinstance(value, Discard):
             return self._failure(Reason.DISCARDED, 0.0, value)
-        if isinstance(value, BaseException):
-            return self._failed(value, uniform)
-        try:
-            result = encode_result(value, result_bytes_max)
-        except Unstorable as error:
-            return self._failed(error, uniform)
-        return Success(self.grant.task_id, self.grant.epoch, result)
+        if self._cancellation.reason is StopReason.SHUTTING_DOWN:  # it failed while cleaning up
+            return self._failure(Reason.HANDED_BACK, 0.0, value)
+        return self._failed(value, uniform)
 
     def _stopped(self, error: asyncio.CancelledError, uniform: float) -> Failure:
         reason = self._cancellation.reason
@@ -125,11 +131,12 @@ class Attempt:
     def _failed(self, error: Any, uniform: float) -> Failure:
         delay = self._delay(uniform)
         if isinstance(error, Retry) and error.after_seconds is not None:
-            delay = error.after_seconds
+            delay = min(error.after_seconds, _DELAY_SECONDS_MAX)
         return self._failure(Reason.FAILED, delay, error)
 
     def _delay(self, uniform: float) -> float:
-        return self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
+        delay = self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
+        return min(delay, _DELAY_SECONDS_MAX)
 
     def _failure(self, reason: Reason, delay: float, error: Any) -> Failure:
         return Failure(self.grant.task_id, self.grant.epoch, reason, delay, _detail(error))
@@ -139,8 +146,22 @@ async def _contained(call: Any) -> Any:
     """A handler that calls ``sys.exit`` fails its attempt, not the worker."""
     try:
         return await call
-    except SystemExit as error:
-        raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _explained(error) from error
+
+
+def _contained_call(function: Any, context: Context, payload: Any) -> Any:
+    """The same in a thread, where StopIteration could not even be handed over to the loop."""
+    try:
+        return function(context, payload)
+    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
+        raise _explained(error) from error
+
+
+def _explained(error: BaseException) -> RuntimeError:
+    if isinstance(error, SystemExit):
+        return RuntimeError(f"the handler called sys.exit({error.code!r})")
+    return RuntimeError(f"the handler raised {type(error).__name__}")
 
 
 def _detail(error: Any) -> str:

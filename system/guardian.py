@@ -1,8 +1,8 @@
 """Nothing outlives its creator: a tiny helper process that ends what a dead creator left behind.
 
-The helper holds the read end of a pipe whose write end only its creator (and, for a moment, a
-child that is just starting) has open. When the creator ends, however it ends, the pipe reads EOF;
-then the helper ends the registered process groups and removes the registered directories.
+The helper holds the read end of a pipe whose write end only its creator has open. When the
+creator ends, however it ends, the pipe reads EOF; then the helper ends the registered processes
+with all they started, and removes the registered directories.
 It is this very file, run as a script, so it must import nothing but the standard library.
 
 Lines on the pipe: ``pid N SIGNAL``, ``gone N``, ``dir PATH``, ``undir PATH``, ``shm PIDFILE``.
@@ -24,9 +24,10 @@ from typing import IO, NamedTuple, Self
 
 TERMINATE_SECONDS = 3.0
 KILL_SECONDS = 5.0
-# The child registers itself before it becomes the program: there is no moment in which it runs
-# and is unknown. Its stdin is the pipe to the helper until then.
-REGISTER_THEN_EXEC = """printf 'pid %d %d\\n' "$$" "$0" >&0 && exec "$@" </dev/null"""
+# A child becomes its program only when a line comes through its stdin, which is sent once it is
+# registered: there is no moment in which the program runs and is unknown. If its creator dies
+# before that, the line never comes and the child ends by itself.
+WAIT_THEN_EXEC = 'read -r go && exec "$0" "$@" </dev/null'
 
 
 class Process(NamedTuple):
@@ -154,7 +155,7 @@ class Guardian:
         user: int | None = None,
         group: int | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start ``argv`` in a session of its own, registered before its first instruction.
+        """Start ``argv`` in a session of its own; it is registered before it runs.
 
         Its stdin is empty. Call `forget` once it was waited for: its pid may then be reused.
 
@@ -165,10 +166,9 @@ class Guardian:
         if program is None:
             raise FileNotFoundError(f"cannot start {argv[0]}: no such program, or not executable")
         self.ensure_alive()
-        register = ["/bin/sh", "-c", REGISTER_THEN_EXEC, str(int(end_with)), program]
         process = subprocess.Popen(
-            [*register, *(str(word) for word in argv[1:])],
-            stdin=self._helper.stdin,
+            ["/bin/sh", "-c", WAIT_THEN_EXEC, program, *(str(word) for word in argv[1:])],
+            stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
             env=env,
@@ -179,6 +179,11 @@ class Guardian:
             extra_groups=None if user is None else [],
         )
         self._pids[process.pid] = int(end_with)
+        self._tell(f"pid {process.pid} {int(end_with)}")
+        gate, process.stdin = process.stdin, None
+        if gate is not None:
+            with contextlib.suppress(BrokenPipeError), gate:
+                gate.write(b"go\n")
         return process
 
     def forget(self, process: subprocess.Popen[bytes]) -> None:

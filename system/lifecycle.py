@@ -155,3 +155,14 @@ class Backoff:
         exponent = min(failures - 1, 64)
         full = min(self.max_seconds, self.base_seconds * self.factor**exponent)
         return full * (1 - self.jitter * uniform)
+
+
+def diagram() -> str:
+    """The table above as a Mermaid state diagram; the README shows exactly this."""
+    lines = ["stateDiagram-v2"]
+    for source, targets in TRANSITIONS.items():
+        for target, reasons in targets.items():
+            label = " / ".join(sorted(reasons))
+            lines.append(f"    {source or '[*]'} --> {target}: {label}")
+    lines += [f"    {state} --> [*]" for state in (State.SUCCEEDED, State.CANCELLED)]
+    return "\n".join(lines)

@@ -22,7 +22,7 @@ class _Loop:
     name: str
     turn: Turn
     stalled_seconds: float
-    progressed_at: float = 0.0
+    progressed_at: float | None = None  # None: not started
     failures: int = 0
     last_error: str = ""
 
@@ -68,16 +68,17 @@ class Loops:
     def stalled(self) -> dict[str, str]:
         """The loops without recent progress, each with what it says; empty means ready."""
         now = asyncio.get_running_loop().time()
-        return {
-            loop.name: f"no progress for {now - loop.progressed_at:.1f} s: {loop.last_error}"
-            for loop in self._loops
-            if now - loop.progressed_at > loop.stalled_seconds or not loop.progressed_at
-        }
+        return {loop.name: why for loop in self._loops if (why := _why_stalled(loop, now))}
 
     async def _supervise(self, loop: _Loop) -> None:
         while not self._stopping.is_set():
             try:
                 await loop.turn()
+            except asyncio.CancelledError as error:
+                if cancelled_from_outside():
+                    raise
+                self._failed(loop, error)  # something inside was cancelled: an error like others
+                self.log.exception("turn failed", loop=loop.name)
             except HoldfastError as error:
                 self._failed(loop, error)
                 self.log.warning("turn failed", loop=loop.name, error=str(error))
@@ -92,7 +93,7 @@ class Loops:
                 continue
             await self.sleep(_backoff_seconds(loop.failures))
 
-    def _failed(self, loop: _Loop, error: Exception) -> None:
+    def _failed(self, loop: _Loop, error: BaseException) -> None:
         loop.failures += 1
         loop.last_error = str(error) or type(error).__name__
         self.metrics.loop_turns.labels(loop.name, "failed").inc()
@@ -106,6 +107,21 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return event.is_set()
     return True
+
+
+def cancelled_from_outside() -> bool:
+    """Whether this very task is to end; else a CancelledError is an error from within."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _why_stalled(loop: _Loop, now: float) -> str:
+    if loop.progressed_at is None:
+        return "not started"
+    seconds = now - loop.progressed_at
+    if seconds <= loop.stalled_seconds:
+        return ""
+    return f"no progress for {seconds:.1f} s: {loop.last_error or 'still in its turn'}"
 
 
 def _backoff_seconds(failures: int) -> float:

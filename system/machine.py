@@ -14,10 +14,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from system.errors import HoldfastError
+
 HOST = "127.0.0.1"
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(HoldfastError):
     """An embedded server could not be started or used; the message says why and what to do."""
 
 
@@ -32,6 +34,17 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
+
+
+def port_from(preferred: int) -> int:
+    """``preferred``, or the next port of loopback above it that nobody listens on."""
+    for port in range(preferred, min(preferred + 100, 65_536)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            # As servers do: connections that linger from the last run are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return port
+    raise EmbeddedError(f"no free port from {preferred} on: name another one to begin with")
 
 
 def server_user() -> tuple[int, int] | None:

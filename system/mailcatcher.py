@@ -157,8 +157,3 @@ async def catch_mail(settings: Settings) -> None:
     )
     async with smtp:
         await web.serve()
-
-
-def run_mailcatcher(settings: Settings) -> None:
-    """``holdfast mailcatcher``: `catch_mail` as a process of its own."""
-    asyncio.run(catch_mail(settings))

@@ -9,10 +9,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from system.database import Database, create_engine
-from system.errors import Misconfigured
+from system.errors import Misconfigured, Unavailable
 from system.settings import Settings
 
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -32,13 +32,20 @@ def upgrade(database_url: str) -> None:
 
 
 async def upgrade_in_loop(settings: Settings) -> None:
-    """``upgrade`` for callers that are inside an event loop."""
+    """``upgrade`` for callers that are inside an event loop.
+
+    Raises:
+        Unavailable: Postgres cannot be reached, or refused; nothing was changed.
+    """
     engine = create_engine(
         settings, connections=1, application_name="holdfast-migrate", autocommit=False
     )
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade)
+    except (OSError, DBAPIError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise Unavailable(f"cannot migrate the database: {reason}") from error
     finally:
         await engine.dispose()
 

@@ -33,8 +33,10 @@ class PayloadTooLarge(PayloadError):
     """The payload as compact JSON has more bytes than allowed."""
 
 
-def encode(payload: dict[str, Any], bytes_max: int = BYTES_MAX) -> str:
+def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
     """``payload`` as canonical JSON text: keys sorted, no spaces, UTF-8 not escaped.
+
+    Any JSON value will do: results of handlers follow the same law.
 
     Raises:
         PayloadError: some value cannot be stored; the message and ``pointer`` say which.

@@ -19,12 +19,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from system.errors import Unavailable
+from system.errors import Misconfigured, Unavailable
 from system.records import Hint
 from system.settings import Settings
 
 GROUP = "workers"
 _PENDING_BATCH = 200
+_EPOCH_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,16 @@ class HintQueue:
     """All commands over one small pool. Every method raises Unavailable when Redis does not answer.
 
     A command that is cancelled or times out breaks its connection (redis-py does): its late reply
-    can never be read by the next caller.
+    can never be read by the next caller. Raises Misconfigured where the URL makes no sense.
     """
 
     def __init__(self, settings: Settings, *, connections: int) -> None:
         self._prefix = settings.redis_prefix
         # Hints published again and again to a queue that nobody reads stay bounded.
         self._stream_entries_max = settings.queue_depth_max * 4
-        # Any: redis-py types every shape of reply at once; protocol=2 fixes which one comes.
-        self._redis: Any = Redis.from_url(
-            settings.redis_url,
-            socket_timeout=settings.connect_timeout_seconds,
-            socket_connect_timeout=settings.connect_timeout_seconds,
-            max_connections=connections,
-            retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
-            protocol=2,
-        )
+        # A command that waits in Redis is answered before its connection counts as broken.
+        self._block_seconds_max = settings.connect_timeout_seconds / 2
+        self._redis = _connect(settings, connections)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -86,7 +81,7 @@ class HintQueue:
         """Waits for a poke newer than ``after`` ("$" at first); returns what to pass next."""
         async with _translated():
             found = await self._redis.xread(
-                {f"{self._prefix}:poke": after}, block=max(1, int(seconds * 1000))
+                {f"{self._prefix}:poke": after}, block=self._block_milliseconds(seconds)
             )
         return found[0][1][-1][0].decode() if found else after
 
@@ -99,14 +94,16 @@ class HintQueue:
                 if _no_group(error):
                     return []
                 raise
-        return [UUID(consumer["name"].decode()) for consumer in found]
+        ids = (_uuid(consumer["name"]) for consumer in found)
+        return [consumer for consumer in ids if consumer]
 
     async def queues(self) -> list[str]:
         """The queues that have a stream."""
         pattern = self._stream("")
         async with _translated():
-            keys = [key async for key in self._redis.scan_iter(match=f"{pattern}*")]
-        return sorted(key.decode().removeprefix(pattern) for key in keys)
+            scan = self._redis.scan_iter(match=f"{pattern}*", _type="stream")
+            keys = [key.decode(errors="replace") async for key in scan]
+        return sorted(key.removeprefix(pattern) for key in keys)
 
     async def bury(self, queue: str, consumer: UUID) -> int:
         """Gives the pending entries of a dead incarnation to all, then removes it.
@@ -129,7 +126,7 @@ class HintQueue:
                 found = [entries[0] for entries in await reads.execute() if entries]
             lost = [_delivery(queue, entry_id, fields) for entry_id, fields in found]
             await self._replace(queue, ids, [d.hint for d in lost if d.hint])
-            moved += len(lost)
+            moved += sum(d.hint is not None for d in lost)
 
     # Workers
 
@@ -154,7 +151,7 @@ class HintQueue:
                     str(consumer),
                     streams,
                     count=count // len(queues),  # Redis counts per stream
-                    block=max(1, int(block_seconds * 1000)),
+                    block=self._block_milliseconds(block_seconds),
                 )
             except ResponseError as error:
                 if not _no_group(error):
@@ -184,10 +181,16 @@ class HintQueue:
             await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
 
     async def memory_policy(self) -> str:
-        """The server's ``maxmemory-policy``; "noeviction" is the one that evicts no hints."""
+        """The server's ``maxmemory-policy``, or "unknown"; "noeviction" evicts no hints."""
         async with _translated():
-            found = await self._redis.config_get("maxmemory-policy")
+            try:
+                found = await self._redis.config_get("maxmemory-policy")
+            except ResponseError:  # managed servers hide their configuration
+                return "unknown"
         return str(next(iter(found.values()), "unknown"))
+
+    def _block_milliseconds(self, seconds: float) -> int:
+        return max(1, int(min(seconds, self._block_seconds_max) * 1000))
 
     def _stream(self, queue: str) -> str:
         return f"{self._prefix}:hints:{queue}"
@@ -229,17 +232,39 @@ def _no_group(error: ResponseError) -> bool:
 def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
     """Anybody can write to Redis: what is no hint is dropped, not believed."""
     try:
-        assert fields is not None
-        traceparent = fields.get(b"traceparent")
+        values = fields or {}  # None: trimmed away before it was read
+        traceparent = values.get(b"traceparent")
         hint = Hint(
-            task_id=UUID(fields[b"id"].decode()),
-            epoch=int(fields[b"epoch"]),
+            task_id=UUID(values[b"id"].decode()),
+            epoch=int(values[b"epoch"]),
             queue=queue,
             traceparent=traceparent.decode() if traceparent else None,
         )
-    except (AssertionError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return Delivery(queue, entry_id, None)
-    return Delivery(queue, entry_id, hint)
+    return Delivery(queue, entry_id, hint if 0 <= hint.epoch <= _EPOCH_MAX else None)
+
+
+def _uuid(name: bytes) -> UUID | None:
+    try:
+        return UUID(name.decode())
+    except ValueError:
+        return None
+
+
+# Any: redis-py types every shape of reply at once; protocol=2 fixes which one comes.
+def _connect(settings: Settings, connections: int) -> Any:
+    try:
+        return Redis.from_url(
+            settings.redis_url,
+            socket_timeout=settings.connect_timeout_seconds,
+            socket_connect_timeout=settings.connect_timeout_seconds,
+            max_connections=connections,
+            retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
+            protocol=2,
+        )
+    except ValueError as error:
+        raise Misconfigured(f"HOLDFAST_REDIS_URL is no address of a Redis: {error}") from error
 
 
 @asynccontextmanager

@@ -157,7 +157,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """ "Task ``task_id`` may be claimed while its epoch is ``epoch``." Never truth."""
+    """Says that ``task_id`` may be claimed while its epoch is ``epoch``. Never truth."""
 
     task_id: UUID
     epoch: int

@@ -20,8 +20,8 @@ from system.settings import Settings
 from system.store import Store
 
 _DISPATCH_CONNECTIONS = 1
-_SWEEP_CONNECTIONS = 1
-_REDIS_CONNECTIONS = 4  # dispatch, sweep, janitor, poke
+_SWEEP_CONNECTIONS = 4  # sweep, hints, janitor, prune: none waits for another
+_REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
 _RETRY_SECONDS = 0.05  # due tasks that found no room, or that another scheduler holds
 _POKE_WAIT_SECONDS = 1.0
 _PRUNE_EVERY_SECONDS = 60.0
@@ -76,12 +76,15 @@ class Scheduler:
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
         self._steadiness = Steadiness(
-            needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=max(2.0, 3 * poll)
+            needed_seconds=3 * settings.heartbeat_seconds,
+            # A shorter gap leaves every living worker's lease at least another third.
+            gap_seconds=max(2 * poll, settings.lease_seconds / 3),
         )
         self.loops = Loops(log, metrics)
         stalled = _STALLED_POLLS * poll + statement
         self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
         self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
+        self.loops.add("hints", self._publish_late, stalled_seconds=stalled)
         self.loops.add("poke", self._listen, stalled_seconds=stalled)
         self.loops.add("janitor", self._bury_dead, stalled_seconds=stalled + settings.lease_seconds)
         self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
@@ -131,7 +134,7 @@ class Scheduler:
         self._metrics.amnesia.inc()
 
     async def _sweep(self) -> None:
-        """Dead workers, their attempts, and hints that nobody claimed."""
+        """Dead workers and their attempts. Needs no Redis: its outage must not hide the dead."""
         batch = self._settings.sweep_batch
         now = await self._sweeping.clock()
         if self._steadiness.tick(asyncio.get_running_loop().time(), now):
@@ -149,6 +152,10 @@ class Scheduler:
                 worker=str(end.owner),
             )
             self._poked.set()
+        await self.loops.sleep(self._settings.poll_seconds)
+
+    async def _publish_late(self) -> None:
+        """Hints that nobody claimed by their deadline; an empty Redis is for ``_dispatch``."""
         if await self._queue.generation() is not None:
             await self._republish(self._sweeping)
         await self.loops.sleep(self._settings.poll_seconds)
@@ -181,4 +188,5 @@ class Scheduler:
         pruned = await self._sweeping.prune(self._settings.sweep_batch)
         self._metrics.pruned.inc(pruned)
         if pruned < self._settings.sweep_batch:
+            await self._sweeping.prune_workers()
             await self.loops.sleep(_PRUNE_EVERY_SECONDS)

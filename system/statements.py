@@ -7,6 +7,9 @@ How each is built (design section 4, learned by model checking and on real Postg
   holds the row as it is under the lock. Only scans filter by state, and skip what is locked.
 - ``clock_timestamp()`` everywhere. ``(SELECT clock_timestamp())`` is evaluated once, before any
   lock wait, and stands only where a scan needs an index condition.
+- An UPDATE sets every column that a CHECK reads, from ``h``: Postgres first checks the new row as
+  made of the snapshot's version, and only then notices that there is a newer one (a cancel that
+  had waited for a claim was refused by a CHECK that its real row would have passed).
 - The event is inserted from the UPDATE's RETURNING, so there is no transition without its event.
 - Parameters are arrays (``unnest``): the same text serves one task and a thousand.
 """
@@ -26,7 +29,7 @@ _EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor,
 # What the guards of an attempt's end need to know of the locked row; the payload stays behind.
 _LOCK = """h AS MATERIALIZED (
   SELECT t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
-         t.max_losses, t.cancel_requested, t.worker_id, t.released_by, t.due_at
+         t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at
   FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"""
 
 # Leaving RUNNING; every statement that ends an attempt sets at least this.
@@ -147,7 +150,7 @@ h AS MATERIALIZED (
 u AS (
   UPDATE tasks t SET state = '{State.RUNNING}', epoch = h.epoch + 1, attempt = h.attempt + 1,
     seq = h.seq + 1, worker_id = CAST(:worker AS uuid), claim_token = CAST(:token AS uuid),
-    claimed_at = clock_timestamp(), hint_deadline = NULL
+    claimed_at = clock_timestamp(), hint_deadline = NULL, finished_at = NULL
   FROM h JOIN i ON i.id = h.id
   WHERE t.id = h.id AND h.state = 'QUEUED' AND h.epoch = i.epoch
   RETURNING t.*),
@@ -293,13 +296,13 @@ CANCEL = text(f"""
 WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
 {_LOCK},
 n AS (
-  SELECT h.id, h.seq, h.state,
+  SELECT h.id, h.seq, h.state, h.epoch, h.worker_id, h.claim_token,
     CASE h.state WHEN 'RUNNING' THEN '{State.RUNNING}' ELSE '{State.CANCELLED}' END AS next
   FROM h WHERE h.state IN ('SCHEDULED', 'QUEUED')
     OR (h.state = 'RUNNING' AND NOT h.cancel_requested)),
 u AS (
-  UPDATE tasks t SET state = n.next, seq = n.seq + 1, cancel_requested = true,
-    hint_deadline = NULL,
+  UPDATE tasks t SET state = n.next, epoch = n.epoch, worker_id = n.worker_id,
+    claim_token = n.claim_token, seq = n.seq + 1, cancel_requested = true, hint_deadline = NULL,
     finished_at = CASE WHEN n.next = '{State.CANCELLED}' THEN clock_timestamp() END
   FROM n WHERE t.id = n.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.state AS found),
@@ -317,7 +320,8 @@ RETRY = text(f"""
 WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
 {_LOCK},
 u AS (
-  UPDATE tasks t SET state = '{State.SCHEDULED}', seq = h.seq + 1, finished_at = NULL,
+  UPDATE tasks t SET state = '{State.SCHEDULED}', epoch = h.epoch, worker_id = NULL,
+    claim_token = NULL, seq = h.seq + 1, finished_at = NULL,
     due_at = clock_timestamp(), cancel_requested = false,
     max_attempts = GREATEST(h.max_attempts, h.attempt - h.losses - h.handed_back + 1),
     max_losses = GREATEST(h.max_losses, h.losses + 1)

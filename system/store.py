@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system import statements
 from system.database import Database
-from system.errors import Unstorable
+from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.ids import id_bound
 from system.lifecycle import Reason, State
 from system.records import (
@@ -39,7 +39,7 @@ from system.records import (
     row_to_task,
 )
 from system.settings import Settings
-from system.submission import submit_rows
+from system.submission import submission
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -66,7 +66,21 @@ class Store:
 
     async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
         """Stores new tasks; answers in the order given."""
-        return await self._database.call(lambda connection: submit_rows(connection, tasks, actor))
+        steps = submission(tasks, actor)
+        sent = 0
+        try:
+            statement, parameters = next(steps)
+            while True:
+                rows = await self._database.rows(statement, parameters)
+                sent += 1
+                statement, parameters = steps.send(rows)
+        except StopIteration as done:
+            answers: list[Submitted] = done.value
+            return answers
+        except Unavailable as error:
+            if not sent:
+                raise
+            raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
 
     async def get(self, task_id: UUID) -> TaskStory | None:
         """A task, its events and its effect as of one instant; None if there is no such task."""
@@ -177,11 +191,13 @@ class Store:
             "dead_letter": dead_letter.total_seconds(),
         }
         rows = await self._database.rows(statements.PRUNE, parameters)
-        await self._database.rows(
-            statements.PRUNE_WORKERS, {"retention": retention.total_seconds()}
-        )
         count: int = rows[0]["count"]
         return count
+
+    async def prune_workers(self) -> int:
+        """Deletes workers that died before the retention and own nothing; returns how many."""
+        parameters = {"retention": self._settings.retention_days * 86400}
+        return len(await self._database.rows(statements.PRUNE_WORKERS, parameters))
 
     # For workers
 

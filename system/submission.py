@@ -1,26 +1,31 @@
-"""Storing new tasks. Plain functions on a SQLAlchemy connection: the API runs them on its own,
-Python callers inside their own transaction (``client.enqueue``).
+"""Storing new tasks: which statements, in which order, whoever sends them.
+
+``submission`` says what to send and is told the rows; it does no I/O (sans-IO). The API sends over
+its own autocommit connections, Python callers inside their own transaction (``client.enqueue``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, RowMapping, TextClause
 
 from system import statements
 from system.records import NewTask, Submitted, TaskRow, row_to_task
 
 _ROUNDS_MAX = 3
 
+Rows = Sequence[RowMapping]
+Submission = Generator[tuple[TextClause, dict[str, Any]], Rows, list[Submitted]]
 
-def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+
+def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
     """Stores the tasks, each at most once per id and per (tenant, idempotency key).
 
-    Answers in the order given. Of two with one key in the same call the first one wins, as if
-    they had come one after the other.
+    Yields a statement with its parameters, is sent its rows, returns the answers in the order
+    given. Of two with one key the first one wins, as if they had come one after the other.
     """
     answers: dict[UUID, Submitted] = {}
     leaders, followers = _one_per_key(tasks)
@@ -28,12 +33,12 @@ def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) ->
     for _ in range(_ROUNDS_MAX):
         if not pending:
             break
-        inserted = connection.execute(statements.SUBMIT, _parameters(pending, actor)).mappings()
-        for row in inserted:
+        for row in (yield statements.SUBMIT, _parameters(pending, actor)):
             answers[row["id"]] = Submitted("created", row_to_task(row))
         pending = [task for task in pending if task.id not in answers]
         if pending:
-            answers |= _stored_before(connection, pending)
+            rows = yield statements.SUBMITTED_BEFORE, _keys(pending)
+            answers |= _stored_before(pending, rows)
             # What neither went in nor is there was deleted in between: it may go in now.
             pending = [task for task in pending if task.id not in answers]
     if pending:
@@ -43,6 +48,19 @@ def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) ->
         same = task.fingerprint == leader.fingerprint and found.outcome != "mismatch"
         answers[task.id] = Submitted("existing" if same else "mismatch", found.task)
     return [answers[task.id] for task in tasks]
+
+
+def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+    """``submission`` inside the caller's transaction; raises what SQLAlchemy raises."""
+    steps = submission(tasks, actor)
+    try:
+        statement, parameters = next(steps)
+        while True:
+            rows = connection.execute(statement, parameters).mappings().all()
+            statement, parameters = steps.send(rows)
+    except StopIteration as done:
+        answers: list[Submitted] = done.value
+        return answers
 
 
 def _one_per_key(
@@ -64,16 +82,7 @@ def _one_per_key(
     return list(leaders.values()), followers
 
 
-def _stored_before(connection: Connection, tasks: Sequence[NewTask]) -> dict[UUID, Submitted]:
-    keyed = [task for task in tasks if task.idempotency_key is not None]
-    rows = connection.execute(
-        statements.SUBMITTED_BEFORE,
-        {
-            "ids": [task.id for task in tasks],
-            "tenants": [task.tenant for task in keyed],
-            "keys": [task.idempotency_key for task in keyed],
-        },
-    ).mappings()
+def _stored_before(tasks: Sequence[NewTask], rows: Rows) -> dict[UUID, Submitted]:
     by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
     by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
     for row in rows:
@@ -95,6 +104,15 @@ def _split_fingerprint(row: RowMapping) -> tuple[TaskRow, bytes]:
     values = dict(row)
     fingerprint = bytes(values.pop("fingerprint"))
     return row_to_task(values), fingerprint
+
+
+def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
+    keyed = [task for task in tasks if task.idempotency_key is not None]
+    return {
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in keyed],
+        "keys": [task.idempotency_key for task in keyed],
+    }
 
 
 def _parameters(tasks: Sequence[NewTask], actor: str) -> dict[str, Any]:

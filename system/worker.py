@@ -6,6 +6,7 @@ The lease is about liveness only. What a worker may write is decided by the epoc
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
 _READ_BLOCK_SECONDS = 1.0
 _RESEND_SECONDS = 0.2
 _UNKNOWN_NAME_SECONDS = 5.0
+_LEFTOVERS_SECONDS = 1.0  # for handlers that were cancelled at the very end
 _CLAIM_MAX = 500
 _REDIS_CONNECTIONS = 2
 
@@ -81,6 +83,7 @@ class Worker:
         self._running: set[asyncio.Task[object]] = set()
         self._slot_freed = asyncio.Event()
         self._dead = asyncio.Event()
+        self._grace_ends = math.inf
         self._claims_sent = 0
         self._claims_in_flight = 0
         self._reread = False
@@ -118,6 +121,9 @@ class Worker:
 
     def stop(self) -> None:
         """Stops taking hints; running handlers get the grace, then are handed back."""
+        if not self.claims.stopping:
+            now = asyncio.get_running_loop().time()
+            self._grace_ends = now + self._settings.shutdown_grace_seconds
         self.claims.stop()
         self._slot_freed.set()
 
@@ -150,26 +156,32 @@ class Worker:
         hints = [delivery.hint for delivery in deliveries if delivery.hint]
         sent = asyncio.get_running_loop().time()
         grants = await self._claim(hints) if hints else []
-        if self._dead.is_set():
+        if grants is None:
             return  # never acked: a scheduler gives these hints to the living
         self._metrics.claims_refused.inc(len(deliveries) - len(grants))
         for grant in grants:
             self._begin(grant, sent)
         await self._queue.ack(deliveries)
 
-    async def _claim(self, hints: Sequence[Hint]) -> list[Grant]:
-        """Sends the claim until it is answered, always under the same token."""
+    async def _claim(self, hints: Sequence[Hint]) -> list[Grant] | None:
+        """Sends the claim until it is answered, always under the same token.
+
+        None: dead, or stopped without Postgres for so long that the grace is over.
+        """
         token = uuid4()
         self._claims_sent += 1
         self._claims_in_flight += 1
         try:
-            while not self._dead.is_set():
+            while True:
                 try:
-                    return await self._claiming.claim(hints, self.id, token)
+                    grants = await self._claiming.claim(hints, self.id, token)
                 except (OutcomeUnknown, Unavailable) as error:
+                    if self._dead.is_set() or self._grace_left() <= 0:
+                        return None
                     self._log.warning("claim sent again", hints=len(hints), error=str(error))
                     await wait_for_event(self._dead, _RESEND_SECONDS)
-            return []
+                else:
+                    return None if self._dead.is_set() else grants
         finally:
             self._claims_in_flight -= 1
 
@@ -324,9 +336,12 @@ class Worker:
                 return True
         return False
 
+    def _grace_left(self) -> float:
+        return self._grace_ends - asyncio.get_running_loop().time()
+
     async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
         """Grace for handlers, then hand the rest back, then let every end be answered."""
-        if await self._idle_within(self._settings.shutdown_grace_seconds):
+        if await self._idle_within(self._grace_left()):
             self._log.info("all handlers ended")
         elif not self._dead.is_set():
             self._log.info("handing back", attempts=len(self._attempts))
@@ -353,7 +368,11 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for task in list(self._running):
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        # Not gather: a handler that refuses to be cancelled must not keep the process.
+        ends = asyncio.get_running_loop().time() + _LEFTOVERS_SECONDS
+        while self._running and (left := ends - asyncio.get_running_loop().time()) > 0:
+            self._slot_freed.clear()
+            await wait_for_event(self._slot_freed, left)
         for store in (self._claiming, self._finishing, self._beating):
             await store.close()
         await self._engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -145,42 +146,39 @@ def test_many_keep_their_order_and_share_keys(engine: Engine) -> None:
         assert enqueue_many(connection, []) == []
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        {"a": "\0"},
-        {"a": "\ud800"},
-        {"a": float("nan")},
-        {"a": (1, 2)},
-        {1: "a"},
-        {"a": 1 << 64},
-        {"a": b"bytes"},
-        {"a": {1, 2}},
-        {"a": "x" * (1 << 20)},
-    ],
-    ids=str,
-)
-def test_what_would_not_come_back_equal_never_reaches_the_database(
-    engine: Engine, payload: dict[str, object]
-) -> None:
+UNFAITHFUL: list[Any] = [
+    {"a": "\0"},
+    {"a": "\ud800"},
+    {"a": float("nan")},
+    {"a": (1, 2)},
+    {1: "a"},
+    {"a": 1 << 64},
+    {"a": b"bytes"},
+    {"a": {1, 2}},
+    {"a": "x" * (1 << 20)},
+]
+
+
+def test_what_would_not_come_back_equal_never_reaches_the_database(engine: Engine) -> None:
     with engine.begin() as connection:
-        with pytest.raises((PayloadError, ValidationError)):
-            enqueue(connection, "echo", payload)
+        for payload in UNFAITHFUL:
+            with pytest.raises((PayloadError, ValidationError)):
+                enqueue(connection, "echo", payload)
         assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0, "usable afterwards"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"priority": 10},
-        {"max_attempts": 0},
-        {"timeout_seconds": 0.0},
-        {"timeout_seconds": float("inf")},
-        {"queue": "a b"},
-        {"idempotency_key": "k\0"},
-    ],
-    ids=str,
-)
-def test_arguments_out_of_bounds_are_refused(engine: Engine, arguments: dict[str, object]) -> None:
-    with engine.connect() as connection, pytest.raises(ValidationError):
-        enqueue(connection, "echo", **arguments)  # type: ignore[arg-type]
+OUT_OF_BOUNDS: list[dict[str, Any]] = [
+    {"priority": 10},
+    {"max_attempts": 0},
+    {"timeout_seconds": 0.0},
+    {"timeout_seconds": float("inf")},
+    {"queue": "a b"},
+    {"idempotency_key": "k\0"},
+]
+
+
+def test_arguments_out_of_bounds_are_refused(engine: Engine) -> None:
+    with engine.connect() as connection:
+        for arguments in OUT_OF_BOUNDS:
+            with pytest.raises(ValidationError):
+                enqueue(connection, "echo", **arguments)

@@ -13,12 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from system import server_process
 from system.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian, process_tree, still_running
 from system.machine import free_port, temporary_directory
-
 
 LINUX = sys.platform == "linux"
 
@@ -32,13 +33,16 @@ def directory(guardian: Guardian) -> Path:
 
 @pytest.fixture
 def own_postgres(directory: Path, guardian: Guardian) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(directory / "postgres", guardian=guardian) as postgres:
+    with EmbeddedPostgres(directory / "own", durable=False, guardian=guardian) as postgres:
         yield postgres
 
 
 def query(postgres: EmbeddedPostgres, statement: str, database: str = "postgres") -> str:
     with psycopg.connect(postgres.url(database), autocommit=True) as connection:
-        row = connection.execute(statement.encode()).fetchone()
+        cursor = connection.execute(statement.encode())
+        while cursor.nextset():
+            pass
+        row = cursor.fetchone()
     assert row is not None
     return str(row[0])
 
@@ -59,7 +63,12 @@ def segments_of(data_dir: Path) -> list[str]:
     return [row[1] for row in rows if int(row[0]) % 2**32 == int(key)]
 
 
-def test_postgres_keeps_a_commit_through_stop_and_kill(own_postgres: EmbeddedPostgres) -> None:
+@pytest.mark.parametrize("durable", [True, False])
+def test_postgres_keeps_a_commit_through_stop_and_kill(
+    directory: Path, guardian: Guardian, *, durable: bool
+) -> None:
+    own_postgres = EmbeddedPostgres(directory / "own", durable=durable, guardian=guardian)
+    own_postgres.start()
     query(own_postgres, "CREATE TABLE kept AS SELECT 1 AS n; SELECT 1")
     port = own_postgres.port
     own_postgres.stop()
@@ -70,7 +79,9 @@ def test_postgres_keeps_a_commit_through_stop_and_kill(own_postgres: EmbeddedPos
     assert not own_postgres.is_running
     own_postgres.start()
     assert query(own_postgres, "SELECT sum(n) FROM kept") == "3"
+    assert query(own_postgres, "SHOW fsync") == ("on" if durable else "off")
     assert own_postgres.port == port
+    own_postgres.stop()
 
 
 def test_kill_takes_the_whole_tree_and_its_memory(own_postgres: EmbeddedPostgres) -> None:
@@ -142,7 +153,7 @@ def test_a_password_is_needed(postgres: EmbeddedPostgres, valkey: EmbeddedValkey
     with pytest.raises(psycopg.OperationalError, match="no password"):
         psycopg.connect(f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres")
     with (
-        redis.Redis(port=valkey.port) as stranger,
+        redis.Redis(port=valkey.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.AuthenticationError),
     ):
         stranger.ping()
@@ -156,7 +167,7 @@ def test_the_settings_that_cut_off_dead_clients(postgres: EmbeddedPostgres) -> N
 
 @pytest.mark.parametrize(("appendonly", "kept"), [(True, b"1"), (False, None)])
 def test_valkey_keeps_its_data_only_with_appendonly(
-    directory: Path, guardian: Guardian, appendonly: bool, kept: bytes | None
+    directory: Path, guardian: Guardian, *, appendonly: bool, kept: bytes | None
 ) -> None:
     server = EmbeddedValkey(directory / "valkey", appendonly=appendonly, guardian=guardian)
     with server, redis.Redis.from_url(server.url()) as client:

@@ -1,9 +1,10 @@
+# ruff: noqa: PT012 - the block under test is the body of an `async with`
 """ctx.transaction() on a real Postgres, and on a wire that breaks at the worst moment."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +68,10 @@ class Bench:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    async def release(self) -> bool:
-        """What the worker does with an attempt whose COMMIT is unknown; whether it stands."""
+    async def release(self) -> State | None:
+        """What the worker does with an attempt whose COMMIT is unknown; the task's state then."""
         failure = Failure(self.grant.task_id, self.grant.epoch, Reason.FAILED)
-        return (await self.store.release([failure], self.worker_id))[0].done
+        return (await self.store.release([failure], self.worker_id))[0].state
 
 
 @asynccontextmanager
@@ -133,14 +134,14 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
     with pytest.raises(TaskLost, match=r"no longer belongs to this attempt \(epoch 1\).*SCHEDULED"):
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
-            assert await bench.release()
+            assert await bench.release() is State.SCHEDULED
     assert await bench.state() == (State.SCHEDULED, None, [])
     assert not context.finished
 
 
 async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench) -> None:
     context = bench.context()
-    assert await bench.release()
+    assert await bench.release() is State.SCHEDULED
     hints = await bench.store.dispatch(1, "scheduler:test")
     (again,) = await bench.store.claim(hints, bench.worker_id, uuid4())
     assert again.epoch == 3
@@ -251,26 +252,46 @@ async def test_a_statement_limited_by_the_handler_itself_leaves_no_odd_connectio
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_a_full_pool_and_a_closed_connection(bench: Bench) -> None:
+async def test_a_full_pool_means_nothing_was_done(bench: Bench) -> None:
     async with bench.context().transaction() as tx:
-        pid = await backend(tx)
+        await tx.execute(INSERT, {"id": 1})
         with pytest.raises(Unavailable, match="HOLDFAST_TRANSACTION_CONNECTIONS"):
             async with bench.context().transaction():
                 pytest.fail("there is only one connection")
-        raise_later = bench.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
-        assert raise_later == [(True,)]
-        with pytest.raises(DBAPIError):
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_a_connection_lost_in_the_block_commits_nothing(bench: Bench) -> None:
+    context = bench.context()
+    with pytest.raises(DBAPIError):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            bench.sql(f"SELECT pg_terminate_backend({await backend(tx)}, 5000)")
             await tx.execute(PID)
-        pytest.raises(DBAPIError)
+    assert not context.unsettled
+    assert await bench.state() == (State.RUNNING, None, [])
+
+
+async def test_a_connection_lost_before_the_finish_commits_nothing(bench: Bench) -> None:
+    context = bench.context()
+    with pytest.raises(OutcomeUnknown):
+        async with context.transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            bench.sql(f"SELECT pg_terminate_backend({await backend(tx)}, 5000)")
+    assert not context.unsettled
+    assert await bench.state() == (State.RUNNING, None, [])
 
 
 async def test_a_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None:
     with pytest.raises(LookupError):
         async with bench.context().transaction() as tx:
+            driver = (await tx.connection.get_raw_connection()).driver_connection
             pid = await backend(tx)
             raise LookupError
     bench.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
-    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while driver is None or not driver.is_closed():
+            await asyncio.sleep(0.01)
     async with bench.context().transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
     assert await bench.state() == (State.SUCCEEDED, None, [1])
@@ -311,7 +332,7 @@ async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Be
     with pytest.raises(RuntimeError, match="unknown outcome"):
         async with context.transaction():
             pytest.fail("nothing may be sent again")
-    assert await bench.release()
+    assert await bench.release() is State.SCHEDULED
     assert await bench.state() == (State.SCHEDULED, None, [])
 
 
@@ -324,7 +345,6 @@ class Wire:
         self.replied = asyncio.Event()
         self.let_go = asyncio.Event()
         self.cut = False
-        self.on_commit: Callable[[], None] = lambda: None
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._target.hostname, self._target.port
@@ -341,7 +361,7 @@ class Wire:
 
     async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            if b"COMMIT" in data:
+            if b"COMMIT;" in data:
                 self._commit_sent = True
             writer.write(data)
             await writer.drain()
@@ -384,7 +404,7 @@ async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
             await tx.execute(INSERT, {"id": 1})
             tx.result = "mine"
     assert context.unsettled
-    assert not await bench.release()
+    assert await bench.release() is State.SUCCEEDED
     assert await bench.state() == (State.SUCCEEDED, "mine", [1])
 
 

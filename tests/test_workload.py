@@ -63,7 +63,7 @@ def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> Non
 
 def test_shares_are_kept_roughly() -> None:
     operations = plan(BUSY, 3)
-    count = Counter(operation.kind for operation in operations)
+    count: Counter[str] = Counter(operation.kind for operation in operations)
     wanted = {"repeat": BUSY.repeats, "cancel": BUSY.cancels, "get": BUSY.reads}
     for kind, part in (wanted | {"mismatch": BUSY.mismatches}).items():
         assert count[kind] == pytest.approx(BUSY.tasks * part, rel=0.35), kind

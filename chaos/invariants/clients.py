@@ -83,8 +83,8 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
         return []
     found: list[Violation] = []
     first = accepted[0]
-    task_id = first.value.get("task_id")
-    task = history.tasks.get(str(task_id))
+    task = history.task_by_key.get(key)
+    task_id = task.task_id if task else first.value.get("task_id")
     if task is not None and not _stored_as_asked(task, first):
         message = f"the task under key {key} is not the request that was accepted"
         found.append(Violation("S10", task_id, message, (*_halves(first), task)))
@@ -92,7 +92,7 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
         same = _request(submit) == _request(first)
         wrong = None
         if submit.type == "ok" and submit.value.get("task_id") != task_id:
-            wrong = f"key {key} was answered with two ids"
+            wrong = f"key {key} was answered with the id {submit.value.get('task_id')} too"
         elif submit.type == "ok" and not same:
             wrong = f"another request under key {key} was accepted"
         elif submit.type == "fail" and same and submit.value.get("status") == 422:
@@ -114,11 +114,10 @@ def _stored_as_asked(task: Task, submit: Operation) -> bool:
 
 
 def read_your_ack(history: History) -> list[Violation]:
-    """S12: a GET that begins after the ok of its submit finds the task, and one that begins after
-    another GET found it finds it too.
-    """
+    """S12: a GET that begins after the ok of its submit finds the task, and so does one that begins
+    after another GET or a cancel found it."""
     known: dict[str, tuple[float, Operation]] = {}
-    for op in (*history.of("submit"), *history.of("get")):
+    for op in (*history.of("submit"), *history.of("get"), *history.of("cancel")):
         seen = op.type == "ok" and op.completion and not _absent(op)
         task_id = op.value.get("task_id")
         if seen and op.completion and task_id is not None:
@@ -129,7 +128,7 @@ def read_your_ack(history: History) -> list[Violation]:
     for read in history.of("get"):
         task_id = str(read.value["task_id"])
         since = known.get(task_id)
-        if read.type == "ok" and _absent(read) and since and read.invoke.at >= since[0]:
+        if read.type == "ok" and _absent(read) and since and read.invoke.at > since[0]:
             message = "a GET after it was accepted did not find it"
             found.append(Violation("S12", task_id, message, _halves(since[1], read)))
     return found

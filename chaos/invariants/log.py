@@ -237,17 +237,18 @@ def single_owner(history: History) -> list[Violation]:
 
 def _ownership(history: History, claim: Event | None, event: Event) -> str | None:
     """What is wrong with ``event`` while ``claim`` is open; None: nothing."""
-    role, _, who = event.actor.partition(":")
+    role, _, worker_id = event.actor.partition(":")
+    actor, owner = history.actor(event.actor), history.actor(claim.actor) if claim else ""
     if event.reason == Reason.CLAIMED:
         if claim is not None:
-            return f"claimed by {event.actor} while {claim.actor} owns it"
-        if role != "worker" or who not in history.workers:
-            return f"claimed by {event.actor}, which is no known incarnation of a worker"
+            return f"claimed by {actor} while {owner} owns it"
+        if role != "worker" or worker_id not in history.workers:
+            return f"claimed by {actor}, which is no known incarnation of a worker"
     if event.reason in _ENDS:
         if claim is None:
-            return f"{event.actor} ended an attempt ({event.reason}) that nobody owned"
+            return f"{actor} ended an attempt ({event.reason}) that nobody owned"
         taken_back = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
         own = event.actor == claim.actor and event.reason != Reason.LOST
         if not (taken_back or own):
-            return f"{event.actor} ended ({event.reason}) an attempt of {claim.actor}"
+            return f"{actor} ended ({event.reason}) an attempt of {owner}"
     return None

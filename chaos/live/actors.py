@@ -127,7 +127,7 @@ class Actor:
         """Wait until the current process is reaped; returns its exit code."""
         if self._process is None:
             raise ActorFailed(f"{self.name} was never started")
-        return await _ended(self._process)
+        return await ended(self._process)
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """End the process for good: SIGCONT and SIGTERM, SIGKILL after the grace."""
@@ -171,7 +171,7 @@ class Actor:
             process = self._process
             if process is None:
                 return
-            code = await _ended(process)
+            code = await ended(process)
             self._guardian.forget(process)
             planned, self._planned = self._planned, False
             self._on_exit(Exit(self.name, process.pid, code, time.time(), planned))
@@ -184,7 +184,7 @@ class Actor:
             self._spawn()
 
 
-async def _ended(process: subprocess.Popen[bytes]) -> int:
+async def ended(process: subprocess.Popen[bytes]) -> int:
     """Wait until the process is reaped; its exit code."""
     while (code := process.poll()) is None:
         await asyncio.sleep(REAP_SECONDS)

@@ -33,6 +33,7 @@ Hold = Callable[[], Awaitable[None]]
 class Measured:
     """What was seen of one edge. ``probe_seconds``: how long the harness's own request through
     the same proxy took, or had waited in vain when the fault was lifted (``answered`` False).
+    ``closed``: how many of the connections that were open before were gone by then.
     """
 
     baseline_seconds: float | None
@@ -40,7 +41,7 @@ class Measured:
     answered: bool
     traffic: Traffic
     open_before: int
-    open_after: int
+    closed: int
     released: int
     held_seconds: float
 
@@ -52,7 +53,8 @@ class Measured:
             "bytes_sent": self.traffic.sent,
             "bytes_received": self.traffic.received,
             "bytes_released": self.released,
-            "connections_closed": max(0, self.open_before - self.open_after),
+            "connections": self.open_before,
+            "connections_closed": self.closed,
             "held_seconds": round(self.held_seconds, 3),
         }
 
@@ -64,8 +66,9 @@ async def strike_edges(
 
     Returns whether every one of them was felt, and what was measured on each.
     """
+    own: set[int] = set()  # what the harness itself sends must not count as the actor's
     baselines = {edge: await _baseline(plan, edge, port) for edge, port in targets.items()}
-    before = {edge: len(client_bytes(port)) for edge, port in targets.items()}
+    before = {edge: set(client_bytes(port)) for edge, port in targets.items()}
     async with AsyncExitStack() as probing:
         async with AsyncExitStack() as broken:
             for edge in targets:
@@ -75,24 +78,24 @@ async def strike_edges(
                     toxics = _toxics(plan, fault_id, edge)
                     await broken.enter_async_context(proxies.toxic(*toxics))
             # Counted from here on: what moves now moves in spite of the fault.
-            meters = {edge: Meter(port) for edge, port in targets.items()}
+            meters = {edge: Meter(port, own) for edge, port in targets.items()}
             await probing.enter_async_context(metered(list(meters.values())))
             struck = time.monotonic()
-            probes = {e: asyncio.create_task(_probe(e, port)) for e, port in targets.items()}
+            probes = {e: asyncio.create_task(_probe(e, port, own)) for e, port in targets.items()}
             probing.push_async_callback(_cancel, list(probes.values()))
             await hold()
             held = time.monotonic() - struck
             traffic = {edge: meter.look() for edge, meter in meters.items()}
             answers = {edge: _answer(probe, held) for edge, probe in probes.items()}
-            after = {edge: len(client_bytes(port)) for edge, port in targets.items()}
+            after = {edge: set(client_bytes(port)) for edge, port in targets.items()}
         released = await _released(meters, traffic)
     measured = {
         edge: Measured(
             baselines[edge],
             *answers[edge],
             traffic[edge],
-            before[edge],
-            after[edge],
+            len(before[edge]),
+            len(before[edge] - after[edge]),
             released[edge],
             held,
         )
@@ -105,7 +108,7 @@ async def strike_edges(
 def was_felt(plan: FaultPlan, seen: Measured) -> bool:
     """Whether the measurement shows the fault on this edge, to a client that used it meanwhile."""
     if plan.fault in _CLOSING:
-        return seen.open_before > seen.open_after or not seen.answered
+        return seen.closed > 0 or not seen.answered
     used = seen.traffic.sent > 0 or seen.released > 0
     latency = plan.attributes.get("latency", 0) / 1000 * len(_STREAMS[plan.stream])
     if latency > seen.held_seconds or plan.attributes.get("rate") == 0:
@@ -128,16 +131,20 @@ async def _baseline(plan: FaultPlan, edge: str, port: int) -> float | None:
     """How fast the edge is before the fault, for those faults whose delay has no number."""
     if plan.fault == "latency" or plan.fault in _CLOSING:
         return None
-    return await asyncio.wait_for(_probe(edge, port), _BASELINE_SECONDS)
+    return await asyncio.wait_for(_probe(edge, port, set()), _BASELINE_SECONDS)
 
 
-async def _probe(edge: str, port: int) -> float | None:
-    """Seconds until the edge answers a request of our own; None when it closed instead."""
+async def _probe(edge: str, port: int, own: set[int]) -> float | None:
+    """Seconds until the edge answers a request of our own; None when it closed instead.
+
+    The local port is added to ``own``.
+    """
     started = time.monotonic()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return None
+    own.add(writer.get_extra_info("sockname")[1])
     try:
         writer.write(_REQUESTS.get(edge.partition("->")[2], _HTTP))
         answer = await reader.read(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -13,7 +14,7 @@ from chaos.live.processes import ProcessStrike
 from chaos.live.servers import ServerStrike
 from chaos.live.toxics import Proxies
 from chaos.live.witness import Witness
-from chaos.plan import FaultPlan
+from chaos.plan import After, FaultPlan
 from chaos.records import Fault, InFlight
 from chaos.scenario import Scenario
 from chaos.vocabulary import FaultSort
@@ -29,9 +30,12 @@ class Battlefield(Protocol):
     proxies: Proxies
     ports: dict[str, int]
     actors: dict[str, Actor]
-    postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
     witness: Witness
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        """The server that holds the truth."""
 
 
 class Nemesis:
@@ -52,7 +56,6 @@ class Nemesis:
         self._now = now
         self._record = record
         self._load_over = asyncio.Event()
-        self.struck = 0
 
     async def run(self) -> None:
         """Returns when all strikes are over; raises what a strike raised (others are healed)."""
@@ -79,7 +82,8 @@ class Nemesis:
             await self._sleep_until(plan.at or 0.0)
             return True
         while not self._load_over.is_set():
-            if await self._field.witness.happened(plan.after):
+            if await self._field.witness.count(plan.after) >= plan.after.count:
+                await asyncio.sleep(plan.after.plus)
                 return True
             await asyncio.sleep(_WATCH_SECONDS)
         return False
@@ -92,13 +96,15 @@ class Nemesis:
         for strike in strikes:
             await strike.busy()
         self._tell("start", plan, fault_id, targets, await self._field.witness.in_flight())
-        self.struck += 1
+        before = await self._field.witness.count(plan.until) if plan.until else 0
 
         async def hold() -> None:
             if plan.for_seconds is None:
                 await self._load_over.wait()
-            else:
-                await asyncio.sleep(plan.for_seconds)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(plan.for_seconds):
+                    await self._until(plan.until, before)
 
         felt, evidence = await self._execute(plan, fault_id, targets, strikes, hold)
         if felt:
@@ -160,6 +166,15 @@ class Nemesis:
                 evidence=evidence or {},
             )
         )
+
+    async def _until(self, event: After | None, before: int) -> None:
+        """Until the event has happened so often since; for ever without an event."""
+        if event is None:
+            await asyncio.Event().wait()
+            return
+        while await self._field.witness.count(event) - before < event.count:
+            await asyncio.sleep(_WATCH_SECONDS)
+        await asyncio.sleep(event.plus)
 
     async def _sleep_until(self, second: float) -> None:
         await asyncio.sleep(max(0.0, second - self._now()))

@@ -109,9 +109,7 @@ class Stack:
     async def up(self) -> AsyncIterator[Stack]:
         """All roles ready inside the block; stopped after it."""
         self.directory.mkdir(parents=True)
-        self.valkey = EmbeddedValkey(
-            self.directory / "valkey", guardian=self.foundation.guardian
-        )
+        self.valkey = EmbeddedValkey(self.directory / "valkey", guardian=self.foundation.guardian)
         try:
             template = asyncio.to_thread(self.postgres.create_database, self.database, _TEMPLATE)
             await asyncio.gather(template, asyncio.to_thread(self.valkey.start))
@@ -184,7 +182,7 @@ class Stack:
         argv = [sys.executable, "-m", "system", role]
         if role == "worker":
             argv += ["--app", "chaos.tasks"]
-        environment = self._environment() | self._settings_of(name)
+        environment = self.environment() | self._settings_of(name)
         self.actors[name] = self._process(name, argv, environment, f"{self._home(name)}/readyz")
         return self.actors[name]
 
@@ -207,7 +205,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def _helper(self, name: str, argv: list[str]) -> None:
-        helper = self._process(name, argv, self._environment(), None)
+        helper = self._process(name, argv, self.environment(), None)
         self.helpers.append(helper)
         helper.start()
 
@@ -219,7 +217,7 @@ class Stack:
         command = Command(argv, environment, self.directory, log, ready_url)
         return Actor(name, command, self.foundation.guardian, self._exited)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Nothing of the harness's own but what finding programs and sources needs."""
         path = os.environ.get("PATH", os.defpath)
         return {"PATH": path, "PYTHONPATH": str(self.sources), "PYTHONUNBUFFERED": "1"}

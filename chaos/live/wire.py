@@ -12,6 +12,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 _NETLINK_SOCK_DIAG = 4
@@ -39,25 +40,30 @@ class Traffic:
 
 
 class Meter:
-    """Counts the traffic of clients connected to one local port, from construction on."""
+    """Counts the traffic of clients connected to one local port, from construction on.
 
-    def __init__(self, port: int) -> None:
+    ``ignored``: local ports of clients that do not count, such as the harness's own probes; may
+    grow later.
+    """
+
+    def __init__(self, port: int, ignored: AbstractSet[int] = frozenset()) -> None:
         self._port = port
+        self._ignored = ignored
         self._start = client_bytes(port)
         self._last = dict(self._start)
-        self._open = set(self._start)
 
     def look(self) -> Traffic:
         """Count again. A socket opened and closed between two looks is not seen."""
         now = client_bytes(self._port)
-        self._open = set(now)
         self._last.update(now)
+        counted = self._last.keys() - self._ignored
         sent = received = 0
-        for source, (out, back) in self._last.items():
+        for source in counted:
+            out, back = self._last[source]
             out_before, back_before = self._start.get(source, (0, 0))
             sent += max(0, out - out_before)
             received += max(0, back - back_before)
-        return Traffic(sent, received, len(self._last), len(set(self._last) - self._open))
+        return Traffic(sent, received, len(counted), len(counted - now.keys()))
 
 
 @contextlib.asynccontextmanager

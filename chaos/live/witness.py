@@ -84,17 +84,16 @@ class Witness:
         counts = await self.counts()
         return InFlight(open=counts.open, running=counts.running)
 
-    async def happened(self, after: After) -> bool:
-        """Whether the event that a fault waits for has happened often enough."""
+    async def count(self, event: After) -> int:
+        """How often the event that a fault waits for has happened so far."""
         rows = await self._fetch(
             "SELECT coalesce(w.label, split_part(e.actor, ':', 2)) AS label, count(*) AS n"
             " FROM task_events e LEFT JOIN workers w ON e.actor = 'worker:' || w.id"
             " WHERE e.reason = $1 GROUP BY 1",
-            EVENTS[after.event].value,
+            EVENTS[event.event].value,
         )
-        pattern = after.actor or "*"
-        count: int = sum(row["n"] for row in rows if fnmatchcase(row["label"], pattern))
-        return count >= after.count
+        pattern = event.actor or "*"
+        return sum(int(row["n"]) for row in rows if fnmatchcase(row["label"], pattern))
 
     async def running(self, label: str) -> int:
         """Tasks that run under the incarnations of this actor."""

@@ -48,6 +48,17 @@ def _records(history: History, task_id: str) -> Iterator[tuple[float, str, Recor
             for half in (operation.invoke, operation.completion):
                 if half is not None:
                     yield half.at, _op(half), half
+    yield from _rows(history, task_id)
+    for calls in history.sink_calls.values():
+        for call in calls:
+            if call.task_id == task_id:
+                yield call.at, _call(call), call
+    task = history.tasks.get(task_id)
+    if task is not None and "drained" in history.phases:
+        yield history.phases["drained"], _task(task), task
+
+
+def _rows(history: History, task_id: str) -> Iterator[tuple[float, str, Record]]:
     for event in history.events.get(task_id, ()):
         yield history.seconds(event.at), _event(history, event), event
     rows: tuple[Effect | SqlEffect, ...] = (
@@ -60,13 +71,6 @@ def _records(history: History, task_id: str) -> Iterator[tuple[float, str, Recor
         yield history.seconds(row.at), text, row
     for write in history.stale_writes.get(task_id, ()):
         yield history.seconds(write.at), _stale(history, write), write
-    for calls in history.sink_calls.values():
-        for call in calls:
-            if call.task_id == task_id:
-                yield call.at, _call(call), call
-    task = history.tasks.get(task_id)
-    if task is not None and "drained" in history.phases:
-        yield history.phases["drained"], _task(task), task
 
 
 def _is_about(history: History, value: dict[str, object], task_id: str) -> bool:
@@ -87,19 +91,13 @@ def _op(half: Op) -> str:
 def _event(history: History, event: Event) -> str:
     return (
         f"{event.from_state or '-'} -> {event.to_state} ({event.reason}) by "
-        f"{_actor(history, event.actor)}; seq {event.seq}, epoch {event.epoch}, "
+        f"{history.actor(event.actor)}; seq {event.seq}, epoch {event.epoch}, "
         f"attempt {event.attempt}"
     )
 
 
-def _actor(history: History, actor: str) -> str:
-    role, _, who = actor.partition(":")
-    worker = history.workers.get(who)
-    return f"{worker.label} ({who[-8:]})" if role == "worker" and worker else who or actor
-
-
 def _stale(history: History, write: StaleWrite) -> str:
-    who = _actor(history, f"worker:{write.worker_id}")
+    who = history.actor(f"worker:{write.worker_id}")
     found = f"found {write.state_found} under epoch {write.epoch_found}"
     return f"REFUSED: {write.outcome} under epoch {write.epoch} by {who}; {found}"
 

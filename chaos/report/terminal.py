@@ -13,19 +13,26 @@ _NAME_WIDTH = 18
 
 
 def line(judgement: Judgement) -> str:
-    """The verdict and the meters of a run, aligned under those of other runs."""
+    """The verdict and the meters of a run, aligned under those of other runs.
+
+    accepted: tasks that a client was told are accepted. effects: ledger rows. suppressed: calls
+    that the sink recognised as duplicates. stale refused: writes that the fence refused. felt:
+    strikes felt of those planned. in flight: most tasks open (and running) when a fault struck.
+    recovery: seconds from the heal until all was done that was due, of those allowed.
+    """
     meters = judgement.meters
     recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f}"
+    flight = f"{meters.in_flight} ({meters.running} run)"
     return "  ".join(
         (
-            f"{judgement.scenario:<{_NAME_WIDTH}} {judgement.verdict:<7}",
+            f"{judgement.scenario:<{_NAME_WIDTH}}{judgement.verdict:<7}",
             f"accepted {meters.accepted:>4}",
             f"effects {meters.effects:>4}",
-            f"duplicates suppressed {meters.duplicates_suppressed:>3}",
-            f"stale writes refused {meters.stale_writes_refused:>3}",
-            f"faults felt {meters.faults_felt:>2}/{meters.faults_planned:<2}",
-            f"in flight {meters.in_flight:>3} ({meters.running} running)".ljust(26),
-            f"recovered in {recovery:>4} s of {meters.allowed_seconds:.1f}",
+            f"suppressed {meters.duplicates_suppressed:>3}",
+            f"stale refused {meters.stale_writes_refused:>3}",
+            f"felt {meters.faults_felt:>2}/{meters.faults_planned:<2}",
+            f"in flight {flight:<12}",
+            f"recovery {recovery:>4}/{meters.allowed_seconds:.1f} s",
         )
     )
 

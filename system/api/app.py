@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,7 +14,7 @@ from observability.logs import create_logger
 from observability.metrics import Metrics
 from system.api import actions, openapi, probes, problems, reads, submits
 from system.api.access import Access
-from system.api.auth import BearerAuth
+from system.api.auth import BearerAuth, require_real_keys
 from system.api.body import route_class
 from system.api.coalescer import Coalescer
 from system.api.intake import Intake
@@ -30,8 +32,12 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     """The ASGI application. Its lifespan opens a Store and a HintQueue, and closes them.
 
     A ``store`` that is given is used instead, and left open.
+
+    Raises:
+        Misconfigured: one of the API keys is empty.
     """
-    label = settings.label
+    require_real_keys(settings)
+    label = settings.label or f"{socket.gethostname()}-{os.getpid()}"
     metrics = Metrics("api")
     log = create_logger(
         level=settings.log_level, style=settings.log_format, role="api", label=label
@@ -47,7 +53,6 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         )
         actor = f"api:{label}"
         services = Services(
-            settings=settings,
             store=used,
             actor=actor,
             intake=Intake(settings, used),
@@ -55,7 +60,6 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             poker=Poker(queue.poke),
             readiness=Readiness(settings, used),
             metrics=metrics,
-            log=log,
         )
         app.state.services = services
         try:

@@ -34,6 +34,16 @@ def require_safe_bind(settings: Settings) -> None:
     )
 
 
+def require_real_keys(settings: Settings) -> None:
+    """Refuses keys that anybody would guess.
+
+    Raises:
+        Misconfigured: a key is empty or blank.
+    """
+    if not all(key.get_secret_value().strip() for key in settings.api_keys):
+        raise Misconfigured("HOLDFAST_API_KEYS has an empty key: remove it, or give it a value")
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -48,7 +58,7 @@ class BearerAuth:
 
     def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
         self._app = app
-        self._digests = tuple(_digest(key.get_secret_value()) for key in keys)
+        self._digests = tuple(_digest(key.get_secret_value().encode()) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(scope):
@@ -57,17 +67,17 @@ class BearerAuth:
         problem = Problem(
             problems.UNAUTHORIZED,
             "Send one of the server's HOLDFAST_API_KEYS as Authorization: Bearer <key>.",
-            headers={"WWW-Authenticate": 'Bearer realm="holdfast"', "Connection": "close"},
+            headers={"WWW-Authenticate": 'Bearer realm="holdfast"'},
         )
         await problem.response(scope["path"])(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        digest = _digest(given.strip())
+        digest = _digest(given.strip().encode("latin-1"))  # the bytes as they came
         # All are compared, so that the time says nothing about which one was near.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -75,12 +75,9 @@ class JsonRequest(Request):
             raise self._too_large()
 
     def _too_large(self) -> Problem:
-        # What is not read would be taken for the next request on this connection.
-        return Problem(
-            problems.TOO_LARGE,
-            f"The body has more than {self._bytes_max} bytes.",
-            headers={"Connection": "close"},
-        )
+        # No "Connection: close": with unread data on it the kernel would reset the connection,
+        # and the client never see this answer. The server throws the rest of the body away.
+        return Problem(problems.TOO_LARGE, f"The body has more than {self._bytes_max} bytes.")
 
 
 def route_class(settings: Settings) -> type[APIRoute]:

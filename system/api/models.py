@@ -6,11 +6,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from system.lifecycle import Reason, State
 from system.records import Event, TaskRow, TaskStory
-from system.task_request import TaskRequest
 
 BATCH_TASKS_MAX = 1000
 
@@ -213,10 +212,24 @@ class TaskEvents(BaseModel):
 class BatchRequest(BaseModel):
     """Up to 1,000 tasks. Each is judged by itself; what is valid is stored."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "tasks": [
+                        {"name": "echo", "payload": {"n": 1}},
+                        {"name": "echo", "payload": {"n": 2}, "idempotency_key": "second"},
+                    ]
+                }
+            ]
+        },
+    )
 
-    # Not validated with the whole: one bad task must not spoil the others.
-    tasks: list[SkipValidation[TaskRequest]] = Field(min_length=1, max_length=BATCH_TASKS_MAX)
+    # Each is validated by itself, later: one bad task must not spoil the others.
+    tasks: list[Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/TaskRequest"})]] = (
+        Field(min_length=1, max_length=BATCH_TASKS_MAX)
+    )
 
 
 class BatchResult(BaseModel):

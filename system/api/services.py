@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import structlog
 from fastapi import Depends, Request
 
 from observability.metrics import Metrics
@@ -13,7 +12,6 @@ from system.api.coalescer import Coalescer
 from system.api.intake import Intake
 from system.api.poker import Poker
 from system.api.readiness import Readiness
-from system.settings import Settings
 from system.store import Store
 
 
@@ -21,7 +19,6 @@ from system.store import Store
 class Services:
     """Everything with a connection or a memory."""
 
-    settings: Settings
     store: Store
     actor: str
     intake: Intake
@@ -29,7 +26,6 @@ class Services:
     poker: Poker
     readiness: Readiness
     metrics: Metrics
-    log: structlog.stdlib.BoundLogger
 
 
 async def _services(request: Request) -> Services:

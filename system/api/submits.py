@@ -84,7 +84,7 @@ async def submit_batch(
     """Store up to 1,000 tasks. Each item is answered by itself, in order."""
     accepted: dict[int, NewTask] = {}
     results: dict[int, BatchResult] = {}
-    for index, item in enumerate(cast("list[Any]", request.tasks)):
+    for index, item in enumerate(request.tasks):
         try:
             accepted[index] = await _new_item(services, item, parent, f"/tasks/{index}")
         except Problem as problem:

@@ -36,9 +36,14 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     await store.close()
 
 
+def quiet(settings: Settings) -> Settings:
+    """Without a line per request."""
+    return settings.model_copy(update={"log_level": "ERROR"})
+
+
 @asynccontextmanager
 async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_api(settings)
+    app = create_api(quiet(settings))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -68,7 +73,7 @@ async def api(settings: Settings, store: Store) -> AsyncIterator[httpx.AsyncClie
 @pytest.fixture
 async def served(settings: Settings, store: Store) -> AsyncIterator[str]:
     """Base URL of an API under uvicorn, on a port of its own."""
-    config = uvicorn.Config(create_api(settings), port=0, log_config=None, access_log=False)
+    config = uvicorn.Config(create_api(quiet(settings)), port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     # Signals are pytest's business.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -90,6 +95,7 @@ class TcpHop:
     port: int
     url: str
     swallow_replies: bool = False
+    swallow_after: bytes | None = None  # goes dumb once such a request passes
     refuse: bool = False
     swallowed: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[bytes] = field(default_factory=list)
@@ -115,6 +121,8 @@ class TcpHop:
 
     def _forward(self, data: bytes) -> bytes:
         self.requests.append(data)
+        if self.swallow_after is not None and self.swallow_after in data:
+            self.swallow_replies = True
         return data
 
     def _back(self, data: bytes) -> bytes:

@@ -1,0 +1,144 @@
+"""``python -m chaos``: break Holdfast, and judge what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chaos import scenario as scenarios
+from chaos.history import HistoryError
+from chaos.live.suite import Suite
+from chaos.live.toxiproxy_binary import ToxiproxyBuildError
+from chaos.mutants import MUTANTS, MutantError
+from chaos.report import terminal
+from chaos.scenario import Scenario, ScenarioError
+from chaos.verdict import Judgement, check_file
+from system.machine import EmbeddedError
+
+RUNS = Path(".holdfast/runs")
+
+app = typer.Typer(
+    name="chaos",
+    help="Break every part of Holdfast and check that each accepted task has its effect once. "
+    "Ends with 0 only if every verdict is true.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Arena(StrEnum):
+    """Where the faults happen."""
+
+    LIVE = "live"
+
+
+@app.command("run")
+def run_scenarios(
+    *,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Scenarios, or YAML files; default: all."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the workload and of who is struck; default: drawn.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Each scenario so often, seeds going up.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep logs of runs that are true.")] = False,
+    arena: Annotated[
+        Arena, typer.Option(help="live: real processes on this machine.")
+    ] = Arena.LIVE,
+    mutant: Annotated[
+        str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
+    ] = None,
+    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+) -> None:
+    """Run scenarios against the real stack, one line each with its verdict and meters."""
+    chosen = [_find(name) for name in names or scenarios.names()]
+    first = random.randrange(1, 1_000_000) if seed is None else seed
+    typer.echo(f"arena {arena}, seed {first}, {len(chosen) * runs} runs", err=True)
+    suite = Suite(runs_directory, keep=keep)
+    todo = [(each, first + n) for n in range(runs) for each in chosen]
+    _exit(_finish(suite.run(todo, mutant)))
+
+
+@app.command("check")
+def check_history(
+    history: Annotated[
+        Path, typer.Argument(exists=True, help="A history.jsonl, or its directory.")
+    ],
+) -> None:
+    """Judge a recorded history again."""
+    try:
+        judgement = check_file(history / "history.jsonl" if history.is_dir() else history)
+    except (HistoryError, OSError) as error:
+        typer.echo(f"cannot judge: {error}", err=True)
+        raise typer.Exit(2) from None
+    show(judgement)
+    typer.echo(terminal.bound(judgement.history.run.bound))
+    _exit(judgement.verdict == "true")
+
+
+@app.command("mutants")
+def run_mutants(
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MUTANT]...", help="Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of each run.")] = 7,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all logs.")] = False,
+    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+) -> None:
+    """Switch off one guard of a copy of the system at a time: each must be caught."""
+    suite = Suite(runs_directory, keep=keep)
+    _exit(_finish(suite.run_mutants(names or [], seed)))
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """The scenarios that come along, and the mutants."""
+    for name in scenarios.names():
+        found = _find(name)
+        strikes = ", ".join(f"{plan.fault} x{plan.times}" for plan in found.faults) or "none"
+        typer.echo(f"{name:<18} {found.hypothesis.strip()}\n{'':<18} faults: {strikes}")
+    for mutant in MUTANTS.values():
+        typer.echo(f"mutant {mutant.name}: {mutant.what} (caught by {mutant.scenario})")
+
+
+def show(judgement: Judgement) -> None:
+    """One line, and the details where the verdict is not true."""
+    typer.echo(terminal.line(judgement))
+    if details := terminal.details(judgement):
+        typer.echo(details)
+
+
+def _find(name: str) -> Scenario:
+    try:
+        return scenarios.find(name)
+    except (ScenarioError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _finish(work: Coroutine[None, None, bool]) -> bool:
+    """Run to the end; an error that the user can do something about is told without a traceback."""
+    try:
+        return asyncio.run(work)
+    except (MutantError, EmbeddedError, ToxiproxyBuildError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _exit(good: bool) -> None:  # noqa: FBT001
+    raise typer.Exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,112 @@
+"""The load: Locust as a process of its own, fed with a list, read back as operations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import chaos
+from chaos.history import read
+from chaos.live.actors import ActorFailed, ended, tail
+from chaos.records import Op, Record
+from chaos.workload import CLIENTS, Planned, to_json
+from system.guardian import Guardian
+
+_LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
+_STOP_SECONDS = 5.0
+
+
+class Clients:
+    """One process with all clients. It waits, ready, until ``go`` names arena second 0."""
+
+    def __init__(self, directory: Path, log: Path, guardian: Guardian) -> None:
+        self._directory = directory
+        self._log = log
+        self._guardian = guardian
+        self._process: subprocess.Popen[bytes] | None = None
+        self.operations_file = directory / "operations.jsonl"
+        self._answered = 0
+        self._read_to = 0
+
+    def start(
+        self, operations: list[Planned], api_port: int, environment: Mapping[str, str]
+    ) -> None:
+        """Start the process; nothing is sent before ``go``."""
+        plan = self._directory / "plan.json"
+        plan.write_text(json.dumps(to_json(operations)), encoding="utf-8")
+        argv = [sys.executable, "-m", "locust", "--locustfile", str(_LOCUSTFILE), "--headless"]
+        argv += ["--users", str(CLIENTS), "--spawn-rate", str(CLIENTS), "--only-summary"]
+        argv += ["--host", f"http://127.0.0.1:{api_port}", "--loglevel", "WARNING"]
+        files = {
+            "CHAOS_PLAN": str(plan),
+            "CHAOS_OPS": str(self.operations_file),
+            "CHAOS_GO": str(self._directory / "go"),
+        }
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._process = self._guardian.spawn(
+                argv,
+                env=dict(environment) | files,
+                cwd=self._directory,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> None:
+        """Wait until the clients wait for ``go``; raises ActorFailed."""
+        process = self._started()
+        while not self.operations_file.exists():
+            if process.poll() is not None:
+                raise ActorFailed(f"the clients ended at once:\n{tail(self._log)}")
+            await asyncio.sleep(0.02)
+
+    def go(self, zero: float) -> None:
+        """Arena second 0 is that Unix time."""
+        draft = self._directory / "go.draft"
+        draft.write_text(repr(zero), encoding="ascii")
+        draft.rename(self._directory / "go")
+
+    async def done(self) -> None:
+        """Wait until every client has worked off its share; raises ActorFailed."""
+        process = self._started()
+        code = await ended(process)
+        self._guardian.forget(process)
+        if code != 0:
+            raise ActorFailed(f"the clients ended with {code}:\n{tail(self._log)}")
+
+    async def stop(self) -> None:
+        """End the process if it still runs."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(ended(process), _STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await ended(process)
+        self._guardian.forget(process)
+
+    def answered(self) -> int:
+        """Operations that are over so far, whatever their answer."""
+        if self.operations_file.exists():
+            with self.operations_file.open("rb") as file:
+                file.seek(self._read_to)
+                lines = file.read().split(b"\n")
+            # The last piece is empty, or a line that is still being written.
+            self._read_to += sum(len(line) + 1 for line in lines[:-1])
+            self._answered += sum(b'"type":"invoke"' not in line for line in lines[:-1])
+        return self._answered
+
+    def operations(self) -> list[Record]:
+        """Both halves of every operation, in the order they were recorded."""
+        return [record for record in read(self.operations_file) if isinstance(record, Op)]
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ActorFailed("the clients were not started")
+        return self._process

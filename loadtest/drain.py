@@ -1,0 +1,124 @@
+"""How fast are no-op tasks stored and drained, and how long after its due time does one start?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import httpx
+
+from loadtest.figures import Figures, Round
+from loadtest.peers import procrastinate_peer
+from loadtest.stack import LoadtestError, Stack
+from loadtest.submit import Submitter
+from loadtest.witness import Witness, until
+
+REQUEST_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure."""
+
+    tasks: int = 20_000
+    rounds: int = 3
+    workers: int = 2
+    schedulers: int = 1
+    peer_tasks: int = 3_000
+    """Tasks for Procrastinate in each round; 0 leaves it out."""
+    rate: int = 500
+    latency_seconds: float = 15.0
+    """How long to keep up ``rate``; 0 leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The stack under measurement, and the two who look at it."""
+
+    stack: Stack
+    submitter: Submitter
+    witness: Witness
+
+
+async def run(options: Options, say: Callable[[str], None]) -> Figures:
+    """Start a stack, measure, stop it. ``say`` gets a line of progress now and then.
+
+    Raises:
+        LoadtestError: a figure could not be had.
+    """
+    figures = Figures()
+    say("starting Postgres, Valkey, the API and the workers")
+    async with Stack(workers=options.workers) as stack, _bench(stack) as bench:
+        say(f"up at {stack.api_url}")
+        for number in range(1, options.rounds + 1):
+            ours = await _round(bench, options)
+            figures.holdfast.append(ours)
+            say(f"round {number} of {options.rounds}, Holdfast: {_told(ours)}")
+            if options.peer_tasks:
+                theirs = await procrastinate_peer.measure(
+                    stack.database_url, options.peer_tasks, options.workers
+                )
+                figures.procrastinate.append(theirs)
+                say(f"round {number} of {options.rounds}, Procrastinate: {_told(theirs)}")
+        if options.latency_seconds:
+            await _latency(bench, options, figures, say)
+        say("stopping")
+    return figures
+
+
+@asynccontextmanager
+async def _bench(stack: Stack) -> AsyncIterator[Bench]:
+    try:
+        connection = await asyncpg.connect(stack.database_url)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise LoadtestError(f"cannot reach Postgres at {stack.database_url}: {error}") from error
+    try:
+        async with httpx.AsyncClient(
+            base_url=stack.api_url, timeout=REQUEST_SECONDS, trust_env=False
+        ) as client:
+            yield Bench(stack, Submitter(client), Witness(connection))
+    finally:
+        await connection.close()
+
+
+async def _round(bench: Bench, options: Options) -> Round:
+    """Store everything while no scheduler runs, then start one and watch."""
+    await bench.witness.reset()
+    submitted_seconds = await bench.submitter.flood(options.tasks)
+    await bench.stack.start_schedulers(options.schedulers)
+    await until(options.tasks, bench.witness.finished, bench.stack.check)
+    await bench.stack.stop_schedulers()
+    await bench.witness.check_all_succeeded(options.tasks)
+    drained_seconds = await bench.witness.drain_seconds()
+    return Round(options.tasks, options.tasks / submitted_seconds, options.tasks / drained_seconds)
+
+
+async def _latency(
+    bench: Bench, options: Options, figures: Figures, say: Callable[[str], None]
+) -> None:
+    await bench.witness.reset()
+    await bench.stack.start_schedulers(options.schedulers)
+    # The first tasks wait for the scheduler to start: they are no part of the measurement.
+    warm_up = options.rate
+    await bench.submitter.steady(options.rate, 1.0)
+    await until(warm_up, bench.witness.finished, bench.stack.check)
+    await bench.witness.reset()
+    say(f"{options.rate} tasks/s for {options.latency_seconds:g} s")
+    sent, late = await bench.submitter.steady(options.rate, options.latency_seconds)
+    await until(sent, bench.witness.finished, bench.stack.check)
+    await bench.stack.stop_schedulers()
+    await bench.witness.check_all_succeeded(sent)
+    if late > 1.0:
+        say(f"the load came up to {late:.1f} s late: this machine cannot keep up the rate")
+    title = f"due -> start at {options.rate} tasks/s"
+    figures.latency[f"{title}, due at once"] = await bench.witness.latency(ahead=False)
+    figures.latency[f"{title}, due 3 s ahead"] = await bench.witness.latency(ahead=True)
+
+
+def _told(measured: Round) -> str:
+    return (
+        f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
+        f"{measured.drained_per_second:,.0f} drained/s"
+    )

@@ -1,0 +1,67 @@
+"""The figures of a run, and how they are told."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from loadtest.witness import Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One flood of ``tasks`` no-ops: stored first, then drained. Tasks per second."""
+
+    tasks: int
+    submitted_per_second: float
+    drained_per_second: float
+
+
+@dataclass(slots=True)
+class Figures:
+    """Everything one run measured."""
+
+    holdfast: list[Round] = field(default_factory=list)
+    procrastinate: list[Round] = field(default_factory=list)
+    latency: dict[str, Latency] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine."""
+        return {**asdict(self), "ratio": self.ratios()}
+
+    def ratios(self) -> list[float]:
+        """How many times Procrastinate's drain, round by round: neighbours share their noise."""
+        pairs = zip(self.holdfast, self.procrastinate, strict=False)
+        return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
+
+    def lines(self) -> list[str]:
+        """A table for people: medians, and the range over the rounds in brackets."""
+        told = [
+            f"{'':14}{'submitted/s':>26}{'drained/s':>26}",
+            _row("Holdfast", self.holdfast),
+        ]
+        if self.procrastinate:
+            told.append(_row("Procrastinate", self.procrastinate))
+            told.append(f"{'ratio':14}{'':26}{spread(self.ratios(), 'x', 1):>26}")
+        for name, latency in self.latency.items():
+            told.append(
+                f"{name}: p50 {latency.p50 * 1000:.1f} ms, p99 {latency.p99 * 1000:.1f} ms, "
+                f"max {latency.max * 1000:.1f} ms over {latency.count} tasks"
+            )
+        return told
+
+
+def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
+    """``median (lowest..highest)``; one value stands alone."""
+    middle = f"{statistics.median(values):,.{digits}f}{unit}"
+    if len(values) < 2:
+        return middle
+    return f"{middle} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+
+
+def _row(name: str, rounds: Sequence[Round]) -> str:
+    submitted = spread([r.submitted_per_second for r in rounds])
+    drained = spread([r.drained_per_second for r in rounds])
+    return f"{name:14}{submitted:>26}{drained:>26}"

@@ -1,0 +1,111 @@
+"""Submitting over HTTP: as fast as it goes, or at a steady rate whatever the answers take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import orjson
+
+from loadtest.stack import LoadtestError
+
+BATCH = 500
+IN_FLIGHT = 4
+TICK_SECONDS = 0.02
+AHEAD = timedelta(seconds=3)
+
+
+def noop(number: int, run_at: datetime | None = None) -> dict[str, Any]:
+    """A task that does nothing."""
+    task: dict[str, Any] = {"name": "echo", "payload": {"number": number}}
+    if run_at is not None:
+        task["run_at"] = run_at.isoformat()
+    return task
+
+
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises the first LoadtestError of its tasks as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as several:
+        failures = several.subgroup(LoadtestError)
+        if failures is None:
+            raise
+        raise failures.exceptions[0] from None
+
+
+class Submitter:
+    """A client of one API; an answer other than "stored" ends the measurement."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def flood(self, count: int) -> float:
+        """Submit ``count`` tasks in batches of 500, four requests at a time.
+
+        Returns the seconds from the first request to the last answer.
+        """
+        batches = iter(
+            [noop(number) for number in range(first, min(first + BATCH, count))]
+            for first in range(0, count, BATCH)
+        )
+
+        async def lane() -> None:
+            for batch in batches:
+                await self.send(batch)
+
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with _together() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(lane())
+        return loop.time() - started
+
+    async def steady(self, rate: int, seconds: float) -> tuple[int, float]:
+        """Submit ``rate`` tasks a second; every other request is due three seconds ahead.
+
+        A request is sent when its time has come, whether or not earlier ones were answered.
+        Returns how many tasks were sent, and the largest delay of a request in seconds.
+        """
+        loop = asyncio.get_running_loop()
+        size = max(1, round(rate * TICK_SECONDS))
+        ticks = round(rate * seconds / size)
+        started = loop.time()
+        late = 0.0
+        async with _together() as group:
+            for tick in range(ticks):
+                due = started + tick * size / rate
+                await asyncio.sleep(due - loop.time())
+                late = max(late, loop.time() - due)
+                run_at = datetime.now(UTC) + AHEAD if tick % 2 else None
+                batch = [noop(tick * size + offset, run_at) for offset in range(size)]
+                group.create_task(self.send(batch))
+        return ticks * size, late
+
+    async def send(self, batch: Sequence[dict[str, Any]]) -> None:
+        """POST one batch.
+
+        Raises:
+            LoadtestError: it was not answered, or a task of it was not stored.
+        """
+        body = orjson.dumps({"tasks": batch})
+        headers = {"Content-Type": "application/json"}
+        try:
+            response = await self._client.post("/tasks/batch", content=body, headers=headers)
+        except httpx.HTTPError as error:
+            kind = type(error).__name__
+            raise LoadtestError(f"POST /tasks/batch was not answered: {kind} {error}") from error
+        if response.status_code != 200:
+            raise LoadtestError(
+                f"POST /tasks/batch answered {response.status_code}: {response.text[:500]}"
+            )
+        results = orjson.loads(response.content)["results"]
+        refused = [result for result in results if result["status"] != 201]
+        if refused or len(results) != len(batch):
+            raise LoadtestError(f"{len(refused)} of {len(batch)} tasks not stored: {refused[:1]}")

@@ -1,0 +1,78 @@
+"""POST /tasks/batch: each task is judged by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from system.settings import Settings
+from system.store import Store
+
+
+async def test_the_valid_are_stored_and_the_invalid_named(api: httpx.AsyncClient) -> None:
+    items: list[Any] = [
+        {"name": "echo", "payload": {"n": 0}},
+        {"name": "echo", "priority": 99},
+        {"name": "nobody"},
+        {"name": "echo", "payload": {"list": ["fine", "\0"]}},
+        "not even an object",
+        {"name": "echo", "run_at": "9000-01-01T00:00:00Z"},
+        {"name": "echo", "payload": {"n": 6}, "idempotency_key": "k"},
+        {"name": "echo", "payload": {"n": 6}, "idempotency_key": "k"},
+        {"name": "echo", "payload": {"n": 8}, "idempotency_key": "k"},
+    ]
+    answer = await api.post("/tasks/batch", json={"tasks": items})
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    assert [result["index"] for result in results] == list(range(9))
+    assert [result["status"] for result in results] == [
+        *(201, 422, 422, 422, 422, 422, 201, 200, 422)
+    ]
+    for result in results:
+        assert (result["task"] is None) == (result["status"] >= 400)
+        assert (result["problem"] is None) == (result["status"] < 400)
+    pointers = [r["problem"].get("errors", [{}])[0].get("pointer") for r in results if r["problem"]]
+    assert pointers == [
+        "/tasks/1/priority",
+        "/tasks/2/name",
+        "/tasks/3/payload/list/1",
+        "/tasks/4",
+        "/tasks/5/run_at",
+        None,
+    ]
+    assert results[6]["task"]["id"] == results[7]["task"]["id"]
+    assert results[8]["problem"]["task_id"] == results[6]["task"]["id"]
+    listed = (await api.get("/tasks/")).json()["tasks"]
+    assert sorted(task["payload"]["n"] for task in listed) == [0, 6]
+
+
+async def test_a_thousand_at_once(api: httpx.AsyncClient) -> None:
+    items = [{"name": "echo", "payload": {"n": n}} for n in range(1000)]
+    results = (await api.post("/tasks/batch", json={"tasks": items})).json()["results"]
+    assert [result["task"]["payload"]["n"] for result in results] == list(range(1000))
+    assert {result["status"] for result in results} == {201}
+
+
+async def test_the_shape_of_the_whole_is_judged_first(api: httpx.AsyncClient) -> None:
+    bodies: list[Any] = [{"tasks": []}, {"tasks": [{"name": "echo"}] * 1001}, {"tasks": {}}, {}, []]
+    for body in bodies:
+        answer = await api.post("/tasks/batch", json=body)
+        assert answer.status_code == 422, body
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    extra = await api.post("/tasks/batch", json={"tasks": [{"name": "echo"}], "atomic": True})
+    assert extra.json()["errors"][0]["pointer"] == "/atomic"
+    assert (await api.get("/tasks/")).json()["tasks"] == []
+
+
+async def test_a_batch_may_be_longer_than_a_request_but_not_its_items(
+    settings: Settings, store: Store, open_api: Any
+) -> None:
+    small = settings.model_copy(update={"body_bytes_max": 1000, "batch_bytes_max": 5000})
+    fits = {"name": "echo", "payload": {"a": "x" * 900}}
+    long = {"name": "echo", "payload": {"a": "x" * 1000}}
+    async with open_api(small) as api:
+        answer = await api.post("/tasks/batch", json={"tasks": [fits, long, fits]})
+        assert [result["status"] for result in answer.json()["results"]] == [201, 413, 201]
+        assert (await api.post("/tasks/batch", json={"tasks": [fits] * 6})).status_code == 413
+        assert (await api.post("/tasks/", json=long)).status_code == 413

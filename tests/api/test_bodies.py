@@ -1,0 +1,151 @@
+"""Bodies that are no honest JSON, or too long: refused, never a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import httpx
+
+from system.settings import Settings
+
+JSON = {"Content-Type": "application/json"}
+
+
+REFUSED = [
+    (b'{"name": "echo"', 400, "malformed-json"),
+    (b"name=echo", 400, "malformed-json"),
+    (b'{"name": "echo",}', 400, "malformed-json"),
+    (b'\xef\xbb\xbf{"name": "echo"}', 400, "malformed-json"),
+    (b'{"name": "\xff"}', 400, "malformed-json"),
+    ('{"name": "echo"}'.encode("utf-16"), 400, "malformed-json"),
+    (b"", 422, "invalid-request"),
+    (b"null", 422, "invalid-request"),
+    (b"[]", 422, "invalid-request"),
+    (b'{"name": "echo", "payload": {"a": "\\u0000"}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"\\u0000": 1}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"a": "\\ud800"}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"\\udfff": 1}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "\\udfff": 1}', 422, "invalid-request"),
+    (b'{"name": "\\ud800"}', 422, "invalid-request"),
+    (b'{"name": "echo", "payload": {"a": NaN}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"a": [1, -Infinity]}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"a": 1e999}}', 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"a": 1' + b"0" * 30 + b"}}", 422, "unstorable-payload"),
+    (b'{"name": "echo", "payload": {"a": 1' + b"0" * 9999 + b"}}", 422, "unstorable-payload"),
+    (b'{"name": "echo", "priority": NaN}', 422, "invalid-request"),
+    (b'{"name": "echo", "timeout_seconds": Infinity}', 422, "invalid-request"),
+    (
+        b'{"name": "echo", "payload": {"a": ' + b"[" * 101 + b"]" * 101 + b"}}",
+        422,
+        "unstorable-payload",
+    ),
+    (
+        b'{"name": "echo", "payload": {"a": ' + b"[" * 9999 + b"]" * 9999 + b"}}",
+        422,
+        "unstorable-payload",
+    ),
+    (b"[" * 500_000, 422, "unstorable-payload"),
+]
+
+
+async def test_refused(api: httpx.AsyncClient) -> None:
+    for content, status, slug in REFUSED:
+        answer = await api.post("/tasks/", content=content, headers=JSON)
+        assert answer.headers["Content-Type"] == "application/problem+json", content[:80]
+        assert answer.status_code == status, content[:80]
+        assert answer.json()["type"] == f"urn:holdfast:problem:{slug}", content[:80]
+        in_batch = await api.post(
+            "/tasks/batch", content=b'{"tasks": [' + content + b"]}", headers=JSON
+        )
+        if in_batch.status_code == 200:
+            [result] = in_batch.json()["results"]
+            assert result["problem"]["type"] == f"urn:holdfast:problem:{slug}", content[:80]
+        else:
+            assert in_batch.status_code in {400, 422}, content[:80]
+    assert (await api.get("/tasks/")).json()["tasks"] == []
+
+
+async def test_the_place_of_what_cannot_be_stored_is_told(api: httpx.AsyncClient) -> None:
+    content = b'{"name": "echo", "payload": {"a/b": [{"ok": 1}, {"c~d": "x\\u0000"}]}}'
+    problem = (await api.post("/tasks/", content=content, headers=JSON)).json()
+    assert problem["errors"][0]["pointer"] == "/payload/a~1b/1/c~0d"
+    assert "NUL" in problem["detail"]
+
+
+async def test_a_hundred_levels_are_fine(api: httpx.AsyncClient) -> None:
+    content = b'{"name": "echo", "payload": {"a": ' + b"[" * 99 + b"]" * 99 + b"}}"
+    answer = await api.post("/tasks/", content=content, headers=JSON)
+    assert answer.status_code == 201
+    read = (await api.get(f"/tasks/{answer.json()['id']}")).json()
+    assert read["payload"] == answer.json()["payload"]
+
+
+async def test_other_content_types(api: httpx.AsyncClient) -> None:
+    for kind in ("", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
+        headers = {"Content-Type": kind} if kind else {}
+        answer = await api.post("/tasks/", content=b'{"name": "echo"}', headers=headers)
+        assert answer.status_code == 415, kind
+        assert answer.json()["type"] == "urn:holdfast:problem:unsupported-media-type"
+    charset = {"Content-Type": "Application/JSON; charset=utf-8"}
+    answer = await api.post("/tasks/", content=b'{"name": "echo"}', headers=charset)
+    assert answer.status_code == 201
+
+
+async def test_exactly_the_limit_passes(api: httpx.AsyncClient, settings: Settings) -> None:
+    frame = b'{"name": "echo", "payload": {"a": ""}}'
+    for extra, status in ((0, 201), (1, 413)):
+        filler = b"x" * (settings.body_bytes_max - len(frame) + extra)
+        content = frame.replace(b'""', b'"' + filler + b'"')
+        assert len(content) == settings.body_bytes_max + extra
+        answer = await api.post("/tasks/", content=content, headers=JSON)
+        assert answer.status_code == status
+        assert answer.headers["Content-Type"].startswith("application/")
+    assert answer.json()["type"] == "urn:holdfast:problem:content-too-large"
+    assert str(settings.body_bytes_max) in answer.json()["detail"]
+
+
+async def test_streamed_bytes_are_counted_whatever_was_announced(
+    served: str, settings: Settings
+) -> None:
+    """Chunked, so without Content-Length, and endless: the answer comes after the limit."""
+    host, port = served.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        await endless_upload(reader, writer, settings.body_bytes_max)
+    finally:
+        writer.transport.abort()
+
+
+async def endless_upload(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_max: int
+) -> None:
+    head = "POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+    answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+    sent = 0
+    while not answer.done():
+        writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        await writer.drain()
+        sent += 65536
+        assert sent < 64 * bytes_max, "nobody stopped us"
+    assert b" 413 " in await answer
+    assert b"application/problem+json" in await answer
+    assert sent > bytes_max
+    # The connection goes on to be of use, once the rest is said.
+    length = int(re.findall(rb"content-length: (\d+)", (await answer).lower())[0])
+    await reader.readexactly(length)
+    writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+
+
+async def test_a_body_announced_too_long_is_not_waited_for(served: str, settings: Settings) -> None:
+    reader, writer = await asyncio.open_connection(*served.removeprefix("http://").split(":"))
+    length = settings.body_bytes_max + 1
+    writer.write(
+        f"POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n".encode()
+    )
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert b" 413 " in head
+    writer.close()

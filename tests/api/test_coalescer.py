@@ -1,0 +1,240 @@
+"""Many submits, few statements; a guilty neighbour, a lost reply, a hurried client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from system.api.coalescer import Bounds, Coalescer, Overloaded
+from system.errors import OutcomeUnknown, Unavailable, Unstorable
+from system.ids import new_id
+from system.records import NewTask, Submitted
+from system.store import Store
+
+MakeCoalescer = Callable[..., Coalescer]
+
+
+class Tap:
+    """The real store's submit, with what was sent and a chance to interfere."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.statements: list[list[NewTask]] = []
+        self.lose_replies = 0
+        self.refuse = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+        self.statements.append(list(tasks))
+        await self.gate.wait()
+        if self.refuse:
+            self.refuse -= 1
+            raise Unavailable("refused")
+        answers = await self._store.submit(tasks, actor)
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise OutcomeUnknown("lost")
+        return answers
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(statement) for statement in self.statements]
+
+
+@pytest.fixture
+def tap(store: Store) -> Tap:
+    return Tap(store)
+
+
+@pytest.fixture
+async def make(tap: Tap) -> AsyncIterator[MakeCoalescer]:
+    made: list[Coalescer] = []
+
+    def make(timeout_seconds: float = 10.0, **bounds: float) -> Coalescer:
+        made.append(
+            Coalescer(tap.submit, "api:test", timeout_seconds, Bounds(**bounds))  # type: ignore[arg-type]
+        )
+        return made[-1]
+
+    yield make
+    tap.gate.set()
+    for coalescer in made:
+        await coalescer.close()
+
+
+def task(payload: str = "{}", key: str | None = None) -> NewTask:
+    return NewTask(new_id(), "echo", payload, idempotency_key=key)
+
+
+async def one(coalescer: Coalescer, new: NewTask) -> Submitted:
+    [outcome] = await coalescer.submit([new])
+    assert isinstance(outcome, Submitted), outcome
+    return outcome
+
+
+async def test_concurrent_submits_share_a_statement(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
+    coalescer = make(wait_seconds=0.05)
+    tasks = [task(json.dumps({"n": n})) for n in range(100)]
+    answers = await asyncio.gather(*(one(coalescer, new) for new in tasks))
+    assert tap.sizes == [100]
+    assert [answer.task.id for answer in answers] == [new.id for new in tasks]
+    assert [answer.task.payload["n"] for answer in answers] == list(range(100))
+    assert await store.get(tasks[57].id) is not None
+
+
+async def test_statements_are_bounded_in_tasks_bytes_and_number(
+    make: MakeCoalescer, tap: Tap
+) -> None:
+    tap.gate.clear()
+    coalescer = make(statement_tasks=10, statement_bytes=100, statements_in_flight=2)
+    long = json.dumps({"a": "x" * 60})
+    tasks = [*(task() for _ in range(35)), *(task(long) for _ in range(3))]
+    submitting = asyncio.create_task(coalescer.submit(tasks))
+    while len(tap.sizes) < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert tap.sizes == [10, 10], "a third one waits"
+    tap.gate.set()
+    assert {type(outcome) for outcome in await submitting} == {Submitted}
+    # Five small ones leave room for one long payload, the others travel alone.
+    assert tap.sizes == [10, 10, 10, 6, 1, 1]
+
+
+async def test_a_guilty_row_harms_no_neighbour(make: MakeCoalescer, tap: Tap, store: Store) -> None:
+    coalescer = make(wait_seconds=0.05)
+    tasks = [task(json.dumps({"n": n})) for n in range(20)]
+    tasks[13] = task('{"a": "\\u0000"}')  # past the validator, as a bug in it would be
+    outcomes = [
+        result for [result] in await asyncio.gather(*(coalescer.submit([new]) for new in tasks))
+    ]
+    assert isinstance(outcomes.pop(13), Unstorable)
+    assert {type(outcome) for outcome in outcomes} == {Submitted}
+    assert await store.get(tasks[13].id) is None
+    assert await store.get(tasks[12].id) is not None
+    assert len(tap.sizes) <= 1 + 2 * 5, "halves, not one by one"
+
+
+async def test_a_lost_reply_is_settled_by_sending_the_same_again(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
+    tap.lose_replies = 2
+    new = task(key="k")
+    outcome = await one(make(), new)
+    assert outcome.outcome == "created", "by an earlier sending of the same id"
+    assert tap.statements == [[new], [new], [new]]
+    story = await store.get(new.id)
+    assert story is not None
+    assert len(story.events) == 1, "stored once"
+
+
+async def test_unavailable_after_a_lost_reply_is_still_unknown(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
+    tap.lose_replies = 1
+    coalescer = make(timeout_seconds=0.4)
+    submitting = asyncio.create_task(coalescer.submit([new := task()]))
+    while not tap.statements or tap.lose_replies:
+        await asyncio.sleep(0)
+    tap.refuse = 1000
+    [outcome] = await submitting
+    assert isinstance(outcome, OutcomeUnknown)
+    assert await store.get(new.id) is not None, "it had been stored, and nobody could know"
+
+
+async def test_unavailable_at_first_is_told_at_once(make: MakeCoalescer, tap: Tap) -> None:
+    tap.refuse = 1
+    [outcome] = await make(timeout_seconds=60.0).submit([task()])
+    assert isinstance(outcome, Unavailable)
+    assert len(tap.statements) == 1
+
+
+async def test_a_client_that_hangs_up_harms_no_neighbour(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
+    coalescer = make(wait_seconds=0.005)
+    tap.gate.clear()
+    hurried, patient = task(), task()
+    leaving = asyncio.create_task(coalescer.submit([hurried]))
+    staying = asyncio.create_task(coalescer.submit([patient]))
+    while not tap.statements:
+        await asyncio.sleep(0.001)
+    leaving.cancel()
+    tap.gate.set()
+    [outcome] = await staying
+    assert isinstance(outcome, Submitted)
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert tap.statements == [[hurried, patient]]
+    assert await store.get(hurried.id) is not None, "the shared statement was not touched"
+
+
+async def test_who_hangs_up_before_anything_was_sent_is_left_out(
+    make: MakeCoalescer, tap: Tap
+) -> None:
+    coalescer = make(wait_seconds=0.05)
+    leaving = asyncio.create_task(coalescer.submit([task()]))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    staying = task()
+    await one(coalescer, staying)
+    assert tap.statements == [[staying]]
+
+
+async def test_what_was_never_sent_in_time_is_unavailable_what_was_is_unknown(
+    make: MakeCoalescer, tap: Tap
+) -> None:
+    tap.gate.clear()
+    coalescer = make(timeout_seconds=0.2, statements_in_flight=1, statement_tasks=1)
+    [sent], [waiting] = await asyncio.gather(coalescer.submit([task()]), coalescer.submit([task()]))
+    assert isinstance(sent, OutcomeUnknown)
+    assert isinstance(waiting, Unavailable)
+    tap.gate.set()
+    await coalescer.close()
+    assert tap.sizes == [1], "what was reported as not done is not done later"
+
+
+async def test_backpressure(make: MakeCoalescer, tap: Tap) -> None:
+    tap.gate.clear()
+    coalescer = make(waiting_tasks=5, waiting_bytes=100)
+    four = [task() for _ in range(4)]
+    inside = asyncio.create_task(coalescer.submit(four))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded):
+        await coalescer.submit([task(), task()])
+    with pytest.raises(Overloaded):
+        await coalescer.submit([task(json.dumps("x" * 100))])
+    last = asyncio.create_task(coalescer.submit([task()]))
+    await asyncio.sleep(0)
+    tap.gate.set()
+    await asyncio.gather(inside, last)
+    await one(coalescer, task())
+    await coalescer.submit([task() for _ in range(5)])
+
+
+async def test_close_settles_what_is_inside_and_refuses_the_rest(
+    make: MakeCoalescer, tap: Tap
+) -> None:
+    coalescer = make(wait_seconds=60.0)
+    inside = asyncio.create_task(coalescer.submit([task()]))
+    await asyncio.sleep(0)
+    await coalescer.close()
+    [outcome] = await inside
+    assert isinstance(outcome, Submitted)
+    with pytest.raises(Overloaded, match="stopping"):
+        await coalescer.submit([task()])
+
+
+async def test_a_bug_reaches_its_callers(make: MakeCoalescer, tap: Tap) -> None:
+    async def broken(tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+        raise RuntimeError("a bug")
+
+    coalescer = Coalescer(broken, "api:test", 10.0)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await coalescer.submit([task()])
+    await coalescer.close()

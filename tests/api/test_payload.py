@@ -1,0 +1,151 @@
+"""The law of payloads: the validator accepts exactly what jsonb stores and gives back equal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from system.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
+
+# Everything a str can hold, with what is dangerous made likely.
+TEXTS = st.text(
+    st.one_of(
+        st.characters(exclude_categories=[]),
+        st.sampled_from('\0\ud800\udfff\\u"/~\x7f\uffff\U0010ffff0'),
+    ),
+    max_size=8,
+)
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(-(1 << 66), 1 << 66),
+    st.floats(),
+    st.sampled_from([1e23, 5e-324, -0.0, 1.7976931348623157e308, (1 << 64) - 1, -(1 << 63)]),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+PAYLOADS = st.dictionaries(TEXTS, VALUES, max_size=5)
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+def equal(sent: object, back: object) -> bool:
+    """As JSON: a float that is whole may come back as an int of the same double."""
+    match sent:
+        case dict():
+            return (
+                isinstance(back, dict)
+                and sent.keys() == back.keys()
+                and all(equal(sent[key], back[key]) for key in sent)
+            )
+        case list():
+            return isinstance(back, list) and len(sent) == len(back) and all(map(equal, sent, back))
+        case bool() | None | str():
+            return sent == back and type(sent) is type(back)
+        case float():
+            return isinstance(back, int | float) and sent == float(back)
+        case _:
+            pass
+    return sent == back and type(sent) is type(back)
+
+
+async def stored(connection: asyncpg.Connection, payload: dict[str, Any]) -> object:
+    """What comes back from jsonb as the store reads it, or the error met on the way."""
+    try:
+        text = json.dumps(payload)
+        back = await connection.fetchval("SELECT CAST(CAST($1 AS text) AS jsonb)", text)
+        return orjson.loads(back)
+    except (asyncpg.PostgresError, ValueError, UnicodeError) as error:
+        return error
+
+
+@hypothesis_settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(payload=PAYLOADS)
+@example(payload={"a": math.nan})
+@example(payload={"a": {"b": [math.inf]}})
+@example(payload={"a": "\0"})
+@example(payload={"\0": 1})
+@example(payload={"a": "\\u0000"})
+@example(payload={"a": 1 << 64})
+@example(payload={"a": (1 << 64) - 1})
+@example(payload={"a": -(1 << 63) - 1})
+@example(payload={"a": 10**5000})
+@example(payload={"a": "12345678901234567890123"})
+async def test_accepted_exactly_if_it_comes_back_equal(
+    connection: asyncpg.Connection, payload: dict[str, Any]
+) -> None:
+    back = await stored(connection, payload)
+    faithful = equal(payload, back)
+    text = encode_or_error(payload)
+    if isinstance(text, PayloadError):
+        assert not faithful, f"refused for no reason: {text}"
+        return
+    assert faithful, f"accepted, but comes back as {back!r}"
+    again = await connection.fetchval("SELECT CAST(CAST($1 AS text) AS jsonb)", text)
+    assert equal(payload, orjson.loads(again))
+
+
+def encode_or_error(payload: dict[str, Any]) -> str | PayloadError:
+    try:
+        return encode(payload)
+    except PayloadError as error:
+        return error
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = []
+    for _ in range(levels - 2):
+        value = [value]
+    return {"a": value}
+
+
+def test_depth() -> None:
+    encode(nested(DEPTH_MAX))
+    for levels in (DEPTH_MAX + 1, 5000):
+        with pytest.raises(PayloadError, match="nested deeper than 100"):
+            encode(nested(levels))
+
+
+def test_wide_is_not_deep() -> None:
+    encode({"a": [[] for _ in range(1000)], "b": "[" * 1000})
+
+
+def test_text_is_canonical() -> None:
+    assert encode({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}' == encode({"a": "ä", "b": 1})
+
+
+def test_size_is_in_bytes() -> None:
+    assert encode({"a": "ä"}, 10) == '{"a":"ä"}'
+    with pytest.raises(PayloadTooLarge, match="10 bytes, at most 9"):
+        encode({"a": "ä"}, 9)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {"a": {2.5: 1}}, object(), b"", {1, "a"}])
+def test_python_values_that_json_would_change_are_refused(value: object) -> None:
+    with pytest.raises(PayloadError):
+        encode_python({"a": value})
+
+
+def test_a_circle_is_refused() -> None:
+    circle: dict[str, Any] = {}
+    circle["a"] = circle
+    with pytest.raises(PayloadError):
+        encode(circle)

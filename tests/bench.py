@@ -1,0 +1,187 @@
+"""Real schedulers and workers in the test's own event loop, with short times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+
+from observability.logs import create_logger
+from observability.metrics import Metrics
+from system.handlers import Registry
+from system.ids import new_id
+from system.lifecycle import Reason, State
+from system.queue import HintQueue
+from system.records import Grant, Hint, NewTask, TaskStory
+from system.scheduler import Scheduler
+from system.settings import Settings
+from system.store import Store
+from system.worker import Worker
+
+QUICK = {
+    "label": "test",
+    "lease_seconds": 1.5,
+    "heartbeat_seconds": 0.1,
+    "poll_seconds": 0.1,
+    "hint_deadline_seconds": 60.0,
+    "timeout_grace_seconds": 0.3,
+    "shutdown_grace_seconds": 5.0,
+    "statement_timeout_seconds": 2.0,
+    "connect_timeout_seconds": 1.0,
+    "worker_concurrency": 8,
+}
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0
+) -> None:
+    """Waits for the thing itself."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = condition()
+            if answer is True or (answer is not False and await answer):
+                return
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Bench:
+    """A store and a queue of the test's own beside the roles under test."""
+
+    settings: Settings
+    store: Store
+    queue: HintQueue
+    registry: Registry = field(default_factory=Registry)
+    metrics: Metrics = field(default_factory=lambda: Metrics("test"))
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    def quick(self, **changes: Any) -> Settings:
+        return self.settings.model_copy(update=changes)
+
+    def logged(self) -> list[str]:
+        """What was logged so far, as the names of the events."""
+        return [json.loads(line)["event"] for line in self.log.getvalue().splitlines()]
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+
+    def sql(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    # Tasks
+
+    async def submit(self, *names: str, **fields: Any) -> list[UUID]:
+        payload = json.dumps(fields.pop("payload", {}))
+        tasks = [NewTask(id=new_id(), name=name, payload=payload, **fields) for name in names]
+        await self.store.submit(tasks, "api:test")
+        return [task.id for task in tasks]
+
+    async def offer(self, *names: str, **fields: Any) -> list[UUID]:
+        """Submits tasks and hints at them, without any scheduler."""
+        ids = await self.submit(*names, **fields)
+        await self.hint()
+        return ids
+
+    async def hint(self) -> list[Hint]:
+        """Dispatches what is due, as a scheduler would."""
+        hints = await self.store.dispatch(1000, "scheduler:test")
+        await self.queue.publish(hints)
+        return hints
+
+    async def claimed(self, *names: str, worker: UUID | None = None, **fields: Any) -> list[Grant]:
+        """New tasks, RUNNING under a registered worker of the test's own."""
+        worker = worker or await self.registered()
+        await self.submit(*names, **fields)
+        hints = await self.store.dispatch(1000, "scheduler:test")
+        return await self.store.claim(hints, worker, uuid4())
+
+    async def registered(self) -> UUID:
+        """A worker's row without a worker."""
+        worker = uuid4()
+        await self.store.register(worker, "test", ["default"], [])
+        return worker
+
+    async def story(self, task_id: UUID) -> TaskStory:
+        story = await self.store.get(task_id)
+        assert story is not None
+        return story
+
+    async def state(self, task_id: UUID) -> State:
+        return (await self.story(task_id)).task.state
+
+    async def reasons(self, task_id: UUID) -> list[Reason]:
+        return [event.reason for event in (await self.story(task_id)).events]
+
+    async def error(self, task_id: UUID) -> dict[str, Any]:
+        """What the last event says about an error."""
+        detail = (await self.story(task_id)).events[-1].detail
+        assert detail is not None
+        error: dict[str, Any] = detail["error"]
+        return error
+
+    async def until_state(self, tasks: UUID | Sequence[UUID], *states: State) -> None:
+        ids = [tasks] if isinstance(tasks, UUID) else list(tasks)
+
+        async def reached() -> bool:
+            return all([await self.state(task_id) in states for task_id in ids])
+
+        await until(reached)
+
+    # Roles
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[Worker]:
+        """A worker that runs as long as the block, and then stops gracefully with code 0."""
+        async with self.incarnation(**changes) as (worker, running):
+            yield worker
+            worker.stop()
+            assert await running == 0
+
+    @contextlib.asynccontextmanager
+    async def incarnation(
+        self, **changes: Any
+    ) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
+        """A worker and the task that runs it; how it ends is the test's business."""
+        log = create_logger(style="json", stream=self.log)
+        worker = Worker(self.quick(**changes), self.registry, log, self.metrics)
+        running = asyncio.create_task(worker.run())
+        try:
+            await until(lambda: "worker started" in self.logged() or running.done())
+            yield worker, running
+        finally:
+            if not running.done():
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def scheduler(self, **changes: Any) -> AsyncIterator[Scheduler]:
+        """A scheduler that runs as long as the block."""
+        log = create_logger(style="json", stream=self.log)
+        scheduler = Scheduler(self.quick(**changes), log, self.metrics)
+        running = asyncio.create_task(scheduler.run())
+        try:
+            yield scheduler
+        finally:
+            scheduler.stop()
+            await running
+
+
+@contextlib.asynccontextmanager
+async def bench_for(settings: Settings) -> AsyncIterator[Bench]:
+    quick = settings.model_copy(update=QUICK)
+    store = Store(settings, connections=2, application_name="test")
+    queue = HintQueue(settings, connections=2)
+    try:
+        yield Bench(quick, store, queue)
+    finally:
+        await store.close()
+        await queue.close()

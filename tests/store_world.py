@@ -1,0 +1,184 @@
+"""A store with one task in a known state, for tests that race statements against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, RowMapping, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from system.ids import new_id
+from system.lifecycle import Reason
+from system.records import Announcement, Failure, Hint, NewTask, Success
+from system.settings import Settings
+from system.store import Store
+
+T = TypeVar("T")
+KEY = "one-key"
+
+
+class HeldStore(Store):
+    """A Store on one connection whose statements run inside ``transaction()``."""
+
+    def __init__(self, settings: Settings, connection: AsyncConnection) -> None:
+        super().__init__(settings, connections=1, application_name="held")
+        self._connection = connection
+        self._database = self  # type: ignore[assignment]
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        return self._connection.begin()
+
+    async def call(self, work: Callable[[Connection], T]) -> T:
+        return await self._connection.run_sync(work)
+
+    async def rows(
+        self, statement: TextClause, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[RowMapping]:
+        return (await self._connection.execute(statement, parameters)).mappings().all()
+
+
+@dataclass
+class World:
+    """One task, its owner and two bystanders: ``lapsed`` missed its lease, ``dead`` is marked."""
+
+    store: Store
+    task_id: UUID = field(default_factory=new_id)
+    token: UUID = field(default_factory=uuid4)
+    alive: UUID = field(default_factory=uuid4)
+    lapsed: UUID = field(default_factory=uuid4)
+    dead: UUID = field(default_factory=uuid4)
+    owner: UUID | None = None
+    epoch: int = 0
+
+    async def sql(self, statement: str, **parameters: Any) -> Sequence[RowMapping]:
+        return await self.store._database.call(
+            lambda connection: _all(connection.execute(text(statement), parameters))
+        )
+
+    def new_task(self, *, timeout_seconds: float = 60.0) -> NewTask:
+        return NewTask(
+            self.task_id,
+            "echo",
+            '{"n": 1}',
+            max_attempts=2,
+            max_losses=2,
+            timeout_seconds=timeout_seconds,
+            idempotency_key=KEY,
+            fingerprint=b"same",
+        )
+
+    def hint(self) -> Hint:
+        return Hint(self.task_id, self.epoch, "default", None)
+
+
+def _all(result: Any) -> Sequence[RowMapping]:
+    return result.mappings().all() if result.returns_rows else []
+
+
+async def empty(store: Store) -> World:
+    """No task; three workers."""
+    world = World(store)
+    for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
+        await world.sql(f"DELETE FROM {table}")
+    for worker in (world.alive, world.lapsed, world.dead):
+        await store.register(worker, "w", ["default"], [Announcement("echo", None, None)])
+    await world.sql(
+        "UPDATE workers SET lease_expires_at = clock_timestamp() - interval '1 hour' "
+        "WHERE id = CAST(:id AS uuid)",
+        id=world.lapsed,
+    )
+    await store.retire(world.dead)
+    return world
+
+
+async def scheduled(store: Store) -> World:
+    world = await empty(store)
+    await store.submit([world.new_task()], "api")
+    return world
+
+
+async def queued(store: Store) -> World:
+    world = await scheduled(store)
+    assert len(await store.dispatch(10, "scheduler")) == 1
+    return world
+
+
+async def overdue_hint(store: Store) -> World:
+    world = await queued(store)
+    await world.sql("UPDATE tasks SET hint_deadline = clock_timestamp() - interval '1 hour'")
+    return world
+
+
+async def _run(store: Store, who: str) -> World:
+    world = await queued(store)
+    world.owner = getattr(world, who)
+    assert len(await store.claim([world.hint()], world.owner, world.token)) == 1
+    world.epoch += 1
+    return world
+
+
+async def running(store: Store) -> World:
+    return await _run(store, "alive")
+
+
+async def running_lapsed(store: Store) -> World:
+    return await _run(store, "lapsed")
+
+
+async def running_dead(store: Store) -> World:
+    return await _run(store, "dead")
+
+
+async def running_cancel_requested(store: Store) -> World:
+    world = await _run(store, "alive")
+    await store.cancel([world.task_id], "api")
+    return world
+
+
+async def running_overtime(store: Store) -> World:
+    world = await _run(store, "alive")
+    await world.sql("UPDATE tasks SET claimed_at = claimed_at - interval '1 hour'")
+    return world
+
+
+async def failed(store: Store) -> World:
+    world = await _run(store, "alive")
+    assert world.owner
+    await store.release([Failure(world.task_id, world.epoch, Reason.DISCARDED)], world.owner)
+    world.epoch += 1
+    return world
+
+
+async def succeeded(store: Store) -> World:
+    world = await _run(store, "alive")
+    assert world.owner
+    await store.finish([Success(world.task_id, world.epoch, "1")], world.owner)
+    world.epoch += 1
+    return world
+
+
+async def cancelled(store: Store) -> World:
+    world = await scheduled(store)
+    await store.cancel([world.task_id], "api")
+    return world
+
+
+Preparation = Callable[[Store], Awaitable[World]]
+PREPARATIONS: dict[str, Preparation] = {
+    "empty": empty,
+    "scheduled": scheduled,
+    "queued": queued,
+    "overdue_hint": overdue_hint,
+    "running": running,
+    "running_lapsed": running_lapsed,
+    "running_dead": running_dead,
+    "running_cancel_requested": running_cancel_requested,
+    "running_overtime": running_overtime,
+    "failed": failed,
+    "succeeded": succeeded,
+    "cancelled": cancelled,
+}

@@ -1,0 +1,140 @@
+"""The house rules as tests: who may know whom, how long a thing may get, what SQL may not say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("system", "chaos", "loadtest", "observability")
+FILE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+FOLDERS = {*PACKAGES, "tests"}
+
+
+def _tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def _sources() -> list[Path]:
+    return [path for path in _tracked("*.py") if path.is_relative_to(ROOT)]
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_imports_follow_the_arrows() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("system/store.py", "import chaos.history"),
+        ("observability/metrics.py", "import system.store"),
+        ("system/worker.py", "import system.scheduler"),
+        ("system/lifecycle.py", "import system.store"),
+        ("loadtest/__init__.py", "import system.client"),
+    ],
+)
+def test_a_forbidden_import_is_noticed(module: str, line: str, tmp_path: Path) -> None:
+    for name in (*PACKAGES, "pyproject.toml"):
+        source = ROOT / name
+        for path in source.rglob("*.py") if source.is_dir() else [source]:
+            target = tmp_path / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    planted = tmp_path / module
+    planted.write_text(planted.read_text() + f"\n{line}\n")
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout
+    assert "BROKEN" in done.stdout
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= FILE_LINES_MAX
+    for function in _functions(ast.parse(source)):
+        assert function.end_lineno is not None
+        lines = function.end_lineno - function.lineno + 1
+        assert lines <= FUNCTION_LINES_MAX, f"{function.name} has {lines} lines"
+
+
+def test_no_other_top_level_folders() -> None:
+    folders = {path.relative_to(ROOT).parts[0] for path in _tracked() if path.parent != ROOT}
+    assert {folder for folder in folders if not folder.startswith(".")} <= FOLDERS
+
+
+def test_sql_reads_only_the_clock_that_the_simulation_can_move() -> None:
+    text = (ROOT / "system" / "statements.py").read_text()
+    statements = "\n".join(line for line in text.splitlines() if not line.startswith("- "))
+    assert not re.search(r"\bnow\(\)|CURRENT_TIMESTAMP|LOCALTIME|transaction_timestamp", statements)
+    assert not re.search(r"\bLISTEN\b|advisory|\bSET (LOCAL|SESSION)\b", statements)
+
+
+def test_statements_filter_by_state_only_after_the_lock() -> None:
+    """A guard in the locking SELECT would miss a row that starts to match while it waits."""
+    from system import statements
+
+    for name in ("CLAIM", "FINISH", "RELEASE", "CANCEL", "RETRY"):
+        sql = str(getattr(statements, name))
+        lock = sql[sql.index("h AS MATERIALIZED") : sql.index("FOR NO KEY UPDATE")]
+        assert "WHERE t.id = ANY" in lock, name
+        assert "state =" not in lock, name
+        assert "epoch =" not in lock, name
+
+
+def test_production_keeps_no_state_in_modules() -> None:
+    """Many processes share one interpreter in simulation: everything hangs on a factory."""
+    makers = {
+        "Settings",
+        "Store",
+        "HintQueue",
+        "Metrics",
+        "Registry",
+        "FastAPI",
+        "CollectorRegistry",
+    }
+    for path in _sources():
+        package = path.relative_to(ROOT).parts[0]
+        if package not in {"system", "observability"}:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+                assert value.func.id not in makers, f"{path.name}:{node.lineno}"
+
+
+def test_nothing_names_a_package_registry_or_a_path_of_one_machine() -> None:
+    hosts = ("py" + "pi.org", "python" + "hosted", "proxy.golang" + ".org", "registry.npm" + "js")
+    places = ("/wo" + "rk/", "/ro" + "ot/")
+    for path in _tracked():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        for word in (*hosts, *places):
+            assert word not in text, f"{path.relative_to(ROOT)} names {word}"

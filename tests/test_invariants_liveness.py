@@ -1,0 +1,189 @@
+"""Bad histories of liveness: L1, L2 and L4 must name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from chaos.history import History
+from chaos.invariants.liveness import recovery_seconds
+from chaos.invariants.registry import CHECKS
+from chaos.records import Phase, Record, Task
+from chaos.specimen import ALLOWED_SECONDS, Life, Specimen, instant
+from chaos.verdict import judge
+
+BAD: list[tuple[str, str, Callable[[Specimen], History]]] = []
+
+
+def bad(law: str, message: str) -> Callable[[Callable[[Specimen], History]], None]:
+    """The history must be refused by ``law`` with ``message`` in what it says."""
+
+    def add(make: Callable[[Specimen], History]) -> None:
+        BAD.append((law, message, make))
+
+    return add
+
+
+def done(run: Specimen, key: str = "a", **options: object) -> Life:
+    """A task that went the straight way."""
+    return run.submit(key, **options).dispatch().claim().succeed()  # type: ignore[arg-type]
+
+
+def on_row(change: Callable[[Task], Record | None]) -> Callable[[Record], Record | None]:
+    """Changes the final rows, nothing else."""
+    return lambda r: change(r) if isinstance(r, Task) else r
+
+
+@bad("L1", "never ended")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch()
+    return run.history()
+
+
+@bad("L1", "ended at")
+def _(run: Specimen) -> History:
+    done(run)
+    late = instant(run.now + ALLOWED_SECONDS + 0.001)
+    return run.edited(on_row(lambda t: replace(t, finished_at=late)))
+
+
+@bad("L1", "never ended")
+def _(run: Specimen) -> History:
+    # Due after the heal, and the history goes on for more than T after that.
+    run.submit("a", later=0.5)
+    return run.history()
+
+
+@bad("L2", "nothing ended for 6.0")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim()
+    run.now += 6.0
+    life.succeed()
+    return run.history()
+
+
+@bad("L2", "nothing ended for 6.0")
+def _(run: Specimen) -> History:
+    # The stretch before the heal counts too.
+    done(run)
+    run.submit("b")
+    run.now += 6.0
+    return run.history()
+
+
+@bad("L4", "started never")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch()
+    return run.history()
+
+
+@bad("L4", "started 1.52 s late")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch()
+    run.now += 1.49
+    life.claim().succeed()
+    return run.history()
+
+
+@pytest.mark.parametrize(
+    ("law", "message", "make"), BAD, ids=[f"{law}: {message}" for law, message, _ in BAD]
+)
+def test_bad(law: str, message: str, make: Callable[[Specimen], History]) -> None:
+    history = make(
+        Specimen(plan={"expect": {"eventually": {"L1": "computed", "L2": 5, "L4": 1.25}}})
+    )
+    violations = CHECKS[law](history)
+    assert [v for v in violations if message in v.message], violations
+    assert {v.invariant for v in violations} == {law}
+    assert all(v.evidence for v in violations)
+    assert judge(history).verdict == "false"
+
+
+def test_the_deadline_itself_is_in_time() -> None:
+    run = Specimen()
+    done(run)
+    last = instant(run.now + ALLOWED_SECONDS)
+    assert judge(run.edited(on_row(lambda t: replace(t, finished_at=last)))).verdict == "true"
+
+
+def test_a_history_that_ends_before_the_deadline_decides_nothing() -> None:
+    run = Specimen()
+    run.submit("a").dispatch()
+    early = run.now + ALLOWED_SECONDS - 0.001
+    judgement = judge(
+        run.edited(
+            lambda r: replace(r, at=early) if isinstance(r, Phase) and r.phase == "drained" else r
+        )
+    )
+    assert judgement.verdict == "unknown"
+    assert "1 tasks were open" in judgement.doubts[0]
+
+
+def test_recovery_is_measured_from_the_heal_over_what_was_due_by_then() -> None:
+    run = Specimen()
+    done(run)
+    healed = run.now
+    late = instant(healed + 2.5)
+    assert recovery_seconds(run.edited(on_row(lambda t: replace(t, finished_at=late)))) == 2.5
+    assert recovery_seconds(run.history()) == 0.0
+    run.submit("b", later=5.0)
+    assert recovery_seconds(run.history()) == 0.0
+    run.submit("c")
+    assert recovery_seconds(run.history()) is None
+
+
+def test_idle_time_is_no_lack_of_progress() -> None:
+    run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
+    run.now = 20.0
+    done(run)
+    run.submit("later", later=30.0)
+    run.now = 45.0
+    done(run, "b")
+    assert CHECKS["L2"](run.history()) == []
+
+
+def test_a_task_cancelled_before_it_started_is_on_time() -> None:
+    run = Specimen(plan={"expect": {"eventually": {"L4": 1.25}}})
+    run.submit("a", later=3.0).cancel()
+    assert CHECKS["L4"](run.history()) == []
+
+
+def test_what_is_open_at_the_deadline_is_late() -> None:
+    run = Specimen()
+    run.submit("a").dispatch()
+    deadline = run.now + ALLOWED_SECONDS
+    judgement = judge(
+        run.edited(
+            lambda r: (
+                replace(r, at=deadline) if isinstance(r, Phase) and r.phase == "drained" else r
+            )
+        )
+    )
+    assert judgement.verdict == "false"
+
+
+@pytest.mark.parametrize("phase", ["faults", "healed"])
+def test_progress_is_judged_between_two_phases_or_not_at_all(phase: str) -> None:
+    run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
+    life = run.submit("a")
+    run.now += 6.0
+    life.dispatch().claim().succeed()
+    history = run.edited(lambda r: None if isinstance(r, Phase) and r.phase == phase else r)
+    assert CHECKS["L2"](run.history())
+    assert CHECKS["L2"](history) == []
+
+
+def test_the_longest_allowed_stall_is_no_violation() -> None:
+    def stalls(allowed: float) -> bool:
+        run = Specimen(plan={"expect": {"eventually": {"L2": allowed, "L4": allowed}}})
+        run.now = 0.98
+        life = run.submit("a")
+        run.now = 2.96
+        life.dispatch().claim().succeed()
+        return bool(CHECKS["L2"](run.history()))
+
+    # Due at 1.00, ended at 2.99.
+    assert stalls(1.98)
+    assert not stalls(2.0)

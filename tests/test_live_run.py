@@ -1,0 +1,181 @@
+"""The whole arena, small: a run end to end, and nothing left of it, however it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chaos import history
+from chaos.__main__ import app
+from chaos.verdict import check_file
+from system.guardian import Guardian, process_table
+from system.machine import temporary_directory
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "id": "small",
+    "hypothesis": "A worker that is killed in the middle of a small load does no harm.",
+    "topology": {
+        "schedulers": 1,
+        "workers": 2,
+        "settings": {
+            "lease_seconds": 1.5,
+            "heartbeat_seconds": 0.4,
+            "poll_seconds": 0.1,
+            "hint_deadline_seconds": 1,
+            "shutdown_grace_seconds": 2,
+            "worker_concurrency": 10,
+        },
+    },
+    "workload": {
+        "tasks": 40,
+        "seconds": 3,
+        "effects": {"ledger": 1, "sql": 1, "external": 1},
+        "repeats": 0.2,
+        "reads": 0.3,
+        "handler_seconds": [0.2, 0.5],
+    },
+    "faults": [
+        {
+            "name": "murder",
+            "fault": "kill",
+            "target": "worker-1",
+            "after": {"event": "claimed", "actor": "worker-1", "count": 2},
+            "for": 0.5,
+        }
+    ],
+    "expect": {"sometimes": ["lease_lost", "worker_replaced", "submit_repeated"]},
+}
+
+
+Chaos = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def home(guardian: Guardian) -> Iterator[Path]:
+    """A directory that the servers' user can reach too, which pytest's own are not."""
+    directory = temporary_directory("holdfast-test-")
+    guardian.own_directory(directory)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def chaos(home: Path) -> Iterator[Chaos]:
+    """Starts ``python -m chaos`` with everything temporary below the test's own directory."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chaos", *arguments],
+            cwd=home,
+            env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "TMPDIR": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def scenario_file(home: Path) -> Path:
+    path = home / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+def left_behind(directory: Path) -> set[str]:
+    """Processes that work in, or were started with something of, this directory; and what it has.
+
+    A run keeps only its runs directory.
+    """
+    found = {str(path.name) for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
+    for row in process_table():
+        try:
+            command = Path(f"/proc/{row.pid}/cmdline").read_text().replace("\0", " ")
+            where = str(Path(f"/proc/{row.pid}/cwd").readlink())
+        except OSError:
+            continue
+        if str(directory) in f"{command} {where}" and not row.ended:
+            found.add(f"{row.pid} {command}")
+    return found
+
+
+def until_gone(directory: Path, seconds: float = 15.0) -> set[str]:
+    give_up = time.monotonic() + seconds
+    while (left := left_behind(directory)) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return left
+
+
+def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
+    scenario_file: Path, chaos: Chaos
+) -> None:
+    home = scenario_file.parent
+    process = chaos("run", "./small.yaml", "--seed", "5")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert re.search(r"^small +true", said, re.MULTILINE), said
+    (run,) = (home / ".holdfast" / "runs").iterdir()
+    assert {path.name for path in run.iterdir()} == {"history.jsonl", "summary.json"}
+    assert left_behind(home) == set()
+    judgement = check_file(run / "history.jsonl")
+    assert judgement.verdict == "true"
+    assert (judgement.meters.faults_felt, judgement.meters.accepted) == (1, 40)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["verdict"], summary["runs"][0]["seed"]) == ("true", 5)
+    story = history.load(run / "history.jsonl")
+    (felt,) = [record for record in story.faults["murder#1"] if record.type == "felt"]
+    evidence = felt.evidence["worker-1"]
+    assert evidence["exit"] == -signal.SIGKILL
+    assert evidence["replaced_by"] != evidence["incarnation"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_nothing_is_left_of_a_harness_that_was_ended(
+    scenario_file: Path, chaos: Chaos, number: signal.Signals
+) -> None:
+    home = scenario_file.parent
+    process = chaos("run", "./small.yaml", "--seed", "5")
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "  faults  " in line:
+            break
+    else:
+        pytest.fail(f"it ended before its faults began:\n{said}")
+    assert len(left_behind(home)) > 5
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert until_gone(home) == set()
+
+
+def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:
+    process = chaos("run", "zombie_workr")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "zombie_worker" in said
+
+
+def test_help_names_every_command() -> None:
+    names = {command.name for command in app.registered_commands}
+    assert names == {"run", "check", "mutants", "list"}

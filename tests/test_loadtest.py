@@ -1,0 +1,168 @@
+"""The drain from the command line, at a size that proves it works rather than how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest.figures import Figures, Round, spread
+from loadtest.stack import find_places
+from loadtest.witness import Latency
+from system.machine import temporary_directory
+
+DRAIN = [sys.executable, "-m", "loadtest", "drain"]
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where a run puts its temporary files, within reach of the servers' user; empty after it."""
+    place = temporary_directory("holdfast-test-")
+    try:
+        yield place
+        assert list(place.iterdir()) == []
+    finally:
+        shutil.rmtree(place)
+
+
+def environment(temporary: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(temporary), **more}
+
+
+def those_of(temporary: Path) -> list[psutil.Process]:
+    """Processes whose environment or command line names the run's directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            said = [*process.cmdline(), process.environ().get("TMPDIR", "")]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if any(str(temporary) in word for word in said):
+            found.append(process)
+    return found
+
+
+def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    sizes = "--tasks 300 --rounds 1 --peer-tasks 40 --rate 50 --latency-seconds 1"
+    run = subprocess.run(
+        [*DRAIN, *sizes.split(), "--json", str(figures)],
+        env=environment(temporary),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Holdfast" in run.stdout
+    assert "Procrastinate" in run.stdout
+    measured = json.loads(figures.read_text())
+    assert measured["holdfast"][0]["tasks"] == 300
+    assert measured["holdfast"][0]["submitted_per_second"] > 0
+    assert measured["procrastinate"][0]["drained_per_second"] > 0
+    assert len(measured["ratio"]) == 1
+    assert len(measured["latency"]) == 2
+    for latency in measured["latency"].values():
+        assert latency["count"] == 25
+        assert 0 <= latency["p50"] <= latency["p99"] <= latency["max"] < 30
+    assert those_of(temporary) == []
+
+
+def test_an_interrupt_cleans_up(temporary: Path) -> None:
+    run = subprocess.Popen(
+        [*DRAIN, "--tasks", "100000", "--peer-tasks", "0"],
+        env=environment(temporary),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stderr is not None
+    try:
+        line = ""
+        while "up at" not in line:
+            line = run.stderr.readline()
+            assert line, "it ended before the stack was up"
+        run.send_signal(signal.SIGINT)
+        said = run.stderr.read()
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+        run.wait()
+        run.stderr.close()
+    assert "interrupted" in said
+    assert those_of(temporary) == []
+
+
+def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
+    run = subprocess.run(
+        DRAIN,
+        env=environment(temporary, HOLDFAST_LEASE_SECONDS="-1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "`python -m system up` did not come up; it said:" in run.stderr
+    assert "HOLDFAST_LEASE_SECONDS" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drain", "--tasks", "0"], "--tasks"),
+        (["drain", "--rounds", "none"], "--rounds"),
+        (["drain", "--json", "/no/such/directory/x.json"], "there is no directory"),
+        (["race"], "No such command"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "loadtest", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert message in run.stderr
+
+
+def test_places_are_found_in_what_up_prints() -> None:
+    found: dict[str, str] = {}
+    for line in (
+        "holdfast    | starting Postgres and Valkey, data and logs in /x",
+        "holdfast    |   interactive API docs   http://127.0.0.1:8000/docs",
+        "holdfast    |   Postgres               postgresql://postgres:pw@127.0.0.1:1/holdfast",
+        "holdfast    |   Valkey                 redis://:pw@127.0.0.1:2/0",
+    ):
+        find_places(line, found)
+    assert found == {
+        "api": "http://127.0.0.1:8000",
+        "postgres": "postgresql://postgres:pw@127.0.0.1:1/holdfast",
+        "valkey": "redis://:pw@127.0.0.1:2/0",
+    }
+
+
+def test_figures_are_told_as_median_and_spread() -> None:
+    assert spread([1500.4]) == "1,500"
+    assert spread([3000, 1000, 2000]) == "2,000 (1,000..3,000)"
+    figures = Figures(
+        holdfast=[Round(10, 1000, 600), Round(10, 2000, 900)],
+        procrastinate=[Round(10, 500, 100), Round(10, 500, 100)],
+        latency={"due -> start": Latency(7, 0.001, 0.0205, 0.5)},
+    )
+    assert figures.ratios() == [6, 9]
+    told = "\n".join(figures.lines())
+    assert "1,500 (1,000..2,000)" in told
+    assert "7.5x (6.0..9.0)" in told
+    assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in told

@@ -1,0 +1,183 @@
+"""Every pair of statements on one task: A open, B started, A commits.
+
+Whatever B does then must be what it would have done before or after A, one at a time; a scan may
+also have skipped the task. (READ COMMITTED traps show nowhere else: alone, statements are atomic.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+from store_world import PREPARATIONS, HeldStore, World
+
+from system.lifecycle import Reason
+from system.records import Failure, Success
+from system.settings import Settings
+from system.store import Store
+
+Operation = Callable[[Store, World], Awaitable[Any]]
+
+OPERATIONS: dict[str, Operation] = {
+    "submit": lambda s, w: s.submit([w.new_task()], "api"),
+    "submit_same_key": lambda s, w: s.submit([replace(w.new_task(), id=UUID(int=7))], "api"),
+    "dispatch": lambda s, _: s.dispatch(10, "scheduler"),
+    "republish": lambda s, _: s.republish(10, "scheduler"),
+    "expire_hints": lambda s, _: s.expire_hints(),
+    "claim": lambda s, w: s.claim([w.hint()], w.alive, w.token),
+    "claim_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1)),
+    "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed),
+    "heartbeat_lapsed": lambda s, w: s.heartbeat(w.lapsed),
+    "finish": lambda s, w: s.finish([Success(w.task_id, w.epoch, "1")], w.owner or w.alive),
+    "fail": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive
+    ),
+    "hand_back": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.HANDED_BACK)], w.owner or w.alive
+    ),
+    "mark_dead": lambda s, _: s.mark_dead(10),
+    "retire": lambda s, w: s.retire(w.owner or w.alive),
+    "take_back": lambda s, _: s.take_back(10, "scheduler"),
+    "cancel": lambda s, w: s.cancel([w.task_id], "api"),
+    "retry": lambda s, w: s.retry([w.task_id], "api"),
+    "prune": lambda s, _: s.prune(10),
+}
+SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "take_back", "prune"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pair left behind and answered, without what differs from run to run."""
+
+    state: str
+    first: str
+    second: str
+
+
+@pytest.fixture
+def racing(settings: Settings) -> Settings:
+    return settings.model_copy(update={"retention_days": 1e-9, "dead_letter_retention_days": 1e-9})
+
+
+@pytest.fixture
+async def store(racing: Settings) -> AsyncIterator[Store]:
+    store = Store(racing, connections=4, application_name="b")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def held(racing: Settings) -> AsyncIterator[HeldStore]:
+    engine = create_async_engine(racing.async_database_url)
+    async with engine.connect() as connection:
+        yield HeldStore(racing, connection)
+    await engine.dispose()
+
+
+async def _state(world: World) -> str:
+    rows = await world.sql(
+        "SELECT state, epoch, seq, attempt, losses, handed_back, cancel_requested, "
+        "max_attempts, max_losses, worker_id FROM tasks ORDER BY id"
+    )
+    events = await world.sql(
+        "SELECT seq, from_state, to_state, epoch, attempt, actor, reason FROM task_events "
+        "ORDER BY task_id, seq"
+    )
+    effects = await world.sql("SELECT epoch, attempt, result FROM effects")
+    refused = await world.sql(
+        "SELECT epoch, outcome, state_found, epoch_found FROM stale_writes ORDER BY outcome"
+    )
+    workers = await world.sql(
+        "SELECT dead_at IS NOT NULL AS dead, lease_expires_at > clock_timestamp() AS leased "
+        "FROM workers"
+    )
+    tables = (rows, events, effects, refused)
+    return _names(world, "\n".join(str([tuple(row.values()) for row in t]) for t in tables)) + str(
+        sorted((worker["dead"], worker["leased"]) for worker in workers)
+    )
+
+
+def _names(world: World, shown: str) -> str:
+    for name in ("task_id", "token", "alive", "lapsed", "dead"):
+        shown = shown.replace(str(getattr(world, name)), name)
+    return shown
+
+
+def _answer(world: World, value: Any) -> str:
+    """The answer without instants: those of submits and grants differ from run to run."""
+    if isinstance(value, list):
+        return str([_answer(world, item) for item in value])
+    if type(value).__name__ == "Submitted":
+        return f"{value.outcome} {value.task.state}"
+    if type(value).__name__ == "Grant":
+        return f"granted epoch {value.epoch} attempt {value.attempt}"
+    return _names(world, str(value))
+
+
+class Serial:
+    """What each pair does one after the other, worked out once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, str, str | None], Outcome] = {}
+
+    async def run(self, preparation: str, first: str, second: str | None) -> Outcome:
+        key = (preparation, first, second)
+        if key not in self._known:
+            world = await PREPARATIONS[preparation](self._store)
+            a = _answer(world, await OPERATIONS[first](self._store, world))
+            b = _answer(world, await OPERATIONS[second](self._store, world)) if second else ""
+            self._known[key] = Outcome(await _state(world), a, b)
+        return self._known[key]
+
+
+async def _raced(
+    held: HeldStore, store: Store, preparation: str, first: str, second: str
+) -> tuple[Outcome, bool]:
+    """Outcome of A open, B started, A commits; and whether B had to wait for A."""
+    world = await PREPARATIONS[preparation](store)
+    async with held.transaction():
+        a = await OPERATIONS[first](held, world)
+        task = asyncio.ensure_future(OPERATIONS[second](store, world))
+        blocked = await _done_or_blocked(world, task)
+    b = await task
+    return Outcome(await _state(world), _answer(world, a), _answer(world, b)), blocked
+
+
+async def _done_or_blocked(world: World, task: asyncio.Future[Any]) -> bool:
+    while not task.done():
+        waiting = await world.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
+        if waiting:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("first", sorted(OPERATIONS))
+async def test_every_pair_is_as_if_one_after_the_other(
+    first: str, store: Store, held: HeldStore
+) -> None:
+    serial = Serial(store)
+    waited = 0
+    for preparation in PREPARATIONS:
+        alone = await serial.run(preparation, first, None)
+        if alone.state == await _state(await PREPARATIONS[preparation](store)):
+            continue  # A changes nothing here: B meets nothing
+        for second in OPERATIONS:
+            raced, blocked = await _raced(held, store, preparation, first, second)
+            waited += blocked
+            after = await serial.run(preparation, first, second)
+            before = await serial.run(preparation, second, first)
+            allowed = [after, Outcome(before.state, before.second, before.first)]
+            if second in SCANS:
+                allowed.append(Outcome(alone.state, alone.first, raced.second))
+            assert raced in allowed, f"{preparation}: {first} open, {second} started"
+    if first not in {"prune", "expire_hints"}:
+        assert waited, f"nothing ever waited for {first}: the race was not one"

@@ -1,0 +1,311 @@
+"""Random sequences of store operations on a real Postgres, against the law in ``lifecycle.py``.
+
+The model knows no SQL: it applies ``lifecycle`` to a few counters. After every step the rows, the
+event log and the ledger must say what the model says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
+from system.records import Failure, Hint, NewTask, Success, TaskStory
+from system.settings import Settings
+from system.store import Store
+
+T = TypeVar("T")
+ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
+
+
+@dataclass
+class Model:
+    """What one task must look like."""
+
+    max_attempts: int
+    state: State = State.SCHEDULED
+    epoch: int = 0
+    attempt: int = 0
+    losses: int = 0
+    handed_back: int = 0
+    max_losses: int = 2
+    cancel_requested: bool = False
+    owner: UUID | None = None
+    effects: int = 0
+    events: list[tuple[State | None, State, Reason]] = field(
+        default_factory=lambda: [(None, State.SCHEDULED, Reason.SUBMITTED)]
+    )
+
+    def move(self, target: State, reason: Reason) -> None:
+        assert is_legal(self.state, target, reason)
+        self.events.append((self.state, target, reason))
+        self.epoch += epoch_step(self.state, target)
+        self.state = target
+        if target is not State.RUNNING:
+            self.owner = None
+
+    def end(self, reason: Reason) -> None:
+        self.losses += reason is Reason.LOST
+        self.handed_back += reason is Reason.HANDED_BACK
+        target = after_attempt(self.counters, reason, cancel_requested=self.cancel_requested)
+        self.effects += target is State.SUCCEEDED
+        self.move(target, reason)
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(
+            self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
+        )
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Operations as clients, schedulers and workers send them, stale ones included."""
+
+    configuration: Settings
+    tasks = Bundle("tasks")
+    workers = Bundle("workers")
+    hints = Bundle("hints")
+    grants = Bundle("grants")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.store = Store(self.configuration, connections=1, application_name="stateful")
+        self.models: dict[UUID, Model] = {}
+        self.dead: set[UUID] = set()
+        for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
+            self.run(self._scalar(f"WITH d AS (DELETE FROM {table}) SELECT 0"))
+        self.settled: dict[tuple[UUID, int], UUID] = {}
+        self.stale = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    async def _scalar(self, statement: str) -> Any:
+        database = self.store._database
+        return await database.call(lambda c: c.exec_driver_sql(statement).scalar())
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+
+    # Enough to act on from the start: hypothesis switches rules off at random per example.
+    @initialize(target=workers)
+    def workers_start(self) -> Any:
+        workers = [UUID(int=number) for number in range(3)]
+        for worker in workers:
+            self.run(self.store.register(worker, "w", ["default"], []))
+        return multiple(*workers)
+
+    @initialize(target=tasks)
+    def first_tasks(self) -> Any:
+        return self._submit(2, max_attempts=3)
+
+    @rule(worker=workers)
+    def kill_worker(self, worker: UUID) -> None:
+        self.run(self.store.retire(worker))
+        self.dead.add(worker)
+        assert self.run(self.store.heartbeat(worker)) is None
+
+    @precondition(lambda self: len(self.models) < 4)  # few, so that each one lives long
+    @rule(target=tasks, n=st.integers(1, 2), max_attempts=st.integers(1, 4))
+    def submit(self, n: int, max_attempts: int) -> Any:
+        return self._submit(n, max_attempts=max_attempts)
+
+    def _submit(self, n: int, *, max_attempts: int) -> Any:
+        new = [
+            NewTask(
+                UUID(int=100 + len(self.models) + k),
+                "t",
+                "{}",
+                max_attempts=max_attempts,
+                max_losses=2,
+            )
+            for k in range(n)
+        ]
+        answers = self.run(self.store.submit(new, "api"))
+        assert [answer.outcome for answer in answers] == ["created"] * n
+        self.models |= {task.id: Model(max_attempts) for task in new}
+        return multiple(*(task.id for task in new))
+
+    @rule(target=hints, n=st.integers(1, 5))
+    def dispatch(self, n: int) -> Any:
+        due = {task for task, model in self.models.items() if model.state is State.SCHEDULED}
+        dispatched = self.run(self.store.dispatch(n, "scheduler"))
+        assert len(dispatched) == min(n, len(due))
+        for hint in dispatched:
+            assert hint.task_id in due
+            self.models[hint.task_id].move(State.QUEUED, Reason.DISPATCHED)
+        return multiple(*dispatched)
+
+    @rule(target=hints)
+    def amnesia(self) -> Any:
+        queued = {task for task, model in self.models.items() if model.state is State.QUEUED}
+        assert self.run(self.store.expire_hints()) == len(queued)
+        again = self.run(self.store.republish(1000, "scheduler"))
+        assert {hint.task_id for hint in again} == queued
+        for hint in again:
+            self.models[hint.task_id].move(State.QUEUED, Reason.REPUBLISHED)
+        return multiple(*again)
+
+    @rule(target=grants, some=st.lists(hints, min_size=1, max_size=4), worker=workers)
+    def claim(self, some: list[Hint], worker: UUID) -> Any:
+        token = uuid4()
+        granted = self.run(self.store.claim(some, worker, token))
+        latest = {hint.task_id: hint.epoch for hint in sorted(some, key=lambda h: h.epoch)}
+        expected = {
+            task
+            for task, epoch in latest.items()
+            if self.models[task].state is State.QUEUED and self.models[task].epoch == epoch
+        }
+        assert {grant.task_id for grant in granted} == expected
+        for grant in granted:
+            model = self.models[grant.task_id]
+            model.attempt += 1
+            model.move(State.RUNNING, Reason.CLAIMED)
+            model.owner = worker
+            assert (grant.epoch, grant.attempt) == (model.epoch, model.attempt)
+        again = self.run(self.store.claim(some, worker, token))
+        assert again == granted, "the same claim sent again must return the same grants"
+        return multiple(*((grant.task_id, grant.epoch, worker) for grant in granted))
+
+    @rule(target=grants, worker=workers)
+    def dispatch_and_claim(self, worker: UUID) -> Any:
+        """The everyday path in one step: random steps alone seldom get past it."""
+        dispatched = self.dispatch(10)
+        hints = [dispatched] if isinstance(dispatched, Hint) else list(dispatched.values)
+        return self.claim(hints, worker) if hints else multiple()
+
+    @rule(grant=grants, twice=st.booleans())
+    def finish(self, grant: tuple[UUID, int, UUID], twice: bool) -> None:
+        task, epoch, worker = grant
+        self._ended(grant, Reason.SUCCEEDED)
+        answer = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
+        self._judge(grant, answer.done, answer.state)
+        if twice:
+            again = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
+            assert again.done == answer.done
+            self.stale += not again.done
+
+    @rule(grant=grants, reason=st.sampled_from(ENDS))
+    def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
+        task, epoch, worker = grant
+        self._ended(grant, reason)
+        failure = Failure(task, epoch, reason, 0.0, '{"error": {}}')
+        answer = self.run(self.store.release([failure], worker))[0]
+        self._judge(grant, answer.done, answer.state)
+
+    def _ended(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
+        task, epoch, worker = grant
+        model = self.models[task]
+        if model.state is State.RUNNING and model.epoch == epoch:
+            self.settled.setdefault((task, epoch), worker)
+            model.end(reason)
+
+    def _judge(self, grant: tuple[UUID, int, UUID], done: bool, state: State | None) -> None:
+        """Accepted if this worker ended this very attempt, and nothing was claimed since."""
+        task, epoch, worker = grant
+        model = self.models[task]
+        expected = model.epoch == epoch + 1 and self.settled.get((task, epoch)) == worker
+        assert done == expected
+        assert state is model.state
+        self.stale += not done
+
+    @rule()
+    def take_back(self) -> None:
+        lost = {task for task, model in self.models.items() if model.owner in self.dead}
+        taken = self.run(self.store.take_back(1000, "scheduler"))
+        assert {end.task_id for end in taken} == lost
+        for task in lost:
+            self.models[task].end(Reason.LOST)
+
+    @rule(worker=workers)
+    def heartbeat(self, worker: UUID) -> None:
+        owned = self.run(self.store.heartbeat(worker))
+        if worker in self.dead:
+            assert owned is None
+            return
+        assert owned is not None
+        mine = {
+            (task, model.epoch, model.cancel_requested)
+            for task, model in self.models.items()
+            if model.owner == worker
+        }
+        assert {(o.task_id, o.epoch, o.cancel_requested) for o in owned} == mine
+
+    @rule(task=tasks)
+    def cancel(self, task: UUID) -> None:
+        answer = self.run(self.store.cancel([task], "api"))[0]
+        model = self.models[task]
+        if model.state in {State.SCHEDULED, State.QUEUED}:
+            model.cancel_requested = True
+            model.move(State.CANCELLED, Reason.CANCELLED)
+        elif model.state is State.RUNNING and not model.cancel_requested:
+            model.cancel_requested = True
+            model.move(State.RUNNING, Reason.CANCEL_REQUESTED)
+        assert answer.done == (model.state in {State.CANCELLED, State.RUNNING})
+        assert answer.state is model.state
+
+    @rule(task=tasks)
+    def retry(self, task: UUID) -> None:
+        answer = self.run(self.store.retry([task], "api"))[0]
+        model = self.models[task]
+        assert answer.done == (model.state is State.FAILED)
+        if answer.done:
+            model.move(State.SCHEDULED, Reason.RETRIED)
+            model.cancel_requested = False
+            model.max_attempts = max(model.max_attempts, model.counters.used + 1)
+            model.max_losses = max(model.max_losses, model.losses + 1)
+
+    @precondition(lambda self: self.models)
+    @invariant()
+    def the_database_says_the_same(self) -> None:
+        for task, model in self.models.items():
+            story = self.run(self.store.get(task))
+            assert story is not None
+            self._compare(story, model)
+        rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
+        assert rows == self.stale, "each refused write has its witness"
+
+    def _compare(self, story: TaskStory, model: Model) -> None:
+        row = story.task
+        assert (row.state, row.epoch, row.attempt) == (model.state, model.epoch, model.attempt)
+        assert (row.losses, row.handed_back) == (model.losses, model.handed_back)
+        assert (row.max_attempts, row.max_losses) == (model.max_attempts, model.max_losses)
+        assert row.worker_id == model.owner
+        assert row.cancel_requested == model.cancel_requested
+        assert [(e.from_state, e.to_state, e.reason) for e in story.events] == model.events
+        assert [e.seq for e in story.events] == list(range(1, len(model.events) + 1))
+        assert (story.effect is not None) == (model.effects == 1) == (row.state is State.SUCCEEDED)
+
+
+@pytest.mark.timeout(300)
+def test_the_store_obeys_the_lifecycle(settings: Settings) -> None:
+    machine = type("Machine", (StoreMachine,), {"configuration": settings})
+    run_state_machine_as_test(
+        machine,
+        settings=limits(
+            max_examples=80,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,112 @@
+"""A TCP relay in front of a real server, for breaking the connection in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+
+class Wire:
+    """Connections through ``url`` reach the server behind it; every fault can be undone."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server = urlsplit(server_url)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._refusing = False
+        self._lose_reply_to: bytes | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.url = server_url
+        self.reply_lost = asyncio.Event()
+
+    def stall(self) -> None:
+        """No byte passes any more, in no direction; none is lost."""
+        self._flowing.clear()
+
+    def cut(self) -> None:
+        """Resets every open connection; new ones are welcome."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def down(self) -> None:
+        """Resets every open connection and refuses new ones."""
+        self._refusing = True
+        self.cut()
+
+    def heal(self) -> None:
+        """Everything passes again."""
+        self._refusing = False
+        self._flowing.set()
+
+    def lose_reply_to(self, request: bytes) -> None:
+        """Lets the next request that contains these bytes through, and cuts before its reply."""
+        self.reply_lost.clear()
+        self._lose_reply_to = request
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        if self._refusing:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(
+            self._server.hostname, self._server.port
+        )
+        self._writers.add(far_writer)
+        doomed = asyncio.Event()
+        for pump in (
+            self._requests(reader, far_writer, doomed),
+            self._replies(far_reader, writer, doomed),
+        ):
+            task = asyncio.create_task(pump)
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
+
+    async def end(self) -> None:
+        self.heal()
+        self.cut()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if self._lose_reply_to is not None and self._lose_reply_to in data:
+                    self._lose_reply_to = None
+                    doomed.set()
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def _replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._flowing.wait()
+                if doomed.is_set():
+                    writer.transport.abort()
+                    self.reply_lost.set()
+                    return
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def wire_to(url: str) -> AsyncIterator[Wire]:
+    """A Wire to the server of ``url``, listening as long as the block."""
+    wire = Wire(url)
+    async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        parts = urlsplit(url)
+        netloc = parts.netloc.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{port}")
+        wire.url = parts._replace(netloc=netloc).geturl()
+        try:
+            yield wire
+        finally:
+            await wire.end()

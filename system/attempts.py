@@ -17,6 +17,7 @@ from system.handlers.errors import Discard, Retry
 from system.handlers.handler import Handler
 from system.handlers.result import encode_result
 from system.lifecycle import Reason
+from system.loops import cancelled_from_outside
 from system.records import Failure, Grant, Success
 
 _DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store
@@ -146,6 +147,10 @@ async def _contained(call: Any) -> Any:
     """A handler that calls ``sys.exit`` fails its attempt, not the worker."""
     try:
         return await call
+    except asyncio.CancelledError as error:
+        if cancelled_from_outside():
+            raise
+        raise _explained(error) from error
     except (SystemExit, KeyboardInterrupt) as error:
         raise _explained(error) from error
 
@@ -161,7 +166,7 @@ def _contained_call(function: Any, context: Context, payload: Any) -> Any:
 def _explained(error: BaseException) -> RuntimeError:
     if isinstance(error, SystemExit):
         return RuntimeError(f"the handler called sys.exit({error.code!r})")
-    return RuntimeError(f"the handler raised {type(error).__name__}")
+    return RuntimeError(f"the handler raised {type(error).__name__}: {error}")
 
 
 def _detail(error: Any) -> str:
@@ -169,7 +174,10 @@ def _detail(error: Any) -> str:
     explanation = {"type": type(error).__name__, "message": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     if isinstance(error, BaseException) and not isinstance(error, Retry | Discard):
         lines = "".join(traceback.format_exception(error))
-        explanation["traceback"] = lines[-_TRACEBACK_CHARACTERS_MAX:]
+        if len(lines) > _TRACEBACK_CHARACTERS_MAX:  # either end may be one endless message
+            half = _TRACEBACK_CHARACTERS_MAX // 2
+            lines = f"{lines[:half]}\n...\n{lines[-half:]}"
+        explanation["traceback"] = lines
     return orjson.dumps(
         {"error": {key: _clean(text) for key, text in explanation.items()}}
     ).decode()

@@ -75,10 +75,11 @@ class Scheduler:
         self._poke_seen = "$"
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
+        # A worker whose lease is renewed every heartbeat outlives an outage of lease - heartbeat;
+        # one heartbeat of that is left as a margin.
         self._steadiness = Steadiness(
             needed_seconds=3 * settings.heartbeat_seconds,
-            # A shorter gap leaves every living worker's lease at least another third.
-            gap_seconds=max(2 * poll, settings.lease_seconds / 3),
+            gap_seconds=max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds),
         )
         self.loops = Loops(log, metrics)
         stalled = _STALLED_POLLS * poll + statement

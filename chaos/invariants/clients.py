@@ -115,7 +115,8 @@ def _stored_as_asked(task: Task, submit: Operation) -> bool:
 
 def read_your_ack(history: History) -> list[Violation]:
     """S12: a GET that begins after the ok of its submit finds the task, and so does one that begins
-    after another GET or a cancel found it."""
+    after another GET or a cancel found it.
+    """
     known: dict[str, tuple[float, Operation]] = {}
     for op in (*history.of("submit"), *history.of("get"), *history.of("cancel")):
         seen = op.type == "ok" and op.completion and not _absent(op)

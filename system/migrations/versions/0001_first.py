@@ -9,6 +9,24 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _create_effects()
+    _create_stale_writes()
+    _create_task_events()
+    _create_task_names()
+    _create_tasks()
+    _create_workers()
+
+
+def downgrade() -> None:
+    op.drop_table("task_names")
+    op.drop_table("workers")
+    op.drop_table("stale_writes")
+    op.drop_table("effects")
+    op.drop_table("task_events")
+    op.drop_table("tasks")
+
+
+def _create_effects() -> None:
     op.create_table(
         "effects",
         sa.Column("effect_key", sa.UUID(), nullable=False),
@@ -19,6 +37,9 @@ def upgrade() -> None:
         sa.Column("result", postgresql.JSONB(), nullable=True),
         sa.PrimaryKeyConstraint("effect_key"),
     )
+
+
+def _create_stale_writes() -> None:
     op.create_table(
         "stale_writes",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -31,6 +52,9 @@ def upgrade() -> None:
         sa.Column("epoch_found", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+
+
+def _create_task_events() -> None:
     op.create_table(
         "task_events",
         sa.Column("task_id", sa.UUID(), nullable=False),
@@ -45,6 +69,9 @@ def upgrade() -> None:
         sa.Column("detail", postgresql.JSONB(), nullable=True),
         sa.PrimaryKeyConstraint("task_id", "seq"),
     )
+
+
+def _create_task_names() -> None:
     op.create_table(
         "task_names",
         sa.Column("name", sa.Text(), nullable=False),
@@ -53,6 +80,9 @@ def upgrade() -> None:
         sa.Column("announced_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+
+
+def _create_tasks() -> None:
     op.create_table(
         "tasks",
         sa.Column("id", sa.UUID(), nullable=False),
@@ -101,6 +131,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
     )
+    _index_tasks()
+
+
+def _index_tasks() -> None:
     op.create_index(
         "tasks_failed", "tasks", ["id"], unique=False, postgresql_where=sa.text("state = 'FAILED'")
     )
@@ -132,6 +166,9 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'SCHEDULED'"),
     )
+
+
+def _create_workers() -> None:
     op.create_table(
         "workers",
         sa.Column("id", sa.UUID(), nullable=False),
@@ -150,12 +187,3 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("dead_at IS NULL"),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("task_names")
-    op.drop_table("workers")
-    op.drop_table("stale_writes")
-    op.drop_table("effects")
-    op.drop_table("task_events")
-    op.drop_table("tasks")

@@ -178,8 +178,8 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench_for(settings: Settings) -> AsyncIterator[Bench]:
     quick = settings.model_copy(update=QUICK)
-    store = Store(settings, connections=2, application_name="test")
-    queue = HintQueue(settings, connections=2)
+    store = Store(quick, connections=2, application_name="test")
+    queue = HintQueue(quick, connections=2)
     try:
         yield Bench(quick, store, queue)
     finally:

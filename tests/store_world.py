@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system.ids import new_id
 from system.lifecycle import Reason
-from system.records import Announcement, Failure, Hint, NewTask, Success
+from system.records import Failure, Hint, NewTask, Success
 from system.settings import Settings
 from system.store import Store
 
@@ -79,19 +79,19 @@ def _all(result: Any) -> Sequence[RowMapping]:
     return result.mappings().all() if result.returns_rows else []
 
 
+_CLEAN = """
+WITH t AS (DELETE FROM tasks), v AS (DELETE FROM task_events), f AS (DELETE FROM effects),
+  s AS (DELETE FROM stale_writes), w AS (DELETE FROM workers)
+INSERT INTO workers (id, label, queues, started_at, lease_expires_at, dead_at)
+SELECT id, 'w', '{default}', now, now + lease * interval '1 hour', CASE WHEN dead THEN now END
+FROM clock_timestamp() AS now, (VALUES
+  (CAST(:alive AS uuid), 1, false), (:lapsed, -1, false), (:dead, 1, true)) AS v(id, lease, dead)"""
+
+
 async def empty(store: Store) -> World:
     """No task; three workers."""
     world = World(store)
-    for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
-        await world.sql(f"DELETE FROM {table}")
-    for worker in (world.alive, world.lapsed, world.dead):
-        await store.register(worker, "w", ["default"], [Announcement("echo", None, None)])
-    await world.sql(
-        "UPDATE workers SET lease_expires_at = clock_timestamp() - interval '1 hour' "
-        "WHERE id = CAST(:id AS uuid)",
-        id=world.lapsed,
-    )
-    await store.retire(world.dead)
+    await world.sql(_CLEAN, alive=world.alive, lapsed=world.lapsed, dead=world.dead)
     return world
 
 

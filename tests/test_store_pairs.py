@@ -79,27 +79,22 @@ async def held(racing: Settings) -> AsyncIterator[HeldStore]:
     await engine.dispose()
 
 
+_STATE = """
+SELECT (SELECT jsonb_agg(jsonb_build_array(state, epoch, seq, attempt, losses, handed_back,
+      cancel_requested, max_attempts, max_losses, worker_id) ORDER BY id) FROM tasks) AS tasks,
+  (SELECT jsonb_agg(jsonb_build_array(seq, from_state, to_state, epoch, attempt, actor, reason)
+      ORDER BY task_id, seq) FROM task_events) AS events,
+  (SELECT jsonb_agg(jsonb_build_array(epoch, attempt, result)) FROM effects) AS effects,
+  (SELECT jsonb_agg(jsonb_build_array(epoch, outcome, state_found, epoch_found)
+      ORDER BY outcome, id) FROM stale_writes) AS refused,
+  (SELECT jsonb_agg(jsonb_build_array(dead_at IS NOT NULL, lease_expires_at > clock_timestamp())
+      ORDER BY dead_at IS NOT NULL, lease_expires_at > clock_timestamp()) FROM workers) AS workers
+"""
+
+
 async def _state(world: World) -> str:
-    rows = await world.sql(
-        "SELECT state, epoch, seq, attempt, losses, handed_back, cancel_requested, "
-        "max_attempts, max_losses, worker_id FROM tasks ORDER BY id"
-    )
-    events = await world.sql(
-        "SELECT seq, from_state, to_state, epoch, attempt, actor, reason FROM task_events "
-        "ORDER BY task_id, seq"
-    )
-    effects = await world.sql("SELECT epoch, attempt, result FROM effects")
-    refused = await world.sql(
-        "SELECT epoch, outcome, state_found, epoch_found FROM stale_writes ORDER BY outcome"
-    )
-    workers = await world.sql(
-        "SELECT dead_at IS NOT NULL AS dead, lease_expires_at > clock_timestamp() AS leased "
-        "FROM workers"
-    )
-    tables = (rows, events, effects, refused)
-    return _names(world, "\n".join(str([tuple(row.values()) for row in t]) for t in tables)) + str(
-        sorted((worker["dead"], worker["leased"]) for worker in workers)
-    )
+    (row,) = await world.sql(_STATE)
+    return _names(world, "\n".join(f"{name}: {value}" for name, value in row.items()))
 
 
 def _names(world: World, shown: str) -> str:

@@ -75,14 +75,17 @@ async def test_a_cancel_that_comes_too_late_changes_nothing(bench: Bench) -> Non
 async def test_a_cancel_ends_the_retries_of_a_failing_handler(bench: Bench) -> None:
     @bench.registry.task("failing")
     async def failing(ctx: Context, payload: Payload) -> None:
-        await ctx.wait_cancelled()
-        raise ValueError("and it fails in its clean-up")
+        try:
+            await ctx.wait_cancelled()
+        except asyncio.CancelledError:
+            raise ValueError("and it fails in its clean-up") from None
 
     (task_id,) = await bench.offer("failing", max_attempts=9)
     async with bench.worker():
         await bench.until_state(task_id, State.RUNNING)
         await bench.store.cancel([task_id], "api:test")
         await bench.until_state(task_id, State.CANCELLED)
+    assert (await bench.reasons(task_id))[-1] is Reason.FAILED
 
 
 async def test_a_thread_that_listens_ends_soon(bench: Bench) -> None:

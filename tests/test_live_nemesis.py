@@ -1,0 +1,176 @@
+"""When faults strike and end: by the second, by an event, by the end of the load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import pytest
+
+from chaos.live.nemesis import Nemesis
+from chaos.plan import After
+from chaos.records import Fault, InFlight
+from chaos.scenario import Scenario
+
+
+class FakeWitness:
+    """Events happen when the test says so."""
+
+    def __init__(self) -> None:
+        self.happened: dict[str, int] = {}
+
+    async def count(self, event: After) -> int:
+        return self.happened.get(event.event, 0)
+
+    async def in_flight(self) -> InFlight:
+        return InFlight(open=5, running=2)
+
+
+class FakeProxies:
+    """Remembers what stands."""
+
+    def __init__(self) -> None:
+        self.standing: set[str] = set()
+
+    @asynccontextmanager
+    async def down(self, edge: str) -> AsyncIterator[None]:
+        self.standing.add(edge)
+        try:
+            yield
+        finally:
+            self.standing.remove(edge)
+
+
+class Field:
+    """A battlefield of one edge that nobody listens on; as much of it as an edge fault needs."""
+
+    def __init__(self, *faults: dict[str, Any]) -> None:
+        document: dict[str, Any] = {
+            "id": "nemesis",
+            "hypothesis": "Faults strike when they should and not otherwise.",
+            "workload": {"tasks": 1, "seconds": 1},
+            "faults": [{"fault": "down", "target": "worker-1->redis"} | each for each in faults],
+        }
+        self.scenario = Scenario.model_validate(document)
+        self.ports = dict.fromkeys(self.scenario.topology.edges, 1)
+        self.proxies = FakeProxies()
+        self.witness = FakeWitness()
+        self.actors: dict[str, Any] = {}
+
+
+class War:
+    """A nemesis that runs in the background of a test."""
+
+    def __init__(self, *faults: dict[str, Any], seed: int = 1) -> None:
+        self.field = Field(*faults)
+        self.records: list[Fault] = []
+        zero = time.monotonic()
+        self.nemesis = Nemesis(
+            cast("Any", self.field), seed, lambda: time.monotonic() - zero, self.records.append
+        )
+
+    @asynccontextmanager
+    async def waged(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.nemesis.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(record.fault_id, record.type) for record in self.records]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:
+    war = War({"name": "f", "at": 0.1, "for": 0.1, "every": 0.4, "times": 2})
+    async with war.waged() as waging:
+        await waging
+    starts = [record.at for record in war.records if record.type == "start"]
+    ends = [record.at for record in war.records if record.type == "end"]
+    assert starts == pytest.approx([0.1, 0.5], abs=0.15)
+    assert all(end - start >= 0.1 for start, end in zip(starts, ends, strict=True))
+    first = next(record for record in war.records if record.type == "start")
+    assert first.in_flight == InFlight(open=5, running=2)
+    assert war.field.proxies.standing == set()
+
+
+async def test_a_strike_waits_for_its_event() -> None:
+    war = War({"name": "f", "after": {"event": "claimed", "count": 3}, "for": 0.05})
+    async with war.waged() as waging:
+        war.field.witness.happened["claimed"] = 2
+        await asyncio.sleep(0.15)
+        assert war.told() == []
+        war.field.witness.happened["claimed"] = 3
+        await waging
+    assert ("f#1", "start") in war.told()
+
+
+async def test_an_event_that_never_comes_leaves_nothing_in_the_history() -> None:
+    war = War({"name": "f", "after": {"event": "claimed"}, "for": 1})
+    async with war.waged() as waging:
+        war.nemesis.load_over()
+        await waging
+    assert war.told() == []
+
+
+async def test_until_an_event_counts_from_the_strike_on() -> None:
+    until_lost = {"event": "lost", "count": 2}
+    war = War({"name": "f", "at": 0, "for": 60, "until": until_lost})
+    war.field.witness.happened["lost"] = 7
+    async with war.waged() as waging:
+        await until(lambda: bool(war.field.proxies.standing))
+        war.field.witness.happened["lost"] = 8
+        await asyncio.sleep(0.15)
+        assert war.field.proxies.standing
+        war.field.witness.happened["lost"] = 9
+        await asyncio.wait_for(waging, 5)
+    assert ("f#1", "end") in war.told()
+
+
+async def test_until_gives_up_after_its_limit() -> None:
+    war = War({"name": "f", "at": 0, "for": 0.2, "until": {"event": "lost"}})
+    async with war.waged() as waging:
+        await asyncio.wait_for(waging, 5)
+    assert ("f#1", "end") in war.told()
+
+
+async def test_without_an_end_a_fault_holds_until_the_load_is_over() -> None:
+    war = War({"name": "f", "at": 0})
+    async with war.waged() as waging:
+        await until(lambda: bool(war.field.proxies.standing))
+        await asyncio.sleep(0.2)
+        assert war.field.proxies.standing
+        war.nemesis.load_over()
+        await asyncio.wait_for(waging, 5)
+    assert war.field.proxies.standing == set()
+
+
+async def test_a_nemesis_that_is_stopped_lifts_what_stands() -> None:
+    war = War({"name": "f", "at": 0})
+    async with war.waged():
+        await until(lambda: bool(war.field.proxies.standing))
+    assert war.field.proxies.standing == set()
+
+
+def test_who_is_struck_comes_from_the_seed() -> None:
+    picked = {"name": "f", "target": "worker-*->redis", "pick": 1, "at": 0, "for": 1}
+
+    def victims(seed: int) -> list[tuple[str, ...]]:
+        nemesis = War(picked, seed=seed).nemesis
+        plan = nemesis._field.scenario.faults[0]
+        return [nemesis._pick(plan, f"f#{n}") for n in range(1, 13)]
+
+    assert victims(1) == victims(1)
+    assert len(set(victims(1))) == 3
+    assert victims(1) != victims(2)

@@ -1,0 +1,167 @@
+"""A worker that lost its lease, or its mind: what the heartbeat's comparison finds and mends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from bench import Bench, bench_for, until
+from system.handlers import Context
+from system.handlers.cancellation import StopReason
+from system.lifecycle import Reason, State
+from system.settings import Settings
+from system.worker import EXIT_DEAD
+from wire import wire_to
+
+Payload = dict[str, Any]
+
+
+@pytest.fixture
+async def bench(settings: Settings) -> AsyncIterator[Bench]:
+    async with bench_for(settings) as bench:
+        yield bench
+
+
+def register_endless(bench: Bench) -> list[StopReason | None]:
+    """A handler that ends only when told to; returns why each one was."""
+    told: list[StopReason | None] = []
+
+    @bench.registry.task("endless")
+    async def endless(ctx: Context, payload: Payload) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append(ctx.cancel_reason)
+
+    return told
+
+
+async def test_an_incarnation_marked_dead_stops_and_says_so(bench: Bench) -> None:
+    told = register_endless(bench)
+    ids = await bench.offer("endless", "endless")
+    async with bench.incarnation() as (worker, running):
+        await bench.until_state(ids, State.RUNNING)
+        bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
+        assert await running == EXIT_DEAD
+    assert told == [StopReason.LEASE_LOST] * 2
+    states = [await bench.state(task_id) for task_id in ids]
+    assert states == [State.RUNNING] * 2, "it writes nothing any more: a scheduler takes them"
+    taken = await bench.store.take_back(10, "scheduler:test")
+    assert {end.task_id for end in taken} == set(ids)
+    assert all(end.owner == worker.id for end in taken)
+
+
+async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
+    told = register_endless(bench)
+    async with wire_to(bench.settings.database_url) as wire:
+        (task_id,) = await bench.submit("endless")
+        wire.lose_reply_to(task_id.bytes)
+        async with bench.incarnation(database_url=wire.url) as (_, running):
+            await bench.hint()
+            await wire.reply_lost.wait()
+            wire.down()
+            bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
+            wire.heal()
+            assert await running == EXIT_DEAD
+    assert told in ([], [StopReason.LEASE_LOST])
+    (end,) = await bench.store.take_back(10, "scheduler:test")
+    assert end.task_id == task_id
+
+
+async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(
+    bench: Bench,
+) -> None:
+    told = register_endless(bench)
+    (task_id, other) = await bench.offer("endless", "endless")
+    async with bench.incarnation(shutdown_grace_seconds=0.1) as (worker, running):
+        await bench.until_state([task_id, other], State.RUNNING)
+        bench.sql(
+            "UPDATE tasks SET state = 'SCHEDULED', epoch = epoch + 1, worker_id = NULL, "
+            f"claim_token = NULL, due_at = clock_timestamp() + '1 hour' WHERE id = '{task_id}'"
+        )
+        await until(lambda: told == [StopReason.LEASE_LOST])
+        assert await bench.state(other) is State.RUNNING
+        assert bench.count("holdfast_leases_lost_total") == 1
+        worker.stop()
+        assert await running == 0
+    assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
+
+
+async def test_a_task_that_is_ours_only_in_the_database_is_handed_back(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        await bench.claimed("any", "any", worker=worker.id)
+        await until(lambda: bench.sql("SELECT 1 FROM tasks WHERE state = 'RUNNING'") == [])
+    rows = bench.sql("SELECT state, attempt, handed_back FROM tasks")
+    assert rows == [("SCHEDULED", 1, 1)] * 2
+
+
+async def test_the_present_attempts_are_never_taken_for_strays(bench: Bench) -> None:
+    @bench.registry.task("short")
+    async def short(ctx: Context, payload: Payload) -> None:
+        await asyncio.sleep(0.02)
+
+    ids = await bench.submit(*["short"] * 500)
+    async with bench.scheduler(), bench.worker(heartbeat_seconds=0.001):
+        await until(lambda: bench.sql("SELECT count(*) FROM effects") == [(500,)])
+    assert len(ids) == 500
+    assert bench.sql("SELECT count(*) FROM tasks WHERE attempt <> 1 OR handed_back > 0") == [(0,)]
+    assert not {"handing back a task not known here", "attempt broke"} & set(bench.logged())
+    assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
+
+
+async def test_a_lease_is_renewed_while_every_slot_and_every_transaction_is_busy(
+    bench: Bench,
+) -> None:
+    told = register_endless(bench)
+
+    @bench.registry.task("holds_a_connection")
+    async def holds_a_connection(ctx: Context, payload: Payload) -> None:
+        async with ctx.transaction():
+            await asyncio.Event().wait()
+
+    ids = await bench.offer("endless", "holds_a_connection", "holds_a_connection")
+    quick = {"worker_concurrency": 3, "transaction_connections": 1, "shutdown_grace_seconds": 0.1}
+    async with bench.scheduler(), bench.incarnation(**quick) as (worker, running):
+        await bench.until_state(ids[0], State.RUNNING)
+        (registered,) = bench.sql("SELECT lease_expires_at FROM workers")
+        await until(
+            lambda: bench.sql(
+                "SELECT 1 FROM workers WHERE started_at < clock_timestamp() - interval '2 seconds'"
+            )
+            == [(1,)]
+        )
+        assert bench.sql("SELECT lease_expires_at FROM workers") > [registered]
+        assert bench.sql("SELECT count(*) FROM workers WHERE dead_at IS NOT NULL") == [(0,)]
+        worker.stop()
+        assert await running == 0
+    assert told == [StopReason.SHUTTING_DOWN]
+
+
+async def test_the_tasks_of_a_dead_worker_are_finished_by_the_living(bench: Bench) -> None:
+    @bench.registry.task("counted")
+    async def counted(ctx: Context, payload: Payload) -> int:
+        return ctx.attempt
+
+    (grant,) = await bench.claimed("counted")
+    unread = await bench.offer("counted", "counted")
+    await bench.queue.set_generation("known")  # else all hints would be published again
+    ghost = await bench.registered()
+    await bench.queue.read(ghost, ["default"], 10, block_seconds=0.01)
+    assert len(await bench.queue.read(ghost, ["default"], 10, block_seconds=0.01)) == 2
+    async with bench.scheduler(), bench.worker() as worker:
+        await bench.until_state([grant.task_id, *unread], State.SUCCEEDED)
+        await until(lambda: _only(bench, worker.id))
+    story = await bench.story(grant.task_id)
+    assert story.task.losses == 1
+    assert Reason.LOST in [event.reason for event in story.events]
+    for task_id in unread:
+        task = (await bench.story(task_id)).task
+        assert (task.attempt, task.losses) == (1, 0), "the janitor gave its hint to the living"
+
+
+async def _only(bench: Bench, worker: UUID) -> bool:
+    return await bench.queue.consumers("default") == [worker]

@@ -5,9 +5,9 @@ every one as invoke and completion (``chaos.records.Op``). What is not known is 
 timeouts, broken connections, 5xx. After an unknown submit the same key is sent again, as an
 operation of its own. Nothing else is ever retried.
 
-Environment: CHAOS_PLAN (JSON list of operations), CHAOS_OPS (JSON lines to write), CHAOS_GO (a
-file that appears, with the Unix time of arena second 0). ``time.sleep`` is made cooperative by
-Locust.
+Environment: CHAOS_APIS (JSON list of URLs, shared out among the clients), CHAOS_PLAN (JSON list of
+operations), CHAOS_OPS (JSON lines to write), CHAOS_GO (a file that appears, with the Unix time of
+arena second 0). ``time.sleep`` is made cooperative by Locust.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Clients:
         plan = json.loads(Path(environment["CHAOS_PLAN"]).read_text(encoding="utf-8"))
         self.plan = from_json(plan)
         self.history = HistoryWriter(Path(environment["CHAOS_OPS"]))
+        self.apis: list[str] = json.loads(environment["CHAOS_APIS"])
         self._go = Path(environment["CHAOS_GO"])
         self._zero: float | None = None
         self._op_ids = itertools.count(1)
@@ -80,6 +81,7 @@ class Client(HttpUser):
 
     def on_start(self) -> None:
         self.number = next(self.shared.numbers)
+        self.client.base_url = self.shared.apis[self.number % len(self.shared.apis)]
         self.ids: dict[str, str] = {}
         self.resends: dict[str, int] = {}
         # (second, order, operation): resends are added while the plan is worked off.

@@ -103,15 +103,21 @@ def find(name: str) -> Mutant:
     return MUTANTS[name]
 
 
+def copy(sources: Path, tree: Path) -> Path:
+    """Copy the packages that roles run from into ``tree``; returns ``tree``."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in PACKAGES:
+        shutil.copytree(sources / package, tree / package, ignore=ignored)
+    return tree
+
+
 def plant(mutant: Mutant, sources: Path, tree: Path) -> Path:
     """Copy the packages of ``sources`` into ``tree`` with the mutant's edits; returns ``tree``.
 
     Raises:
         MutantError: a text to replace is not in its file exactly once.
     """
-    ignored = shutil.ignore_patterns("__pycache__")
-    for package in PACKAGES:
-        shutil.copytree(sources / package, tree / package, ignore=ignored)
+    copy(sources, tree)
     for edit in mutant.edits:
         path = tree / edit.file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""

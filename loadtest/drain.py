@@ -13,7 +13,7 @@ from loadtest.figures import Figures, Round
 from loadtest.peers import procrastinate_peer
 from loadtest.stack import LoadtestError, Stack
 from loadtest.submit import Submitter
-from loadtest.witness import Witness, until
+from loadtest.witness import Witness, until, until_drained
 
 REQUEST_SECONDS = 60.0
 
@@ -87,12 +87,14 @@ async def _round(bench: Bench, options: Options) -> Round:
     """Store everything while no scheduler runs, then start one and watch."""
     await bench.witness.reset()
     submitted_seconds = await bench.submitter.flood(options.tasks)
+    await bench.witness.settle()
     await bench.stack.start_schedulers(options.schedulers)
-    await until(options.tasks, bench.witness.finished, bench.stack.check)
+    cpu = await until_drained(options.tasks, bench.witness.finished, bench.stack.check)
     await bench.stack.stop_schedulers()
     await bench.witness.check_all_succeeded(options.tasks)
     drained_seconds = await bench.witness.drain_seconds()
-    return Round(options.tasks, options.tasks / submitted_seconds, options.tasks / drained_seconds)
+    rates = (options.tasks / submitted_seconds, options.tasks / drained_seconds)
+    return Round(options.tasks, *rates, cpu)
 
 
 async def _latency(
@@ -120,5 +122,6 @@ async def _latency(
 def _told(measured: Round) -> str:
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
-        f"{measured.drained_per_second:,.0f} drained/s"
+        f"{measured.drained_per_second:,.0f} drained/s, "
+        f"{measured.cpu_ms_per_task:.2f} ms CPU each"
     )

@@ -12,11 +12,15 @@ from loadtest.witness import Latency
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One flood of ``tasks`` no-ops: stored first, then drained. Tasks per second."""
+    """One flood of ``tasks`` no-ops: stored first, then drained. Rates in tasks per second.
+
+    ``cpu_ms_per_task``: processor time of all processes in the drain, NaN if it was too short.
+    """
 
     tasks: int
     submitted_per_second: float
     drained_per_second: float
+    cpu_ms_per_task: float
 
 
 @dataclass(slots=True)
@@ -29,22 +33,28 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for a machine."""
-        return {**asdict(self), "ratio": self.ratios()}
+        return {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
 
     def ratios(self) -> list[float]:
         """How many times Procrastinate's drain, round by round: neighbours share their noise."""
         pairs = zip(self.holdfast, self.procrastinate, strict=False)
         return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
 
+    def cpu_ratios(self) -> list[float]:
+        """How many times our processor time a task costs Procrastinate, round by round."""
+        pairs = zip(self.holdfast, self.procrastinate, strict=False)
+        return [theirs.cpu_ms_per_task / ours.cpu_ms_per_task for ours, theirs in pairs]
+
     def lines(self) -> list[str]:
         """A table for people: medians, and the range over the rounds in brackets."""
         told = [
-            f"{'':14}{'submitted/s':>26}{'drained/s':>26}",
+            f"{'':14}{'submitted/s':>26}{'drained/s':>26}{'CPU ms/task':>22}",
             _row("Holdfast", self.holdfast),
         ]
         if self.procrastinate:
             told.append(_row("Procrastinate", self.procrastinate))
-            told.append(f"{'ratio':14}{'':26}{spread(self.ratios(), 'x', 1):>26}")
+            cost = spread(self.cpu_ratios(), "x", 1)
+            told.append(f"{'ratio':14}{'':26}{spread(self.ratios(), 'x', 1):>26}{cost:>22}")
         for name, latency in self.latency.items():
             told.append(
                 f"{name}: p50 {latency.p50 * 1000:.1f} ms, p99 {latency.p99 * 1000:.1f} ms, "
@@ -64,4 +74,5 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
 def _row(name: str, rounds: Sequence[Round]) -> str:
     submitted = spread([r.submitted_per_second for r in rounds])
     drained = spread([r.drained_per_second for r in rounds])
-    return f"{name:14}{submitted:>26}{drained:>26}"
+    cpu = spread([r.cpu_ms_per_task for r in rounds], digits=2)
+    return f"{name:14}{submitted:>26}{drained:>26}{cpu:>22}"

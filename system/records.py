@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
-
-import orjson
-from sqlalchemy import RowMapping
 
 from system.lifecycle import Reason, State
 
@@ -236,16 +232,3 @@ class Announcement:
     name: str
     max_attempts: int | None
     timeout_seconds: float | None
-
-
-def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
-    """A result row of ``statements.TASK_COLUMNS`` as a TaskRow."""
-    values = dict(row)
-    values["state"] = State(values["state"])
-    values["payload"] = json_value(values["payload"])
-    return TaskRow(**values)
-
-
-def json_value(value: Any) -> Any:
-    """A jsonb column as Python; some drivers decode it, asyncpg hands over the text."""
-    return orjson.loads(value) if isinstance(value, str | bytes) else value

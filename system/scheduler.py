@@ -40,19 +40,24 @@ class Steadiness:
         self._needed_seconds = needed_seconds
         self._gap_seconds = gap_seconds
         self._since: float | None = None
-        self._last: tuple[float, datetime] | None = None
+        self._answered = 0.0
+        self._clocks: tuple[float, datetime] | None = None
 
     def tick(self, now: float, database_now: datetime) -> bool:
-        """Notes a tick at ``now`` (monotonic seconds); whether steady for long enough."""
-        if self._last is not None:
-            gap = now - self._last[0]
-            jump = abs((database_now - self._last[1]).total_seconds() - gap)
-            if gap > self._gap_seconds or jump > _CLOCK_JUMP_SECONDS:
+        """Notes both clocks, just read (``now``: monotonic seconds); whether steady long enough."""
+        if self._clocks is not None:
+            jump = abs((database_now - self._clocks[1]).total_seconds() - (now - self._clocks[0]))
+            if now - self._answered > self._gap_seconds or jump > _CLOCK_JUMP_SECONDS:
                 self._since = None
         if self._since is None:
             self._since = now
-        self._last = (now, database_now)
+        self._answered = now
+        self._clocks = (now, database_now)
         return now - self._since >= self._needed_seconds
+
+    def answered(self, now: float) -> None:
+        """Notes that Postgres answered at ``now``: a slow database is not one that is away."""
+        self._answered = now
 
 
 class Scheduler:
@@ -86,7 +91,7 @@ class Scheduler:
         self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
         self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
         self.loops.add("hints", self._publish_late, stalled_seconds=stalled)
-        self.loops.add("poke", self._listen, stalled_seconds=stalled)
+        self.loops.add("poke", self._listen, stalled_seconds=stalled + _POKE_WAIT_SECONDS)
         self.loops.add("janitor", self._bury_dead, stalled_seconds=stalled + settings.lease_seconds)
         self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
 

@@ -1,6 +1,6 @@
-"""The SQL of every transition: one transition of any number of tasks is one statement.
+"""The SQL of every transition by id: one transition of any number of tasks is one statement.
 
-How each is built (design section 4, learned by model checking and on real Postgres):
+How each is built (learned by model checking and on real Postgres; ``scans.py`` has the scans):
 
 - ``h`` locks the rows by id, in id order, without looking at state or epoch: a row that starts to
   match while we wait for its lock would not be found. The guards come after and read ``h``, which
@@ -16,7 +16,7 @@ How each is built (design section 4, learned by model checking and on real Postg
 
 from __future__ import annotations
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 
 from system.lifecycle import Reason, State
 
@@ -24,7 +24,7 @@ TASK_COLUMNS = """id, tenant, queue, priority, name, payload, idempotency_key, t
   run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts, max_losses,
   timeout_seconds, cancel_requested, worker_id, claimed_at, created_at, finished_at"""
 
-_EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
+EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
 
 # What the guards of an attempt's end need to know of the locked row; the payload stays behind.
 _LOCK = """h AS MATERIALIZED (
@@ -33,19 +33,8 @@ _LOCK = """h AS MATERIALIZED (
   FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"""
 
 # Leaving RUNNING; every statement that ends an attempt sets at least this.
-_RELEASE = """epoch = n.epoch + 1, seq = n.seq + 1, worker_id = NULL, claim_token = NULL,
+LEAVE_RUNNING = """epoch = n.epoch + 1, seq = n.seq + 1, worker_id = NULL, claim_token = NULL,
   claimed_at = NULL"""
-
-# Each (queue, priority) with SCHEDULED tasks: a loose index scan, so that neither millions of
-# future tasks nor many finished ones are walked to find the few groups there are.
-_GROUPS = """groups AS (
-  (SELECT queue, priority FROM tasks WHERE state = 'SCHEDULED'
-   ORDER BY queue, priority LIMIT 1)
-  UNION ALL
-  SELECT next.queue, next.priority FROM groups g, LATERAL (
-    SELECT t.queue, t.priority FROM tasks t
-    WHERE t.state = 'SCHEDULED' AND (t.queue, t.priority) > (g.queue, g.priority)
-    ORDER BY t.queue, t.priority LIMIT 1) next)"""
 
 SUBMIT = text(f"""
 WITH i AS MATERIALIZED (
@@ -68,7 +57,7 @@ t AS (
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, created_at, NULL, state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUBMITTED}', NULL FROM t)
 SELECT * FROM t""")
@@ -79,66 +68,6 @@ SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]
 UNION
 SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN (
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
-
-DISPATCH = text(f"""
-WITH RECURSIVE {_GROUPS},
-room AS MATERIALIZED (
-  SELECT q.queue, GREATEST(0, LEAST(CAST(:n AS int), CAST(:depth AS int) - (
-    SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue))) AS free
-  FROM (SELECT DISTINCT queue FROM groups) q),
-due AS MATERIALIZED (
-  SELECT d.*, r.free FROM groups g JOIN room r ON r.queue = g.queue, LATERAL (
-    SELECT t.id, t.queue, t.priority, t.due_at, t.seq FROM tasks t
-    WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
-      AND t.due_at <= (SELECT clock_timestamp())
-    ORDER BY t.due_at, t.id LIMIT r.free FOR NO KEY UPDATE SKIP LOCKED) d),
-n AS MATERIALIZED (
-  SELECT * FROM (
-    SELECT due.*, row_number() OVER (PARTITION BY queue ORDER BY priority DESC, due_at, id) AS place
-    FROM due) ranked
-  WHERE place <= free),
-u AS (
-  UPDATE tasks t SET state = '{State.QUEUED}', seq = n.seq + 1, publishes = 1,
-    hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
-  FROM n WHERE t.id = n.id
-  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at),
-e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
-  SELECT id, seq, clock_timestamp(), '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
-         CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY priority DESC, due_at, id""")
-
-NEXT_DUE = text(f"""
-WITH RECURSIVE {_GROUPS}
-SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8 FROM groups g, LATERAL (
-  SELECT t.due_at FROM tasks t
-  WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
-  ORDER BY t.due_at LIMIT 1) d""")
-
-REPUBLISH = text(f"""
-WITH n AS MATERIALIZED (
-  SELECT t.id, t.seq, t.publishes FROM tasks t
-  WHERE t.state = 'QUEUED' AND t.hint_deadline <= (SELECT clock_timestamp())
-  ORDER BY t.hint_deadline, t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED),
-u AS (
-  UPDATE tasks t SET seq = n.seq + 1, publishes = n.publishes + 1,
-    hint_deadline = clock_timestamp() + make_interval(secs => LEAST(
-      CAST(:deadline_max AS float8),
-      CAST(:deadline AS float8) * power(2, LEAST(n.publishes, 30))))
-  FROM n WHERE t.id = n.id
-  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent),
-e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
-  SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
-         CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY id""")
-
-# Redis forgot everything: no hint that was published still counts.
-EXPIRE_HINTS = text("""
-WITH n AS MATERIALIZED (
-  SELECT t.id FROM tasks t WHERE t.state = 'QUEUED' ORDER BY t.id FOR NO KEY UPDATE)
-UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM n
-WHERE t.id = n.id AND t.state = 'QUEUED' RETURNING t.id""")
 
 # The second branch changes nothing and returns the grant again: a claim of unknown outcome is
 # sent once more under the same token.
@@ -155,7 +84,7 @@ u AS (
   WHERE t.id = h.id AND h.state = 'QUEUED' AND h.epoch = i.epoch
   RETURNING t.*),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
          CAST(:actor AS text), '{Reason.CLAIMED}', NULL FROM u),
 g AS (
@@ -201,7 +130,7 @@ n AS (
   SELECT h.id, h.epoch, h.seq, i.result FROM h JOIN i ON i.id = h.id
   WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),
 u AS (
-  UPDATE tasks t SET state = '{State.SUCCEEDED}', {_RELEASE},
+  UPDATE tasks t SET state = '{State.SUCCEEDED}', {LEAVE_RUNNING},
     released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()
   FROM n WHERE t.id = n.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.finished_at, n.result),
@@ -209,7 +138,7 @@ f AS (
   INSERT INTO effects (effect_key, task_id, epoch, attempt, at, result)
   SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb) FROM u ORDER BY id),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, finished_at, '{State.RUNNING}', state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUCCEEDED}', NULL FROM u),
 {_ANSWER}""")
@@ -231,7 +160,7 @@ n AS (
          ELSE '{State.SCHEDULED}' END AS next
   FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),
 u AS (
-  UPDATE tasks t SET state = n.next, {_RELEASE}, released_by = CAST(:worker AS uuid),
+  UPDATE tasks t SET state = n.next, {LEAVE_RUNNING}, released_by = CAST(:worker AS uuid),
     handed_back = n.handed_back,
     due_at = CASE WHEN n.next = '{State.SCHEDULED}'
       THEN clock_timestamp() + make_interval(secs => n.delay) ELSE n.due_at END,
@@ -239,58 +168,14 @@ u AS (
   FROM n WHERE t.id = n.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.outcome, n.detail),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
          CAST(:actor AS text), outcome, CAST(detail AS jsonb) FROM u),
 {_ANSWER}""")
 
-# The expiry is tested again on the row as locked: a heartbeat may have come in between.
-MARK_DEAD = text("""
-WITH h AS MATERIALIZED (
-  SELECT id, lease_expires_at FROM workers
-  WHERE dead_at IS NULL AND lease_expires_at <= (SELECT clock_timestamp())
-  ORDER BY id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
-FROM h WHERE w.id = h.id AND h.lease_expires_at <= clock_timestamp()
-RETURNING w.id""")
-
 RETIRE = text("""
 UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
 WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
-
-# Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept
-# while tasks name them): "no row" could be a worker born after this statement's snapshot.
-TAKE_BACK = text(f"""
-WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
-h AS MATERIALIZED (
-  SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
-    t.max_losses, t.cancel_requested, t.worker_id,
-    t.worker_id IN (SELECT id FROM dead) AS lost
-  FROM tasks t
-  WHERE t.state = 'RUNNING' AND (t.worker_id IN (SELECT id FROM dead)
-    OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
-       <= (SELECT clock_timestamp()))
-  ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
-n AS (
-  SELECT h.id, h.epoch, h.seq, h.due_at, h.worker_id, h.lost, h.losses + h.lost::int AS losses,
-    CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'
-         WHEN h.lost AND h.losses + 1 >= h.max_losses THEN '{State.FAILED}'
-         WHEN NOT h.lost AND h.attempt - h.losses - h.handed_back >= h.max_attempts
-           THEN '{State.FAILED}'
-         ELSE '{State.SCHEDULED}' END AS next
-  FROM h),
-u AS (
-  UPDATE tasks t SET state = n.next, {_RELEASE}, released_by = NULL, losses = n.losses,
-    due_at = CASE WHEN n.next = '{State.SCHEDULED}' THEN clock_timestamp() ELSE n.due_at END,
-    finished_at = CASE WHEN n.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
-  FROM n WHERE t.id = n.id
-  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.worker_id AS owner,
-    CASE WHEN n.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
-e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
-  SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
-         CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM u)
-SELECT id AS task_id, state, epoch, reason, owner FROM u""")
 
 CANCEL = text(f"""
 WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
@@ -307,7 +192,7 @@ u AS (
   FROM n WHERE t.id = n.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.state AS found),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), found, state, epoch, attempt, CAST(:actor AS text),
     CASE state WHEN 'RUNNING' THEN '{Reason.CANCEL_REQUESTED}' ELSE '{Reason.CANCELLED}' END,
     NULL FROM u)
@@ -328,7 +213,7 @@ u AS (
   FROM h WHERE t.id = h.id AND h.state = 'FAILED'
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq),
 e AS (
-  INSERT INTO task_events ({_EVENT_COLUMNS})
+  INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
@@ -352,29 +237,6 @@ SELECT clock_timestamp()""")
 
 ANNOUNCED = text("SELECT name, max_attempts, timeout_seconds FROM task_names ORDER BY name")
 
-DEAD_WORKERS = text("""
-SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
-
-# Ids are UUIDv7: the oldest come first in the primary key.
-PRUNE = text("""
-WITH h AS MATERIALIZED (
-  SELECT t.id FROM tasks t
-  WHERE t.id < CAST(:bound AS uuid) AND t.finished_at <= (SELECT clock_timestamp())
-    - make_interval(secs => CASE WHEN t.state = 'FAILED' THEN CAST(:dead_letter AS float8)
-                                 ELSE CAST(:retention AS float8) END)
-  ORDER BY t.id LIMIT CAST(:n AS int) FOR UPDATE SKIP LOCKED),
-e AS (DELETE FROM task_events WHERE task_id IN (SELECT id FROM h)),
-f AS (DELETE FROM effects WHERE effect_key IN (SELECT id FROM h)),
-s AS (DELETE FROM stale_writes WHERE task_id IN (SELECT id FROM h)),
-d AS (DELETE FROM tasks WHERE id IN (SELECT id FROM h) RETURNING id)
-SELECT count(*) FROM d""")
-
-PRUNE_WORKERS = text("""
-DELETE FROM workers w
-WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS float8))
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'RUNNING' AND t.worker_id = w.id)
-RETURNING w.id""")
-
 STORY = text(f"""
 SELECT {TASK_COLUMNS},
   (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM task_events e WHERE e.task_id = t.id)
@@ -383,11 +245,3 @@ SELECT {TASK_COLUMNS},
 FROM tasks t WHERE t.id = CAST(:id AS uuid)""")
 
 CLOCK = text("SELECT clock_timestamp()")
-
-
-def list_tasks(conditions: list[str]) -> TextClause:
-    """The listing, newest id first, with those of its filters that are asked for."""
-    where = " AND ".join(["tenant = CAST(:tenant AS text)", *conditions])
-    return text(
-        f"SELECT {TASK_COLUMNS} FROM tasks WHERE {where} ORDER BY id DESC LIMIT CAST(:n AS int)"
-    )

@@ -7,23 +7,21 @@ Methods take batches; each item is answered. None of them reads the clock of thi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from system import statements
+from system import scans, statements
 from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.ids import id_bound
 from system.lifecycle import Reason, State
+from system.listing import listing
 from system.records import (
     Announcement,
     Answer,
-    Effect,
-    Event,
     Failure,
     Grant,
     Hint,
@@ -35,9 +33,8 @@ from system.records import (
     TaskFilter,
     TaskRow,
     TaskStory,
-    json_value,
-    row_to_task,
 )
+from system.rows import json_value, row_to_story, row_to_task, rows_to_answers, rows_to_hints
 from system.settings import Settings
 from system.submission import submission
 
@@ -85,26 +82,25 @@ class Store:
     async def get(self, task_id: UUID) -> TaskStory | None:
         """A task, its events and its effect as of one instant; None if there is no such task."""
         rows = await self._database.rows(statements.STORY, {"id": task_id})
-        return _story(rows[0]) if rows else None
+        return row_to_story(rows[0]) if rows else None
 
     async def list_tasks(
         self, wanted: TaskFilter, limit: int, before: UUID | None = None
     ) -> list[TaskRow]:
         """At most ``limit`` tasks, newest id first, with ids below ``before``."""
-        conditions, parameters = _conditions(wanted, before)
-        statement = statements.list_tasks(conditions)
-        rows = await self._database.rows(statement, {**parameters, "n": limit})
+        statement, parameters = listing(wanted, limit, before)
+        rows = await self._database.rows(statement, parameters)
         return [row_to_task(row) for row in rows]
 
     async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
         """SCHEDULED and QUEUED end at once; RUNNING is only asked to (done, state RUNNING)."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return _answers(await self._database.rows(statements.CANCEL, parameters))
+        return rows_to_answers(await self._database.rows(statements.CANCEL, parameters))
 
     async def retry(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
         """FAILED -> SCHEDULED, due now, with at least one more attempt allowed."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return _answers(await self._database.rows(statements.RETRY, parameters))
+        return rows_to_answers(await self._database.rows(statements.RETRY, parameters))
 
     async def announced(self) -> dict[str, Announcement]:
         """Every name that a worker ever announced."""
@@ -127,11 +123,11 @@ class Store:
             "deadline": self._settings.hint_deadline_seconds,
             "actor": actor,
         }
-        return _hints(await self._database.rows(statements.DISPATCH, parameters))
+        return rows_to_hints(await self._database.rows(scans.DISPATCH, parameters))
 
     async def next_due_seconds(self) -> float | None:
         """Seconds until the earliest SCHEDULED task is due (negative: overdue), None if none."""
-        rows = await self._database.rows(statements.NEXT_DUE)
+        rows = await self._database.rows(scans.NEXT_DUE)
         seconds: float | None = rows[0][next(iter(rows[0]))]
         return seconds
 
@@ -143,15 +139,15 @@ class Store:
             "deadline_max": self._settings.hint_deadline_max_seconds,
             "actor": actor,
         }
-        return _hints(await self._database.rows(statements.REPUBLISH, parameters))
+        return rows_to_hints(await self._database.rows(scans.REPUBLISH, parameters))
 
     async def expire_hints(self) -> int:
         """Sets the deadline of every QUEUED task to now: Redis lost them. Returns how many."""
-        return len(await self._database.rows(statements.EXPIRE_HINTS))
+        return len(await self._database.rows(scans.EXPIRE_HINTS))
 
     async def mark_dead(self, n: int) -> list[UUID]:
         """Marks up to ``n`` workers with an expired lease dead, for ever."""
-        rows = await self._database.rows(statements.MARK_DEAD, {"n": n})
+        rows = await self._database.rows(scans.MARK_DEAD, {"n": n})
         return [row["id"] for row in rows]
 
     async def take_back(self, n: int, actor: str) -> list[TakenBack]:
@@ -161,7 +157,7 @@ class Store:
             "grace": self._settings.timeout_grace_seconds,
             "actor": actor,
         }
-        rows = await self._database.rows(statements.TAKE_BACK, parameters)
+        rows = await self._database.rows(scans.TAKE_BACK, parameters)
         return [
             TakenBack(
                 task_id=row["task_id"],
@@ -175,7 +171,7 @@ class Store:
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Those of ``ids`` that are marked dead."""
-        rows = await self._database.rows(statements.DEAD_WORKERS, {"ids": list(ids)})
+        rows = await self._database.rows(scans.DEAD_WORKERS, {"ids": list(ids)})
         return [row["id"] for row in rows]
 
     async def prune(self, n: int) -> int:
@@ -190,14 +186,14 @@ class Store:
             "retention": retention.total_seconds(),
             "dead_letter": dead_letter.total_seconds(),
         }
-        rows = await self._database.rows(statements.PRUNE, parameters)
+        rows = await self._database.rows(scans.PRUNE, parameters)
         count: int = rows[0]["count"]
         return count
 
     async def prune_workers(self) -> int:
         """Deletes workers that died before the retention and own nothing; returns how many."""
         parameters = {"retention": self._settings.retention_days * 86400}
-        return len(await self._database.rows(statements.PRUNE_WORKERS, parameters))
+        return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
 
     # For workers
 
@@ -252,7 +248,7 @@ class Store:
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
         """RUNNING -> SUCCEEDED with the row in the ledger, where the epoch still fits."""
         parameters = _finish_parameters(successes, worker_id)
-        return _answers(await self._database.rows(statements.FINISH, parameters))
+        return rows_to_answers(await self._database.rows(statements.FINISH, parameters))
 
     async def finish_in(
         self, connection: AsyncConnection, success: Success, worker_id: UUID
@@ -263,7 +259,7 @@ class Store:
         """
         parameters = _finish_parameters([success], worker_id)
         result = await connection.execute(statements.FINISH, parameters)
-        return _answers(result.mappings().all())[0]
+        return rows_to_answers(result.mappings().all())[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
         """Ends attempts that did not succeed; the law decides between retry, FAILED, CANCELLED."""
@@ -277,7 +273,7 @@ class Store:
             "worker": worker_id,
             "actor": worker_actor(worker_id),
         }
-        return _answers(await self._database.rows(statements.RELEASE, parameters))
+        return rows_to_answers(await self._database.rows(statements.RELEASE, parameters))
 
 
 async def split_guilty(
@@ -316,81 +312,3 @@ def _finish_parameters(successes: Sequence[Success], worker_id: UUID) -> dict[st
 
 def _distinct(ids: Sequence[UUID]) -> list[UUID]:
     return sorted(set(ids))
-
-
-def _hints(rows: Sequence[RowMapping]) -> list[Hint]:
-    return [Hint(**row) for row in rows]
-
-
-def _answers(rows: Sequence[RowMapping]) -> list[Answer]:
-    return [
-        Answer(
-            task_id=row["task_id"],
-            done=row["done"],
-            state=State(row["state"]) if row["state"] else None,
-            epoch=row["epoch"],
-        )
-        for row in rows
-    ]
-
-
-def _story(row: RowMapping) -> TaskStory:
-    values = dict(row)
-    events = json_value(values.pop("events")) or []
-    effect = json_value(values.pop("effect"))
-    return TaskStory(
-        task=row_to_task(values),
-        events=tuple(_event(event) for event in events),
-        effect=_effect(effect) if effect else None,
-    )
-
-
-def _event(values: dict[str, Any]) -> Event:
-    source = values["from_state"]
-    return Event(
-        **{
-            **values,
-            "task_id": UUID(values["task_id"]),
-            "at": _instant(values["at"]),
-            "from_state": State(source) if source else None,
-            "to_state": State(values["to_state"]),
-            "reason": Reason(values["reason"]),
-        }
-    )
-
-
-def _effect(values: dict[str, Any]) -> Effect:
-    ids = {key: UUID(values[key]) for key in ("effect_key", "task_id")}
-    return Effect(**{**values, **ids, "at": _instant(values["at"])})
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _conditions(wanted: TaskFilter, before: UUID | None) -> tuple[list[str], dict[str, Any]]:
-    conditions: list[str] = []
-    parameters: dict[str, Any] = {"tenant": wanted.tenant}
-    candidates: list[tuple[str, str, Any]] = [
-        ("state = ANY(CAST(:states AS text[]))", "states", [str(s) for s in wanted.states]),
-        ("name = CAST(:name AS text)", "name", wanted.name),
-        ("queue = CAST(:queue AS text)", "queue", wanted.queue),
-        (
-            "created_at >= CAST(:created_after AS timestamptz)",
-            "created_after",
-            wanted.created_after,
-        ),
-        (
-            "created_at < CAST(:created_before AS timestamptz)",
-            "created_before",
-            wanted.created_before,
-        ),
-        ("run_at >= CAST(:run_after AS timestamptz)", "run_after", wanted.run_after),
-        ("run_at < CAST(:run_before AS timestamptz)", "run_before", wanted.run_before),
-        ("id < CAST(:before AS uuid)", "before", before),
-    ]
-    for condition, name, value in candidates:
-        if value:
-            conditions.append(condition)
-            parameters[name] = value
-    return conditions, parameters

@@ -13,7 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, TextClause
 
 from system import statements
-from system.records import NewTask, Submitted, TaskRow, row_to_task
+from system.records import NewTask, Submitted, TaskRow
+from system.rows import row_to_task
 
 _ROUNDS_MAX = 3
 

@@ -39,9 +39,7 @@ QUICK = {
 }
 
 
-async def until(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0
-) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0) -> None:
     """Waits for the thing itself."""
     async with asyncio.timeout(seconds):
         while True:
@@ -104,10 +102,12 @@ class Bench:
         hints = await self.store.dispatch(1000, "scheduler:test")
         return await self.store.claim(hints, worker, uuid4())
 
-    async def registered(self) -> UUID:
-        """A worker's row without a worker."""
+    async def registered(self, *, immortal: bool = False) -> UUID:
+        """A worker's row without a worker, that nobody renews."""
         worker = uuid4()
         await self.store.register(worker, "test", ["default"], [])
+        if immortal:
+            self.sql(f"UPDATE workers SET lease_expires_at = 'infinity' WHERE id = '{worker}'")
         return worker
 
     async def story(self, task_id: UUID) -> TaskStory:
@@ -147,9 +147,7 @@ class Bench:
             assert await running == 0
 
     @contextlib.asynccontextmanager
-    async def incarnation(
-        self, **changes: Any
-    ) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
+    async def incarnation(self, **changes: Any) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
         """A worker and the task that runs it; how it ends is the test's business."""
         log = create_logger(style="json", stream=self.log)
         worker = Worker(self.quick(**changes), self.registry, log, self.metrics)

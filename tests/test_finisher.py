@@ -85,9 +85,7 @@ async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("guilty", [0, 3, 6])
-async def test_a_result_that_cannot_be_stored_harms_no_neighbour(
-    bench: Bench, guilty: int
-) -> None:
+async def test_a_result_that_cannot_be_stored_harms_no_neighbour(bench: Bench, guilty: int) -> None:
     worker = await bench.registered()
     grants = await bench.claimed(*["a"] * 7, worker=worker, max_attempts=1)
     ends = [success(grant) for grant in grants]
@@ -179,9 +177,7 @@ async def test_two_ends_of_one_task_are_both_answered(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError()], ids=repr)
-async def test_a_bug_costs_its_batch_never_the_finisher(
-    bench: Bench, error: BaseException
-) -> None:
+async def test_a_bug_costs_its_batch_never_the_finisher(bench: Bench, error: BaseException) -> None:
     worker = await bench.registered()
     first, second = await bench.claimed("a", "b", worker=worker)
     async with finishing(bench, worker) as (finisher, store):

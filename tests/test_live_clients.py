@@ -75,7 +75,7 @@ async def driven(
 ) -> History:
     clients = Clients(directory, directory / "clients.log", guardian)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent)}
-    clients.start(operations, port, environment)
+    clients.start(operations, [port], environment)
     try:
         await asyncio.wait_for(clients.ready(), 20)
         clients.go(time.time())

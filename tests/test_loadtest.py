@@ -157,12 +157,14 @@ def test_figures_are_told_as_median_and_spread() -> None:
     assert spread([1500.4]) == "1,500"
     assert spread([3000, 1000, 2000]) == "2,000 (1,000..3,000)"
     figures = Figures(
-        holdfast=[Round(10, 1000, 600), Round(10, 2000, 900)],
-        procrastinate=[Round(10, 500, 100), Round(10, 500, 100)],
+        holdfast=[Round(10, 1000, 600, 0.5), Round(10, 2000, 900, 0.5)],
+        procrastinate=[Round(10, 500, 100, 2.0), Round(10, 500, 100, 3.0)],
         latency={"due -> start": Latency(7, 0.001, 0.0205, 0.5)},
     )
     assert figures.ratios() == [6, 9]
+    assert figures.cpu_ratios() == [4, 6]
     told = "\n".join(figures.lines())
     assert "1,500 (1,000..2,000)" in told
     assert "7.5x (6.0..9.0)" in told
+    assert "5.0x (4.0..6.0)" in told
     assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in told

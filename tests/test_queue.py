@@ -103,9 +103,7 @@ async def test_what_was_never_acked_can_be_read_again(
     assert await read(queue, consumer, pending=True) == []
 
 
-async def test_a_hint_given_back_goes_to_another_one(
-    queue: HintQueue, server: redis.Redis
-) -> None:
+async def test_a_hint_given_back_goes_to_another_one(queue: HintQueue, server: redis.Redis) -> None:
     await queue.publish(hints(2))
     found = await read(queue, uuid4())
     await queue.requeue(found)

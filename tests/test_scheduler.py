@@ -126,9 +126,9 @@ async def test_higher_priority_goes_first(bench: Bench) -> None:
 
 
 async def test_a_queue_is_filled_to_its_depth_and_refilled(bench: Bench) -> None:
-    ids = await bench.submit(*["a"] * 10)
+    await bench.submit(*["a"] * 10)
     others = await bench.submit(*["a"] * 2, queue="other")
-    worker = await bench.registered()
+    worker = await bench.registered(immortal=True)
     async with bench.scheduler(queue_depth_max=3):
         await bench.until_state(others, State.QUEUED)
         for finished in range(3, 10, 3):
@@ -138,7 +138,7 @@ async def test_a_queue_is_filled_to_its_depth_and_refilled(bench: Bench) -> None
             ends = [Success(grant.task_id, grant.epoch, "1") for grant in grants]
             await bench.store.finish(ends, worker)
             assert bench.sql("SELECT count(*) FROM effects") == [(finished,)]
-        await bench.until_state(ids[-1], State.QUEUED)
+        await until(lambda: _queued(bench, 1))
     reasons = bench.sql("SELECT count(*) FROM task_events WHERE reason = 'dispatched'")
     assert reasons == [(12,)]
 
@@ -209,9 +209,8 @@ async def test_the_dead_are_found_even_while_redis_is_stalled(bench: Bench) -> N
         async with bench.scheduler(redis_url=wire.url, connect_timeout_seconds=3.0):
             await bench.until_state(grant.task_id, State.SCHEDULED)
             wire.heal()
-    story = await bench.story(grant.task_id)
-    assert story.task.losses == 1
-    assert story.events[-1].reason is Reason.LOST
+    assert Reason.LOST in await bench.reasons(grant.task_id)
+    assert (await bench.story(grant.task_id)).task.losses == 1
 
 
 async def test_poison_ends_in_the_dead_letter(bench: Bench) -> None:
@@ -248,7 +247,7 @@ async def test_nobody_living_is_called_dead_after_an_outage_of_postgres(bench: B
 async def test_an_attempt_far_past_its_timeout_is_taken_from_a_living_worker(
     bench: Bench,
 ) -> None:
-    worker = await bench.registered()
+    worker = await bench.registered(immortal=True)
     (grant,) = await bench.claimed("a", worker=worker, timeout_seconds=0.1, max_attempts=1)
     async with bench.scheduler(lease_seconds=60.0, heartbeat_seconds=20.0):
         await bench.until_state(grant.task_id, State.FAILED)
@@ -258,7 +257,7 @@ async def test_an_attempt_far_past_its_timeout_is_taken_from_a_living_worker(
 
 
 async def test_what_is_past_its_retention_is_deleted_and_the_rest_is_kept(bench: Bench) -> None:
-    worker = await bench.registered()
+    worker = await bench.registered(immortal=True)
     done, dead = await bench.claimed("a", "b", worker=worker)
     (waiting,) = await bench.submit("a", run_at=datetime(2090, 1, 1, tzinfo=UTC))
     await bench.store.finish([Success(done.task_id, done.epoch, "1")], worker)
@@ -276,12 +275,12 @@ async def _gone(bench: Bench, task_id: Any) -> bool:
 
 
 async def test_a_stop_ends_the_longest_sleep_at_once(bench: Bench) -> None:
-    async with bench.scheduler(poll_seconds=FOREVER, lease_seconds=FOREVER) as scheduler:
-        await until(lambda: scheduler.loops.stalled() == {})
-        turns = {"loop": "dispatch", "result": "ok"}
-        async with asyncio.timeout(30):
-            await bench.until_state(await bench.submit("a"), State.QUEUED, State.SCHEDULED)
-        assert bench.count("holdfast_loop_turns_total", **turns) <= 2
+    async with asyncio.timeout(20):
+        async with bench.scheduler(poll_seconds=FOREVER, lease_seconds=FOREVER) as scheduler:
+            await until(lambda: scheduler.loops.stalled() == {})
+            turns = {"loop": "prune", "result": "ok"}
+            await until(lambda: _listening(bench))
+    assert bench.count("holdfast_loop_turns_total", **turns) <= 1
     assert "scheduler stopped" in bench.logged()
 
 
@@ -289,6 +288,6 @@ async def test_nothing_is_ready_before_it_runs(bench: Bench) -> None:
     async with bench.scheduler() as scheduler:
         assert isinstance(scheduler, Scheduler)
         assert set(scheduler.loops.stalled()) == {
-            "dispatch", "sweep", "hints", "poke", "janitor", "prune",
-        }  # fmt: skip
+            *("dispatch", "sweep", "hints", "poke", "janitor", "prune"),
+        }
         await until(lambda: scheduler.loops.stalled() == {})

@@ -129,10 +129,12 @@ async def test_a_lease_is_renewed_while_every_slot_and_every_transaction_is_busy
         await bench.until_state(ids[0], State.RUNNING)
         (registered,) = bench.sql("SELECT lease_expires_at FROM workers")
         await until(
-            lambda: bench.sql(
-                "SELECT 1 FROM workers WHERE started_at < clock_timestamp() - interval '2 seconds'"
+            lambda: (
+                bench.sql(
+                    "SELECT 1 FROM workers WHERE started_at < clock_timestamp() - interval '2 seconds'"
+                )
+                == [(1,)]
             )
-            == [(1,)]
         )
         assert bench.sql("SELECT lease_expires_at FROM workers") > [registered]
         assert bench.sql("SELECT count(*) FROM workers WHERE dead_at IS NOT NULL") == [(0,)]

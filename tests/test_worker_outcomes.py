@@ -116,8 +116,7 @@ async def test_whatever_a_handler_raises_ends_its_attempt_alone(bench: Bench, pl
 
     bench.registry.task("bad", timeout_seconds=60)(handle_plain if plain else handle)
     tasks = {
-        name: (await bench.submit("bad", payload={"end": name}, max_attempts=1))[0]
-        for name in ENDS
+        name: (await bench.submit("bad", payload={"end": name}, max_attempts=1))[0] for name in ENDS
     }
     await bench.hint()
     async with bench.worker():

@@ -153,7 +153,7 @@ async def test_hints_read_while_stopping_go_to_others(bench: Bench) -> None:
             (task_id,) = await bench.submit("any")
             wire.stall()
             await bench.hint()
-            await until(lambda: _given(bench) )
+            await until(lambda: _given(bench))
             worker.stop()
             wire.heal()
             assert await running == 0

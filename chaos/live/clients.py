@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import chaos
@@ -33,15 +33,17 @@ class Clients:
         self._read_to = 0
 
     def start(
-        self, operations: list[Planned], api_port: int, environment: Mapping[str, str]
+        self, operations: list[Planned], api_ports: Sequence[int], environment: Mapping[str, str]
     ) -> None:
         """Start the process; nothing is sent before ``go``."""
         plan = self._directory / "plan.json"
         plan.write_text(json.dumps(to_json(operations)), encoding="utf-8")
         argv = [sys.executable, "-m", "locust", "--locustfile", str(_LOCUSTFILE), "--headless"]
         argv += ["--users", str(CLIENTS), "--spawn-rate", str(CLIENTS), "--only-summary"]
-        argv += ["--host", f"http://127.0.0.1:{api_port}", "--loglevel", "WARNING"]
+        apis = [f"http://127.0.0.1:{port}" for port in api_ports]
+        argv += ["--host", apis[0], "--loglevel", "WARNING"]
         files = {
+            "CHAOS_APIS": json.dumps(apis),
             "CHAOS_PLAN": str(plan),
             "CHAOS_OPS": str(self.operations_file),
             "CHAOS_GO": str(self._directory / "go"),

@@ -36,13 +36,15 @@ _LOAD_GRACE_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to run. ``sources``: where the roles' code is; ``mutant``: what was changed in it."""
+    """What to run. ``sources``: where the roles' code is, None: the copy of ours that the
+    foundation has; ``mutant``: what was changed in it.
+    """
 
     scenario: Scenario
     seed: int
     runs: Path
     keep: bool = False
-    sources: Path = SOURCES
+    sources: Path | None = None
     mutant: str | None = None
 
 
@@ -110,7 +112,7 @@ class _Execution:
                 foundation=self._foundation,
                 directory=scratch,
                 logs=self._logs,
-                sources=self._order.sources,
+                sources=self._order.sources or self._foundation.sources,
                 journal=self._note,
                 database=f"run_{time.time_ns()}",
             )
@@ -130,7 +132,8 @@ class _Execution:
     @contextlib.asynccontextmanager
     async def _loaded(self, stack: Stack, clients: Clients) -> AsyncIterator[None]:
         operations = plan(self._scenario.workload, self._order.seed)
-        clients.start(operations, stack.ports["client->api-1"], stack.environment())
+        doors = [port for edge, port in stack.ports.items() if edge.startswith("client->")]
+        clients.start(operations, doors, stack.environment())
         try:
             await clients.ready()
             yield

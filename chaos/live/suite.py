@@ -10,7 +10,7 @@ import typer
 
 from chaos import scenario as scenarios
 from chaos.live.run import Order, Report, run
-from chaos.live.topology import SOURCES, Foundation
+from chaos.live.topology import Foundation
 from chaos.mutants import MUTANTS, Mutant, find, plant
 from chaos.report import terminal
 from chaos.scenario import Scenario
@@ -70,7 +70,7 @@ class Suite:
             seed,
             self._runs,
             keep=self._keep,
-            sources=planted[1] if planted else SOURCES,
+            sources=planted[1] if planted else None,
             mutant=planted[0].name if planted else None,
         )
         try:
@@ -90,7 +90,7 @@ class Suite:
 def _plant(name: str, foundation: Foundation) -> tuple[Mutant, Path]:
     mutant = find(name)
     tree = foundation.directory / f"mutant-{mutant.name}"
-    return mutant, tree if tree.exists() else plant(mutant, SOURCES, tree)
+    return mutant, tree if tree.exists() else plant(mutant, foundation.sources, tree)
 
 
 def _caught(mutant: Mutant, report: Report) -> bool:

@@ -20,6 +20,7 @@ from chaos.live.actors import Actor, ActorFailed, Command, Exit, tail
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.live.witness import Witness
+from chaos.mutants import copy
 from chaos.plan import DeclaredSettings
 from chaos.scenario import Scenario
 from chaos.tasks import CHAOS_EFFECTS, SINK_URL
@@ -37,13 +38,16 @@ _LISTEN_SECONDS = 10.0
 class Foundation:
     """What all scenarios of a suite share: one guardian, one directory, one Postgres server.
 
-    Every scenario gets a fresh database, cloned from a migrated template.
+    Every scenario gets a fresh database, cloned from a migrated template. ``sources`` is a copy of
+    our packages as they were at the start: roles are started again and again during a run, and
+    whoever edits a file meanwhile must not change what is being judged.
     """
 
     guardian: Guardian
     directory: Path
     postgres: EmbeddedPostgres
     toxiproxy: Path
+    sources: Path
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -53,11 +57,12 @@ class Foundation:
         with Guardian() as guardian:
             directory = temporary_directory("holdfast-chaos-")
             guardian.own_directory(directory)
+            sources = await asyncio.to_thread(copy, SOURCES, directory / "sources")
             postgres = EmbeddedPostgres(directory / "postgres", guardian=guardian)
             await asyncio.to_thread(postgres.start)
             try:
                 await _make_template(postgres)
-                yield cls(guardian, directory, postgres, toxiproxy)
+                yield cls(guardian, directory, postgres, toxiproxy, sources)
             finally:
                 await asyncio.to_thread(postgres.stop)
 
@@ -77,8 +82,8 @@ async def _make_template(postgres: EmbeddedPostgres) -> None:
 class Stack:
     """Everything of one scenario, under the names that scenarios use.
 
-    ``ports``: of each edge's proxy. ``sources``: where the roles' code is (a mutant's tree, or
-    ours). ``exits``: every end of a process that was seen, in order.
+    ``ports``: of each edge's proxy. ``sources``: where the roles' code is (the foundation's, or
+    a mutant's). ``exits``: every end of a process that was seen, in order.
     """
 
     scenario: Scenario

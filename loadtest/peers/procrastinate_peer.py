@@ -17,7 +17,7 @@ from procrastinate.types import JSONDict
 
 from loadtest.figures import Round
 from loadtest.stack import LoadtestError, end, spawn
-from loadtest.witness import until
+from loadtest.witness import SETTLE, until_drained
 
 DATABASE = "procrastinate_peer"
 URL_VARIABLE = "LOADTEST_DATABASE_URL"
@@ -54,11 +54,11 @@ async def measure(server_url: str, count: int, workers: int) -> Round:
         await administration.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
         await administration.execute(f"CREATE DATABASE {DATABASE}")
         submitted_seconds = await _store(url, count)
-        drained_seconds = await _drain(url, count, workers)
+        drained_seconds, cpu = await _drain(url, count, workers)
         await administration.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     finally:
         await administration.close()
-    return Round(count, count / submitted_seconds, count / drained_seconds)
+    return Round(count, count / submitted_seconds, count / drained_seconds, cpu)
 
 
 async def _store(database_url: str, count: int) -> float:
@@ -73,11 +73,12 @@ async def _store(database_url: str, count: int) -> float:
         return loop.time() - started
 
 
-async def _drain(database_url: str, count: int, workers: int) -> float:
+async def _drain(database_url: str, count: int, workers: int) -> tuple[float, float]:
     connection = await asyncpg.connect(database_url)
     environment = {URL_VARIABLE: database_url}
     processes = []
     try:
+        await connection.execute(SETTLE)
         for _ in range(workers):
             module = ["loadtest.peers.procrastinate_worker"]
             processes.append(await spawn(module, environment))
@@ -86,8 +87,8 @@ async def _drain(database_url: str, count: int, workers: int) -> float:
             if any(process.returncode is not None for process in processes):
                 raise LoadtestError("a worker of Procrastinate died, see its output above")
 
-        await until(count, _finished(connection), check)
-        return float(await connection.fetchval(DRAIN))
+        cpu = await until_drained(count, _finished(connection), check)
+        return float(await connection.fetchval(DRAIN)), cpu
     finally:
         await asyncio.gather(*(end(process) for process in processes))
         await connection.close()

@@ -1,0 +1,80 @@
+"""Result rows as records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import RowMapping
+
+from system.lifecycle import Reason, State
+from system.records import Answer, Effect, Event, Hint, TaskRow, TaskStory
+
+
+def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
+    """A result row of ``statements.TASK_COLUMNS`` as a TaskRow."""
+    values = dict(row)
+    values["state"] = State(values["state"])
+    values["payload"] = json_value(values["payload"])
+    return TaskRow(**values)
+
+
+def json_value(value: Any) -> Any:
+    """A jsonb column as Python; some drivers decode it, asyncpg hands over the text."""
+    return orjson.loads(value) if isinstance(value, str | bytes) else value
+
+
+def rows_to_hints(rows: Sequence[RowMapping]) -> list[Hint]:
+    """What a dispatch or republish answered."""
+    return [Hint(**row) for row in rows]
+
+
+def rows_to_answers(rows: Sequence[RowMapping]) -> list[Answer]:
+    """What a guarded statement answered, id by id."""
+    return [
+        Answer(
+            task_id=row["task_id"],
+            done=row["done"],
+            state=State(row["state"]) if row["state"] else None,
+            epoch=row["epoch"],
+        )
+        for row in rows
+    ]
+
+
+def row_to_story(row: RowMapping) -> TaskStory:
+    """A row of ``statements.STORY``: the task with its events and its effect."""
+    values = dict(row)
+    events = json_value(values.pop("events")) or []
+    effect = json_value(values.pop("effect"))
+    return TaskStory(
+        task=row_to_task(values),
+        events=tuple(_event(event) for event in events),
+        effect=_effect(effect) if effect else None,
+    )
+
+
+def _event(values: dict[str, Any]) -> Event:
+    source = values["from_state"]
+    return Event(
+        **{
+            **values,
+            "task_id": UUID(values["task_id"]),
+            "at": _instant(values["at"]),
+            "from_state": State(source) if source else None,
+            "to_state": State(values["to_state"]),
+            "reason": Reason(values["reason"]),
+        }
+    )
+
+
+def _effect(values: dict[str, Any]) -> Effect:
+    ids = {key: UUID(values[key]) for key in ("effect_key", "task_id")}
+    return Effect(**{**values, **ids, "at": _instant(values["at"])})
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

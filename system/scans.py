@@ -1,0 +1,151 @@
+"""The SQL that looks for work instead of being given ids: dispatch, sweeps, retention.
+
+The rules of ``statements.py`` hold, but for two: a scan filters by state before it locks, and it
+skips what another one holds (FOR NO KEY UPDATE SKIP LOCKED), so any number of schedulers run side
+by side. Always MATERIALIZED: inlined, the LIMIT can be exceeded.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from system.lifecycle import Reason, State
+from system.statements import EVENT_COLUMNS, LEAVE_RUNNING
+
+# Each (queue, priority) with SCHEDULED tasks: a loose index scan, so that neither millions of
+# future tasks nor many finished ones are walked to find the few groups there are.
+_GROUPS = """groups AS (
+  (SELECT queue, priority FROM tasks WHERE state = 'SCHEDULED'
+   ORDER BY queue, priority LIMIT 1)
+  UNION ALL
+  SELECT next.queue, next.priority FROM groups g, LATERAL (
+    SELECT t.queue, t.priority FROM tasks t
+    WHERE t.state = 'SCHEDULED' AND (t.queue, t.priority) > (g.queue, g.priority)
+    ORDER BY t.queue, t.priority LIMIT 1) next)"""
+
+DISPATCH = text(f"""
+WITH RECURSIVE {_GROUPS},
+room AS MATERIALIZED (
+  SELECT q.queue, GREATEST(0, LEAST(CAST(:n AS int), CAST(:depth AS int) - (
+    SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue))) AS free
+  FROM (SELECT DISTINCT queue FROM groups) q),
+due AS MATERIALIZED (
+  SELECT d.*, r.free FROM groups g JOIN room r ON r.queue = g.queue, LATERAL (
+    SELECT t.id, t.queue, t.priority, t.due_at, t.seq FROM tasks t
+    WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
+      AND t.due_at <= (SELECT clock_timestamp())
+    ORDER BY t.due_at, t.id LIMIT r.free FOR NO KEY UPDATE SKIP LOCKED) d),
+n AS MATERIALIZED (
+  SELECT * FROM (
+    SELECT due.*, row_number() OVER (PARTITION BY queue ORDER BY priority DESC, due_at, id) AS place
+    FROM due) ranked
+  WHERE place <= free),
+u AS (
+  UPDATE tasks t SET state = '{State.QUEUED}', seq = n.seq + 1, publishes = 1,
+    hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
+  FROM n WHERE t.id = n.id
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at),
+e AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
+         CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM u)
+SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY priority DESC, due_at, id""")
+
+NEXT_DUE = text(f"""
+WITH RECURSIVE {_GROUPS}
+SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8 FROM groups g, LATERAL (
+  SELECT t.due_at FROM tasks t
+  WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
+  ORDER BY t.due_at LIMIT 1) d""")
+
+REPUBLISH = text(f"""
+WITH n AS MATERIALIZED (
+  SELECT t.id, t.seq, t.publishes FROM tasks t
+  WHERE t.state = 'QUEUED' AND t.hint_deadline <= (SELECT clock_timestamp())
+  ORDER BY t.hint_deadline, t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED),
+u AS (
+  UPDATE tasks t SET seq = n.seq + 1, publishes = n.publishes + 1,
+    hint_deadline = clock_timestamp() + make_interval(secs => LEAST(
+      CAST(:deadline_max AS float8),
+      CAST(:deadline AS float8) * power(2, LEAST(n.publishes, 30))))
+  FROM n WHERE t.id = n.id
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent),
+e AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
+         CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM u)
+SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY id""")
+
+# Redis forgot everything: no hint that was published still counts.
+EXPIRE_HINTS = text("""
+WITH n AS MATERIALIZED (
+  SELECT t.id FROM tasks t WHERE t.state = 'QUEUED' ORDER BY t.id FOR NO KEY UPDATE)
+UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM n
+WHERE t.id = n.id AND t.state = 'QUEUED' RETURNING t.id""")
+
+# The expiry is tested again on the row as locked: a heartbeat may have come in between.
+MARK_DEAD = text("""
+WITH h AS MATERIALIZED (
+  SELECT id, lease_expires_at FROM workers
+  WHERE dead_at IS NULL AND lease_expires_at <= (SELECT clock_timestamp())
+  ORDER BY id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
+FROM h WHERE w.id = h.id AND h.lease_expires_at <= clock_timestamp()
+RETURNING w.id""")
+
+# Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept
+# while tasks name them): "no row" could be a worker born after this statement's snapshot.
+TAKE_BACK = text(f"""
+WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
+h AS MATERIALIZED (
+  SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
+    t.max_losses, t.cancel_requested, t.worker_id,
+    t.worker_id IN (SELECT id FROM dead) AS lost
+  FROM tasks t
+  WHERE t.state = 'RUNNING' AND (t.worker_id IN (SELECT id FROM dead)
+    OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
+       <= (SELECT clock_timestamp()))
+  ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
+n AS (
+  SELECT h.id, h.epoch, h.seq, h.due_at, h.worker_id, h.lost, h.losses + h.lost::int AS losses,
+    CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'
+         WHEN h.lost AND h.losses + 1 >= h.max_losses THEN '{State.FAILED}'
+         WHEN NOT h.lost AND h.attempt - h.losses - h.handed_back >= h.max_attempts
+           THEN '{State.FAILED}'
+         ELSE '{State.SCHEDULED}' END AS next
+  FROM h),
+u AS (
+  UPDATE tasks t SET state = n.next, {LEAVE_RUNNING}, released_by = NULL, losses = n.losses,
+    due_at = CASE WHEN n.next = '{State.SCHEDULED}' THEN clock_timestamp() ELSE n.due_at END,
+    finished_at = CASE WHEN n.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
+  FROM n WHERE t.id = n.id
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.worker_id AS owner,
+    CASE WHEN n.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
+e AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
+         CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM u)
+SELECT id AS task_id, state, epoch, reason, owner FROM u""")
+
+DEAD_WORKERS = text("""
+SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
+
+# Ids are UUIDv7: the oldest come first in the primary key.
+PRUNE = text("""
+WITH h AS MATERIALIZED (
+  SELECT t.id FROM tasks t
+  WHERE t.id < CAST(:bound AS uuid) AND t.finished_at <= (SELECT clock_timestamp())
+    - make_interval(secs => CASE WHEN t.state = 'FAILED' THEN CAST(:dead_letter AS float8)
+                                 ELSE CAST(:retention AS float8) END)
+  ORDER BY t.id LIMIT CAST(:n AS int) FOR UPDATE SKIP LOCKED),
+e AS (DELETE FROM task_events WHERE task_id IN (SELECT id FROM h)),
+f AS (DELETE FROM effects WHERE effect_key IN (SELECT id FROM h)),
+s AS (DELETE FROM stale_writes WHERE task_id IN (SELECT id FROM h)),
+d AS (DELETE FROM tasks WHERE id IN (SELECT id FROM h) RETURNING id)
+SELECT count(*) FROM d""")
+
+PRUNE_WORKERS = text("""
+DELETE FROM workers w
+WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS float8))
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'RUNNING' AND t.worker_id = w.id)
+RETURNING w.id""")

@@ -1,4 +1,4 @@
-"""Processor time: what a task costs, which other load on the machine changes far less than rates."""
+"""Processor time: what a task costs. Other load on the machine changes it far less than rates."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from loadtest.witness import Latency
 
@@ -33,7 +34,8 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for a machine."""
-        return {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
+        told = {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
+        return cast("dict[str, Any]", _without_nan(told))
 
     def ratios(self) -> list[float]:
         """How many times Procrastinate's drain, round by round: neighbours share their noise."""
@@ -69,6 +71,19 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
     if len(values) < 2:
         return middle
     return f"{middle} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    match value:
+        case float() if math.isnan(value):
+            return None
+        case dict():
+            return {key: _without_nan(item) for key, item in value.items()}
+        case list():
+            return [_without_nan(item) for item in value]
+        case _:
+            return value
 
 
 def _row(name: str, rounds: Sequence[Round]) -> str:

@@ -128,13 +128,15 @@ class Bench:
         error: dict[str, Any] = detail["error"]
         return error
 
-    async def until_state(self, tasks: UUID | Sequence[UUID], *states: State) -> None:
+    async def until_state(
+        self, tasks: UUID | Sequence[UUID], *states: State, seconds: float = 10.0
+    ) -> None:
         ids = [tasks] if isinstance(tasks, UUID) else list(tasks)
 
         async def reached() -> bool:
             return all([await self.state(task_id) in states for task_id in ids])
 
-        await until(reached)
+        await until(reached, seconds)
 
     # Roles
 

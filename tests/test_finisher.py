@@ -9,15 +9,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-
 from bench import Bench, bench_for, until
+from wire import wire_to
+
 from observability.logs import create_logger
 from system.finisher import Finisher
 from system.lifecycle import Reason, State
 from system.records import Answer, Failure, Grant, Success
 from system.settings import Settings
 from system.store import Store
-from wire import wire_to
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_ends_that_come_together_share_a_statement(bench: Bench) -> None:
 async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
     worker = await bench.registered()
     grants = await bench.claimed(*["a"] * 4, worker=worker)
-    ends = [
+    ends: list[Success | Failure] = [
         success(grants[0]),
         Failure(grants[1].task_id, grants[1].epoch, Reason.FAILED, 60.0),
         Failure(grants[2].task_id, grants[2].epoch, Reason.DISCARDED),

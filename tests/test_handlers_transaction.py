@@ -5,93 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from transaction_bench import INSERT, PID, Bench, CommitWire, claimed
 
 from system.database import create_engine
 from system.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
-from system.handlers import Context
-from system.handlers.transaction import Transaction, Transactions
-from system.ids import new_id
-from system.lifecycle import Reason, State
-from system.records import Failure, Grant, NewTask
+from system.handlers.transaction import Transaction
+from system.lifecycle import State
 from system.settings import Settings
-from system.store import Store
-
-INSERT = text("INSERT INTO orders (id) VALUES (:id)")
-PID = text("SELECT pg_backend_pid()")
-
-
-@dataclass
-class Bench:
-    """One claimed task, and what its handler's transaction needs."""
-
-    store: Store
-    engine: AsyncEngine
-    worker_id: UUID
-    grant: Grant
-    database_url: str
-    commit_timeout_seconds: float = 5.0
-
-    def context(self, timeout_seconds: float | None = None) -> Context:
-        loop = asyncio.get_running_loop()
-        transactions = Transactions(
-            self.engine,
-            self.store,
-            self.worker_id,
-            result_bytes_max=1000,
-            commit_timeout_seconds=self.commit_timeout_seconds,
-        )
-        started = loop.time()
-        if timeout_seconds is not None:
-            started += timeout_seconds - self.grant.timeout_seconds
-        return Context(self.grant, clock=loop.time, started=started, begin=transactions.begin)
-
-    async def state(self) -> tuple[State, Any, list[int]]:
-        """The task's state, its ledger result, and the handler's own rows, as others see them."""
-        story = await self.store.get(self.grant.task_id)
-        assert story is not None
-        orders = [row[0] for row in self.sql("SELECT id FROM orders ORDER BY id")]
-        return story.task.state, story.effect.result if story.effect else None, orders
-
-    def sql(self, statement: str) -> list[Any]:
-        with psycopg.connect(self.database_url, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode())
-            return cursor.fetchall() if cursor.description else []
-
-    async def release(self) -> State | None:
-        """What the worker does with an attempt whose COMMIT is unknown; the task's state then."""
-        failure = Failure(self.grant.task_id, self.grant.epoch, Reason.FAILED)
-        return (await self.store.release([failure], self.worker_id))[0].state
-
-
-@asynccontextmanager
-async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterator[Bench]:
-    store = Store(settings, connections=2, application_name="test")
-    engine = create_engine(
-        engine_settings, connections=1, application_name="test-handlers", autocommit=False
-    )
-    try:
-        worker_id = uuid4()
-        await store.register(worker_id, "worker-1", ["default"], [])
-        await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
-        hints = await store.dispatch(1, "scheduler:test")
-        (grant,) = await store.claim(hints, worker_id, uuid4())
-        bench = Bench(store, engine, worker_id, grant, settings.database_url)
-        bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")
-        yield bench
-    finally:
-        await engine.dispose()
-        await store.close()
 
 
 @pytest.fixture
@@ -336,53 +262,10 @@ async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Be
     assert await bench.state() == (State.SCHEDULED, None, [])
 
 
-class Wire:
-    """A TCP relay to Postgres. What the server says after COMMIT arrived goes to ``on_reply``."""
-
-    def __init__(self, database_url: str) -> None:
-        self._target = urlsplit(database_url)
-        self._commit_sent = False
-        self.replied = asyncio.Event()
-        self.let_go = asyncio.Event()
-        self.cut = False
-
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._target.hostname, self._target.port
-        up_reader, up_writer = await asyncio.open_connection(host, port)
-        try:
-            await asyncio.gather(
-                self._upstream(reader, up_writer), self._downstream(up_reader, writer)
-            )
-        except ConnectionError:
-            pass
-        finally:
-            up_writer.close()
-            writer.close()
-
-    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if b"COMMIT;" in data:
-                self._commit_sent = True
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionError
-
-    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if self._commit_sent:
-                self.replied.set()
-                if self.cut:
-                    raise ConnectionError
-                await self.let_go.wait()
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionError
-
-
 @pytest.fixture
-async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, Wire]]:
-    """A bench whose handlers reach Postgres through a Wire."""
-    wire = Wire(settings.database_url)
+async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, CommitWire]]:
+    """A bench whose handlers reach Postgres through a CommitWire."""
+    wire = CommitWire(settings.database_url)
     async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         url = urlsplit(settings.database_url)
@@ -394,7 +277,7 @@ async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, Wire]]:
 
 
 async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
-    wire: tuple[Bench, Wire],
+    wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
     relay.cut = True
@@ -409,7 +292,7 @@ async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
 
 
 async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
-    wire: tuple[Bench, Wire],
+    wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, _ = wire
     bench.commit_timeout_seconds = 0.3
@@ -421,7 +304,7 @@ async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
 
 
 async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
-    wire: tuple[Bench, Wire],
+    wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
     context = bench.context()
@@ -444,7 +327,7 @@ async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
 
 
 async def test_a_commit_answered_after_the_attempts_time_is_a_success(
-    wire: tuple[Bench, Wire],
+    wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
     loop = asyncio.get_running_loop()

@@ -155,6 +155,8 @@ def test_places_are_found_in_what_up_prints() -> None:
 
 def test_figures_are_told_as_median_and_spread() -> None:
     assert spread([1500.4]) == "1,500"
+    short = Figures(holdfast=[Round(1, 10, 10, float("nan"))]).as_json()
+    assert json.loads(json.dumps(short, allow_nan=False))["holdfast"][0]["cpu_ms_per_task"] is None
     assert spread([3000, 1000, 2000]) == "2,000 (1,000..3,000)"
     figures = Figures(
         holdfast=[Round(10, 1000, 600, 0.5), Round(10, 2000, 900, 0.5)],

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from bench import until
@@ -93,7 +94,7 @@ async def test_pauses_grow_while_errors_last(loops: Loops) -> None:
 
     loops.add("work", turn, stalled_seconds=5)
     await ended(loops, lambda: len(started) == 4)
-    pauses = [later - earlier for earlier, later in zip(started, started[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(started)]
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 

@@ -130,8 +130,8 @@ def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> N
 
 
 def test_a_postgres_out_of_reach_is_told_in_one_line(database_url: str) -> None:
-    with pytest.raises(Unavailable, match="cannot migrate the database: .*Connect call failed"):
+    with pytest.raises(Unavailable, match=r"cannot migrate the database: .*Connect call failed"):
         migrate.upgrade("postgresql://x@127.0.0.1:1/x")
     missing = database_url.rpartition("/")[0] + "/missing"
-    with pytest.raises(Unavailable, match='cannot migrate.*"missing" does not exist'):
+    with pytest.raises(Unavailable, match=r'cannot migrate.*"missing" does not exist'):
         migrate.upgrade(missing)

@@ -57,7 +57,7 @@ async def read(
 def entries(server: redis.Redis, queue: str = "default") -> tuple[int, int]:
     """How many entries the stream has, and how many of them somebody was given."""
     stream = f"holdfast:hints:{queue}"
-    return server.xlen(stream), server.xpending(stream, "workers")["pending"]  # type: ignore[return-value,index]
+    return server.xlen(stream), server.xpending(stream, "workers")["pending"]
 
 
 async def test_a_hint_is_read_as_it_was_published_and_gone_when_acked(
@@ -209,7 +209,7 @@ async def test_a_stream_that_nobody_reads_stays_bounded(
     for _ in range(20):
         await queue.publish(hints(100))
     await queue.close()
-    assert server.xlen(STREAM) <= 400 + 100, "trimmed by whole nodes of 100"  # type: ignore[operator]
+    assert server.xlen(STREAM) <= 400 + 100, "trimmed by whole nodes of 100"
 
 
 async def test_waiting_longer_than_the_limit_of_a_reply_is_no_error(bare: Settings) -> None:

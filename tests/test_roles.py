@@ -18,13 +18,14 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from bench import bench_for
 from starlette.applications import Starlette
 from typer.testing import CliRunner
 
 from observability.metrics import Metrics
 from system.__main__ import app
 from system.health import create_health, start_server, stop_server
-from system.machine import free_port
+from system.lifecycle import State
 from system.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -242,25 +243,26 @@ def test_the_doctor_grades_what_it_finds(
     assert re.search(r"^bad +Redis: ", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("role", ["scheduler", "worker", "api"])
-def test_a_role_answers_for_its_health_and_ends_on_sigterm(command: Command, role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "end"),
+    [("scheduler", signal.SIGTERM), ("worker", signal.SIGTERM), ("api", signal.SIGINT)],
+)
+def test_a_role_answers_for_its_health_and_ends_on_a_signal(
+    command: Command, role: str, end: signal.Signals
+) -> None:
     with command.running(role) as running:
         url = running.until_ready()
         assert httpx.get(f"{url}/healthz").status_code == 200
         metrics = httpx.get(f"{url}/metrics")
         assert metrics.status_code == 200
         assert f'holdfast_role{{role="{role}"}} 1.0' in metrics.text
-        assert running.terminate() == 0
+        port = url.rpartition(":")[2]
+        taken = {"HOLDFAST_API_PORT": port, "HOLDFAST_HEALTH_PORT": port}
+        code, _, error = command.run(role, **taken)
+        assert code == 1
+        assert f"holdfast: cannot listen on 127.0.0.1:{port}: is the port in use?" in error
+        assert running.terminate(end) == 0
         assert running.events()[-1] == f"{role} stopped"
-
-
-@pytest.mark.parametrize("role", ["scheduler", "worker"])
-def test_a_port_that_is_taken_is_named(command: Command, role: str) -> None:
-    with command.running("scheduler") as running:
-        port = running.until_ready().rpartition(":")[2]
-        code, _, error = command.run(role, HOLDFAST_HEALTH_PORT=port)
-    assert code == 1
-    assert f"holdfast: cannot listen on 127.0.0.1:{port}: is the port in use?" in error
 
 
 def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
@@ -279,28 +281,23 @@ def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
         running.until_ready()
 
 
-@pytest.mark.parametrize("name", ["deaf_thread", "deaf_coroutine"])
-def test_a_worker_ends_although_a_handler_never_does(
-    command: Command, settings: Settings, name: str
+async def test_a_worker_ends_although_its_handlers_never_do(
+    command: Command, settings: Settings
 ) -> None:
     (command.directory / "deaf_handlers.py").write_text(HANDLERS)
     quick = {
         "HOLDFAST_SHUTDOWN_GRACE_SECONDS": "0.2",
         "HOLDFAST_STATEMENT_TIMEOUT_SECONDS": "1",
-        "HOLDFAST_API_PORT": str(free_port()),
     }
-    with (
-        command.running("api", **quick) as api,
-        command.running("scheduler"),
-        command.running("worker", "--app", "deaf_handlers", **quick) as worker,
-    ):
-        worker.until_ready()
-        answer = httpx.post(f"{api.until_ready()}/tasks/", json={"name": name})
-        assert answer.status_code == 201
-        until(lambda: sql(settings, "SELECT state FROM tasks") == [("RUNNING",)])
-        assert worker.terminate() == 0
-        assert worker.events()[-1] == "worker stopped"
-        until(lambda: sql(settings, "SELECT 1 FROM tasks WHERE attempt = 1 AND epoch = 2") != [])
+    async with bench_for(settings) as bench:
+        in_thread, in_loop = await bench.offer("deaf_thread", "deaf_coroutine")
+        with command.running("worker", "--app", "deaf_handlers", **quick) as worker:
+            await bench.until_state([in_thread, in_loop], State.RUNNING, seconds=30)
+            assert worker.terminate() == 0
+            assert worker.events()[-1] == "worker stopped"
+        assert await bench.state(in_thread) is State.SCHEDULED
+        (taken,) = await bench.store.take_back(10, "scheduler:test")
+        assert taken.task_id == in_loop, "nobody could end it but a scheduler"
 
 
 def test_a_worker_that_was_marked_dead_exits_to_be_started_anew(
@@ -310,12 +307,6 @@ def test_a_worker_that_was_marked_dead_exits_to_be_started_anew(
         running.until_ready()
         sql(settings, "UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
         assert running.process.wait(20) == 3
-
-
-def test_ctrl_c_is_as_graceful(command: Command) -> None:
-    with command.running("worker") as running:
-        running.until_ready()
-        assert running.terminate(signal.SIGINT) == 0
 
 
 async def test_readiness_follows_what_is_stalled() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
 import pytest
-
 from bench import Bench, bench_for, until
+from wire import wire_to
+
 from system.handlers import Context
 from system.lifecycle import Reason, State
 from system.records import Failure, Hint, Success
 from system.scheduler import Scheduler, Steadiness
 from system.settings import Settings
-from wire import wire_to
 
 NOON = datetime(2026, 1, 9, 12, tzinfo=UTC)
 FOREVER = 3600.0  # a sleep that only a wakeup can end within a test
@@ -164,7 +165,7 @@ async def test_an_unclaimed_hint_is_published_again_ever_more_rarely(bench: Benc
     async with bench.scheduler(hint_deadline_seconds=0.2, poll_seconds=0.05):
         await until(lambda: _told(bench, task_id, again))
     events = (await bench.story(task_id)).events[1:]
-    waits = [(b.at - a.at).total_seconds() for a, b in zip(events, events[1:], strict=False)]
+    waits = [(b.at - a.at).total_seconds() for a, b in pairwise(events)]
     for wait, least in zip(waits, (0.2, 0.4, 0.8), strict=True):
         assert wait >= least
     assert [hint.task_id for hint in await hinted(bench)] == [task_id] * 4

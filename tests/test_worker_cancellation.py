@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-
 from bench import Bench, bench_for, until
+
 from system.handlers import Backoff, Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State

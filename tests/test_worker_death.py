@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-
 from bench import Bench, bench_for, until
+from wire import wire_to
+
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State
 from system.settings import Settings
 from system.worker import EXIT_DEAD
-from wire import wire_to
 
 Payload = dict[str, Any]
 
@@ -131,7 +131,8 @@ async def test_a_lease_is_renewed_while_every_slot_and_every_transaction_is_busy
         await until(
             lambda: (
                 bench.sql(
-                    "SELECT 1 FROM workers WHERE started_at < clock_timestamp() - interval '2 seconds'"
+                    "SELECT 1 FROM workers "
+                    "WHERE started_at < clock_timestamp() - interval '2 seconds'"
                 )
                 == [(1,)]
             )

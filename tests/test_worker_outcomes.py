@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
-
 from bench import Bench, bench_for, until
+from wire import wire_to
+
 from system.handlers import Backoff, Context, Discard, Retry, TaskLost
 from system.lifecycle import Reason, State
 from system.records import Hint
 from system.settings import Settings
-from wire import wire_to
 
 Payload = dict[str, Any]
 BEGIN = [Reason.SUBMITTED, Reason.DISPATCHED, Reason.CLAIMED]
@@ -78,8 +78,12 @@ def unprintable() -> None:
     raise ValueError("\0 and \ud800" + "x" * 100_000)
 
 
-ENDS = {
-    "LookupError": lambda: {}["x"],
+def look_up() -> Any:
+    return dict[str, str]()["x"]
+
+
+ENDS: dict[str, Callable[[], Any]] = {
+    "LookupError": look_up,
     "BaseExceptionGroup": raise_in_group,
     "StopIteration": stop_iteration,
     "SystemExit": exit_process,
@@ -289,14 +293,16 @@ async def test_hints_whose_reply_was_lost_are_read_again(bench: Bench) -> None:
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
 
-    async with wire_to(bench.settings.redis_url) as wire:
-        async with bench.worker(redis_url=wire.url) as worker:
-            wire.lose_reply_to(b"XREADGROUP")
-            while not wire.reply_lost.is_set():
-                (task_id,) = await bench.offer("counted")
-                await bench.until_state(task_id, State.SUCCEEDED)
-            assert await bench.queue.consumers("default") == [worker.id]
-            await until(lambda: _empty(bench))
+    async with (
+        wire_to(bench.settings.redis_url) as wire,
+        bench.worker(redis_url=wire.url) as worker,
+    ):
+        wire.lose_reply_to(b"XREADGROUP")
+        while not wire.reply_lost.is_set():
+            (task_id,) = await bench.offer("counted")
+            await bench.until_state(task_id, State.SUCCEEDED)
+        assert await bench.queue.consumers("default") == [worker.id]
+        await until(lambda: _empty(bench))
 
 
 @pytest.mark.parametrize("server", ["postgres", "redis"])

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-
 from bench import Bench, bench_for, until
+from wire import wire_to
+
 from observability.logs import create_logger
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
-from system.lifecycle import Reason, State
+from system.lifecycle import State
 from system.settings import Settings
 from system.worker import Worker
-from wire import wire_to
 
 Payload = dict[str, Any]
 
@@ -147,16 +147,18 @@ async def test_a_handler_that_refuses_to_be_cancelled_cannot_keep_the_worker(
 
 
 async def test_hints_read_while_stopping_go_to_others(bench: Bench) -> None:
-    async with wire_to(bench.settings.redis_url) as wire:
-        async with bench.incarnation(redis_url=wire.url) as (worker, running):
-            await until(lambda: _blocked(bench))
-            (task_id,) = await bench.submit("any")
-            wire.stall()
-            await bench.hint()
-            await until(lambda: _given(bench))
-            worker.stop()
-            wire.heal()
-            assert await running == 0
+    async with (
+        wire_to(bench.settings.redis_url) as wire,
+        bench.incarnation(redis_url=wire.url) as (worker, running),
+    ):
+        await until(lambda: _blocked(bench))
+        (task_id,) = await bench.submit("any")
+        wire.stall()
+        await bench.hint()
+        await until(lambda: _given(bench))
+        worker.stop()
+        wire.heal()
+        assert await running == 0
     assert await bench.state(task_id) is State.QUEUED
     assert (await bench.queue._redis.xpending("holdfast:hints:default", "workers"))["pending"] == 0
     assert await bench.queue._redis.xlen("holdfast:hints:default") == 1
@@ -204,17 +206,19 @@ async def test_it_ends_without_postgres_too(bench: Bench, fault: str) -> None:
         "statement_timeout_seconds": 0.4,
         "connect_timeout_seconds": 0.4,
     }
-    async with wire_to(bench.settings.database_url) as wire:
-        async with bench.incarnation(database_url=wire.url, **quick) as (worker, running):
-            (task_id,) = await bench.offer("slow")
-            await bench.until_state(task_id, State.RUNNING)
-            getattr(wire, fault)()
-            (unclaimed,) = await bench.offer("slow")
-            await until(lambda: "claim sent again" in bench.logged())
-            let_go.set()
-            worker.stop()
-            async with asyncio.timeout(20):
-                assert await running == 0
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.incarnation(database_url=wire.url, **quick) as (worker, running),
+    ):
+        (task_id,) = await bench.offer("slow")
+        await bench.until_state(task_id, State.RUNNING)
+        getattr(wire, fault)()
+        (unclaimed,) = await bench.offer("slow")
+        await until(lambda: "claim sent again" in bench.logged())
+        let_go.set()
+        worker.stop()
+        async with asyncio.timeout(20):
+            assert await running == 0
     assert "stopped without Postgres: the lease will expire" in bench.logged()
     assert await bench.state(unclaimed) in {State.QUEUED, State.RUNNING}
     assert dead_reason(bench, worker) is None

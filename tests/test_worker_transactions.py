@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-
 from bench import Bench, bench_for, until
+from sqlalchemy import text
+from wire import wire_to
+
 from system.handlers import Backoff, Context
 from system.lifecycle import Reason, State
 from system.settings import Settings
-from wire import wire_to
 
 Payload = dict[str, Any]
 INSERT = text("INSERT INTO orders (attempt) VALUES (:attempt)")
@@ -105,14 +105,16 @@ async def test_a_stop_rolls_back_and_hands_back(bench: Bench) -> None:
 async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> None:
     inserted, let_go = register_order(bench)
     (task_id,) = await bench.offer("order")
-    async with wire_to(bench.settings.database_url) as wire:
-        async with bench.worker(database_url=wire.url):
-            await inserted.wait()
-            wire.lose_reply_to(b"COMMIT")
-            let_go.set()
-            await wire.reply_lost.wait()
-            succeeded = {"name": "order", "outcome": "succeeded"}
-            await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.worker(database_url=wire.url),
+    ):
+        await inserted.wait()
+        wire.lose_reply_to(b"COMMIT")
+        let_go.set()
+        await wire.reply_lost.wait()
+        succeeded = {"name": "order", "outcome": "succeeded"}
+        await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
     assert bench.sql("SELECT attempt FROM orders") == [(1,)]
     assert await result(bench, task_id) == {"attempt": 1}
     assert (await bench.reasons(task_id))[-1] is Reason.SUCCEEDED

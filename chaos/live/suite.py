@@ -24,10 +24,11 @@ class Suite:
         self._keep = keep
 
     async def run(self, todo: Sequence[tuple[Scenario, int]], mutant: str | None) -> bool:
-        """Run (scenario, seed) pairs; whether every verdict is true."""
+        """Run (scenario, seed) pairs; whether every verdict is true. Raises MutantError."""
         started, verdicts = time.monotonic(), []
+        chosen = find(mutant) if mutant else None
         async with Foundation.laid() as foundation:
-            planted = _plant(mutant, foundation) if mutant else None
+            planted = _plant(chosen, foundation) if chosen else None
             for scenario, seed in todo:
                 report = await self._one(foundation, scenario, seed, planted)
                 verdicts.append("unknown" if report is None else report.judgement.verdict)
@@ -45,7 +46,7 @@ class Suite:
         survivors = 0
         async with Foundation.laid() as foundation:
             for mutant in mutants:
-                planted = _plant(mutant.name, foundation)
+                planted = _plant(mutant, foundation)
                 scenario = scenarios.find(mutant.scenario)
                 report = await self._one(foundation, scenario, seed, planted)
                 caught = report is not None and _caught(mutant, report)
@@ -87,8 +88,7 @@ class Suite:
         return report
 
 
-def _plant(name: str, foundation: Foundation) -> tuple[Mutant, Path]:
-    mutant = find(name)
+def _plant(mutant: Mutant, foundation: Foundation) -> tuple[Mutant, Path]:
     tree = foundation.directory / f"mutant-{mutant.name}"
     return mutant, tree if tree.exists() else plant(mutant, foundation.sources, tree)
 

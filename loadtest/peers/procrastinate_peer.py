@@ -1,8 +1,8 @@
 """Procrastinate (a queue in Postgres) with its documented fast settings, in its own database.
 
 Jobs are stored with ``batch_defer``, 1,000 in one statement, and run by worker processes with many
-jobs at once and without LISTEN, which a backlog does not need. Finished jobs are kept, as Holdfast keeps its tasks. The drain
-is read from Procrastinate's own events: first start to last success.
+jobs at once and without LISTEN, which a backlog does not need. Finished jobs are kept, as Holdfast
+keeps its tasks. The drain is read from Procrastinate's own events: first start to last success.
 """
 
 from __future__ import annotations

@@ -141,11 +141,13 @@ class TaskFilter:
 class Answer:
     """What a guarded statement did to one id.
 
-    ``done``: the transition stands (made now, or by an earlier send of the same statement).
-    Else ``state`` and ``epoch`` are those found under the lock, None when there is no such task.
+    ``made``: the transition was made by this very sending. ``done``: it stands, made now or by an
+    earlier send of the same statement. Else ``state`` and ``epoch`` are those found under the
+    lock, None when there is no such task.
     """
 
     task_id: UUID
+    made: bool
     done: bool
     state: State | None
     epoch: int | None

@@ -37,6 +37,7 @@ def rows_to_answers(rows: Sequence[RowMapping]) -> list[Answer]:
     return [
         Answer(
             task_id=row["task_id"],
+            made=row["made"],
             done=row["done"],
             state=State(row["state"]) if row["state"] else None,
             epoch=row["epoch"],

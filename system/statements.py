@@ -111,6 +111,7 @@ _ANSWER = """
 settled AS (
   SELECT i.id, i.epoch AS sent, i.outcome, COALESCE(u.state, h.state) AS state,
     COALESCE(u.epoch, h.epoch) AS epoch,
+    u.id IS NOT NULL AS made,
     u.id IS NOT NULL
       OR COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false) AS done
   FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id),
@@ -118,7 +119,7 @@ s AS (
   INSERT INTO stale_writes (task_id, at, worker_id, epoch, outcome, state_found, epoch_found)
   SELECT id, clock_timestamp(), CAST(:worker AS uuid), sent, outcome, state, epoch
   FROM settled WHERE NOT done)
-SELECT id AS task_id, done, state, epoch FROM settled"""
+SELECT id AS task_id, made, done, state, epoch FROM settled"""
 
 FINISH = text(f"""
 WITH i AS MATERIALIZED (
@@ -197,6 +198,7 @@ e AS (
     CASE state WHEN 'RUNNING' THEN '{Reason.CANCEL_REQUESTED}' ELSE '{Reason.CANCELLED}' END,
     NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
+  u.id IS NOT NULL AS made,
   u.id IS NOT NULL OR COALESCE(h.state = 'CANCELLED' OR h.state = 'RUNNING', false) AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
@@ -217,7 +219,7 @@ e AS (
   SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
-  u.id IS NOT NULL AS done
+  u.id IS NOT NULL AS made, u.id IS NOT NULL AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
 REGISTER = text("""

@@ -17,6 +17,7 @@ from system.database import create_engine
 from system.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
 from system.handlers.transaction import Transaction
 from system.lifecycle import State
+from system.records import Success
 from system.settings import Settings
 
 
@@ -350,3 +351,14 @@ async def test_postgres_out_of_reach_means_nothing_was_done(settings: Settings) 
             async with bench.context().transaction():
                 pytest.fail("there is no server")
         await bench.engine.dispose()
+
+
+async def test_a_transaction_left_behind_by_its_handler_commits_nothing(bench: Bench) -> None:
+    """The handler returned meanwhile: its result is the effect, so the block's SQL must not be."""
+    with pytest.raises(TaskLost):
+        async with bench.context().transaction() as tx:
+            await tx.execute(INSERT, {"id": 1})
+            success = Success(bench.grant.task_id, bench.grant.epoch, '"returned"')
+            (answer,) = await bench.store.finish([success], bench.worker_id)
+            assert answer.made
+    assert await bench.state() == (State.SUCCEEDED, "returned", [])

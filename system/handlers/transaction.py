@@ -22,7 +22,6 @@ from system.database import classify
 from system.errors import OutcomeUnknown, TaskLost, Unavailable
 from system.handlers.context import Commit, Context
 from system.handlers.result import encode_result
-from system.lifecycle import State
 from system.records import Success
 from system.store import Store
 
@@ -124,8 +123,9 @@ class Transactions:
             raise classify(error) from error
         except OSError as error:
             raise OutcomeUnknown(f"the connection broke before COMMIT: {error}") from error
-        # Done may also mean that this worker ended the attempt otherwise: that is no success.
-        if not answer.done or answer.state is not State.SUCCEEDED:
+        # Not "done": the attempt may have ended otherwise meanwhile (the handler returned while a
+        # task of its own still held this block), and only one end may take effect.
+        if not answer.made:
             found = f"{answer.state} at epoch {answer.epoch}" if answer.state else "gone"
             raise TaskLost(
                 f"task {context.task_id} no longer belongs to this attempt (epoch "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -154,7 +155,8 @@ async def _zero(work: Coroutine[Any, Any, None]) -> int:
 
 def _run(work: Coroutine[Any, Any, int]) -> None:
     try:
-        code = asyncio.run(work)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(work)
     except Misconfigured as error:
         typer.echo(f"holdfast: {error}", err=True)
         raise typer.Exit(2) from error

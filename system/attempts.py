@@ -58,7 +58,7 @@ class Attempt:
         try:
             if not self._cancellation.requested:
                 self._call = self._start(loop, executor)
-                (value,) = await asyncio.gather(self._call, return_exceptions=True)
+                value = await _outcome(self._call)
         finally:
             timeout.cancel()
             self.ended = True
@@ -141,6 +141,18 @@ class Attempt:
 
     def _failure(self, reason: Reason, delay: float, error: Any) -> Failure:
         return Failure(self.grant.task_id, self.grant.epoch, reason, delay, _detail(error))
+
+
+async def _outcome(call: asyncio.Future[Any]) -> Any:
+    """What the call returned or raised; only the end of the awaiting task itself is raised."""
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        if cancelled_from_outside():
+            raise
+        return error
+    except BaseException as error:  # noqa: BLE001  every way a handler can end is an answer
+        return error
 
 
 async def _contained(call: Any) -> Any:

@@ -140,7 +140,8 @@ def _settings() -> Settings:
         for problem in error.errors():
             field = ".".join(str(part) for part in problem["loc"])
             variable = f"HOLDFAST_{field.upper()}: " if field else ""
-            typer.echo(f"holdfast: {variable}{problem['msg']}", err=True)
+            complaint = problem["msg"].removeprefix("Value error, ")
+            typer.echo(f"holdfast: {variable}{complaint}", err=True)
         raise typer.Exit(2) from error
     except SettingsError as error:  # names only the field, between the first quotes
         field = str(error).split('"')[1]

@@ -25,7 +25,8 @@ _CONFLICT_RETRIES_MAX = 10
 _UNSTORABLE_CLASSES = frozenset({"22", "23", "54"})
 _REFUSED_CLASSES = frozenset({"53"})  # insufficient resources: the statement did not happen
 _REFUSED = frozenset({"25006", "55P03", "57P03"})  # read only, lock not available, starting up
-_UNMIGRATED = frozenset({"42P01", "42703", "3D000"})  # no such table, column, database
+_UNMIGRATED = frozenset({"42P01", "42703"})  # no such table, no such column
+_NO_DATABASE = "3D000"
 
 
 def create_engine(
@@ -66,6 +67,8 @@ def classify(error: DBAPIError) -> Exception:
         return Unstorable(message)
     if code in _UNMIGRATED:
         return Misconfigured(f"the database does not fit ({message}): run `holdfast migrate`")
+    if code == _NO_DATABASE:
+        return Misconfigured(f"{message}: create it, or correct HOLDFAST_DATABASE_URL")
     if code in _REFUSED or code[:2] in _REFUSED_CLASSES:
         return Unavailable(f"Postgres refused: {message}")
     if code and code[:2] not in {"08", "57"} and not error.connection_invalidated:
@@ -143,23 +146,27 @@ class Database:
     async def _connect(self) -> AsyncConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
-                connection = await self.engine.connect()
-                raw = await connection.get_raw_connection()
-                if raw.driver_connection is not None and raw.driver_connection.is_closed():
-                    # Closed while it lay in the pool: nothing was sent, so take a new one.
-                    await discard(connection)
-                    connection = await self.engine.connect()
-                return connection
+                return await checkout(self.engine)
         except (OSError, TimeoutError, PoolTimeout, DBAPIError) as error:
-            if sqlstate(error) in _UNMIGRATED:
-                raise classify(error) from error  # type: ignore[arg-type]
+            if isinstance(error, DBAPIError) and sqlstate(error) == _NO_DATABASE:
+                raise classify(error) from error
             reason = str(error).strip() or type(error).__name__
             raise Unavailable(f"cannot reach Postgres: {reason.splitlines()[0]}") from error
 
 
+async def checkout(engine: AsyncEngine) -> AsyncConnection:
+    """A connection of the pool that is not known to be closed: nothing was sent on it yet."""
+    connection = await engine.connect()
+    raw = await connection.get_raw_connection()
+    if raw.driver_connection is not None and raw.driver_connection.is_closed():
+        await discard(connection)  # it was closed while it lay in the pool
+        connection = await engine.connect()
+    return connection
+
+
 async def discard(connection: AsyncConnection) -> None:
-    """Breaks the connection, so that whatever still runs on it is nobody else's next reply."""
-    if not connection.invalidated:
+    """Breaks the connection at once: what is on its way must not meet the pool's next user."""
+    if not connection.closed and not connection.invalidated:
         raw = await connection.get_raw_connection()
         if raw.driver_connection is not None:
             raw.driver_connection.terminate()  # else SQLAlchemy first tries a polite goodbye

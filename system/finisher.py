@@ -38,6 +38,7 @@ class Finisher:
         self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._troubled: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
         """Returns when the database answered: done, or refused with what it found."""
@@ -61,7 +62,22 @@ class Finisher:
                     if isinstance(error, asyncio.CancelledError) and cancelled_from_outside():
                         raise
                     self._log.exception("finish failed", ends=len(batch))
+                    self._in_trouble(error)
                     _give_up(batch, error)
+                else:
+                    self._troubled = None
+
+    def stalled(self, seconds: float) -> dict[str, str]:
+        """Why no end was answered for longer than ``seconds``, as ``Loops.stalled``."""
+        if self._troubled is None:
+            return {}
+        since, why = self._troubled
+        lasting = asyncio.get_running_loop().time() - since
+        return {"finish": f"no progress for {lasting:.1f} s: {why}"} if lasting > seconds else {}
+
+    def _in_trouble(self, error: BaseException) -> None:
+        since = self._troubled[0] if self._troubled else asyncio.get_running_loop().time()
+        self._troubled = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
         """Lets ``run`` return when it has sent what is there."""
@@ -115,6 +131,7 @@ class Finisher:
             try:
                 return await split_guilty(ends, send)
             except (OutcomeUnknown, Unavailable) as error:
+                self._in_trouble(error)
                 self._log.warning("finish sent again", ends=len(ends), error=str(error))
                 await asyncio.sleep(_RESEND_SECONDS)
 

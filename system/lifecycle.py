@@ -151,9 +151,10 @@ class Backoff:
 
     def delay_seconds(self, failures: int, uniform: float) -> float:
         """Seconds to wait after ``failures`` (>= 1) failed attempts; ``uniform`` in [0, 1)."""
-        # The exponent is bounded so that factor ** n cannot overflow a float.
-        exponent = min(failures - 1, 64)
-        full = min(self.max_seconds, self.base_seconds * self.factor**exponent)
+        try:
+            full = min(self.max_seconds, self.base_seconds * self.factor ** (failures - 1))
+        except OverflowError:
+            full = self.max_seconds
         return full * (1 - self.jitter * uniform)
 
 

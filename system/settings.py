@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -122,10 +123,24 @@ class Settings(BaseSettings):
     mail_from: str = Field("holdfast@localhost", description="Sender of send_email.")
 
     # Telemetry
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
+    )
     log_format: str = Field(
         "auto", pattern="^(auto|json|text)$", description="auto: text on a tty."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            port_fits = parts.port is None or parts.port > 0
+        except ValueError as error:
+            raise ValueError(f"no URL: {error}") from error
+        if parts.scheme.split("+")[0] not in {"postgresql", "postgres"} or not port_fits:
+            raise ValueError("must look like postgresql://user:password@host:port/database")
+        return url
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -144,7 +159,5 @@ class Settings(BaseSettings):
     @property
     def async_database_url(self) -> str:
         """``database_url`` with the asyncpg driver named, as SQLAlchemy wants it."""
-        scheme, separator, rest = self.database_url.partition("://")
-        if scheme.split("+")[0] not in {"postgresql", "postgres"} or not separator:
-            raise ValueError(f"HOLDFAST_DATABASE_URL must start with postgresql://, not {scheme!r}")
+        rest = self.database_url.partition("://")[2]
         return f"postgresql+asyncpg://{rest}"

@@ -129,7 +129,8 @@ class Worker:
 
     def stalled(self) -> dict[str, str]:
         """What makes no progress, as ``Loops.stalled``."""
-        return {**self.claims.stalled(), **self.beats.stalled()}
+        finishing = self._finisher.stalled(self._settings.lease_seconds)
+        return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
     # Taking work
 

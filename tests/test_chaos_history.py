@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from specimen import Specimen, instant
 
 from chaos.history import History, HistoryError, HistoryWriter, load
 from chaos.records import Op, Run, Sometimes, Task
-from chaos.specimen import Specimen, instant
 
 
 def a_run() -> Specimen:

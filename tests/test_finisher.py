@@ -196,3 +196,17 @@ async def test_an_end_that_nobody_waits_for_any_more_is_sent_all_the_same(bench:
         await asyncio.sleep(0)
         waiting.cancel()
     assert await bench.state(grant.task_id) is State.SUCCEEDED
+
+
+async def test_a_worker_whose_ends_are_never_answered_says_so(bench: Bench) -> None:
+    worker = await bench.registered()
+    grants = await bench.claimed("a", "a", worker=worker)
+    bench.sql("ALTER TABLE effects RENAME TO elsewhere")
+    async with finishing(bench, worker) as (finisher, _):
+        with pytest.raises(RuntimeError, match="finish failed"):
+            await finisher.settle(success(grants[0]))
+        assert finisher.stalled(60.0) == {}, "it may be a moment's trouble"
+        assert "effects" in finisher.stalled(-1.0)["finish"]
+        bench.sql("ALTER TABLE elsewhere RENAME TO effects")
+        assert (await finisher.settle(success(grants[1]))).done
+        assert finisher.stalled(-1.0) == {}

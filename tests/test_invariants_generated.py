@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from specimen import Life, Specimen, instant
 
 from chaos.history import History
 from chaos.records import (
@@ -26,7 +27,6 @@ from chaos.records import (
     decode,
     encode,
 )
-from chaos.specimen import Life, Specimen, instant
 from chaos.verdict import judge
 from system.lifecycle import TERMINAL, Reason, State
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from specimen import Life, Specimen
 
 from chaos.invariants.registry import CHECKS
-from chaos.specimen import Life, Specimen
 from chaos.verdict import judge
 from chaos.vocabulary import INVARIANTS
 from system.lifecycle import Reason, State

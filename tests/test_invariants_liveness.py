@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from bad_histories import BadHistories, Maker, done, on_row, refused
+from specimen import ALLOWED_SECONDS, Specimen, instant
 
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
 from chaos.invariants.registry import CHECKS
-from chaos.records import Phase, Record, Task
-from chaos.specimen import ALLOWED_SECONDS, Life, Specimen, instant
+from chaos.records import Phase
 from chaos.verdict import judge
 
-BAD: list[tuple[str, str, Callable[[Specimen], History]]] = []
-
-
-def bad(law: str, message: str) -> Callable[[Callable[[Specimen], History]], None]:
-    """The history must be refused by ``law`` with ``message`` in what it says."""
-
-    def add(make: Callable[[Specimen], History]) -> None:
-        BAD.append((law, message, make))
-
-    return add
-
-
-def done(run: Specimen, key: str = "a", **options: object) -> Life:
-    """A task that went the straight way."""
-    return run.submit(key, **options).dispatch().claim().succeed()  # type: ignore[arg-type]
-
-
-def on_row(change: Callable[[Task], Record | None]) -> Callable[[Record], Record | None]:
-    """Changes the final rows, nothing else."""
-    return lambda r: change(r) if isinstance(r, Task) else r
+bad = BadHistories()
 
 
 @bad("L1", "never ended")
@@ -87,18 +68,10 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@pytest.mark.parametrize(
-    ("law", "message", "make"), BAD, ids=[f"{law}: {message}" for law, message, _ in BAD]
-)
-def test_bad(law: str, message: str, make: Callable[[Specimen], History]) -> None:
-    history = make(
-        Specimen(plan={"expect": {"eventually": {"L1": "computed", "L2": 5, "L4": 1.25}}})
-    )
-    violations = CHECKS[law](history)
-    assert [v for v in violations if message in v.message], violations
-    assert {v.invariant for v in violations} == {law}
-    assert all(v.evidence for v in violations)
-    assert judge(history).verdict == "false"
+@bad.each
+def test_bad(law: str, message: str, make: Maker) -> None:
+    run = Specimen(plan={"expect": {"eventually": {"L1": "computed", "L2": 5, "L4": 1.25}}})
+    refused(make(run), law, message)
 
 
 def test_the_deadline_itself_is_in_time() -> None:

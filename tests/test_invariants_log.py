@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
+from bad_histories import BadHistories, Maker, copy_of, done, on_event, on_row, refused, without
+from specimen import Specimen, instant
 
 from chaos.history import History
-from chaos.invariants.registry import CHECKS
 from chaos.records import Effect, Event, Record, SqlEffect, Task
-from chaos.specimen import Life, Specimen, instant
-from chaos.verdict import judge
 from system.lifecycle import Reason
 
-BAD: list[tuple[str, str, Callable[[Specimen], History]]] = []
-
-
-def bad(law: str, message: str) -> Callable[[Callable[[Specimen], History]], None]:
-    """The history must be refused by ``law`` with ``message`` in what it says."""
-
-    def add(make: Callable[[Specimen], History]) -> None:
-        BAD.append((law, message, make))
-
-    return add
-
-
-def done(run: Specimen, key: str = "a", **options: object) -> Life:
-    """A task that went the straight way."""
-    return run.submit(key, **options).dispatch().claim().succeed()  # type: ignore[arg-type]
-
-
-def on_event(
-    reason: Reason, change: Callable[[Event], Record | None]
-) -> Callable[[Record], Record | None]:
-    """Changes the events of one reason, nothing else."""
-    return lambda r: change(r) if isinstance(r, Event) and r.reason == reason else r
+bad = BadHistories()
 
 
 def dropped(_: Event) -> None:
     return None
-
-
-def on_row(change: Callable[[Task], Record | None]) -> Callable[[Record], Record | None]:
-    """Changes the final rows, nothing else."""
-    return lambda r: change(r) if isinstance(r, Task) else r
-
-
-def without(kind: type[Record]) -> Callable[[Record], Record | None]:
-    return lambda r: None if isinstance(r, kind) else r
-
-
-def copy_of(kind: type[Record], run: Specimen) -> Record:
-    return next(record for record in run.all_records() if isinstance(record, kind))
 
 
 def _is(record: Record, reason: Reason) -> bool:
@@ -324,13 +287,7 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.CLAIMED, dropped))
 
 
-@pytest.mark.parametrize(
-    ("law", "message", "make"), BAD, ids=[f"{law}: {message}" for law, message, _ in BAD]
-)
-def test_bad(law: str, message: str, make: Callable[[Specimen], History]) -> None:
-    history = make(Specimen())
-    violations = CHECKS[law](history)
-    assert [v for v in violations if message in v.message], violations
-    assert {v.invariant for v in violations} == {law}
-    assert all(v.evidence for v in violations)
-    assert judge(history).verdict == "false"
+@bad.each
+def test_bad(law: str, message: str, make: Maker) -> None:
+    run = Specimen()
+    refused(make(run), law, message)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from specimen import Specimen
 
 from chaos import bounds, scenario
 from chaos.history import History, HistoryError, HistoryWriter
@@ -16,7 +17,6 @@ from chaos.invariants.violation import Violation
 from chaos.records import Effect, Fault, InFlight, Phase, Record, Run, Sometimes, Worker
 from chaos.report import summary, terminal
 from chaos.report.story import story
-from chaos.specimen import Specimen
 from chaos.verdict import check_file, judge
 from chaos.vocabulary import SOMETIMES
 from system.lifecycle import Backoff, Reason

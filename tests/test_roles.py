@@ -187,7 +187,12 @@ def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str)
         ("HOLDFAST_WORKER_CONCURRENCY", "many", "HOLDFAST_WORKER_CONCURRENCY: Input should", 2),
         ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: a JSON list is needed", 2),
         ("HOLDFAST_REDIS_URL", "localhost:6379", "HOLDFAST_REDIS_URL is no address", 2),
-        ("HOLDFAST_DATABASE_URL", "mysql://a/b", "HOLDFAST_DATABASE_URL must start with", 1),
+        (
+            "HOLDFAST_DATABASE_URL",
+            "mysql://a/b",
+            "HOLDFAST_DATABASE_URL: must look like",
+            2,
+        ),
         ("HOLDFAST_DATABASE_URL", "postgresql://x@127.0.0.1:1/x", "cannot reach Postgres", 1),
     ],
 )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
-from system.database import classify
+from system.database import checkout, classify, discard
 from system.errors import OutcomeUnknown, TaskLost, Unavailable
 from system.handlers.context import Commit, Context
 from system.handlers.result import encode_result
@@ -110,9 +110,7 @@ class Transactions:
             await _to_the_end(self._commit(context, root))
             sound = True
         finally:
-            if not sound:
-                await _break(connection)
-            await connection.close()
+            await (connection.close() if sound else discard(connection))
 
     async def _finish(self, context: Context, transaction: Transaction) -> None:
         result = encode_result(transaction.result, self._result_bytes_max)
@@ -166,14 +164,8 @@ def _refuse_second(context: Context) -> None:
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    """A pooled connection that is not known to be closed."""
     try:
-        connection = await engine.connect()
-        raw = await connection.get_raw_connection()
-        if raw.driver_connection is not None and raw.driver_connection.is_closed():
-            await connection.invalidate()
-            await connection.close()
-            connection = await engine.connect()
+        return await checkout(engine)
     except PoolTimeout as error:
         raise Unavailable(
             "every connection for ctx.transaction() is in use: keep transactions short, or raise "
@@ -181,17 +173,6 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         ) from error
     except (OSError, DBAPIError) as error:
         raise Unavailable(f"cannot reach Postgres for ctx.transaction(): {error}") from error
-    return connection
-
-
-async def _break(connection: AsyncConnection) -> None:
-    """Abort the connection at once: what is on its way must not meet its next user."""
-    if connection.invalidated or connection.closed:
-        return
-    driver = (await connection.get_raw_connection()).driver_connection
-    if driver is not None:
-        driver.terminate()  # else invalidating would first wait for a polite goodbye
-    await connection.invalidate()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from system.api.coalescer import Overloaded
 from system.errors import Misconfigured, OutcomeUnknown, Unavailable
@@ -186,12 +187,22 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
     if error.status_code == NOT_FOUND.status:
         return Problem(NOT_FOUND, f"There is nothing at {path[:200]}; see /docs.")
     if error.status_code == NOT_ALLOWED.status:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _methods(request)
         detail = f"{request.method} is not supported at {path[:200]}, only {allowed}."
-        return Problem(NOT_ALLOWED, detail, headers=error.headers)
+        return Problem(NOT_ALLOWED, detail, headers={"Allow": allowed})
     title = http.HTTPStatus(error.status_code).phrase
     kind = ProblemType(title.lower().replace(" ", "-"), error.status_code, title)
     return Problem(kind, str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> str:
+    """What the routes of this path support; Starlette names only the first one's."""
+
+    def supported(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+    return ", ".join(filter(supported, ("GET", "POST", "PUT", "PATCH", "DELETE")))
 
 
 def _fault(error: Mapping[str, Any], prefix: str) -> Fault:

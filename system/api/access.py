@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import traceback
 
 import structlog
@@ -13,6 +14,7 @@ from system.api import problems
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _FRAMES_MAX = 20
+_METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
 
 
 class Access:
@@ -51,7 +53,7 @@ class Access:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         # The template, not the path: ids would make labels without bound.
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"]
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(method, route).observe(seconds)
         level = self._log.debug if scope["path"] in _PROBES and status < 400 else self._log.info

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from observability.logs import create_logger
 from observability.metrics import Metrics
@@ -26,6 +27,7 @@ from system.settings import Settings
 from system.store import Store
 
 _REDIS_CONNECTIONS = 2
+_TAGS = {"tasks": (submits, reads, actions), "probes": (probes,)}
 
 
 def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
@@ -71,7 +73,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             if store is None:
                 await used.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its /docs needs no CDN
         title="Holdfast",
         summary="A distributed task scheduler: at-least-once delivery, exactly-once effect.",
         description=openapi.introduction(),
@@ -81,17 +83,14 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         # Telemetry is ours (observability/): FastAPI's own would use global providers.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.include_router(_router(settings))
+    for tag, nouns in _TAGS.items():
+        router = APIRouter(route_class=route_class(settings), redirect_slashes=False, tags=[tag])
+        for noun in nouns:
+            noun.routes(router)
+        app.include_router(router)
     problems.install(app)
     openapi.install(app, keys=bool(settings.api_keys))
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
     app.add_middleware(Access, metrics=metrics, log=log)  # the last one added is the outermost
     return app
-
-
-def _router(settings: Settings) -> APIRouter:
-    router = APIRouter(route_class=route_class(settings), redirect_slashes=False)
-    for noun in (submits, reads, actions, probes):
-        noun.routes(router)
-    return router

@@ -18,6 +18,7 @@ from system.settings import Settings
 # Probes carry no keys, and the description of the API is no secret. /metrics is guarded: it
 # tells names and volumes.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
+_ASSETS = "/static-offline-docs/"  # scripts and styles of the two pages (fastapi-offline)
 
 
 def require_safe_bind(settings: Settings) -> None:
@@ -61,7 +62,7 @@ class BearerAuth:
         self._digests = tuple(_digest(key.get_secret_value().encode()) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(scope):
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._knows(scope):
             await self._app(scope, receive, send)
             return
         problem = Problem(
@@ -77,6 +78,10 @@ class BearerAuth:
         # All are compared, so that the time says nothing about which one was near.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_ASSETS)
 
 
 def _digest(key: bytes) -> bytes:

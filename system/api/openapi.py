@@ -16,8 +16,9 @@ _INTRODUCTION = """Give Holdfast a task; once it answered 201, the task is never
 Every SUCCEEDED task has exactly one effect in the ledger, whatever crashed meanwhile.
 All instants are UTC; one without an offset is read as UTC.
 
-## Problems
-Every error is `application/problem+json` (RFC 9457). `type` is one of:
+Every error is `application/problem+json` (RFC 9457).
+
+<details><summary>The values of its <code>type</code></summary>
 
 | type | status | title |
 |---|---|---|
@@ -44,7 +45,7 @@ def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
 def introduction() -> str:
     """The text above the routes, with every problem type."""
     rows = (f"| `{kind.uri}` | {kind.status} | {kind.title} |" for kind in PROBLEM_TYPES)
-    return _INTRODUCTION + "\n".join(rows)
+    return _INTRODUCTION + "\n".join(rows) + "\n\n</details>"
 
 
 def install(app: FastAPI, *, keys: bool) -> None:

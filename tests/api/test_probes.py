@@ -35,6 +35,7 @@ async def test_metrics_count_by_route_and_outcome(api: httpx.AsyncClient) -> Non
     await api.post("/tasks/", json={"name": "echo"}, headers=headers)
     await api.get(f"/tasks/{task['id']}")
     await api.get("/wp-admin")
+    await api.request("INVENTED", "/tasks/")
     text = (await api.get("/metrics")).text
     for line in (
         'holdfast_tasks_submitted_total{outcome="created"} 1.0',
@@ -42,6 +43,7 @@ async def test_metrics_count_by_route_and_outcome(api: httpx.AsyncClient) -> Non
         'holdfast_http_requests_total{method="POST",route="/tasks/",status="201"} 1.0',
         'holdfast_http_requests_total{method="GET",route="/tasks/{task_id}",status="200"} 1.0',
         'holdfast_http_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+        'holdfast_http_requests_total{method="OTHER",route="/tasks/",status="405"} 1.0',
     ):
         assert line in text
     assert task["id"] not in text, "labels are bounded"

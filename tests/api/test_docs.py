@@ -1,0 +1,29 @@
+"""The pages that people read: complete on a machine without internet, and open without a key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from system.settings import Settings
+from system.store import Store
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_load_everything_from_this_server(
+    settings: Settings, store: Store, open_api: Any, page: str
+) -> None:
+    guarded = settings.model_copy(update={"api_keys": (SecretStr("key"),)})
+    async with open_api(guarded) as api:
+        shown = await api.get(page)
+        assert shown.status_code == 200
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', shown.text)
+        assert any(address.endswith(".js") for address in loaded)
+        for address in loaded:
+            assert address.startswith("/"), f"{page} needs the internet for {address}"
+            assert (await api.get(address)).status_code == 200
+        assert (await api.get("/openapi.json")).status_code == 200
+        assert (await api.get("/tasks/")).status_code == 401

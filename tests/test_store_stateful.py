@@ -94,6 +94,8 @@ class StoreMachine(RuleBasedStateMachine):
         for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
             self.run(self._scalar(f"WITH d AS (DELETE FROM {table}) SELECT 0"))
         self.settled: dict[tuple[UUID, int], UUID] = {}
+        self.granted: list[tuple[UUID, int, UUID]] = []
+        self.hinted: list[Hint] = []
         self.stale = 0
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -154,6 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
         for hint in dispatched:
             assert hint.task_id in due
             self.models[hint.task_id].move(State.QUEUED, Reason.DISPATCHED)
+        self.hinted += dispatched
         return multiple(*dispatched)
 
     @rule(target=hints)
@@ -185,7 +188,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert (grant.epoch, grant.attempt) == (model.epoch, model.attempt)
         again = self.run(self.store.claim(some, worker, token))
         assert again == granted, "the same claim sent again must return the same grants"
-        return multiple(*((grant.task_id, grant.epoch, worker) for grant in granted))
+        new = [(grant.task_id, grant.epoch, worker) for grant in granted]
+        self.granted += new
+        return multiple(*new)
 
     @rule(target=grants, worker=workers)
     def dispatch_and_claim(self, worker: UUID) -> Any:
@@ -204,6 +209,48 @@ class StoreMachine(RuleBasedStateMachine):
             again = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
             assert again.done == answer.done
             self.stale += not again.done
+
+    def _stale_grants(self) -> list[tuple[UUID, int, UUID]]:
+        """Grants of attempts that are over, on tasks that RUN again: what only the epoch stops."""
+        return [
+            grant
+            for grant in self.granted
+            if self.models[grant[0]].state is State.RUNNING
+            and self.models[grant[0]].epoch > grant[1]
+        ]
+
+    @precondition(lambda self: self._stale_grants())
+    @rule(data=st.data(), success=st.booleans())
+    def write_late(self, data: st.DataObject, success: bool) -> None:
+        grant = data.draw(st.sampled_from(self._stale_grants()))
+        if success:
+            self.finish(grant, twice=False)
+        else:
+            self.release(grant, Reason.FAILED)
+
+    @precondition(lambda self: any(m.state is State.RUNNING for m in self.models.values()))
+    @rule(worker=workers, claimed=st.booleans())
+    def fail_all_and_go_on(self, worker: UUID, claimed: bool) -> None:
+        for grant in list(self.granted):
+            if self.models[grant[0]].epoch == grant[1]:
+                self.release(grant, Reason.FAILED)
+        if claimed:
+            self.dispatch_and_claim(worker)
+        else:
+            self.dispatch(10)
+
+    def _stale_hints(self) -> list[Hint]:
+        return [
+            hint
+            for hint in self.hinted
+            if self.models[hint.task_id].state is State.QUEUED
+            and self.models[hint.task_id].epoch > hint.epoch
+        ]
+
+    @precondition(lambda self: self._stale_hints())
+    @rule(data=st.data(), worker=workers)
+    def claim_late(self, data: st.DataObject, worker: UUID) -> None:
+        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker)
 
     @rule(grant=grants, reason=st.sampled_from(ENDS))
     def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:

@@ -130,13 +130,14 @@ class Attempt:
         )
 
     def _failed(self, error: Any, uniform: float) -> Failure:
-        delay = self._delay(uniform)
-        if isinstance(error, Retry) and error.after_seconds is not None:
-            delay = min(error.after_seconds, _DELAY_SECONDS_MAX)
-        return self._failure(Reason.FAILED, delay, error)
+        asked = error.after_seconds if isinstance(error, Retry) else None
+        return self._failure(Reason.FAILED, self._delay(uniform, asked), error)
 
-    def _delay(self, uniform: float) -> float:
-        delay = self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
+    def _delay(self, uniform: float, asked_seconds: float | None = None) -> float:
+        """What the handler asked for, else its backoff; never beyond what can be stored."""
+        delay = asked_seconds
+        if delay is None:
+            delay = self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
         return min(delay, _DELAY_SECONDS_MAX)
 
     def _failure(self, reason: Reason, delay: float, error: Any) -> Failure:

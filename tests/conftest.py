@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
 import redis
+from bench import Bench, bench_for
 from psycopg import sql
 
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -112,3 +114,18 @@ def redis_url(valkey: EmbeddedValkey) -> str:
 def settings(database_url: str, redis_url: str) -> Settings:
     """Settings for this test's database and Redis; all else as by default."""
     return Settings(database_url=database_url, redis_url=redis_url)
+
+
+@pytest.fixture
+async def bench(settings: Settings) -> AsyncIterator[Bench]:
+    """Real roles in the test's own loop, with short times."""
+    async with bench_for(settings) as bench:
+        yield bench
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    """Set at the latest when the test ends: no thread outlives it."""
+    event = threading.Event()
+    yield event
+    event.set()

@@ -9,21 +9,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, until
 from wire import wire_to
 
 from observability.logs import create_logger
 from system.finisher import Finisher
 from system.lifecycle import Reason, State
 from system.records import Answer, Failure, Grant, Success
-from system.settings import Settings
 from system.store import Store
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
 
 
 class WatchedStore(Store):

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from chaos.live.edges import Measured, strike_edges, was_felt
-from chaos.live.toxics import BOTH, Change, Proxies, Toxic, ToxiproxyError
+from chaos.live.toxics import Change, Proxies, Stream, Toxic, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.live.wire import Meter, Traffic, client_bytes
 from chaos.plan import FaultPlan
@@ -21,6 +21,7 @@ from system.guardian import Guardian
 from system.machine import free_port
 
 EDGE = "worker-1->redis"
+BOTH: tuple[Stream, ...] = ("upstream", "downstream")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -21,12 +20,6 @@ from system.settings import Settings
 
 NOON = datetime(2026, 1, 9, 12, tzinfo=UTC)
 FOREVER = 3600.0  # a sleep that only a wakeup can end within a test
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
 
 
 async def hinted(bench: Bench, count: int = 1000) -> list[Hint]:

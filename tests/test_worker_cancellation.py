@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, until
 
 from system.handlers import Backoff, Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State
-from system.settings import Settings
 
 Payload = dict[str, Any]
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
-
-
-@pytest.fixture
-def let_go() -> Iterator[threading.Event]:
-    """Set at the latest when the test ends: no thread outlives it."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 async def test_a_cancel_stops_a_coroutine_at_its_next_await(bench: Bench) -> None:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, until
 from wire import wire_to
 
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State
-from system.settings import Settings
 from system.worker import EXIT_DEAD
 
 Payload = dict[str, Any]
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
 
 
 def register_endless(bench: Bench) -> list[StopReason | None]:

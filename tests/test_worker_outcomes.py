@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, until
 from wire import wire_to
 
 from system.handlers import Backoff, Context, Discard, Retry, TaskLost
 from system.lifecycle import Reason, State
 from system.records import Hint
-from system.settings import Settings
 
 Payload = dict[str, Any]
 BEGIN = [Reason.SUBMITTED, Reason.DISPATCHED, Reason.CLAIMED]
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
 
 
 async def test_what_a_handler_returns_is_its_effect(bench: Bench) -> None:

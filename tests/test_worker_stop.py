@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, until
 from wire import wire_to
 
 from observability.logs import create_logger
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import State
-from system.settings import Settings
 from system.worker import Worker
 
 Payload = dict[str, Any]
-
-
-@pytest.fixture
-async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    async with bench_for(settings) as bench:
-        yield bench
-
-
-@pytest.fixture
-def let_go() -> Iterator[threading.Event]:
-    """Set at the latest when the test ends: no thread outlives it."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def dead_reason(bench: Bench, worker: Worker) -> str | None:

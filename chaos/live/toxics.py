@@ -20,7 +20,6 @@ import toxiproxy.server
 from toxiproxy.api import APIConsumer, validate_response
 
 Stream = Literal["upstream", "downstream"]
-BOTH: tuple[Stream, ...] = ("upstream", "downstream")
 # Attributes of Toxiproxy 2.12 by type; jitter is left out on purpose.
 ATTRIBUTES: dict[str, frozenset[str]] = {
     "latency": frozenset({"latency"}),

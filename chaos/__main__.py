@@ -19,6 +19,7 @@ from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MUTANTS, MutantError
 from chaos.report import terminal
 from chaos.scenario import Scenario, ScenarioError
+from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
 from system.machine import EmbeddedError
 
@@ -45,7 +46,9 @@ def run_scenarios(
     *,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Scenarios, or YAML files; default: all."),
+        typer.Argument(
+            metavar="[NAME]...", help="Scenarios, YAML files, or suites (default, full)."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the workload and of who is struck; default: drawn.")
@@ -61,7 +64,7 @@ def run_scenarios(
     runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
 ) -> None:
     """Run scenarios against the real stack, one line each with its verdict and meters."""
-    chosen = [_find(name) for name in names or scenarios.names()]
+    chosen = [_find(name) for name in expand(names or [])]
     first = random.randrange(1, 1_000_000) if seed is None else seed
     typer.echo(f"arena {arena}, seed {first}, {len(chosen) * runs} runs", err=True)
     suite = Suite(runs_directory, keep=keep)

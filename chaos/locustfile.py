@@ -18,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, Planned, from_json, 
 RESENDS_MAX = 10
 RESEND_AFTER_SECONDS = 0.7
 Outcome = Literal["ok", "fail", "info"]
+Name = Literal["submit", "get", "cancel", "list"]
 
 
 class Clients:
@@ -105,6 +107,8 @@ class Client(HttpUser):
     def _run(self, planned: Planned) -> None:
         if planned.kind in {"submit", "repeat"}:
             self._submit(planned)
+        elif planned.kind == "batch":
+            self._submit_batch(planned)
         elif planned.kind == "list":
             self._operation("list", {}, "GET", "/tasks/?limit=50")
         elif planned.key not in self.ids:
@@ -119,29 +123,49 @@ class Client(HttpUser):
             self._operation("get", {"task_id": task_id}, "GET", f"/tasks/{task_id}")
 
     def _submit(self, planned: Planned) -> None:
-        request = dict(planned.request)
-        if planned.run_after is not None:
-            request["run_at"] = self.shared.instant(planned.run_after)
-        value = {
-            "key": planned.key,
-            "name": request["name"],
-            "payload": request["payload"],
-            "run_at": request.get("run_at"),
-            "effect": planned.effect,
-        }
+        request = self._request(planned)
+        value = _submitted(planned, request)
         outcome, answer = self._operation(
             "submit", value, "POST", "/tasks/", json=request, key=planned.key
         )
+        self._settle(planned, outcome, answer)
+
+    def _submit_batch(self, planned: Planned) -> None:
+        """One request, but each submit in it is an operation that is answered by itself."""
+        requests = [self._request(item) | {"idempotency_key": item.key} for item in planned.items]
+        op_ids = [self.shared.next_op_id() for _ in requests]
+        for op_id, item, request in zip(op_ids, planned.items, requests, strict=True):
+            self._record("submit", op_id, "invoke", _submitted(item, request))
+        status, body, error = self._send(
+            "POST", "/tasks/batch", name="batch", json={"tasks": requests}
+        )
+        content = body if isinstance(body, dict) else {}
+        results = content.get("results") or [{"status": status, "problem": content}] * len(op_ids)
+        for op_id, item, result in zip(op_ids, planned.items, results, strict=True):
+            told = result.get("task") or result.get("problem")
+            outcome, answer = judge("submit", result["status"], told)
+            self._record("submit", op_id, outcome, answer | error)
+            self._settle(item, outcome, answer)
+
+    def _request(self, planned: Planned) -> dict[str, Any]:
+        request = dict(planned.request)
+        if planned.run_after is not None:
+            request["run_at"] = self.shared.instant(planned.run_after)
+        return request
+
+    def _settle(self, planned: Planned, outcome: Outcome, answer: dict[str, Any]) -> None:
+        """Remember the id; what is not known is sent again under its key, as another operation."""
         if outcome == "ok" and answer["task_id"] is not None:
             self.ids[planned.key] = answer["task_id"]
         elif outcome == "info" and self.resends.get(planned.key, 0) < RESENDS_MAX:
             self.resends[planned.key] = self.resends.get(planned.key, 0) + 1
             again = self.shared.now() + RESEND_AFTER_SECONDS
-            heapq.heappush(self.agenda, (again, next(self.order), planned))
+            single = replace(planned, kind="submit")
+            heapq.heappush(self.agenda, (again, next(self.order), single))
 
     def _operation(
         self,
-        op: Literal["submit", "get", "cancel", "list"],
+        op: Name,
         value: dict[str, Any],
         method: str,
         path: str,
@@ -149,38 +173,63 @@ class Client(HttpUser):
         json: dict[str, Any] | None = None,
         key: str | None = None,
     ) -> tuple[Outcome, dict[str, Any]]:
-        op_id, process = self.shared.next_op_id(), f"client-{self.number + 1}"
+        op_id = self.shared.next_op_id()
+        self._record(op, op_id, "invoke", value)
+        status, body, error = self._send(method, path, name=op, json=json, key=key)
+        outcome, answer = judge(op, status, body)
+        self._record(op, op_id, outcome, answer | error)
+        return outcome, answer
 
-        def record(kind: Literal["invoke", "ok", "fail", "info"], content: dict[str, Any]) -> None:
-            self.shared.history.write(
-                Op(
-                    op=op,
-                    type=kind,
-                    op_id=op_id,
-                    process=process,
-                    at=self.shared.now(),
-                    value=content,
-                )
+    def _record(
+        self, op: Name, op_id: str, kind: Literal["invoke"] | Outcome, value: dict[str, Any]
+    ) -> None:
+        self.shared.history.write(
+            Op(
+                op=op,
+                type=kind,
+                op_id=op_id,
+                process=f"client-{self.number + 1}",
+                at=self.shared.now(),
+                value=value,
             )
+        )
 
-        record("invoke", value)
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        name: str,
+        json: dict[str, Any] | None,
+        key: str | None = None,
+    ) -> tuple[int, Any, dict[str, str]]:
+        """HTTP status (0: no answer), body, and what went wrong on the way."""
         with self.client.request(
             method,
             path,
-            name=op,
+            name=name,
             json=json,
             headers={} if key is None else {"Idempotency-Key": key},
             timeout=CLIENT_TIMEOUT_SECONDS,
             allow_redirects=False,
             catch_response=True,
         ) as response:
-            outcome, answer = judge(op, response.status_code, _body(response))
-            if response.error is not None:
-                answer["error"] = repr(response.error)[:300]
-            record(outcome, answer)
+            wrong = response.error
+            error = {} if wrong is None else {"error": repr(wrong)[:300]}
             # Whether Holdfast did right is judged from the history, not by Locust.
             response.success()
-        return outcome, answer
+            return response.status_code, _body(response), error
+
+
+def _submitted(planned: Planned, request: dict[str, Any]) -> dict[str, Any]:
+    """What the invoke of a submit says (``chaos.records.Op``)."""
+    return {
+        "key": planned.key,
+        "name": request["name"],
+        "payload": request["payload"],
+        "run_at": request.get("run_at"),
+        "effect": planned.effect,
+    }
 
 
 def _share_clients(**_: Any) -> None:

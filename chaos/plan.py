@@ -38,12 +38,25 @@ class Topology(Part):
     """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink.
 
     ``settings`` overrides fields of ``system.settings.Settings``, for every process alike.
+    ``knows``: the kinds of effect whose handlers a worker has (default: all), as while a new
+    version is being rolled out.
     """
 
     apis: int = Field(1, ge=1, le=9)
     schedulers: int = Field(2, ge=1, le=9)
     workers: int = Field(3, ge=1, le=9)
     settings: dict[str, Any] = Field(default_factory=dict)
+    knows: dict[str, tuple[Literal["ledger", "sql", "external"], ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known_workers(self) -> Self:
+        workers = [name for name in self.processes if name.startswith("worker-")]
+        for name, kinds in self.knows.items():
+            if name not in workers:
+                raise ValueError(f"knows: {name}: no such worker{did_you_mean(name, workers)}")
+            if not kinds:
+                raise ValueError(f"knows: {name}: at least one kind")
+        return self
 
     @field_validator("settings")
     @classmethod
@@ -71,6 +84,14 @@ class Topology(Part):
             if process.startswith("worker-"):
                 edges.append(f"{process}->sink")
         return tuple(edges)
+
+
+class Survivors(Part):
+    """How many processes of each role are healed at the end."""
+
+    apis: int = Field(1, ge=1)
+    schedulers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1)
 
 
 class After(Part):

@@ -132,12 +132,14 @@ class Fault:
 class Phase:
     """faults: load and faults begin. healed: all faults are off, every process is up and the load
     is over. drained: the final reads below were made (whether or not all tasks were terminal).
+    ``core``: the processes that were healed; any other was killed at the heal and stays dead.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["phase"] = "phase"
     phase: Literal["faults", "healed", "drained"]
     at: float
+    core: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

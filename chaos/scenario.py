@@ -8,23 +8,20 @@ has no effect).
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from chaos import storm as storms
 from chaos.explain import did_you_mean, explain
-from chaos.plan import DeclaredSettings, FaultPlan, Part, Topology
-from chaos.vocabulary import FAULTS, INVARIANTS, SOMETIMES, FaultSort
+from chaos.load import Workload
+from chaos.plan import DeclaredSettings, FaultPlan, Part, Survivors, Topology
+from chaos.storm import Storm
+from chaos.vocabulary import FAULTS, INVARIANTS, SOMETIMES, UNCONDITIONAL, FaultSort
 from system.settings import Settings
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -32,96 +29,6 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 
 class ScenarioError(ValueError):
     """A scenario that cannot be used; the message names file, key and what is allowed."""
-
-
-class Effects(Part):
-    """Relative shares of the three kinds of effect (design section 5)."""
-
-    ledger: float = Field(1.0, ge=0)
-    sql: float = Field(0.0, ge=0)
-    external: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.ledger + self.sql + self.external <= 0:
-            raise ValueError("at least one share must be above 0")
-        return self
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _in_order(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 2 and value[0] > value[1]:
-        raise ValueError(f"[least, most], not {value}")
-    return value
-
-
-_Seconds = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(_in_order)
-]
-_Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_in_order)
-]
-
-
-class Later(Part):
-    """A ``share`` of the tasks is due ``seconds`` [least, most] after its submit; the rest now."""
-
-    share: _Share = 0.0
-    seconds: _Seconds = (0.5, 3.0)
-
-
-class Flaky(Part):
-    """A ``share`` of the tasks fails its first ``failures`` [least, most] attempts.
-
-    Each such failure asks for the next attempt after ``retry_seconds`` (``Retry(after=...)``).
-    """
-
-    share: _Share = 0.0
-    failures: _Counts = (1, 2)
-    retry_seconds: float = Field(0.2, ge=0)
-
-
-class Workload(Part):
-    """Client operations: ``tasks`` submits spread evenly over ``seconds``, and what goes with them.
-
-    ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
-    sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
-    that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.
-    ``max_attempts``, ``timeout_seconds``: asked for at each submit.
-    ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
-    """
-
-    tasks: int = Field(ge=1)
-    seconds: float = Field(gt=0)
-    effects: Effects = Effects()
-    later: Later = Later()
-    flaky: Flaky = Flaky()
-    repeats: _Share = 0.0
-    mismatches: _Share = 0.0
-    cancels: _Share = 0.0
-    reads: _Share = 0.0
-    handler_seconds: _Seconds = (0.05, 0.3)
-    max_attempts: int = Field(5, ge=1)
-    timeout_seconds: float = Field(5.0, gt=0)
-    ok_min: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _survivable(self) -> Self:
-        if self.flaky.share and self.flaky.failures[1] >= self.max_attempts:
-            raise ValueError(
-                f"flaky.failures up to {self.flaky.failures[1]} would use up all "
-                f"max_attempts={self.max_attempts}"
-            )
-        if self.handler_seconds[1] >= self.timeout_seconds:
-            raise ValueError("handler_seconds must stay below timeout_seconds")
-        return self
-
-    @property
-    def least_accepted(self) -> int:
-        """The number of ok submits below which a run proves nothing."""
-        return self.ok_min if self.ok_min is not None else max(1, self.tasks // 2)
 
 
 def _computed() -> dict[str, Literal["computed"] | float]:
@@ -133,7 +40,7 @@ class Expectations(Part):
     sometimes: what must have been seen, else the run proves nothing (``vocabulary.SOMETIMES``).
     """
 
-    always: tuple[str, ...] = tuple(name for name in INVARIANTS if name.startswith("S"))
+    always: tuple[str, ...] = UNCONDITIONAL
     eventually: dict[str, Literal["computed"] | float] = Field(default_factory=_computed)
     sometimes: tuple[str, ...] = ()
 
@@ -149,7 +56,11 @@ class Expectations(Part):
 
 
 class Scenario(Part):
-    """A whole file. ``windows``: failure windows of research/faults.md that it opens."""
+    """A whole file. ``windows``: failure windows of research/faults.md that it opens.
+
+    ``storm`` draws topology, load and faults from the seed (``drawn``). ``survivors``: at the heal
+    only so many processes of each role are healed, drawn by seed; the rest is killed for good.
+    """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     hypothesis: str = Field(min_length=20)
@@ -157,6 +68,8 @@ class Scenario(Part):
     topology: Topology = Topology()
     workload: Workload
     faults: tuple[FaultPlan, ...] = ()
+    storm: Storm | None = None
+    survivors: Survivors | None = None
     expect: Expectations = Expectations()
 
     @model_validator(mode="before")
@@ -171,6 +84,16 @@ class Scenario(Part):
             for n, item in enumerate(faults, start=1)
         ]
         return data | {"faults": named}
+
+    @model_validator(mode="after")
+    def _core_exists(self) -> Self:
+        for role in ("apis", "schedulers", "workers"):
+            least = getattr(self.storm, role)[0] if self.storm else getattr(self.topology, role)
+            if self.survivors and getattr(self.survivors, role) > least:
+                raise ValueError(f"survivors.{role}: there may be only {least}")
+        if self.storm and self.faults:
+            raise ValueError("faults: drawn by the storm, none can be planned beside it")
+        return self
 
     @model_validator(mode="after")
     def _targets_exist(self) -> Self:
@@ -194,6 +117,24 @@ class Scenario(Part):
     def document(self) -> dict[str, Any]:
         """The scenario as plain JSON values; ``Scenario.model_validate`` reads it back."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def drawn(self, seed: int) -> Scenario:
+        """What really runs under this seed: a storm made concrete; any other scenario as it is."""
+        if self.storm is None:
+            return self
+        return Scenario.model_validate(storms.draw(self.storm, self.document, seed))
+
+    def core(self, seed: int) -> tuple[str, ...]:
+        """The processes that are healed at the end: all of them, or ``survivors`` drawn by seed."""
+        processes = self.topology.processes
+        if self.survivors is None:
+            return processes
+        dice = random.Random(f"core {seed}")
+        kept: set[str] = set()
+        for role in ("api", "scheduler", "worker"):
+            mine = [name for name in processes if name.startswith(f"{role}-")]
+            kept.update(dice.sample(mine, getattr(self.survivors, f"{role}s")))
+        return tuple(name for name in processes if name in kept)
 
     def settings(self, **more: Any) -> Settings:
         """Settings of a process: defaults, the overrides of this file, then ``more``.

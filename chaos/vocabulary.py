@@ -55,6 +55,8 @@ FAULTS: dict[str, FaultKind] = {
     "pause": FaultKind(_PROCESS, (), "SIGSTOP, later SIGCONT"),
     "terminate": FaultKind(_PROCESS, (), "SIGTERM: a graceful stop"),
     "restart": FaultKind(_ANY, (), "a graceful stop, and started again at once", _BOTH),
+    "skew": FaultKind(_PROCESS, ("seconds",), "its wall clock jumps by so many, and back"),
+    "exhaust": FaultKind(_SERVER, (), "every free connection is taken", frozenset({"postgres"})),
     "terminate_backends": FaultKind(
         _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})
     ),
@@ -83,10 +85,15 @@ INVARIANTS: dict[str, str] = {
     "S10": "one idempotency key makes one task, another payload under it is refused",
     "S11": "SUCCEEDED has exactly one effect; FAILED and CANCELLED have none",
     "S12": "an accepted task can be read at once and never disappears",
+    "S15": "the dead letter holds exactly the tasks that were made to fail",
+    "S16": "no attempt is wasted: none is lost, none times out",
     "L1": "every task is terminal within T after it was due and everything healed",
     "L2": "while faults last, tasks still end",
     "L4": "without faults, every attempt starts on time",
 }
+
+# Those that hold whatever breaks; the other laws of safety depend on what a scenario does.
+UNCONDITIONAL = tuple(f"S{number}" for number in range(1, 13))
 
 SOMETIMES: dict[str, str] = {
     "stale_write_refused": "the fence refused a write of a worker that had lost its lease",
@@ -102,5 +109,12 @@ SOMETIMES: dict[str, str] = {
     "worker_replaced": "an actor came back as another incarnation",
     "cancelled": "a task was cancelled",
     "cancel_too_late": "a cancel was refused because the task had ended",
+    "cancel_requested": "a running attempt was asked to stop",
+    "poisoned": "a task went to the dead letter because workers died of it",
+    "claim_unknown": "a committed claim was reported as unknown (seen by the arena)",
+    "finish_unknown": "a committed finish was reported as unknown (seen by the arena)",
+    "submit_unknown": "a committed submit was reported as unknown (seen by the arena)",
+    "amnesia_healed": "a scheduler found Redis empty and published again (seen by the arena)",
+    "redis_given_up": "a role gave up waiting for Redis and went on (seen by the arena)",
     "stale_hint_delivered": "a hint of an epoch gone by reached Redis late (seen by the arena)",
 }

@@ -60,6 +60,8 @@ _COUNTS: Mapping[str, Callable[[History], int]] = MappingProxyType(
         "lease_lost": lambda h: _events(h, Reason.LOST),
         "attempt_failed": lambda h: _events(h, Reason.FAILED, State.SCHEDULED),
         "hint_republished": lambda h: _events(h, Reason.REPUBLISHED),
+        "cancel_requested": lambda h: _events(h, Reason.CANCEL_REQUESTED),
+        "poisoned": lambda h: _events(h, Reason.LOST, State.FAILED),
         "handed_back": lambda h: _events(h, Reason.HANDED_BACK),
         "worker_replaced": _replaced,
         "cancelled": lambda h: sum(t.state == State.CANCELLED for t in h.tasks.values()),

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from chaos.scenario import Workload
+from chaos.load import EFFECTS, Workload
 
 CLIENTS = 8
 # A client gives up waiting after this long; what it asked for is then of unknown outcome.
 CLIENT_TIMEOUT_SECONDS = 3.0
-EFFECTS = ("ledger", "sql", "external")
 
-Kind = Literal["submit", "repeat", "mismatch", "cancel", "get", "list"]
+Kind = Literal["submit", "batch", "repeat", "mismatch", "cancel", "get", "list"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,7 @@ class Planned:
 
     ``key`` names the task it is about ("" for a list). ``request`` is the body of a submit, its
     ``run_at`` missing; ``run_after`` is its due time in seconds after the start, None for now.
+    ``items``: the submits of a batch, all of the same client.
     """
 
     at: float
@@ -38,11 +38,15 @@ class Planned:
     effect: str = ""
     run_after: float | None = None
     request: dict[str, Any] = field(default_factory=dict)
+    items: tuple[Planned, ...] = ()
 
 
 def plan(workload: Workload, seed: int) -> list[Planned]:
     """All operations of a run, in the order of their instants."""
-    return sorted(_operations(workload, seed), key=lambda op: (op.at, op.key, op.kind, op.client))
+    operations = list(_operations(workload, seed))
+    if workload.batch > 1:
+        operations = list(_in_batches(operations, workload.batch))
+    return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
 
 
 def to_json(operations: list[Planned]) -> list[dict[str, Any]]:
@@ -52,16 +56,21 @@ def to_json(operations: list[Planned]) -> list[dict[str, Any]]:
 
 def from_json(rows: list[dict[str, Any]]) -> list[Planned]:
     """Back from ``to_json``."""
-    return [Planned(**row) for row in rows]
+    return [Planned(**row | {"items": tuple(from_json(row["items"]))}) for row in rows]
 
 
 def _operations(workload: Workload, seed: int) -> Iterator[Planned]:
     draw = random.Random(f"workload {seed}")
     step = workload.seconds / workload.tasks
+    poison = set(random.Random(f"poison {seed}").sample(range(workload.tasks), workload.poison))
     reads = 0
     for number in range(workload.tasks):
         # Evenly, but not in lockstep: each submit falls somewhere in its own slot.
         submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
+        if number in poison:
+            submit.request["payload"] |= {"poison": True, "failures": 0}
+            yield submit
+            continue
         yield submit
         yield from _companions(workload, submit, draw)
         if draw.random() < workload.reads:
@@ -84,13 +93,16 @@ def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.
         payload["failures"] = draw.randint(*workload.flaky.failures)
         payload["retry_seconds"] = workload.flaky.retry_seconds
     later = draw.random() < workload.later.share
+    run_after = round(at + draw.uniform(*workload.later.seconds), 3) if later else None
+    if workload.due_between is not None:
+        run_after = round(draw.uniform(*workload.due_between), 3)
     return Planned(
         at=at,
         client=draw.randrange(CLIENTS),
         kind="submit",
         key=f"s{seed}-{number:05d}",
         effect=effect,
-        run_after=round(at + draw.uniform(*workload.later.seconds), 3) if later else None,
+        run_after=run_after,
         request={
             "name": f"chaos_{effect}",
             "payload": payload,
@@ -119,6 +131,16 @@ def _companions(workload: Workload, submit: Planned, draw: random.Random) -> Ite
         due = (submit.run_after or submit.at) - submit.at
         after = due * draw.random() if draw.random() < 1 / 3 else due + draw.uniform(0.0, 0.5)
         yield again("cancel", after, submit.client, {})
+
+
+def _in_batches(operations: list[Planned], size: int) -> Iterator[Planned]:
+    """First submits of one client that follow each other go together, when the first one would."""
+    for client in range(CLIENTS):
+        mine = [op for op in operations if op.kind == "submit" and op.client == client]
+        for start in range(0, len(mine), size):
+            items = tuple(mine[start : start + size])
+            yield Planned(items[0].at, client, "batch", items[0].key, items=items)
+    yield from (operation for operation in operations if operation.kind != "submit")
 
 
 def share(operations: list[Planned], client: int) -> list[Planned]:

@@ -112,6 +112,14 @@ class Counters:
         """Attempts that were the task's own fault."""
         return self.attempt - self.losses - self.handed_back
 
+    @property
+    def last_life(self) -> bool:
+        """Lost before, and one more loss would make it FAILED: it runs alone in its worker.
+
+        So whatever kills that process kills no other task with it, and no other task kills it.
+        """
+        return 0 < self.losses and self.losses + 1 >= self.max_losses
+
 
 def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool) -> State:
     """Where a RUNNING task goes when its attempt ends for ``reason``.

@@ -167,7 +167,8 @@ class Hint:
 class Grant:
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 
-    ``waited_seconds`` from due to claimed, by the database's clock.
+    ``waited_seconds`` from due to claimed, by the database's clock. ``last_life``: one more loss
+    makes the task FAILED, so nothing else may begin in this worker until the attempt is over.
     """
 
     task_id: UUID
@@ -182,6 +183,19 @@ class Grant:
     traceparent: str | None
     claimed_at: datetime
     waited_seconds: float
+    last_life: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim did. Hinted tasks that stand in neither are not to be had (any more).
+
+    ``deferred``: still QUEUED under the hint's epoch, but on their last life: to be claimed when
+    nothing else runs in the worker; or it runs such a one according to the database.
+    """
+
+    grants: tuple[Grant, ...] = ()
+    deferred: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

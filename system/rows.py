@@ -11,7 +11,7 @@ import orjson
 from sqlalchemy import RowMapping
 
 from system.lifecycle import Reason, State
-from system.records import Answer, Effect, Event, Hint, TaskRow, TaskStory
+from system.records import Answer, Claimed, Effect, Event, Grant, Hint, TaskRow, TaskStory
 
 
 def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
@@ -30,6 +30,18 @@ def json_value(value: Any) -> Any:
 def rows_to_hints(rows: Sequence[RowMapping]) -> list[Hint]:
     """What a dispatch or republish answered."""
     return [Hint(**row) for row in rows]
+
+
+def rows_to_claimed(rows: Sequence[RowMapping]) -> Claimed:
+    """What a claim answered."""
+    grants, deferred = [], []
+    for row in rows:
+        values = dict(row)
+        if values.pop("granted"):
+            grants.append(Grant(**{**values, "payload": json_value(values["payload"])}))
+        else:
+            deferred.append(values["task_id"])
+    return Claimed(tuple(grants), frozenset(deferred))
 
 
 def rows_to_answers(rows: Sequence[RowMapping]) -> list[Answer]:

@@ -90,6 +90,12 @@ tasks = Table(
     ),
     Index("tasks_queued", "queue", "hint_deadline", postgresql_where=text("state = 'QUEUED'")),
     Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
+    # At most one row per worker: a claim asks for it each time.
+    Index(
+        "tasks_last_life",
+        "worker_id",
+        postgresql_where=text("state = 'RUNNING' AND losses > 0 AND losses + 1 >= max_losses"),
+    ),
     Index("tasks_failed", "id", postgresql_where=text("state = 'FAILED'")),
 )
 

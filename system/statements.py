@@ -69,31 +69,55 @@ UNION
 SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN (
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
 
-# The second branch changes nothing and returns the grant again: a claim of unknown outcome is
-# sent once more under the same token.
+# Lost before, and one more loss would make it FAILED (``lifecycle.Counters.last_life``).
+def _last_life(row: str) -> str:
+    return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
+
+
+# A task on its last life is granted only where nothing else is, here or before: it must stand in
+# the first place (ordinary ones stand before it), the worker must say that nothing runs there, and
+# the database must agree. Beside such a one nothing is granted. ``CASE``: the first question is
+# asked only if there is such a task, the second is one look into an index that is nearly empty.
+# The second branch of ``g`` changes nothing and returns the grant again: a claim of unknown outcome
+# is sent once more under the same token.
 CLAIM = text(f"""
 WITH i AS MATERIALIZED (
   SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS u(id, epoch)),
 h AS MATERIALIZED (
   SELECT t.* FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE),
-u AS (
-  UPDATE tasks t SET state = '{State.RUNNING}', epoch = h.epoch + 1, attempt = h.attempt + 1,
-    seq = h.seq + 1, worker_id = CAST(:worker AS uuid), claim_token = CAST(:token AS uuid),
-    claimed_at = clock_timestamp(), hint_deadline = NULL, finished_at = NULL
+c AS MATERIALIZED (
+  SELECT h.id, h.epoch, h.attempt, h.seq, {_last_life("h")} AS last_life,
+    row_number() OVER (ORDER BY {_last_life("h")}, h.priority DESC, h.due_at, h.id) AS place
   FROM h JOIN i ON i.id = h.id
-  WHERE t.id = h.id AND h.state = 'QUEUED' AND h.epoch = i.epoch
+  WHERE h.state = 'QUEUED' AND h.epoch = i.epoch),
+n AS MATERIALIZED (
+  SELECT * FROM c
+  WHERE CASE WHEN last_life
+    THEN CAST(:alone AS bool) AND place = 1 AND NOT EXISTS (
+      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = 'RUNNING')
+    ELSE NOT EXISTS (
+      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = 'RUNNING'
+        AND {_last_life("r")}) END),
+u AS (
+  UPDATE tasks t SET state = '{State.RUNNING}', epoch = n.epoch + 1, attempt = n.attempt + 1,
+    seq = n.seq + 1, worker_id = CAST(:worker AS uuid), claim_token = CAST(:token AS uuid),
+    claimed_at = clock_timestamp(), hint_deadline = NULL, finished_at = NULL
+  FROM n WHERE t.id = n.id
   RETURNING t.*),
 e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
          CAST(:actor AS text), '{Reason.CLAIMED}', NULL FROM u),
 g AS (
-  SELECT * FROM u
+  SELECT *, true AS granted FROM u
   UNION ALL
-  SELECT * FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid))
-SELECT id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
+  SELECT *, true FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
+  UNION ALL
+  SELECT *, false FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
+SELECT granted, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
   attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at,
-  EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds
+  EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
+  {_last_life("g")} AS last_life
 FROM g ORDER BY priority DESC, due_at, id""")
 
 HEARTBEAT = text("""

@@ -22,8 +22,8 @@ from system.listing import listing
 from system.records import (
     Announcement,
     Answer,
+    Claimed,
     Failure,
-    Grant,
     Hint,
     NewTask,
     Owned,
@@ -34,7 +34,13 @@ from system.records import (
     TaskRow,
     TaskStory,
 )
-from system.rows import json_value, row_to_story, row_to_task, rows_to_answers, rows_to_hints
+from system.rows import (
+    row_to_story,
+    row_to_task,
+    rows_to_answers,
+    rows_to_claimed,
+    rows_to_hints,
+)
 from system.settings import Settings
 from system.submission import submission
 
@@ -228,11 +234,16 @@ class Store:
         """Ends the own incarnation after a graceful stop."""
         await self._database.rows(statements.RETIRE, {"worker": worker_id})
 
-    async def claim(self, hints: Sequence[Hint], worker_id: UUID, token: UUID) -> list[Grant]:
+    async def claim(
+        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, alone: bool = False
+    ) -> Claimed:
         """Grants each hinted task that is still QUEUED under the hint's epoch.
 
         ``token`` is fresh per call and the same when the call is sent again: then the grants of
-        the first sending are returned too. A hint without a grant is to be dropped.
+        the first sending are returned too. A hint neither granted nor deferred is to be dropped.
+
+        ``alone``: nothing at all runs in this worker. Only then, and if the database agrees, a task
+        on its last life is granted: one, and nothing else. Beside such a one nothing is granted.
         """
         epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
         parameters = {
@@ -241,9 +252,9 @@ class Store:
             "worker": worker_id,
             "token": token,
             "actor": worker_actor(worker_id),
+            "alone": alone,
         }
-        rows = await self._database.rows(statements.CLAIM, parameters)
-        return [Grant(**{**row, "payload": json_value(row["payload"])}) for row in rows]
+        return rows_to_claimed(await self._database.rows(statements.CLAIM, parameters))
 
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
         """RUNNING -> SUCCEEDED with the row in the ledger, where the epoch still fits."""

@@ -17,7 +17,7 @@ from fastapi import FastAPI, Header, Response
 from chaos.history import History
 from chaos.live.clients import Clients
 from chaos.records import Bound, Op, Run
-from chaos.scenario import Workload
+from chaos.load import Workload
 from chaos.workload import Planned, plan
 from system.guardian import Guardian
 

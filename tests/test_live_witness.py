@@ -14,7 +14,7 @@ from chaos.live.sightings import HintWatch, SeenHint, late_hints, sightings, una
 from chaos.live.witness import Witness
 from chaos.plan import After
 from chaos.records import Event, Sometimes, SqlEffect, StaleWrite, Task, Worker, decode, encode
-from chaos.tasks import CHAOS_EFFECTS
+from chaos.tasks.sql import CHAOS_EFFECTS
 from system.embedded import EmbeddedValkey
 from system.guardian import Guardian
 from system.ids import new_id

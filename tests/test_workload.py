@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.scenario import Workload
+from chaos.load import Workload
 from chaos.workload import CLIENTS, Planned, from_json, plan, share, to_json
 
 BUSY = Workload.model_validate(
@@ -34,7 +34,7 @@ def of(operations: list[Planned], kind: str) -> list[Planned]:
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> None:
     code = (
-        "import json; from chaos.scenario import Workload; from chaos.workload import *;"
+        "import json; from chaos.load import Workload; from chaos.workload import *;"
         f"w = Workload.model_validate_json({BUSY.model_dump_json()!r});"
         "print(json.dumps(to_json(plan(w, 7))))"
     )

@@ -1,4 +1,7 @@
-"""The log of transitions, in the order in which the database made them: S3, S6 to S9. Each O(n)."""
+"""The log of transitions, in the order in which the database made them: S3, S6 to S9, S15, S16.
+
+Each O(n).
+"""
 
 from __future__ import annotations
 
@@ -252,3 +255,31 @@ def _ownership(history: History, claim: Event | None, event: Event) -> str | Non
         if not (taken_back or own):
             return f"{actor} ended ({event.reason}) an attempt of {owner}"
     return None
+
+
+def dead_letter_exact(history: History) -> list[Violation]:
+    """S15: a task is in the dead letter if and only if its payload was made to fail (``poison``);
+    one that was cancelled before is in neither.
+    """
+    found: list[Violation] = []
+    for task in history.tasks.values():
+        poison = bool(task.payload.get("poison"))
+        if task.state == State.FAILED and not poison:
+            message = f"in the dead letter after {task.losses} losses, but nothing is wrong with it"
+        elif task.state == State.SUCCEEDED and poison:
+            message = "its handler kills its worker, but it SUCCEEDED"
+        else:
+            continue
+        last: tuple[Event, ...] = history.events.get(task.task_id, ())[-1:]
+        found.append(Violation("S15", task.task_id, message, (task, *last)))
+    return found
+
+
+def no_attempt_wasted(history: History) -> list[Violation]:
+    """S16: no attempt is lost and none times out: whoever stopped gave its attempts back."""
+    return [
+        Violation("S16", task_id, f"attempt {event.attempt} {event.reason}", (event,))
+        for task_id, events in history.events.items()
+        for event in events
+        if event.reason in {Reason.LOST, Reason.TIMED_OUT}
+    ]

@@ -30,6 +30,8 @@ CHECKS: Mapping[str, Invariant] = MappingProxyType(
         "S10": clients.create_is_idempotent,
         "S11": effects.effects_match_states,
         "S12": clients.read_your_ack,
+        "S15": log.dead_letter_exact,
+        "S16": log.no_attempt_wasted,
         "L1": liveness.done_in_time,
         "L2": liveness.progress_under_faults,
         "L4": liveness.on_time,

@@ -19,6 +19,9 @@ from system.guardian import Guardian
 # Ready means: imports done (2 cores, eight processes), database and Redis reached.
 READY_SECONDS = 30.0
 RESTART_DELAY_SECONDS = 0.1
+# What dies at once is started more and more slowly: starting costs the others their CPU.
+RESTART_DELAY_MAX_SECONDS = 2.0
+SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
 
 
@@ -67,6 +70,7 @@ class Actor:
         self._stopping = False
         self._may_start = asyncio.Event()
         self.starts = 0
+        self._started_at = 0.0
 
     @property
     def pid(self) -> int:
@@ -84,8 +88,11 @@ class Actor:
         self._spawn()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
-    async def ready(self, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until the role says that it can work; raises ActorFailed."""
+    async def ready(self, timeout_seconds: float = READY_SECONDS, *, patient: bool = False) -> None:
+        """Wait until the role says that it can work; raises ActorFailed.
+
+        ``patient``: also while it dies again and again, as without its database.
+        """
         if self.command.ready_url is None:
             return
         give_up = time.monotonic() + timeout_seconds
@@ -95,7 +102,7 @@ class Actor:
                 with contextlib.suppress(httpx.HTTPError):
                     if (await client.get(self.command.ready_url)).status_code == 200:
                         return
-                if self.starts > starts + 3:
+                if self.starts > starts + 3 and not patient:
                     break  # it dies as often as it is started: waiting would not help
                 await asyncio.sleep(0.05)
         raise ActorFailed(
@@ -114,6 +121,10 @@ class Actor:
     def pause(self) -> int:
         """SIGSTOP: nothing runs, the kernel still accepts bytes; returns the pid."""
         return self._signal(signal.SIGSTOP, ends=False)
+
+    def notify(self, number: signal.Signals) -> int:
+        """A signal that does not end it; returns the pid."""
+        return self._signal(number, ends=False)
 
     def resume(self) -> int:
         """SIGCONT; returns the pid."""
@@ -165,8 +176,10 @@ class Actor:
                 stderr=log,
             )
         self.starts += 1
+        self._started_at = time.monotonic()
 
     async def _keep(self) -> None:
+        delay = RESTART_DELAY_SECONDS
         while True:
             process = self._process
             if process is None:
@@ -178,7 +191,9 @@ class Actor:
             if planned:
                 await self._may_start.wait()
             else:
-                await asyncio.sleep(RESTART_DELAY_SECONDS)
+                await asyncio.sleep(delay)
+            short = time.monotonic() - self._started_at < SHORT_LIFE_SECONDS
+            delay = min(2 * delay, RESTART_DELAY_MAX_SECONDS) if short else RESTART_DELAY_SECONDS
             if self._stopping:
                 return
             self._spawn()

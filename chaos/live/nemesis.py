@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from chaos.live.actors import Actor
@@ -29,6 +30,7 @@ class Battlefield(Protocol):
     scenario: Scenario
     proxies: Proxies
     ports: dict[str, int]
+    database: str
     actors: dict[str, Actor]
     valkey: EmbeddedValkey
     witness: Witness
@@ -36,6 +38,9 @@ class Battlefield(Protocol):
     @property
     def postgres(self) -> EmbeddedPostgres:
         """The server that holds the truth."""
+
+    def clock_file(self, name: str) -> Path:
+        """Where a role whose clock can be moved looks."""
 
 
 class Nemesis:
@@ -134,9 +139,11 @@ class Nemesis:
     def _process_strikes(self, plan: FaultPlan, targets: tuple[str, ...]) -> list[ProcessStrike]:
         if plan.sort is not FaultSort.PROCESS:
             return []
-        lease = self._field.scenario.settings().lease_seconds
-        actors = [self._field.actors[target] for target in targets]
-        return [ProcessStrike(plan, actor, self._field.witness, lease) for actor in actors]
+        field = self._field
+        return [
+            ProcessStrike(plan, field.actors[name], field.witness, field.clock_file(name))
+            for name in targets
+        ]
 
     def _pick(self, plan: FaultPlan, fault_id: str) -> tuple[str, ...]:
         candidates = list(plan.candidates(self._field.scenario.topology))

@@ -6,10 +6,11 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from chaos.live.actors import Actor, process_state
-from chaos.live.witness import Incarnation, Witness
+from chaos.live.witness import Incarnation, Witness, WitnessAway
 from chaos.plan import FaultPlan
 
 Hold = Callable[[], Awaitable[None]]
@@ -18,18 +19,22 @@ _BUSY_SECONDS = 0.5
 _STOP_SECONDS = 1.0
 _REPLACED_SECONDS = 10.0
 _GRACEFUL_SECONDS = 30.0
+# A process comes back only when its database does.
+_BACK_SECONDS = 60.0
+_CLOCK_MOVES_SECONDS = 2.0
 
 
 class ProcessStrike:
-    """One strike on one process. ``run`` returns whether it was felt, and the evidence."""
+    """One strike on one process. ``run`` returns whether it was felt, and the evidence.
 
-    def __init__(
-        self, plan: FaultPlan, actor: Actor, witness: Witness, lease_seconds: float
-    ) -> None:
+    ``clock_file``: where the actor looks when its clock is to be moved (``chaos.live.skewed``).
+    """
+
+    def __init__(self, plan: FaultPlan, actor: Actor, witness: Witness, clock_file: Path) -> None:
         self._plan = plan
         self._actor = actor
         self._witness = witness
-        self._lease_seconds = lease_seconds
+        self._clock_file = clock_file
         self._is_worker = actor.name.startswith("worker-")
 
     async def run(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
@@ -39,6 +44,7 @@ class ProcessStrike:
             "pause": self._pause,
             "terminate": self._terminate,
             "restart": self._restart,
+            "skew": self._skew,
         }
         return await faults[self._plan.fault](hold)
 
@@ -46,56 +52,59 @@ class ProcessStrike:
         """Wait a moment for a worker to run something: a strike on an idle one proves little."""
         give_up = time.monotonic() + _BUSY_SECONDS
         while self._is_worker and time.monotonic() < give_up:
-            if await self._witness.running(self._actor.name):
+            try:
+                if await self._witness.running(self._actor.name):
+                    return
+            except WitnessAway:
                 return
             await asyncio.sleep(0.01)
 
     async def _kill(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        before = await self._incarnation()
-        pid = self._actor.kill()
-        return await self._ended(pid, before, hold, code=-signal.SIGKILL)
+        return await self._ended(self._actor.kill(), hold, code=-signal.SIGKILL)
 
     async def _terminate(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        before = await self._incarnation()
-        pid = self._actor.terminate()
-        return await self._ended(pid, before, hold, code=0)
+        return await self._ended(self._actor.terminate(), hold, code=0)
 
     async def _restart(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
         async def at_once() -> None:
             return
 
-        return await self._terminate(at_once)
+        felt, evidence = await self._terminate(at_once)
+        await hold()
+        return felt, evidence
 
-    async def _ended(
-        self, pid: int, before: Incarnation | None, hold: Hold, *, code: int
-    ) -> tuple[bool, dict[str, Any]]:
+    async def _ended(self, pid: int, hold: Hold, *, code: int) -> tuple[bool, dict[str, Any]]:
         """The process is reaped with ``code``; a worker comes back as another incarnation."""
+        # One machine, one clock: whoever registered before is the one that was struck.
+        struck = time.time()
         try:
             found = await asyncio.wait_for(self._actor.gone(), _GRACEFUL_SECONDS)
             await hold()
         finally:
             self._actor.restart()
-        await self._actor.ready()
+        await self._actor.ready(_BACK_SECONDS, patient=True)
         evidence: dict[str, Any] = {"actor": self._actor.name, "pid": pid, "exit": found}
         if not self._is_worker:
             return found == code, evidence
-        after = await self._replaced(before)
+        before, after = await self._replaced(struck)
         evidence["incarnation"] = before and before.worker_id
         evidence["replaced_by"] = after and after.worker_id
         return found == code and after is not None, evidence
 
-    async def _replaced(self, before: Incarnation | None) -> Incarnation | None:
+    async def _replaced(self, struck: float) -> tuple[Incarnation | None, Incarnation | None]:
+        """The incarnation struck, and the first one after it (None: there was none in time)."""
         give_up = time.monotonic() + _REPLACED_SECONDS
-        while time.monotonic() < give_up:
-            now = await self._incarnation()
-            if now is not None and (before is None or now.worker_id != before.worker_id):
-                return now
+        while True:
+            known = await self._witness.incarnations(self._actor.name)
+            before = [each for each in known if each.started <= struck]
+            after = [each for each in known if each.started > struck]
+            if after or time.monotonic() > give_up:
+                return before[-1] if before else None, after[0] if after else None
             await asyncio.sleep(0.05)
-        return None
 
     async def _pause(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        """State T in /proc all the time; past its lease also: marked dead meanwhile."""
-        before = await self._incarnation()
+        """State T in /proc at both ends of the pause; whether it was marked dead is told too."""
+        struck = time.time()
         pid = self._actor.pause()
         started = time.monotonic()
         try:
@@ -104,20 +113,44 @@ class ProcessStrike:
             stopped = process_state(pid) == "T"
             await hold()
             still = process_state(pid) == "T"
-            dead = before is not None and await self._witness.is_dead(before.worker_id)
         finally:
             self._actor.resume()
         seconds = time.monotonic() - started
-        evidence = {
+        evidence: dict[str, Any] = {
             "actor": self._actor.name,
             "pid": pid,
             "stopped": stopped and still,
             "held_seconds": round(seconds, 3),
-            "incarnation": before and before.worker_id,
-            "marked_dead": dead,
         }
-        past_lease = self._is_worker and seconds > self._lease_seconds
-        return stopped and still and (dead or not past_lease), evidence
+        if self._is_worker:
+            known = await self._witness.incarnations(self._actor.name)
+            before = [each for each in known if each.started <= struck]
+            evidence["incarnation"] = before[-1].worker_id if before else None
+            evidence["marked_dead"] = before[-1].dead_reason if before else None
+        return stopped and still, evidence
 
-    async def _incarnation(self) -> Incarnation | None:
-        return await self._witness.incarnation(self._actor.name) if self._is_worker else None
+    async def _skew(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+        """The clock that the process itself reads shows the wrong time, and later the right one."""
+        wanted = self._plan.attributes["seconds"]
+        pid = self._actor.pid
+        ahead = await self._move_clock(wanted)
+        try:
+            await hold()
+        finally:
+            same = self._actor.alive and self._actor.pid == pid
+            back = await self._move_clock(0) if same else None
+        evidence = {"actor": self._actor.name, "pid": pid, "ahead": ahead, "ahead_after": back}
+        return same and ahead is not None and abs(ahead - wanted) < 1, evidence
+
+    async def _move_clock(self, seconds: float) -> float | None:
+        """Seconds by which its clock is ahead of ours afterwards; None: it did not say."""
+        shows = self._clock_file.with_name(f"{self._clock_file.name}.shows")
+        shows.unlink(missing_ok=True)
+        self._clock_file.write_text(str(seconds), encoding="ascii")
+        self._actor.notify(signal.SIGUSR1)
+        give_up = time.monotonic() + _CLOCK_MOVES_SECONDS
+        while time.monotonic() < give_up:
+            if shows.exists():
+                return round(float(shows.read_text(encoding="ascii")) - time.time(), 2)
+            await asyncio.sleep(0.01)
+        return None

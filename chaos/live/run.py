@@ -90,7 +90,7 @@ class _Execution:
         self, order: Order, foundation: Foundation, directory: Path, progress: Progress
     ) -> None:
         self._order = order
-        self._scenario = order.scenario
+        self._scenario = order.scenario.drawn(order.seed)
         self._directory = directory
         self._logs = directory / "logs"
         self._progress = progress
@@ -98,6 +98,7 @@ class _Execution:
         self._zero = time.time()
         self._bound = bounds.allowed(self._scenario)
         self._hints: list[SeenHint] = []
+        self._epoch = ""
 
     async def run(self) -> None:
         """Leaves ``history.jsonl`` in the directory."""
@@ -144,12 +145,13 @@ class _Execution:
         # One machine, one clock: arena second 0 is an instant that both sides know exactly.
         epoch = await stack.witness.clock()
         self._zero = epoch.timestamp()
+        self._epoch = instant(epoch)
         self._write(
             Run(
                 scenario=self._scenario.document,
                 seed=self._order.seed,
                 arena="live",
-                database_epoch=instant(epoch),
+                database_epoch=self._epoch,
                 bound=self._bound,
                 settings=dict(self._scenario.topology.settings),
                 commit=await asyncio.to_thread(_commit),
@@ -176,9 +178,11 @@ class _Execution:
 
     async def _heal(self, stack: Stack, clients: Clients) -> None:
         async with self._watched("healing", stack, clients):
-            await stack.proxies.heal()
-            await asyncio.gather(*(actor.ready() for actor in stack.actors.values()))
-        self._phase("healed")
+            core = self._scenario.core(self._order.seed)
+            stack.abandon(core)
+            await stack.proxies.heal(core)
+            await asyncio.gather(*(stack.actors[name].ready(patient=True) for name in core))
+        self._phase("healed", core=core)
 
     async def _drain(self, stack: Stack, clients: Clients) -> None:
         """Until all tasks are terminal, or T is over and then some of the rest is due."""
@@ -193,7 +197,7 @@ class _Execution:
         await stack.stop_roles()
         self._write(*clients.operations())
         testimony = await stack.witness.testimony()
-        self._write(*testimony, *sightings(self._hints, testimony, self._logs))
+        self._write(*testimony, *sightings(self._hints, testimony, self._logs, self._epoch))
         for call in read_calls(stack.sink_log):
             self._write(
                 SinkCall(
@@ -230,9 +234,12 @@ class _Execution:
         return time.time() - self._zero
 
     def _phase(
-        self, phase: Literal["faults", "healed", "drained"], at: float | None = None
+        self,
+        phase: Literal["faults", "healed", "drained"],
+        at: float | None = None,
+        core: tuple[str, ...] = (),
     ) -> None:
-        self._write(Phase(phase=phase, at=self._now() if at is None else at))
+        self._write(Phase(phase=phase, at=self._now() if at is None else at, core=core))
 
     def _write(self, *records: Record) -> None:
         self._history.write(*records)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 from redis.asyncio import Redis
 
 from chaos.live.witness import Witness
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 
+_FILL_SECONDS = 15.0
+_GRAB_SECONDS = 0.01
 Hold = Callable[[], Awaitable[None]]
 
 
@@ -24,6 +28,7 @@ class ServerStrike:
             "postgres": postgres,
             "redis": valkey,
         }
+        self._postgres = postgres
         self._valkey = valkey
         self._witness = witness
 
@@ -31,6 +36,8 @@ class ServerStrike:
         """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
         if fault in {"kill", "restart", "restart_empty"}:
             return await self._end(fault, self._servers[target], hold)
+        if fault == "exhaust":
+            return await self._exhaust(hold)
         if fault == "terminate_backends":
             hit = await self._witness.terminate_backends()
             await hold()
@@ -59,3 +66,32 @@ class ServerStrike:
         finally:
             await asyncio.to_thread(server.start)
         return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}
+
+    async def _exhaust(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+        """Take every connection there is, and each that becomes free; felt: Postgres refused one.
+
+        The first refusal is waited for: before it nobody else is hurt.
+        """
+        url = self._postgres.url("postgres")
+        taken: list[asyncpg.Connection[asyncpg.Record]] = []
+        refused = asyncio.Event()
+
+        async def grab() -> None:
+            while True:
+                try:
+                    taken.append(await asyncpg.connect(url, timeout=5))
+                except asyncpg.TooManyConnectionsError:
+                    refused.set()
+                    await asyncio.sleep(_GRAB_SECONDS)
+
+        grabbing = asyncio.create_task(grab(), name="exhaust")
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(refused.wait(), _FILL_SECONDS)
+            await hold()
+        finally:
+            grabbing.cancel()
+            await asyncio.gather(grabbing, return_exceptions=True)
+            for connection in taken:
+                connection.terminate()
+        return refused.is_set(), {"connections": len(taken)}

@@ -1,4 +1,4 @@
-"""What only the arena can see: hints that came too late, statements that got no answer."""
+"""What only the arena can see: hints that came too late, and what the roles say in their logs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -77,37 +80,58 @@ def late_hints(hints: Iterable[SeenHint], events: Iterable[Event]) -> list[SeenH
     ]
 
 
-def unanswered_statements(logs: Path, actors: Iterable[str]) -> dict[str, int]:
-    """How often each actor waited in vain for the reply to a statement; none: left out."""
-    counts = {}
-    for actor in actors:
-        log = logs / f"{actor}.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if count := sum(_is_unanswered(line) for line in lines):
-            counts[actor] = count
-    return counts
+def _unanswered(entry: Mapping[str, Any]) -> bool:
+    return any(text in str(entry.get("error")) for text in _UNANSWERED)
 
 
-def sightings(hints: Iterable[SeenHint], records: Iterable[Record], logs: Path) -> list[Sometimes]:
-    """Both as records of the history."""
-    events = [record for record in records if isinstance(record, Event)]
-    late = late_hints(hints, events)
-    actors = sorted(path.stem for path in logs.glob("*-*.log"))
-    unanswered = unanswered_statements(logs, actors)
+def _says(event: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda entry: entry.get("event") == event
+
+
+# What a line of a role's log must be to count.
+_LINES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = MappingProxyType(
+    {
+        "statement_outcome_unknown": _unanswered,
+        "claim_unknown": _says("claim of unknown outcome was committed"),
+        "finish_unknown": _says("finish of unknown outcome was committed"),
+        "submit_unknown": _says("submit of unknown outcome was committed"),
+        "amnesia_healed": _says("redis is empty, publishing all hints again"),
+        "redis_given_up": lambda entry: "Redis: Timeout" in str(entry.get("error")),
+    }
+)
+
+
+def log_sightings(logs: Path, since: str) -> list[Sometimes]:
+    """How often each role said each of them in its log, from the instant ``since`` (ISO) on."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in _LINES}
+    for log in sorted(logs.glob("*-*.log")):
+        for entry in _entries(log):
+            if str(entry.get("timestamp", "")) >= since:
+                for name, is_one in _LINES.items():
+                    counts[name][log.stem] += is_one(entry)
     return [
-        Sometimes(
-            name="stale_hint_delivered",
-            held=bool(late),
-            evidence={"hints": len(late), "tasks": [hint.task_id for hint in late[:5]]},
-        ),
-        Sometimes(name="statement_outcome_unknown", held=bool(unanswered), evidence={**unanswered}),
+        Sometimes(name=name, held=bool(+found), evidence=dict(+found))
+        for name, found in counts.items()
     ]
 
 
-def _is_unanswered(line: str) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    error = entry.get("error") if isinstance(entry, dict) else None
-    return isinstance(error, str) and any(text in error for text in _UNANSWERED)
+def sightings(
+    hints: Iterable[SeenHint], records: Iterable[Record], logs: Path, since: str
+) -> list[Sometimes]:
+    """All of them as records of the history."""
+    events = [record for record in records if isinstance(record, Event)]
+    late = late_hints(hints, events)
+    seen = Sometimes(
+        name="stale_hint_delivered",
+        held=bool(late),
+        evidence={"hints": len(late), "tasks": [hint.task_id for hint in late[:5]]},
+    )
+    return [seen, *log_sightings(logs, since)]
+
+
+def _entries(log: Path) -> Iterator[dict[str, Any]]:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry

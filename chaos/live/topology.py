@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from chaos.live.actors import Actor, ActorFailed, Command, Exit, tail
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.live.witness import Witness
+from chaos.load import EFFECTS
 from chaos.mutants import copy
 from chaos.plan import DeclaredSettings
 from chaos.scenario import Scenario
-from chaos.tasks import CHAOS_EFFECTS, SINK_URL
+from chaos.tasks.external import SINK_URL
+from chaos.tasks.sql import CHAOS_EFFECTS
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian
 from system.machine import free_port, temporary_directory
@@ -127,6 +129,12 @@ class Stack:
         finally:
             await asyncio.shield(self.stop())
 
+    def abandon(self, core: Collection[str]) -> None:
+        """Kill every role outside the core, for good: what they held is the core's to sort out."""
+        for name, actor in self.actors.items():
+            if name not in core and actor.alive:
+                actor.kill()
+
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, and SIGKILL after the grace that they have."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0
@@ -184,12 +192,25 @@ class Stack:
 
     def _actor(self, name: str) -> Actor:
         role = name.partition("-")[0]
-        argv = [sys.executable, "-m", "system", role]
+        argv = [sys.executable, "-m"]
+        if name in self._clocks_to_move():
+            argv += ["chaos.live.skewed", str(self.clock_file(name))]
+        argv += ["system", role]
         if role == "worker":
-            argv += ["--app", "chaos.tasks"]
+            for kind in self.scenario.topology.knows.get(name, EFFECTS):
+                argv += ["--app", f"chaos.tasks.{kind}"]
         environment = self.environment() | self._settings_of(name)
         self.actors[name] = self._process(name, argv, environment, f"{self._home(name)}/readyz")
         return self.actors[name]
+
+    def clock_file(self, name: str) -> Path:
+        """Where a role whose clock can be moved looks (``chaos.live.skewed``)."""
+        return self.directory / f"{name}.clock"
+
+    def _clocks_to_move(self) -> set[str]:
+        topology = self.scenario.topology
+        skews = [plan for plan in self.scenario.faults if plan.fault == "skew"]
+        return {target for plan in skews for target in plan.candidates(topology)}
 
     def _settings_of(self, name: str) -> dict[str, str]:
         """A role's variables: it reaches everything through its own proxies."""

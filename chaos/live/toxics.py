@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -176,9 +176,12 @@ class Proxies:
             raise ToxiproxyError(f"{edge}: enabled should be {enabled}, Toxiproxy shows otherwise")
         self._journal(Change("enable" if enabled else "disable", edge))
 
-    async def heal(self) -> None:
-        """Enable every proxy and remove every toxic of every edge."""
+    async def heal(self, actors: Collection[str]) -> None:
+        """Enable every proxy and remove every toxic of the edges of these actors."""
         for edge, proxy in self._proxies.items():
+            client, _, server = edge.partition("->")
+            if client not in actors and server not in actors:
+                continue
             standing = await asyncio.to_thread(proxy.toxics)
             for toxic in standing.values():
                 attributes = tuple(sorted(toxic.attributes.items()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -24,6 +26,18 @@ from chaos.records import (
 )
 from chaos.vocabulary import EVENTS
 
+PATIENCE_SECONDS = 60.0
+_GLANCE_SECONDS = 0.3
+_LOOK_AGAIN_SECONDS = 0.1
+# Postgres is down, starting, stopping, or full.
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+)
 _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
 
@@ -39,28 +53,38 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """One process start of a worker, as the database knows it."""
+    """One process start of a worker, as the database knows it; ``started`` is Unix time.
+
+    ``dead_reason`` None: not marked dead.
+    """
 
     worker_id: str
-    dead: bool
+    started: float
     dead_reason: str | None
+
+
+class WitnessAway(Exception):
+    """Postgres did not answer the harness itself."""
 
 
 class Witness:
     """Reads by one direct connection, opened again when Postgres was restarted.
 
-    Every method raises what asyncpg raises when Postgres does not answer within five seconds.
+    While Postgres is down or full every method waits for it, at most a minute; then it raises
+    WitnessAway.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._last = Counts(0, 0, 0, 0)
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            await self._connection.close(timeout=5)
+            with contextlib.suppress(*_AWAY):
+                await self._connection.close(timeout=5)
             self._connection = None
 
     async def clock(self) -> datetime:
@@ -69,19 +93,24 @@ class Witness:
         now: datetime = row["now"]
         return now
 
-    async def counts(self) -> Counts:
+    async def counts(self, patience_seconds: float = PATIENCE_SECONDS) -> Counts:
         """Of all tasks, now."""
         (row,) = await self._fetch(
             f"SELECT count(*) FILTER (WHERE state IN {_TERMINAL}) AS terminal,"  # noqa: S608
             f" count(*) FILTER (WHERE state NOT IN {_TERMINAL}) AS open,"
             " count(*) FILTER (WHERE state = 'RUNNING') AS running,"
-            " (SELECT count(*) FROM stale_writes) AS stale_writes FROM tasks"
+            " (SELECT count(*) FROM stale_writes) AS stale_writes FROM tasks",
+            patience_seconds=patience_seconds,
         )
-        return Counts(**dict(row))
+        self._last = Counts(**dict(row))
+        return self._last
 
     async def in_flight(self) -> InFlight:
-        """Tasks open and running, now."""
-        counts = await self.counts()
+        """Tasks open and running, now; while Postgres is down, as they were last seen."""
+        try:
+            counts = await self.counts(_GLANCE_SECONDS)
+        except WitnessAway:
+            counts = self._last
         return InFlight(open=counts.open, running=counts.running)
 
     async def count(self, event: After) -> int:
@@ -96,31 +125,23 @@ class Witness:
         return sum(int(row["n"]) for row in rows if fnmatchcase(row["label"], pattern))
 
     async def running(self, label: str) -> int:
-        """Tasks that run under the incarnations of this actor."""
+        """Tasks that run under the incarnations of this actor; WitnessAway comes soon."""
         (row,) = await self._fetch(
             "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
             " WHERE t.state = 'RUNNING' AND w.label = $1",
             label,
+            patience_seconds=_GLANCE_SECONDS,
         )
         return int(row["n"])
 
-    async def incarnation(self, label: str) -> Incarnation | None:
-        """The latest incarnation of a worker; None before its first one registered."""
+    async def incarnations(self, label: str) -> list[Incarnation]:
+        """All incarnations of a worker, oldest first."""
         rows = await self._fetch(
-            "SELECT id, dead_at IS NOT NULL AS dead, dead_reason FROM workers"
-            " WHERE label = $1 ORDER BY started_at DESC LIMIT 1",
+            "SELECT id, extract(epoch FROM started_at)::float8 AS started, dead_reason FROM workers"
+            " WHERE label = $1 ORDER BY started_at",
             label,
         )
-        for row in rows:
-            return Incarnation(str(row["id"]), row["dead"], row["dead_reason"])
-        return None
-
-    async def is_dead(self, worker_id: str) -> bool:
-        """Whether this incarnation is marked dead."""
-        rows = await self._fetch(
-            "SELECT 1 FROM workers WHERE id = $1::text::uuid AND dead_at IS NOT NULL", worker_id
-        )
-        return bool(rows)
+        return [Incarnation(str(row["id"]), row["started"], row["dead_reason"]) for row in rows]
 
     async def terminate_backends(self) -> int:
         """Disconnect everybody else from this database; how many were hit."""
@@ -153,13 +174,29 @@ class Witness:
             found.append(_make(Worker, values | {"worker_id": values["id"]}))
         return found
 
-    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        async with self._lock:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(
-                    self._url, timeout=5, server_settings={"application_name": "chaos-witness"}
-                )
+    async def _fetch(
+        self, query: str, *arguments: object, patience_seconds: float = PATIENCE_SECONDS
+    ) -> list[asyncpg.Record]:
+        give_up = time.monotonic() + patience_seconds
+        while True:
+            try:
+                async with self._lock:
+                    return await self._fetch_once(query, *arguments)
+            except _AWAY as error:
+                if time.monotonic() > give_up:
+                    raise WitnessAway(f"Postgres does not answer: {error!r}") from error
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._url, timeout=5, server_settings={"application_name": "chaos-witness"}
+            )
+        try:
             return await self._connection.fetch(query, *arguments, timeout=5)
+        except _AWAY:
+            self._connection.terminate()
+            raise
 
 
 def _make(kind: type[Any], values: dict[str, Any]) -> Any:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos.history import History
-from chaos.records import (
-    Effect,
-    Event,
-    Fault,
-    Op,
-    Record,
-    SinkCall,
-    SqlEffect,
-    StaleWrite,
-    Task,
-)
+from chaos.history import History, Operation
+from chaos.records import Fault, Record, SinkCall
+from chaos.report.words import Witness, moment, witness, words
 
 # What stays of a long story: its beginning, and this many lines around each piece of evidence.
 _OPENING_LINES = 2
@@ -30,123 +22,122 @@ class Line:
     at: float
     text: str
     marked: bool
+    witness: Witness
 
 
-def story(history: History, task_id: str, evidence: tuple[Record, ...] = ()) -> list[str]:
-    """Lines in time order; evidence is marked with ``>``, stretches far from it are left out."""
-    shown = {id(record) for record in evidence}
-    lines = [Line(at, text, id(record) in shown) for at, text, record in _records(history, task_id)]
-    lines.sort(key=lambda line: line.at)
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """So many lines are left out here."""
+
+    lines: int
+
+
+class Stories:
+    """The stories of all tasks of a history, which is gone through once."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._operations: defaultdict[str, list[Operation]] = defaultdict(list)
+        for operation in history.operations.values():
+            for task_id in self._subjects(operation):
+                self._operations[task_id].append(operation)
+        self._calls: defaultdict[str, list[SinkCall]] = defaultdict(list)
+        for calls in history.sink_calls.values():
+            for call in calls:
+                self._calls[call.task_id].append(call)
+        self._faults = [
+            record for records in history.faults.values() for record in records if _tells(record)
+        ]
+
+    def operations(self, task_id: str) -> Sequence[Operation]:
+        """What clients did about a task, by its id or its key."""
+        return self._operations.get(task_id, ())
+
+    def of(self, task_id: str, evidence: Iterable[Record] = ()) -> list[Line]:
+        """All lines in time order, with the faults that began or ended while the task lived, and
+        the evidence wherever it comes from. Empty: no record of it.
+        """
+        shown = {id(record): record for record in evidence}
+        mine = {id(record): record for record in self._records(task_id)}
+        lines = sorted(
+            (
+                self._line(record, at, marked=id(record) in shown)
+                for record in (mine | shown).values()
+                if (at := moment(self._history, record)) is not None
+            ),
+            key=lambda line: line.at,
+        )
+        if not lines:
+            return []
+        first, last = lines[0].at, lines[-1].at
+        during = [self._line(f, f.at, marked=False) for f in self._faults if first <= f.at <= last]
+        return sorted([*lines, *during], key=lambda line: line.at)
+
+    def _line(self, record: Record, at: float, *, marked: bool) -> Line:
+        return Line(at, words(self._history, record), marked, witness(record))
+
+    def _subjects(self, operation: Operation) -> set[str]:
+        value, found = operation.value, set()
+        if isinstance(value.get("task_id"), str):
+            found.add(value["task_id"])
+        task = self._history.task_by_key.get(value["key"]) if value.get("key") else None
+        if task is not None:
+            found.add(task.task_id)
+        return found
+
+    def _records(self, task_id: str) -> Iterator[Record]:
+        history = self._history
+        for operation in self.operations(task_id):
+            yield operation.invoke
+            if operation.completion is not None:
+                yield operation.completion
+        yield from history.events.get(task_id, ())
+        yield from history.effects.get(task_id, ())
+        yield from history.sql_effects.get(task_id, ())
+        yield from history.stale_writes.get(task_id, ())
+        yield from self._calls.get(task_id, ())
+        if task_id in history.tasks:
+            yield history.tasks[task_id]
+
+
+def story(
+    history: History,
+    task_id: str,
+    evidence: tuple[Record, ...] = (),
+    stories: Stories | None = None,
+) -> list[str]:
+    """Lines of text; evidence is marked with ``>``, stretches far from it are left out.
+
+    ``stories``: those of the same history, where more than one is to be told.
+    """
+    lines = (stories or Stories(history)).of(task_id, evidence)
     if not lines:
         return ["  (no record of it)"]
-    return list(_shortened(_with_faults(history, lines)))
-
-
-def _records(history: History, task_id: str) -> Iterator[tuple[float, str, Record]]:
-    for operation in history.operations.values():
-        if _is_about(history, operation.value, task_id):
-            for half in (operation.invoke, operation.completion):
-                if half is not None:
-                    yield half.at, _op(half), half
-    yield from _rows(history, task_id)
-    for calls in history.sink_calls.values():
-        for call in calls:
-            if call.task_id == task_id:
-                yield call.at, _call(call), call
-    task = history.tasks.get(task_id)
-    if task is not None and "drained" in history.phases:
-        yield history.phases["drained"], _task(task), task
-
-
-def _rows(history: History, task_id: str) -> Iterator[tuple[float, str, Record]]:
-    for event in history.events.get(task_id, ()):
-        yield history.seconds(event.at), _event(history, event), event
-    rows: tuple[Effect | SqlEffect, ...] = (
-        *history.effects.get(task_id, ()),
-        *history.sql_effects.get(task_id, ()),
-    )
-    for row in rows:
-        what = "ledger row" if isinstance(row, Effect) else "business row"
-        text = f"{what}: epoch {row.epoch}, attempt {row.attempt}"
-        yield history.seconds(row.at), text, row
-    for write in history.stale_writes.get(task_id, ()):
-        yield history.seconds(write.at), _stale(history, write), write
-
-
-def _is_about(history: History, value: dict[str, object], task_id: str) -> bool:
-    if value.get("task_id") == task_id:
-        return True
-    task = history.tasks.get(task_id)
-    return task is not None and task.key is not None and value.get("key") == task.key
-
-
-def _op(half: Op) -> str:
-    if half.type == "invoke":
-        return f"{half.process} invokes {half.op}"
-    names = ("status", "answer", "state", "error")
-    told = [f"{name} {half.value[name]}" for name in names if half.value.get(name) is not None]
-    return f"{half.process} {half.op} is {half.type}: {', '.join(told) or 'no answer'}"
-
-
-def _event(history: History, event: Event) -> str:
-    return (
-        f"{event.from_state or '-'} -> {event.to_state} ({event.reason}) by "
-        f"{history.actor(event.actor)}; seq {event.seq}, epoch {event.epoch}, "
-        f"attempt {event.attempt}"
-    )
-
-
-def _stale(history: History, write: StaleWrite) -> str:
-    who = history.actor(f"worker:{write.worker_id}")
-    found = f"found {write.state_found} under epoch {write.epoch_found}"
-    return f"REFUSED: {write.outcome} under epoch {write.epoch} by {who}; {found}"
-
-
-def _call(call: SinkCall) -> str:
-    what = "applied" if call.applied else "suppressed as a duplicate"
-    return f"call at the sink under epoch {call.epoch}: {what}"
-
-
-def _task(task: Task) -> str:
-    return (
-        f"final read: {task.state}, epoch {task.epoch}, attempt {task.attempt} "
-        f"(lost {task.losses}, handed back {task.handed_back})"
-    )
-
-
-def _with_faults(history: History, lines: list[Line]) -> list[Line]:
-    """The lines with the faults that began or ended while the task lived."""
-    first, last = lines[0].at, lines[-1].at
-    faults = [
-        Line(record.at, _fault(record), marked=False)
-        for records in history.faults.values()
-        for record in records
-        if record.type != "felt" and first <= record.at <= last
+    return [
+        f"             ... {part.lines} more"
+        if isinstance(part, Gap)
+        else f"  {'>' if part.marked else ' '} {part.at:8.3f} {part.text}"
+        for part in shortened(lines)
     ]
-    return sorted([*lines, *faults], key=lambda line: line.at)
 
 
-def _fault(record: Fault) -> str:
-    return f"-- {record.fault} on {', '.join(record.targets)}: {record.type} ({record.fault_id})"
-
-
-def _shortened(lines: list[Line]) -> Iterator[str]:
+def shortened(lines: Sequence[Line]) -> Iterator[Line | Gap]:
+    """The opening and what stands around the evidence; without evidence, everything."""
     marks = [place for place, line in enumerate(lines) if line.marked]
-    keep = {
-        place
-        for place in range(len(lines))
-        if not marks
-        or place < _OPENING_LINES
-        or any(abs(place - mark) <= _CONTEXT_LINES for mark in marks)
-    }
     left_out = 0
     for place, line in enumerate(lines):
-        if place not in keep:
+        near = any(abs(place - mark) <= _CONTEXT_LINES for mark in marks)
+        if marks and place >= _OPENING_LINES and not near:
             left_out += 1
             continue
         if left_out:
-            yield f"             ... {left_out} more"
+            yield Gap(left_out)
             left_out = 0
-        yield f"  {'>' if line.marked else ' '} {line.at:8.3f} {line.text}"
+        yield line
     if left_out:
-        yield f"             ... {left_out} more"
+        yield Gap(left_out)
+
+
+def _tells(record: Fault) -> bool:
+    """When it was felt stands elsewhere; in a story it would stand between begin and end."""
+    return record.type != "felt"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chaos.records import Bound
-from chaos.report.story import story
+from chaos.report.story import Stories, story
+from chaos.report.strikes import Planned, planned
 from chaos.verdict import Judgement
 
 _VIOLATIONS_SHOWN = 3
@@ -37,6 +38,13 @@ def line(judgement: Judgement) -> str:
     )
 
 
+def faults(judgement: Judgement) -> str:
+    """One line per planned fault: what it struck, the tasks that were in flight (and running) at
+    each strike, and how many of the planned strikes were felt. Empty for a run without faults.
+    """
+    return "\n".join(_fault(plan) for plan in planned(judgement.history))
+
+
 def details(judgement: Judgement) -> str:
     """Why a run is not ``true``: each doubt, the first violations of each law with the story of
     their task, and how many more there are. Empty for a run that is ``true``.
@@ -50,7 +58,19 @@ def bound(terms: Bound) -> str:
     return "\n".join([f"T = {terms.seconds:.2f} s, the sum of", *rows])
 
 
+def _fault(plan: Planned) -> str:
+    targets = " ".join(dict.fromkeys(t for strike in plan.strikes for t in strike.targets))
+    flights = [
+        f"{strike.in_flight.open} ({strike.in_flight.running} run)" if strike.in_flight else "?"
+        for strike in plan.strikes
+    ]
+    fault = plan.fault if plan.times < 2 else f"{plan.fault} x{plan.times}"
+    met = f"in flight {' '.join(flights)}" if flights else "never struck"
+    return f"  {plan.name}: {fault} {targets or plan.aim}; {met}; felt {plan.felt}/{plan.times}"
+
+
 def _details(judgement: Judgement) -> Iterator[str]:
+    stories = Stories(judgement.history)
     for doubt in judgement.doubts:
         yield f"  unknown: {doubt}"
     laws = dict.fromkeys(violation.invariant for violation in judgement.violations)
@@ -60,6 +80,6 @@ def _details(judgement: Judgement) -> Iterator[str]:
             subject = f"task {violation.task_id}" if violation.task_id else "the run"
             yield f"  {law} violated by {subject}: {violation.message}"
             if violation.task_id:
-                yield from story(judgement.history, violation.task_id, violation.evidence)
+                yield from story(judgement.history, violation.task_id, violation.evidence, stories)
         if len(found) > _VIOLATIONS_SHOWN:
             yield f"  {law}: {len(found) - _VIOLATIONS_SHOWN} more violations"

@@ -146,6 +146,13 @@ def _index_tasks() -> None:
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
     op.create_index(
+        "tasks_last_life",
+        "tasks",
+        ["worker_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'RUNNING' AND losses > 0 AND losses + 1 >= max_losses"),
+    )
+    op.create_index(
         "tasks_queued",
         "tasks",
         ["queue", "hint_deadline"],

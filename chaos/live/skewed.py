@@ -1,0 +1,42 @@
+"""A role whose wall clock can be set: ``python -m chaos.live.skewed FILE system worker --app ...``.
+
+On SIGUSR1 it reads from FILE by how many seconds its clock shall be wrong, moves the clock that all
+Python code of the process reads (``time-machine``; monotonic clocks stay), and writes what that
+clock now shows to ``FILE.shows`` (Unix time). The code of the role is not changed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import time_machine
+
+
+def main() -> None:
+    """Run the module named in the arguments under a clock that can be moved."""
+    offset_file, module, *arguments = sys.argv[1:]
+    wish, shows = Path(offset_file), Path(f"{offset_file}.shows")
+    clock = time_machine.travel(dt.datetime.now(dt.UTC), tick=True).start()
+    now = 0.0
+
+    def move(*_: object) -> None:
+        nonlocal now
+        wanted = float(wish.read_text(encoding="ascii"))
+        clock.shift(dt.timedelta(seconds=wanted - now))
+        now = wanted
+        draft = shows.with_suffix(".draft")
+        draft.write_text(repr(time.time()), encoding="ascii")
+        draft.rename(shows)
+
+    signal.signal(signal.SIGUSR1, move)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

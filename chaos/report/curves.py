@@ -1,0 +1,176 @@
+"""Curves over the run, in arena seconds: how much was accepted, done, waiting, and how late.
+
+A curve is a step function: each point holds from its second until the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import TypeAlias
+
+from chaos.history import History
+from chaos.invariants.liveness import spans
+from chaos.records import Event
+from system.lifecycle import Reason, State
+
+Curve: TypeAlias = tuple[tuple[float, int], ...]
+
+# Where a task is. SCHEDULED is two things to whoever waits: not due yet (or backing off), and due.
+WAITING, DUE = "waiting", "due"
+PLACES = (WAITING, DUE, *(state for state in State if state is not State.SCHEDULED))
+
+# After these a task may go on at once; after a failure it first backs off, until its dispatch.
+_DUE_AT_ONCE = frozenset({Reason.LOST, Reason.HANDED_BACK, Reason.RETRIED})
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A task in a place. ``end`` None: until the end of the history."""
+
+    place: str
+    start: float
+    end: float | None
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From due to the effect of one task, in seconds; ``at``: arena second of the effect."""
+
+    at: float
+    seconds: float
+    task_id: str
+
+
+def accepted(history: History) -> Curve:
+    """Tasks that some client was told are accepted, cumulative."""
+    first: dict[str, float] = {}
+    for submit in history.of("submit"):
+        task_id = submit.value.get("task_id")
+        if submit.type == "ok" and submit.completion and task_id is not None:
+            at = submit.completion.at
+            first[task_id] = min(at, first.get(task_id, at))
+    return _summed((at, 1) for at in first.values())
+
+
+def effects(history: History) -> Curve:
+    """Ledger rows, cumulative."""
+    return _summed(
+        (history.seconds(row.at), 1) for rows in history.effects.values() for row in rows
+    )
+
+
+def depth(history: History) -> dict[str, Curve]:
+    """How many tasks were in each of ``PLACES``; at any instant they sum up to all tasks."""
+    changes: dict[str, list[tuple[float, int]]] = {place: [] for place in PLACES}
+    for task_id in history.events:
+        for stay in stays(history, task_id):
+            changes[stay.place].append((stay.start, 1))
+            if stay.end is not None:
+                changes[stay.place].append((stay.end, -1))
+    return {place: _summed(steps) for place, steps in changes.items()}
+
+
+def stays(history: History, task_id: str) -> list[Stay]:
+    """Where a task was from when to when, without gaps; repeated entries into a place are one."""
+    events = history.events.get(task_id, ())
+    found: list[Stay] = []
+    for number, event in enumerate(events):
+        start = history.seconds(event.at)
+        # Instants of one task never run backwards in a good history; a bad one is drawn anyway.
+        start = max(start, found[-1].start) if found else start
+        after = history.seconds(events[number + 1].at) if number + 1 < len(events) else None
+        end = None if after is None else max(start, after)
+        found += _places(history, event, start, end)
+    return [stay for stay in _joined(found) if stay.end is None or stay.end > stay.start]
+
+
+def latencies(history: History) -> tuple[Latency, ...]:
+    """Of every task with an effect, in the order of the effects."""
+    due = {span.task.task_id: span.due for span in spans(history)}
+    found = [
+        Latency(at, max(0.0, at - due[task_id]), task_id)
+        for task_id, rows in history.effects.items()
+        if task_id in due
+        for at in [history.seconds(rows[0].at)]
+    ]
+    return tuple(sorted(found, key=lambda latency: (latency.at, latency.task_id)))
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The value that ``share`` of the values do not exceed (nearest rank); None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def value_at(curve: Curve, at: float) -> int:
+    """What the curve says at that second; 0 before its first point."""
+    value = 0
+    for second, count in curve:
+        if second > at:
+            break
+        value = count
+    return value
+
+
+def thinned(curve: Curve, start: float, end: float, columns: int) -> Curve:
+    """At most four points per column of the axis: its first, lowest, highest and last."""
+    if len(curve) <= 4 * columns:
+        return curve
+    width = max(end - start, 1e-9) / columns
+    kept: list[tuple[float, int]] = []
+    for _, group in groupby(curve, key=lambda point: int((point[0] - start) / width)):
+        points = list(group)
+        chosen = {0, len(points) - 1}
+        chosen.add(min(range(len(points)), key=lambda n: points[n][1]))
+        chosen.add(max(range(len(points)), key=lambda n: points[n][1]))
+        kept += [points[n] for n in sorted(chosen)]
+    return tuple(kept)
+
+
+def _places(history: History, event: Event, start: float, end: float | None) -> Iterator[Stay]:
+    if event.to_state != State.SCHEDULED:
+        yield Stay(event.to_state, start, end, event)
+        return
+    due = start
+    if event.reason == Reason.SUBMITTED:
+        task = history.tasks.get(event.task_id)
+        due = max(start, history.seconds(task.run_at)) if task else start
+    elif event.reason not in _DUE_AT_ONCE:
+        due = float("inf")
+    if end is not None and due >= end:
+        yield Stay(WAITING, start, end, event)
+    elif due == float("inf"):
+        yield Stay(WAITING, start, None, event)
+    else:
+        yield Stay(WAITING, start, due, event)
+        yield Stay(DUE, due, end, event)
+
+
+def _joined(found: Iterable[Stay]) -> Iterator[Stay]:
+    last: Stay | None = None
+    for stay in found:
+        if last is None:
+            last = stay
+        elif last.place == stay.place and last.end == stay.start:
+            last = Stay(last.place, last.start, stay.end, last.event)
+        else:
+            yield last
+            last = stay
+    if last is not None:
+        yield last
+
+
+def _summed(changes: Iterable[tuple[float, int]]) -> Curve:
+    """One point per second at which something changed."""
+    ordered = sorted(changes)
+    by_second = [
+        (at, sum(change for _, change in group))
+        for at, group in groupby(ordered, key=lambda change: change[0])
+    ]
+    counts = accumulate(change for _, change in by_second)
+    return tuple((at, count) for (at, _), count in zip(by_second, counts, strict=True))

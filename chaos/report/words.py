@@ -1,0 +1,125 @@
+"""Each record of a history in words: what it says, when, and who says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from chaos.history import History
+from chaos.records import (
+    Effect,
+    Event,
+    Fault,
+    Op,
+    Record,
+    SinkCall,
+    Sometimes,
+    SqlEffect,
+    StaleWrite,
+    Task,
+    Worker,
+)
+
+
+class Witness(StrEnum):
+    """Who says it."""
+
+    CLIENT = "client"
+    DATABASE = "database"
+    EFFECT = "effect"
+    SINK = "sink"
+    FENCE = "fence"
+    FAULT = "fault"
+    READ = "final read"
+    OTHER = "arena"
+
+
+_WITNESSES: Mapping[type[object], Witness] = MappingProxyType(
+    {
+        Op: Witness.CLIENT,
+        Event: Witness.DATABASE,
+        Effect: Witness.EFFECT,
+        SqlEffect: Witness.EFFECT,
+        SinkCall: Witness.SINK,
+        StaleWrite: Witness.FENCE,
+        Fault: Witness.FAULT,
+        Task: Witness.READ,
+    }
+)
+
+
+def moment(history: History, record: Record) -> float | None:
+    """The arena second at which it happened; None: it tells of no single instant."""
+    if isinstance(record, Op | Fault | SinkCall):
+        return record.at
+    if isinstance(record, Event | Effect | SqlEffect | StaleWrite):
+        return history.seconds(record.at)
+    if isinstance(record, Task):
+        return history.phases.get("drained")
+    return None
+
+
+def witness(record: Record) -> Witness:
+    """Who says it."""
+    return _WITNESSES.get(type(record), Witness.OTHER)
+
+
+def words(history: History, record: Record) -> str:
+    """What it says, in one line."""
+    if isinstance(record, Op):
+        return _op(record)
+    if isinstance(record, Event):
+        return _event(history, record)
+    if isinstance(record, Effect | SqlEffect):
+        what = "ledger row" if isinstance(record, Effect) else "business row"
+        return f"{what}: epoch {record.epoch}, attempt {record.attempt}"
+    if isinstance(record, StaleWrite):
+        return _stale(history, record)
+    return _other(record)
+
+
+def _other(record: Record) -> str:
+    if isinstance(record, SinkCall):
+        what = "applied" if record.applied else "suppressed as a duplicate"
+        return f"call at the sink under epoch {record.epoch}: {what}"
+    if isinstance(record, Task):
+        return (
+            f"final read: {record.state}, epoch {record.epoch}, attempt {record.attempt} "
+            f"(lost {record.losses}, handed back {record.handed_back})"
+        )
+    return _arena(record)
+
+
+def _op(half: Op) -> str:
+    if half.type == "invoke":
+        return f"{half.process} invokes {half.op}"
+    names = ("status", "answer", "state", "error")
+    told = [f"{name} {half.value[name]}" for name in names if half.value.get(name) is not None]
+    return f"{half.process} {half.op} is {half.type}: {', '.join(told) or 'no answer'}"
+
+
+def _event(history: History, event: Event) -> str:
+    return (
+        f"{event.from_state or '-'} -> {event.to_state} ({event.reason}) by "
+        f"{history.actor(event.actor)}; seq {event.seq}, epoch {event.epoch}, "
+        f"attempt {event.attempt}"
+    )
+
+
+def _stale(history: History, write: StaleWrite) -> str:
+    who = history.actor(f"worker:{write.worker_id}")
+    found = f"found {write.state_found} under epoch {write.epoch_found}"
+    return f"REFUSED: {write.outcome} under epoch {write.epoch} by {who}; {found}"
+
+
+def _arena(record: Record) -> str:
+    if isinstance(record, Fault):
+        targets = ", ".join(record.targets)
+        return f"-- {record.fault} on {targets}: {record.type} ({record.fault_id})"
+    if isinstance(record, Worker):
+        end = f", dead: {record.dead_reason}" if record.dead_at else ""
+        return f"worker {record.label} ({record.worker_id[-8:]}){end}"
+    if isinstance(record, Sometimes):
+        return f"{record.name} was {'seen' if record.held else 'not seen'}"
+    return f"record of the {record.kind}"

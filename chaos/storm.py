@@ -1,0 +1,138 @@
+"""A storm: topology, load and faults drawn from a seed, instead of written down.
+
+Swarm testing (Groce et al., ISSTA 2012), as TigerBeetle and FoundationDB do it: each seed is
+another mixture of everything that must be tolerated. ``draw`` is pure; what it returns is an
+ordinary document, so that a seed which found something can be kept as a scenario of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from chaos.load import Counts, Seconds, Share
+from chaos.plan import FaultPlan, Part, Topology
+from chaos.vocabulary import SERVERS, FaultSort
+
+# A process that ended is back, and busy again, so long after its strike.
+_RECOVERY_SECONDS = 3.0
+_TRIES = 200
+
+
+class Option(Part):
+    """What may strike: as in a planned fault, without its time. ``pick``: so many of the targets.
+
+    ``lasts`` overrides that of the storm; ``weight`` is relative to the other options.
+    """
+
+    fault: str
+    target: tuple[str, ...] | str
+    stream: Literal["up", "down", "both"] = "both"
+    attributes: dict[str, int] = Field(default_factory=dict)
+    pick: int = Field(1, ge=1)
+    lasts: Seconds | None = None
+    weight: float = Field(1.0, gt=0)
+
+    def plan(self, **more: Any) -> FaultPlan:
+        """The planned fault that comes of it."""
+        fields = {"target": self.target, "stream": self.stream, "attributes": self.attributes}
+        return FaultPlan.model_validate({"fault": self.fault, "at": 0} | fields | more)
+
+
+class Storm(Part):
+    """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
+    they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
+    (``cancels``, ``flaky.share``). ``menu``: what may strike.
+    """
+
+    apis: Counts = (1, 1)
+    schedulers: Counts = (2, 2)
+    workers: Counts = (3, 3)
+    faults: Counts
+    begin: Seconds
+    lasts: Seconds
+    shares: dict[
+        Literal["cancels", "repeats", "mismatches", "reads", "later.share", "flaky.share"],
+        tuple[Share, Share],
+    ] = Field(default_factory=dict)
+    menu: tuple[Option, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a fault drawn already keeps others from, and when."""
+
+    plan: FaultPlan
+    start: float
+    end: float
+
+
+def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """``document`` (of a scenario) with a topology, shares and faults of this seed, and no storm.
+
+    Faults that would hide each other's evidence do not overlap: one at a time on a process and its
+    edges, and none on an edge while a server is down.
+    """
+    dice = random.Random(f"storm {seed}")
+    counts = {role: dice.randint(*getattr(storm, role)) for role in _ROLES}
+    topology = document["topology"] | counts
+    workload = dict(document["workload"])
+    for name, (least, most) in storm.shares.items():
+        part, _, leaf = name.rpartition(".")
+        value = round(dice.uniform(least, most), 3)
+        if part:
+            workload[part] = workload[part] | {leaf: value}
+        else:
+            workload[leaf] = value
+    faults = [
+        plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, dice)
+    ]
+    drawn = {"topology": topology, "workload": workload, "faults": faults, "storm": None}
+    return dict(document) | drawn
+
+
+_ROLES = ("apis", "schedulers", "workers")
+
+
+def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultPlan]:
+    field = Topology.model_validate(topology)
+    wanted = dice.randint(*storm.faults)
+    taken: list[_Taken] = []
+    for _ in range(_TRIES):
+        if len(taken) == wanted:
+            break
+        option = dice.choices(storm.menu, [each.weight for each in storm.menu])[0]
+        start = round(dice.uniform(*storm.begin), 2)
+        lasts = round(dice.uniform(*(option.lasts or storm.lasts)), 2)
+        known = option.plan().candidates(field)
+        targets = sorted(dice.sample(known, min(option.pick, len(known))), key=known.index)
+        if not targets:
+            continue
+        plan = option.plan(target=targets, at=start, **{"for": max(0.05, lasts)})
+        strike = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
+        if not any(_collide(strike, other) for other in taken):
+            taken.append(strike)
+    taken.sort(key=lambda each: each.start)
+    for number, each in enumerate(taken, start=1):
+        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+
+
+def _collide(a: _Taken, b: _Taken) -> bool:
+    if a.end < b.start or b.end < a.start:
+        return False
+    sorts = {a.plan.sort, b.plan.sort}
+    if sorts == {FaultSort.SERVER}:
+        return bool(set(a.plan.target) & set(b.plan.target))
+    if sorts == {FaultSort.SERVER, FaultSort.EDGE}:
+        return True
+    return bool(_processes(a.plan) & _processes(b.plan))
+
+
+def _processes(plan: FaultPlan) -> set[str]:
+    """The processes that a fault keeps busy (an edge: of both its ends)."""
+    ends = {end for target in plan.target for end in target.split("->")}
+    return ends - {*SERVERS, "sink", "client"}

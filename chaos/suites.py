@@ -1,0 +1,29 @@
+"""Which scenarios belong together: what a name on the command line may stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from chaos import scenario as scenarios
+
+# Balanced: every part of the stack is broken in at least one way, in under six minutes.
+_DEFAULT = (
+    "calm",
+    "workers_killed",
+    "zombie_worker",
+    "late_finish",
+    "redis_partition",
+    "database_latency",
+)
+
+
+def suites() -> Mapping[str, tuple[str, ...]]:
+    """Names of scenarios by suite, in the order in which they run."""
+    return MappingProxyType({"default": _DEFAULT, "full": scenarios.names()})
+
+
+def expand(names: list[str]) -> list[str]:
+    """Names of suites replaced by what they stand for; nothing at all means ``default``."""
+    known = suites()
+    return [each for name in names or ["default"] for each in known.get(name, (name,))]

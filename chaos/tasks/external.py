@@ -1,0 +1,38 @@
+"""The effect is a call to the outside: to ``chaos.sink``, which drops repeats of a key."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any
+
+import httpx
+
+from chaos.tasks.attempt import first_half, second_half
+from system.handlers import Context, Retry, task
+
+SINK_URL = "CHAOS_SINK_URL"
+# The sink speaks plain HTTP; loading certificates for each call would cost 10 ms of CPU.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@task("chaos_external")
+async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+    """A call to the sink with the effect key; the attempt may still end otherwise after it."""
+    await first_half(ctx, payload)
+    # A client of its own for each call: a broken connection must not reach the next attempt.
+    async with httpx.AsyncClient(
+        trust_env=False, verify=_NO_CERTIFICATES, timeout=ctx.remaining_seconds()
+    ) as client:
+        try:
+            answer = await client.post(
+                f"{os.environ[SINK_URL]}/effects",
+                headers={"Idempotency-Key": ctx.effect_key, "Holdfast-Epoch": str(ctx.epoch)},
+                json={"task_id": str(ctx.task_id)},
+            )
+        except httpx.TransportError as error:
+            raise Retry(after=0.2, reason=f"the sink did not answer: {error!r}") from error
+    if answer.status_code not in {200, 201}:
+        raise Retry(after=0.2, reason=f"the sink answered {answer.status_code}")
+    await second_half(payload)
+    return {"number": payload["number"], "applied": answer.status_code == 201}

@@ -1,0 +1,16 @@
+"""The return value is the effect: one row in the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chaos.tasks.attempt import first_half, second_half
+from system.handlers import Context, task
+
+
+@task("chaos_ledger")
+async def ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+    """The return value is the effect."""
+    await first_half(ctx, payload)
+    await second_half(payload)
+    return {"number": payload["number"], "attempt": ctx.attempt}

@@ -1,0 +1,185 @@
+"""How a worker takes work: reads hints for its free slots, claims them, begins what was granted.
+
+A task on its last life (one more loss would make it FAILED) is granted only to a worker in which
+nothing else runs. Such a hint waits here, unacked: this worker begins nothing more, lets what runs
+end, and claims it then. Meanwhile it asks again now and then: another worker may have had it. Hints
+of further ones go back to the queue, to other workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import structlog
+
+from observability.metrics import Metrics
+from system.errors import OutcomeUnknown, Unavailable
+from system.loops import Loops, wait_for_event
+from system.queue import Delivery, HintQueue
+from system.records import Claimed, Hint
+from system.settings import Settings
+from system.slots import Slots
+from system.store import Store
+
+READ_BLOCK_SECONDS = 1.0
+_RESEND_SECONDS = 0.2
+_CLAIM_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an incarnation ends: ``loops`` stop, then the grace runs out; or it is ``dead``."""
+
+    loops: Loops
+    dead: asyncio.Event
+    grace_left: Callable[[], float]
+
+
+class Intake:
+    """One ``turn`` reads and claims once; after the last one ``leave``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        store: Store,
+        queue: HintQueue,
+        slots: Slots,
+        ending: Ending,
+        log: structlog.stdlib.BoundLogger,
+        metrics: Metrics,
+    ) -> None:
+        self.claims_sent = 0
+        self._settings = settings
+        self._worker_id = worker_id
+        self._store = store
+        self._queue = queue
+        self._slots = slots
+        self._ending = ending
+        self._log = log
+        self._metrics = metrics
+        self._claims_in_flight = 0
+        self._reread = False
+        self._waiting: Delivery | None = None  # until nothing else runs here
+
+    @property
+    def claims_answered(self) -> int:
+        """How many claims were sent, all of them answered; -1 while one is not."""
+        return self.claims_sent if not self._claims_in_flight else -1
+
+    async def turn(self) -> None:
+        """Waits for slots, reads hints for them, claims; or goes on waiting to be alone."""
+        # A turn that fails may have read hints, or claimed and not acked: look at them again.
+        reread, self._reread = self._reread, True
+        if self._waiting is not None:
+            await self._wait_to_be_alone(self._waiting)
+        elif await self._free_slots() >= len(self._settings.queues):
+            reread = await self._read_and_take(pending=reread) and reread
+        self._reread = reread
+
+    async def _read_and_take(self, *, pending: bool) -> bool:
+        """Whether there were any hints."""
+        deliveries = await self._queue.read(
+            self._worker_id,
+            self._settings.queues,
+            min(self._slots.free, _CLAIM_MAX),
+            block_seconds=READ_BLOCK_SECONDS,
+            pending=pending,
+        )
+        if deliveries and self._ending.loops.stopping:
+            await self._queue.requeue(deliveries)
+        elif deliveries:
+            await self._take(deliveries)
+        return bool(deliveries)
+
+    async def leave(self) -> None:
+        """Gives the hint that waits here, if any, to other workers."""
+        if self._waiting is None or self._ending.dead.is_set():
+            return  # of a dead worker's hints a scheduler takes care
+        try:
+            await self._queue.requeue([self._waiting])
+        except Unavailable as error:
+            self._log.warning("a hint was left behind: it is published again", error=str(error))
+
+    async def _free_slots(self) -> int:
+        """Waits a while for as many free slots as there are queues to read."""
+        least = len(self._settings.queues)
+        await self._slots.wait(
+            lambda: self._slots.free >= least or self._ending.loops.stopping, READ_BLOCK_SECONDS
+        )
+        free = self._slots.free
+        self._metrics.slots_free.set(free)
+        return free
+
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        hints = [delivery.hint for delivery in deliveries if delivery.hint]
+        sent = asyncio.get_running_loop().time()
+        claimed = await self._claim(hints) if hints else Claimed()
+        if claimed is None:
+            return  # never acked: a scheduler gives these hints to the living
+        later: list[Delivery] = []
+        settled: list[Delivery] = []
+        for delivery in deliveries:
+            deferred = delivery.hint and delivery.hint.task_id in claimed.deferred
+            (later if deferred else settled).append(delivery)
+        self._metrics.claims_refused.inc(len(settled) - len(claimed.grants))
+        for grant in claimed.grants:
+            self._slots.begin(grant, sent, stopping=self._ending.loops.stopping)
+        waiting = later[:1] if not self._slots.alone else []
+        self._wait_for(waiting[0] if waiting else None)
+        await self._queue.requeue(later[len(waiting) :])
+        await self._queue.ack(settled)
+
+    async def _claim(self, hints: Sequence[Hint]) -> Claimed | None:
+        """Sends the claim until it is answered, always under the same token.
+
+        None: dead, or stopped without Postgres for so long that the grace is over.
+        """
+        token, alone = uuid4(), self._slots.idle
+        self.claims_sent += 1
+        self._claims_in_flight += 1
+        try:
+            while True:
+                try:
+                    claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
+                except (OutcomeUnknown, Unavailable) as error:
+                    if self._ending.dead.is_set() or self._ending.grace_left() <= 0:
+                        return None
+                    self._log.warning("claim sent again", hints=len(hints), error=str(error))
+                    await wait_for_event(self._ending.dead, _RESEND_SECONDS)
+                else:
+                    return None if self._ending.dead.is_set() else claimed
+        finally:
+            self._claims_in_flight -= 1
+
+    # A task on its last life
+
+    def _wait_for(self, delivery: Delivery | None) -> None:
+        if delivery is not None and delivery != self._waiting and delivery.hint:
+            self._log.info(
+                "a task waits until nothing else runs here",
+                task_id=str(delivery.hint.task_id),
+            )
+        self._waiting = delivery
+
+    async def _wait_to_be_alone(self, delivery: Delivery) -> None:
+        """A while at most: then asks whether the task is still to be had."""
+        self._metrics.slots_free.set(0)
+        loops = self._ending.loops
+        alone = await self._slots.wait(
+            lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS
+        )
+        if loops.stopping:
+            return
+        await self._take([delivery])
+        if self._waiting is None:
+            return
+        if self._slots.stuck:  # a thread or coroutine that does not stop would block this worker
+            self._log.warning("what runs here does not end: the task is left to other workers")
+            self._waiting = None
+            await self._queue.ack([delivery])  # published again at its deadline
+        elif alone:  # only by the database's account another attempt is ours: a heartbeat mends it
+            await loops.sleep(_RESEND_SECONDS)

@@ -1,0 +1,220 @@
+"""What runs in this process: each attempt holds a slot until its end is settled.
+
+While a task on its last life runs, no slot is free: whatever kills this process kills it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from observability.metrics import Metrics
+from system.attempts import Attempt
+from system.finisher import Finisher
+from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.context import Context
+from system.handlers.registry import Registry
+from system.handlers.transaction import Transactions
+from system.lifecycle import Reason, State
+from system.loops import wait_for_event
+from system.records import Answer, Failure, Grant, Success
+from system.settings import Settings
+
+_UNKNOWN_NAME_SECONDS = 5.0
+_LEFTOVERS_SECONDS = 1.0  # for handlers that were cancelled at the very end
+
+Key = tuple[UUID, int]  # task and epoch
+
+
+class Slots:
+    """The attempts of one worker; ``attempts`` are those whose handlers have not ended yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        transactions: Transactions,
+        finisher: Finisher,
+        log: structlog.stdlib.BoundLogger,
+        metrics: Metrics,
+    ) -> None:
+        self.attempts: dict[Key, Attempt] = {}
+        self._settings = settings
+        self._registry = registry
+        self._transactions = transactions
+        self._finisher = finisher
+        self._log = log
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
+        self._running: dict[asyncio.Task[object], Attempt | None] = {}
+        self._freed = asyncio.Event()
+        self._alone: Attempt | None = None  # the one on its last life
+        self._jitter = random.Random()
+
+    @property
+    def free(self) -> int:
+        """How many attempts may begin now."""
+        return 0 if self.alone else self._settings.worker_concurrency - len(self._running)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a task on its last life runs here: nothing may begin beside it."""
+        return self._alone is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing at all runs here, threads of attempts that are over included."""
+        return not self._running
+
+    @property
+    def stuck(self) -> bool:
+        """Whether all that runs here was told to stop: nobody knows when, or if, it obeys."""
+        running = self._running.values()
+        return bool(running) and all(attempt and attempt.context.cancelled for attempt in running)
+
+    async def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Waits until the condition holds; looks whenever a slot is freed or ``wake`` is called.
+
+        Returns whether it holds after at most ``seconds``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not condition():
+            self._freed.clear()
+            if loop.time() >= deadline:
+                return False
+            await wait_for_event(self._freed, min(1.0, deadline - loop.time()))
+        return True
+
+    def wake(self) -> None:
+        """Makes ``wait`` look at its condition again."""
+        self._freed.set()
+
+    def begin(self, grant: Grant, sent: float, *, stopping: bool) -> None:
+        """Runs the handler of a grant whose claim was sent at ``sent`` (the loop's clock).
+
+        ``stopping``: it is told to stop before it begins.
+        """
+        self._metrics.claimed.labels(grant.queue).inc()
+        self._metrics.start_seconds.labels(grant.queue).observe(max(0.0, grant.waited_seconds))
+        handler = self._registry.get(grant.name)
+        if handler is None:
+            self._log.warning(
+                "no handler for this name", task_id=str(grant.task_id), name=grant.name
+            )
+            self.keep(self._finisher.settle(_unknown_name(grant)))
+            return
+        cancellation = Cancellation()
+        context = Context(
+            grant,
+            clock=asyncio.get_running_loop().time,
+            started=sent,
+            cancellation=cancellation,
+            begin=self._transactions.begin if handler.is_async else None,
+        )
+        attempt = Attempt(grant, handler, context, cancellation)
+        self.attempts[grant.task_id, grant.epoch] = attempt
+        if grant.last_life:
+            self._alone = attempt
+        if stopping:  # claimed while stop was on its way: nothing has begun yet
+            attempt.stop(StopReason.SHUTTING_DOWN)
+        self.keep(self._run(attempt), attempt)
+
+    def keep(self, work: Coroutine[Any, Any, object], attempt: Attempt | None = None) -> None:
+        """A slot is taken until ``work`` (of that attempt, if any) ends."""
+        task = asyncio.create_task(work)
+        self._running[task] = attempt
+        task.add_done_callback(self._slot_free)
+
+    def stop(self, reason: StopReason) -> None:
+        """Tells every handler to stop."""
+        for attempt in list(self.attempts.values()):
+            attempt.stop(reason)
+
+    def lost(self, key: Key) -> None:
+        """The database says that this attempt is not ours (any more): its handler is to stop."""
+        attempt = self.attempts.get(key)
+        if attempt is not None:
+            attempt.stop(StopReason.LEASE_LOST)
+            self._over(attempt)
+
+    async def close(self) -> None:
+        """Ends what still runs, as far as it lets itself be ended."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for task in list(self._running):
+            task.cancel()
+        # Not gather: a handler that refuses to be cancelled must not keep the process.
+        await self.wait(lambda: self.idle, _LEFTOVERS_SECONDS)
+
+    def _over(self, attempt: Attempt) -> None:
+        """If this attempt ran alone: it is over, others may begin."""
+        if self._alone is attempt:
+            self._alone = None
+            self._freed.set()
+
+    def _slot_free(self, task: asyncio.Task[object]) -> None:
+        del self._running[task]
+        self._freed.set()
+        if not task.cancelled() and (error := task.exception()):
+            self._log.error("attempt broke", exc_info=error)
+
+    async def _run(self, attempt: Attempt) -> None:
+        grant, loop = attempt.grant, asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            end = await attempt.run(
+                self._threads,
+                uniform=self._jitter.random(),
+                result_bytes_max=self._settings.result_bytes_max,
+            )
+            self._metrics.run_seconds.labels(grant.name).observe(loop.time() - started)
+            answer = await self._finisher.settle(end) if end else None
+        finally:
+            del self.attempts[grant.task_id, grant.epoch]
+            self._over(attempt)
+        self._tell(grant, attempt.context, end, answer)
+        await attempt.released()
+
+    def _tell(
+        self, grant: Grant, context: Context, end: Success | Failure | None, answer: Answer | None
+    ) -> None:
+        """Metrics and one log line for the end of an attempt."""
+        if answer is not None and not answer.done:
+            self._metrics.stale_writes.inc()
+            outcome = "stale"
+        elif isinstance(end, Success) or context.finished:
+            outcome = str(Reason.SUCCEEDED)
+        elif answer is not None and answer.state is State.SUCCEEDED:
+            outcome = str(Reason.SUCCEEDED)  # a COMMIT of unknown outcome that stood
+        elif isinstance(end, Failure):
+            outcome = str(end.reason)
+        else:
+            self._metrics.leases_lost.inc()
+            outcome = "lost"
+        self._metrics.finished.labels(grant.name, outcome).inc()
+        say = self._log.debug if outcome == "succeeded" else self._log.info
+        say(
+            "attempt ended",
+            task_id=str(grant.task_id),
+            name=grant.name,
+            attempt=grant.attempt,
+            epoch=grant.epoch,
+            outcome=outcome,
+        )
+
+
+def _unknown_name(grant: Grant) -> Failure:
+    """Another worker may know the name: nobody's failure, so it is handed back."""
+    return Failure(
+        grant.task_id,
+        grant.epoch,
+        Reason.HANDED_BACK,
+        _UNKNOWN_NAME_SECONDS,
+        '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import webbrowser
 from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Annotated
 
 import typer
 
+from chaos import listing
 from chaos import scenario as scenarios
 from chaos.history import HistoryError
+from chaos.live.hunt import Hunt
 from chaos.live.suite import Suite
 from chaos.live.toxiproxy_binary import ToxiproxyBuildError
-from chaos.mutants import MUTANTS, MutantError
+from chaos.mutants import MutantError
+from chaos.mutants import catalogue as mutant_catalogue
+from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
+from chaos.runs import RunNotFound, RunStore
 from chaos.scenario import Scenario, ScenarioError
 from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
@@ -95,29 +101,74 @@ def run_mutants(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[MUTANT]...", help="Default: all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of each run.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of each first run; then it goes up.")] = 7,
+    jobs: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 1,
+    catalogue: Annotated[
+        bool, typer.Option("--list", help="Only print every guard with its mutant, or why none.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep all logs.")] = False,
     runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
 ) -> None:
     """Switch off one guard of a copy of the system at a time: each must be caught."""
-    suite = Suite(runs_directory, keep=keep)
-    _exit(_finish(suite.run_mutants(names or [], seed)))
+    if catalogue:
+        typer.echo(mutant_catalogue())
+        return
+    hunt = Hunt(runs_directory, seed, keep=keep, jobs=jobs)
+    _exit(_finish(hunt.run(names or [])))
+
+
+@app.command("report")
+def rebuild_report(
+    *,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run or suite by name or directory, or any history.jsonl; default: the latest.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only tell the story of this task, by its key or id.")
+    ] = None,
+    show_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+) -> None:
+    """Write the HTML report of a run or suite again, and say where it is."""
+    try:
+        place = find(run, runs_directory)
+        if task is not None:
+            typer.echo("\n".join(story_of(place, task)))
+            return
+        path = rebuild(place)
+    except (HistoryError, RunNotFound, OSError) as error:
+        typer.echo(f"no report: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(path)
+    if show_it and not webbrowser.open(path.resolve().as_uri()):
+        typer.echo("no browser was found: open the file yourself", err=True)
 
 
 @app.command("list")
-def list_scenarios() -> None:
-    """The scenarios that come along, and the mutants."""
-    for name in scenarios.names():
-        found = _find(name)
-        strikes = ", ".join(f"{plan.fault} x{plan.times}" for plan in found.faults) or "none"
-        typer.echo(f"{name:<18} {found.hypothesis.strip()}\n{'':<18} faults: {strikes}")
-    for mutant in MUTANTS.values():
-        typer.echo(f"mutant {mutant.name}: {mutant.what} (caught by {mutant.scenario})")
+def list_scenarios(
+    *,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="The kept runs instead, newest first.")
+    ] = False,
+    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+) -> None:
+    """The scenarios that come along and the mutants, or the kept runs."""
+    if runs:
+        lines = listing.runs_lines(RunStore(runs_directory))
+        typer.echo("\n".join(lines) or f"no runs in {runs_directory}")
+        return
+    typer.echo("\n".join([*listing.scenarios_lines(), "", *listing.mutants_lines()]))
 
 
 def show(judgement: Judgement) -> None:
-    """One line, and the details where the verdict is not true."""
+    """One line, one per planned fault, and the details where the verdict is not true."""
     typer.echo(terminal.line(judgement))
+    if faults := terminal.faults(judgement):
+        typer.echo(faults)
     if details := terminal.details(judgement):
         typer.echo(details)
 

@@ -7,8 +7,8 @@ works, and no fault comes back; what is left over from before is:
 1. *Leftovers settle.* A process waits for a reply that will never come, at most one statement
    timeout, then reconnects. Only then do schedulers tick without a gap, and after three heartbeat
    intervals of that may they mark the dead. The lease of an incarnation that died just before the
-   heal runs meanwhile. Then mark_dead and take_back need a tick each. From here on no attempt is
-   lost any more: every worker left is alive, every dead one has been dispossessed.
+   heal runs meanwhile. Then mark_dead and take_back need a tick each. From here on only poison
+   tasks cost attempts: every worker left is alive, every dead one has been dispossessed.
 2. *Hints lost before* are published again at their deadline. It doubles with each publishing, but
    one that was set at the heal or before cannot be longer than the time since the first (its
    predecessors add up to it) plus one deadline, and never longer than the cap.
@@ -17,12 +17,24 @@ works, and no fault comes back; what is left over from before is:
 4. *The planned failures* and the last attempt: as often as the workload says, each with its run,
    its retry delay, and the way from due to claimed.
 5. *The backlog*: all tasks may be due at once; every slot of every worker is busy until the last.
+6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
+   one before; the workers that die of it have to start again.
+7. *Last lives*: a task lost so often that one more loss would be its end runs alone in its worker,
+   which first lets end what it runs. How many can there be? Each took ``max_losses - 1`` losses,
+   and each death of a worker costs at most ``worker_concurrency`` tasks one: those that strikes
+   kill or cut off from Postgres for longer than the lease, those that are not healed, and those
+   that die of poison (but for the last time: then nothing else runs there). They are spread over
+   the workers left, on each one after the other.
 """
 
 from __future__ import annotations
 
+import math
+
+from chaos.plan import FaultPlan
 from chaos.records import Bound, Term
 from chaos.scenario import Scenario
+from chaos.vocabulary import FaultSort
 from system.lifecycle import Backoff
 from system.settings import Settings
 
@@ -37,6 +49,12 @@ LOOP_RESTART_SECONDS = 2.0
 SWEEP_ROUND_TRIPS = 6
 # From due to claimed: generation, dispatch, publish, next due, read, claim.
 START_ROUND_TRIPS = 6
+# A hint of a last life in a batch: read, claim (not yet), give others back, claim again.
+ALONE_ROUND_TRIPS = 4
+# From the death of a worker to the next one: the longest pause of the harness, and its start.
+WORKER_START_SECONDS = 4.0
+# What can keep a heartbeat from Postgres; the others only slow it down.
+_CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
 
 
 def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
@@ -75,6 +93,8 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         ),
         Term(name="last attempt", seconds=start + longest, why="due to claimed, a run, its finish"),
         Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
+        *_poison(scenario, start + longest),
+        *_last_lives(scenario, longest),
     ]
     return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
 
@@ -118,11 +138,86 @@ def _tick(settings: Settings) -> float:
 
 def _backlog(scenario: Scenario) -> float:
     """Seconds until the last task of a full backlog gets its slot, plus the system's own work."""
-    load, topology = scenario.workload, scenario.topology
+    load = scenario.workload
     failures = load.flaky.failures[1] if load.flaky.share else 0
     attempts = load.tasks * (1 + load.flaky.share * failures)
-    slots = topology.workers * scenario.settings().worker_concurrency
+    slots = _workers_left(scenario) * scenario.settings().worker_concurrency
     return attempts * load.handler_seconds[1] / slots + attempts / TASKS_PER_SECOND
+
+
+def _workers_left(scenario: Scenario) -> int:
+    """After the heal."""
+    return scenario.survivors.workers if scenario.survivors else scenario.topology.workers
+
+
+def _poison(scenario: Scenario, attempt: float) -> list[Term]:
+    """``attempt``: seconds from due to the end of a run."""
+    settings, poison = scenario.settings(), scenario.workload.poison
+    if not poison:
+        return []
+    life = attempt + settings.lease_seconds + 2 * _tick(settings)
+    deaths = poison * settings.max_losses
+    return [
+        Term(
+            name="poison",
+            seconds=settings.max_losses * life,
+            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and take_back",
+        ),
+        Term(
+            name="worker starts",
+            seconds=math.ceil(deaths / _workers_left(scenario)) * WORKER_START_SECONDS,
+            why=f"{deaths} deaths of workers by {poison} poison tasks",
+        ),
+    ]
+
+
+def _last_lives(scenario: Scenario, longest: float) -> list[Term]:
+    """``longest``: seconds of a run."""
+    many = last_lives(scenario)
+    if not many:
+        return []
+    rounds = math.ceil(many / _workers_left(scenario))
+    return [
+        Term(
+            name="last lives",
+            seconds=rounds * (2 * longest + ALONE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
+            why=f"at most {many} tasks, {rounds} times: what runs there ends, then one runs alone",
+        )
+    ]
+
+
+def last_lives(scenario: Scenario) -> int:
+    """How many tasks can come to their last life at most, poison included."""
+    settings, load = scenario.settings(), scenario.workload
+    before = settings.max_losses - 1  # losses that lead there
+    if not before:
+        return 0  # a task that may never be lost has no last life but its first
+    deaths = sum(_deaths(scenario, plan) for plan in scenario.faults)
+    deaths += scenario.topology.workers - _workers_left(scenario) + load.poison * before
+    lost = deaths * settings.worker_concurrency // before
+    lost = min(lost, max(0, deaths - before + 1) * settings.worker_concurrency)
+    return min(load.tasks, lost)
+
+
+def _deaths(scenario: Scenario, plan: FaultPlan) -> int:
+    """How many incarnations of workers may lose their lease by this fault.
+
+    None if all of Postgres is away: then nobody is marked dead before all could come back.
+    """
+    if plan.sort is FaultSort.SERVER:
+        return 0
+    found = plan.candidates(scenario.topology)
+    struck = [name for name in found if name.startswith("worker-")]
+    if plan.sort is FaultSort.EDGE:
+        struck = [name for name in struck if name.endswith("->postgres")]
+        cut = plan.fault in _CUTS
+    else:
+        cut = plan.fault == "pause"
+    settings = scenario.settings()
+    silent = (plan.for_seconds or math.inf) + settings.heartbeat_seconds
+    if plan.fault != "kill" and not (cut and silent >= settings.lease_seconds):
+        return 0
+    return min(len(struck), plan.pick or len(struck)) * plan.times
 
 
 def fault_seconds(scenario: Scenario) -> float:

@@ -25,18 +25,20 @@ class Effects(Part):
         return self
 
 
-def _in_order(value: Any) -> Any:
+def in_order(value: Any) -> Any:
+    """Refuses a range whose first number is the greater one."""
     if isinstance(value, list) and len(value) == 2 and value[0] > value[1]:
         raise ValueError(f"[least, most], not {value}")
     return value
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[tuple[Share, Share], BeforeValidator(in_order)]
 Seconds = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(_in_order)
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(in_order)
 ]
 Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_in_order)
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(in_order)
 ]
 
 

@@ -129,7 +129,7 @@ class FaultPlan(Part):
 
     name: str = ""
     fault: str
-    target: tuple[str, ...]
+    target: tuple[str, ...] = Field(min_length=1)
     stream: Literal["up", "down", "both"] = "both"
     attributes: dict[str, int] = Field(default_factory=dict)
     at: float | None = Field(None, ge=0)
@@ -158,6 +158,7 @@ class FaultPlan(Part):
             raise ValueError("give either at: <second> or after: {event, actor, count}")
         if (self.every is None) != (self.times == 1):
             raise ValueError("every and times (> 1) go together")
+        self._check_sort()
         self._check_attributes()
         if self.until is not None and self.for_seconds is None:
             raise ValueError("a fault with until needs for: it must end if the event never comes")
@@ -171,6 +172,15 @@ class FaultPlan(Part):
         # With pick, the next strike may hit another process while this one is still down.
         if lasts >= every and not (self.pick and self.sort is FaultSort.PROCESS):
             raise ValueError(f"for: {lasts} must end before the next strike, every: {every}")
+
+    def _check_sort(self) -> None:
+        kind, where = FAULTS[self.fault], f"target: {', '.join(self.target)}"
+        if self.sort not in kind.sorts:
+            sorts = " or ".join(f"{sort.value}" for sort in kind.sorts)
+            raise ValueError(f"{where}: {self.fault} strikes {sorts}")
+        if self.sort is FaultSort.SERVER and not kind.servers.issuperset(self.target):
+            servers = " or ".join(sorted(kind.servers))
+            raise ValueError(f"{where}: {self.fault} is a fault of {servers}")
 
     def _check_attributes(self) -> None:
         allowed = FAULTS[self.fault].attributes
@@ -197,9 +207,17 @@ class FaultPlan(Part):
 
     def candidates(self, topology: Topology) -> tuple[str, ...]:
         """The concrete targets that match, in a fixed order (``pick`` draws from these)."""
-        known = {
+        known = self._all(topology)
+        return tuple(k for k in known if any(fnmatchcase(k, pattern) for pattern in self.target))
+
+    def unmatched(self, topology: Topology) -> tuple[str, ...]:
+        """The patterns of ``target`` that no target of its sort matches."""
+        known = self._all(topology)
+        return tuple(p for p in self.target if not any(fnmatchcase(k, p) for k in known))
+
+    def _all(self, topology: Topology) -> tuple[str, ...]:
+        return {
             FaultSort.EDGE: topology.edges,
             FaultSort.PROCESS: topology.processes,
             FaultSort.SERVER: SERVERS,
         }[self.sort]
-        return tuple(k for k in known if any(fnmatchcase(k, pattern) for pattern in self.target))

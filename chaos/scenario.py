@@ -21,7 +21,7 @@ from chaos.explain import did_you_mean, explain
 from chaos.load import Workload
 from chaos.plan import DeclaredSettings, FaultPlan, Part, Survivors, Topology
 from chaos.storm import Storm
-from chaos.vocabulary import FAULTS, INVARIANTS, SOMETIMES, UNCONDITIONAL, FaultSort
+from chaos.vocabulary import INVARIANTS, SOMETIMES, UNCONDITIONAL
 from system.settings import Settings
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -93,6 +93,8 @@ class Scenario(Part):
                 raise ValueError(f"survivors.{role}: there may be only {least}")
         if self.storm and self.faults:
             raise ValueError("faults: drawn by the storm, none can be planned beside it")
+        if self.storm:
+            storms.check(self.storm, self.document)
         return self
 
     @model_validator(mode="after")
@@ -102,12 +104,8 @@ class Scenario(Part):
             where = f"faults.{n}.target: {', '.join(plan.target)}"
             if names.count(plan.name) > 1:
                 raise ValueError(f"faults.{n}.name: {plan.name} stands twice")
-            if plan.sort not in FAULTS[plan.fault].sorts:
-                sorts = " or ".join(f"{sort.value}" for sort in FAULTS[plan.fault].sorts)
-                raise ValueError(f"{where}: {plan.fault} strikes {sorts}")
-            if plan.sort is FaultSort.SERVER and FAULTS[plan.fault].servers.isdisjoint(plan.target):
-                servers = " or ".join(sorted(FAULTS[plan.fault].servers))
-                raise ValueError(f"{where}: {plan.fault} is a fault of {servers}")
+            if missing := plan.unmatched(self.topology):
+                raise ValueError(f"faults.{n}.target: {', '.join(missing)}: 0 targets match")
             found = plan.candidates(self.topology)
             if len(found) < (plan.pick or 1):
                 raise ValueError(f"{where}: {len(found)} targets match, {plan.pick or 1} needed")

@@ -10,17 +10,24 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from chaos.load import Counts, Seconds, Share
+from chaos.load import Counts, Seconds, Shares, Workload, in_order
 from chaos.plan import FaultPlan, Part, Topology
 from chaos.vocabulary import SERVERS, FaultSort
 
 # A process that ended is back, and busy again, so long after its strike.
 _RECOVERY_SECONDS = 3.0
 _TRIES = 200
+_ROUNDS = 5
+
+
+Processes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=9)], Annotated[int, Field(ge=1, le=9)]],
+    BeforeValidator(in_order),
+]
 
 
 class Option(Part):
@@ -37,6 +44,11 @@ class Option(Part):
     lasts: Seconds | None = None
     weight: float = Field(1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.plan()
+        return self
+
     def plan(self, **more: Any) -> FaultPlan:
         """The planned fault that comes of it."""
         fields = {"target": self.target, "stream": self.stream, "attributes": self.attributes}
@@ -49,15 +61,15 @@ class Storm(Part):
     (``cancels``, ``flaky.share``). ``menu``: what may strike.
     """
 
-    apis: Counts = (1, 1)
-    schedulers: Counts = (2, 2)
-    workers: Counts = (3, 3)
+    apis: Processes = (1, 1)
+    schedulers: Processes = (2, 2)
+    workers: Processes = (3, 3)
     faults: Counts
     begin: Seconds
     lasts: Seconds
     shares: dict[
         Literal["cancels", "repeats", "mismatches", "reads", "later.share", "flaky.share"],
-        tuple[Share, Share],
+        Shares,
     ] = Field(default_factory=dict)
     menu: tuple[Option, ...] = Field(min_length=1)
 
@@ -71,23 +83,35 @@ class _Taken:
     end: float
 
 
+def check(storm: Storm, document: Mapping[str, Any]) -> None:
+    """Whether all that may be drawn for this ``document`` (of a scenario) is possible.
+
+    Raises:
+        ValueError: the least or the most of something is not, or an option has no target.
+    """
+    for end in (0, 1):
+        counts = {role: getattr(storm, role)[end] for role in _ROLES}
+        topology = Topology.model_validate(document["topology"] | counts)
+        shares: dict[str, float] = {name: ends[end] for name, ends in storm.shares.items()}
+        Workload.model_validate(_with_shares(document["workload"], shares))
+    for n, option in enumerate(storm.menu):
+        if missing := option.plan().unmatched(topology):
+            raise ValueError(f"storm.menu.{n}.target: {', '.join(missing)}: 0 targets match")
+
+
 def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """``document`` (of a scenario) with a topology, shares and faults of this seed, and no storm.
 
     Faults that would hide each other's evidence do not overlap: one at a time on a process and its
-    edges, and none on an edge while a server is down.
+    edges, and none on an edge while a server is down. Those that find no room are left out.
     """
     dice = random.Random(f"storm {seed}")
     counts = {role: dice.randint(*getattr(storm, role)) for role in _ROLES}
     topology = document["topology"] | counts
-    workload = dict(document["workload"])
-    for name, (least, most) in storm.shares.items():
-        part, _, leaf = name.rpartition(".")
-        value = round(dice.uniform(least, most), 3)
-        if part:
-            workload[part] = workload[part] | {leaf: value}
-        else:
-            workload[leaf] = value
+    shares: dict[str, float] = {
+        name: round(dice.uniform(*ends), 3) for name, ends in storm.shares.items()
+    }
+    workload = _with_shares(document["workload"], shares)
     faults = [
         plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, dice)
     ]
@@ -98,9 +122,31 @@ def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]
 _ROLES = ("apis", "schedulers", "workers")
 
 
+def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
+    """The document of a workload with these shares, by name (``flaky.share``)."""
+    changed = dict(workload)
+    for name, value in shares.items():
+        part, _, leaf = name.rpartition(".")
+        changed |= {part: changed[part] | {leaf: value}} if part else {leaf: value}
+    return changed
+
+
 def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultPlan]:
     field = Topology.model_validate(topology)
     wanted = dice.randint(*storm.faults)
+    taken: list[_Taken] = []
+    for _ in range(_ROUNDS):
+        # What came first may have left no room for the others: then all are drawn anew.
+        taken = max(taken, _arranged(storm, field, wanted, dice), key=len)
+        if len(taken) >= storm.faults[0]:
+            break
+    taken.sort(key=lambda each: each.start)
+    for number, each in enumerate(taken, start=1):
+        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+
+
+def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -> list[_Taken]:
+    """So many faults that do not collide, or fewer if they find no room."""
     taken: list[_Taken] = []
     for _ in range(_TRIES):
         if len(taken) == wanted:
@@ -116,9 +162,7 @@ def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iter
         strike = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
         if not any(_collide(strike, other) for other in taken):
             taken.append(strike)
-    taken.sort(key=lambda each: each.start)
-    for number, each in enumerate(taken, start=1):
-        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+    return taken
 
 
 def _collide(a: _Taken, b: _Taken) -> bool:

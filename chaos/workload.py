@@ -93,12 +93,14 @@ def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.
         payload["failures"] = draw.randint(*workload.flaky.failures)
         payload["retry_seconds"] = workload.flaky.retry_seconds
     later = draw.random() < workload.later.share
+    # Drawn in this order: whatever is added must not change the plans of the seeds there are.
+    client = draw.randrange(CLIENTS)
     run_after = round(at + draw.uniform(*workload.later.seconds), 3) if later else None
     if workload.due_between is not None:
         run_after = round(draw.uniform(*workload.due_between), 3)
     return Planned(
         at=at,
-        client=draw.randrange(CLIENTS),
+        client=client,
         kind="submit",
         key=f"s{seed}-{number:05d}",
         effect=effect,

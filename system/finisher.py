@@ -127,10 +127,15 @@ class Finisher:
     ) -> tuple[list[Answer], list[tuple[E, Unstorable]]]:
         if not ends:
             return [], []
+        unknown = False
         while True:
             try:
-                return await split_guilty(ends, send)
+                answers, guilty = await split_guilty(ends, send)
+                if unknown and (stood := sum(each.done and not each.made for each in answers)):
+                    self._log.warning("finish of unknown outcome was committed", ends=stood)
+                return answers, guilty
             except (OutcomeUnknown, Unavailable) as error:
+                unknown = unknown or isinstance(error, OutcomeUnknown)
                 self._in_trouble(error)
                 self._log.warning("finish sent again", ends=len(ends), error=str(error))
                 await asyncio.sleep(_RESEND_SECONDS)

@@ -151,6 +151,10 @@ class Intake:
                     self._log.warning("claim sent again", hints=len(hints), error=str(error))
                     await wait_for_event(self._ending.dead, _RESEND_SECONDS)
                 else:
+                    if claimed.again:
+                        self._log.warning(
+                            "claim of unknown outcome was committed", grants=claimed.again
+                        )
                     return None if self._ending.dead.is_set() else claimed
         finally:
             self._claims_in_flight -= 1

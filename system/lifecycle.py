@@ -118,7 +118,7 @@ class Counters:
 
         So whatever kills that process kills no other task with it, and no other task kills it.
         """
-        return 0 < self.losses and self.losses + 1 >= self.max_losses
+        return self.losses > 0 and self.losses + 1 >= self.max_losses
 
 
 def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool) -> State:

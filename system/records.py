@@ -117,10 +117,12 @@ class Submitted:
 
     created: stored now, or by an earlier send of the same id. existing: the idempotency key was
     used before for the same request, ``task`` is that one. mismatch: used for another request.
+    ``again``: it was an earlier send, of unknown outcome, that stored it.
     """
 
     outcome: Literal["created", "existing", "mismatch"]
     task: TaskRow
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Grant:
     traceparent: str | None
     claimed_at: datetime
     waited_seconds: float
-    last_life: bool
+    last_life: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,12 @@ class Claimed:
 
     ``deferred``: still QUEUED under the hint's epoch, but on their last life: to be claimed when
     nothing else runs in the worker; or it runs such a one according to the database.
+    ``again``: how many of the grants an earlier send of the same claim had made.
     """
 
     grants: tuple[Grant, ...] = ()
     deferred: frozenset[UUID] = frozenset()
+    again: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

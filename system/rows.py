@@ -34,14 +34,15 @@ def rows_to_hints(rows: Sequence[RowMapping]) -> list[Hint]:
 
 def rows_to_claimed(rows: Sequence[RowMapping]) -> Claimed:
     """What a claim answered."""
-    grants, deferred = [], []
+    grants, deferred, again = [], [], 0
     for row in rows:
         values = dict(row)
+        again += values.pop("again")
         if values.pop("granted"):
             grants.append(Grant(**{**values, "payload": json_value(values["payload"])}))
         else:
             deferred.append(values["task_id"])
-    return Claimed(tuple(grants), frozenset(deferred))
+    return Claimed(tuple(grants), frozenset(deferred), again)
 
 
 def rows_to_answers(rows: Sequence[RowMapping]) -> list[Answer]:

@@ -99,16 +99,22 @@ RETURNING w.id""")
 
 # Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept
 # while tasks name them): "no row" could be a worker born after this statement's snapshot.
+# Only a worker that was heard from after the time of an attempt was over has let it time out. A
+# silent one may be dead: then the attempt is lost with it, and uses up nothing.
 TAKE_BACK = text(f"""
 WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
+alive AS MATERIALIZED (
+  SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
+    (SELECT clock_timestamp())) AS heard
+  FROM workers WHERE dead_at IS NULL),
 h AS MATERIALIZED (
   SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
     t.max_losses, t.cancel_requested, t.worker_id,
     t.worker_id IN (SELECT id FROM dead) AS lost
-  FROM tasks t
+  FROM tasks t LEFT JOIN alive ON alive.id = t.worker_id
   WHERE t.state = 'RUNNING' AND (t.worker_id IN (SELECT id FROM dead)
     OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
-       <= (SELECT clock_timestamp()))
+       <= alive.heard)
   ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
 n AS (
   SELECT h.id, h.epoch, h.seq, h.due_at, h.worker_id, h.lost, h.losses + h.lost::int AS losses,

@@ -46,7 +46,10 @@ class Settings(BaseSettings):
     )
     hint_deadline_max_seconds: float = Field(300.0, gt=0, description="Cap of that doubling.")
     timeout_grace_seconds: float = Field(
-        10.0, gt=0, description="An attempt this far past its timeout is taken back."
+        10.0,
+        gt=0,
+        description="An attempt that a living worker let run so long past its timeout is taken "
+        "back.",
     )
     shutdown_grace_seconds: float = Field(
         20.0, ge=0, description="Time that handlers get to end after SIGTERM."
@@ -59,6 +62,10 @@ class Settings(BaseSettings):
     )
     submit_timeout_seconds: float = Field(
         15.0, gt=0, description="The API answers 503 when a submit is not settled by then."
+    )
+
+    unknown_name_seconds: float = Field(
+        5.0, gt=0, description="A task whose name a worker does not know rests so long."
     )
 
     # Sizes

@@ -26,7 +26,6 @@ from system.loops import wait_for_event
 from system.records import Answer, Failure, Grant, Success
 from system.settings import Settings
 
-_UNKNOWN_NAME_SECONDS = 5.0
 _LEFTOVERS_SECONDS = 1.0  # for handlers that were cancelled at the very end
 
 Key = tuple[UUID, int]  # task and epoch
@@ -108,7 +107,9 @@ class Slots:
             self._log.warning(
                 "no handler for this name", task_id=str(grant.task_id), name=grant.name
             )
-            self.keep(self._finisher.settle(_unknown_name(grant)))
+            self.keep(
+                self._finisher.settle(_unknown_name(grant, self._settings.unknown_name_seconds))
+            )
             return
         cancellation = Cancellation()
         context = Context(
@@ -209,12 +210,12 @@ class Slots:
         )
 
 
-def _unknown_name(grant: Grant) -> Failure:
+def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
     """Another worker may know the name: nobody's failure, so it is handed back."""
     return Failure(
         grant.task_id,
         grant.epoch,
         Reason.HANDED_BACK,
-        _UNKNOWN_NAME_SECONDS,
+        delay_seconds,
         '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
     )

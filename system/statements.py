@@ -69,6 +69,7 @@ UNION
 SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN (
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
 
+
 # Lost before, and one more loss would make it FAILED (``lifecycle.Counters.last_life``).
 def _last_life(row: str) -> str:
     return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
@@ -109,12 +110,12 @@ e AS (
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
          CAST(:actor AS text), '{Reason.CLAIMED}', NULL FROM u),
 g AS (
-  SELECT *, true AS granted FROM u
+  SELECT *, true AS granted, false AS again FROM u
   UNION ALL
-  SELECT *, true FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
+  SELECT *, true, true FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
   UNION ALL
-  SELECT *, false FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
-SELECT granted, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
+  SELECT *, false, false FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
+SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
   attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   {_last_life("g")} AS last_life

@@ -157,10 +157,14 @@ class Store:
         return [row["id"] for row in rows]
 
     async def take_back(self, n: int, actor: str) -> list[TakenBack]:
-        """Ends up to ``n`` attempts of dead workers, or far past their timeout."""
+        """Ends up to ``n`` attempts of dead workers, or far past their timeout.
+
+        The latter only where the worker was heard from after it.
+        """
         parameters = {
             "n": n,
             "grace": self._settings.timeout_grace_seconds,
+            "lease": self._settings.lease_seconds,
             "actor": actor,
         }
         rows = await self._database.rows(scans.TAKE_BACK, parameters)

@@ -93,7 +93,7 @@ def _stored_before(tasks: Sequence[NewTask], rows: Rows) -> dict[UUID, Submitted
     answers: dict[UUID, Submitted] = {}
     for task in tasks:
         if task.id in by_id:  # sent before, with an unknown outcome
-            answers[task.id] = Submitted("created", by_id[task.id][0])
+            answers[task.id] = Submitted("created", by_id[task.id][0], again=True)
         elif task.idempotency_key and (task.tenant, task.idempotency_key) in by_key:
             row_before, fingerprint = by_key[task.tenant, task.idempotency_key]
             same = fingerprint == task.fingerprint

@@ -210,4 +210,3 @@ class Worker:
         await self._engine.dispose()
         await self._queue.close()
         await self._registry.close()
-

@@ -11,9 +11,12 @@ from chaos.history import History
 from chaos.invariants.registry import CHECKS
 from chaos.records import Event, Record, Task
 from chaos.verdict import judge
+from chaos.vocabulary import INVARIANTS, UNCONDITIONAL
 from system.lifecycle import Reason
 
 Maker = Callable[[Specimen], History]
+# Laws that a run obeys only where its scenario says so.
+CONDITIONAL = frozenset(name for name in INVARIANTS if name[0] == "S") - {*UNCONDITIONAL}
 Change = Callable[[Record], Record | None]
 
 
@@ -35,6 +38,12 @@ class BadHistories:
     def each(self) -> pytest.MarkDecorator:
         ids = [f"{law}: {message}" for law, message, _ in self._cases]
         return pytest.mark.parametrize(("law", "message", "make"), self._cases, ids=ids)
+
+
+def under(law: str) -> Specimen:
+    """An empty run whose scenario demands this law too."""
+    more = [law] if law in CONDITIONAL else []
+    return Specimen(plan={"expect": {"always": [*UNCONDITIONAL, *more]}})
 
 
 def refused(history: History, law: str, message: str) -> None:

@@ -100,7 +100,7 @@ class Bench:
         worker = worker or await self.registered()
         await self.submit(*names, **fields)
         hints = await self.store.dispatch(1000, "scheduler:test")
-        return await self.store.claim(hints, worker, uuid4())
+        return list((await self.store.claim(hints, worker, uuid4())).grants)
 
     async def registered(self, *, immortal: bool = False) -> UUID:
         """A worker's row without a worker, that nobody renews."""

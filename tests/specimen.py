@@ -67,13 +67,17 @@ class Specimen:
         later: float = 0.0,
         answer: Literal["ok", "info"] = "ok",
         max_attempts: int = 5,
+        poison: bool = False,
     ) -> Life:
-        """A submit that is stored; ``answer``: what its client was told. ``later`` seconds due."""
+        """A submit that is stored; ``answer``: what its client was told. ``later`` seconds due.
+
+        ``poison``: its payload says that its handler kills its worker.
+        """
         run_at = instant(self.now + later) if later else None
         asked = {
             "key": key,
             "name": f"chaos_{effect}",
-            "payload": {"key": key},
+            "payload": {"key": key} | ({"poison": True} if poison else {}),
             "run_at": run_at,
             "effect": effect,
         }
@@ -208,6 +212,7 @@ class Life:
     called_out: bool = False
     created_at: str = ""
     finished_at: str | None = None
+    claimed_by: dict[int, str] = field(default_factory=dict)
 
     def step(self, target: State, reason: Reason, actor: str) -> Self:
         """One transition with its event.
@@ -247,7 +252,9 @@ class Life:
     def claim(self, label: str = "worker-1") -> Self:
         self.owner = f"worker:{self.run.worker(label)}"
         self.attempt += 1
-        return self.step(State.RUNNING, Reason.CLAIMED, self.owner)
+        self.step(State.RUNNING, Reason.CLAIMED, self.owner)
+        self.claimed_by[self.epoch] = label
+        return self
 
     def call_out(self) -> Self:
         """The call to the sink, which applies only the first."""

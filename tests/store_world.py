@@ -107,6 +107,24 @@ async def queued(store: Store) -> World:
     return world
 
 
+async def queued_last_life(store: Store) -> World:
+    """Lost once of at most twice."""
+    world = await _run(store, "dead")
+    assert len(await store.take_back(10, "scheduler")) == 1
+    assert len(await store.dispatch(10, "scheduler")) == 1
+    world.epoch, world.owner = world.epoch + 1, None
+    return world
+
+
+async def running_last_life(store: Store) -> World:
+    world = await queued_last_life(store)
+    world.owner = world.alive
+    claimed = await store.claim([world.hint()], world.owner, world.token, alone=True)
+    assert len(claimed.grants) == 1
+    world.epoch += 1
+    return world
+
+
 async def overdue_hint(store: Store) -> World:
     world = await queued(store)
     await world.sql("UPDATE tasks SET hint_deadline = clock_timestamp() - interval '1 hour'")
@@ -173,10 +191,12 @@ PREPARATIONS: dict[str, Preparation] = {
     "empty": empty,
     "scheduled": scheduled,
     "queued": queued,
+    "queued_last_life": queued_last_life,
     "overdue_hint": overdue_hint,
     "running": running,
     "running_lapsed": running_lapsed,
     "running_dead": running_dead,
+    "running_last_life": running_last_life,
     "running_cancel_requested": running_cancel_requested,
     "running_overtime": running_overtime,
     "failed": failed,

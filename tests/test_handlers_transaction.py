@@ -70,7 +70,7 @@ async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench
     context = bench.context()
     assert await bench.release() is State.SCHEDULED
     hints = await bench.store.dispatch(1, "scheduler:test")
-    (again,) = await bench.store.claim(hints, bench.worker_id, uuid4())
+    (again,) = (await bench.store.claim(hints, bench.worker_id, uuid4())).grants
     assert again.epoch == 3
     with pytest.raises(TaskLost, match="RUNNING at epoch 3"):
         async with context.transaction() as tx:

@@ -6,6 +6,7 @@ must be called by the name of the law that it breaks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from specimen import Life, Specimen, instant
 
 from chaos.history import History
+from chaos.invariants.registry import CHECKS
 from chaos.records import (
     Effect,
     Event,
@@ -51,7 +53,7 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
     if life.state is State.FAILED and draw(st.booleans()):
         life.retry().dispatch().claim().succeed()
     if life.losses:
-        life.stale_finish("worker-1", 1)
+        life.stale_finish(life.claimed_by[1], 1)
     if draw(st.booleans()):
         life.cancel()
     life.read()
@@ -83,6 +85,7 @@ def executions(draw: st.DrawFn) -> Specimen:
             answer=draw(st.sampled_from(("ok", "ok", "info"))),
             max_attempts=draw(st.integers(1, 3)),
             later=draw(st.sampled_from((0.0, 0.0, 0.5))),
+            poison=draw(st.booleans()),
         )
         run.now += 0.5
         _walk(draw, life)
@@ -96,6 +99,23 @@ def executions(draw: st.DrawFn) -> Specimen:
 def test_legal_executions_are_true(run: Specimen) -> None:
     judgement = judge(run.history())
     assert (judgement.verdict, judgement.violations, judgement.doubts) == ("true", (), ())
+
+
+@given(executions())
+@settings(max_examples=60, deadline=None)
+def test_the_laws_of_losses_name_exactly_the_tasks_they_are_about(run: Specimen) -> None:
+    history = run.history()
+    wasted = Counter(violation.task_id for violation in CHECKS["S16"](history))
+    assert wasted == {life.task_id: life.losses for life in run.lives if life.losses}
+    wrong = {life.task_id for life in run.lives if life.state in _WRONG[_is_poison(life)]}
+    assert {violation.task_id for violation in CHECKS["S15"](history)} == wrong
+
+
+_WRONG = {True: {State.SUCCEEDED}, False: {State.FAILED}}
+
+
+def _is_poison(life: Life) -> bool:
+    return "poison" in life.asked["payload"]
 
 
 @given(executions())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from specimen import Life, Specimen
 
 from chaos.invariants.registry import CHECKS
+from chaos.invariants.violation import Violation
 from chaos.verdict import judge
-from chaos.vocabulary import INVARIANTS
+from chaos.vocabulary import INVARIANTS, UNCONDITIONAL
 from system.lifecycle import Reason, State
 
 
@@ -59,7 +60,7 @@ def republished_failed_handed_back(run: Specimen) -> None:
 
 @good
 def poison(run: Specimen) -> None:
-    life = run.submit("a")
+    life = run.submit("a", poison=True)
     for _ in range(3):
         life.dispatch().claim().end(Reason.LOST)
     assert life.state is State.FAILED
@@ -139,12 +140,48 @@ def handed_back_then_failed_within_its_limit(run: Specimen) -> None:
     assert life.state is State.FAILED
 
 
+def broken(run: Specimen, laws: Iterable[str]) -> dict[str, list[Violation]]:
+    history = run.history()
+    return {law: found for law in laws if (found := CHECKS[law](history))}
+
+
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 def test_good(make: Callable[[Specimen], object]) -> None:
     run = Specimen(plan={"expect": {"eventually": {"L1": "computed", "L2": 5, "L4": 5}}})
     make(run)
-    history = run.history()
-    assert {name: check(history) for name, check in CHECKS.items() if check(history)} == {}
+    liveness = [law for law in INVARIANTS if law[0] == "L"]
+    assert broken(run, [*UNCONDITIONAL, *liveness]) == {}
+
+
+def test_the_dead_letter_may_hold_poison_and_nothing_else() -> None:
+    run = Specimen()
+    poison(run)
+    # One that is cancelled before it is dead, or was never let out, is in neither set.
+    run.submit("cancelled", poison=True).cancel()
+    run.submit("running", poison=True).dispatch().claim().cancel().end(Reason.LOST)
+    # Its neighbours are lost with it, fail, time out, are handed back: they end all the same.
+    life = run.submit("neighbour").dispatch().claim().end(Reason.LOST)
+    life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.TIMED_OUT)
+    life.dispatch().claim().end(Reason.HANDED_BACK).dispatch().claim().succeed()
+    run.submit("cancelled neighbour").dispatch().claim().cancel().end(Reason.LOST)
+    assert [life.state for life in run.lives].count(State.FAILED) == 1
+    assert broken(run, [*UNCONDITIONAL, "S15"]) == {}
+
+
+def test_poison_that_has_not_ended_yet_is_the_affair_of_liveness() -> None:
+    run = Specimen()
+    run.submit("a", poison=True).dispatch().claim().end(Reason.LOST).dispatch()
+    assert set(broken(run, [*UNCONDITIONAL, "S15", "L1"])) == {"L1"}
+
+
+def test_attempts_that_were_given_back_failed_or_stopped_are_not_wasted() -> None:
+    run = Specimen()
+    run.submit("a").dispatch().republish().claim().end(Reason.HANDED_BACK).dispatch().claim()
+    run.lives[0].end(Reason.FAILED).dispatch().claim().succeed().stale_finish("worker-1", 1)
+    run.submit("cancelled").dispatch().claim().cancel().end(Reason.DISCARDED)
+    run.submit("given back").dispatch().claim().cancel().end(Reason.HANDED_BACK)
+    run.submit("dead letter", max_attempts=1).dispatch().claim().end(Reason.FAILED)
+    assert broken(run, [*UNCONDITIONAL, "S16"]) == {}
 
 
 def test_every_law_of_the_vocabulary_has_its_check() -> None:

@@ -1,10 +1,20 @@
-"""Bad histories of the log of transitions: S3 and S6 to S9 must name them."""
+"""Bad histories of the log of transitions: S3, S6 to S9, S15 and S16 must name them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from bad_histories import BadHistories, Maker, copy_of, done, on_event, on_row, refused, without
+from bad_histories import (
+    BadHistories,
+    Maker,
+    copy_of,
+    done,
+    on_event,
+    on_row,
+    refused,
+    under,
+    without,
+)
 from specimen import Specimen, instant
 
 from chaos.history import History
@@ -287,7 +297,59 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.CLAIMED, dropped))
 
 
+@bad("S15", "in the dead letter after 3 losses, but nothing is wrong with it")
+def _(run: Specimen) -> History:
+    # The neighbour of a poison task, lost with it each time.
+    poison, life = run.submit("p", poison=True), run.submit("a")
+    for _ in range(3):
+        for each in (poison, life):
+            each.dispatch().claim().end(Reason.LOST)
+    return run.history()
+
+
+@bad("S15", "in the dead letter after 0 losses, but nothing is wrong with it")
+def _(run: Specimen) -> History:
+    run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
+    return run.history()
+
+
+@bad("S15", "its handler kills its worker, but it SUCCEEDED")
+def _(run: Specimen) -> History:
+    done(run)
+    run.submit("p", poison=True).dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 lease lost")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 2 timed out")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim().end(Reason.FAILED)
+    life.dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 timed out")
+def _(run: Specimen) -> History:
+    # The scheduler did it: the worker hung, and its lease did not run out.
+    life = run.submit("a").dispatch().claim()
+    life.owner = "scheduler:scheduler-1"
+    life.end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 lease lost")
+def _(run: Specimen) -> History:
+    # Wasted all the same, although a cancel had been asked for.
+    run.submit("a").dispatch().claim().cancel().end(Reason.LOST)
+    return run.history()
+
+
 @bad.each
 def test_bad(law: str, message: str, make: Maker) -> None:
-    run = Specimen()
+    run = under(law)
     refused(make(run), law, message)

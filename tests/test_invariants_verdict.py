@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from specimen import Specimen
 
@@ -17,6 +18,7 @@ from chaos.invariants.violation import Violation
 from chaos.records import Effect, Fault, InFlight, Phase, Record, Run, Sometimes, Worker
 from chaos.report import summary, terminal
 from chaos.report.story import story
+from chaos.tasks.attempt import BACKOFF
 from chaos.verdict import check_file, judge
 from chaos.vocabulary import SOMETIMES
 from system.lifecycle import Backoff, Reason
@@ -178,6 +180,10 @@ def test_every_sometimes_can_be_seen() -> None:
     life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.HANDED_BACK)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
     run.submit("b").cancel()
+    run.submit("c").dispatch().claim("worker-2").cancel().succeed()
+    poison = run.submit("p", poison=True)
+    for _ in range(3):
+        poison.dispatch().claim("worker-2").end(Reason.LOST)
     run.incarnations["worker-1 again"] = run.fresh_id()
     run.records += [
         Sometimes(name=name, held=True)
@@ -192,7 +198,7 @@ def test_every_sometimes_can_be_seen() -> None:
 
     judgement = judge(run.edited(relabelled))
     assert (judgement.verdict, judgement.doubts) == ("true", ())
-    assert judgement.sometimes == dict.fromkeys(SOMETIMES, 1)
+    assert judgement.sometimes == dict.fromkeys(SOMETIMES, 1) | {"lease_lost": 4}
     assert judge(Specimen(plan=run.plan).history()).sometimes == dict.fromkeys(SOMETIMES, 0)
 
 
@@ -251,11 +257,9 @@ def test_a_long_story_is_cut_to_its_evidence() -> None:
     assert story(history, "nobody") == ["  (no record of it)"]
 
 
-def test_the_summary_is_for_machines(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
+def test_the_summary_is_for_machines() -> None:
     judgements = [judge(killed().history()), judge(killed(felt=False).history())]
-    summary.write(path, judgements)
-    document = json.loads(path.read_bytes())
+    document = json.loads(orjson.dumps(summary.summarise(judgements)))
     assert document["verdict"] == "unknown"
     assert [run["verdict"] for run in document["runs"]] == ["true", "unknown"]
     assert document["runs"][1]["doubts"] == ["fault murder#2 struck, but was not felt"]
@@ -273,11 +277,14 @@ def test_the_summary_is_for_machines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", scenario.names())
 def test_the_bound_is_the_sum_of_its_terms(name: str) -> None:
     one = scenario.find(name)
-    bound = bounds.allowed(one)
-    assert bound == bounds.compute(one)
+    bound = bounds.compute(one, BACKOFF)
+    asked = one.expect.eventually["L1"]
+    due = bound.seconds if asked == "computed" else asked
+    assert bounds.allowed(one, BACKOFF).seconds == due
     assert bound.seconds == pytest.approx(sum(term.seconds for term in bound.terms))
     assert all(term.seconds >= 0 and term.why for term in bound.terms)
-    assert bound.seconds < 60
+    # A judge that waits for ever proves nothing; 20,000 tasks at once may take a while.
+    assert bound.seconds < max(120, one.workload.tasks / 40)
     text = terminal.bound(bound)
     assert all(term.name in text for term in bound.terms)
 

@@ -8,18 +8,26 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Literal
 
+import asyncpg
 import pytest
 import uvicorn
 from fastapi import FastAPI, Header, Response
 
 from chaos.history import History
 from chaos.live.clients import Clients
-from chaos.records import Bound, Op, Run
 from chaos.load import Workload
-from chaos.workload import Planned, plan
+from chaos.records import Bound, Op, Run, parse_instant
+from chaos.workload import CLIENT_TIMEOUT_SECONDS, Planned, plan
+from system.api.app import create_api
 from system.guardian import Guardian
+from system.ids import new_id
+from system.records import Announcement
+from system.settings import Settings
+from system.store import Store
 
 WORKLOAD = Workload.model_validate(
     {"tasks": 24, "seconds": 1.0, "repeats": 0.3, "cancels": 0.5, "reads": 1.0, "mismatches": 0.2}
@@ -58,16 +66,66 @@ class FakeApi:
         return {"tasks": [{"id": "id-1"}, {"id": "id-2"}]}
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[tuple[FakeApi, int]]:
-    fake = FakeApi()
-    config = uvicorn.Config(fake.app, log_level="warning", timeout_graceful_shutdown=1)
+@asynccontextmanager
+async def served(app: Any) -> AsyncIterator[int]:
+    """The port on which uvicorn serves the app inside the block."""
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))
-        yield fake, listener.getsockname()[1]
+        yield listener.getsockname()[1]
         server.should_exit = True
         await serving
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[tuple[FakeApi, int]]:
+    fake = FakeApi()
+    async with served(fake.app) as port:
+        yield fake, port
+
+
+class Unreliable:
+    """The real API behind a door that spoils the answers to some batches.
+
+    ``spoils``: by a key that the batch carries, what becomes of its answer. The API itself has got
+    the request, unless it is refused.
+    """
+
+    def __init__(self, app: Any, spoils: dict[str, Literal["lost", "late", "refused"]]) -> None:
+        self.app = app
+        self.spoils = spoils
+        self.requests: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.requests.append(f"{scope['method']} {scope['path']}")
+        if scope["path"] != "/tasks/batch":
+            await self.app(scope, receive, send)
+            return
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        spoil = next((how for key, how in self.spoils.items() if key in body.decode()), None)
+
+        async def again() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def swallow(_: dict[str, Any]) -> None:
+            return
+
+        if spoil != "refused":
+            await self.app(scope, again, swallow if spoil else send)
+        if spoil == "late":
+            await asyncio.sleep(CLIENT_TIMEOUT_SECONDS + 1)
+        if spoil:
+            status = 413 if spoil == "refused" else 503
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"detail": "as told"}'})
 
 
 async def driven(
@@ -153,4 +211,108 @@ async def test_nobody_there_is_info_never_fail(tmp_path: Path, guardian: Guardia
     assert all(op.value["status"] == 0 and op.value["error"] for op in history.of("list"))
 
 
-REQUEST = {"name": "chaos_ledger", "payload": {"number": 1}}
+REQUEST: dict[str, Any] = {"name": "chaos_ledger", "payload": {"number": 1}}
+
+
+def item(key: str, client: int = 0, due: float | None = None, **request: Any) -> Planned:
+    return Planned(0.1, client, "submit", key, "ledger", due, REQUEST | request)
+
+
+def batch(*items: Planned) -> Planned:
+    return Planned(items[0].at, items[0].client, "batch", items[0].key, items=items)
+
+
+@pytest.fixture
+async def announced(settings: Settings) -> Settings:
+    """Settings of a system where a worker has made its handler known; it logs only trouble."""
+    store = Store(settings, connections=1, application_name="test")
+    names = (Announcement("chaos_ledger", None, None),)
+    await store.register(new_id(), "worker-1", ["default"], names)
+    await store.close()
+    return settings.model_copy(update={"log_level": "ERROR"})
+
+
+async def stored(settings: Settings) -> dict[str, str]:
+    """The ids that the database has, by key."""
+    connection = await asyncpg.connect(settings.database_url)
+    rows = await connection.fetch("SELECT id::text AS id, idempotency_key FROM tasks")
+    await connection.close()
+    assert len({row["idempotency_key"] for row in rows}) == len(rows)
+    return {row["idempotency_key"]: row["id"] for row in rows}
+
+
+async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself(
+    announced: Settings, tmp_path: Path, guardian: Guardian
+) -> None:
+    door = Unreliable(create_api(announced), {})
+    operations = [
+        batch(
+            item("good"),
+            item("later", due=60.0),
+            item("unknown-name", name="nobody"),
+            item("good"),
+            item("good", payload={"number": 2}),
+        ),
+        batch(item("other-client", client=5)),
+        Planned(1.0, 0, "get", "good"),
+        Planned(1.1, 0, "cancel", "later"),
+        # Never accepted: there is nothing to cancel.
+        Planned(1.2, 0, "cancel", "unknown-name"),
+    ]
+    async with served(door) as port:
+        history = await driven(operations, port, tmp_path, guardian)
+    sent = Counter(door.requests)
+    assert (sent["POST /tasks/batch"], sent["POST /tasks/"], len(sent)) == (2, 0, 3)
+    submits = [op for op in history.of("submit") if op.invoke.process == "client-1"]
+    answers = [(op.value["key"], op.type, op.value["status"]) for op in submits]
+    assert answers == [
+        ("good", "ok", 201),
+        ("later", "ok", 201),
+        ("unknown-name", "fail", 422),
+        ("good", "ok", 200),
+        ("good", "fail", 422),
+    ]
+    ids = await stored(announced)
+    accepted = {op.value["key"]: op for op in history.of("submit") if op.type == "ok"}
+    assert {key: op.value["task_id"] for key, op in accepted.items()} == ids
+    assert accepted["other-client"].invoke.process == "client-6"
+    # One request: all were invoked before any of them was answered.
+    mine = [r for r in history.records if isinstance(r, Op) and r.process == "client-1"]
+    assert [record.type for record in mine][:6] == ["invoke"] * 5 + ["ok"]
+    assert "nobody" in submits[2].value["error"]
+    (due,) = [op.value["run_at"] for op in submits if op.value["run_at"]]
+    assert 55 < parse_instant(due).timestamp() - time.time() < 61
+    (read,) = history.of("get")
+    assert (read.value["task_id"], read.value["state"]) == (ids["good"], "SCHEDULED")
+    (cancelled,) = history.of("cancel")
+    assert (cancelled.value["task_id"], cancelled.value["answer"]) == (ids["later"], "cancelled")
+
+
+async def test_submits_of_a_batch_without_an_answer_are_sent_again_singly(
+    announced: Settings, tmp_path: Path, guardian: Guardian
+) -> None:
+    door = Unreliable(
+        create_api(announced), {"lost-1": "lost", "late-1": "late", "refused-1": "refused"}
+    )
+    clients = {"lost": 0, "late": 1, "refused": 2}
+    operations = [
+        batch(*(item(f"{how}-{n}", client) for n in range(3))) for how, client in clients.items()
+    ]
+    async with served(door) as port:
+        history = await driven(operations, port, tmp_path, guardian)
+    told: dict[str, list[tuple[str, int]]] = {}
+    for op in history.of("submit"):
+        told.setdefault(op.value["key"], []).append((op.type, op.value["status"]))
+    for n in range(3):
+        # What was committed is found under its key; what is not known is never called a failure.
+        assert told[f"lost-{n}"] == [("info", 503), ("ok", 200)]
+        assert told[f"late-{n}"] == [("info", 0), ("ok", 200)]
+        assert told[f"refused-{n}"] == [("fail", 413)]
+    sent = Counter(door.requests)
+    assert (sent["POST /tasks/batch"], sent["POST /tasks/"]) == (3, 6)
+    ids = await stored(announced)
+    assert set(ids) == {f"{how}-{n}" for how in ("lost", "late") for n in range(3)}
+    oks = {op.value["key"]: op.value["task_id"] for op in history.of("submit") if op.type == "ok"}
+    assert oks == ids
+    timed_out = [op for op in history.of("submit") if op.value["status"] == 0]
+    assert all("Timeout" in op.value["error"] for op in timed_out)

@@ -18,8 +18,12 @@ import yaml
 
 from chaos import history
 from chaos.__main__ import app
+from chaos.records import Phase
+from chaos.runs import RunStore
+from chaos.scenario import Scenario
 from chaos.verdict import check_file
 from system.guardian import Guardian, process_table
+from system.lifecycle import Reason
 from system.machine import temporary_directory
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +48,7 @@ SMALL = {
         "effects": {"ledger": 1, "sql": 1, "external": 1},
         "repeats": 0.2,
         "reads": 0.3,
+        "batch": 3,
         "handler_seconds": [0.2, 0.5],
     },
     "faults": [
@@ -53,8 +58,17 @@ SMALL = {
             "target": "worker-1",
             "after": {"event": "claimed", "actor": "worker-1", "count": 2},
             "for": 0.5,
-        }
+        },
+        {
+            "name": "wrong_clock",
+            "fault": "skew",
+            "target": "scheduler-1",
+            "attributes": {"seconds": 3600},
+            "at": 0.5,
+            "for": 1.5,
+        },
     ],
+    "survivors": {"workers": 1},
     "expect": {"sometimes": ["lease_lost", "worker_replaced", "submit_repeated"]},
 }
 
@@ -133,12 +147,17 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
     assert re.search(r"^small +true", said, re.MULTILINE), said
-    (run,) = (home / ".holdfast" / "runs").iterdir()
-    assert {path.name for path in run.iterdir()} == {"history.jsonl", "summary.json"}
+    (kept,) = RunStore(home / ".holdfast" / "runs").kept()
+    run = kept.directory
+    assert (home / ".holdfast" / "runs" / "latest").resolve() == run.resolve()
+    files = {"history.jsonl", "summary.json", "report.html", "junit.xml"}
+    assert {path.name for path in run.iterdir()} == files
+    assert f"report: {run / 'report.html'}" in said
+    assert re.search(r"murder: kill .*in flight \d+ \(\d+ run\); felt 1/1", said)
     assert left_behind(home) == set()
     judgement = check_file(run / "history.jsonl")
     assert judgement.verdict == "true"
-    assert (judgement.meters.faults_felt, judgement.meters.accepted) == (1, 40)
+    assert (judgement.meters.faults_felt, judgement.meters.accepted) == (2, 40)
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["verdict"], summary["runs"][0]["seed"]) == ("true", 5)
     story = history.load(run / "history.jsonl")
@@ -146,6 +165,17 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     evidence = felt.evidence["worker-1"]
     assert evidence["exit"] == -signal.SIGKILL
     assert evidence["replaced_by"] != evidence["incarnation"]
+    (felt,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
+    assert felt.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
+    # The core of the seed was healed, and nobody else ended a task any more.
+    (healed,) = [r for r in story.records if isinstance(r, Phase) and r.phase == "healed"]
+    core = healed.core
+    assert core == Scenario.model_validate(SMALL).core(5)
+    assert len(core) == 3
+    (lone,) = [name for name in core if name.startswith("worker-")]
+    ended = [e for events in story.events.values() for e in events if e.reason == Reason.SUCCEEDED]
+    after = [e for e in ended if story.seconds(e.at) > healed.at + 1]
+    assert {story.actor(event.actor) for event in after} <= {lone}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
@@ -178,4 +208,4 @@ def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:
 
 def test_help_names_every_command() -> None:
     names = {command.name for command in app.registered_commands}
-    assert names == {"run", "check", "mutants", "list"}
+    assert names == {"run", "check", "mutants", "report", "list"}

@@ -1,53 +1,62 @@
-"""Faults of processes and servers really strike, and say so only if they did."""
+"""Faults of processes really strike, and say so only if they did."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import asyncpg
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chaos.live.actors import Actor, Command, process_state
 from chaos.live.processes import ProcessStrike
-from chaos.live.servers import ServerStrike
-from chaos.live.witness import Incarnation, Witness
+from chaos.live.witness import Incarnation, Witness, WitnessAway
 from chaos.plan import FaultPlan
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian
-from system.machine import temporary_directory
 
+# Registers itself as a worker does: by a line with the time of its start.
 ROLE = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print("up", flush=True)
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
+{more}
+with pathlib.Path("register").open("a") as register:
+    register.write(f"{{time.time()}}\\n")
 while True:
     time.sleep(0.01)
 """
 
 
+# Takes the signal to move its clock, and does not.
+UNMOVED = """
+def show(*_):
+    pathlib.Path("clock.draft").write_text(repr(time.time()))
+    pathlib.Path("clock.draft").rename("clock.shows")
+signal.signal(signal.SIGUSR1, show)
+"""
+
+
 class FakeWitness:
-    """Knows one incarnation per process start, and whom the test declares dead."""
+    """Knows what the processes wrote down, and whom the test declares dead."""
 
-    def __init__(self) -> None:
-        self.actor: Actor | None = None
-        self.dead = False
+    def __init__(self, register: Path) -> None:
+        self.register = register
+        self.dead_reason: str | None = None
+        self.away = False
 
-    async def incarnation(self, label: str) -> Incarnation:
-        assert self.actor is not None
-        return Incarnation(f"{label} {self.actor.starts}", dead=False, dead_reason=None)
-
-    async def is_dead(self, worker_id: str) -> bool:
-        return self.dead
+    async def incarnations(self, label: str) -> list[Incarnation]:
+        starts = self.register.read_text().splitlines() if self.register.exists() else []
+        return [
+            Incarnation(f"{label} {number}", float(start), self.dead_reason)
+            for number, start in enumerate(starts, start=1)
+        ]
 
     async def running(self, label: str) -> int:
-        return 1
+        if self.away:
+            raise WitnessAway(f"nobody knows {label}")
+        return 0
 
 
 class Stage:
@@ -56,28 +65,25 @@ class Stage:
     def __init__(self, directory: Path, guardian: Guardian) -> None:
         self.directory = directory
         self.guardian = guardian
-        self.witness = FakeWitness()
+        self.witness = FakeWitness(directory / "register")
         self.actor: Actor | None = None
 
-    async def play(self, name: str = "worker-1") -> Actor:
-        log = self.directory / "log"
-        command = Command([sys.executable, "-c", ROLE], {}, self.directory, log, None)
-        self.actor = self.witness.actor = Actor(name, command, self.guardian, lambda _: None)
+    async def play(self, name: str = "worker-1", *, code: int = 0, more: str = "") -> Actor:
+        argv = [sys.executable, "-c", ROLE.format(code=code, more=more)]
+        command = Command(argv, {}, self.directory, self.directory / "log", None)
+        self.actor = Actor(name, command, self.guardian, lambda _: None)
         self.actor.start()
         async with asyncio.timeout(5):
-            while "up" not in log.read_text():
+            while not await self.witness.incarnations(name):
                 await asyncio.sleep(0.01)
         return self.actor
 
-    async def struck(
-        self, fault: str, *, hold: float = 0.1, lease: float = 5.0
-    ) -> tuple[bool, dict[str, Any]]:
+    def strike(self, fault: str, **attributes: int) -> ProcessStrike:
         assert self.actor is not None
-        plan = FaultPlan.model_validate({"fault": fault, "target": self.actor.name, "at": 0})
+        plan = {"fault": fault, "target": self.actor.name, "at": 0, "attributes": attributes}
         witness = cast("Witness", self.witness)
-        strike = ProcessStrike(plan, self.actor, witness, lease)
-        await strike.busy()
-        return await strike.run(lambda: asyncio.sleep(hold))
+        clock_file = self.directory / "clock"
+        return ProcessStrike(FaultPlan.model_validate(plan), self.actor, witness, clock_file)
 
 
 @pytest.fixture
@@ -88,6 +94,10 @@ async def stage(tmp_path: Path, guardian: Guardian) -> AsyncIterator[Stage]:
     await stage.actor.stop(1)
 
 
+async def a_moment() -> None:
+    await asyncio.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("fault", "code"), [("kill", -signal.SIGKILL), ("terminate", 0), ("restart", 0)]
 )
@@ -96,42 +106,103 @@ async def test_an_end_is_felt_by_its_exit_and_by_the_next_incarnation(
 ) -> None:
     actor = await stage.play()
     pid = actor.pid
-    felt, evidence = await stage.struck(fault)
+    alive: list[bool] = []
+
+    async def hold() -> None:
+        await asyncio.sleep(0.2)
+        alive.append(actor.alive)
+
+    felt, evidence = await stage.strike(fault).run(hold)
     assert felt
     assert (evidence["pid"], evidence["exit"]) == (pid, code)
     assert (evidence["incarnation"], evidence["replaced_by"]) == ("worker-1 1", "worker-1 2")
+    # One that is restarted is up again while the fault lasts.
+    assert alive == [fault == "restart"]
     assert actor.pid != pid
+
+
+async def test_an_end_of_another_kind_than_asked_for_is_not_felt(stage: Stage) -> None:
+    await stage.play(code=3)
+    felt, evidence = await stage.strike("terminate").run(a_moment)
+    assert not felt
+    assert evidence["exit"] == 3
+
+
+async def test_an_end_is_not_felt_if_nobody_came_instead(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chaos.live.processes._REPLACED_SECONDS", 0.2)
+    actor = await stage.play()
+    # It is started again, but the database does not know of it.
+    stage.witness.register = stage.directory / "register as it was"
+    stage.witness.register.write_text((stage.directory / "register").read_text())
+    felt, evidence = await stage.strike("kill").run(a_moment)
+    assert not felt
+    assert actor.alive
+    assert (evidence["incarnation"], evidence["replaced_by"]) == ("worker-1 1", None)
+
+
+async def test_a_strike_that_is_given_up_in_the_middle_lets_its_process_return(
+    stage: Stage,
+) -> None:
+    actor = await stage.play()
+    holding = asyncio.Event()
+
+    async def hold() -> None:
+        holding.set()
+        await asyncio.Event().wait()
+
+    strike = asyncio.create_task(stage.strike("kill").run(hold))
+    await holding.wait()
+    assert not actor.alive
+    strike.cancel()
+    await asyncio.gather(strike, return_exceptions=True)
+    async with asyncio.timeout(5):
+        while not actor.alive:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_scheduler_has_no_incarnation_to_be_replaced(stage: Stage) -> None:
     await stage.play("scheduler-1")
-    felt, evidence = await stage.struck("kill")
+    felt, evidence = await stage.strike("kill").run(a_moment)
     assert felt
     assert evidence["exit"] == -signal.SIGKILL
+    assert "incarnation" not in evidence
 
 
-async def test_a_pause_within_the_lease_is_felt_by_the_state_alone(stage: Stage) -> None:
-    actor = await stage.play()
-    felt, evidence = await stage.struck("pause", hold=0.1, lease=5.0)
-    assert felt
-    assert evidence["stopped"]
-    assert process_state(actor.pid) != "T"
-
-
-@pytest.mark.parametrize("dead", [True, False])
-async def test_a_pause_past_the_lease_is_felt_only_if_somebody_noticed(
-    stage: Stage, *, dead: bool
+async def test_a_strike_does_not_wait_for_work_that_nobody_can_see(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("chaos.live.processes._BUSY_SECONDS", 0.1)
     await stage.play()
-    stage.witness.dead = dead
-    felt, evidence = await stage.struck("pause", hold=0.2, lease=0.1)
-    assert felt is dead
-    assert evidence["marked_dead"] is dead
+    strike = stage.strike("kill")
+    await asyncio.wait_for(strike.busy(), 5)  # idle all the time: it gives up waiting
+    monkeypatch.setattr("chaos.live.processes._BUSY_SECONDS", 60.0)
+    stage.witness.away = True
+    await asyncio.wait_for(strike.busy(), 5)
+
+
+@pytest.mark.parametrize("dead_reason", [None, "lease expired"])
+async def test_a_pause_is_felt_by_its_state_and_tells_if_somebody_noticed(
+    stage: Stage, dead_reason: str | None
+) -> None:
+    actor = await stage.play()
+    states: list[str] = []
+
+    async def hold() -> None:
+        stage.witness.dead_reason = dead_reason
+        states.append(process_state(actor.pid))
+
+    felt, evidence = await stage.strike("pause").run(hold)
+    assert felt
+    assert states == ["T"]
+    assert evidence["stopped"]
+    assert (evidence["incarnation"], evidence["marked_dead"]) == ("worker-1 1", dead_reason)
+    assert process_state(actor.pid) != "T"
 
 
 async def test_a_pause_that_somebody_else_ended_is_not_felt(stage: Stage) -> None:
     actor = await stage.play()
-    plan = FaultPlan.model_validate({"fault": "pause", "target": "worker-1", "at": 0})
 
     async def hold() -> None:
         actor.resume()
@@ -139,101 +210,24 @@ async def test_a_pause_that_somebody_else_ended_is_not_felt(stage: Stage) -> Non
             while process_state(actor.pid) == "T":
                 await asyncio.sleep(0.01)
 
-    witness = cast("Witness", stage.witness)
-    felt, _ = await ProcessStrike(plan, actor, witness, 5.0).run(hold)
+    felt, evidence = await stage.strike("pause").run(hold)
     assert not felt
+    assert not evidence["stopped"]
 
 
-class Servers:
-    """Servers of this module's own: they are killed here."""
-
-    def __init__(self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
-        self.postgres = postgres
-        self.valkey = valkey
-
-
-@pytest.fixture(scope="module")
-def servers(guardian: Guardian) -> Iterator[Servers]:
-    directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    postgres = EmbeddedPostgres(directory / "postgres", guardian=guardian)
-    valkey = EmbeddedValkey(directory / "valkey", guardian=guardian)
-    with postgres, valkey:
-        yield Servers(postgres, valkey)
-
-
-@pytest.fixture
-async def strike(servers: Servers) -> AsyncIterator[ServerStrike]:
-    witness = Witness(servers.postgres.url("postgres"))
-    yield ServerStrike(servers.postgres, servers.valkey, witness)
-    await witness.close()
-
-
-async def at_once() -> None:
-    return
-
-
-@pytest.mark.parametrize("fault", ["kill", "restart"])
-async def test_postgres_is_down_for_a_while_and_comes_back_with_its_data(
-    servers: Servers, strike: ServerStrike, fault: str
+async def test_a_clock_that_cannot_be_moved_is_not_felt(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = servers.postgres.url("postgres")
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE TABLE kept_{fault} ()")
-
-    async def hold() -> None:
-        with pytest.raises(OSError, match="Connect call failed"):
-            await asyncpg.connect(url, timeout=2)
-
-    felt, evidence = await strike.run(fault, "postgres", hold)
-    assert felt
-    assert evidence["pid"] != evidence["replaced_by"]
-    connection.terminate()
-    again = await asyncpg.connect(url)
-    await again.execute(f"SELECT * FROM kept_{fault}")
-    await again.close()
+    monkeypatch.setattr("chaos.live.processes._CLOCK_MOVES_SECONDS", 0.3)
+    await stage.play()  # not under chaos.live.skewed: the signal ends it
+    felt, evidence = await stage.strike("skew", seconds=60).run(a_moment)
+    assert not felt
+    assert (evidence["ahead"], evidence["ahead_after"]) == (None, None)
 
 
-async def test_all_backends_but_the_witness_are_terminated(
-    servers: Servers, strike: ServerStrike
-) -> None:
-    assert await strike.run("terminate_backends", "postgres", at_once) == (False, {"backends": 0})
-    connection = await asyncpg.connect(servers.postgres.url("postgres"))
-    felt, evidence = await strike.run("terminate_backends", "postgres", at_once)
-    assert (felt, evidence) == (True, {"backends": 1})
-    async with asyncio.timeout(5):
-        while not connection.is_closed():
-            await asyncio.sleep(0.01)
-    connection.terminate()
-
-
-async def test_a_flush_is_felt_if_there_was_something(
-    servers: Servers, strike: ServerStrike
-) -> None:
-    async with Redis.from_url(servers.valkey.url()) as redis:
-        await redis.flushall()
-        assert await strike.run("flush", "redis", at_once) == (False, {"keys": 0})
-        await redis.set("a", 1)
-        assert await strike.run("flush", "redis", at_once) == (True, {"keys": 1})
-        assert await redis.dbsize() == 0
-
-
-async def test_clients_of_redis_are_disconnected(servers: Servers, strike: ServerStrike) -> None:
-    async with Redis.from_url(servers.valkey.url(), single_connection_client=True) as redis:
-        before = await redis.client_id()
-        felt, evidence = await strike.run("client_kill", "redis", at_once)
-        assert (felt, evidence) == (True, {"connections": 1})
-        try:
-            after = await redis.client_id()
-        except RedisConnectionError:
-            after = None
-        assert after != before
-
-
-async def test_redis_comes_back_empty(servers: Servers, strike: ServerStrike) -> None:
-    async with Redis.from_url(servers.valkey.url()) as redis:
-        await redis.set("a", 1)
-    felt, _ = await strike.run("restart_empty", "redis", at_once)
-    assert felt
-    async with Redis.from_url(servers.valkey.url()) as redis:
-        assert await redis.dbsize() == 0
+async def test_a_clock_that_did_not_move_is_not_felt(stage: Stage) -> None:
+    await stage.play(more=UNMOVED)
+    felt, evidence = await stage.strike("skew", seconds=60).run(a_moment)
+    assert not felt
+    assert evidence["ahead"] == pytest.approx(0, abs=1)
+    assert evidence["ahead_after"] == pytest.approx(0, abs=1)

@@ -80,7 +80,8 @@ async def line(toxiproxy: int) -> AsyncIterator[Line]:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     line.port = await proxies.create(EDGE, server.sockets[0].getsockname()[1])
     yield line
-    await asyncio.to_thread(requests.delete, f"http://127.0.0.1:{toxiproxy}/proxies/{EDGE}")
+    for edge in proxies.edges:
+        await asyncio.to_thread(requests.delete, f"http://127.0.0.1:{toxiproxy}/proxies/{edge}")
     server.close()
     await server.wait_closed()
 
@@ -207,11 +208,35 @@ async def test_heal_lifts_whatever_stands(line: Line) -> None:
     for toxic in latency(10):
         await line.proxies.add(toxic)
     await line.proxies.set_enabled(EDGE, enabled=False)
-    await line.proxies.heal()
+    await line.proxies.heal(["worker-1"])
     assert await standing(line) == set()
     async with line.connected() as (reader, writer):
         writer.write(b"x")
         assert await asyncio.wait_for(reader.read(1), 2) == b"x"
+
+
+async def test_heal_leaves_the_edges_of_those_who_stay_dead(line: Line) -> None:
+    """At the end of a storm only a core is healed: by either end of an edge."""
+    client = "client->api-1"
+    await line.proxies.create(client, free_port())
+    for edge in (EDGE, client):
+        await line.proxies.add(Toxic(edge, "latency", "upstream", (("latency", 10),)))
+        await line.proxies.set_enabled(edge, enabled=False)
+    await line.proxies.heal(["worker-2", "worker-11", "scheduler-1", "redis-2"])
+    assert await enabled(line) == {EDGE: False, client: False}
+    assert await standing(line) == {"latency_upstream"}
+    await line.proxies.heal(["api-1", "worker-2"])
+    assert await enabled(line) == {EDGE: False, client: True}
+    assert await standing(line) == {"latency_upstream"}
+    await line.proxies.heal(["worker-1"])
+    assert await enabled(line) == {EDGE: True, client: True}
+    assert await standing(line) == set()
+
+
+async def enabled(line: Line) -> dict[str, bool]:
+    """Which edges Toxiproxy itself says are open."""
+    proxies = await asyncio.to_thread(line.proxies._server.proxies)
+    return {name: bool(proxy.enabled) for name, proxy in proxies.items()}
 
 
 async def test_an_unknown_edge_is_named_with_those_there_are(line: Line) -> None:

@@ -41,8 +41,11 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "next_due": (scans.NEXT_DUE, {}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),
-    "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0}),
-    "claim": (statements.CLAIM, {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test"}),
+    "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
+    "claim": (
+        statements.CLAIM,
+        {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "alone": True},
+    ),
     "heartbeat": (statements.HEARTBEAT, {"worker": UUID(int=1), "lease": 3.0}),
     "finish": (statements.FINISH, {**_ENDS, **_EPOCHS, "results": ["1"] * 20, "actor": "test"}),
     "release": (

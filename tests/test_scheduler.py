@@ -127,9 +127,9 @@ async def test_a_queue_is_filled_to_its_depth_and_refilled(bench: Bench) -> None
         await bench.until_state(others, State.QUEUED)
         for finished in range(3, 10, 3):
             await until(lambda: _queued(bench, 3))
-            grants = await bench.store.claim(await hinted(bench), worker, uuid4())
-            assert len(grants) == 3
-            ends = [Success(grant.task_id, grant.epoch, "1") for grant in grants]
+            claimed = await bench.store.claim(await hinted(bench), worker, uuid4())
+            assert len(claimed.grants) == 3
+            ends = [Success(grant.task_id, grant.epoch, "1") for grant in claimed.grants]
             await bench.store.finish(ends, worker)
             assert bench.sql("SELECT count(*) FROM effects") == [(finished,)]
         await until(lambda: _queued(bench, 1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -26,54 +25,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from store_model import Model
 
-from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
+from system.lifecycle import Reason, State
 from system.records import Failure, Hint, NewTask, Success, TaskStory
 from system.settings import Settings
 from system.store import Store
 
 T = TypeVar("T")
 ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
-
-
-@dataclass
-class Model:
-    """What one task must look like."""
-
-    max_attempts: int
-    state: State = State.SCHEDULED
-    epoch: int = 0
-    attempt: int = 0
-    losses: int = 0
-    handed_back: int = 0
-    max_losses: int = 2
-    cancel_requested: bool = False
-    owner: UUID | None = None
-    effects: int = 0
-    events: list[tuple[State | None, State, Reason]] = field(
-        default_factory=lambda: [(None, State.SCHEDULED, Reason.SUBMITTED)]
-    )
-
-    def move(self, target: State, reason: Reason) -> None:
-        assert is_legal(self.state, target, reason)
-        self.events.append((self.state, target, reason))
-        self.epoch += epoch_step(self.state, target)
-        self.state = target
-        if target is not State.RUNNING:
-            self.owner = None
-
-    def end(self, reason: Reason) -> None:
-        self.losses += reason is Reason.LOST
-        self.handed_back += reason is Reason.HANDED_BACK
-        target = after_attempt(self.counters, reason, cancel_requested=self.cancel_requested)
-        self.effects += target is State.SUCCEEDED
-        self.move(target, reason)
-
-    @property
-    def counters(self) -> Counters:
-        return Counters(
-            self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
-        )
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -169,35 +129,96 @@ class StoreMachine(RuleBasedStateMachine):
             self.models[hint.task_id].move(State.QUEUED, Reason.REPUBLISHED)
         return multiple(*again)
 
-    @rule(target=grants, some=st.lists(hints, min_size=1, max_size=4), worker=workers)
-    def claim(self, some: list[Hint], worker: UUID) -> Any:
+    @rule(
+        target=grants,
+        some=st.lists(hints, min_size=1, max_size=4),
+        worker=workers,
+        alone=st.booleans(),
+    )
+    def claim(self, some: list[Hint], worker: UUID, alone: bool) -> Any:
         token = uuid4()
-        granted = self.run(self.store.claim(some, worker, token))
+        claimed = self.run(self.store.claim(some, worker, token, alone=alone))
         latest = {hint.task_id: hint.epoch for hint in sorted(some, key=lambda h: h.epoch)}
-        expected = {
+        wanted = {
             task
             for task, epoch in latest.items()
             if self.models[task].state is State.QUEUED and self.models[task].epoch == epoch
         }
-        assert {grant.task_id for grant in granted} == expected
-        for grant in granted:
+        granted = {grant.task_id for grant in claimed.grants}
+        assert claimed.deferred == wanted - granted
+        self._obey_the_last_life(wanted, granted, worker, alone=alone)
+        for grant in claimed.grants:
             model = self.models[grant.task_id]
+            assert grant.last_life == model.counters.last_life
             model.attempt += 1
             model.move(State.RUNNING, Reason.CLAIMED)
             model.owner = worker
             assert (grant.epoch, grant.attempt) == (model.epoch, model.attempt)
-        again = self.run(self.store.claim(some, worker, token))
-        assert again == granted, "the same claim sent again must return the same grants"
-        new = [(grant.task_id, grant.epoch, worker) for grant in granted]
+        again = self.run(self.store.claim(some, worker, token, alone=alone))
+        assert again == claimed, "the same claim sent again must return the same grants"
+        new = [(grant.task_id, grant.epoch, worker) for grant in claimed.grants]
         self.granted += new
         return multiple(*new)
 
-    @rule(target=grants, worker=workers)
-    def dispatch_and_claim(self, worker: UUID) -> Any:
+    def _obey_the_last_life(
+        self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, alone: bool
+    ) -> None:
+        """Which of the wanted may be granted: the rule "a task on its last life runs alone"."""
+        owned = [model for model in self.models.values() if model.owner == worker]
+        last = {task for task in wanted if self.models[task].counters.last_life}
+        if any(model.counters.last_life for model in owned):
+            assert not granted, "nothing beside a task on its last life"
+        elif wanted - last or owned or not alone:
+            assert granted == wanted - last, "no task on its last life beside another"
+        else:
+            assert granted <= last
+            assert len(granted) == min(1, len(last)), "one after the other"
+
+    @rule(target=grants, worker=workers, alone=st.booleans())
+    def dispatch_and_claim(self, worker: UUID, alone: bool) -> Any:
         """The everyday path in one step: random steps alone seldom get past it."""
         dispatched = self.dispatch(10)
         hints = [dispatched] if isinstance(dispatched, Hint) else list(dispatched.values)
-        return self.claim(hints, worker) if hints else multiple()
+        return self.claim(hints, worker, alone) if hints else multiple()
+
+    @precondition(lambda self: any(not model.state.terminal for model in self.models.values()))
+    @rule(target=grants, worker=workers, alone=st.booleans())
+    def lose_all_and_go_on(self, worker: UUID, alone: bool) -> Any:
+        """A newborn takes all there is and dies of it; what is left of it goes to a worker."""
+        newborn = UUID(int=1000 + len(self.dead))
+        self.run(self.store.register(newborn, "w", ["default"], []))
+        self.dispatch_and_claim(newborn, alone=True)
+        self.kill_worker(newborn)
+        self.take_back()
+        return self.dispatch_and_claim(worker, alone=alone)
+
+    def _present_hints(self) -> list[Hint]:
+        found = {
+            hint.task_id: hint
+            for hint in self.hinted
+            if self.models[hint.task_id].state is State.QUEUED
+            and self.models[hint.task_id].epoch == hint.epoch
+        }
+        return list(found.values())
+
+    @precondition(lambda self: self._present_hints())
+    @rule(target=grants, data=st.data(), alone=st.booleans())
+    def claim_all_that_wait(self, data: st.DataObject, alone: bool) -> Any:
+        """By somebody who owns something, if there is one: company for it."""
+        owners = {model.owner for model in self.models.values() if model.owner}
+        worker = data.draw(st.sampled_from(sorted(owners) or [UUID(int=0)]))
+        return self.claim(self._present_hints(), worker, alone)
+
+    def _lonely(self) -> list[UUID]:
+        """Those that own a task on its last life."""
+        running = [model for model in self.models.values() if model.counters.last_life]
+        return [model.owner for model in running if model.owner]
+
+    @precondition(lambda self: self._lonely() and len(self.models) < 8)
+    @rule(target=grants, alone=st.booleans())
+    def offer_company(self, alone: bool) -> Any:
+        self._submit(1, max_attempts=2)
+        return self.dispatch_and_claim(self._lonely()[0], alone)
 
     @rule(grant=grants, twice=st.booleans())
     def finish(self, grant: tuple[UUID, int, UUID], twice: bool) -> None:
@@ -235,7 +256,7 @@ class StoreMachine(RuleBasedStateMachine):
             if self.models[grant[0]].epoch == grant[1]:
                 self.release(grant, Reason.FAILED)
         if claimed:
-            self.dispatch_and_claim(worker)
+            self.dispatch_and_claim(worker, alone=False)
         else:
             self.dispatch(10)
 
@@ -250,7 +271,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._stale_hints())
     @rule(data=st.data(), worker=workers)
     def claim_late(self, data: st.DataObject, worker: UUID) -> None:
-        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker)
+        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, alone=True)
 
     @rule(grant=grants, reason=st.sampled_from(ENDS))
     def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
@@ -329,6 +350,8 @@ class StoreMachine(RuleBasedStateMachine):
             story = self.run(self.store.get(task))
             assert story is not None
             self._compare(story, model)
+            if model.owner is not None and model.counters.last_life:
+                assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
         assert rows == self.stale, "each refused write has its witness"
 

@@ -134,9 +134,9 @@ async def test_a_deaf_thread_keeps_its_slot_and_nothing_else(
         await bench.until_state(deaf_id, State.FAILED)
         others = await bench.offer(*["quick"] * 3)
         await bench.until_state(others, State.SUCCEEDED)
-        await until(lambda: worker._slots() == 1)
+        await until(lambda: worker.slots.free == 1)
         let_go.set()
-        await until(lambda: worker._slots() == 2)
+        await until(lambda: worker.slots.free == 2)
     assert (await bench.reasons(deaf_id))[-1] is Reason.TIMED_OUT
     assert (await bench.story(deaf_id)).effect is None
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]

@@ -1,5 +1,8 @@
+"""What clients will do: from the seed alone, the same in every process and on every day."""
+
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chaos.load import Workload
 from chaos.workload import CLIENTS, Planned, from_json, plan, share, to_json
@@ -99,3 +104,88 @@ def test_clients_share_the_whole_list_in_order() -> None:
     assert all(shares)
     shared = [operation for each in shares for operation in each]
     assert sorted(map(repr, shared)) == sorted(map(repr, operations))
+
+
+def test_a_seed_that_was_noted_gives_the_plan_that_it_gave_then() -> None:
+    """A red run is told by scenario and seed: both must mean tomorrow what they meant."""
+    rows = to_json(plan(BUSY, 1))
+    for row in rows:
+        assert row.pop("items") == ()
+    text = json.dumps(rows, sort_keys=True)
+    assert len(rows) == 752
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("703e8bc330716e05")
+
+
+BATCHED = BUSY.model_copy(update={"batch": 7})
+
+
+def items(operations: list[Planned]) -> list[Planned]:
+    return [item for batch in of(operations, "batch") for item in batch.items]
+
+
+@given(seed=st.integers(0, 2**32), size=st.integers(2, 60))
+@settings(max_examples=25, deadline=None)
+def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
+    operations = plan(BUSY.model_copy(update={"batch": size}), seed)
+    singly = plan(BUSY, seed)
+    assert of(operations, "submit") == []
+    # The same submits, and everything else as it would be without batches.
+    assert sorted(items(operations), key=repr) == sorted(of(singly, "submit"), key=repr)
+    rest = [operation for operation in singly if operation.kind != "submit"]
+    assert [operation for operation in operations if operation.kind != "batch"] == rest
+    for batch in of(operations, "batch"):
+        assert 1 <= len(batch.items) <= size
+        assert {item.client for item in batch.items} == {batch.client}
+        assert (batch.at, batch.key) == (batch.items[0].at, batch.items[0].key)
+        assert [item.at for item in batch.items] == sorted(item.at for item in batch.items)
+    # All but the last batch of a client are full.
+    for client in range(CLIENTS):
+        sizes = [len(b.items) for b in of(operations, "batch") if b.client == client]
+        assert set(sizes[:-1]) <= {size}
+
+
+def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
+    operations = plan(BATCHED, 5)
+    sent = {item.key: batch.at for batch in of(operations, "batch") for item in batch.items}
+    followers = [operation for operation in operations if operation.key and not operation.items]
+    assert followers
+    assert all(sent[operation.key] <= operation.at for operation in followers)
+    assert [operation.at for operation in operations] == sorted(op.at for op in operations)
+
+
+@pytest.mark.parametrize("workload", [BUSY, BATCHED], ids=["singly", "batched"])
+def test_a_plan_survives_the_way_to_the_clients(workload: Workload) -> None:
+    operations = plan(workload, 3)
+    assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
+    assert from_json(to_json(operations)) == operations
+
+
+def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
+    herd = Workload.model_validate({"tasks": 300, "seconds": 2, "due_between": [5, 6.5]})
+    dues = [submit.run_after for submit in of(plan(herd, 1), "submit")]
+    assert all(due is not None and 5 <= due <= 6.5 for due in dues)
+    assert len({*dues}) > 200
+    cancelled = herd.model_copy(update={"cancels": 1.0})
+    cancels = of(plan(cancelled, 1), "cancel")
+    # Around the time it is due, which is long after its submit.
+    assert sum(5 <= cancel.at <= 7 for cancel in cancels) > len(cancels) / 2
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 30))
+@settings(max_examples=25, deadline=None)
+def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count: int) -> None:
+    workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
+    operations = plan(workload, seed)
+    poison = {s.key for s in of(operations, "submit") if s.request["payload"].get("poison")}
+    assert len(poison) == count
+    for submit in of(operations, "submit"):
+        if submit.key in poison:
+            # It fails by killing its worker, by nothing else.
+            assert submit.request["payload"]["poison"] is True
+            assert submit.request["payload"]["failures"] == 0
+        else:
+            assert "poison" not in submit.request["payload"]
+    assert not poison & {op.key for op in operations if op.kind != "submit"}
+    # In a batch it is one like any other.
+    batched = items(plan(workload.model_copy(update={"batch": 4}), seed))
+    assert {item.key for item in batched if item.request["payload"].get("poison")} == poison

@@ -81,7 +81,7 @@ async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterato
         await store.register(worker_id, "worker-1", ["default"], [])
         await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
         hints = await store.dispatch(1, "scheduler:test")
-        (grant,) = await store.claim(hints, worker_id, uuid4())
+        (grant,) = (await store.claim(hints, worker_id, uuid4())).grants
         bench = Bench(store, engine, worker_id, grant, settings.database_url)
         bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")
         yield bench

@@ -114,8 +114,8 @@ def _stored_as_asked(task: Task, submit: Operation) -> bool:
 
 
 def read_your_ack(history: History) -> list[Violation]:
-    """S12: a GET that begins after the ok of its submit finds the task, and so does one that begins
-    after another GET or a cancel found it.
+    """S12: a GET or cancel that begins after the ok of its submit finds the task, and so does one
+    that begins after another GET or cancel found it.
     """
     known: dict[str, tuple[float, Operation]] = {}
     for op in (*history.of("submit"), *history.of("get"), *history.of("cancel")):
@@ -126,14 +126,19 @@ def read_your_ack(history: History) -> list[Violation]:
             if earlier is None or op.completion.at < earlier[0]:
                 known[task_id] = (op.completion.at, op)
     found: list[Violation] = []
-    for read in history.of("get"):
-        task_id = str(read.value["task_id"])
+    for asked in (*history.of("get"), *history.of("cancel")):
+        task_id = str(asked.value["task_id"])
         since = known.get(task_id)
-        if read.type == "ok" and _absent(read) and since and read.invoke.at > since[0]:
-            message = "a GET after it was accepted did not find it"
-            found.append(Violation("S12", task_id, message, _halves(since[1], read)))
+        if _absent(asked) and since and asked.invoke.at > since[0]:
+            what = "GET" if asked.invoke.op == "get" else "cancel"
+            message = f"a {what} after it was accepted did not find it"
+            found.append(Violation("S12", task_id, message, _halves(since[1], asked)))
     return found
 
 
 def _absent(operation: Operation) -> bool:
-    return operation.invoke.op == "get" and operation.value.get("state") is None
+    """Whether the answer was: there is no such task."""
+    if operation.invoke.op == "cancel":
+        return operation.type == "fail" and operation.value.get("status") == 404
+    read = operation.invoke.op == "get" and operation.type == "ok"
+    return read and operation.value.get("state") is None

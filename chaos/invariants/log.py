@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from chaos.history import History
+from chaos.invariants import runners
 from chaos.invariants.violation import Violation
 from chaos.records import Event, Record, Task, parse_instant
 from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
@@ -27,9 +28,10 @@ _ENDS = frozenset(
 
 def not_early(history: History) -> list[Violation]:
     """S3: no attempt starts before the task is due: by the database's clock, every claim is at or
-    after the ``run_at`` of the row and the one that was asked for.
+    after the ``run_at`` of the row and the one that was asked for, and after a planned failure at
+    or after the delay that it asked for.
     """
-    found: list[Violation] = []
+    found = list(runners.retried_too_early(history))
     for task in history.tasks.values():
         asked = [
             str(submit.value["run_at"])
@@ -164,7 +166,8 @@ def _limits(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
 def epochs_fence(history: History) -> list[Violation]:
     """S8: the epoch starts at 0 and grows by 1 exactly on entering and on leaving RUNNING (so it is
     odd exactly there, the CHECK of the table), every effect carries the epoch and attempt of the
-    success that wrote it, and no write was refused to the owner of the epoch.
+    success that wrote it, and no write was refused to the owner of the epoch, nor the end of an
+    attempt to who had made it.
     """
     found: list[Violation] = []
     for task_id, events in history.events.items():
@@ -180,6 +183,7 @@ def epochs_fence(history: History) -> list[Violation]:
             message = f"{task.state} under epoch {task.epoch}: odd means owned"
             found.append(Violation("S8", task.task_id, message, (task,)))
     found += _effects_under_epoch(history)
+    found += runners.own_end_refused(history)
     for task_id, writes in history.stale_writes.items():
         for write in writes:
             if write.state_found == State.RUNNING and write.epoch_found == write.epoch:
@@ -222,9 +226,10 @@ def _shown(*records: Record | None) -> tuple[Record, ...]:
 
 def single_owner(history: History) -> list[Violation]:
     """S9: ownership never overlaps: a claim finds the task owned by nobody, is made by a known
-    incarnation, and is ended by that incarnation itself or taken back by a scheduler.
+    incarnation, and is ended by that incarnation itself or taken back by a scheduler; nobody else
+    runs it, and nobody has more than slots.
     """
-    found: list[Violation] = []
+    found = [*runners.run_by_others(history), *runners.more_than_slots(history)]
     for task_id, events in history.events.items():
         claim: Event | None = None
         for event in events:

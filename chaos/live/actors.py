@@ -140,6 +140,12 @@ class Actor:
             raise ActorFailed(f"{self.name} was never started")
         return await ended(self._process)
 
+    def abandon(self) -> None:
+        """SIGKILL if it runs, and never a new process, also if one was about to be started."""
+        self._stopping = True
+        if self.alive:
+            self.kill()
+
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """End the process for good: SIGCONT and SIGTERM, SIGKILL after the grace."""
         self._stopping = True
@@ -188,12 +194,13 @@ class Actor:
             self._guardian.forget(process)
             planned, self._planned = self._planned, False
             self._on_exit(Exit(self.name, process.pid, code, time.time(), planned))
+            if planned or time.monotonic() - self._started_at >= SHORT_LIFE_SECONDS:
+                delay = RESTART_DELAY_SECONDS
             if planned:
                 await self._may_start.wait()
             else:
                 await asyncio.sleep(delay)
-            short = time.monotonic() - self._started_at < SHORT_LIFE_SECONDS
-            delay = min(2 * delay, RESTART_DELAY_MAX_SECONDS) if short else RESTART_DELAY_SECONDS
+                delay = min(2 * delay, RESTART_DELAY_MAX_SECONDS)
             if self._stopping:
                 return
             self._spawn()

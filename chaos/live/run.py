@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from chaos import bounds
-from chaos.history import HistoryWriter
+from chaos.history import HistoryError, HistoryWriter
 from chaos.live.clients import Clients
 from chaos.live.nemesis import Nemesis
 from chaos.live.progress import Progress
@@ -23,9 +22,12 @@ from chaos.live.sightings import HintWatch, SeenHint, sightings
 from chaos.live.topology import SOURCES, Foundation, Stack
 from chaos.live.witness import instant
 from chaos.records import Phase, Record, Run, SinkCall
-from chaos.report import summary
+from chaos.report import files
+from chaos.report.outcome import Outcome, outcome
+from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.sink import read_calls
+from chaos.tasks.attempt import BACKOFF
 from chaos.verdict import Judgement, check_file
 from chaos.workload import plan
 
@@ -37,7 +39,8 @@ _LOAD_GRACE_SECONDS = 40.0
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to run. ``sources``: where the roles' code is, None: the copy of ours that the
-    foundation has; ``mutant``: what was changed in it.
+    foundation has; ``mutant``: what was changed in it. ``drain_seconds``: the drain is given up
+    after so long (None: after T), what is open then stays undecided.
     """
 
     scenario: Scenario
@@ -46,6 +49,7 @@ class Order:
     keep: bool = False
     sources: Path | None = None
     mutant: str | None = None
+    drain_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +60,84 @@ class Report:
     directory: Path
     seconds: float
 
+    @property
+    def outcome(self) -> Outcome:
+        """What a list of runs says of it."""
+        return outcome(self.judgement, seconds=self.seconds, directory=self.directory.name)
+
 
 class LoadTooLong(Exception):
     """The clients did not come to an end."""
 
 
+class RunFailed(Exception):
+    """The harness itself failed, which proves nothing; ``outcome`` names the directory with what
+    was recorded until then, ``reasons`` are lines of text.
+    """
+
+    def __init__(self, reasons: list[str], outcome: Outcome) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+        self.outcome = outcome
+
+
 async def run(order: Order, foundation: Foundation) -> Report:
-    """Run one scenario and judge it.
+    """Run one scenario, judge it, and write its report.
 
     Raises:
-        ActorFailed: a process could not be brought to work.
-        ExceptionGroup: a strike went wrong in itself (the reason is inside).
+        RunFailed: a process could not be brought to work, or a strike went wrong in itself.
     """
     started = time.monotonic()
-    directory = _new_directory(order)
+    store = RunStore(order.runs)
+    directory = store.new_run(order.scenario.id, order.seed, order.mutant)
     progress = Progress(order.scenario.id)
     try:
         await _Execution(order, foundation, directory, progress).run()
         progress.show("judging")
-        judgement = await asyncio.to_thread(check_file, directory / "history.jsonl")
+        judgement = await asyncio.to_thread(check_file, directory / files.HISTORY)
+        report = Report(judgement, directory, time.monotonic() - started)
+        await asyncio.to_thread(files.write_run, directory, judgement, report.seconds)
+    except Exception as error:
+        reasons = _reasons(error)
+        failed = await asyncio.to_thread(
+            _write_failure, order, directory, reasons, time.monotonic() - started
+        )
+        raise RunFailed(reasons, failed) from error
     finally:
         progress.close()
-    summary.write(directory / "summary.json", [judgement])
+    store.point_latest(directory)
     if judgement.verdict == "true" and not order.keep:
         shutil.rmtree(directory / "logs")
-    return Report(judgement, directory, time.monotonic() - started)
+    return report
+
+
+def _write_failure(order: Order, directory: Path, reasons: list[str], seconds: float) -> Outcome:
+    """What was recorded until the harness failed is shown as far as it can be read."""
+    doubts = tuple(f"the harness failed: {reason}" for reason in reasons)
+    try:
+        judgement = check_file(directory / files.HISTORY)
+    except (HistoryError, OSError):
+        failed = Outcome(
+            scenario=order.scenario.id,
+            seed=order.seed,
+            verdict="unknown",
+            mutant=order.mutant,
+            seconds=seconds,
+            directory=directory.name,
+            doubts=doubts,
+        )
+        files.write_failure(directory, failed)
+        return failed
+    verdict = "unknown" if judgement.verdict == "true" else judgement.verdict
+    told = replace(judgement, verdict=verdict, doubts=(*doubts, *judgement.doubts))
+    return files.write_run(directory, told, seconds)
+
+
+def _reasons(error: BaseException) -> list[str]:
+    """The leaves of an exception group, each as its lines."""
+    if isinstance(error, BaseExceptionGroup):
+        return [line for each in error.exceptions for line in _reasons(each)]
+    return [f"{type(error).__name__}: {line}" for line in str(error).splitlines() or [""]]
 
 
 class _Execution:
@@ -96,7 +153,7 @@ class _Execution:
         self._progress = progress
         self._foundation = foundation
         self._zero = time.time()
-        self._bound = bounds.allowed(self._scenario)
+        self._bound = bounds.allowed(self._scenario, BACKOFF)
         self._hints: list[SeenHint] = []
         self._epoch = ""
 
@@ -186,7 +243,9 @@ class _Execution:
 
     async def _drain(self, stack: Stack, clients: Clients) -> None:
         """Until all tasks are terminal, or T is over and then some of the rest is due."""
-        give_up = time.monotonic() + self._bound.seconds + 1.0
+        longest = self._bound.seconds + 1.0
+        asked = self._order.drain_seconds
+        give_up = time.monotonic() + (longest if asked is None else min(longest, asked))
         async with self._watched("draining", stack, clients):
             while (await stack.witness.counts()).open and time.monotonic() < give_up:
                 await asyncio.sleep(_POLL_SECONDS)
@@ -254,17 +313,6 @@ async def _all_or_first_error(*work: Any) -> None:
     async with asyncio.TaskGroup() as group:
         for each in work:
             group.create_task(each)
-
-
-def _new_directory(order: Order) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    parts = [stamp, order.scenario.id, str(order.seed), *([order.mutant] if order.mutant else [])]
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        directory = order.runs / ("-".join(parts) + suffix)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(parents=True)
-            return directory
-    raise FileExistsError(f"{order.runs} has a thousand runs of this second")
 
 
 def _commit() -> str | None:

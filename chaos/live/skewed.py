@@ -22,17 +22,18 @@ def main() -> None:
     offset_file, module, *arguments = sys.argv[1:]
     wish, shows = Path(offset_file), Path(f"{offset_file}.shows")
     clock = time_machine.travel(dt.datetime.now(dt.UTC), tick=True).start()
-    now = 0.0
+
+    def be_ahead(seconds: float) -> None:
+        now = time.time() - time_machine.escape_hatch.time.time()
+        clock.shift(dt.timedelta(seconds=seconds - now))
 
     def move(*_: object) -> None:
-        nonlocal now
-        wanted = float(wish.read_text(encoding="ascii"))
-        clock.shift(dt.timedelta(seconds=wanted - now))
-        now = wanted
+        be_ahead(float(wish.read_text(encoding="ascii")))
         draft = shows.with_suffix(".draft")
         draft.write_text(repr(time.time()), encoding="ascii")
         draft.rename(shows)
 
+    be_ahead(0.0)  # starting took its time
     signal.signal(signal.SIGUSR1, move)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -132,8 +132,8 @@ class Stack:
     def abandon(self, core: Collection[str]) -> None:
         """Kill every role outside the core, for good: what they held is the core's to sort out."""
         for name, actor in self.actors.items():
-            if name not in core and actor.alive:
-                actor.kill()
+            if name not in core:
+                actor.abandon()
 
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, and SIGKILL after the grace that they have."""

@@ -1,4 +1,4 @@
-"""A violation with what an engineer asks next: which law, when, during which fault, what shows it."""
+"""A violation with what an engineer asks next: which law, when, during which fault, who, how."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from chaos.vocabulary import INVARIANTS
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``at``: arena second of the last evidence that has one. ``during``: in words, the faults of
-    that second, or the last one before. ``piece``: the shortest piece of history that shows it;
-    ``asides``: evidence that belongs to no instant.
+    """``at``: arena second of the last evidence that has one; ``exact``: the law broke then (what
+    liveness misses has no instant: there it is only what was last seen). ``during``: in words, the
+    faults of that second, or the last one before. ``piece``: the shortest piece of history that
+    shows it; ``asides``: evidence that belongs to no instant.
     """
 
     law: str
@@ -28,6 +29,7 @@ class Finding:
     key: str | None
     message: str
     at: float | None
+    exact: bool
     during: str
     actors: tuple[str, ...]
     piece: tuple[Line | Gap, ...]
@@ -78,6 +80,7 @@ def _finding(
         key=task.key if task else None,
         message=violation.message,
         at=at,
+        exact=at is not None and violation.invariant.startswith("S"),
         during="" if at is None else during(struck, at),
         actors=tuple(actors),
         piece=tuple(shortened(lines)),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from chaos.invariants.liveness import recovery_seconds
-from chaos.records import Bound
+from chaos.records import Bound, Phase, Record
 from chaos.report import curves
 from chaos.report.catalogue import Entry, Tag, catalogue, chosen
 from chaos.report.finding import Broken, broken
@@ -18,6 +19,7 @@ from chaos.report.story import Stories
 from chaos.report.strikes import Planned, planned
 from chaos.report.timeline import Timeline, covering, duration, timeline
 from chaos.report.words import Witness
+from chaos.scenario import Scenario
 from chaos.verdict import Judgement
 from chaos.vocabulary import SOMETIMES
 
@@ -84,6 +86,7 @@ class Page:
     tags: tuple[tuple[str, int], ...]
     tasks: int
     left_out: int
+    core: tuple[str, ...]
     data: str
 
 
@@ -113,6 +116,7 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
         tags=tuple((tag.value, count) for tag, count in counts.items() if count),
         tasks=len(entries),
         left_out=len(entries) - len(shown),
+        core=_core(judgement),
         data=embedded(_data(judgement, drawn, shown)),
     )
 
@@ -129,14 +133,36 @@ def embedded(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _core(judgement: Judgement) -> tuple[str, ...]:
+    """The processes that were healed, where not all were."""
+    healed = [r for r in judgement.history.records if isinstance(r, Phase) and r.phase == "healed"]
+    core = healed[-1].core if healed else ()
+    everybody = Scenario.model_validate(judgement.history.run.scenario).topology.processes
+    return core if set(core) != set(everybody) else ()
+
+
+def times(count: int) -> str:
+    """Once, or so many times."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def _headline(judgement: Judgement, laws: tuple[Broken, ...]) -> str:
     if laws:
-        told = [f"{law.law} violated {len(law.findings) + law.more} times" for law in laws]
-        first = min((f for law in laws for f in law.findings), key=lambda f: f.at or float("inf"))
-        when = "" if first.at is None else f"; first at {first.at:.3f} s"
-        return f"{', '.join(told)}{when}{', ' if first.during else ''}{first.during}"
+        told = [
+            f"{law.law} violated {times(len(law.findings) + law.more)}: {law.sentence}"
+            if len(laws) == 1
+            else f"{law.law} violated {times(len(law.findings) + law.more)}"
+            for law in laws
+        ]
+        exact = [finding for law in laws for finding in law.findings if finding.exact]
+        first = min(exact, key=lambda finding: finding.at or 0.0, default=None)
+        when = f"; first at {first.at:.3f} s" if first and first.at is not None else ""
+        where = f", {first.during}" if first and first.during else ""
+        return f"{', '.join(told)}{when}{where}"
     if judgement.doubts:
-        return f"Nothing was violated, but {len(judgement.doubts)} reasons say it proves nothing"
+        count = len(judgement.doubts)
+        why = "this says" if count == 1 else f"{count} reasons say"
+        return f"Nothing was violated, but {why} that the run does not prove it"
     return "Every invariant held, every planned fault was felt, and everything required was seen"
 
 
@@ -144,11 +170,11 @@ def _meters(judgement: Judgement) -> Iterator[Meter]:
     meters = judgement.meters
     late = [latency.seconds for latency in curves.latencies(judgement.history)]
     p50, p95, most = (curves.quantile(late, share) for share in (0.5, 0.95, 1.0))
-    recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f}"
+    recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f} s"
     felt = f"{meters.faults_felt}/{meters.faults_planned}"
     weak = "weak" if meters.faults_felt < meters.faults_planned else ""
-    yield Meter("accepted", f"{meters.accepted}", "tasks that a client was told are accepted")
-    yield Meter("effects", f"{meters.effects}", "rows of the ledger")
+    yield Meter("accepted", f"{meters.accepted:,}", "tasks that a client was told are accepted")
+    yield Meter("effects", f"{meters.effects:,}", "rows of the ledger")
     yield Meter(
         "due to effect, p95",
         "-" if p95 is None else duration(p95),
@@ -156,19 +182,21 @@ def _meters(judgement: Judgement) -> Iterator[Meter]:
     )
     yield Meter("faults felt", felt, "strikes shown by evidence, of those planned", weak)
     yield Meter(
-        "in flight", f"{meters.in_flight}", f"most tasks open at a strike, {meters.running} running"
+        "in flight",
+        f"{meters.in_flight:,}",
+        f"most tasks open at a strike, {meters.running} running",
     )
-    yield Meter("stale writes refused", f"{meters.stale_writes_refused}", "by the fence")
+    yield Meter("stale writes refused", f"{meters.stale_writes_refused:,}", "by the fence")
     yield Meter(
         "duplicates suppressed",
-        f"{meters.duplicates_suppressed}",
+        f"{meters.duplicates_suppressed:,}",
         "by the receiver, on the effect key",
     )
     late_recovery = (
         meters.recovery_seconds is None or meters.recovery_seconds > meters.allowed_seconds
     )
     about = f"from the heal until all due was done; {meters.allowed_seconds:.1f} s allowed"
-    yield Meter("recovery", f"{recovery} s", about, "weak" if late_recovery else "")
+    yield Meter("recovery", recovery, about, "weak" if late_recovery else "")
 
 
 def _recovery(judgement: Judgement) -> Recovery:
@@ -190,13 +218,9 @@ def _recovery(judgement: Judgement) -> Recovery:
 def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str, Any]:
     history = judgement.history
     stories = Stories(history)
-    evidence = {
-        v.task_id: tuple(
-            r for w in judgement.violations if w.task_id == v.task_id for r in w.evidence
-        )
-        for v in judgement.violations
-        if v.task_id
-    }
+    evidence: defaultdict[str, list[Record]] = defaultdict(list)
+    for violation in judgement.violations:
+        evidence[violation.task_id or ""] += violation.evidence
     faults = {s.fault_id: s for plan in planned(history) for s in plan.strikes}
     return {
         "axis": [drawn.axis.start, drawn.axis.end],
@@ -223,7 +247,7 @@ def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str
 
 
 def _task(
-    judgement: Judgement, stories: Stories, entry: Entry, evidence: tuple[Any, ...]
+    judgement: Judgement, stories: Stories, entry: Entry, evidence: Sequence[Record]
 ) -> dict[str, Any]:
     history = judgement.history
     row = history.tasks.get(entry.task_id)

@@ -105,8 +105,11 @@ def story(
     task_id: str,
     evidence: tuple[Record, ...] = (),
     stories: Stories | None = None,
+    *,
+    whole: bool = False,
 ) -> list[str]:
-    """Lines of text; evidence is marked with ``>``, stretches far from it are left out.
+    """Lines of text; evidence is marked with ``>``, stretches far from it are left out unless it is
+    to be ``whole``.
 
     ``stories``: those of the same history, where more than one is to be told.
     """
@@ -117,7 +120,7 @@ def story(
         f"             ... {part.lines} more"
         if isinstance(part, Gap)
         else f"  {'>' if part.marked else ' '} {part.at:8.3f} {part.text}"
-        for part in shortened(lines)
+        for part in (lines if whole else shortened(lines))
     ]
 
 

@@ -1,30 +1,19 @@
-"""``summary.json``: the judgements of a run of one or more scenarios, for machines."""
+"""The judgements of one or more runs for machines: what stands in ``summary.json``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import orjson
-
+from chaos.report.outcome import worst
 from chaos.verdict import Judgement
 
 
 def summarise(judgements: Iterable[Judgement]) -> dict[str, Any]:
     """``{"verdict", "runs": [...]}``; the whole is false if one is, else unknown if one is."""
     runs = [_run(judgement) for judgement in judgements]
-    verdicts = {run["verdict"] for run in runs}
-    worst = next((v for v in ("false", "unknown") if v in verdicts), "true" if runs else "unknown")
-    return {"verdict": worst, "runs": runs}
-
-
-def write(path: Path, judgements: Iterable[Judgement]) -> None:
-    """Writes ``summarise`` of the judgements as JSON, indented."""
-    path.write_bytes(
-        orjson.dumps(summarise(judgements), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    )
+    return {"verdict": worst({run["verdict"] for run in runs}), "runs": runs}
 
 
 def _run(judgement: Judgement) -> dict[str, Any]:

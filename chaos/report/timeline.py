@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
@@ -19,6 +20,9 @@ from chaos.verdict import Judgement
 from system.lifecycle import Reason, State
 
 _LEAST_LATENCY_SECONDS = 0.001
+# More strikes at once are shaded like so many; a short one is still to be seen.
+_SHADES = 3
+_SHADE_LEAST_PERCENT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,15 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Shade:
+    """A stretch during which ``depth`` strikes (at most 3 are told apart) lasted at once."""
+
+    left: float
+    wide: float
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flag:
     """A vertical line at an instant."""
 
@@ -86,6 +99,7 @@ class Timeline:
     axis: Axis
     ticks: tuple[Tick, ...]
     flags: tuple[Flag, ...]
+    shades: tuple[Shade, ...]
     lanes: tuple[Lane, ...]
     incidents: tuple[Layer, ...]
     panels: tuple[Panel, ...]
@@ -113,6 +127,7 @@ def timeline(judgement: Judgement) -> Timeline:
             Tick(axis.percent(at), f"{at:g}") for at in axes.ticks(axis.start, axis.end, 12)
         ),
         flags=tuple(_flags(history, axis)),
+        shades=tuple(_shades(history, axis)),
         lanes=tuple(_lane(plan, axis) for plan in planned(history)),
         incidents=tuple(_incidents(judgement, axis)),
         panels=(_progress(thin, axis), _depth(shown, axis), _latency(history, axis)),
@@ -129,7 +144,7 @@ def _axis(history: History) -> Axis:
     times += [record.at for records in history.faults.values() for record in records]
     for events in history.events.values():
         times += [history.seconds(event.at) for event in (events[0], events[-1])]
-    return Axis(min(times), max(max(times), min(times) + 1.0))
+    return Axis(min(times), max(*times, min(times) + 1.0))
 
 
 def _flags(history: History, axis: Axis) -> Iterator[Flag]:
@@ -144,14 +159,27 @@ def _flags(history: History, axis: Axis) -> Iterator[Flag]:
         yield Flag(axis.percent(drained), "drained", f"drained {drained:.1f} s")
 
 
+def _shades(history: History, axis: Axis) -> Iterator[Shade]:
+    covered = [
+        (left, max(axis.percent(end), round(left + _SHADE_LEAST_PERCENT, 2)))
+        for _, start, end, _ in covering(history)
+        for left in [axis.percent(start)]
+    ]
+    edges = sorted({edge for ends in covered for edge in ends})
+    for left, right in pairwise(edges):
+        depth = sum(start <= left and right <= end for start, end in covered)
+        if depth:
+            yield Shade(left, round(right - left, 2), min(depth, _SHADES))
+
+
 def _lane(plan: Planned, axis: Axis) -> Lane:
     felt = f"felt {plan.felt}/{plan.times}" if plan.times else "not planned"
-    times = f" ×{plan.times}" if plan.times > 1 else ""
+    times = f" x{plan.times}" if plan.times > 1 else ""
     about = f"{plan.fault}{times} on {plan.aim} · {felt}"
     lefts = [axis.percent(strike.start) for strike in plan.strikes]
     bars = [
         _bar(strike, axis, following)
-        for strike, following in zip(plan.strikes, [*lefts[1:], 100.0], strict=True)
+        for strike, following in zip(plan.strikes, [*lefts, 100.0][1:], strict=True)
     ]
     return Lane(plan.name, about, tuple(bars))
 
@@ -178,6 +206,7 @@ def _incidents(judgement: Judgement, axis: Axis) -> Iterator[Layer]:
     violated = [
         at
         for violation in judgement.violations
+        if violation.invariant.startswith("S")
         for record in violation.evidence[-1:]
         if isinstance(record, Event | Effect) and (at := moment(history, record)) is not None
     ]

@@ -13,6 +13,10 @@ import signal
 from typing import Any
 
 from system.handlers import Context, Retry
+from system.lifecycle import Backoff
+
+# Short and capped: the bound T (chaos/bounds.py) waits for the longest of them.
+BACKOFF = Backoff(base_seconds=0.2, max_seconds=2.0)
 
 
 async def first_half(ctx: Context, payload: dict[str, Any]) -> None:

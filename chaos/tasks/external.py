@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from chaos.tasks.attempt import first_half, second_half
+from chaos.tasks.attempt import BACKOFF, first_half, second_half
 from system.handlers import Context, Retry, task
 
 SINK_URL = "CHAOS_SINK_URL"
@@ -16,7 +16,7 @@ SINK_URL = "CHAOS_SINK_URL"
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-@task("chaos_external")
+@task("chaos_external", backoff=BACKOFF)
 async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
     """A call to the sink with the effect key; the attempt may still end otherwise after it."""
     await first_half(ctx, payload)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.tasks.attempt import first_half, second_half
+from chaos.tasks.attempt import BACKOFF, first_half, second_half
 from system.handlers import Context, task
 
 
-@task("chaos_ledger")
+@task("chaos_ledger", backoff=BACKOFF)
 async def ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
     """The return value is the effect."""
     await first_half(ctx, payload)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from chaos.tasks.attempt import first_half, second_half
+from chaos.tasks.attempt import BACKOFF, first_half, second_half
 from system.handlers import Context, task
 
 # No unique constraint: a second effect of a task must be visible, not refused.
@@ -24,7 +24,7 @@ _INSERT = text(
 )
 
 
-@task("chaos_sql")
+@task("chaos_sql", backoff=BACKOFF)
 async def sql(ctx: Context, payload: dict[str, Any]) -> None:
     """A row of our own, committed together with the ledger or not at all."""
     await first_half(ctx, payload)

@@ -62,6 +62,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             poker=Poker(queue.poke),
             readiness=Readiness(settings, used),
             metrics=metrics,
+            log=log,
         )
         app.state.services = services
         try:

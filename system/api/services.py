@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request
 
 from observability.metrics import Metrics
@@ -26,6 +27,7 @@ class Services:
     poker: Poker
     readiness: Readiness
     metrics: Metrics
+    log: structlog.stdlib.BoundLogger
 
 
 async def _services(request: Request) -> Services:

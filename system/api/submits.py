@@ -176,6 +176,8 @@ def _note(services: Services, outcomes: Sequence[Outcome]) -> None:
             continue
         services.metrics.submitted.labels(outcome.outcome).inc()
         task = outcome.task
+        if outcome.again:
+            services.log.warning("submit of unknown outcome was committed", task_id=str(task.id))
         due = due or (outcome.outcome == "created" and task.due_at <= task.created_at)
     if due:
         services.poker.poke()

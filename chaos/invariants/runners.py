@@ -1,0 +1,91 @@
+"""Who really ran an attempt, seen from outside the log: parts of S3, S8 and S9. Each O(n log n)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+
+from chaos.history import History
+from chaos.invariants.violation import Violation
+from chaos.records import Event, parse_instant
+from system.lifecycle import Reason, State
+from system.settings import Settings
+
+# due_at is taken by the database's clock a moment before the event's own instant.
+_RETRY_SLACK_SECONDS = 0.1
+
+
+def retried_too_early(history: History) -> Iterator[Violation]:
+    """S3: after a failure that its payload plans, no claim comes before the delay it asked for."""
+    for task in history.tasks.values():
+        planned = int(task.payload.get("failures", 0))
+        delay = float(task.payload.get("retry_seconds", 0.0))
+        failure: Event | None = None
+        for event in history.events.get(task.task_id, ()) if planned else ():
+            if event.reason == Reason.FAILED and event.attempt <= planned:
+                failure = event
+            elif event.reason == Reason.CLAIMED and failure is not None:
+                passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()
+                if passed < delay - _RETRY_SLACK_SECONDS:
+                    message = f"claimed {passed:.2f} s after a failure that asked for {delay:g} s"
+                    yield Violation("S3", task.task_id, message, (failure, event))
+                failure = None
+
+
+def own_end_refused(history: History) -> Iterator[Violation]:
+    """S8: the end of an attempt, told once more by the worker that made it, is never refused while
+    nothing has happened since.
+    """
+    for task_id, writes in history.stale_writes.items():
+        enders = {
+            event.epoch: event
+            for event in history.events.get(task_id, ())
+            if event.from_state == State.RUNNING and event.to_state != State.RUNNING
+        }
+        for write in writes:
+            end = enders.get(write.epoch + 1)
+            own = end is not None and end.actor == f"worker:{write.worker_id}"
+            if own and end is not None and write.epoch_found == end.epoch:
+                message = f"{write.outcome} under epoch {write.epoch} was refused to who ended it"
+                yield Violation("S8", task_id, message, (end, write))
+
+
+def run_by_others(history: History) -> Iterator[Violation]:
+    """S9: only the incarnation that claimed an epoch ever tries to end it."""
+    for task_id, writes in history.stale_writes.items():
+        claims = {
+            event.epoch: event
+            for event in history.events.get(task_id, ())
+            if event.reason == Reason.CLAIMED
+        }
+        for write in writes:
+            claim = claims.get(write.epoch)
+            if claim is not None and claim.actor != f"worker:{write.worker_id}":
+                stranger = history.actor(f"worker:{write.worker_id}")
+                message = f"{stranger} tried to end ({write.outcome}) epoch {write.epoch}, "
+                message += f"which {history.actor(claim.actor)} had claimed"
+                yield Violation("S9", task_id, message, (claim, write))
+
+
+def more_than_slots(history: History) -> Iterator[Violation]:
+    """S9: no incarnation owns more attempts at once than it has slots."""
+    default = Settings.model_fields["worker_concurrency"].default
+    slots = int(history.run.settings.get("worker_concurrency", default))
+    steps: defaultdict[str, list[tuple[datetime, int, Event]]] = defaultdict(list)
+    for events in history.events.values():
+        owner = ""
+        for event in events:
+            if event.reason == Reason.CLAIMED:
+                owner = event.actor
+                steps[owner].append((parse_instant(event.at), 1, event))
+            elif event.from_state == State.RUNNING and event.to_state != State.RUNNING:
+                steps[owner].append((parse_instant(event.at), -1, event))
+    for owner, taken in steps.items():
+        owned = 0
+        for _, step, event in sorted(taken, key=lambda found: found[:2]):
+            owned += step
+            if owned > slots:
+                message = f"{history.actor(owner)} owns {owned} attempts, it has {slots} slots"
+                yield Violation("S9", event.task_id, message, (event,))
+                break

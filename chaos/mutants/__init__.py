@@ -1,0 +1,65 @@
+"""Mutants of the system: one guard switched off in a copy of its source. Each must be caught.
+
+A run that never goes red proves nothing. The catalogue is split by the file whose guards it
+removes; ``UNPLANTED`` are those without a mutant, each with its reason. ``plant`` copies the
+packages, applies exact replacements (it fails loudly where the text is not there exactly once) and
+returns the tree; the roles then run from it by PYTHONPATH. The harness itself always runs from the
+real sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from chaos.mutants import api, queue, scans, scheduler, statements, submission, worker
+from chaos.mutants.mutant import PACKAGES, Edit, Mutant, MutantError, Unplanted, copy, plant
+
+__all__ = [
+    "MUTANTS",
+    "PACKAGES",
+    "UNPLANTED",
+    "Edit",
+    "Mutant",
+    "MutantError",
+    "Unplanted",
+    "catalogue",
+    "copy",
+    "find",
+    "plant",
+]
+
+_FILES = (statements, submission, scans, queue, scheduler, worker, api)
+
+MUTANTS: Mapping[str, Mutant] = MappingProxyType(
+    {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}
+)
+UNPLANTED = tuple(guard for file in _FILES for guard in file.UNPLANTED)
+
+
+def catalogue() -> str:
+    """Every guard, by file: its mutant and where it dies, or why there is none."""
+    lines: list[str] = []
+    files = dict.fromkeys([m.file for m in MUTANTS.values()] + [g.file for g in UNPLANTED])
+    for file in files:
+        lines.append(file)
+        for mutant in MUTANTS.values():
+            if mutant.file == file:
+                fate = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
+                if mutant.covered_by:
+                    fate = f"covered by: {mutant.covered_by}; see {mutant.pair}"
+                lines.append(f"  {mutant.guard}\n      {mutant.name}: {mutant.what} ({fate})")
+        lines += [f"  {g.guard}\n      no mutant: {g.why}" for g in UNPLANTED if g.file == file]
+    covered = sum(bool(mutant.covered_by) for mutant in MUTANTS.values())
+    lines.append(
+        f"{len(MUTANTS)} mutants, {covered} of them covered by a second guard; "
+        f"{len(UNPLANTED)} guards without one"
+    )
+    return "\n".join(lines)
+
+
+def find(name: str) -> Mutant:
+    """The mutant of that name; raises MutantError with the names there are."""
+    if name not in MUTANTS:
+        raise MutantError(f"no mutant {name!r}; there are: {', '.join(MUTANTS)}")
+    return MUTANTS[name]

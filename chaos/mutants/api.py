@@ -1,0 +1,170 @@
+"""Guards of the API (``system/api``) and of the commit itself (``system/database.py``)."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted
+
+_SUBMITS = "system/api/submits.py"
+_ACTIONS = "system/api/actions.py"
+_COALESCER = "system/api/coalescer.py"
+
+_ANSWER_BEFORE_STORE = Mutant(
+    name="answer_before_store",
+    guard="201 is said when the task is stored, not before",
+    what="a submit is answered 201 while its statement is still on the way",
+    scenario="crowded",
+    killers=("S5", "S10", "S12"),
+    edits=(
+        Edit(
+            "system/api/submits.py",
+            "    outcome = (await services.coalescer.submit([task]))[0]\n",
+            """\
+    import asyncio
+    from datetime import UTC, datetime
+
+    from system.lifecycle import State
+    from system.records import TaskRow
+
+    storing = asyncio.ensure_future(services.coalescer.submit([task]))
+    storing.add_done_callback(lambda done: done.cancelled() or done.exception())
+    now = datetime.now(UTC)
+    outcome = Submitted(
+        "created",
+        TaskRow(
+            id=task.id, tenant=task.tenant, queue=task.queue, priority=task.priority,
+            name=task.name, payload={}, idempotency_key=task.idempotency_key,
+            traceparent=task.traceparent, run_at=task.run_at or now, due_at=task.run_at or now,
+            state=State.SCHEDULED, epoch=0, seq=0, attempt=0, losses=0, handed_back=0,
+            max_attempts=task.max_attempts, max_losses=task.max_losses,
+            timeout_seconds=task.timeout_seconds, cancel_requested=False, worker_id=None,
+            claimed_at=None, created_at=now, finished_at=None,
+        ),
+    )
+""",
+        ),
+    ),
+)
+
+MUTANTS = (
+    _ANSWER_BEFORE_STORE,
+    Mutant(
+        name="commit_in_memory",
+        guard="201 is said after a COMMIT that survives a crash (synchronous_commit)",
+        what="commits are answered before they are written down",
+        scenario="database_restart",
+        killers=("S1", "S2", "S4", "S5", "S6", "S8", "S10", "S11", "S12"),
+        edits=(
+            Edit(
+                "system/database.py",
+                '"server_settings": {"application_name": application_name},',
+                '"server_settings": {\n'
+                '                "application_name": application_name,\n'
+                '                "synchronous_commit": "off",\n'
+                "            },",
+            ),
+        ),
+    ),
+    Mutant(
+        name="too_late_told_as_cancelled",
+        guard="a cancel that came too late is told so (409)",
+        what="it is answered 200",
+        scenario="calm",
+        killers=("S4",),
+        edits=(
+            Edit(
+                _ACTIONS,
+                "    if not answer.done:\n"
+                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+                "    if answer is None:\n"
+                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+            ),
+        ),
+    ),
+    Mutant(
+        name="request_told_as_cancelled",
+        guard="a cancel of a running task is told to be a request (202)",
+        what="it is answered 200",
+        scenario="crowded",
+        killers=("S4",),
+        edits=(Edit(_ACTIONS, "202 if answer.state is State.RUNNING else 200", "200"),),
+    ),
+    Mutant(
+        name="unknown_cancel_told_as_done",
+        guard="a cancel of unknown outcome is told so",
+        what="it is answered 200",
+        scenario="replies_lost",
+        killers=("S4",),
+        edits=(
+            Edit(
+                _ACTIONS,
+                '        detail = f"Whether it was cancelled is not known: {error}. '
+                'Send the cancel again."\n',
+                "        return Response(status_code=200)\n"
+                '        detail = f"Whether it was cancelled is not known: {error}."\n',
+            ),
+        ),
+    ),
+)
+
+UNPLANTED = (
+    Unplanted(
+        "ids and keys are fixed before the first send; unknown outcomes are sent again as they are",
+        _COALESCER,
+        "covered by the key, which every request of the workload has (key_not_stored)",
+    ),
+    Unplanted(
+        "what was sent and is not answered is unknown, not refused",
+        _COALESCER,
+        "clients take any 5xx for unknown and send the same key again",
+    ),
+    Unplanted(
+        "bounds: what waits, what goes into one statement",
+        _COALESCER,
+        "bounds memory; the workload stays far below (loadtest)",
+    ),
+    Unplanted(
+        "a client that hangs up touches nobody else's statement",
+        _COALESCER,
+        "uvicorn does not cancel a request whose client is gone; tests/api/test_coalescer.py",
+    ),
+    Unplanted(
+        "a stopping process answers what it has taken",
+        _COALESCER,
+        "without it the client gets no answer: unknown, and sent again",
+    ),
+    Unplanted(
+        "header and body may not name different keys; shape, size, horizon, known names",
+        _SUBMITS,
+        "the workload sends only what is right; tests/api",
+    ),
+    Unplanted(
+        "a read after an action may fail: the action stands",
+        _ACTIONS,
+        "5xx either way",
+    ),
+    Unplanted(
+        "a poke after a submit",
+        "system/api/poker.py",
+        "a short cut: schedulers poll",
+    ),
+    Unplanted(
+        "readiness asks the database and its migrations",
+        "system/api/readiness.py",
+        "says, decides nothing",
+    ),
+    Unplanted(
+        "what is not known to be refused may have happened (classify)",
+        "system/database.py",
+        "the loops send both again as they are, and clients take any 5xx for unknown",
+    ),
+    Unplanted(
+        "deadlocks and serialization failures are sent again",
+        "system/database.py",
+        "rows are locked in order: none happens; tests/test_store_pairs.py",
+    ),
+    Unplanted(
+        "a connection closed while it lay in the pool is not used",
+        "system/database.py",
+        "only slower: its statement counts as unknown and is sent again",
+    ),
+)

@@ -1,0 +1,233 @@
+"""Guards of the scans (``system/scans.py``) and of ``store.py``."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted
+
+_FILE = "system/scans.py"
+_STORE = "system/store.py"
+_STATEMENTS = "system/statements.py"
+_DUE = "      AND t.due_at <= (SELECT clock_timestamp())\n"
+_UTC = Edit(
+    _STORE,
+    "from datetime import datetime, timedelta",
+    "from datetime import UTC, datetime, timedelta",
+)
+
+TOO_OLD_LEFT = Mutant(
+    name="too_old_left",
+    guard="an attempt far past its timeout is taken back, whoever has it",
+    what="only those of dead workers are",
+    scenario="commit_reply_lost",
+    killers=("L1",),
+    covered_by="unknown claims that are sent again, the heartbeat's hand back, the worker's timer",
+    pair="too_old_left_claim_given_up_strays_kept",
+    edits=(
+        Edit(
+            _FILE,
+            "       <= alive.heard)\n",
+            "       <= timestamptz '-infinity')\n",
+        ),
+    ),
+)
+
+MUTANTS = (
+    TOO_OLD_LEFT,
+    Mutant(
+        name="dispatch_before_due",
+        guard="only what is due is dispatched",
+        what="SCHEDULED tasks are dispatched at once",
+        scenario="crowded",
+        killers=("S3",),
+        edits=(Edit(_FILE, _DUE, ""),),
+    ),
+    Mutant(
+        name="dispatch_by_own_clock",
+        guard="the clock is the database's",
+        what="the scheduler's own clock decides what is due",
+        scenario="clock_skew",
+        killers=("S3",),
+        edits=(
+            Edit(_FILE, _DUE, "      AND t.due_at <= CAST(:now AS timestamptz)\n"),
+            Edit(
+                _STORE,
+                '            "depth": self._settings.queue_depth_max,\n',
+                '            "depth": self._settings.queue_depth_max,\n'
+                '            "now": datetime.now(UTC),\n',
+            ),
+            _UTC,
+        ),
+    ),
+    Mutant(
+        name="lease_by_own_clock",
+        guard="leases end by the database's clock",
+        what="the worker's own clock says when",
+        scenario="clock_skew",
+        killers=("S16",),
+        edits=(
+            Edit(
+                _STATEMENTS,
+                "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))\n"
+                "  WHERE id = CAST(:worker AS uuid)",
+                "    CAST(:now AS timestamptz) + make_interval(secs => CAST(:lease AS float8))\n"
+                "  WHERE id = CAST(:worker AS uuid)",
+            ),
+            Edit(
+                _STORE,
+                '"lease": self._settings.lease_seconds}\n        rows',
+                '"lease": self._settings.lease_seconds}\n'
+                '        parameters["now"] = datetime.now(UTC)\n        rows',
+            ),
+            _UTC,
+        ),
+    ),
+    Mutant(
+        name="mark_dead_without_expiry",
+        guard="only a worker whose lease has expired is marked dead",
+        what="every worker is",
+        scenario="crowded",
+        killers=("S15", "S16"),
+        edits=(
+            Edit(
+                _FILE,
+                "WHERE dead_at IS NULL AND lease_expires_at <= (SELECT clock_timestamp())",
+                "WHERE dead_at IS NULL",
+            ),
+            Edit(
+                _FILE,
+                "WHERE w.id = h.id AND h.lease_expires_at <= clock_timestamp()",
+                "WHERE w.id = h.id",
+            ),
+        ),
+    ),
+    Mutant(
+        name="take_back_once",
+        guard="take-back is level-triggered: what runs under a dead worker, whenever it began",
+        what="only in the first moments after a worker was marked dead",
+        scenario="late_claim",
+        killers=("L1",),
+        edits=(
+            Edit(
+                _FILE,
+                "WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),",
+                "WITH dead AS MATERIALIZED (SELECT id FROM workers\n"
+                "  WHERE dead_at > clock_timestamp() - interval '0.3 seconds'),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="poison_unlimited",
+        guard="a task whose workers died max_losses times is FAILED",
+        what="it is tried again for ever",
+        scenario="poison_task",
+        killers=("S7", "S15", "L1"),
+        edits=(
+            Edit(
+                _FILE,
+                "         WHEN h.lost AND h.losses + 1 >= h.max_losses THEN '{State.FAILED}'\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        name="loss_not_counted",
+        guard="a lost attempt is counted apart: it is not the task's fault",
+        what="losses stays as it is",
+        scenario="zombie_returns",
+        killers=("S7",),
+        edits=(Edit(_FILE, "h.losses + h.lost::int AS losses,", "h.losses AS losses,"),),
+    ),
+    Mutant(
+        name="take_back_forgets_cancel",
+        guard="a lost attempt that was asked to stop ends CANCELLED",
+        what="it is tried again",
+        scenario="zombie_returns",
+        killers=("S7",),
+        edits=(
+            Edit(
+                _FILE,
+                "CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'\n         WHEN h.lost AND",
+                "CASE WHEN h.lost AND",
+            ),
+        ),
+    ),
+)
+
+UNPLANTED = (
+    Unplanted(
+        "dispatch, republish, take_back, prune filter by state",
+        _FILE,
+        "the CHECKs of the table refuse QUEUED with an odd epoch or an end: the statement fails as "
+        "a whole; hint_deadline is set only while QUEUED",
+    ),
+    Unplanted(
+        "FOR NO KEY UPDATE SKIP LOCKED",
+        _FILE,
+        "without SKIP LOCKED only slower: the filter is tested again after the wait; without the "
+        "lock the key of task_events (task, seq) refuses the second of two transitions",
+    ),
+    Unplanted(
+        "MATERIALIZED, so that a LIMIT is never exceeded",
+        _FILE,
+        "equivalent on Postgres >= 12: what locks rows or is used twice is never inlined; said all "
+        "the same",
+    ),
+    Unplanted(
+        "room: no more than queue_depth_max QUEUED per queue",
+        _FILE,
+        "bounds Redis's memory and keeps priority decidable, no promise about a task: hints beyond "
+        "the stream's cap are published again",
+    ),
+    Unplanted(
+        "place <= free: priority and the limit across priorities",
+        _FILE,
+        "the workload has one priority; tests/test_scheduler.py",
+    ),
+    Unplanted(
+        "a hint is published again only past its deadline, which doubles up to a cap",
+        _FILE,
+        "equivalent but for more hints: claims refuse them, the stream is capped",
+    ),
+    Unplanted(
+        "expire_hints touches what is QUEUED only",
+        _FILE,
+        "equivalent: a deadline means nothing in other states",
+    ),
+    Unplanted(
+        "the lease is tested again under the lock",
+        _FILE,
+        "covers the scan's frozen clock after a wait, but SKIP LOCKED never waits; "
+        "mark_dead_without_expiry is the pair",
+    ),
+    Unplanted(
+        "only a worker that was heard from since has let an attempt time out",
+        _FILE,
+        "else what is lost counts as the task's fault: it takes max_attempts such losses to be a "
+        "wrong, and max_losses ends the task before",
+    ),
+    Unplanted(
+        "only rows of dead workers count as dead, not missing rows",
+        _FILE,
+        "rows are deleted after the retention only",
+    ),
+    Unplanted(
+        "prune: the retention, whole tasks, workers that own nothing",
+        _FILE,
+        "a scheduler prunes at its start and then once a minute; tests/test_scheduler.py",
+    ),
+    Unplanted(
+        "submit: unavailable after something was sent is an unknown outcome",
+        _STORE,
+        "clients take any 5xx for unknown and send the same key again",
+    ),
+    Unplanted(
+        "one hint, one end per task in a statement",
+        _STORE,
+        "an older hint claims nothing and is published again; the finisher sends one end per task",
+    ),
+    Unplanted(
+        "split_guilty: one unstorable item does not harm its neighbours",
+        _STORE,
+        "no result of the workload is unstorable; tests/test_finisher.py",
+    ),
+)

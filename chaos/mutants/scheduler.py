@@ -1,0 +1,161 @@
+"""Guards of the scheduler (``system/scheduler.py``) and of its loops (``system/loops.py``)."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+from chaos.mutants.queue import MUTANTS as _QUEUE
+
+_FILE = "system/scheduler.py"
+_GROUP_FROM_NOW_ON = next(mutant for mutant in _QUEUE if mutant.name == "group_from_now_on")
+
+HINTS_ONCE = Mutant(
+    name="hints_once",
+    guard="a hint not claimed by its deadline is published again",
+    what="each hint is published once",
+    scenario="hints_lost",
+    killers=("L1",),
+    edits=(
+        Edit(
+            _FILE,
+            "        if await self._queue.generation() is not None:\n"
+            "            await self._republish(self._sweeping)\n",
+            "        await self._queue.generation()\n",
+        ),
+    ),
+)
+
+_AMNESIA_IGNORED = Mutant(
+    name="amnesia_ignored",
+    guard="when Redis has lost everything, all hints are published again at once",
+    what="its memory is marked as sound, nothing else",
+    scenario="redis_amnesia",
+    killers=("L1",),
+    covered_by="the hint's deadline: it is published again, only later",
+    pair="amnesia_ignored_hints_once",
+    edits=(
+        Edit(
+            _FILE,
+            "        expired = await self._dispatching.expire_hints()\n",
+            "        await self._queue.set_generation(str(uuid4()))\n"
+            "        return\n"
+            "        expired = await self._dispatching.expire_hints()\n",
+        ),
+    ),
+)
+
+DEAD_NOT_BURIED = Mutant(
+    name="dead_not_buried",
+    guard="hints that a dead incarnation read but never claimed go to the living (the janitor)",
+    what="they stay with the dead",
+    scenario="hints_orphaned",
+    killers=("L1",),
+    covered_by="the hint's deadline: it is published again, only later",
+    pair="dead_not_buried_hints_once",
+    edits=(
+        Edit(
+            _FILE,
+            "for worker in await self._sweeping.dead_workers(consumers):",
+            "for worker in []:",
+        ),
+    ),
+)
+
+MUTANTS = (
+    HINTS_ONCE,
+    _AMNESIA_IGNORED,
+    both("amnesia_ignored_hints_once", _AMNESIA_IGNORED, HINTS_ONCE, killers=("L1",)),
+    both("group_from_now_on_hints_once", _GROUP_FROM_NOW_ON, HINTS_ONCE, killers=("L1",)),
+    DEAD_NOT_BURIED,
+    both("dead_not_buried_hints_once", DEAD_NOT_BURIED, HINTS_ONCE, killers=("L1",)),
+    Mutant(
+        name="never_steady",
+        guard="nobody is marked dead right after a scheduler's own outage (Steadiness)",
+        what="every expired lease is a death at once",
+        scenario="database_down_longer_than_lease",
+        killers=("S16",),
+        edits=(
+            Edit(_FILE, "needed_seconds=3 * settings.heartbeat_seconds,", "needed_seconds=0.0,"),
+        ),
+    ),
+    Mutant(
+        name="asleep_until_poked",
+        guard="a scheduler looks again when the next task is due, or after poll_seconds",
+        what="it sleeps until it is poked",
+        scenario="crowded",
+        killers=("L1",),
+        edits=(
+            Edit(
+                _FILE,
+                "            await wait_for_event(self._poked, seconds)\n",
+                "            await wait_for_event(self._poked, 3600 + seconds)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="loops_unsupervised",
+        guard="a loop that fails is started again, and one that is stuck is not ready",
+        what="it is over, and the process says that it is ready (W23)",
+        scenario="redis_flapping",
+        killers=("L1", "L2"),
+        edits=(
+            Edit(
+                "system/loops.py",
+                "            await self.sleep(_backoff_seconds(loop.failures))\n",
+                "            return\n",
+            ),
+            Edit(
+                "system/loops.py",
+                "    if seconds <= loop.stalled_seconds:\n",
+                "    if seconds >= 0:\n",
+            ),
+        ),
+    ),
+)
+
+UNPLANTED = (
+    Unplanted(
+        "hints are published after the dispatch was answered",
+        _FILE,
+        "there is nothing to publish before: the statement answers with the hints",
+    ),
+    Unplanted(
+        "dispatch pauses while Redis does not answer",
+        _FILE,
+        "equivalent but for QUEUED tasks that wait for their deadline",
+    ),
+    Unplanted(
+        "Redis's memory is marked only after all hints are published again",
+        _FILE,
+        "covered by the hint's deadline; only a kill in between could show it",
+    ),
+    Unplanted(
+        "sweeps need no Redis",
+        _FILE,
+        "only later: Redis is back at the heal",
+    ),
+    Unplanted(
+        "a jump of the database's clock unsettles (Steadiness)",
+        _FILE,
+        "the arena cannot step the clock of Postgres; tests/test_scheduler.py",
+    ),
+    Unplanted(
+        "pokes, full batches, metrics",
+        _FILE,
+        "short cuts: without them only slower",
+    ),
+    Unplanted(
+        "only consumers marked dead are buried",
+        _FILE,
+        "burying a living one only publishes its hints twice, which claims refuse",
+    ),
+    Unplanted(
+        "each kind of sweep has a connection of its own",
+        _FILE,
+        "only slower",
+    ),
+    Unplanted(
+        "the pause after a failure grows",
+        "system/loops.py",
+        "spares a server that is away; without it nothing is wrong",
+    ),
+)

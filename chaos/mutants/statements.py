@@ -1,0 +1,382 @@
+"""Guards of the statements by id (``system/statements.py``)."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+
+_FILE = "system/statements.py"
+
+_REPEATED = "FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)\n"
+
+_CLAIMS = (
+    Mutant(
+        name="claim_without_state",
+        guard="a claim takes only what is QUEUED",
+        what="a task that was cancelled under the hint's epoch is claimed",
+        scenario="crowded",
+        killers=("S4", "S6", "S9", "S11"),
+        edits=(
+            Edit(
+                _FILE,
+                "  WHERE h.state = 'QUEUED' AND h.epoch = i.epoch),",
+                "  WHERE h.epoch = i.epoch),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="claim_by_any_token",
+        guard="a claim sent again is answered only to the sender of the first one",
+        what="a second hint of a task that runs is granted too, under the same epoch",
+        scenario="crowded",
+        killers=("S9",),
+        edits=(
+            Edit(
+                _FILE,
+                _REPEATED,
+                "FROM h WHERE h.state = 'RUNNING'\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="claim_not_repeatable",
+        guard="a claim of unknown outcome, sent again, returns its grants",
+        what="the second sending finds the task RUNNING and returns nothing",
+        scenario="replies_lost",
+        killers=("L1",),
+        covered_by="the heartbeat hands back what runs under this worker and is not known here",
+        pair="claim_not_repeatable_strays_kept",
+        edits=(
+            Edit(
+                _FILE,
+                _REPEATED,
+                "FROM h WHERE false\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="attempt_not_counted",
+        guard="the claim itself counts the attempt",
+        what="attempt stays as it is",
+        scenario="crowded",
+        killers=("S7",),
+        edits=(Edit(_FILE, "attempt = n.attempt + 1,", "attempt = n.attempt,"),),
+    ),
+    Mutant(
+        name="last_life_in_company",
+        guard="a task on its last life is granted only where nothing else runs",
+        what="it is granted like any other",
+        scenario="poison_task",
+        killers=("S15",),
+        edits=(Edit(_FILE, "  WHERE CASE WHEN last_life\n", "  WHERE CASE WHEN false\n"),),
+    ),
+    Mutant(
+        name="heartbeat_of_the_dead",
+        guard="an incarnation marked dead is dead for ever",
+        what="its heartbeat is answered as if it lived, so it goes on claiming",
+        scenario="zombie_returns",
+        killers=("S15",),
+        edits=(
+            Edit(
+                _FILE,
+                "WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)",
+                "WHERE id = CAST(:worker AS uuid) RETURNING id)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="lease_not_renewed",
+        guard="a heartbeat renews the lease",
+        what="the lease ends once and for all after lease_seconds",
+        scenario="crowded",
+        killers=("S16",),
+        edits=(
+            Edit(
+                _FILE,
+                "UPDATE workers SET lease_expires_at =\n"
+                "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))",
+                "UPDATE workers SET lease_expires_at =\n"
+                "    lease_expires_at + 0 * make_interval(secs => CAST(:lease AS float8))",
+            ),
+        ),
+    ),
+)
+
+_FINISH_GUARDS = (
+    "SELECT h.id, h.epoch, h.seq, i.result FROM h JOIN i ON i.id = h.id\n"
+    "  WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),"
+)
+_FINISH = _FINISH_GUARDS.partition("\n")[0]
+
+_ENDS = (
+    Mutant(
+        name="finish_without_epoch",
+        guard="a finish names the epoch of its attempt",
+        what="a finish succeeds whenever the task is RUNNING, whoever runs it by now",
+        scenario="late_finish",
+        killers=("S1", "S8", "S9"),
+        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}\n  WHERE h.state = 'RUNNING'),"),),
+    ),
+    Mutant(
+        name="finish_without_state",
+        guard="a finish ends only what is RUNNING",
+        what="a finish looks at the epoch alone",
+        scenario="late_finish",
+        killers=("S1", "S8", "S9"),
+        covered_by="the epoch, which is odd exactly while RUNNING (a CHECK of the table)",
+        pair="finish_without_guards",
+        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}\n  WHERE h.epoch = i.epoch),"),),
+    ),
+    Mutant(
+        name="finish_without_guards",
+        guard="a finish names state and epoch",
+        what="a finish succeeds whatever it finds",
+        scenario="late_finish",
+        killers=("S1", "S8", "S9"),
+        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}),"),),
+    ),
+    Mutant(
+        name="finish_without_ledger",
+        guard="SUCCEEDED and its ledger row are one statement",
+        what="the ledger row is left out",
+        scenario="crowded",
+        killers=("S11",),
+        edits=(
+            Edit(
+                _FILE,
+                "CAST(result AS jsonb) FROM u ORDER BY id),",
+                "CAST(result AS jsonb) FROM u WHERE false ORDER BY id),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="ledger_key_at_random",
+        guard="the key of the ledger is the task's id, never the attempt's",
+        what="each attempt has a key of its own",
+        scenario="crowded",
+        killers=("S1",),
+        edits=(
+            Edit(
+                _FILE,
+                "SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb)",
+                "SELECT gen_random_uuid(), id, epoch, attempt, finished_at, CAST(result AS jsonb)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="finish_without_event",
+        guard="there is no transition without its event",
+        what="SUCCEEDED leaves no event",
+        scenario="crowded",
+        killers=("S6",),
+        edits=(
+            Edit(
+                _FILE,
+                "'{Reason.SUCCEEDED}', NULL FROM u),",
+                "'{Reason.SUCCEEDED}', NULL FROM u WHERE false),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="resent_end_refused",
+        guard="an end sent again by the worker that made it is answered done (released_by)",
+        what="it is refused as a stale write",
+        scenario="replies_lost",
+        killers=("S8",),
+        edits=(
+            Edit(
+                _FILE,
+                "    u.id IS NOT NULL\n      OR COALESCE(h.epoch = i.epoch + 1 AND h.released_by = "
+                "CAST(:worker AS uuid), false) AS done",
+                "    u.id IS NOT NULL AS done",
+            ),
+        ),
+    ),
+    Mutant(
+        name="release_without_epoch",
+        guard="a failure names the epoch of its attempt",
+        what="a late failure ends the attempt of whoever runs the task by now",
+        scenario="late_failure",
+        killers=("S9",),
+        edits=(
+            Edit(
+                _FILE,
+                "FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),",
+                "FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING'),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="release_forgets_cancel",
+        guard="an attempt that was asked to stop ends CANCELLED unless it succeeds",
+        what="it is tried again",
+        scenario="crowded",
+        killers=("S6", "S7"),
+        edits=(
+            Edit(
+                _FILE,
+                "CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'\n"
+                "         WHEN i.outcome = '{Reason.HANDED_BACK}' THEN",
+                "CASE WHEN i.outcome = '{Reason.HANDED_BACK}' THEN",
+            ),
+        ),
+    ),
+    Mutant(
+        name="retry_without_delay",
+        guard="a failed attempt is tried again after its delay, not before",
+        what="it is due at once",
+        scenario="calm",
+        killers=("S3",),
+        edits=(
+            Edit(
+                _FILE,
+                "THEN clock_timestamp() + make_interval(secs => n.delay) ELSE n.due_at END,",
+                "THEN clock_timestamp() + make_interval(secs => 0 * n.delay) ELSE n.due_at END,",
+            ),
+        ),
+    ),
+    Mutant(
+        name="hand_back_not_counted",
+        guard="an attempt handed back is counted apart: it is not the task's fault",
+        what="handed_back stays as it is",
+        scenario="rolling_restart",
+        killers=("S7",),
+        edits=(
+            Edit(
+                _FILE,
+                "h.handed_back + (i.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,",
+                "h.handed_back AS handed_back,",
+            ),
+        ),
+    ),
+)
+
+_UNLOCKED = Mutant(
+    name="decided_without_lock",
+    guard="lock first, then look at state and epoch",
+    what="ends and cancels decide by what they saw before they waited for the row",
+    scenario="cancel_storm",
+    killers=("S6", "S11"),
+    covered_by="the key of task_events (task, seq), which refuses a second transition of one row",
+    pair="decided_without_lock_unlogged",
+    edits=(
+        Edit(
+            _FILE,
+            "  FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"
+            '"""\n',
+            '  FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id)"""\n',
+        ),
+    ),
+)
+_UNLOGGED = Mutant(
+    name="cancel_unlogged",
+    guard="a cancel whose event is refused does not happen",
+    what="it goes on without its event",
+    scenario="cancel_storm",
+    killers=("S6",),
+    edits=(
+        Edit(
+            _FILE,
+            "'{Reason.CANCELLED}' END,\n    NULL FROM u)",
+            "'{Reason.CANCELLED}' END,\n    NULL FROM u ON CONFLICT DO NOTHING)",
+        ),
+    ),
+)
+
+_CLIENTS = (
+    _UNLOCKED,
+    both("decided_without_lock_unlogged", _UNLOCKED, _UNLOGGED, killers=("S6", "S11")),
+    Mutant(
+        name="cancel_of_the_ended",
+        guard="terminal states absorb: a cancel that comes too late changes nothing",
+        what="whatever is not RUNNING becomes CANCELLED",
+        scenario="calm",
+        killers=("S4", "S6", "S11"),
+        edits=(
+            Edit(
+                _FILE,
+                "FROM h WHERE h.state IN ('SCHEDULED', 'QUEUED')\n"
+                "    OR (h.state = 'RUNNING' AND NOT h.cancel_requested)),",
+                "FROM h),",
+            ),
+        ),
+    ),
+)
+
+MUTANTS = (*_CLAIMS, *_ENDS, *_CLIENTS)
+
+_PAIRS = "tests/test_store_pairs.py holds every pair of statements on one task open"
+
+UNPLANTED = (
+    Unplanted(
+        "an UPDATE sets every column that a CHECK reads",
+        _FILE,
+        f"without it a CHECK refuses what is right, never accepts what is wrong; {_PAIRS}",
+    ),
+    Unplanted(
+        "rows are locked and keys inserted in order",
+        _FILE,
+        "without it deadlocks, which Database.call sends again: only slower",
+    ),
+    Unplanted(
+        "a claim names the epoch of its hint",
+        _FILE,
+        "equivalent: QUEUED means due and owned by nobody, and the claim goes on from the epoch of "
+        "the row; an old hint only starts the task sooner (tests/test_store_stateful.py sees it)",
+    ),
+    Unplanted(
+        "the claim makes the epoch odd, every end makes it even",
+        _FILE,
+        "a CHECK refuses anything else: (epoch % 2 = 1) = (state = 'RUNNING')",
+    ),
+    Unplanted(
+        "the heartbeat answers with what is RUNNING",
+        _FILE,
+        "equivalent: only RUNNING rows have a worker_id (CHECK)",
+    ),
+    Unplanted(
+        "a release ends only what is RUNNING",
+        _FILE,
+        "covered by its epoch as in finish_without_state; release_without_epoch is the pair's half",
+    ),
+    Unplanted(
+        "released_by must be this very worker; a take-back clears it",
+        _FILE,
+        "without it a stale write is answered done: nothing is written but its witness is missing",
+    ),
+    Unplanted(
+        "what is refused is witnessed (stale_writes)",
+        _FILE,
+        "without the witness late_finish is unknown, not false: stale_write_refused is never seen",
+    ),
+    Unplanted(
+        "beside a task on its last life nothing is granted",
+        _FILE,
+        "covered by the worker, which reads no hints while such a one runs (slots.alone)",
+    ),
+    Unplanted(
+        "FAILED when attempt - losses - handed_back reaches max_attempts; discarded: at once",
+        _FILE,
+        "no handler of the workload uses up its attempts (a scenario may not plan it) or discards; "
+        "tests/test_store_stateful.py compares with lifecycle.after_attempt",
+    ),
+    Unplanted(
+        "a cancel of a RUNNING task is a request",
+        _FILE,
+        "ending it at once is refused by the CHECKs of the table (epoch, worker_id)",
+    ),
+    Unplanted(
+        "a second cancel of a RUNNING task adds nothing",
+        _FILE,
+        "equivalent: one more lawful event",
+    ),
+    Unplanted(
+        "only FAILED can be retried by hand, with one more attempt allowed",
+        _FILE,
+        "no client of the workload retries; tests/test_store_stateful.py does",
+    ),
+    Unplanted(
+        "retire and register can be sent twice",
+        _FILE,
+        "without it the process fails, and is started again as another incarnation",
+    ),
+)

@@ -1,0 +1,97 @@
+"""Guards of storing new tasks: ``SUBMIT`` in ``system/statements.py``, and ``submission.py``."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted
+
+_FILE = "system/statements.py"
+_SUBMISSION = "system/submission.py"
+
+MUTANTS = (
+    Mutant(
+        name="submit_without_conflict",
+        guard="a key that is taken is no error (ON CONFLICT DO NOTHING)",
+        what="the unique index refuses the statement, and with it the request",
+        scenario="crowded",
+        killers=("S10",),
+        edits=(
+            Edit(
+                _FILE,
+                "  ON CONFLICT DO NOTHING\n  RETURNING {TASK_COLUMNS}),",
+                "  RETURNING {TASK_COLUMNS}),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="key_not_stored",
+        guard="an idempotency key makes one task (the unique index)",
+        what="tasks are stored without their key",
+        scenario="crowded",
+        killers=("S10",),
+        edits=(
+            Edit(
+                _FILE,
+                "CAST(payload AS jsonb), idempotency_key, fingerprint,\n",
+                "CAST(payload AS jsonb), NULL, fingerprint,\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="due_at_once",
+        guard="a task is due at its run_at",
+        what="every task is due when it is stored",
+        scenario="crowded",
+        killers=("S3",),
+        edits=(
+            Edit(_FILE, "GREATEST(run_at, now), '{State.SCHEDULED}'", "now, '{State.SCHEDULED}'"),
+        ),
+    ),
+    Mutant(
+        name="mismatch_accepted",
+        guard="another request under a used key is refused (the fingerprint)",
+        what="it is answered with the task of the first one",
+        scenario="crowded",
+        killers=("S10",),
+        edits=(
+            Edit(
+                _SUBMISSION,
+                "            same = fingerprint == task.fingerprint\n",
+                "            same = fingerprint is not None\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="loser_told_its_own_id",
+        guard="who loses a race for a key is told the winner's task (the second statement)",
+        what="the loser is told the id that was never stored",
+        scenario="crowded",
+        killers=("S5", "S10"),
+        edits=(
+            Edit(
+                _SUBMISSION,
+                "            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]\n",
+                "            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]\n"
+                "            import dataclasses\n\n"
+                "            row_before = dataclasses.replace(row_before, id=task.id)\n",
+            ),
+        ),
+    ),
+)
+
+UNPLANTED = (
+    Unplanted(
+        "the first of two with one key in one batch leads",
+        _SUBMISSION,
+        "equivalent: ON CONFLICT DO NOTHING also sees the rows of its own statement",
+    ),
+    Unplanted(
+        "an id that is there already was sent before: created",
+        _SUBMISSION,
+        "covered by the key, which every request of the workload has",
+    ),
+    Unplanted(
+        "rounds: what was deleted between the two statements may go in",
+        _SUBMISSION,
+        "nothing is old enough to be deleted in a short run",
+    ),
+)

@@ -1,0 +1,322 @@
+"""Guards of the worker: worker, intake, slots, attempts, finisher, transaction, context."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+from chaos.mutants.scans import TOO_OLD_LEFT
+from chaos.mutants.scheduler import HINTS_ONCE
+from chaos.mutants.statements import MUTANTS as _STATEMENTS
+
+_FILE = "system/worker.py"
+_INTAKE = "system/intake.py"
+_SLOTS = "system/slots.py"
+_FINISHER = "system/finisher.py"
+_ATTEMPTS = "system/attempts.py"
+_TRANSACTION = "system/handlers/transaction.py"
+
+_CLAIM_NOT_REPEATABLE = next(m for m in _STATEMENTS if m.name == "claim_not_repeatable")
+
+_STRAYS_KEPT = Mutant(
+    name="strays_kept",
+    guard="the heartbeat hands back what runs under this worker and is not known here",
+    what="it stays RUNNING and nobody runs it",
+    scenario="replies_lost",
+    killers=("L1",),
+    covered_by="claims and finishes of unknown outcome, which are sent again until answered",
+    pair="claim_given_up_strays_kept",
+    edits=(
+        Edit(
+            _FILE,
+            "elif attempt is None and key not in known and claims == self._intake.claims_sent:",
+            "elif False and claims:",
+        ),
+    ),
+)
+
+_CLAIM_GIVEN_UP = Mutant(
+    name="claim_given_up",
+    guard="a claim of unknown outcome is sent again, under the same token, until it is answered",
+    what="it is taken for refused, and its hints are acked",
+    scenario="replies_lost",
+    killers=("L1",),
+    covered_by="the heartbeat hands back what runs under this worker and is not known here",
+    pair="claim_given_up_strays_kept",
+    edits=(
+        Edit(
+            _INTAKE,
+            "                    await wait_for_event(self._ending.dead, _RESEND_SECONDS)\n",
+            "                    return Claimed()\n",
+        ),
+    ),
+)
+
+_FINISH_GIVEN_UP = Mutant(
+    name="finish_given_up",
+    guard="an end of unknown outcome is sent again until it is answered",
+    what="it is forgotten",
+    scenario="replies_lost",
+    killers=("L1",),
+    covered_by="the heartbeat hands back what runs under this worker and is not known here",
+    pair="finish_given_up_strays_kept",
+    edits=(
+        Edit(
+            _FINISHER,
+            "                await asyncio.sleep(_RESEND_SECONDS)\n",
+            "                raise RuntimeError from error\n",
+        ),
+    ),
+)
+
+_PENDING_NOT_REREAD = Mutant(
+    name="pending_not_reread",
+    guard="after a turn that failed, the hints that it may have read are read again",
+    what="only new ones are read",
+    scenario="redis_partition",
+    killers=("L1",),
+    covered_by="the hint's deadline: it is published again, only later",
+    pair="pending_not_reread_hints_once",
+    edits=(Edit(_INTAKE, "            pending=pending,\n", "            pending=False,\n"),),
+)
+
+_ACK_BEFORE_CLAIM = Mutant(
+    name="ack_before_claim",
+    guard="a hint is acked after its claim was answered",
+    what="it is acked first",
+    scenario="hints_orphaned",
+    killers=("L1",),
+    covered_by="the hint's deadline: it is published again, only later",
+    pair="ack_before_claim_hints_once",
+    edits=(
+        Edit(
+            _INTAKE,
+            "        claimed = await self._claim(hints) if hints else Claimed()\n",
+            "        await self._queue.ack(deliveries)\n"
+            "        claimed = await self._claim(hints) if hints else Claimed()\n",
+        ),
+    ),
+)
+
+_TAKING = (
+    _STRAYS_KEPT,
+    _CLAIM_GIVEN_UP,
+    both("claim_given_up_strays_kept", _CLAIM_GIVEN_UP, _STRAYS_KEPT, killers=("L1",)),
+    both(
+        "too_old_left_claim_given_up_strays_kept",
+        TOO_OLD_LEFT,
+        _CLAIM_GIVEN_UP,
+        _STRAYS_KEPT,
+        killers=("L1",),
+    ),
+    both("claim_not_repeatable_strays_kept", _CLAIM_NOT_REPEATABLE, _STRAYS_KEPT, killers=("L1",)),
+    _FINISH_GIVEN_UP,
+    both("finish_given_up_strays_kept", _FINISH_GIVEN_UP, _STRAYS_KEPT, killers=("L1",)),
+    _PENDING_NOT_REREAD,
+    both("pending_not_reread_hints_once", _PENDING_NOT_REREAD, HINTS_ONCE, killers=("L1",)),
+    _ACK_BEFORE_CLAIM,
+    both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
+    Mutant(
+        name="more_than_slots",
+        guard="a worker reads hints only for its free slots",
+        what="it takes whatever there is",
+        scenario="crowded",
+        killers=("S9",),
+        edits=(Edit(_INTAKE, "min(self._slots.free, _CLAIM_MAX),", "_CLAIM_MAX,"),),
+    ),
+    Mutant(
+        name="unknown_name_fails",
+        guard="a task whose name this worker does not know is handed back, nobody's fault",
+        what="it counts as a failed attempt",
+        scenario="two_versions",
+        killers=("S15",),
+        edits=(
+            Edit(
+                _SLOTS,
+                "        grant.epoch,\n        Reason.HANDED_BACK,\n",
+                "        grant.epoch,\n        Reason.FAILED,\n",
+            ),
+        ),
+    ),
+)
+
+_LIVING = (
+    Mutant(
+        name="dead_goes_on",
+        guard="a worker that is told that its incarnation is dead stops and exits",
+        what="it goes on claiming",
+        scenario="zombie_returns",
+        killers=("S15",),
+        edits=(
+            Edit(
+                _FILE,
+                "        if owned is None:\n            self._die()\n            return\n",
+                "        if owned is None:\n"
+                "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
+                "            return\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="stop_without_hand_back",
+        guard="a worker that stops hands back what does not end within the grace",
+        what="it leaves it running under its name",
+        scenario="rolling_restart",
+        killers=("S16",),
+        edits=(
+            Edit(
+                _FILE,
+                "            self.slots.stop(StopReason.SHUTTING_DOWN)\n",
+                "            pass\n",
+            ),
+            Edit(
+                _FILE,
+                "            await self._ended_within(self._settings.statement_timeout_seconds)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        name="retired_too_early",
+        guard="a worker that stops marks itself dead last, when everything is handed back",
+        what="first, while its handlers still run",
+        scenario="rolling_restart",
+        killers=("S16",),
+        edits=(
+            Edit(
+                _FILE,
+                "            await self._intake.leave()\n",
+                "            await self._beating.retire(self.id)\n"
+                "            await self._intake.leave()\n",
+            ),
+        ),
+    ),
+)
+
+_EFFECTS = (
+    Mutant(
+        name="commit_though_refused",
+        guard="ctx.transaction() is rolled back when its finish is refused",
+        what="it is committed all the same",
+        scenario="zombie_returns",
+        killers=("S1", "S8", "S11"),
+        edits=(
+            Edit(_TRANSACTION, "        if not answer.made:\n", "        if answer is None:\n"),
+        ),
+    ),
+    Mutant(
+        name="effect_before_finish",
+        guard="the handler's SQL and its success are one COMMIT",
+        what="the SQL is committed first, the success is written afterwards",
+        scenario="zombie_returns",
+        killers=("S1", "S8", "S11"),
+        edits=(
+            Edit(
+                _TRANSACTION,
+                "                await self._finish(context, transaction)\n",
+                "",
+            ),
+            Edit(
+                _TRANSACTION,
+                "        context.commit = Commit.DONE\n\n\ndef",
+                "        context.commit = Commit.NONE\n\n\ndef",
+            ),
+        ),
+    ),
+    Mutant(
+        name="effect_key_per_attempt",
+        guard="the effect key is the same in every attempt",
+        what="it names the attempt",
+        scenario="workers_killed",
+        killers=("S1",),
+        edits=(
+            Edit(
+                "system/handlers/context.py",
+                "        return str(self._grant.task_id)\n",
+                '        return f"{self._grant.task_id}:{self._grant.attempt}"\n',
+            ),
+        ),
+    ),
+)
+
+MUTANTS = (*_TAKING, *_LIVING, *_EFFECTS)
+
+_FENCE = "the fence refuses what it writes: only work is wasted"
+
+UNPLANTED = (
+    Unplanted(
+        "handlers of attempts that the database no longer lists are stopped",
+        _FILE,
+        _FENCE,
+    ),
+    Unplanted(
+        "a task that is not known here is handed back only if no claim was in flight",
+        _FILE,
+        "else what was just granted is handed back too: lawful, only wasted",
+    ),
+    Unplanted(
+        "a stopping worker gives hints back that it read but did not claim",
+        _INTAKE,
+        "covered by the janitor and the deadline",
+    ),
+    Unplanted(
+        "a task waits unacked until nothing else runs here; further ones go back",
+        _INTAKE,
+        "only how soon a task on its last life runs; the database decides (last_life_in_company)",
+    ),
+    Unplanted(
+        "while a task on its last life runs, no slot is free",
+        _SLOTS,
+        "covered by the claim, which grants nothing beside it (last_life_in_company)",
+    ),
+    Unplanted(
+        "after its COMMIT, or when its lease is lost, an attempt writes nothing more",
+        _ATTEMPTS,
+        "covered by the epoch: the same end is answered done, any other is refused",
+    ),
+    Unplanted(
+        "an attempt ends at its timeout",
+        _ATTEMPTS,
+        "no handler of the workload hangs by itself, and its own calls have the same limit; "
+        "tests/test_worker_outcomes.py",
+    ),
+    Unplanted(
+        "a cancelled attempt is stopped by the heartbeat",
+        _FILE,
+        "equivalent for the promise: a handler that succeeds all the same has won",
+    ),
+    Unplanted(
+        "an unknown end is sent again as it is, not as a failure",
+        _FINISHER,
+        "under one epoch one of both wins: only an attempt is wasted",
+    ),
+    Unplanted(
+        "one end per task in a statement",
+        _FINISHER,
+        "only strays have two ends, and both name the same epoch",
+    ),
+    Unplanted(
+        "what is unstorable becomes a failure of its own",
+        _FINISHER,
+        "no result of the workload is; tests/test_finisher.py",
+    ),
+    Unplanted(
+        "a COMMIT of unknown outcome is settled by a release under the same epoch",
+        _TRANSACTION,
+        "covered by the heartbeat, which hands back what stayed RUNNING, and by the take-back",
+    ),
+    Unplanted(
+        "one transaction per attempt; COMMIT is awaited to its end",
+        _TRANSACTION,
+        "handlers of the workload open one; a COMMIT that is not awaited counts as unknown and is "
+        "settled by the fence",
+    ),
+    Unplanted(
+        "claim, finish, heartbeat and handlers have connections of their own",
+        _FILE,
+        "only slower: as long as the load fits. pool_exhaustion shows it",
+    ),
+    Unplanted(
+        "a connection whose call was cancelled is broken, not pooled",
+        "system/database.py",
+        "covered by SQLAlchemy, which invalidates it; tests/test_handlers_transaction.py",
+    ),
+)

@@ -1,0 +1,77 @@
+"""Reports of runs that are over: found, written again, and the story of any of their tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos.history import HistoryError
+from chaos.report import files
+from chaos.report.story import story
+from chaos.runs import RunNotFound, RunStore, read
+from chaos.verdict import check_file
+
+
+def find(name: str | None, runs: Path) -> Path:
+    """The place that a user means: a directory or history file by its path, a name in the run
+    store, or (None) the latest there.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    if name and (given := Path(name)).exists():
+        return given.parent if given.name == files.REPORT else given
+    return RunStore(runs).find(name)
+
+
+def rebuild(place: Path) -> Path:
+    """Writes the page of a run or suite again, and those of its runs that have none; its path.
+
+    A history from elsewhere gets its page beside it, under its own name.
+
+    Raises:
+        HistoryError: the history cannot be judged.
+        OSError: a file is missing or cannot be written.
+    """
+    if place.is_file():
+        name = files.REPORT if place.name == files.HISTORY else f"{place.stem}.html"
+        return _page(place, place.with_name(name), read(place.parent).seconds)
+    kept = read(place)
+    if kept.suite is None:
+        return _page(place / files.HISTORY, place / files.REPORT, kept.seconds)
+    for run in kept.outcomes:
+        there = place.parent / run.directory if run.directory else place
+        if (there / files.HISTORY).exists() and not (there / files.REPORT).exists():
+            _page(there / files.HISTORY, there / files.REPORT, run.seconds)
+    files.write_suite(place, kept.suite)
+    return place / files.REPORT
+
+
+def story_of(place: Path, task: str) -> list[str]:
+    """The whole story of one task, by its key or its id, with the evidence of its violations.
+
+    Raises:
+        RunNotFound: the place is a suite, or has no such task.
+        HistoryError: the history cannot be judged.
+        OSError: it cannot be opened.
+    """
+    if place.is_dir() and read(place).suite is not None:
+        raise RunNotFound(f"{place} is a suite: name the run that has task {task}")
+    judgement = check_file(place / files.HISTORY if place.is_dir() else place)
+    history = judgement.history
+    row = history.task_by_key.get(task)
+    task_id = row.task_id if row else task
+    violations = [v for v in judgement.violations if v.task_id == task_id]
+    if task_id not in history.tasks and not violations:
+        raise RunNotFound(f"{place} has no task {task}")
+    told = [f"{violation.invariant}: {violation.message}" for violation in violations]
+    evidence = tuple(record for violation in violations for record in violation.evidence)
+    return [*told, *story(history, task_id, evidence, whole=True)]
+
+
+def _page(history: Path, path: Path, seconds: float | None) -> Path:
+    try:
+        files.write_page(path, check_file(history), seconds)
+    except HistoryError as error:
+        message = str(error)
+        raise HistoryError(message if str(history) in message else f"{history}: {error}") from None
+    return path

@@ -1,0 +1,95 @@
+"""One run in a list of runs: what ``summary.json`` says of it, read back without its history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from chaos.verdict import Judgement, Meters
+
+Verdict = Literal["true", "false", "unknown"]
+# A list of runs tells a few violations of each; the run's own files tell all.
+_VIOLATIONS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A violation without its evidence."""
+
+    invariant: str
+    task_id: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a run. ``meters`` None: the harness failed before anything could be judged.
+
+    ``directory``: its name in the run store. ``expected``: ``false`` where a planted fault must be
+    caught. ``laws``: how often each invariant was violated; ``violations``: the first of them.
+    """
+
+    scenario: str
+    seed: int
+    verdict: Verdict
+    arena: str = "live"
+    mutant: str | None = None
+    commit: str | None = None
+    seconds: float | None = None
+    directory: str | None = None
+    meters: Meters | None = None
+    doubts: tuple[str, ...] = ()
+    laws: dict[str, int] | None = None
+    violations: tuple[Broken, ...] = ()
+    expected: Literal["true", "false"] = "true"
+
+    @property
+    def as_expected(self) -> bool:
+        return self.verdict == self.expected
+
+
+_ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+def parse(document: Any) -> Outcome:
+    """A run of a ``summary.json``; keys that only the run itself needs are passed over.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _ADAPTER.validate_python(document)
+
+
+def worst(verdicts: set[str]) -> Verdict:
+    """Of several runs: false if one is, else unknown if one is; of none, unknown."""
+    if "false" in verdicts:
+        return "false"
+    return "true" if verdicts == {"true"} else "unknown"
+
+
+def outcome(
+    judgement: Judgement, *, seconds: float | None = None, directory: str | None = None
+) -> Outcome:
+    """The outcome of a judged run."""
+    laws: dict[str, int] = {}
+    for violation in judgement.violations:
+        laws[violation.invariant] = laws.get(violation.invariant, 0) + 1
+    return Outcome(
+        scenario=judgement.scenario,
+        seed=judgement.seed,
+        verdict=judgement.verdict,
+        arena=judgement.arena,
+        mutant=judgement.mutant,
+        commit=judgement.history.run.commit,
+        seconds=seconds,
+        directory=directory,
+        meters=judgement.meters,
+        doubts=judgement.doubts,
+        laws=laws,
+        violations=tuple(
+            Broken(invariant=v.invariant, task_id=v.task_id, message=v.message)
+            for v in judgement.violations[:_VIOLATIONS_MAX]
+        ),
+    )

@@ -1,0 +1,113 @@
+"""Bad histories of who ran what: S3, S8, S9 and S12 must name them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bad_histories import BadHistories, Maker, on_row, refused
+from specimen import Specimen
+
+from chaos.history import History
+from chaos.invariants.registry import CHECKS
+from chaos.records import Op, Record, Run
+from system.lifecycle import Reason
+
+bad = BadHistories()
+SLOTS = 2
+
+
+def flaky(run: Specimen, retry_seconds: float) -> History:
+    """The rows say that the first attempt was to fail, and when the next one may come."""
+    planned = {"failures": 1, "retry_seconds": retry_seconds}
+    return run.edited(on_row(lambda t: replace(t, payload=t.payload | planned)))
+
+
+def with_slots(run: Specimen) -> History:
+    """Every worker has so few slots."""
+    return run.edited(
+        lambda r: replace(r, settings={"worker_concurrency": SLOTS}) if isinstance(r, Run) else r
+    )
+
+
+def told_not_found(record: Record) -> Record:
+    """Whoever cancelled was told that there is no such task."""
+    if isinstance(record, Op) and record.op == "cancel" and record.type == "ok":
+        return replace(record, type="fail", value={"status": 404})
+    return record
+
+
+@bad("S3", "after a failure that asked for 0.5 s")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
+    return flaky(run, 0.5)
+
+
+@bad("S8", "was refused to who ended it")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim("worker-1").succeed().stale_finish("worker-1", 1)
+    return run.history()
+
+
+@bad("S8", "was refused to who ended it")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
+    life.stale_finish("worker-1", 1).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S9", "which worker-1")
+def _(run: Specimen) -> History:
+    # Two ran the same epoch; the second one's end came too late.
+    run.submit("a").dispatch().claim("worker-1").succeed().stale_finish("worker-2", 1)
+    return run.history()
+
+
+@bad("S9", "owns 3 attempts, it has 2 slots")
+def _(run: Specimen) -> History:
+    lives = [run.submit(key).dispatch().claim("worker-1") for key in ("a", "b", "c")]
+    for life in lives:
+        life.succeed()
+    return with_slots(run)
+
+
+@bad("S12", "a cancel after it was accepted did not find it")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim().succeed().cancel()
+    return run.edited(told_not_found)
+
+
+@bad.each
+def test_a_bad_history_is_refused(law: str, message: str, make: Maker) -> None:
+    refused(make(Specimen()), law, message)
+
+
+def test_a_retry_after_its_delay_is_in_time() -> None:
+    run = Specimen()
+    life = run.submit("a").dispatch().claim().end(Reason.FAILED)
+    run.now += 0.5
+    life.dispatch().claim().succeed()
+    assert CHECKS["S3"](flaky(run, 0.5)) == []
+
+
+def test_an_attempt_that_was_lost_may_be_tried_again_at_once() -> None:
+    run = Specimen()
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    assert CHECKS["S3"](flaky(run, 0.5)) == []
+
+
+def test_an_end_told_again_when_the_task_went_on_may_be_refused() -> None:
+    run = Specimen()
+    life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
+    life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()
+    assert CHECKS["S8"](run.history()) == []
+
+
+def test_slots_are_taken_one_after_the_other_by_any_number() -> None:
+    run = Specimen()
+    for key in ("a", "b", "c"):
+        run.submit(key).dispatch().claim("worker-1").succeed()
+    running = [run.submit(key).dispatch().claim("worker-2") for key in ("d", "e")]
+    running[0].end(Reason.LOST).dispatch().claim("worker-1").succeed()
+    run.submit("f").dispatch().claim("worker-2").succeed()
+    running[1].succeed()
+    assert CHECKS["S9"](with_slots(run)) == []

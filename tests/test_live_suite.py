@@ -1,0 +1,144 @@
+"""What a command with several runs leaves in the run store, also when the harness fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specimen import Specimen
+from test_report_pages import judged
+
+from chaos import scenario as scenarios
+from chaos.history import HistoryWriter
+from chaos.live import suite as suites
+from chaos.live.run import Order, Report, RunFailed, _write_failure
+from chaos.live.suite import Suite
+from chaos.live.topology import Foundation
+from chaos.report import files
+from chaos.runs import RunStore, read
+
+CALM = scenarios.find("calm")
+
+
+def record(directory: Path, run: Specimen, *, drained: bool = True) -> None:
+    with HistoryWriter(directory / files.HISTORY) as writer:
+        writer.write(*run.all_records(drained=drained))
+
+
+def accepted() -> Specimen:
+    run = Specimen()
+    run.submit("a").dispatch().claim().succeed()
+    return run
+
+
+# ------------------------------------------------------------------------ a harness that failed
+
+
+def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    directory = store.new_run("calm", 3)
+    record(directory, accepted(), drained=False)
+    order = Order(CALM, 3, tmp_path, mutant="m")
+    failed = _write_failure(order, directory, ["ActorFailed: worker-2"], 12.0)
+    assert failed.verdict == "unknown"
+    assert failed.doubts[0] == "the harness failed: ActorFailed: worker-2"
+    assert "the history is incomplete: it has no phase drained" in failed.doubts
+    assert read(directory).outcomes == (failed,)
+    assert "the harness failed: ActorFailed: worker-2" in (directory / files.REPORT).read_text()
+
+
+def test_a_run_that_failed_after_the_last_record_is_not_true(tmp_path: Path) -> None:
+    directory = RunStore(tmp_path).new_run("calm", 3)
+    record(directory, accepted())
+    failed = _write_failure(Order(CALM, 3, tmp_path), directory, ["OSError: disk full"], 12.0)
+    assert (failed.verdict, failed.doubts) == (
+        "unknown",
+        ("the harness failed: OSError: disk full",),
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"kind": "ru'])
+def test_a_failed_run_without_a_history_is_in_the_list(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    directory = RunStore(tmp_path).new_run("calm", 3)
+    if content is not None:
+        (directory / files.HISTORY).write_bytes(content)
+    failed = _write_failure(Order(CALM, 3, tmp_path), directory, ["E: no port"], 2.0)
+    assert (failed.scenario, failed.seed, failed.meters) == ("calm", 3, None)
+    assert read(directory).outcomes == (failed,)
+
+
+# ------------------------------------------------------------------------------------ the suite
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs end with these verdicts, one after the other; ``failed``: the harness fails."""
+    wanted: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def laid() -> AsyncIterator[Any]:
+        yield None
+
+    async def run(order: Order, foundation: Foundation) -> Report:
+        store, verdict = RunStore(order.runs), wanted.pop(0)
+        directory = store.new_run(order.scenario.id, order.seed, order.mutant)
+        if verdict == "interrupted":
+            raise KeyboardInterrupt
+        if verdict == "failed":
+            raise RunFailed(["no port"], _write_failure(order, directory, ["no port"], 1.0))
+        judgement = judged(verdict)
+        files.write_run(directory, judgement, 2.0)
+        store.point_latest(directory)
+        return Report(judgement, directory, 2.0)
+
+    monkeypatch.setattr(suites, "run", run)
+    monkeypatch.setattr(Foundation, "laid", laid)
+    return wanted
+
+
+async def test_several_runs_have_one_report(
+    tmp_path: Path, verdicts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts += ["true", "failed", "unknown", "false"]
+    todo = [(CALM, seed) for seed in range(3, 7)]
+    assert not await Suite(tmp_path, keep=False).run(todo, None)
+    said = capsys.readouterr().out
+    latest = RunStore(tmp_path).find()
+    assert f"report: {latest / 'report.html'}\n" in said
+    assert "1 of 4 true, 1 false, 2 unknown" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); felt 1/1\n" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); felt 0/1\n" in said
+    assert "what was recorded: " in said
+    suite = read(latest).suite
+    assert suite is not None
+    assert [run.verdict for run in suite.runs] == ["true", "unknown", "unknown", "false"]
+    assert (suite.title, suite.planned) == ("calm: seeds 3 to 6", 4)
+    assert {path.name for path in latest.iterdir()} == {"summary.json", "junit.xml", "report.html"}
+
+
+async def test_a_single_run_is_its_own_report(
+    tmp_path: Path, verdicts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts += ["true"]
+    assert await Suite(tmp_path, keep=False).run([(CALM, 3)], None)
+    (kept,) = RunStore(tmp_path).kept()
+    assert RunStore(tmp_path).find() == kept.directory
+    assert (kept.directory / files.JUNIT).exists()
+    assert f"report: {kept.directory / 'report.html'}\n" in capsys.readouterr().out
+
+
+async def test_a_suite_that_is_ended_early_has_its_report_so_far(
+    tmp_path: Path, verdicts: list[str]
+) -> None:
+    verdicts += ["true", "interrupted"]
+    with pytest.raises(KeyboardInterrupt):
+        await Suite(tmp_path, keep=False).run([(CALM, 3), (CALM, 4)], None)
+    suite = read(RunStore(tmp_path).find()).suite
+    assert suite is not None
+    assert (suite.verdict, len(suite.runs), suite.planned) == ("unknown", 1, 2)
+    assert "1 of 2 runs are missing" in (RunStore(tmp_path).find() / files.REPORT).read_text()

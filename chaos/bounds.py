@@ -42,7 +42,7 @@ from system.settings import Settings
 # One round trip to Postgres or Redis, waiting for a CPU included:
 ROUND_TRIP_SECONDS = 0.1
 # The whole path of a task, submit to finish; measured are hundreds to thousands.
-TASKS_PER_SECOND = 50.0
+TASKS_PER_SECOND = 200.0
 # The longest pause of a supervised loop after an error (system/loops.py).
 LOOP_RESTART_SECONDS = 2.0
 # A sweep: clock, mark_dead, take_back, generation, republish, publish.
@@ -225,7 +225,7 @@ def fault_seconds(scenario: Scenario) -> float:
 
     A fault after an event strikes at the latest when the load ends (else it is not felt).
     """
-    load = scenario.workload.seconds
+    load = scenario.workload.last_due_seconds
     ends = [
         (load + plan.after.plus if plan.after else plan.at or 0.0)
         + (plan.every or 0.0) * (plan.times - 1)

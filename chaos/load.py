@@ -106,6 +106,11 @@ class Workload(Part):
         return self
 
     @property
+    def last_due_seconds(self) -> float:
+        """The load is not over before this second: some task may become due only then."""
+        return max(self.seconds, self.due_between[1] if self.due_between else 0.0)
+
+    @property
     def least_accepted(self) -> int:
         """The number of ok submits below which a run proves nothing."""
         return self.ok_min if self.ok_min is not None else max(1, self.tasks // 2)

@@ -30,7 +30,8 @@ from chaos.history import HistoryWriter
 from chaos.records import Op
 from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, Planned, from_json, share
 
-RESENDS_MAX = 10
+# Longer than any outage of a scenario: a client that wants its task stored goes on asking.
+RESENDS_MAX = 40
 RESEND_AFTER_SECONDS = 0.7
 Outcome = Literal["ok", "fail", "info"]
 Name = Literal["submit", "get", "cancel", "list"]

@@ -13,8 +13,16 @@ _DEFAULT = (
     "workers_killed",
     "zombie_worker",
     "late_finish",
+    "commit_reply_lost",
+    "redis_amnesia",
     "redis_partition",
+    "database_restart",
     "database_latency",
+    "schedulers_killed",
+    "api_killed",
+    "cancel_storm",
+    "poison_task",
+    "storm",
 )
 
 

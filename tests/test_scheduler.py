@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from bench import Bench, bench_for, until
@@ -248,6 +248,22 @@ async def test_an_attempt_far_past_its_timeout_is_taken_from_a_living_worker(
     task = (await bench.story(grant.task_id)).task
     assert (task.attempt, task.losses) == (1, 0)
     assert (await bench.reasons(grant.task_id))[-1] is Reason.TIMED_OUT
+
+
+async def test_an_attempt_of_a_silent_worker_is_lost_with_it_not_timed_out(bench: Bench) -> None:
+    """Found by scheduler_pause_overlap: a killed worker's attempts used up max_attempts."""
+    worker = await bench.registered()
+    (grant,) = await bench.claimed("a", worker=worker, timeout_seconds=0.1, max_attempts=1)
+    async with bench.scheduler():  # whose grace is over long before the lease is
+        await until(lambda: _ended(bench, grant.task_id))
+    task = (await bench.story(grant.task_id)).task
+    assert (task.losses, task.finished_at) == (1, None)
+    assert Reason.LOST in await bench.reasons(grant.task_id)
+    assert Reason.TIMED_OUT not in await bench.reasons(grant.task_id)
+
+
+async def _ended(bench: Bench, task_id: UUID) -> bool:
+    return await bench.state(task_id) is not State.RUNNING
 
 
 async def test_what_is_past_its_retention_is_deleted_and_the_rest_is_kept(bench: Bench) -> None:

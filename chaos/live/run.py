@@ -20,7 +20,7 @@ from chaos.live.nemesis import Nemesis
 from chaos.live.progress import Progress
 from chaos.live.sightings import HintWatch, SeenHint, sightings
 from chaos.live.topology import SOURCES, Foundation, Stack
-from chaos.live.witness import instant
+from chaos.live.witness import WitnessAway, instant
 from chaos.records import Phase, Record, Run, SinkCall
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
@@ -228,6 +228,7 @@ class _Execution:
                 await asyncio.wait_for(clients.done(), limit)
             except TimeoutError:
                 raise LoadTooLong(f"the clients were still busy after {limit:.0f} s") from None
+            await asyncio.sleep(self._scenario.workload.last_due_seconds - self._now())
             nemesis.load_over()
 
         async with self._watched("faults", stack, clients):
@@ -275,7 +276,7 @@ class _Execution:
 
         async def keep_showing() -> None:
             while True:
-                with contextlib.suppress(OSError, TimeoutError):
+                with contextlib.suppress(WitnessAway):
                     counts = await stack.witness.counts()
                     detail = f"answered {clients.answered()}, terminal {counts.terminal}, in flight"
                     detail += f" {counts.open}, stale writes refused {counts.stale_writes}"

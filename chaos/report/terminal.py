@@ -10,7 +10,7 @@ from chaos.report.strikes import Planned, planned
 from chaos.verdict import Judgement
 
 _VIOLATIONS_SHOWN = 3
-_NAME_WIDTH = 18
+_NAME_WIDTH = 32
 
 
 def line(judgement: Judgement) -> str:

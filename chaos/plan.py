@@ -207,15 +207,16 @@ class FaultPlan(Part):
 
     def candidates(self, topology: Topology) -> tuple[str, ...]:
         """The concrete targets that match, in a fixed order (``pick`` draws from these)."""
-        known = self._all(topology)
+        known = self.allowed(topology)
         return tuple(k for k in known if any(fnmatchcase(k, pattern) for pattern in self.target))
 
     def unmatched(self, topology: Topology) -> tuple[str, ...]:
         """The patterns of ``target`` that no target of its sort matches."""
-        known = self._all(topology)
+        known = self.allowed(topology)
         return tuple(p for p in self.target if not any(fnmatchcase(k, p) for k in known))
 
-    def _all(self, topology: Topology) -> tuple[str, ...]:
+    def allowed(self, topology: Topology) -> tuple[str, ...]:
+        """Every target of its sort."""
         return {
             FaultSort.EDGE: topology.edges,
             FaultSort.PROCESS: topology.processes,

@@ -105,7 +105,8 @@ class Scenario(Part):
             if names.count(plan.name) > 1:
                 raise ValueError(f"faults.{n}.name: {plan.name} stands twice")
             if missing := plan.unmatched(self.topology):
-                raise ValueError(f"faults.{n}.target: {', '.join(missing)}: 0 targets match")
+                hint = did_you_mean(missing[0], plan.allowed(self.topology))
+                raise ValueError(f"faults.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
             found = plan.candidates(self.topology)
             if len(found) < (plan.pick or 1):
                 raise ValueError(f"{where}: {len(found)} targets match, {plan.pick or 1} needed")

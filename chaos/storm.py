@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from chaos.explain import did_you_mean
 from chaos.load import Counts, Seconds, Shares, Workload, in_order
 from chaos.plan import FaultPlan, Part, Topology
 from chaos.vocabulary import SERVERS, FaultSort
@@ -96,7 +97,8 @@ def check(storm: Storm, document: Mapping[str, Any]) -> None:
         Workload.model_validate(_with_shares(document["workload"], shares))
     for n, option in enumerate(storm.menu):
         if missing := option.plan().unmatched(topology):
-            raise ValueError(f"storm.menu.{n}.target: {', '.join(missing)}: 0 targets match")
+            hint = did_you_mean(missing[0], option.plan().allowed(topology))
+            raise ValueError(f"storm.menu.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
 
 
 def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ FAULTS: dict[str, FaultKind] = {
     "limit_data": FaultKind(_EDGE, ("bytes",), "closes after so many bytes"),
     "down": FaultKind(_EDGE, (), "nobody listens, open connections are closed"),
     "kill": FaultKind(_ANY, (), "SIGKILL; no finally runs", _BOTH),
-    "pause": FaultKind(_PROCESS, (), "SIGSTOP, later SIGCONT"),
+    "pause": FaultKind(_ANY, (), "SIGSTOP (of a server: all of it), later SIGCONT", _BOTH),
     "terminate": FaultKind(_PROCESS, (), "SIGTERM: a graceful stop"),
     "restart": FaultKind(_ANY, (), "a graceful stop, and started again at once", _BOTH),
     "skew": FaultKind(_PROCESS, ("seconds",), "its wall clock jumps by so many, and back"),

@@ -44,6 +44,7 @@ class Planned:
 def plan(workload: Workload, seed: int) -> list[Planned]:
     """All operations of a run, in the order of their instants."""
     operations = list(_operations(workload, seed))
+    operations += _missing(workload, seed, operations)
     if workload.batch > 1:
         operations = list(_in_batches(operations, workload.batch))
     return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
@@ -133,6 +134,20 @@ def _companions(workload: Workload, submit: Planned, draw: random.Random) -> Ite
         due = (submit.run_after or submit.at) - submit.at
         after = due * draw.random() if draw.random() < 1 / 3 else due + draw.uniform(0.0, 0.5)
         yield again("cancel", after, submit.client, {})
+
+
+def _missing(workload: Workload, seed: int, operations: list[Planned]) -> Iterator[Planned]:
+    """One of each companion that is asked for and that the dice gave none of."""
+    draw = random.Random(f"missing {seed}")
+    there = {operation.kind for operation in operations}
+    submits = [
+        op for op in operations if op.kind == "submit" and "poison" not in op.request["payload"]
+    ]
+    none = {"repeats": 0.0, "mismatches": 0.0, "cancels": 0.0}
+    for name, kind in (("repeats", "repeat"), ("mismatches", "mismatch"), ("cancels", "cancel")):
+        if getattr(workload, name) and kind not in there and submits:
+            just_it = workload.model_copy(update=none | {name: 1.0})
+            yield from _companions(just_it, draw.choice(submits), draw)
 
 
 def _in_batches(operations: list[Planned], size: int) -> Iterator[Planned]:

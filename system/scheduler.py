@@ -56,7 +56,9 @@ class Steadiness:
         return now - self._since >= self._needed_seconds
 
     def answered(self, now: float) -> None:
-        """Notes that Postgres answered at ``now``: a slow database is not one that is away."""
+        """Notes that Postgres answered at ``now``: one that is slow is not one that is away."""
+        if now - self._answered > self._gap_seconds:
+            self._since = None
         self._answered = now
 
 
@@ -141,13 +143,17 @@ class Scheduler:
 
     async def _sweep(self) -> None:
         """Dead workers and their attempts. Needs no Redis: its outage must not hide the dead."""
-        batch = self._settings.sweep_batch
+        batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
         now = await self._sweeping.clock()
-        if self._steadiness.tick(asyncio.get_running_loop().time(), now):
-            for worker in await self._sweeping.mark_dead(batch):
+        if self._steadiness.tick(loop.time(), now):
+            dead = await self._sweeping.mark_dead(batch)
+            self._steadiness.answered(loop.time())
+            for worker in dead:
                 self._metrics.workers_lost.inc()
                 self._log.warning("worker marked dead: lease expired", worker=str(worker))
-        for end in await self._sweeping.take_back(batch, self._actor):
+        ends = await self._sweeping.take_back(batch, self._actor)
+        self._steadiness.answered(loop.time())
+        for end in ends:
             self._metrics.taken_back.labels(str(end.reason)).inc()
             self._log.warning(
                 "attempt taken back",

@@ -110,6 +110,21 @@ class ServerProcess(abc.ABC):
         if left:
             raise EmbeddedError(f"{self.name}: processes {sorted(left)} survived SIGKILL")
 
+    def pause(self) -> set[int]:
+        """SIGSTOP to the whole process tree, until ``resume``; returns its process ids."""
+        process = self._process
+        if process is None or not self.is_running:
+            raise EmbeddedError(f"{self.name} does not run: nothing to pause")
+        process.send_signal(signal.SIGSTOP)  # it must not fork while its children are counted
+        tree = process_tree([process.pid]) | self._strays()
+        send_signal(tree, signal.SIGSTOP)
+        return tree
+
+    def resume(self) -> None:
+        """SIGCONT to the whole process tree."""
+        if self._process is not None and self.is_running:
+            send_signal(process_tree([self._process.pid]) | self._strays(), signal.SIGCONT)
+
     def __enter__(self) -> Self:
         self.start()
         return self

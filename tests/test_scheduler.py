@@ -52,6 +52,16 @@ def test_a_gap_begins_anew(seconds: float) -> None:
     assert [steadiness.tick(*at(after + n)) for n in range(4)] == [False, False, False, True]
 
 
+def test_slow_answers_are_no_gap_but_one_that_stays_away_is() -> None:
+    steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)
+    for turn in range(3):
+        steadiness.tick(*at(2 * turn))
+        steadiness.answered(at(2 * turn + 1)[0])
+    assert steadiness.tick(*at(6))
+    steadiness.answered(at(8)[0])
+    assert not steadiness.tick(*at(9))
+
+
 @pytest.mark.parametrize("jump", [-30.0, 30.0])
 def test_a_jump_of_the_databases_clock_begins_anew(jump: float) -> None:
     steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from chaos.live.actors import Actor, process_state
+from chaos.live.actors import Actor, ActorFailed, process_state
 from chaos.live.witness import Incarnation, Witness, WitnessAway
 from chaos.plan import FaultPlan
 
@@ -21,6 +22,7 @@ _REPLACED_SECONDS = 10.0
 _GRACEFUL_SECONDS = 30.0
 # A process comes back only when its database does.
 _BACK_SECONDS = 60.0
+_UP_SECONDS = 10.0
 _CLOCK_MOVES_SECONDS = 2.0
 
 
@@ -49,7 +51,13 @@ class ProcessStrike:
         return await faults[self._plan.fault](hold)
 
     async def busy(self) -> None:
-        """Wait a moment for a worker to run something: a strike on an idle one proves little."""
+        """Wait a moment for a worker to run something: a strike on an idle one proves little.
+
+        Only a process that is up can stop gracefully: for that it is waited longer.
+        """
+        if self._plan.fault in {"terminate", "restart"}:
+            with contextlib.suppress(ActorFailed):
+                await self._actor.ready(_UP_SECONDS, patient=True)
         give_up = time.monotonic() + _BUSY_SECONDS
         while self._is_worker and time.monotonic() < give_up:
             try:

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from chaos.live.actors import process_state
 from chaos.live.witness import Witness
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 
@@ -36,6 +37,8 @@ class ServerStrike:
         """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
         if fault in {"kill", "restart", "restart_empty"}:
             return await self._end(fault, self._servers[target], hold)
+        if fault == "pause":
+            return await self._pause(self._servers[target], hold)
         if fault == "exhaust":
             return await self._exhaust(hold)
         if fault == "terminate_backends":
@@ -66,6 +69,18 @@ class ServerStrike:
         finally:
             await asyncio.to_thread(server.start)
         return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}
+
+    async def _pause(
+        self, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold
+    ) -> tuple[bool, dict[str, Any]]:
+        """Felt: all of its processes were stopped when the pause ended."""
+        pids = await asyncio.to_thread(server.pause)
+        try:
+            await hold()
+            stopped = [pid for pid in pids if process_state(pid) == "T"]
+        finally:
+            await asyncio.to_thread(server.resume)
+        return len(stopped) == len(pids), {"processes": len(pids), "stopped": len(stopped)}
 
     async def _exhaust(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
         """Take every connection there is, and each that becomes free; felt: Postgres refused one.

@@ -235,7 +235,7 @@ faults:
         ),
         ("{fault: flush, target: postgres, at: 1}", "flush is a fault of redis"),
         ("{fault: terminate_backends, target: redis, at: 1}", "is a fault of postgres"),
-        ("{fault: pause, target: redis, at: 1}", "pause strikes a process"),
+        ("{fault: terminate, target: redis, at: 1}", "terminate strikes a process"),
         ("{fault: skew, target: postgres, at: 1, attributes: {seconds: 1}}", "skew strikes a proc"),
         ("{fault: skew, target: worker-1, at: 1}", "attributes: skew needs seconds"),
         ("{fault: exhaust, target: redis, at: 1}", "exhaust is a fault of postgres"),

@@ -1,16 +1,16 @@
-"""Bad histories of who ran what: S3, S8, S9 and S12 must name them."""
+"""Bad histories of who ran what: S3, S7, S8, S9 and S12 must name them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from bad_histories import BadHistories, Maker, on_row, refused
-from specimen import Specimen
+from specimen import Life, Specimen
 
 from chaos.history import History
 from chaos.invariants.registry import CHECKS
-from chaos.records import Op, Record, Run
-from system.lifecycle import Reason
+from chaos.records import Fault, Op, Record, Run
+from system.lifecycle import Reason, State
 
 bad = BadHistories()
 SLOTS = 2
@@ -36,10 +36,30 @@ def told_not_found(record: Record) -> Record:
     return record
 
 
+def killed(run: Specimen, label: str) -> None:
+    """The incarnation is gone from here on."""
+    evidence = {label: {"incarnation": run.worker(label)}}
+    strike = Fault(type="start", fault_id="k#1", fault="kill", targets=(label,), at=run.tick())
+    run.records += [strike, replace(strike, type="felt", at=run.tick(), evidence=evidence)]
+
+
+def timed_out(life: Life) -> Life:
+    """A scheduler takes the attempt back for its age."""
+    return life.step(State.SCHEDULED, Reason.TIMED_OUT, "scheduler:scheduler-1")
+
+
 @bad("S3", "after a failure that asked for 0.5 s")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
     return flaky(run, 0.5)
+
+
+@bad("S7", "timed out, but its worker was killed")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim("worker-1")
+    killed(run, "worker-1")
+    timed_out(life).dispatch().claim("worker-2").succeed()
+    return run.history()
 
 
 @bad("S8", "was refused to who ended it")
@@ -93,6 +113,15 @@ def test_an_attempt_that_was_lost_may_be_tried_again_at_once() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     assert CHECKS["S3"](flaky(run, 0.5)) == []
+
+
+def test_a_worker_killed_after_the_time_was_over_had_let_it_time_out() -> None:
+    run = Specimen()
+    life = run.submit("a").dispatch().claim("worker-1")
+    run.now += 60.0
+    killed(run, "worker-1")
+    timed_out(life).dispatch().claim("worker-2").succeed()
+    assert CHECKS["S7"](run.history()) == []
 
 
 def test_an_end_told_again_when_the_task_went_on_may_be_refused() -> None:

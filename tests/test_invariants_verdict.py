@@ -220,7 +220,7 @@ def test_lines_of_runs_stand_under_each_other() -> None:
     assert len(good) == len(other)
     assert good.index("recovery") == other.index("recovery")
     assert "specimen" in good
-    assert len(good) <= 150
+    assert len(good) <= 165
     assert " true " in good
     assert "felt  2/2 " in good
     assert "recovery  0.0/20.0 s" in good

@@ -218,7 +218,11 @@ def test_a_storm_that_cannot_find_room_for_all_has_those_that_fit() -> None:
             '{fault: kill, target: [api-9, "worker-*"]}',
             "storm.menu.11.target: api-9: 0 targets match",
         ),
-        ("{fault: kill, target: redis}", "{fault: pause, target: redis}", "pause strikes a proc"),
+        (
+            "{fault: kill, target: redis}",
+            "{fault: terminate, target: redis}",
+            "terminate strikes a proc",
+        ),
         ("{fault: kill, target: redis}", "{fault: skew, target: api-1}", "skew needs seconds"),
         ("{fault: kill, target: redis}", "{fault: kill, target: []}", "should have at least 1"),
         (

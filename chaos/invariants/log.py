@@ -102,9 +102,10 @@ def _row_ends_log(task: Task, last: Event) -> Iterator[Violation]:
 def attempts_counted(history: History) -> list[Violation]:
     """S7: ``attempt`` grows by 1 exactly in a claim; the row's attempts, losses and hand backs are
     those of its log; none exceeds its limit; and each end of an attempt leads where
-    ``lifecycle.after_attempt`` says (so no dead letter comes before its limit).
+    ``lifecycle.after_attempt`` says (so no dead letter comes before its limit). An attempt whose
+    worker was killed is lost, whatever its timeout.
     """
-    found: list[Violation] = []
+    found = list(runners.killed_not_slow(history))
     for task_id, events in history.events.items():
         attempt = 0
         for event in events:

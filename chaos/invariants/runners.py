@@ -1,4 +1,7 @@
-"""Who really ran an attempt, seen from outside the log: parts of S3, S8 and S9. Each O(n log n)."""
+"""Who really ran an attempt, as seen from outside the log: parts of S3, S7, S8 and S9.
+
+Each O(n log n).
+"""
 
 from __future__ import annotations
 
@@ -89,3 +92,34 @@ def more_than_slots(history: History) -> Iterator[Violation]:
                 message = f"{history.actor(owner)} owns {owned} attempts, it has {slots} slots"
                 yield Violation("S9", event.task_id, message, (event,))
                 break
+
+
+def killed_not_slow(history: History) -> Iterator[Violation]:
+    """S7: an attempt that still had time when its worker was killed is lost, never timed out: it
+    must use up nothing.
+    """
+    killed = _killed(history)
+    seconds = float(history.run.scenario.get("workload", {}).get("timeout_seconds", 0.0))
+    for task_id, events in history.events.items():
+        claim: Event | None = None
+        for event in events:
+            by_scheduler = event.reason == Reason.TIMED_OUT and event.actor.startswith("scheduler")
+            if by_scheduler and claim is not None and claim.actor in killed:
+                died, ends = killed[claim.actor], history.seconds(claim.at) + seconds
+                if died < ends:
+                    message = f"timed out, but its worker was killed {ends - died:.2f} s before"
+                    yield Violation("S7", task_id, message, (claim, event))
+            claim = event if event.reason == Reason.CLAIMED else claim
+
+
+def _killed(history: History) -> dict[str, float]:
+    """Arena second of the SIGKILL by actor name of the incarnation that it struck."""
+    found: dict[str, float] = {}
+    for records in history.faults.values():
+        start = next((record for record in records if record.type == "start"), None)
+        for record in records:
+            for evidence in record.evidence.values() if start and record.fault == "kill" else ():
+                incarnation = evidence.get("incarnation") if isinstance(evidence, dict) else None
+                if incarnation and start:
+                    found[f"worker:{incarnation}"] = start.at
+    return found

@@ -34,6 +34,20 @@ TOO_OLD_LEFT = Mutant(
 MUTANTS = (
     TOO_OLD_LEFT,
     Mutant(
+        name="silent_timed_out",
+        guard="only a worker that was heard from after it lets an attempt time out",
+        what="attempts of silent workers time out too",
+        scenario="scheduler_pause_overlap",
+        killers=("S7",),
+        edits=(
+            Edit(
+                _FILE,
+                "       <= alive.heard)\n",
+                "       <= (SELECT clock_timestamp()))\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="dispatch_before_due",
         guard="only what is due is dispatched",
         what="SCHEDULED tasks are dispatched at once",

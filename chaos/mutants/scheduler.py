@@ -139,6 +139,11 @@ UNPLANTED = (
         "the arena cannot step the clock of Postgres; tests/test_scheduler.py",
     ),
     Unplanted(
+        "every answer of Postgres counts, not only the clock's (Steadiness.answered)",
+        _FILE,
+        "only later: the heal ends the latency; tests/test_scheduler.py",
+    ),
+    Unplanted(
         "pokes, full batches, metrics",
         _FILE,
         "short cuts: without them only slower",

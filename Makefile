@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holdfast-setup
 
-# make chaos: which scenarios (default all), in which arena, and further options.
+# make chaos: which scenarios or suites (default, full), in which arena, and further options.
 SUITE ?=
 ARENA ?= live
 ARGS  ?=
@@ -40,7 +40,7 @@ check: setup ## lint, format, types, and who may import whom
 test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
 	$(BIN)/python -m pytest tests $(ARGS)
 
-chaos: setup ## break it for real (SUITE='calm late_finish' ARENA=live ARGS='--seed 7')
+chaos: setup ## break it for real (SUITE=full, or names; ARENA=live ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
 
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)

@@ -118,6 +118,8 @@ class Stack:
         self.directory.mkdir(parents=True)
         self.valkey = EmbeddedValkey(self.directory / "valkey", guardian=self.foundation.guardian)
         try:
+            if not self.postgres.is_running:  # the run before failed in the middle of a strike
+                await asyncio.to_thread(self.postgres.start)
             template = asyncio.to_thread(self.postgres.create_database, self.database, _TEMPLATE)
             await asyncio.gather(template, asyncio.to_thread(self.valkey.start))
             self.witness = Witness(self.postgres.url(self.database))

@@ -34,6 +34,7 @@ _AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
@@ -194,8 +195,10 @@ class Witness:
             )
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)
-        except _AWAY:
+        except BaseException:
+            # Also when cancelled: a query may be half done, and the next one would meet it.
             self._connection.terminate()
+            self._connection = None
             raise
 
 

@@ -104,7 +104,7 @@ def test_every_verdict_has_a_page_that_needs_nothing_else(verdict: str) -> None:
     text = render_run(page(judgement, 12.0))
     read = Reader(text)
     assert f"<title>{verdict}: specimen, seed 7</title>" in text
-    assert "python -m chaos run specimen --seed 7" in "".join(read.words)
+    assert "python -m chaos run ./specimen.yaml --seed 7" in "".join(read.words)
     for name, attributes in read.elements:
         for key in ("src", "href", "action", "data", "poster", "srcset"):
             value = attributes.get(key) or "#"

@@ -93,7 +93,7 @@ def test_junit_has_a_case_per_run_with_what_went_wrong() -> None:
     assert [child.tag for child in good] == ["properties"]
     facts = {p.get("name"): p.get("value") for p in good.iter("property")}
     assert (facts["seed"], facts["verdict"]) == ("7", "true")
-    assert facts["replay"] == "python -m chaos run specimen --seed 7"
+    assert facts["replay"] == "python -m chaos run ./specimen.yaml --seed 7"
     (failure,) = bad.findall("failure")
     assert "SUCCEEDED with 0 ledger rows" in (failure.get("message") or "")
     assert "S11 violated 2 times in all" in (failure.text or "")

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from chaos import scenario as scenarios
 from chaos.invariants.liveness import recovery_seconds
 from chaos.records import Bound, Phase, Record
 from chaos.report import curves
@@ -122,8 +123,9 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
 
 
 def replay(scenario: str, seed: int, mutant: str | None) -> str:
-    """The command that runs it again."""
-    words = ["python", "-m", "chaos", "run", scenario, "--seed", str(seed)]
+    """The command that runs it again; one that does not come along by its file."""
+    what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
+    words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
     return shlex.join([*words, "--mutant", mutant] if mutant else words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -274,3 +275,12 @@ def test_a_name_must_be_that_of_the_file(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_what_there_is() -> None:
     with pytest.raises(ScenarioError, match=r"no scenario 'clam' \(did you mean calm\?\)"):
         scenarios.find("clam")
+
+
+def test_the_scenario_of_the_tutorial_is_sound() -> None:
+    readme = (SCENARIOS.parent / "README.md").read_text(encoding="utf-8")
+    (tutorial,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    found = scenarios.parse(tutorial, "deaf_receiver.yaml")
+    assert found.id == "deaf_receiver"
+    with pytest.raises(ScenarioError, match=r"faults\.0\.target: worker->sink: 0 targets match"):
+        scenarios.parse(tutorial.replace("worker-*->sink", "worker->sink"), "deaf_receiver.yaml")

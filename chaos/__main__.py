@@ -102,7 +102,6 @@ def run_mutants(
         list[str] | None, typer.Argument(metavar="[MUTANT]...", help="Default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of each first run; then it goes up.")] = 7,
-    jobs: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 1,
     catalogue: Annotated[
         bool, typer.Option("--list", help="Only print every guard with its mutant, or why none.")
     ] = False,
@@ -113,7 +112,7 @@ def run_mutants(
     if catalogue:
         typer.echo(mutant_catalogue())
         return
-    hunt = Hunt(runs_directory, seed, keep=keep, jobs=jobs)
+    hunt = Hunt(runs_directory, seed, keep=keep)
     _exit(_finish(hunt.run(names or [])))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,13 +60,12 @@ class Hunted:
 
 
 class Hunt:
-    """Runs mutants, ``jobs`` at a time, each lane on servers of its own."""
+    """Runs mutants one after the other."""
 
-    def __init__(self, runs: Path, seed: int, *, keep: bool, jobs: int = 1) -> None:
+    def __init__(self, runs: Path, seed: int, *, keep: bool) -> None:
         self._runs = runs.absolute()
         self._seed = seed
         self._keep = keep
-        self._jobs = jobs
         self._hunted: list[Hunted] = []
 
     async def run(self, names: Sequence[str]) -> bool:
@@ -78,12 +76,11 @@ class Hunt:
         """
         started = time.monotonic()
         chosen = [find(name) for name in names or MUTANTS]
-        waiting = deque(chosen)
-        lanes = min(self._jobs, len(chosen))
-        # Not a TaskGroup: what went wrong is to be told as it is, not as a group.
-        await asyncio.gather(*(self._lane(waiting) for _ in range(lanes)))
-        places = {mutant.name: place for place, mutant in enumerate(chosen)}
-        self._hunted.sort(key=lambda hunted: places[hunted.mutant.name])
+        async with Foundation.laid() as foundation:
+            for mutant in chosen:
+                hunted = await self._hunt(mutant, foundation)
+                self._hunted.append(hunted)
+                typer.echo(f"{hunted.row()}  {hunted.trouble or hunted.doubts}".rstrip())
         typer.echo(f"\n{_COLUMNS.format('mutant', 'scenario', 'killed by', 'runs', 's')}")
         for hunted in self._hunted:
             typer.echo(hunted.row())
@@ -94,13 +91,6 @@ class Hunt:
             f"guard, in {time.monotonic() - started:.0f} s"
         )
         return killed == len(due)
-
-    async def _lane(self, waiting: deque[Mutant]) -> None:
-        async with Foundation.laid() as foundation:
-            while waiting:
-                hunted = await self._hunt(waiting.popleft(), foundation)
-                self._hunted.append(hunted)
-                typer.echo(f"{hunted.row()}  {hunted.trouble or hunted.doubts}".rstrip())
 
     async def _hunt(self, mutant: Mutant, foundation: Foundation) -> Hunted:
         """Seed after seed until it is killed or has survived all; one that is covered: once."""

@@ -87,7 +87,9 @@ WITH n AS MATERIALIZED (
 UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM n
 WHERE t.id = n.id AND t.id = ANY(ARRAY(SELECT id FROM n)) AND t.state = 'QUEUED' RETURNING t.id""")
 
-# The expiry is tested again on the row as locked: a heartbeat may have come in between.
+# The expiry is tested again on the row as locked: a heartbeat may have come in between. And only a
+# statement that is carried out soon after it was asked for may kill: when Postgres itself stood
+# still, heartbeats wait beside it for their turn.
 MARK_DEAD = text("""
 WITH h AS MATERIALIZED (
   SELECT id, lease_expires_at FROM workers
@@ -95,6 +97,8 @@ WITH h AS MATERIALIZED (
   ORDER BY id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
 FROM h WHERE w.id = h.id AND h.lease_expires_at <= clock_timestamp()
+  AND clock_timestamp() <= CAST(:asked AS timestamptz)
+    + make_interval(secs => CAST(:within AS float8))
 RETURNING w.id""")
 
 # Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept

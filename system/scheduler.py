@@ -84,9 +84,9 @@ class Scheduler:
         statement = settings.statement_timeout_seconds
         # A worker whose lease is renewed every heartbeat outlives an outage of lease - heartbeat;
         # one heartbeat of that is left as a margin.
+        self._gap_seconds = max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds)
         self._steadiness = Steadiness(
-            needed_seconds=3 * settings.heartbeat_seconds,
-            gap_seconds=max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds),
+            needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
         )
         self.loops = Loops(log, metrics)
         stalled = _STALLED_POLLS * poll + statement
@@ -146,7 +146,7 @@ class Scheduler:
         batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
         now = await self._sweeping.clock()
         if self._steadiness.tick(loop.time(), now):
-            dead = await self._sweeping.mark_dead(batch)
+            dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
             self._steadiness.answered(loop.time())
             for worker in dead:
                 self._metrics.workers_lost.inc()

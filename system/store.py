@@ -151,9 +151,13 @@ class Store:
         """Sets the deadline of every QUEUED task to now: Redis lost them. Returns how many."""
         return len(await self._database.rows(scans.EXPIRE_HINTS))
 
-    async def mark_dead(self, n: int) -> list[UUID]:
-        """Marks up to ``n`` workers with an expired lease dead, for ever."""
-        rows = await self._database.rows(scans.MARK_DEAD, {"n": n})
+    async def mark_dead(self, n: int, asked: datetime, within_seconds: float) -> list[UUID]:
+        """Marks up to ``n`` workers with an expired lease dead, for ever.
+
+        None if it is carried out later than ``within_seconds`` after ``asked`` (database's clock).
+        """
+        parameters = {"n": n, "asked": asked, "within": within_seconds}
+        rows = await self._database.rows(scans.MARK_DEAD, parameters)
         return [row["id"] for row in rows]
 
     async def take_back(self, n: int, actor: str) -> list[TakenBack]:

@@ -272,6 +272,15 @@ async def test_an_attempt_of_a_silent_worker_is_lost_with_it_not_timed_out(bench
     assert Reason.TIMED_OUT not in await bench.reasons(grant.task_id)
 
 
+async def test_a_mark_dead_that_comes_too_late_kills_nobody(bench: Bench) -> None:
+    """Found by database_frozen: sent before Postgres stood still, carried out after it."""
+    worker = await bench.registered()
+    bench.sql("UPDATE workers SET lease_expires_at = clock_timestamp()")
+    now = await bench.store.clock()
+    assert await bench.store.mark_dead(10, now - timedelta(seconds=5), 4.0) == []
+    assert await bench.store.mark_dead(10, now, 4.0) == [worker]
+
+
 async def _ended(bench: Bench, task_id: UUID) -> bool:
     return await bench.state(task_id) is not State.RUNNING
 

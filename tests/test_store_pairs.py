@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from system.records import Failure, Success
 from system.settings import Settings
 from system.store import Store
 
+LATER = datetime.now(UTC) + timedelta(days=1)
 Operation = Callable[[Store, World], Awaitable[Any]]
 
 OPERATIONS: dict[str, Operation] = {
@@ -42,7 +44,7 @@ OPERATIONS: dict[str, Operation] = {
     "hand_back": lambda s, w: s.release(
         [Failure(w.task_id, w.epoch, Reason.HANDED_BACK)], w.owner or w.alive
     ),
-    "mark_dead": lambda s, _: s.mark_dead(10),
+    "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
     "take_back": lambda s, _: s.take_back(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),

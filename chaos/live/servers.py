@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from system.embedded import EmbeddedPostgres, EmbeddedValkey
 _FILL_SECONDS = 15.0
 _GRAB_SECONDS = 0.01
 _GRABBERS = 8
+# After an outage everybody comes back first.
+_SOMETHING_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
 Hold = Callable[[], Awaitable[None]]
 
 
@@ -43,19 +47,32 @@ class ServerStrike:
         if fault == "exhaust":
             return await self._exhaust(hold)
         if fault == "terminate_backends":
-            hit = await self._witness.terminate_backends()
-            await hold()
-            return hit > 0, {"backends": hit}
+            return await self._once("backends", self._witness.terminate_backends, hold)
         async with Redis.from_url(self._valkey.url(), socket_timeout=5) as redis:
+
+            async def flush() -> int:
+                keys = int(await redis.dbsize())
+                if keys:
+                    await redis.flushall()
+                return keys
+
+            async def client_kill() -> int:
+                command = "CLIENT KILL", "SKIPME", "YES"
+                return int(await redis.execute_command(*command))  # type: ignore[no-untyped-call]
+
             if fault == "flush":
-                keys = await redis.dbsize()
-                await redis.flushall()
-                await hold()
-                return keys > 0, {"keys": keys}
-            command = "CLIENT KILL", "SKIPME", "YES"
-            killed = int(await redis.execute_command(*command))  # type: ignore[no-untyped-call]
-            await hold()
-            return killed > 0, {"connections": killed}
+                return await self._once("keys", flush, hold)
+            return await self._once("connections", client_kill, hold)
+
+    async def _once(
+        self, what: str, strike: Callable[[], Awaitable[int]], hold: Hold
+    ) -> tuple[bool, dict[str, Any]]:
+        """Strike as soon as there is something to hit; felt: so many were hit."""
+        give_up = time.monotonic() + _SOMETHING_SECONDS
+        while not (hit := await strike()) and time.monotonic() < give_up:
+            await asyncio.sleep(_LOOK_SECONDS)
+        await hold()
+        return hit > 0, {what: hit}
 
     async def _end(
         self, fault: str, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold

@@ -34,6 +34,22 @@ TOO_OLD_LEFT = Mutant(
 MUTANTS = (
     TOO_OLD_LEFT,
     Mutant(
+        name="mark_dead_late",
+        guard="a mark_dead that is carried out long after it was asked for kills nobody",
+        what="it kills whenever it is carried out",
+        scenario="database_frozen",
+        killers=("S16",),
+        edits=(
+            Edit(
+                _FILE,
+                "  AND clock_timestamp() <= CAST(:asked AS timestamptz)\n"
+                "    + make_interval(secs => CAST(:within AS float8))\n",
+                "  AND (CAST(:asked AS timestamptz), CAST(:within AS float8)) IS NOT NULL\n",
+            ),
+        ),
+        runs_max=5,
+    ),
+    Mutant(
         name="silent_timed_out",
         guard="only a worker that was heard from after it lets an attempt time out",
         what="attempts of silent workers time out too",

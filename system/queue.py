@@ -59,15 +59,12 @@ class HintQueue:
     # Schedulers
 
     async def publish(self, hints: Sequence[Hint]) -> None:
-        """Appends the hints to their streams. After an error some may be published.
-
-        A connection that broke is tried once more: a hint twice is harmless, a lost one waits for
-        its deadline.
-        """
-        try:
-            await self._append_all(hints)
-        except Unavailable:
-            await self._append_all(hints)
+        """Appends the hints to their streams. After an error some may be published."""
+        async with _translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for hint in hints:
+                self._append(pipeline, hint)
+            await pipeline.execute()
 
     async def generation(self) -> str | None:
         """The mark that Redis still remembers; None: it lost everything (or is new)."""
@@ -203,13 +200,6 @@ class HintQueue:
         if hint.traceparent:
             fields[b"traceparent"] = hint.traceparent
         pipeline.xadd(self._stream(hint.queue), fields, maxlen=self._stream_entries_max)
-
-    async def _append_all(self, hints: Sequence[Hint]) -> None:
-        async with _translated():
-            pipeline = self._redis.pipeline(transaction=False)
-            for hint in hints:
-                self._append(pipeline, hint)
-            await pipeline.execute()
 
     async def _create_groups(self, queues: Sequence[str]) -> None:
         for queue in queues:

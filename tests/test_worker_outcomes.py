@@ -307,7 +307,8 @@ async def test_work_goes_on_when_a_server_comes_back(bench: Bench, server: str) 
     url = bench.settings.database_url if server == "postgres" else bench.settings.redis_url
     field = "database_url" if server == "postgres" else "redis_url"
     async with wire_to(url) as wire:
-        away = {field: wire.url}
+        # A hint that is lost with its connection waits for its deadline.
+        away = {field: wire.url, "hint_deadline_seconds": 1.0}
         async with bench.scheduler(**away) as scheduler, bench.worker(**away) as worker:
             before = await bench.submit(*["counted"] * 20)
             await bench.until_state(before, State.SUCCEEDED)

@@ -66,11 +66,6 @@ UNPLANTED = (
         "half of it leaves a hint twice, or none: published again at its deadline",
     ),
     Unplanted(
-        "hints are sent once more when their connection broke",
-        _FILE,
-        "covered by the hint's deadline; without it only later",
-    ),
-    Unplanted(
         "what is no hint is dropped",
         _FILE,
         "nobody else writes to Redis here; tests/test_queue.py",

@@ -45,13 +45,13 @@ class Steadiness:
 
     def tick(self, now: float, database_now: datetime) -> bool:
         """Notes both clocks, just read (``now``: monotonic seconds); whether steady long enough."""
+        self.answered(now)
         if self._clocks is not None:
             jump = abs((database_now - self._clocks[1]).total_seconds() - (now - self._clocks[0]))
-            if now - self._answered > self._gap_seconds or jump > _CLOCK_JUMP_SECONDS:
+            if jump > _CLOCK_JUMP_SECONDS:
                 self._since = None
         if self._since is None:
             self._since = now
-        self._answered = now
         self._clocks = (now, database_now)
         return now - self._since >= self._needed_seconds
 

@@ -100,8 +100,7 @@ class ServerProcess(abc.ABC):
         process = self._process
         if process is None or not self.is_running:
             return
-        process.send_signal(signal.SIGSTOP)  # it must not fork while its children are counted
-        tree = process_tree([process.pid]) | self._strays()
+        tree = self.pause()
         send_signal(tree, signal.SIGKILL)
         process.wait()
         left = wait_until_ended(tree, STOP_SECONDS)

@@ -66,7 +66,6 @@ class Hunt:
         self._runs = runs.absolute()
         self._seed = seed
         self._keep = keep
-        self._hunted: list[Hunted] = []
 
     async def run(self, names: Sequence[str]) -> bool:
         """Hunt these mutants (none named: all); whether each that must be killed was killed.
@@ -76,18 +75,19 @@ class Hunt:
         """
         started = time.monotonic()
         chosen = [find(name) for name in names or MUTANTS]
+        all_hunted: list[Hunted] = []
         async with Foundation.laid() as foundation:
             for mutant in chosen:
                 hunted = await self._hunt(mutant, foundation)
-                self._hunted.append(hunted)
+                all_hunted.append(hunted)
                 typer.echo(f"{hunted.row()}  {hunted.trouble or hunted.doubts}".rstrip())
         typer.echo(f"\n{_COLUMNS.format('mutant', 'scenario', 'killed by', 'runs', 's')}")
-        for hunted in self._hunted:
+        for hunted in all_hunted:
             typer.echo(hunted.row())
-        due = [hunted for hunted in self._hunted if not hunted.mutant.covered_by]
+        due = [hunted for hunted in all_hunted if not hunted.mutant.covered_by]
         killed = sum(hunted.as_said for hunted in due)
         typer.echo(
-            f"{killed} of {len(due)} killed, {len(self._hunted) - len(due)} covered by a second "
+            f"{killed} of {len(due)} killed, {len(all_hunted) - len(due)} covered by a second "
             f"guard, in {time.monotonic() - started:.0f} s"
         )
         return killed == len(due)

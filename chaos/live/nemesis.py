@@ -30,7 +30,6 @@ class Battlefield(Protocol):
     scenario: Scenario
     proxies: Proxies
     ports: dict[str, int]
-    database: str
     actors: dict[str, Actor]
     valkey: EmbeddedValkey
     witness: Witness

@@ -99,15 +99,20 @@ class ProcessStrike:
         evidence["replaced_by"] = after and after.worker_id
         return found == code and after is not None, evidence
 
+    async def _around(self, struck: float) -> tuple[Incarnation | None, Incarnation | None]:
+        """The incarnation of that instant (Unix time), and the first one after it so far."""
+        known = await self._witness.incarnations(self._actor.name)
+        before = [each for each in known if each.started <= struck]
+        after = [each for each in known if each.started > struck]
+        return before[-1] if before else None, after[0] if after else None
+
     async def _replaced(self, struck: float) -> tuple[Incarnation | None, Incarnation | None]:
         """The incarnation struck, and the first one after it (None: there was none in time)."""
         give_up = time.monotonic() + _REPLACED_SECONDS
         while True:
-            known = await self._witness.incarnations(self._actor.name)
-            before = [each for each in known if each.started <= struck]
-            after = [each for each in known if each.started > struck]
+            before, after = await self._around(struck)
             if after or time.monotonic() > give_up:
-                return before[-1] if before else None, after[0] if after else None
+                return before, after
             await asyncio.sleep(0.05)
 
     async def _pause(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
@@ -131,10 +136,9 @@ class ProcessStrike:
             "held_seconds": round(seconds, 3),
         }
         if self._is_worker:
-            known = await self._witness.incarnations(self._actor.name)
-            before = [each for each in known if each.started <= struck]
-            evidence["incarnation"] = before[-1].worker_id if before else None
-            evidence["marked_dead"] = before[-1].dead_reason if before else None
+            before, _ = await self._around(struck)
+            evidence["incarnation"] = before and before.worker_id
+            evidence["marked_dead"] = before and before.dead_reason
         return stopped and still, evidence
 
     async def _skew(self, hold: Hold) -> tuple[bool, dict[str, Any]]:

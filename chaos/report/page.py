@@ -11,14 +11,13 @@ from typing import Any
 import orjson
 
 from chaos import scenario as scenarios
-from chaos.invariants.liveness import recovery_seconds
 from chaos.records import Bound, Phase, Record
 from chaos.report import curves
 from chaos.report.catalogue import Entry, Tag, catalogue, chosen
 from chaos.report.finding import Broken, broken
 from chaos.report.story import Stories
-from chaos.report.strikes import Planned, planned
-from chaos.report.timeline import Timeline, covering, duration, timeline
+from chaos.report.strikes import Planned, planned, strikes
+from chaos.report.timeline import Timeline, duration, timeline
 from chaos.report.words import Witness
 from chaos.scenario import Scenario
 from chaos.verdict import Judgement
@@ -203,9 +202,7 @@ def _meters(judgement: Judgement) -> Iterator[Meter]:
 
 def _recovery(judgement: Judgement) -> Recovery:
     bound: Bound = judgement.history.run.bound
-    measured = (
-        recovery_seconds(judgement.history) if "drained" in judgement.history.phases else None
-    )
+    measured = judgement.meters.recovery_seconds
     widest = max(bound.seconds, measured or 0.0, 1e-9)
     steps: list[Step] = []
     begin = 0.0
@@ -223,7 +220,6 @@ def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str
     evidence: defaultdict[str, list[Record]] = defaultdict(list)
     for violation in judgement.violations:
         evidence[violation.task_id or ""] += violation.evidence
-    faults = {s.fault_id: s for plan in planned(history) for s in plan.strikes}
     return {
         "axis": [drawn.axis.start, drawn.axis.end],
         "curves": {
@@ -232,14 +228,14 @@ def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str
         },
         "strikes": [
             [
-                fault_id,
-                faults[fault_id].fault,
-                ", ".join(faults[fault_id].targets),
-                start,
-                end,
-                felt,
+                strike.fault_id,
+                strike.fault,
+                ", ".join(strike.targets),
+                strike.start,
+                strike.until(drawn.axis.end),
+                strike.felt is not None,
             ]
-            for fault_id, start, end, felt in covering(history)
+            for strike in strikes(history)
         ],
         "phases": history.phases,
         "tasks": [

@@ -29,6 +29,10 @@ class Strike:
     in_flight: InFlight | None
     evidence: dict[str, Any]
 
+    def until(self, last: float) -> float:
+        """Its end; ``last`` where it never ended."""
+        return last if self.end is None else self.end
+
     def covers(self, at: float) -> bool:
         """Whether it lasted at that second."""
         return self.start <= at and (self.end is None or at <= self.end)

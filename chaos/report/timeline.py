@@ -161,9 +161,9 @@ def _flags(history: History, axis: Axis) -> Iterator[Flag]:
 
 def _shades(history: History, axis: Axis) -> Iterator[Shade]:
     covered = [
-        (left, max(axis.percent(end), round(left + _SHADE_LEAST_PERCENT, 2)))
-        for _, start, end, _ in covering(history)
-        for left in [axis.percent(start)]
+        (left, max(axis.percent(strike.until(axis.end)), round(left + _SHADE_LEAST_PERCENT, 2)))
+        for strike in strikes(history)
+        for left in [axis.percent(strike.start)]
     ]
     edges = sorted({edge for ends in covered for edge in ends})
     for left, right in pairwise(edges):
@@ -186,7 +186,7 @@ def _lane(plan: Planned, axis: Axis) -> Lane:
 
 def _bar(strike: Strike, axis: Axis, following: float) -> Bar:
     left = axis.percent(strike.start)
-    end = axis.end if strike.end is None else strike.end
+    end = strike.until(axis.end)
     flight = strike.in_flight
     label = ", ".join(strike.targets) + (f" · {flight.open} in flight" if flight else "")
     felt = "felt" if strike.felt is not None else "NOT FELT"
@@ -301,12 +301,3 @@ def _peak(curve: Iterable[tuple[float, int]]) -> int:
 
 def _last(curve: Curve) -> str:
     return str(curve[-1][1]) if curve else "0"
-
-
-def covering(history: History) -> list[tuple[str, float, float, bool]]:
-    """Each strike as (fault_id, start, end, felt), an open end at the end of the history."""
-    end = _axis(history).end
-    return [
-        (s.fault_id, s.start, end if s.end is None else s.end, s.felt is not None)
-        for s in strikes(history)
-    ]

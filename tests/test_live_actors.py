@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.live.actors import Actor, ActorFailed, Command, Exit, process_state
+from chaos.live.actors import Actor, Command, Exit, process_state
 from chaos.live.topology import Stack
+from chaos.process_strike import ActorFailed
 from system.guardian import Guardian
 from system.machine import free_port
 
@@ -182,7 +183,7 @@ async def test_one_that_is_abandoned_stays_dead_even_if_it_was_about_to_come_bac
 
 async def test_only_the_core_is_left_alive(troupe: Troupe, tmp_path: Path) -> None:
     nobody = cast("Any", None)
-    stack = Stack(nobody, nobody, tmp_path, tmp_path, tmp_path, nobody, "database")
+    stack = Stack(nobody, nobody, tmp_path, tmp_path, tmp_path, nobody, "database", nobody)
     stack.actors = {name: troupe.play(FOREVER) for name in ("worker-1", "worker-2", "api-1")}
     stack.abandon(["worker-2", "api-1"])
     assert await stack.actors["worker-1"].gone() == -signal.SIGKILL

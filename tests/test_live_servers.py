@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chaos.live.servers import ServerStrike
-from chaos.live.witness import Witness, WitnessAway
 from chaos.records import InFlight
+from chaos.witness import Witness, WitnessAway
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian
 from system.ids import new_id

@@ -17,9 +17,9 @@ import pytest
 from redis.asyncio import Redis
 
 from chaos.live.actors import Actor, Command, Exit
-from chaos.live.processes import ProcessStrike
-from chaos.live.witness import Witness
 from chaos.plan import FaultPlan
+from chaos.process_strike import ProcessStrike
+from chaos.witness import Witness
 from system.guardian import Guardian
 from system.machine import free_port
 from system.settings import Settings
@@ -61,7 +61,7 @@ class Skewed:
         argv = [sys.executable, "-m", "chaos.live.skewed", str(self.clock_file), *module]
         path = f"{ROOT}{os.pathsep}{self.directory}"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TZ": "UTC"} | variables
-        command = Command(argv, environment, self.directory, self.log, ready_url)
+        command = Command(argv, environment, self.directory, self.log, ready_url, self.clock_file)
         self.actor = Actor("scheduler-1", command, self.guardian, self.exits.append)
         self.actor.start()
         return self.actor
@@ -71,7 +71,7 @@ class Skewed:
         plan = {"fault": "skew", "target": "scheduler-1", "at": 0}
         fault = FaultPlan.model_validate(plan | {"attributes": {"seconds": seconds}})
         nobody = cast("Witness", None)  # a scheduler has no incarnation to ask about
-        return await ProcessStrike(fault, self.actor, nobody, self.clock_file).run(hold)
+        return await ProcessStrike(fault, self.actor, nobody).run(hold)
 
     def rows(self) -> list[dict[str, Any]]:
         """The whole JSON lines of its log."""

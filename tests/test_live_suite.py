@@ -12,11 +12,13 @@ from specimen import Specimen
 from test_report_pages import judged
 
 from chaos import scenario as scenarios
+from chaos.filing import Report, failure
 from chaos.history import HistoryWriter
 from chaos.live import suite as suites
-from chaos.live.run import Order, Report, RunFailed, _write_failure
+from chaos.live.run import Order
 from chaos.live.suite import Suite
 from chaos.live.topology import Foundation
+from chaos.process_strike import ActorFailed
 from chaos.report import files
 from chaos.runs import RunStore, read
 
@@ -41,8 +43,7 @@ def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     directory = store.new_run("calm", 3)
     record(directory, accepted(), drained=False)
-    order = Order(CALM, 3, tmp_path, mutant="m")
-    failed = _write_failure(order, directory, ["ActorFailed: worker-2"], 12.0)
+    failed = failure(CALM, 3, "m", directory, ActorFailed("worker-2"), 12.0).outcome
     assert failed.verdict == "unknown"
     assert failed.doubts[0] == "the harness failed: ActorFailed: worker-2"
     assert "the history is incomplete: it has no phase drained" in failed.doubts
@@ -53,7 +54,7 @@ def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
 def test_a_run_that_failed_after_the_last_record_is_not_true(tmp_path: Path) -> None:
     directory = RunStore(tmp_path).new_run("calm", 3)
     record(directory, accepted())
-    failed = _write_failure(Order(CALM, 3, tmp_path), directory, ["OSError: disk full"], 12.0)
+    failed = failure(CALM, 3, None, directory, OSError("disk full"), 12.0).outcome
     assert (failed.verdict, failed.doubts) == (
         "unknown",
         ("the harness failed: OSError: disk full",),
@@ -67,7 +68,7 @@ def test_a_failed_run_without_a_history_is_in_the_list(
     directory = RunStore(tmp_path).new_run("calm", 3)
     if content is not None:
         (directory / files.HISTORY).write_bytes(content)
-    failed = _write_failure(Order(CALM, 3, tmp_path), directory, ["E: no port"], 2.0)
+    failed = failure(CALM, 3, None, directory, OSError("no port"), 2.0).outcome
     assert (failed.scenario, failed.seed, failed.meters) == ("calm", 3, None)
     assert read(directory).outcomes == (failed,)
 
@@ -90,7 +91,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if verdict == "interrupted":
             raise KeyboardInterrupt
         if verdict == "failed":
-            raise RunFailed(["no port"], _write_failure(order, directory, ["no port"], 1.0))
+            raise failure(order.scenario, order.seed, None, directory, OSError("no port"), 1.0)
         judgement = judged(verdict)
         files.write_run(directory, judgement, 2.0)
         store.point_latest(directory)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from chaos.process_strike import ActorFailed
 from system.guardian import Guardian
 
 # Ready means: imports done (2 cores, eight processes), database and Redis reached.
@@ -23,10 +24,7 @@ RESTART_DELAY_SECONDS = 0.1
 RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
-
-
-class ActorFailed(Exception):
-    """A process could not be brought to work; the message ends with the tail of its log."""
+CLOCK_MOVES_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +40,17 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start an actor. ``ready_url`` answers 200 once it can work."""
+    """How to start an actor. ``ready_url`` answers 200 once it can work.
+
+    ``clock``: the file where it looks when its clock is to be moved (``chaos.live.skewed``).
+    """
 
     argv: Sequence[str]
     environment: Mapping[str, str]
     directory: Path
     log: Path
     ready_url: str | None
+    clock: Path | None = None
 
 
 class Actor:
@@ -82,6 +84,10 @@ class Actor:
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def stopped(self) -> bool:
+        return self._process is not None and process_state(self._process.pid) == "T"
 
     def start(self) -> None:
         """Start the process and keep one running from now on (needs a running event loop)."""
@@ -122,10 +128,6 @@ class Actor:
         """SIGSTOP: nothing runs, the kernel still accepts bytes; returns the pid."""
         return self._signal(signal.SIGSTOP, ends=False)
 
-    def notify(self, number: signal.Signals) -> int:
-        """A signal that does not end it; returns the pid."""
-        return self._signal(number, ends=False)
-
     def resume(self) -> int:
         """SIGCONT; returns the pid."""
         return self._signal(signal.SIGCONT, ends=False)
@@ -139,6 +141,21 @@ class Actor:
         if self._process is None:
             raise ActorFailed(f"{self.name} was never started")
         return await ended(self._process)
+
+    async def move_clock(self, seconds: float) -> float | None:
+        """Its wall clock is ahead by so many; by how many it then shows (None: it did not say)."""
+        if self.command.clock is None:
+            raise ActorFailed(f"{self.name} was not started with a clock that can be moved")
+        shows = self.command.clock.with_name(f"{self.command.clock.name}.shows")
+        shows.unlink(missing_ok=True)
+        self.command.clock.write_text(str(seconds), encoding="ascii")
+        self._signal(signal.SIGUSR1, ends=False)
+        give_up = time.monotonic() + CLOCK_MOVES_SECONDS
+        while time.monotonic() < give_up:
+            if shows.exists():
+                return round(float(shows.read_text(encoding="ascii")) - time.time(), 2)
+            await asyncio.sleep(0.01)
+        return None
 
     def abandon(self) -> None:
         """SIGKILL if it runs, and never a new process, also if one was about to be started."""

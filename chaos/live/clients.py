@@ -11,7 +11,8 @@ from pathlib import Path
 
 import chaos
 from chaos.history import read
-from chaos.live.actors import ActorFailed, ended, tail
+from chaos.live.actors import ended, tail
+from chaos.process_strike import ActorFailed
 from chaos.records import Op, Record
 from chaos.workload import CLIENTS, Planned, to_json
 from system.guardian import Guardian

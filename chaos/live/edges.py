@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from chaos.live.toxics import Proxies, Stream, Toxic
 from chaos.live.wire import Meter, Traffic, client_bytes, metered
+from chaos.nemesis import Felt, Hold
 from chaos.plan import FaultPlan
 
 # Something every server answers at once, without a login.
@@ -26,7 +26,6 @@ _CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
 # How long held bytes may take to arrive after the toxic is gone.
 _RELEASE_SECONDS = 0.5
 _BASELINE_SECONDS = 5.0
-Hold = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Measured:
 
 async def strike_edges(
     plan: FaultPlan, fault_id: str, targets: dict[str, int], proxies: Proxies, hold: Hold
-) -> tuple[bool, dict[str, Any]]:
+) -> Felt:
     """Break ``targets`` (edge -> its port) while ``hold`` lasts.
 
     Returns whether every one of them was felt, and what was measured on each.

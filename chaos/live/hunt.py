@@ -11,7 +11,8 @@ from pathlib import Path
 import typer
 
 from chaos import scenario as scenarios
-from chaos.live.run import Order, Report, RunFailed, run
+from chaos.filing import Report, RunFailed
+from chaos.live.run import Order, run
 from chaos.live.topology import Foundation
 from chaos.mutants import MUTANTS, Mutant, find, plant
 

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 from redis.asyncio import Redis
 
 from chaos.live.actors import process_state
-from chaos.live.witness import Witness
+from chaos.nemesis import Felt, Hold
+from chaos.witness import Witness
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 
 _FILL_SECONDS = 15.0
@@ -21,7 +21,6 @@ _GRABBERS = 8
 # After an outage everybody comes back first.
 _SOMETHING_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
-Hold = Callable[[], Awaitable[None]]
 
 
 class ServerStrike:
@@ -38,7 +37,7 @@ class ServerStrike:
         self._valkey = valkey
         self._witness = witness
 
-    async def run(self, fault: str, target: str, hold: Hold) -> tuple[bool, dict[str, Any]]:
+    async def run(self, fault: str, target: str, hold: Hold) -> Felt:
         """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
         if fault in {"kill", "restart", "restart_empty"}:
             return await self._end(fault, self._servers[target], hold)
@@ -64,9 +63,7 @@ class ServerStrike:
                 return await self._once("keys", flush, hold)
             return await self._once("connections", client_kill, hold)
 
-    async def _once(
-        self, what: str, strike: Callable[[], Awaitable[int]], hold: Hold
-    ) -> tuple[bool, dict[str, Any]]:
+    async def _once(self, what: str, strike: Callable[[], Awaitable[int]], hold: Hold) -> Felt:
         """Strike as soon as there is something to hit; felt: so many were hit."""
         give_up = time.monotonic() + _SOMETHING_SECONDS
         while not (hit := await strike()) and time.monotonic() < give_up:
@@ -74,9 +71,7 @@ class ServerStrike:
         await hold()
         return hit > 0, {what: hit}
 
-    async def _end(
-        self, fault: str, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold
-    ) -> tuple[bool, dict[str, Any]]:
+    async def _end(self, fault: str, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold) -> Felt:
         pid = server.pid
         graceful = fault == "restart"
         await asyncio.to_thread(server.stop if graceful else server.kill)
@@ -88,9 +83,7 @@ class ServerStrike:
             await asyncio.to_thread(server.start)
         return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}
 
-    async def _pause(
-        self, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold
-    ) -> tuple[bool, dict[str, Any]]:
+    async def _pause(self, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold) -> Felt:
         """Felt: all of its processes were stopped when the pause ended."""
         pids = await asyncio.to_thread(server.pause)
         try:
@@ -100,7 +93,7 @@ class ServerStrike:
             await asyncio.to_thread(server.resume)
         return len(stopped) == len(pids), {"processes": len(pids), "stopped": len(stopped)}
 
-    async def _exhaust(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+    async def _exhaust(self, hold: Hold) -> Felt:
         """Take every connection there is, and each that becomes free; felt: Postgres refused one.
 
         The first refusal is waited for: before it nobody else is hurt.

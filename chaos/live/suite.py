@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-import typer
-
-from chaos.live.run import Order, RunFailed, run
+from chaos.book import Book, tell, tell_failure
+from chaos.filing import RunFailed
+from chaos.live.run import Order, run
 from chaos.live.topology import Foundation
 from chaos.mutants import Mutant, find, plant
-from chaos.report import files, terminal
 from chaos.report.outcome import Outcome
-from chaos.report.suite import SuiteReport
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 
@@ -31,17 +27,11 @@ class Suite:
         chosen = find(mutant) if mutant else None
         async with Foundation.laid() as foundation:
             planted = _plant(chosen, foundation) if chosen else None
-            book = _Book(self._store, todo, mutant)
+            book = Book(self._store, todo, mutant)
             for scenario, seed in todo:
                 book.add(await self._one(foundation, scenario, seed, planted))
-        verdicts = [outcome.verdict for outcome in book.outcomes]
-        typer.echo(
-            f"{verdicts.count('true')} of {len(verdicts)} true, {verdicts.count('false')} false, "
-            f"{verdicts.count('unknown')} unknown, in {book.seconds:.0f} s"
-        )
-        if book.report is not None:
-            typer.echo(f"report: {book.report}")
-        return verdicts.count("true") == len(verdicts)
+        book.close()
+        return book.all_true
 
     async def _one(
         self,
@@ -62,67 +52,10 @@ class Suite:
         try:
             report = await run(order, foundation)
         except RunFailed as error:  # the other scenarios are to be run all the same
-            typer.echo(f"{scenario.id:<18} unknown  the harness failed (seed {seed})")
-            for line in error.reasons:
-                typer.echo(f"  {line}")
-            typer.echo(f"  what was recorded: {self._store.root / (error.outcome.directory or '')}")
+            tell_failure(error, scenario, seed, self._store)
             return error.outcome
-        typer.echo(f"{terminal.line(report.judgement)}  {report.seconds:.0f} s")
-        if faults := terminal.faults(report.judgement):
-            typer.echo(faults)
-        if details := terminal.details(report.judgement):
-            typer.echo(details)
-            typer.echo(f"  seed {seed}; history and logs: {report.directory}")
+        tell(report, seed)
         return report.outcome
-
-
-class _Book:
-    """What the runs of one command have in common, written anew after each of them: a suite that
-    is ended early has its report so far. A single run is its own report.
-    """
-
-    def __init__(
-        self, store: RunStore, todo: Sequence[tuple[Scenario, int]], mutant: str | None
-    ) -> None:
-        self._store = store
-        self._started = time.monotonic()
-        self._start = datetime.now(UTC).isoformat(timespec="seconds")
-        self._planned = len(todo)
-        seeds = sorted({seed for _, seed in todo})
-        names = dict.fromkeys(scenario.id for scenario, _ in todo)
-        told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        self._title = f"{', '.join(names)}: {told}" + (f", mutant {mutant}" if mutant else "")
-        several = self._planned > 1
-        self._directory = store.new_suite(seeds[0], mutant) if several else None
-        self.outcomes: list[Outcome] = []
-        self.report: Path | None = None
-        if self._directory is not None:
-            files.write_suite(self._directory, self._suite())
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
-
-    def add(self, outcome: Outcome) -> None:
-        """One more run is over."""
-        self.outcomes.append(outcome)
-        if self._directory is not None:
-            files.write_suite(self._directory, self._suite())
-            self._store.point_latest(self._directory)
-            self.report = self._directory / files.REPORT
-        elif outcome.directory:
-            alone = self._store.root / outcome.directory
-            files.write_junit(alone, self._suite())
-            self.report = alone / files.REPORT if (alone / files.REPORT).exists() else None
-
-    def _suite(self) -> SuiteReport:
-        return SuiteReport(
-            title=self._title,
-            started=self._start,
-            planned=self._planned,
-            runs=tuple(self.outcomes),
-            seconds=self.seconds,
-        )
 
 
 def _plant(mutant: Mutant, foundation: Foundation) -> tuple[Mutant, Path]:

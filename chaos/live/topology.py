@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,24 @@ from typing import Any
 import asyncpg
 
 import system
-from chaos.live.actors import Actor, ActorFailed, Command, Exit, tail
+from chaos.live.actors import Actor, Command, Exit, tail
+from chaos.live.clients import Clients
+from chaos.live.edges import strike_edges
+from chaos.live.servers import ServerStrike
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.witness import Witness
 from chaos.load import EFFECTS
 from chaos.mutants import copy
-from chaos.plan import DeclaredSettings
+from chaos.nemesis import Felt, Hold
+from chaos.plan import DeclaredSettings, FaultPlan
+from chaos.process_strike import ActorFailed
+from chaos.records import Record, Sometimes
 from chaos.scenario import Scenario
+from chaos.sightings import SeenHint, sightings
+from chaos.sink import Call, read_calls
 from chaos.tasks.external import SINK_URL
 from chaos.tasks.sql import CHAOS_EFFECTS
+from chaos.witness import Witness
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian
 from system.machine import free_port, temporary_directory
@@ -95,6 +103,8 @@ class Stack:
     sources: Path
     journal: Callable[[dict[str, Any]], None]
     database: str
+    clients: Clients
+    hints: list[SeenHint] = field(default_factory=list)
     valkey: EmbeddedValkey = field(init=False)
     proxies: Proxies = field(init=False)
     witness: Witness = field(init=False)
@@ -107,9 +117,16 @@ class Stack:
     def postgres(self) -> EmbeddedPostgres:
         return self.foundation.postgres
 
+    def sink_calls(self) -> list[Call]:
+        """What the receiver of external effects has seen."""
+        return read_calls(self._sink_log)
+
+    def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
+        """What the hint watch saw and what the roles logged."""
+        return sightings(self.hints, testimony, self.logs, since)
+
     @property
-    def sink_log(self) -> Path:
-        """The witness of external effects (``chaos.sink.read_calls``)."""
+    def _sink_log(self) -> Path:
         return self.directory / "sink.jsonl"
 
     @contextlib.asynccontextmanager
@@ -130,6 +147,26 @@ class Stack:
             yield self
         finally:
             await asyncio.shield(self.stop())
+
+    async def strike_edges(
+        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Felt:
+        """By toxics; felt by what goes through the proxies meanwhile."""
+        ports = {edge: self.ports[edge] for edge in edges}
+        return await strike_edges(plan, fault_id, ports, self.proxies, hold)
+
+    async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
+        """By signals and by what the servers themselves offer."""
+        return await ServerStrike(self.postgres, self.valkey, self.witness).run(fault, server, hold)
+
+    async def heal(self, core: Collection[str]) -> None:
+        """Mend the edges of the core, and wait until all of it works; ActorFailed if it does not.
+
+        Every other role is killed for good: what it held is the core's to sort out.
+        """
+        self.abandon(core)
+        await self.proxies.heal(core)
+        await asyncio.gather(*(self.actors[name].ready(patient=True) for name in core))
 
     def abandon(self, core: Collection[str]) -> None:
         """Kill every role outside the core, for good: what they held is the core's to sort out."""
@@ -155,7 +192,7 @@ class Stack:
     async def _start_sink(self) -> int:
         port_file = self.directory / "sink.port"
         argv = [sys.executable, "-m", "chaos.sink"]
-        argv += ["--log", str(self.sink_log), "--port-file", str(port_file)]
+        argv += ["--log", str(self._sink_log), "--port-file", str(port_file)]
         self._helper("sink", argv)
         give_up = time.monotonic() + _LISTEN_SECONDS
         while not port_file.exists():
@@ -195,19 +232,17 @@ class Stack:
     def _actor(self, name: str) -> Actor:
         role = name.partition("-")[0]
         argv = [sys.executable, "-m"]
-        if name in self._clocks_to_move():
-            argv += ["chaos.live.skewed", str(self.clock_file(name))]
+        clock = self.directory / f"{name}.clock" if name in self._clocks_to_move() else None
+        if clock is not None:
+            argv += ["chaos.live.skewed", str(clock)]
         argv += ["system", role]
         if role == "worker":
             for kind in self.scenario.topology.knows.get(name, EFFECTS):
                 argv += ["--app", f"chaos.tasks.{kind}"]
         environment = self.environment() | self._settings_of(name)
-        self.actors[name] = self._process(name, argv, environment, f"{self._home(name)}/readyz")
+        ready_url = f"{self._home(name)}/readyz"
+        self.actors[name] = self._process(name, argv, environment, ready_url, clock)
         return self.actors[name]
-
-    def clock_file(self, name: str) -> Path:
-        """Where a role whose clock can be moved looks (``chaos.live.skewed``)."""
-        return self.directory / f"{name}.clock"
 
     def _clocks_to_move(self) -> set[str]:
         topology = self.scenario.topology
@@ -238,11 +273,16 @@ class Stack:
         helper.start()
 
     def _process(
-        self, name: str, argv: list[str], environment: dict[str, str], ready_url: str | None
+        self,
+        name: str,
+        argv: list[str],
+        environment: dict[str, str],
+        ready_url: str | None,
+        clock: Path | None = None,
     ) -> Actor:
         log = self.logs / f"{name}.log"
         # Not in a directory that has a package of that name: the working directory comes first.
-        command = Command(argv, environment, self.directory, log, ready_url)
+        command = Command(argv, environment, self.directory, log, ready_url, clock)
         return Actor(name, command, self.foundation.guardian, self._exited)
 
     def environment(self) -> dict[str, str]:

@@ -5,41 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol
 
-from chaos.live.actors import Actor
-from chaos.live.edges import strike_edges
-from chaos.live.processes import ProcessStrike
-from chaos.live.servers import ServerStrike
-from chaos.live.toxics import Proxies
-from chaos.live.witness import Witness
 from chaos.plan import After, FaultPlan
+from chaos.process_strike import Actor, ProcessStrike
 from chaos.records import Fault, InFlight
 from chaos.scenario import Scenario
 from chaos.vocabulary import FaultSort
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
+from chaos.witness import Witness
 
 _WATCH_SECONDS = 0.02
+Hold = Callable[[], Awaitable[None]]
+# Whether a strike was felt, and what shows it.
+Felt = tuple[bool, dict[str, Any]]
 
 
 class Battlefield(Protocol):
-    """What there is to strike."""
+    """What there is to strike, in any arena. A strike lasts as long as ``hold`` does."""
 
     scenario: Scenario
-    proxies: Proxies
-    ports: dict[str, int]
-    actors: dict[str, Actor]
-    valkey: EmbeddedValkey
     witness: Witness
 
     @property
-    def postgres(self) -> EmbeddedPostgres:
-        """The server that holds the truth."""
+    def actors(self) -> Mapping[str, Actor]:
+        """The roles by name."""
 
-    def clock_file(self, name: str) -> Path:
-        """Where a role whose clock can be moved looks."""
+    async def strike_edges(
+        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Felt:
+        """Break these edges; the evidence is by edge."""
+
+    async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
+        """Strike Postgres or Redis itself."""
 
 
 class Nemesis:
@@ -121,17 +119,17 @@ class Nemesis:
         fault_id: str,
         targets: tuple[str, ...],
         strikes: list[ProcessStrike],
-        hold: Any,
-    ) -> tuple[bool, dict[str, Any]]:
+        hold: Hold,
+    ) -> Felt:
         field = self._field
         if plan.sort is FaultSort.EDGE:
-            ports = {edge: field.ports[edge] for edge in targets}
-            return await strike_edges(plan, fault_id, ports, field.proxies, hold)
+            return await field.strike_edges(plan, fault_id, targets, hold)
         if plan.sort is FaultSort.PROCESS:
             results = await asyncio.gather(*(strike.run(hold) for strike in strikes))
         else:
-            server = ServerStrike(field.postgres, field.valkey, field.witness)
-            results = await asyncio.gather(*(server.run(plan.fault, t, hold) for t in targets))
+            results = await asyncio.gather(
+                *(field.strike_server(plan.fault, target, hold) for target in targets)
+            )
         evidence = {target: found for target, (_, found) in zip(targets, results, strict=True)}
         return all(felt for felt, _ in results), evidence
 
@@ -139,10 +137,7 @@ class Nemesis:
         if plan.sort is not FaultSort.PROCESS:
             return []
         field = self._field
-        return [
-            ProcessStrike(plan, field.actors[name], field.witness, field.clock_file(name))
-            for name in targets
-        ]
+        return [ProcessStrike(plan, field.actors[name], field.witness) for name in targets]
 
     def _pick(self, plan: FaultPlan, fault_id: str) -> tuple[str, ...]:
         candidates = list(plan.candidates(self._field.scenario.topology))

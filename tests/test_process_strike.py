@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 
 from chaos.live.actors import Actor, Command, process_state
-from chaos.live.processes import ProcessStrike
-from chaos.live.witness import Incarnation, Witness, WitnessAway
 from chaos.plan import FaultPlan
+from chaos.process_strike import ProcessStrike
+from chaos.witness import Incarnation, Witness, WitnessAway
 from system.guardian import Guardian
 
 # Registers itself as a worker does: by a line with the time of its start.
@@ -70,7 +70,9 @@ class Stage:
 
     async def play(self, name: str = "worker-1", *, code: int = 0, more: str = "") -> Actor:
         argv = [sys.executable, "-c", ROLE.format(code=code, more=more)]
-        command = Command(argv, {}, self.directory, self.directory / "log", None)
+        command = Command(
+            argv, {}, self.directory, self.directory / "log", None, self.directory / "clock"
+        )
         self.actor = Actor(name, command, self.guardian, lambda _: None)
         self.actor.start()
         async with asyncio.timeout(5):
@@ -82,8 +84,7 @@ class Stage:
         assert self.actor is not None
         plan = {"fault": fault, "target": self.actor.name, "at": 0, "attributes": attributes}
         witness = cast("Witness", self.witness)
-        clock_file = self.directory / "clock"
-        return ProcessStrike(FaultPlan.model_validate(plan), self.actor, witness, clock_file)
+        return ProcessStrike(FaultPlan.model_validate(plan), self.actor, witness)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ async def test_an_end_of_another_kind_than_asked_for_is_not_felt(stage: Stage) -
 async def test_an_end_is_not_felt_if_nobody_came_instead(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chaos.live.processes._REPLACED_SECONDS", 0.2)
+    monkeypatch.setattr("chaos.process_strike._REPLACED_SECONDS", 0.2)
     actor = await stage.play()
     # It is started again, but the database does not know of it.
     stage.witness.register = stage.directory / "register as it was"
@@ -173,11 +174,11 @@ async def test_a_scheduler_has_no_incarnation_to_be_replaced(stage: Stage) -> No
 async def test_a_strike_does_not_wait_for_work_that_nobody_can_see(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chaos.live.processes._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("chaos.process_strike._BUSY_SECONDS", 0.1)
     await stage.play()
     strike = stage.strike("kill")
     await asyncio.wait_for(strike.busy(), 5)  # idle all the time: it gives up waiting
-    monkeypatch.setattr("chaos.live.processes._BUSY_SECONDS", 60.0)
+    monkeypatch.setattr("chaos.process_strike._BUSY_SECONDS", 60.0)
     stage.witness.away = True
     await asyncio.wait_for(strike.busy(), 5)
 
@@ -218,7 +219,7 @@ async def test_a_pause_that_somebody_else_ended_is_not_felt(stage: Stage) -> Non
 async def test_a_clock_that_cannot_be_moved_is_not_felt(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chaos.live.processes._CLOCK_MOVES_SECONDS", 0.3)
+    monkeypatch.setattr("chaos.live.actors.CLOCK_MOVES_SECONDS", 0.3)
     await stage.play()  # not under chaos.live.skewed: the signal ends it
     felt, evidence = await stage.strike("skew", seconds=60).run(a_moment)
     assert not felt

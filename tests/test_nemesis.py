@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.live.nemesis import Nemesis
-from chaos.plan import After
+from chaos.nemesis import Felt, Hold, Nemesis
+from chaos.plan import After, FaultPlan
 from chaos.records import Fault, InFlight
 from chaos.scenario import Scenario
 
@@ -29,23 +29,8 @@ class FakeWitness:
         return InFlight(open=5, running=2)
 
 
-class FakeProxies:
-    """Remembers what stands."""
-
-    def __init__(self) -> None:
-        self.standing: set[str] = set()
-
-    @asynccontextmanager
-    async def down(self, edge: str) -> AsyncIterator[None]:
-        self.standing.add(edge)
-        try:
-            yield
-        finally:
-            self.standing.remove(edge)
-
-
 class Field:
-    """A battlefield of one edge that nobody listens on; as much of it as an edge fault needs."""
+    """A battlefield where edges stand broken as long as a strike holds."""
 
     def __init__(self, *faults: dict[str, Any]) -> None:
         document: dict[str, Any] = {
@@ -55,10 +40,19 @@ class Field:
             "faults": [{"fault": "down", "target": "worker-1->redis"} | each for each in faults],
         }
         self.scenario = Scenario.model_validate(document)
-        self.ports = dict.fromkeys(self.scenario.topology.edges, 1)
-        self.proxies = FakeProxies()
+        self.standing: set[str] = set()
         self.witness = FakeWitness()
         self.actors: dict[str, Any] = {}
+
+    async def strike_edges(
+        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Felt:
+        self.standing.update(edges)
+        try:
+            await hold()
+        finally:
+            self.standing.difference_update(edges)
+        return True, {"fault": plan.fault, "fault_id": fault_id}
 
 
 class War:
@@ -102,7 +96,7 @@ async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:
     assert all(end - start >= 0.1 for start, end in zip(starts, ends, strict=True))
     first = next(record for record in war.records if record.type == "start")
     assert first.in_flight == InFlight(open=5, running=2)
-    assert war.field.proxies.standing == set()
+    assert war.field.standing == set()
 
 
 async def test_a_strike_waits_for_its_event() -> None:
@@ -129,10 +123,10 @@ async def test_until_an_event_counts_from_the_strike_on() -> None:
     war = War({"name": "f", "at": 0, "for": 60, "until": until_lost})
     war.field.witness.happened["lost"] = 7
     async with war.waged() as waging:
-        await until(lambda: bool(war.field.proxies.standing))
+        await until(lambda: bool(war.field.standing))
         war.field.witness.happened["lost"] = 8
         await asyncio.sleep(0.15)
-        assert war.field.proxies.standing
+        assert war.field.standing
         war.field.witness.happened["lost"] = 9
         await asyncio.wait_for(waging, 5)
     assert ("f#1", "end") in war.told()
@@ -148,19 +142,19 @@ async def test_until_gives_up_after_its_limit() -> None:
 async def test_without_an_end_a_fault_holds_until_the_load_is_over() -> None:
     war = War({"name": "f", "at": 0})
     async with war.waged() as waging:
-        await until(lambda: bool(war.field.proxies.standing))
+        await until(lambda: bool(war.field.standing))
         await asyncio.sleep(0.2)
-        assert war.field.proxies.standing
+        assert war.field.standing
         war.nemesis.load_over()
         await asyncio.wait_for(waging, 5)
-    assert war.field.proxies.standing == set()
+    assert war.field.standing == set()
 
 
 async def test_a_nemesis_that_is_stopped_lifts_what_stands() -> None:
     war = War({"name": "f", "at": 0})
     async with war.waged():
-        await until(lambda: bool(war.field.proxies.standing))
-    assert war.field.proxies.standing == set()
+        await until(lambda: bool(war.field.standing))
+    assert war.field.standing == set()
 
 
 def test_who_is_struck_comes_from_the_seed() -> None:

@@ -1,4 +1,4 @@
-"""Faults of processes: signals to real roles, and the evidence that they struck."""
+"""Faults of processes: what is done to a role, in any arena, and the evidence that it struck."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from chaos.live.actors import Actor, ActorFailed, process_state
-from chaos.live.witness import Incarnation, Witness, WitnessAway
 from chaos.plan import FaultPlan
+from chaos.witness import Incarnation, Witness, WitnessAway
 
 Hold = Callable[[], Awaitable[None]]
 # A strike waits so long for its worker to have something to lose.
@@ -23,20 +21,68 @@ _GRACEFUL_SECONDS = 30.0
 # A process comes back only when its database does.
 _BACK_SECONDS = 60.0
 _UP_SECONDS = 10.0
-_CLOCK_MOVES_SECONDS = 2.0
+
+
+class ActorFailed(Exception):
+    """A process could not be brought to work; the message ends with the tail of its log."""
+
+
+class Actor(Protocol):
+    """One named role that has a process, kept running: after an end that was not planned a new one
+    is started at once, after a planned one when ``restart`` says so.
+    """
+
+    name: str
+
+    @property
+    def pid(self) -> int:
+        """Of the current process; raises ActorFailed when there is none."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a process now."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its process is paused, as the system tells it."""
+
+    async def ready(self, timeout_seconds: float = ..., *, patient: bool = ...) -> None:
+        """Wait until the role says that it can work (patient: however often it dies meanwhile);
+        raises ActorFailed.
+        """
+
+    def kill(self) -> int:
+        """SIGKILL; returns the pid. No new process until ``restart``."""
+
+    def terminate(self) -> int:
+        """SIGTERM, the graceful stop; returns the pid. No new process until ``restart``."""
+
+    def pause(self) -> int:
+        """Nothing of it runs until ``resume``; returns the pid."""
+
+    def resume(self) -> int:
+        """It goes on; returns the pid."""
+
+    def restart(self) -> None:
+        """Let a new process start after a planned end."""
+
+    def abandon(self) -> None:
+        """Kill it if it runs, and never start it again."""
+
+    async def gone(self) -> int:
+        """Wait until the current process has ended; its exit code."""
+
+    async def move_clock(self, seconds: float) -> float | None:
+        """Its wall clock is ahead by so many; by how many it then says it is (None: it is mute)."""
 
 
 class ProcessStrike:
-    """One strike on one process. ``run`` returns whether it was felt, and the evidence.
+    """One strike on one process. ``run`` returns whether it was felt, and the evidence."""
 
-    ``clock_file``: where the actor looks when its clock is to be moved (``chaos.live.skewed``).
-    """
-
-    def __init__(self, plan: FaultPlan, actor: Actor, witness: Witness, clock_file: Path) -> None:
+    def __init__(self, plan: FaultPlan, actor: Actor, witness: Witness) -> None:
         self._plan = plan
         self._actor = actor
         self._witness = witness
-        self._clock_file = clock_file
         self._is_worker = actor.name.startswith("worker-")
 
     async def run(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
@@ -83,7 +129,7 @@ class ProcessStrike:
 
     async def _ended(self, pid: int, hold: Hold, *, code: int) -> tuple[bool, dict[str, Any]]:
         """The process is reaped with ``code``; a worker comes back as another incarnation."""
-        # One machine, one clock: whoever registered before is the one that was struck.
+        # One clock: whoever registered before is the one that was struck.
         struck = time.time()
         try:
             found = await asyncio.wait_for(self._actor.gone(), _GRACEFUL_SECONDS)
@@ -116,16 +162,16 @@ class ProcessStrike:
             await asyncio.sleep(0.05)
 
     async def _pause(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        """State T in /proc at both ends of the pause; whether it was marked dead is told too."""
+        """Stopped at both ends of the pause; whether it was marked dead meanwhile is told too."""
         struck = time.time()
         pid = self._actor.pause()
         started = time.monotonic()
         try:
-            while process_state(pid) != "T" and time.monotonic() < started + _STOP_SECONDS:
+            while not self._actor.stopped and time.monotonic() < started + _STOP_SECONDS:
                 await asyncio.sleep(0.005)
-            stopped = process_state(pid) == "T"
+            stopped = self._actor.stopped
             await hold()
-            still = process_state(pid) == "T"
+            still = self._actor.stopped
         finally:
             self._actor.resume()
         seconds = time.monotonic() - started
@@ -145,24 +191,11 @@ class ProcessStrike:
         """The clock that the process itself reads shows the wrong time, and later the right one."""
         wanted = self._plan.attributes["seconds"]
         pid = self._actor.pid
-        ahead = await self._move_clock(wanted)
+        ahead = await self._actor.move_clock(wanted)
         try:
             await hold()
         finally:
             same = self._actor.alive and self._actor.pid == pid
-            back = await self._move_clock(0) if same else None
+            back = await self._actor.move_clock(0) if same else None
         evidence = {"actor": self._actor.name, "pid": pid, "ahead": ahead, "ahead_after": back}
         return same and ahead is not None and abs(ahead - wanted) < 1, evidence
-
-    async def _move_clock(self, seconds: float) -> float | None:
-        """Seconds by which its clock is ahead of ours afterwards; None: it did not say."""
-        shows = self._clock_file.with_name(f"{self._clock_file.name}.shows")
-        shows.unlink(missing_ok=True)
-        self._clock_file.write_text(str(seconds), encoding="ascii")
-        self._actor.notify(signal.SIGUSR1)
-        give_up = time.monotonic() + _CLOCK_MOVES_SECONDS
-        while time.monotonic() < give_up:
-            if shows.exists():
-                return round(float(shows.read_text(encoding="ascii")) - time.time(), 2)
-            await asyncio.sleep(0.01)
-        return None

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from chaos.records import Event, Record, Sometimes, parse_instant
 
 # What a role logs when the reply to a statement was lost or late (system/database.py).
 _UNANSWERED = ("did not answer within", "broke while waiting for a reply")
-_HINT = re.compile(r"^XADD \S*:hints:\S+ .*?\bid ([0-9a-f-]{36}) epoch (\d+)", re.IGNORECASE)
 # Two clocks of one machine, read by two programs: closer than this is not called late.
 _LATE_SECONDS = 0.02
 
@@ -32,36 +26,6 @@ class SeenHint:
     at: float
     task_id: str
     epoch: int
-
-
-class HintWatch:
-    """Sees every hint that arrives at the server (MONITOR on a connection of its own)."""
-
-    def __init__(self, redis_url: str) -> None:
-        self._url = redis_url
-        self.hints: list[SeenHint] = []
-
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Watch inside the block; a server that goes away is watched again when it is back."""
-        task = asyncio.create_task(self._watch(), name="hint watch")
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        while True:
-            with contextlib.suppress(RedisError, OSError):
-                async with Redis.from_url(self._url) as redis, redis.monitor() as monitor:
-                    async for entry in monitor.listen():
-                        self._see(entry["time"], entry["command"])
-            await asyncio.sleep(0.1)
-
-    def _see(self, at: float, command: str) -> None:
-        if found := _HINT.match(command):
-            self.hints.append(SeenHint(at, found[1], int(found[2])))
 
 
 def late_hints(hints: Iterable[SeenHint], events: Iterable[Event]) -> list[SeenHint]:

@@ -12,19 +12,19 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from chaos.live.sightings import (
+from chaos.live.hint_watch import HintWatch
+from chaos.plan import After
+from chaos.records import Event, SqlEffect, StaleWrite, Task, Worker, decode, encode
+from chaos.sightings import (
     _UNANSWERED,
-    HintWatch,
     SeenHint,
     late_hints,
     log_sightings,
     sightings,
 )
-from chaos.live.witness import Witness
-from chaos.plan import After
-from chaos.records import Event, SqlEffect, StaleWrite, Task, Worker, decode, encode
 from chaos.tasks.sql import CHAOS_EFFECTS
 from chaos.vocabulary import SOMETIMES
+from chaos.witness import Witness
 from system.embedded import EmbeddedValkey
 from system.errors import Unavailable
 from system.guardian import Guardian

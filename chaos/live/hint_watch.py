@@ -1,0 +1,45 @@
+"""Sees every hint that reaches Redis, by the server's own clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chaos.sightings import SeenHint
+
+_HINT = re.compile(r"^XADD \S*:hints:\S+ .*?\bid ([0-9a-f-]{36}) epoch (\d+)", re.IGNORECASE)
+
+
+class HintWatch:
+    """Sees every hint that arrives at the server (MONITOR on a connection of its own)."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self.hints: list[SeenHint] = []
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch inside the block; a server that goes away is watched again when it is back."""
+        task = asyncio.create_task(self._watch(), name="hint watch")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                async with Redis.from_url(self._url) as redis, redis.monitor() as monitor:
+                    async for entry in monitor.listen():
+                        self._see(entry["time"], entry["command"])
+            await asyncio.sleep(0.1)
+
+    def _see(self, at: float, command: str) -> None:
+        if found := _HINT.match(command):
+            self.hints.append(SeenHint(at, found[1], int(found[2])))

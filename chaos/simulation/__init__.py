@@ -1,0 +1,1 @@
+"""The simulated arena: the unchanged product on real servers, in virtual time, from a seed."""

@@ -1,0 +1,49 @@
+"""What happened in a simulated run, step by step: always as a digest, on request as a story.
+
+The digest covers what every node did, every byte on the wire and every result of a server: two
+runs with the same digest went the same way. The steps alone would not do: they are blind to a race
+inside Postgres that only changes an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["step", "wire", "sql", "redis", "node", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the story. ``at``: virtual seconds; ``who``: a node or an edge."""
+
+    at: float
+    kind: Kind
+    who: str
+    what: str
+
+
+class Trace:
+    """``clock`` gives virtual seconds. ``keep``: entries are kept too (but for plain steps)."""
+
+    def __init__(self, clock: Callable[[], float], *, keep: bool = False) -> None:
+        self._clock = clock
+        self._keep = keep
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.entries: list[Entry] = []
+
+    def note(self, kind: Kind, who: str, what: str, data: bytes = b"") -> None:
+        """``data`` goes into the digest only; it must not contain what differs by itself."""
+        at = self._clock()
+        self._hash.update(f"{at:.6f} {kind} {who} {what}\n".encode())
+        if data:
+            self._hash.update(data)
+        if self._keep and kind != "step":
+            self.entries.append(Entry(at, kind, who, what))
+
+    @property
+    def digest(self) -> str:
+        """Of everything so far, as hexadecimal text."""
+        return self._hash.hexdigest()

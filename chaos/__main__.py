@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import webbrowser
@@ -16,8 +17,8 @@ import typer
 from chaos import listing
 from chaos import scenario as scenarios
 from chaos.history import HistoryError
+from chaos.live import suite as live
 from chaos.live.hunt import Hunt
-from chaos.live.suite import Suite
 from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
@@ -25,11 +26,14 @@ from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
 from chaos.runs import RunNotFound, RunStore
 from chaos.scenario import Scenario, ScenarioError
+from chaos.simulation import suite as simulation
+from chaos.simulation.pool import WorkerFailed
 from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
 from system.machine import EmbeddedError
 
 RUNS = Path(".holdfast/runs")
+SIMULATED_SEEDS = 50
 
 app = typer.Typer(
     name="chaos",
@@ -45,15 +49,18 @@ class Arena(StrEnum):
     """Where the faults happen."""
 
     LIVE = "live"
+    SIMULATION = "simulation"
 
 
 @app.command("run")
-def run_scenarios(
+def run_scenarios(  # noqa: PLR0913 - one for each option
     *,
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Scenarios, YAML files, or suites (default, full)."
+            metavar="[NAME]...",
+            help="Scenarios, YAML files, or suites (default, full). None: the default suite, or "
+            "when simulating 50 seeds spread over all scenarios.",
         ),
     ] = None,
     seed: Annotated[
@@ -62,20 +69,49 @@ def run_scenarios(
     runs: Annotated[int, typer.Option(min=1, help="Each scenario so often, seeds going up.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep logs of runs that are true.")] = False,
     arena: Annotated[
-        Arena, typer.Option(help="live: real processes on this machine.")
+        Arena,
+        typer.Option(
+            help="live: real processes on this machine. simulation: the same code on real servers, "
+            "in virtual time, from the seed."
+        ),
     ] = Arena.LIVE,
     mutant: Annotated[
         str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
     ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Tell every event of each run (simulation).")
+    ] = False,
+    apps: Annotated[
+        list[str] | None,
+        typer.Option("--app", help="A module with your @task functions, too (simulation)."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Simulate so many seeds at a time; default: one per core.")
+    ] = os.cpu_count() or 1,
     runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
 ) -> None:
-    """Run scenarios against the real stack, one line each with its verdict and meters."""
-    chosen = [_find(name) for name in expand(names or [])]
+    """Run scenarios, one line each with its verdict and meters (simulation: those not true)."""
     first = random.randrange(1, 1_000_000) if seed is None else seed
-    typer.echo(f"arena {arena}, seed {first}, {len(chosen) * runs} runs", err=True)
-    suite = Suite(runs_directory, keep=keep)
-    todo = [(each, first + n) for n in range(runs) for each in chosen]
-    _exit(_finish(suite.run(todo, mutant)))
+    if arena is Arena.SIMULATION and not names:
+        every = [scenarios.find(name) for name in scenarios.names()]
+        todo = [(every[n % len(every)], first + n) for n in range(max(runs, SIMULATED_SEEDS))]
+    else:
+        chosen = [_find(name) for name in expand(names or [])]
+        todo = [(each, first + n) for n in range(runs) for each in chosen]
+    typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
+    if arena is Arena.LIVE:
+        if trace or apps:
+            raise typer.BadParameter("--trace and --app are for --arena simulation")
+        _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
+    wish = simulation.Wish(
+        runs=runs_directory,
+        processes=processes,
+        keep=keep,
+        mutant=mutant,
+        story=trace,
+        apps=tuple(apps or ()),
+    )
+    _exit(_finish(simulation.Suite(wish).run(todo)))
 
 
 @app.command("check")
@@ -184,7 +220,7 @@ def _finish(work: Coroutine[None, None, bool]) -> bool:
     """Run to the end; an error that the user can do something about is told without a traceback."""
     try:
         return asyncio.run(work)
-    except (MutantError, EmbeddedError, ToxiproxyBuildError) as error:
+    except (MutantError, EmbeddedError, ToxiproxyBuildError, WorkerFailed) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
 

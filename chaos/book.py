@@ -9,12 +9,13 @@ from pathlib import Path
 
 import typer
 
-from chaos.filing import Report, RunFailed
+from chaos.filing import RunFailed
 from chaos.report import files, terminal
 from chaos.report.outcome import Outcome
 from chaos.report.suite import SuiteReport
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
+from chaos.verdict import Judgement
 
 
 class Book:
@@ -28,12 +29,12 @@ class Book:
         self._store = store
         self._started = time.monotonic()
         self._start = datetime.now(UTC).isoformat(timespec="seconds")
-        self._planned = len(todo)
+        self.planned = len(todo)
         seeds = sorted({seed for _, seed in todo})
         names = dict.fromkeys(scenario.id for scenario, _ in todo)
         told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         self._title = f"{', '.join(names)}: {told}" + (f", mutant {mutant}" if mutant else "")
-        several = self._planned > 1
+        several = self.planned > 1
         self._directory = store.new_suite(seeds[0], mutant) if several else None
         self.outcomes: list[Outcome] = []
         self.report: Path | None = None
@@ -49,7 +50,7 @@ class Book:
     def all_true(self) -> bool:
         """Whether every run planned was made and is true."""
         true = [outcome for outcome in self.outcomes if outcome.verdict == "true"]
-        return len(true) == self._planned
+        return len(true) == self.planned
 
     def add(self, outcome: Outcome) -> None:
         """One more run is over."""
@@ -77,25 +78,26 @@ class Book:
         return SuiteReport(
             title=self._title,
             started=self._start,
-            planned=self._planned,
+            planned=self.planned,
             runs=tuple(self.outcomes),
             seconds=self.seconds,
         )
 
 
-def tell(report: Report, seed: int) -> None:
+def lines(judgement: Judgement, seconds: float, seed: int, directory: Path | None) -> list[str]:
     """A judged run: one line, one per planned fault, and details where it is not true."""
-    typer.echo(f"{terminal.line(report.judgement)}  {report.seconds:.0f} s")
-    if faults := terminal.faults(report.judgement):
-        typer.echo(faults)
-    if details := terminal.details(report.judgement):
-        typer.echo(details)
-        typer.echo(f"  seed {seed}; history and logs: {report.directory}")
+    told = [f"{terminal.line(judgement)}  {seconds:.0f} s"]
+    if faults := terminal.faults(judgement):
+        told.append(faults)
+    if details := terminal.details(judgement):
+        told += [details, f"  seed {seed}; history and logs: {directory}"]
+    return told
 
 
-def tell_failure(error: RunFailed, scenario: Scenario, seed: int, store: RunStore) -> None:
+def failure_lines(error: RunFailed, scenario: Scenario, seed: int, store: RunStore) -> list[str]:
     """A run that the harness could not bring to its end."""
-    typer.echo(f"{scenario.id:<18} unknown  the harness failed (seed {seed})")
-    for line in error.reasons:
-        typer.echo(f"  {line}")
-    typer.echo(f"  what was recorded: {store.root / (error.outcome.directory or '')}")
+    return [
+        f"{scenario.id:<18} unknown  the harness failed (seed {seed})",
+        *(f"  {line}" for line in error.reasons),
+        f"  what was recorded: {store.root / (error.outcome.directory or '')}",
+    ]

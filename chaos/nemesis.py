@@ -16,6 +16,8 @@ from chaos.vocabulary import FaultSort
 from chaos.witness import Witness
 
 _WATCH_SECONDS = 0.02
+# Longer than the longest delay before a process that died is started again.
+_ALIVE_SECONDS = 4.0
 Hold = Callable[[], Awaitable[None]]
 # Whether a strike was felt, and what shows it.
 Felt = tuple[bool, dict[str, Any]]
@@ -91,9 +93,9 @@ class Nemesis:
         return False
 
     async def _strike(self, plan: FaultPlan, fault_id: str) -> None:
-        targets = self._pick(plan, fault_id)
+        targets = await self._targets(plan, fault_id)
         if not targets:
-            return  # all of them are down already: nothing is struck, and the judge will see it
+            return  # all of them stay down: nothing is struck, and the judge will see it
         strikes = self._process_strikes(plan, targets)
         for strike in strikes:
             await strike.busy()
@@ -138,6 +140,13 @@ class Nemesis:
             return []
         field = self._field
         return [ProcessStrike(plan, field.actors[name], field.witness) for name in targets]
+
+    async def _targets(self, plan: FaultPlan, fault_id: str) -> tuple[str, ...]:
+        """Whoever is to be struck; a process that is just being started again is waited for."""
+        give_up = self._now() + _ALIVE_SECONDS
+        while not (targets := self._pick(plan, fault_id)) and self._now() < give_up:
+            await asyncio.sleep(_WATCH_SECONDS)
+        return targets
 
     def _pick(self, plan: FaultPlan, fault_id: str) -> tuple[str, ...]:
         candidates = list(plan.candidates(self._field.scenario.topology))

@@ -20,7 +20,8 @@ from chaos.history import HistoryWriter
 from chaos.live.clients import Clients
 from chaos.live.hint_watch import HintWatch
 from chaos.live.progress import Progress
-from chaos.live.topology import SOURCES, Foundation, Stack
+from chaos.live.topology import Foundation, Stack
+from chaos.mutants import SOURCES
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.tasks.attempt import BACKOFF

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.book import Book, tell, tell_failure
+import typer
+
+from chaos.book import Book, failure_lines, lines
 from chaos.filing import RunFailed
 from chaos.live.run import Order, run
 from chaos.live.topology import Foundation
@@ -52,9 +54,10 @@ class Suite:
         try:
             report = await run(order, foundation)
         except RunFailed as error:  # the other scenarios are to be run all the same
-            tell_failure(error, scenario, seed, self._store)
+            typer.echo("\n".join(failure_lines(error, scenario, seed, self._store)))
             return error.outcome
-        tell(report, seed)
+        told = lines(report.judgement, report.seconds, seed, report.directory)
+        typer.echo("\n".join(told))
         return report.outcome
 
 

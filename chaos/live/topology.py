@@ -15,7 +15,6 @@ from typing import Any
 
 import asyncpg
 
-import system
 from chaos.live.actors import Actor, Command, Exit, tail
 from chaos.live.clients import Clients
 from chaos.live.edges import strike_edges
@@ -23,7 +22,7 @@ from chaos.live.servers import ServerStrike
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.load import EFFECTS
-from chaos.mutants import copy
+from chaos.mutants import SOURCES, copy
 from chaos.nemesis import Felt, Hold
 from chaos.plan import DeclaredSettings, FaultPlan
 from chaos.process_strike import ActorFailed
@@ -39,7 +38,6 @@ from system.guardian import Guardian
 from system.machine import free_port, temporary_directory
 from system.migrate import upgrade_in_loop
 
-SOURCES = Path(system.__file__).parent.parent
 _TEMPLATE = "holdfast_template"
 _LISTEN_SECONDS = 10.0
 

@@ -13,11 +13,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from chaos.mutants import api, queue, scans, scheduler, statements, submission, worker
-from chaos.mutants.mutant import PACKAGES, Edit, Mutant, MutantError, Unplanted, copy, plant
+from chaos.mutants.mutant import (
+    PACKAGES,
+    SOURCES,
+    Edit,
+    Mutant,
+    MutantError,
+    Unplanted,
+    copy,
+    plant,
+)
 
 __all__ = [
     "MUTANTS",
     "PACKAGES",
+    "SOURCES",
     "UNPLANTED",
     "Edit",
     "Mutant",

@@ -94,6 +94,7 @@ MUTANTS = (
         what="it is answered 200",
         scenario="replies_lost",
         killers=("S4",),
+        runs_max=6,
         edits=(
             Edit(
                 _ACTIONS,

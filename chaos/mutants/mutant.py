@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = ("system", "observability", "chaos")
+SOURCES = Path(__file__).parent.parent.parent
 
 
 class MutantError(ValueError):

@@ -47,7 +47,7 @@ MUTANTS = (
                 "  AND (CAST(:asked AS timestamptz), CAST(:within AS float8)) IS NOT NULL\n",
             ),
         ),
-        runs_max=5,
+        runs_max=12,
     ),
     Mutant(
         name="silent_timed_out",

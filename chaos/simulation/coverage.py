@@ -1,0 +1,129 @@
+"""What the faults of simulated runs really met: a green run that covered nothing looks like one.
+
+Two tables, added up over all seeds. Fault by state: in how many strikes some task was in that
+state. Fault by statement: how often that statement was the last one its process had made before
+the strike (``after``), and the first one it made from then on (``before``): a killed process makes
+those that were on the wire. A fault of a server strikes every process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chaos.history import History
+from chaos.records import Fault
+from chaos.simulation.postgres import Statement
+from chaos.vocabulary import SERVERS
+from system.lifecycle import State
+
+_STATES = tuple(state.value for state in State)
+_ROLES = ("api", "scheduler", "worker")
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Counts by (fault, cell); ``statements`` by name; ``strikes`` by fault; ``sometimes``."""
+
+    strikes: Counter[str] = field(default_factory=Counter)
+    states: Counter[str] = field(default_factory=Counter)
+    after: Counter[str] = field(default_factory=Counter)
+    before: Counter[str] = field(default_factory=Counter)
+    statements: Counter[str] = field(default_factory=Counter)
+    sometimes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, history: History, done: Iterable[Statement], zero: float) -> Coverage:
+        """Of one run. ``zero``: the virtual second at which its arena second 0 was."""
+        found = cls()
+        by_client: defaultdict[str, list[Statement]] = defaultdict(list)
+        for statement in done:
+            if statement.client.partition("-")[0] in _ROLES:
+                by_client[statement.client].append(statement)
+                found.statements[statement.name] += 1
+        strikes = [r for rs in history.faults.values() for r in rs if r.type == "start"]
+        for strike in strikes:
+            found.strikes[strike.fault] += 1
+            for state in _states_at(history, strike.at):
+                found.states[f"{strike.fault} {state}"] += 1
+            for client in _struck(strike, by_client):
+                found._between(strike.fault, by_client[client], strike.at + zero)
+        return found
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Mapping[str, int]]) -> Coverage:
+        """Back from ``document``."""
+        return cls(**{name: Counter(counts) for name, counts in document.items()})
+
+    @property
+    def document(self) -> dict[str, dict[str, int]]:
+        """As plain JSON values."""
+        return {name: dict(getattr(self, name)) for name in self.__slots__}
+
+    def add(self, other: Coverage) -> None:
+        """What another run covered."""
+        for name in self.__slots__:
+            getattr(self, name).update(getattr(other, name))
+
+    def tables(self) -> str:
+        """Both tables and the ``sometimes``; a dot is a cell that no strike reached."""
+        faults = sorted(self.strikes)
+        lines = [f"{'fault':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
+        lines += [
+            f"{fault:<20}{self.strikes[fault]:>8}"
+            + "".join(f"{_cell(self.states[f'{fault} {s}']):>11}" for s in _STATES)
+            for fault in faults
+        ]
+        names = sorted(self.statements, key=lambda name: (-self.statements[name], name))
+        short = [fault[:11] for fault in faults]
+        lines += ["", f"{'after/before':<34}{'made':>9}" + "".join(f"{s:>13}" for s in short)]
+        lines += [
+            f"{name[:33]:<34}{self.statements[name]:>9}"
+            + "".join(f"{self._pair(fault, name):>13}" for fault in faults)
+            for name in names
+        ]
+        lines += [
+            "",
+            "sometimes: " + ", ".join(f"{n} {c}" for n, c in sorted(self.sometimes.items())),
+        ]
+        return "\n".join(lines)
+
+    def _pair(self, fault: str, name: str) -> str:
+        key = f"{fault} {name}"
+        return f"{_cell(self.after[key])}/{_cell(self.before[key])}"
+
+    def _between(self, fault: str, done: list[Statement], at: float) -> None:
+        """Count the last statement before the instant and the first one after it."""
+        place = bisect_right([statement.at for statement in done], at)
+        if place:
+            self.after[f"{fault} {done[place - 1].name}"] += 1
+        if place < len(done):
+            self.before[f"{fault} {done[place].name}"] += 1
+
+
+def _cell(count: int) -> str:
+    return str(count) if count else "."
+
+
+def _states_at(history: History, at: float) -> set[str]:
+    """The states that some task was in at that arena second."""
+    found = set()
+    for events in history.events.values():
+        last = None
+        for event in events:
+            if history.seconds(event.at) > at:
+                break
+            last = event.to_state
+        if last is not None:
+            found.add(last)
+    return found
+
+
+def _struck(strike: Fault, known: Mapping[str, Any]) -> list[str]:
+    """The processes that a strike was about."""
+    if set(strike.targets) & set(SERVERS):
+        return sorted(known)
+    return sorted({target.partition("->")[0] for target in strike.targets} & known.keys())

@@ -1,0 +1,158 @@
+"""A blocking connection to the real server: what happens on it takes no virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from chaos.simulation import audit
+from chaos.simulation.postgres import messages
+from chaos.simulation.postgres.messages import Message
+
+_STOP_SECONDS = 5.0
+_CONTROL_SECONDS = 60.0
+
+
+class Silent(Exception):
+    """The backend has said nothing for the time given."""
+
+
+class Gone(Exception):
+    """The backend has ended (or there is no server)."""
+
+
+class Backend:
+    """A connection, and the process that serves it. ``pid`` is known once it said so."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Gone: nobody listens on the socket ``path``."""
+        self.pid = 0
+        self._buffer = bytearray()
+        self._messages: list[Message] = []
+        with audit.real():
+            self._socket = socket.socket(socket.AF_UNIX)
+            try:
+                self._socket.connect(str(path))
+            except OSError as error:
+                self._socket.close()
+                raise Gone(f"no Postgres at {path}: {error}") from error
+
+    def send(self, data: bytes) -> None:
+        """Sends all of it; that a backend has ended is noticed by reading."""
+        self._socket.settimeout(None)
+        with contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def read(self, seconds: float | None) -> Message:
+        """The next message.
+
+        Raises:
+            Silent: not a byte more within ``seconds``.
+            Gone: the connection has ended.
+        """
+        while not self._messages:
+            self._socket.settimeout(seconds)
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                raise Silent(f"Postgres said nothing for {seconds} s") from None
+            except OSError as error:
+                raise Gone(str(error)) from error
+            if not data:
+                raise Gone("Postgres closed the connection")
+            self._buffer += data
+            self._messages = list(messages.split(self._buffer))
+            self._messages.reverse()  # popped from the end
+        kind, message = self._messages.pop()
+        if kind == ord("K"):
+            self.pid = int.from_bytes(message[5:9], "big")
+        return kind, message
+
+    def rest(self) -> list[Message]:
+        """All that still comes until the backend has ended; then it holds nothing any more."""
+        found = []
+        try:
+            while True:
+                found.append(self.read(None))
+        except Gone:
+            self.drop()
+        return found
+
+    def drop(self) -> None:
+        """Closes the socket and waits for nothing."""
+        self._socket.close()
+
+    def close(self) -> None:
+        """Says goodbye and waits until the backend has ended: rolled back, all locks released."""
+        self.send(messages.TERMINATE)
+        self.rest()
+
+    def stop(self) -> None:
+        """SIGSTOP; returns when it stands."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        with audit.real():
+            os.kill(self.pid, signal.SIGSTOP)
+            give_up = time.monotonic() + _STOP_SECONDS
+            while stat.exists() and stat.read_text(errors="replace").rpartition(")")[2][1] != "T":
+                if time.monotonic() > give_up:
+                    raise RuntimeError(f"backend {self.pid} does not stop")
+
+    def signal(self, *numbers: int) -> None:
+        """Sends signals in this order."""
+        for number in numbers:
+            with audit.real(), contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+class Control(Backend):
+    """A connection of the arena's own, for simple queries. Never inside a transaction."""
+
+    def __init__(self, path: Path, database: str, name: str) -> None:
+        super().__init__(path)
+        self.send(messages.startup(user="postgres", database=database, application_name=name))
+        self._until_ready(_CONTROL_SECONDS)
+
+    def rows(self, sql: str) -> list[list[str]]:
+        """Runs ``sql``, returns its rows as texts.
+
+        Raises:
+            RuntimeError: Postgres refused it.
+            Silent: no answer for a minute.
+            Gone: the server has ended.
+        """
+        self.send(messages.query(sql))
+        return messages.rows(self._until_ready(_CONTROL_SECONDS))
+
+    def answers(self, sql: str, seconds: float) -> bool:
+        """Whether ``sql`` is answered so soon; if not, `settle` must follow."""
+        self.send(messages.query(sql))
+        try:
+            self._until_ready(seconds)
+        except Silent:
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Waits for the answer that came too late."""
+        self._until_ready(_CONTROL_SECONDS)
+
+    def _until_ready(self, seconds: float) -> list[Message]:
+        found = []
+        kind = 0
+        while kind != ord("Z"):
+            kind, message = self.read(seconds)
+            found.append((kind, message))
+        for kind, message in found:
+            if kind == ord("E"):
+                raise RuntimeError(f"Postgres refused the arena: {messages.fields(message)['M']}")
+        return found
+
+
+def array(pids: Iterable[int]) -> str:
+    """Process ids as an SQL literal."""
+    return f"'{{{','.join(str(pid) for pid in pids)}}}'::int[]"

@@ -1,0 +1,306 @@
+"""One connection of a client: bytes in virtual time on one side, a real backend on the other.
+
+A batch of the client goes to the backend, and its replies are read to the end before anything else
+in the simulation goes on: it takes no virtual time. Unless it waits for a lock; then it is parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from chaos.simulation.postgres import messages
+from chaos.simulation.postgres.backend import Backend, Gone, Silent
+from chaos.simulation.postgres.batch import Batch, Batches
+from chaos.simulation.postgres.messages import Message
+
+if TYPE_CHECKING:
+    from chaos.simulation.postgres.node import PostgresNode
+    from chaos.simulation.transport import End
+
+# Real time, without a word from the backend: then it is asked whether it waits for a lock.
+_SILENCE_SECONDS = 0.001
+_SILENCE_SECONDS_MAX = 0.05
+_STUCK_SECONDS = 60.0
+# As the product's servers are set (``EmbeddedPostgres``), in virtual time.
+IDLE_IN_TRANSACTION_SECONDS = 60.0
+CONNECTION_CHECK_SECONDS = 5.0
+
+Then = Callable[[list[Message]], None]
+
+
+class Connection(asyncio.Protocol):
+    """Asks one batch after the other. ``backend``: from the startup message to the end.
+
+    ``busy``: a batch is not answered yet (parked, or its commit is held); what comes meanwhile
+    waits. ``client``: the node at the other end.
+    """
+
+    backend: Backend
+    transport: End
+
+    def __init__(self, node: PostgresNode, number: int) -> None:
+        self.number = number
+        self.client = ""
+        self.busy = False
+        self.holding = False  # only its COMMIT is missing
+        self.over = False
+        self._node = node
+        self._batches = Batches(node.names.of)
+        self._started = False
+        self._client_gone = False
+        self._status = b"I"  # of the transaction
+        self._skipping = False  # after an error, until Sync
+        self._expected: deque[bytes] = deque()
+        self._replies: list[Message] = []
+        self._then: Then = self._nothing
+        self._parked = False  # at least once in this batch
+        self._cancelled = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ for the network
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("End", transport)
+        self.client = self.transport.inbound.edge.name.partition("->")[0]
+
+    def data_received(self, data: bytes) -> None:
+        self._batches.feed(data)
+        self._work()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client_gone = True
+        if not self.busy:
+            self._work()
+        elif self._waits:
+            # Postgres looks every few seconds whether the client of a running statement lives.
+            self._node.later(self._node.check_seconds(), self._check_client)
+
+    # ------------------------------------------------------------------ for the node
+
+    def proceed(self) -> None:
+        """Reads what the backend answers, until all is there or it waits for a lock."""
+        silence = _SILENCE_SECONDS
+        silent = 0.0
+        try:
+            while self._expected:
+                try:
+                    self._take(self.backend.read(silence))
+                except Silent:
+                    # The cancelled still waits until it has seen the signal.
+                    if not self._cancelled and self._node.park(self):
+                        self._parked = True
+                        return
+                    silent += silence
+                    silence = min(2 * silence, _SILENCE_SECONDS_MAX)
+                    if silent > _STUCK_SECONDS:
+                        raise RuntimeError(
+                            f"Postgres has been silent to {self.client} for {silent:.0f} real "
+                            "seconds, though no lock is waited for"
+                        ) from None
+        except Gone:
+            self.end(self._replies)
+            return
+        self._node.look_again()
+        replies, self._replies = self._replies, []
+        self._then(replies)
+
+    def end(self, replies: Iterable[Message]) -> None:
+        """The backend has ended; of what it said the client hears the errors."""
+        self.backend.drop()
+        self._forget()
+        errors = [reply for reply in replies if reply[0] == ord("E")]
+        self.transport.write(b"".join(message for _, message in errors))
+        for _, message in errors:
+            self._node.note(self, f"connection -> {messages.outcome(message)}", message)
+        self.transport.close()
+
+    def terminated(self) -> None:
+        """The backend was told to end: hear its last words."""
+        if self._waits:
+            self._node.locks.release(self)
+        self.end(self.backend.rest())
+
+    def cancel(self) -> None:
+        """A cancel request of the client: only a statement that waits is not over yet."""
+        if self._waits:
+            self._cancelled = True
+            self._node.resume(self, signal.SIGINT)
+
+    def drop(self) -> None:
+        """The backend was killed, nobody is told."""
+        if self._started:
+            self.backend.drop()
+        self._forget()
+
+    # ------------------------------------------------------------------ batch after batch
+
+    @property
+    def _waits(self) -> bool:
+        return self in self._node.locks.parked
+
+    def _work(self) -> None:
+        while not (self.busy or self.over):
+            if not self._started:
+                if not self._start():
+                    break
+                continue
+            batch = self._batches.next(skipping=self._skipping)
+            if batch is None:
+                break
+            self._run(batch)
+        if self._client_gone and not (self.busy or self.over):
+            self._goodbye()
+
+    def _start(self) -> bool:
+        """Reads the first message; False if it has not come, or the connection is over."""
+        found = self._batches.startup()
+        if found is None:
+            return False
+        code, message = found
+        if code in {messages.SSL_REQUEST, messages.GSS_REQUEST}:
+            self.transport.write(b"N")
+            return True
+        if code == messages.CANCEL_REQUEST:
+            self._node.cancel(message[8:12], message[12:])
+            self.over = True
+            self.transport.close()
+            return False
+        try:
+            self.backend = self._node.postgres.connect()
+        except Gone:
+            self.over = True
+            self.transport.close()
+            return False
+        self._started = True
+        self._node.opened(self)
+        self._ask(message, [b"Z"], partial(self._deliver, Batch(prepared=["connection"])))
+        return True
+
+    def _run(self, batch: Batch) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if batch.over:
+            self._goodbye()
+            return
+        for what in batch.refused:
+            self._node.loop.refused.append(
+                f"{what} over the wire of Postgres ({self.client}): use INSERT, SELECT or Redis"
+            )
+        hold = self._node.hold_seconds() if batch.whole and self._status == b"I" else 0.0
+        if not hold:
+            self._ask(batch.data, batch.kinds, partial(self._deliver, batch))
+            return
+        begin, kinds = messages.command("BEGIN")
+        data = begin + batch.data.removesuffix(messages.SYNC) + messages.FLUSH
+        self._ask(data, kinds + batch.kinds[:-1], partial(self._hold, batch, hold))
+
+    def _ask(self, data: bytes, kinds: Iterable[bytes], then: Then) -> None:
+        """Sends to the backend; ``then`` gets the replies, now or when a lock wait is over."""
+        self.busy = True
+        self._cancelled = False
+        self._expected.extend(kinds)
+        self._then = then
+        self._node.set_clock()
+        self.backend.send(data)
+        self.proceed()
+
+    def _take(self, reply: Message) -> None:
+        kind, message = reply
+        if kind == ord("K"):
+            message = self._node.key_data(self, message)
+        elif kind == ord("E"):
+            message = messages.repeatable(message)
+            while self._expected and self._expected[0] != b"Z":
+                self._expected.popleft()
+            self._skipping = not self._expected
+        elif kind not in messages.UNASKED and kind in self._expected[0]:
+            self._expected.popleft()
+            if kind == ord("Z"):
+                self._status = message[5:6]
+                self._skipping = False
+        self._replies.append((kind, message))
+
+    # ------------------------------------------------------------------ held commits
+
+    def _hold(self, batch: Batch, seconds: float, replies: list[Message]) -> None:
+        """The statement has done its work inside a transaction of ours, which stays open."""
+        kept = _without_command(replies)
+        if self._skipping:
+            rollback, kinds = messages.command("ROLLBACK")
+            data = messages.SYNC + rollback + messages.SYNC
+            self._ask(data, [b"Z", *kinds, b"Z"], partial(self._settle, batch, kept))
+        else:
+            self.holding = True
+            self._timer = self._node.later(seconds, self._commit, batch, kept)
+
+    def _commit(self, batch: Batch, kept: list[Message]) -> None:
+        self._timer = None
+        self.holding = False
+        commit, kinds = messages.command("COMMIT")
+        self._ask(commit + messages.SYNC, [*kinds, b"Z"], partial(self._settle, batch, kept))
+
+    def _settle(self, batch: Batch, kept: list[Message], replies: list[Message]) -> None:
+        """As if it had been one statement in autocommit, whose commit came last."""
+        failed = [reply for reply in replies if reply[0] == ord("E")]
+        self._deliver(batch, [*kept, *failed, replies[-1]], held=True)
+
+    # ------------------------------------------------------------------ answers
+
+    def _deliver(self, batch: Batch, replies: list[Message], *, held: bool = False) -> None:
+        self.busy = False
+        data = b"".join(message for _, message in replies)
+        if not self._client_gone:
+            self.transport.write(data)
+        parked, self._parked = self._parked, False
+        in_block = self._status != b"I"
+        self._node.answered(self, batch, replies, parked=parked, held=held, in_block=in_block)
+        if in_block:
+            self._timer = self._node.later(IDLE_IN_TRANSACTION_SECONDS, self._idle_too_long)
+        if parked or held:  # else the caller goes on with what came meanwhile
+            self._work()
+
+    def _idle_too_long(self) -> None:
+        text = "terminating connection due to idle-in-transaction timeout"
+        self.backend.close()
+        self.end([(ord("E"), messages.fatal("25P03", text))])
+
+    def _check_client(self) -> None:
+        if self._waits:
+            self.backend.signal(signal.SIGTERM)
+            self.terminated()
+
+    def _goodbye(self) -> None:
+        """The client is gone: what was not committed is rolled back."""
+        if self._started:
+            self.backend.close()
+        self._forget()
+        self.transport.close()
+
+    def _forget(self) -> None:
+        self.over = True
+        self.busy = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._node.closed(self)
+
+    @staticmethod
+    def _nothing(_: list[Message]) -> None:
+        """Nothing was asked yet."""
+
+
+def _without_command(replies: list[Message]) -> list[Message]:
+    """Without the four replies to ``messages.command``."""
+    found = []
+    skip = 4
+    for reply in replies:
+        if skip and reply[0] not in messages.UNASKED and reply[0] != ord("E"):
+            skip -= 1
+        else:
+            found.append(reply)
+    return found

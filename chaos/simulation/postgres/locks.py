@@ -1,0 +1,82 @@
+"""Statements that wait for a lock: parked in virtual time, woken one at a time by seed.
+
+Left alone, several waiters of one lock would race in real time when it is released. So a backend
+that waits is stopped (SIGSTOP) and goes on only when nothing blocks it any more and it is picked.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from chaos.simulation.postgres.backend import Control, array
+
+if TYPE_CHECKING:
+    from chaos.simulation.postgres.connection import Connection
+
+_FREEZE_SECONDS = 0.05
+
+
+class LockWaits:
+    """Who waits for a lock, in the order in which they began to."""
+
+    def __init__(self) -> None:
+        self.parked: list[Connection] = []
+
+    def park(self, control: Control, connection: Connection) -> bool:
+        """Stops the backend of ``connection`` if it waits for a lock; whether it does.
+
+        One whose wait closes a circle is left running: Postgres soon ends it as the victim of the
+        deadlock. Of those in the circle it alone runs, so it is always the one that came last.
+        """
+        pids = [waiter.backend.pid for waiter in (*self.parked, connection)]
+        blockers = _blockers(control, pids)
+        pid = connection.backend.pid
+        if not blockers[pid] or _reaches(pid, pid, blockers):
+            return False
+        connection.backend.stop()
+        while not control.answers(_question([pid]), _FREEZE_SECONDS):
+            # It was stopped in the middle of the lock table, which is now closed to everybody.
+            connection.backend.signal(signal.SIGCONT)
+            control.settle()
+            connection.backend.stop()
+        self.parked.append(connection)
+        return True
+
+    def granted(self, control: Control) -> list[Connection]:
+        """Those that nothing blocks any more."""
+        if not self.parked:
+            return []
+        blockers = _blockers(control, [waiter.backend.pid for waiter in self.parked])
+        return [waiter for waiter in self.parked if not blockers[waiter.backend.pid]]
+
+    def release(self, connection: Connection, *signals: int) -> None:
+        """Lets it run again, with ``signals`` that it gets first."""
+        self.parked.remove(connection)
+        connection.backend.signal(*signals, signal.SIGCONT)
+
+
+def _question(pids: list[int]) -> str:
+    return f"SELECT pid, pg_blocking_pids(pid) FROM unnest({array(pids)}) AS pid"  # noqa: S608
+
+
+def _blockers(control: Control, pids: list[int]) -> dict[int, set[int]]:
+    """By process id, those it waits for."""
+    return {
+        int(pid): {int(word) for word in found.strip("{}").split(",") if word}
+        for pid, found in control.rows(_question(pids))
+    }
+
+
+def _reaches(start: int, goal: int, blockers: Mapping[int, set[int]]) -> bool:
+    seen: set[int] = set()
+    todo = [start]
+    while todo:
+        for pid in blockers.get(todo.pop(), ()):
+            if pid == goal:
+                return True
+            if pid not in seen:
+                seen.add(pid)
+                todo.append(pid)
+    return False

@@ -1,0 +1,137 @@
+"""The little of Postgres's wire protocol (version 3) that a bridge has to understand."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+CANCEL_REQUEST = 80877102
+SSL_REQUEST = 80877103
+GSS_REQUEST = 80877104
+
+# What a backend may say at any time, without being asked.
+UNASKED = frozenset(b"NSA")
+SYNC = b"S\x00\x00\x00\x04"
+FLUSH = b"H\x00\x00\x00\x04"
+TERMINATE = b"X\x00\x00\x00\x04"
+
+# Which replies end what a frontend message asked for; what comes before (rows) belongs to them.
+COMPLETE = {
+    ord("P"): b"1",
+    ord("B"): b"2",
+    ord("C"): b"3",
+    ord("D"): b"Tn",
+    ord("E"): b"CIs",
+    ord("S"): b"Z",
+    ord("Q"): b"Z",
+}
+# Replies of an Execute or a simple query that say what became of one statement.
+OUTCOMES = b"CIsE"
+# So deadlocks are described, with process and transaction ids that differ from run to run.
+_DEADLOCK = "40P01"
+
+Message = tuple[int, bytes]
+"""The type (one byte, as a number) and the whole message, header included."""
+
+
+def frame(kind: bytes, *parts: bytes) -> bytes:
+    """One message of this type."""
+    body = b"".join(parts)
+    return kind + struct.pack("!i", len(body) + 4) + body
+
+
+def split(buffer: bytearray) -> Iterator[Message]:
+    """Takes the whole messages off the front of ``buffer``."""
+    while len(buffer) >= 5:
+        size = int.from_bytes(buffer[1:5], "big") + 1
+        if len(buffer) < size:
+            return
+        message = bytes(buffer[:size])
+        del buffer[:size]
+        yield message[0], message
+
+
+def startup(**parameters: str) -> bytes:
+    """The first message of a connection."""
+    words = [word for pair in parameters.items() for word in pair]
+    body = b"".join(word.encode() + b"\0" for word in words) + b"\0"
+    return struct.pack("!ii", len(body) + 8, 196608) + body
+
+
+def query(sql: str) -> bytes:
+    """A simple query."""
+    return frame(b"Q", sql.encode(), b"\0")
+
+
+def command(sql: str) -> tuple[bytes, list[bytes]]:
+    """``sql`` in the extended protocol under a name of its own, and what completes each reply.
+
+    Unlike a simple query it leaves the unnamed statement and portal of the client alone.
+    """
+    name = f"simulation {sql}\0".encode()
+    data = (
+        frame(b"P", name, sql.encode(), b"\0\0\0")
+        + frame(b"B", name, name, b"\0\0" * 3)
+        + frame(b"E", name, b"\0\0\0\0")
+        + frame(b"C", b"S", name)
+    )
+    return data, [b"1", b"2", b"C", b"3"]
+
+
+def strings(message: bytes, count: int, start: int = 5) -> list[str]:
+    """The first ``count`` zero-terminated strings of a message from ``start`` on."""
+    found = message[start:].split(b"\0", count)[:count]
+    return [text.decode(errors="replace") for text in found]
+
+
+def fields(message: bytes) -> dict[str, str]:
+    """The fields of an ErrorResponse or NoticeResponse: C is the SQLSTATE, M the text."""
+    parts = message[5:].split(b"\0")
+    return {part[:1].decode(): part[1:].decode(errors="replace") for part in parts if part}
+
+
+def fatal(sqlstate: str, text: str) -> bytes:
+    """What a backend says before it ends."""
+    said = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text}
+    return frame(b"E", *(f"{key}{value}\0".encode() for key, value in said.items()), b"\0")
+
+
+def outcome(message: bytes) -> str:
+    """The command tag, or the SQLSTATE of an error."""
+    match message[:1]:
+        case b"C":
+            return strings(message, 1)[0]
+        case b"E":
+            return fields(message)["C"]
+        case b"s":
+            return "PORTAL SUSPENDED"
+        case _:
+            return "EMPTY"
+
+
+def repeatable(message: bytes) -> bytes:
+    """An ErrorResponse without the process and transaction ids in its explanations."""
+    found = fields(message)
+    if found.get("C") != _DEADLOCK:
+        return message
+    for key in "DW":
+        if key in found:
+            found[key] = re.sub(r"\d+", "N", found[key])
+    return frame(b"E", *(f"{key}{value}\0".encode() for key, value in found.items()), b"\0")
+
+
+def rows(messages: list[Message]) -> list[list[str]]:
+    """The values of all DataRows, in text format; a NULL is an empty text."""
+    return [_row(message) for kind, message in messages if kind == ord("D")]
+
+
+def _row(message: bytes) -> list[str]:
+    values = []
+    at = 7
+    for _ in range(int.from_bytes(message[5:7], "big")):
+        size = int.from_bytes(message[at : at + 4], "big", signed=True)
+        at += 4
+        values.append(message[at : at + max(size, 0)].decode())
+        at += max(size, 0)
+    return values

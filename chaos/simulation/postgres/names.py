@@ -1,0 +1,51 @@
+"""Short stable names for the statements of the product, found by their text."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+
+from sqlalchemy import TextClause
+
+from chaos.tasks import sql as chaos_sql
+from system import scans, statements
+from system.listing import listing
+from system.records import TaskFilter
+
+_PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
+_WORDS = 3
+_LENGTH_MAX = 40
+
+
+class Names:
+    """Names of SQL texts: that of the constant (``claim``), else the first words."""
+
+    def __init__(self, modules: tuple[ModuleType, ...] = (statements, scans, chaos_sql)) -> None:
+        every, _ = listing(TaskFilter(tenant=""), 1, None)
+        self._listing = _normal(every.text).partition(" WHERE")[0]
+        self._known = {
+            _normal(value.text): name.strip("_").lower()
+            for module in modules
+            for name, value in vars(module).items()
+            if isinstance(value, TextClause)
+        }
+        self._seen: dict[str, str] = {}
+
+    def of(self, sql: str) -> str:
+        """The name of a statement as it came over the wire."""
+        name = self._seen.get(sql)
+        if name is None:
+            name = self._seen[sql] = self._find(_normal(sql))
+        return name
+
+    def _find(self, sql: str) -> str:
+        if sql in self._known:
+            return self._known[sql]
+        if sql.startswith(self._listing):
+            return "list"
+        return " ".join(re.findall(r"[\w.*]+", sql)[:_WORDS])[:_LENGTH_MAX] or "nothing"
+
+
+def _normal(sql: str) -> str:
+    """Without what differs between a constant and the same on the wire: parameters, spaces."""
+    return " ".join(_PARAMETER.sub(" ", sql).split())

@@ -1,0 +1,320 @@
+"""The node "postgres" of a simulated run: who is connected, who waits, what the harness breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+from chaos.simulation.loop import SimulationLoop
+from chaos.simulation.network import Network
+from chaos.simulation.node import Node, current_node
+from chaos.simulation.postgres import messages
+from chaos.simulation.postgres.backend import Backend, Gone, array
+from chaos.simulation.postgres.batch import Batch
+from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, Connection
+from chaos.simulation.postgres.locks import LockWaits
+from chaos.simulation.postgres.messages import Message
+from chaos.simulation.postgres.names import Names
+from chaos.simulation.postgres.server import DATABASE, Postgres
+from chaos.simulation.postgres.statement import Statement
+
+NAME = "postgres"
+PORT = 5432
+_HOLD_SECONDS = (0.0005, 0.05)
+# From the release of a lock until the one who gets it runs: others may come in between.
+_WAKE_SECONDS_MAX = 0.001
+_GRAB_SECONDS = 0.01
+
+_T = TypeVar("_T")
+
+
+class PostgresNode:
+    """The node "postgres" of one run. ``main`` is its main function, for each of its lives.
+
+    ``listeners`` hear of every statement that was answered; ``statements_done`` counts them.
+    ``held_share``: of the single statements that write, those whose commit is held back for a
+    while, so that others overlap them.
+    """
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        loop: SimulationLoop,
+        network: Network,
+        seed: int,
+        held_share: float = 0.1,
+    ) -> None:
+        self.listeners: list[Callable[[Statement], None]] = []
+        self.statements_done = 0
+        self.loop = loop
+        self.postgres = postgres
+        self.names = Names()
+        self.locks = LockWaits()
+        self._network = network
+        self._held_share = held_share
+        self._held_dice = random.Random(f"{seed} held commits")
+        self._lock_dice = random.Random(f"{seed} locks")
+        self._key_dice = random.Random(f"{seed} backend keys")
+        self._connections: dict[int, Connection] = {}
+        self._keys: dict[tuple[bytes, bytes], Connection] = {}
+        self._numbers = 0
+        self._waking: asyncio.TimerHandle | None = None
+        self._grabbed: list[Backend] | None = None
+        self._node: Node | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        loop.exited.append(self._exited)
+        postgres.reset()
+
+    @property
+    def node(self) -> Node:
+        """Its present or last life."""
+        if self._node is None:
+            raise RuntimeError(f"{NAME} was not started: loop.start({NAME!r}, postgres_node.main)")
+        return self._node
+
+    @property
+    def pid(self) -> int | None:
+        """The real server's process, while it runs."""
+        return self.postgres.pid
+
+    @property
+    def holding(self) -> int:
+        """Statements that have done their work and whose COMMIT is held."""
+        return sum(connection.holding for connection in self._connections.values())
+
+    async def main(self) -> None:
+        """Serves until it is stopped or killed."""
+        self._node = current_node()
+        self._stopped = self.loop.create_future()
+        server = await self.loop.create_server(self._accept, "0.0.0.0", PORT)  # noqa: S104
+        await self._stopped
+        server.close()
+
+    def url(self) -> str:
+        """Where the processes of the simulation reach the database."""
+        return f"postgresql://postgres@{self._network.host(NAME)}:{PORT}/{DATABASE}"
+
+    # ------------------------------------------------------------------ what the harness breaks
+
+    def crash(self) -> None:
+        """SIGKILL to every process of the real server. What was not committed is lost.
+
+        The same as killing the node.
+        """
+        self.loop.kill(self.node)
+
+    def stop(self) -> None:
+        """Fast shutdown: everybody is rolled back, told so, and disconnected."""
+        self._inside(self._shut_down)
+
+    def start(self) -> Node:
+        """The real server again, after ``crash`` or ``stop``; then the node."""
+        self.postgres.start()
+        self._node = self.loop.start(NAME, self.main)
+        return self._node
+
+    def terminate_backends(self) -> int:
+        """pg_terminate_backend() for every client; how many there were."""
+        return self._inside(self._terminate_all)
+
+    def exhaust(self) -> int:
+        """Takes every connection that is free or becomes free, until ``release``; how many now."""
+        if self._grabbed is None:
+            self._grabbed = []
+            self._inside(self._grab)
+        return len(self._grabbed)
+
+    def release(self) -> int:
+        """Gives the connections back; how many ``exhaust`` had taken."""
+        grabbed, self._grabbed = self._grabbed or [], None
+        for backend in grabbed:
+            backend.send(messages.TERMINATE)
+        for backend in grabbed:
+            backend.rest()
+        return len(grabbed)
+
+    def close(self) -> None:
+        """After the run: all of it is rolled back, nothing of it is left in the real server."""
+        self._drop_everything()
+        if self.postgres.pid is not None:
+            self.postgres.end_backends()
+
+    # ------------------------------------------------------------------ for connections
+
+    def later(
+        self, seconds: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
+        """A timer of this node."""
+        return self.loop.call_later(seconds, callback, *args)
+
+    def set_clock(self) -> None:
+        """The database's clock stands at this node's virtual time."""
+        offset = self._node.clock_offset if self._node else 0.0
+        self.postgres.set_clock(self.loop.time() + offset)
+
+    def opened(self, connection: Connection) -> None:
+        """It has a backend."""
+        self._connections[connection.number] = connection
+
+    def closed(self, connection: Connection) -> None:
+        """It has none any more."""
+        if connection in self.locks.parked:
+            self.locks.parked.remove(connection)
+        self._connections.pop(connection.number, None)
+        self._keys = {key: each for key, each in self._keys.items() if each is not connection}
+        self.look_again()
+        if self._grabbed is not None:
+            self.later(_GRAB_SECONDS, self._grab)
+
+    def key_data(self, connection: Connection, message: bytes) -> bytes:
+        """BackendKeyData with a process id and a secret that are the same in every run."""
+        pid = (1000 + connection.number).to_bytes(4, "big")
+        secret = self._key_dice.randbytes(len(message) - 9)
+        self._keys[pid, secret] = connection
+        return message[:5] + pid + secret
+
+    def cancel(self, pid: bytes, secret: bytes) -> None:
+        """A cancel request came."""
+        if connection := self._keys.get((pid, secret)):
+            self.note(connection, "cancel request")
+            connection.cancel()
+
+    def check_seconds(self) -> float:
+        """How long until the server looks whether a client is still there."""
+        return self._lock_dice.uniform(0, CONNECTION_CHECK_SECONDS)
+
+    def hold_seconds(self) -> float:
+        """How long the next single statement that writes is to hold its commit; mostly 0."""
+        if self._held_dice.random() >= self._held_share:
+            return 0.0
+        return self._held_dice.uniform(*_HOLD_SECONDS)
+
+    def park(self, connection: Connection) -> bool:
+        """Whether it waits for a lock; then it is parked."""
+        parked = self.locks.park(self.postgres.control, connection)
+        if parked:
+            self.note(connection, "waits for a lock")
+            self.look_again()
+        return parked
+
+    def resume(self, connection: Connection, *signals: int) -> None:
+        """A parked statement runs on."""
+        self.set_clock()
+        self.locks.release(connection, *signals)
+        connection.proceed()
+
+    def look_again(self) -> None:
+        """A backend has run: soon, somebody who waited may have got the lock."""
+        if self.locks.parked and self._waking is None:
+            seconds = self._lock_dice.uniform(0, _WAKE_SECONDS_MAX)
+            self._waking = self.later(seconds, self._wake)
+
+    def note(self, connection: Connection, what: str, data: bytes = b"") -> None:
+        """An entry of the trace."""
+        self.loop.trace.note("sql", connection.client, what, data)
+
+    def answered(
+        self,
+        connection: Connection,
+        batch: Batch,
+        replies: list[Message],
+        *,
+        parked: bool,
+        held: bool,
+        in_block: bool,
+    ) -> None:
+        """A batch is over: tell the trace, and the listeners of each statement."""
+        outcomes = batch.outcomes(replies)
+        what = [f"{name} -> {messages.outcome(message)}" for name, message in outcomes]
+        what = what or [f"prepare {name}" for name in batch.prepared]
+        how = " (waited for a lock)" * parked + " (commit held)" * held
+        self.note(connection, ", ".join(what) + how, b"".join(message for _, message in replies))
+        for name, message in outcomes:
+            statement = Statement(
+                at=self.loop.time(),
+                client=connection.client,
+                name=name,
+                outcome=messages.outcome(message),
+                failed=message[:1] == b"E",
+                parked=parked,
+                held=held,
+                open=in_block,
+            )
+            self.statements_done += 1
+            for listener in self.listeners:
+                listener(statement)
+
+    # ------------------------------------------------------------------
+
+    def _exited(self, node: Node) -> None:
+        """The real server dies with its node."""
+        if node is self._node and node.exit_code != 0:
+            self._drop_everything()
+            self.postgres.kill()
+
+    def _inside(self, work: Callable[[], _T]) -> _T:
+        """Runs ``work`` as this node: timers that it sets are this node's."""
+        if not self.node.alive:
+            raise ProcessLookupError("the node postgres does not run: nothing to break")
+        return self.node.context.copy().run(work)
+
+    def _accept(self) -> Connection:
+        self._numbers += 1
+        return Connection(self, self._numbers)
+
+    def _wake(self) -> None:
+        """One that got its lock goes on; then the next."""
+        self._waking = None
+        granted = self.locks.granted(self.postgres.control)
+        if granted:
+            self.resume(self._lock_dice.choice(granted))
+        if len(granted) > 1:
+            self.look_again()
+
+    def _terminate_all(self) -> int:
+        hit = list(self._connections.values())
+        pids = array(connection.backend.pid for connection in hit)
+        terminate = f"SELECT pg_terminate_backend(pid) FROM unnest({pids}) AS pid"  # noqa: S608
+        self.postgres.control.rows(terminate)
+        for connection in hit:
+            connection.terminated()
+        return len(hit)
+
+    def _shut_down(self) -> None:
+        self.release()
+        for connection in self.locks.parked:
+            connection.backend.signal(signal.SIGTERM, signal.SIGCONT)
+        self.locks.parked.clear()
+        self.postgres.stop()
+        for connection in list(self._connections.values()):
+            connection.end(connection.backend.rest())
+        self._drop_everything()
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _drop_everything(self) -> None:
+        grabbed, self._grabbed = self._grabbed or [], None
+        for backend in grabbed:
+            backend.drop()
+        self.locks.parked.clear()
+        for connection in list(self._connections.values()):
+            connection.drop()
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
+
+    def _grab(self) -> None:
+        """Connects until Postgres refuses."""
+        while self._grabbed is not None:
+            backend = self.postgres.connect()
+            backend.send(messages.startup(user="postgres", database=NAME))
+            try:
+                while backend.read(None)[0] != ord("Z"):
+                    pass
+            except Gone:
+                backend.drop()
+                return
+            self._grabbed.append(backend)

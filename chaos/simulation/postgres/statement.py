@@ -1,0 +1,24 @@
+"""What became of one statement, for whoever watches a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement that was answered. ``at``: virtual seconds.
+
+    ``client``: the node that sent it. ``outcome``: the command tag ("SELECT 3"), or the SQLSTATE.
+    ``parked``: it waited for a lock. ``held``: its commit came later than its work.
+    ``open``: it left a transaction open.
+    """
+
+    at: float
+    client: str
+    name: str
+    outcome: str
+    failed: bool
+    parked: bool
+    held: bool
+    open: bool

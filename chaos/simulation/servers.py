@@ -1,0 +1,88 @@
+"""Faults of the real servers behind the simulated network, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from chaos.nemesis import Felt, Hold
+from chaos.simulation.postgres import PostgresNode
+from chaos.simulation.valkey import ValkeyNode
+
+# After an outage everybody comes back first.
+_SOMETHING_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
+
+
+class ServerStrike:
+    """One strike on one server. ``run`` returns whether it was felt, and the evidence."""
+
+    def __init__(self, postgres: PostgresNode, valkey: ValkeyNode) -> None:
+        self._postgres = postgres
+        self._valkey = valkey
+
+    async def run(self, fault: str, target: str, hold: Hold) -> Felt:
+        """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
+        if fault in {"kill", "restart", "restart_empty"}:
+            return await self._end(fault, target, hold)
+        if fault == "pause":
+            return await self._pause(target, hold)
+        if fault == "exhaust":
+            return await self._exhaust(hold)
+        if fault == "terminate_backends":
+            return await self._once("backends", self._postgres.terminate_backends, hold)
+        if fault == "flush":
+            return await self._once("keys", self._valkey.flush, hold)
+        return await self._once("connections", self._valkey.client_kill, hold)
+
+    async def _once(self, what: str, strike: Callable[[], int], hold: Hold) -> Felt:
+        """Strike as soon as there is something to hit; felt: so many were hit."""
+        give_up = asyncio.get_running_loop().time() + _SOMETHING_SECONDS
+        while not (hit := strike()) and asyncio.get_running_loop().time() < give_up:
+            await asyncio.sleep(_LOOK_SECONDS)
+        await hold()
+        return hit > 0, {what: hit}
+
+    async def _end(self, fault: str, target: str, hold: Hold) -> Felt:
+        """The real server ends, and another one starts; Postgres recovers from its log."""
+        server: PostgresNode | ValkeyNode
+        server = self._postgres if target == "postgres" else self._valkey
+        before = server.pid
+        graceful = fault == "restart"
+        if isinstance(server, PostgresNode) and not graceful:
+            server.crash()
+        elif isinstance(server, ValkeyNode) and not graceful:
+            server.kill()
+        else:
+            server.stop()
+        gone = server.pid is None
+        try:
+            if not graceful:
+                await hold()
+            else:
+                await server.node.wait()
+        finally:
+            server.start()
+        return gone and server.pid != before, {"replaced": server.pid != before}
+
+    async def _pause(self, target: str, hold: Hold) -> Felt:
+        """Its node is not picked; felt: nothing of it had run when the pause ended."""
+        node = self._postgres.node if target == "postgres" else self._valkey.node
+        loop = node.loop
+        loop.pause(node)
+        done = self._postgres.statements_done
+        try:
+            await hold()
+        finally:
+            loop.resume(node)
+        answered = self._postgres.statements_done - done if target == "postgres" else 0
+        return not answered, {"statements_meanwhile": answered}
+
+    async def _exhaust(self, hold: Hold) -> Felt:
+        """Take every connection there is, and each that becomes free."""
+        taken = self._postgres.exhaust()
+        try:
+            await hold()
+        finally:
+            given_back = self._postgres.release()
+        return taken > 0, {"connections": given_back}

@@ -1,0 +1,314 @@
+"""Toxiproxy's toxics (2.12) by name, attributes and meaning, on one direction of a connection.
+
+What each does to bytes under way, when it is added and when it is removed follows Toxiproxy's
+source, not its manual: a ``timeout`` starts anew with every chunk it swallows, ``reset_peer``
+strikes only once something flows, ``latency`` does not delay a close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol
+
+from chaos.vocabulary import FAULTS, FaultSort
+
+Stream = Literal["upstream", "downstream"]
+STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
+
+ATTRIBUTES = {
+    name: kind.attributes
+    for name, kind in FAULTS.items()
+    if FaultSort.EDGE in kind.sorts and name != "down"
+}
+# A bandwidth toxic lets so much time pass between the pieces of a long chunk.
+_PIECE_MS = 100
+_SLACK_SECONDS = 1e-9
+
+
+class Kind(Enum):
+    """What travels over a connection. SYN: it is there to be accepted."""
+
+    SYN = "SYN"
+    DATA = "DATA"
+    FIN = "FIN"
+    RST = "RST"
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Something under way. ``at``: the virtual second of its last change of place."""
+
+    kind: Kind
+    data: bytes
+    at: float
+
+
+@dataclass(slots=True)
+class Toxic:
+    """A toxic for one direction of an edge, under Toxiproxy's own names and units.
+
+    Raises:
+        ValueError: no such toxic or stream, or not exactly its attributes, as natural numbers.
+    """
+
+    name: str
+    stream: Stream
+    attributes: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if self.name not in ATTRIBUTES:
+            raise ValueError(f"no toxic {self.name!r}; there are: {', '.join(ATTRIBUTES)}")
+        if self.stream not in STREAMS:
+            raise ValueError(f"{self.name}: no stream {self.stream!r}; there are: {STREAMS}")
+        needed = ATTRIBUTES[self.name]
+        if set(self.attributes) != set(needed) or min(self.attributes.values()) < 0:
+            raise ValueError(
+                f"{self.name} needs the attributes {', '.join(needed)} as natural numbers,"
+                f" not {dict(self.attributes)}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.stream} " + " ".join(
+            f"{name}={value}" for name, value in self.attributes.items()
+        )
+
+
+class Way(Protocol):
+    """What a stage needs of the direction it stands in."""
+
+    loop: asyncio.AbstractEventLoop
+    context: contextvars.Context
+    dice: random.Random
+
+    def forward(self, stage: Stage, chunk: Chunk) -> None:
+        """Hand on to what comes after the stage."""
+
+    def drop(self, chunk: Chunk) -> None:
+        """The chunk is gone."""
+
+    def slowed(self) -> None:
+        """Something does not pass as it came."""
+
+    def shut(self, stage: Stage, kind: Kind) -> None:
+        """Close the connection from here: to the receiver behind what was handed on before."""
+
+
+class Stage:
+    """One toxic at work on one direction of one connection. ``fresh``: it stood before it."""
+
+    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
+        self.toxic = toxic
+        self.way = way
+        self.fresh = fresh
+        self._timer: asyncio.TimerHandle | None = None
+
+    def push(self, chunk: Chunk) -> None:
+        """Takes DATA, FIN or RST (both are just a close to Toxiproxy)."""
+        raise NotImplementedError
+
+    def lift(self) -> None:
+        """The toxic was removed."""
+
+    @property
+    def held(self) -> Collection[Chunk]:
+        """What waits here."""
+        return ()
+
+    def discard(self) -> None:
+        """The connection is gone: nothing happens here any more."""
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _after(self, milliseconds: float, callback: Callable[[], None]) -> None:
+        self._stop_timer()
+        when = self.way.loop.time() + milliseconds / 1000
+        self._timer = self.way.loop.call_at(when, callback, context=self.way.context)
+
+
+class _Holding(Stage):
+    """Keeps chunks, in order, until each is due. Removal releases all of them at once."""
+
+    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
+        super().__init__(toxic, way, fresh=fresh)
+        self._held: deque[tuple[float, Chunk]] = deque()
+        # When the last one taken leaves.
+        self._free = 0.0
+
+    def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
+        """When which pieces leave, in order; called once per chunk."""
+        raise NotImplementedError
+
+    def push(self, chunk: Chunk) -> None:
+        planned = self.plan(chunk)
+        if len(planned) > 1 or planned[0][0] > self.way.loop.time():
+            self.way.slowed()
+        self._held.extend(planned)
+        if self._timer is None:
+            self._release()
+
+    def lift(self) -> None:
+        self._stop_timer()
+        self._release(everything=True)
+
+    @property
+    def held(self) -> Collection[Chunk]:
+        return [chunk for _, chunk in self._held]
+
+    def discard(self) -> None:
+        super().discard()
+        for chunk in self.held:
+            self.way.drop(chunk)
+        self._held.clear()
+
+    def _release(self, *, everything: bool = False) -> None:
+        self._timer = None
+        now = self.way.loop.time() + _SLACK_SECONDS
+        while self._held and (everything or self._held[0][0] <= now):
+            self.way.forward(self, self._held.popleft()[1])
+        if self._held and self._held[0][0] < math.inf:
+            self._timer = self.way.loop.call_at(
+                self._held[0][0], self._release, context=self.way.context
+            )
+
+
+class _Latency(_Holding):
+    def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
+        if chunk.kind is Kind.DATA:
+            self._free = max(self._free, chunk.at + self.toxic.attributes["latency"] / 1000)
+            chunk.at = self._free
+        return [(self._free, chunk)]
+
+
+class _Bandwidth(_Holding):
+    def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
+        rate = self.toxic.attributes["rate"]
+        self._free = max(self._free, self.way.loop.time())
+        if chunk.kind is not Kind.DATA:
+            return [(self._free, chunk)]
+        if rate == 0:
+            self._free = math.inf
+            return [(self._free, chunk)]
+        piece = rate * _PIECE_MS  # KB/s times ms = bytes
+        planned = []
+        for start in range(0, len(chunk.data), piece):
+            data = chunk.data[start : start + piece]
+            self._free += len(data) / rate / 1000
+            planned.append((self._free, Chunk(Kind.DATA, data, chunk.at)))
+        return planned
+
+
+class _Slicer(_Holding):
+    def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
+        self._free = max(self._free, self.way.loop.time())
+        if chunk.kind is not Kind.DATA:
+            return [(self._free, chunk)]
+        planned = []
+        for start, end in self._cut(0, len(chunk.data)):
+            planned.append((self._free, Chunk(Kind.DATA, chunk.data[start:end], chunk.at)))
+            self._free += self.toxic.attributes["delay"] / 1e6
+        return planned
+
+    def _cut(self, start: int, end: int) -> list[tuple[int, int]]:
+        size = max(1, self.toxic.attributes["average_size"])
+        variation = self.toxic.attributes["size_variation"]
+        if end - start - size <= variation:
+            return [(start, end)]
+        middle = start + (end - start) // 2
+        if variation:
+            middle += self.way.dice.randrange(2 * variation) - variation
+        middle = min(max(middle, start + 1), end - 1)
+        return self._cut(start, middle) + self._cut(middle, end)
+
+
+class _SlowClose(_Holding):
+    def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
+        delay = 0 if chunk.kind is Kind.DATA else self.toxic.attributes["delay"]
+        return [(self.way.loop.time() + delay / 1000, chunk)]
+
+
+class _Timeout(Stage):
+    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
+        super().__init__(toxic, way, fresh=fresh)
+        self._restart()
+
+    def push(self, chunk: Chunk) -> None:
+        if chunk.kind is not Kind.DATA:
+            self._stop_timer()
+            self.way.forward(self, chunk)
+            return
+        self.way.drop(chunk)
+        self._restart()
+
+    def lift(self) -> None:
+        self._stop_timer()
+        self.way.shut(self, Kind.FIN)  # by design: data was lost
+
+    def _restart(self) -> None:
+        if self.toxic.attributes["timeout"]:
+            self._after(self.toxic.attributes["timeout"], self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.way.shut(self, Kind.FIN)
+
+
+class _ResetPeer(Stage):
+    def push(self, chunk: Chunk) -> None:
+        self.way.drop(chunk)
+        if self._timer is None:
+            self._after(self.toxic.attributes["timeout"], self._reset)
+
+    def lift(self) -> None:
+        # Toxiproxy's removal waits for a reset under way; nothing stops it any more.
+        if self._timer is not None:
+            self._stop_timer()
+            self._reset()
+
+    def _reset(self) -> None:
+        self.way.shut(self, Kind.RST if self.fresh else Kind.FIN)
+
+
+class _LimitData(Stage):
+    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
+        super().__init__(toxic, way, fresh=fresh)
+        self._left = toxic.attributes["bytes"]
+
+    def push(self, chunk: Chunk) -> None:
+        if chunk.kind is not Kind.DATA:
+            self.way.forward(self, chunk)
+            return
+        over = Chunk(Kind.DATA, chunk.data[self._left :], chunk.at)
+        chunk.data = chunk.data[: self._left]
+        self._left -= len(chunk.data)
+        if chunk.data:
+            self.way.forward(self, chunk)
+        self.way.drop(over)
+        if self._left == 0:
+            self.way.shut(self, Kind.FIN)
+
+
+_STAGES: dict[str, type[Stage]] = {
+    "latency": _Latency,
+    "bandwidth": _Bandwidth,
+    "timeout": _Timeout,
+    "reset_peer": _ResetPeer,
+    "slicer": _Slicer,
+    "slow_close": _SlowClose,
+    "limit_data": _LimitData,
+}
+
+
+def create_stage(toxic: Toxic, way: Way, *, fresh: bool) -> Stage:
+    """The toxic at work in one direction of one connection."""
+    return _STAGES[toxic.name](toxic, way, fresh=fresh)

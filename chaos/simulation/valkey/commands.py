@@ -1,0 +1,216 @@
+"""Commands to Redis as the bridge must understand them: which wait, which wake, which it refuses.
+
+A command is its list of words, as they came. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Command = list[bytes]
+
+# What the server calls not deterministic, and the bridge makes so (or is so here).
+_TAMED = frozenset(
+    {
+        "dump",
+        "hscan",  # the order is that of the hash seed, which is fixed
+        "object|encoding",
+        "object|refcount",
+        "pttl",  # without expiry there is only one answer
+        "scan",
+        "sscan",
+        "ttl",
+        "xadd",
+        "xautoclaim",
+        "xclaim",
+        "xinfo|consumers",
+        "xpending",
+        "xtrim",
+        "zscan",
+    }
+)
+_PARKED = frozenset({"xread", "xreadgroup"})
+_HARMLESS_ADMIN = frozenset({"config|get"})
+_EXPIRING = re.compile(r"h?p?expire(at)?|p?setex|getex|hsetex|hgetex")
+_EXPIRY_OF_SET = frozenset({b"EX", b"PX", b"EXAT", b"PXAT"})
+_WITHOUT_KEYS = frozenset({"flushall", "flushdb", "swapdb", "eval", "evalsha", "fcall"})
+_LOOKED_AT = frozenset({"hello", "xinfo", "xpending", "exec", "quit"})
+_MASKS = (
+    # HELLO and XINFO CONSUMERS: names and values. The negative one says "never".
+    (re.compile(rb"(\$2\r\nid\r\n:)\d+"), rb"\g<1>1"),
+    (re.compile(rb"(\$(?:4\r\nidle|8\r\ninactive)\r\n:)\d+"), rb"\g<1>0"),
+    # XPENDING: id, consumer, idle, deliveries.
+    (re.compile(rb"(\*4\r\n\$\d+\r\n\d+-\d+\r\n\$\d+\r\n.*?\r\n:)\d+(\r\n:\d+\r\n)"), rb"\g<1>0\2"),
+)
+
+
+class CommandTable:
+    """What the server says about its own commands (its answer to COMMAND, as RESP2)."""
+
+    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
+        self._flags: dict[str, frozenset[bytes]] = {}
+        self._tips: dict[str, frozenset[bytes]] = {}
+        self._containers: set[str] = set()
+        for row in rows:
+            self._add(row)
+            for subcommand in row[9]:
+                self._containers.add(row[0].decode())
+                self._add(subcommand)
+
+    def name(self, command: Command) -> str:
+        """Its full name in lower case, like "xadd" or "config|get"."""
+        first = command[0].decode(errors="replace").lower()
+        if first in self._containers and len(command) > 1:
+            return f"{first}|{command[1].decode(errors='replace').lower()}"
+        return first
+
+    def refusal(self, command: Command) -> str | None:
+        """Why the answer would not be that of a simulated server; None: it is fine."""
+        name = self.name(command)
+        flags = self._flags.get(name, frozenset())
+        if b"blocking" in flags and name not in _PARKED:
+            return "it would wait inside the real server; XREAD and XREADGROUP wait here"
+        if b"pubsub" in flags or name in {"client|reply", "client|tracking"}:
+            return "the server would speak unasked; use streams"
+        if b"admin" in flags and name not in _HARMLESS_ADMIN:
+            return "it changes or shows the real server behind the bridge"
+        varies = b"nondeterministic_output" in self._tips.get(name, ()) or name == "client|id"
+        if varies and name not in _TAMED:
+            return "the server's answer is not the same in each run"
+        return _by_the_servers_clock(name, [word.upper() for word in command])
+
+    def _add(self, row: Sequence[Any]) -> None:
+        name = row[0].decode()
+        self._flags[name] = frozenset(row[2])
+        self._tips[name] = frozenset(row[7])
+
+
+def _by_the_servers_clock(name: str, words: Command) -> str | None:
+    why = "the server's own clock would decide, which is real here; no expiry, no idle times"
+    idle_at = {"xclaim": 4, "xautoclaim": 4}.get(name)
+    decides = (
+        _EXPIRING.fullmatch(name) is not None
+        or (name == "set" and not _EXPIRY_OF_SET.isdisjoint(words[3:]))
+        or (name == "restore" and words[2:3] != [b"0"])
+        or (name == "xpending" and words[3:4] == [b"IDLE"])
+        or (idle_at is not None and words[idle_at : idle_at + 1] != [b"0"])
+        or (name == "xinfo|stream" and b"FULL" in words[3:])
+        or name == "reset"
+    )
+    return why if decides else None
+
+
+def about(command: Command) -> str:
+    """The command and its keys, or what comes first of its words, for people."""
+    words = [word.decode(errors="replace") for word in command]
+    keys = [key.decode(errors="replace") for key in streams(command)]
+    return " ".join([words[0].upper(), *(keys or words[1:2])])
+
+
+def lower_name(command: Command) -> str:
+    """The first word in lower case."""
+    return command[0].decode(errors="replace").lower()
+
+
+def block_seconds(command: Command) -> float | None:
+    """How long an XREAD or XREADGROUP would wait (0: for ever); None: it does not wait."""
+    if lower_name(command) not in _PARKED:
+        return None
+    words = [word.upper() for word in command[: _streams_at(command)]]
+    # A group or consumer may be called BLOCK: theirs are the words after GROUP.
+    start = 4 if words[1:2] == [b"GROUP"] else 1
+    while start < len(words):
+        if words[start] == b"BLOCK" and start + 1 < len(words):
+            value = words[start + 1]
+            return int(value) / 1000 if value.isdigit() else None
+        start += 1 if words[start] in {b"NOACK", b"CLAIM"} else 2
+    return None
+
+
+def _streams_at(command: Command) -> int:
+    start = 4 if [word.upper() for word in command[1:2]] == [b"GROUP"] else 1
+    for number in range(start, len(command)):
+        if command[number].upper() == b"STREAMS":
+            return number
+    return len(command)
+
+
+def streams(command: Command) -> dict[bytes, bytes]:
+    """Keys and ids of an XREAD or XREADGROUP; of other commands, nothing."""
+    if lower_name(command) not in _PARKED:
+        return {}
+    rest = command[_streams_at(command) + 1 :]
+    half = len(rest) // 2
+    return dict(zip(rest[:half], rest[half:], strict=False))
+
+
+def with_ids(command: Command, ids: Mapping[bytes, bytes]) -> Command:
+    """The same read with other ids for some streams."""
+    found = streams(command) | dict(ids)
+    return [*command[: _streams_at(command) + 1], *found, *found.values()]
+
+
+def group_of(command: Command) -> bytes | None:
+    """The group that an XREADGROUP reads for; None: an XREAD."""
+    return command[2] if lower_name(command) == "xreadgroup" and len(command) > 2 else None
+
+
+def _id_at(command: Command) -> int | None:
+    """Where the id of an XADD stands; None: not a well-formed XADD."""
+    at = 2
+    while at < len(command):
+        word = command[at].upper()
+        if word == b"NOMKSTREAM":
+            at += 1
+        elif word in {b"MAXLEN", b"MINID"}:
+            at += 3 if command[at + 1 : at + 2] in ([b"="], [b"~"]) else 2
+        elif word == b"LIMIT":
+            at += 2
+        else:
+            return at
+    return None
+
+
+def stamped(command: Command, milliseconds: int) -> Command:
+    """An ``XADD key *`` with the virtual clock in place of the server's; others as they are."""
+    if lower_name(command) != "xadd":
+        return command
+    at = _id_at(command)
+    if at is None or command[at] != b"*":
+        return command
+    return [*command[:at], b"%d-*" % milliseconds, *command[at + 1 :]]
+
+
+def hint_of(command: Command) -> tuple[str, int] | None:
+    """Task id and epoch, if the command appends a hint to the stream of a queue."""
+    at = _id_at(command) if lower_name(command) == "xadd" else None
+    if at is None or b":hints:" not in command[1]:
+        return None
+    rest = command[at + 1 :]
+    fields = dict(zip(rest[::2], rest[1::2], strict=False))
+    epoch = fields.get(b"epoch", b"")
+    if b"id" not in fields or not epoch.isdigit():
+        return None
+    return fields[b"id"].decode(errors="replace"), int(epoch)
+
+
+def may_wake(command: Command, keys: frozenset[bytes]) -> bool:
+    """Whether those that wait for ``keys`` must look again after this command."""
+    return lower_name(command) in _WITHOUT_KEYS or not keys.isdisjoint(command[1:])
+
+
+def needs_a_look(command: Command) -> bool:
+    """Whether its reply needs a closer look, and so must be told from others."""
+    return lower_name(command) in _LOOKED_AT
+
+
+def masked(reply: bytes) -> bytes:
+    """The reply without what the server counts and measures by itself: client ids, idle times.
+
+    Idle times run by the server's clock: all are 0 here. (Nothing may rest on them.)
+    """
+    for pattern, replacement in _MASKS:
+        reply = pattern.sub(replacement, reply)
+    return reply

@@ -1,0 +1,233 @@
+"""One simulated connection to Redis, with its real one behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import hiredis
+
+from chaos.simulation.transport import End
+from chaos.simulation.valkey.commands import (
+    Command,
+    about,
+    block_seconds,
+    lower_name,
+    masked,
+    needs_a_look,
+    stamped,
+    streams,
+    with_ids,
+)
+from chaos.simulation.valkey.server import RealConnection
+
+if TYPE_CHECKING:
+    from chaos.simulation.valkey.node import ValkeyNode
+
+_NILS = (b"*-1\r\n", b"_\r\n")
+_QUEUED = b"+OK\r\n+QUEUED\r\n*1\r\n"
+_OK = b"+OK\r\n"
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """A read that waits. ``nil``: the answer when nothing comes."""
+
+    command: Command
+    keys: frozenset[bytes]
+    nil: bytes
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    """A command under way. ``effects``: what happens when it succeeds (all of a MULTI: at EXEC)."""
+
+    command: Command
+    effects: list[Command]
+
+
+class Connection(asyncio.Protocol):
+    """What its client sends is answered in order, also when something of it has to wait."""
+
+    def __init__(self, node: ValkeyNode) -> None:
+        self.client = "?"
+        self.database = 0
+        self._node = node
+        self._reader = hiredis.Reader()
+        self._todo: deque[Command] = deque()
+        self._queued: list[Command] | None = None  # since the client's MULTI
+        self._transport: End | None = None
+        self._real: RealConnection | None = None
+
+    # -------------------------------------------------------------------------- asyncio's
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("End", transport)
+        self.client = self._transport.inbound.edge.name.partition("->")[0]
+        self._real = self._node.connect(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (command := self._reader.gets()) is not False:
+                self._take([bytes(word) for word in command])
+        except (hiredis.ProtocolError, TypeError):
+            self._write(b"-ERR Protocol error: only arrays of bulk strings are understood\r\n")
+            self.cut()
+        else:
+            self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.forget()
+
+    # -------------------------------------------------------------------------- the node's
+
+    def try_again(self, parked: Parked) -> bool:
+        """Whether the read that waits got its answer now."""
+        raw, answer = self._attempt(parked.command)
+        if raw in _NILS:
+            return False
+        self._end_wait(parked, raw, _short(answer))
+        return True
+
+    def cut(self) -> None:
+        """The server closes it."""
+        self.forget()
+        if self._transport is not None:
+            self._transport.close()
+
+    def forget(self) -> None:
+        """Gives up its place and its real connection. Idempotent."""
+        parked = self._node.waiting.pop(self, None)
+        if parked is not None and parked.timer is not None:
+            parked.timer.cancel()
+        self._node.disconnect(self)
+        self._todo.clear()
+        if self._real is not None:
+            self._real.close()
+            self._real = None
+
+    # -------------------------------------------------------------------------------------
+
+    def _take(self, command: Command) -> None:
+        refusal = self._node.refusal(self.client, command) if command else None
+        if refusal is not None:
+            self._go_on()
+            self._write(f"-ERR {refusal}".replace("\n", " ").encode() + b"\r\n")
+        elif command:
+            self._todo.append(command)
+
+    def _go_on(self) -> None:
+        """Has answered what came, until a read has to wait."""
+        while self._todo and self not in self._node.waiting:
+            seconds = self._block_seconds(self._todo[0])
+            if seconds is not None:
+                self._read(self._todo.popleft(), seconds)
+            else:
+                self._pass_on(self._next_run())
+
+    def _block_seconds(self, command: Command) -> float | None:
+        return block_seconds(command) if self._queued is None else None
+
+    def _next_run(self) -> list[_Sent]:
+        """The commands that go to the server together: after the last, others may have to look."""
+        run: list[_Sent] = []
+        while self._todo and self._block_seconds(self._todo[0]) is None:
+            if run and needs_a_look(self._todo[0]):
+                break
+            sent = self._send(stamped(self._todo.popleft(), self._node.milliseconds()))
+            run.append(sent)
+            if needs_a_look(sent.command) or self._node.wakes(sent.effects):
+                break
+        return run
+
+    def _send(self, command: Command) -> _Sent:
+        """What the command does to this connection, and when it takes effect."""
+        name = lower_name(command)
+        if name == "select" and command[1:] and command[1].isdigit():
+            self.database = int(command[1])
+        if name in {"exec", "discard"}:
+            queued, self._queued = self._queued or [], None
+            return _Sent(command, queued if name == "exec" else [])
+        if self._queued is not None:
+            self._queued.append(command)
+            return _Sent(command, [])
+        if name == "multi":
+            self._queued = []
+        return _Sent(command, [command])
+
+    def _pass_on(self, run: list[_Sent]) -> None:
+        raw, answers = self._server().ask(*(sent.command for sent in run))
+        if needs_a_look(run[0].command):
+            raw = masked(raw)
+        self._write(raw)
+        for sent, answer in zip(run, answers, strict=True):
+            data = raw if sent is run[-1] else b""
+            self._node.saw(self.client, sent.command, _short(answer), data)
+            if sent.effects and answer is not None and not isinstance(answer, Exception):
+                self._node.done(sent.effects)
+        if lower_name(run[-1].command) == "quit":
+            self.cut()
+
+    def _read(self, command: Command, seconds: float) -> None:
+        command = self._from_now_on(command)
+        raw, answer = self._attempt(command)
+        if raw not in _NILS:
+            self._write(raw)
+            self._node.saw(self.client, command, _short(answer), raw)
+            return
+        parked = Parked(command, frozenset(streams(command)), raw)
+        if seconds:
+            loop = self._node.loop
+            parked.timer = loop.call_later(seconds, self._end_wait, parked, raw, "nil")
+        self._node.waiting[self] = parked
+        self._node.loop.trace.note("redis", self.client, f"{about(command)} waits")
+
+    def _end_wait(self, parked: Parked, raw: bytes, how: str) -> None:
+        if parked.timer is not None:
+            parked.timer.cancel()
+        del self._node.waiting[self]
+        self._write(raw)
+        self._node.saw(self.client, parked.command, how, raw)
+        if self._todo:
+            self._node.loop.call_soon(self._go_on)
+
+    def _attempt(self, command: Command) -> tuple[bytes, Any]:
+        """The answer if the command does not wait: as it comes, and as a value."""
+        raw, answers = self._server().ask([b"MULTI"], command, [b"EXEC"])
+        if raw.startswith(_QUEUED):
+            return raw[len(_QUEUED) :], answers[2][0]
+        # It was not even queued: the error is the answer.
+        return raw[len(_OK) : raw.index(b"\r\n", len(_OK)) + 2], answers[1]
+
+    def _from_now_on(self, command: Command) -> Command:
+        """``$`` means the last entry at the time of asking, also when it is tried again later."""
+        if lower_name(command) != "xread":
+            return command
+        asked = [key for key, place in streams(command).items() if place == b"$"]
+        return with_ids(command, {key: self._last_id(key) for key in asked})
+
+    def _last_id(self, key: bytes) -> bytes:
+        (answer,) = self._server().ask([b"XINFO", b"STREAM", key])[1]
+        if isinstance(answer, Exception):
+            return b"0-0"
+        found = answer if isinstance(answer, dict) else dict(zip(*[iter(answer)] * 2, strict=True))
+        return bytes(found[b"last-generated-id"])
+
+    def _server(self) -> RealConnection:
+        if self._real is None:
+            raise RuntimeError("a closed connection has nothing to ask")
+        return self._real
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+
+def _short(answer: Any) -> str:
+    if isinstance(answer, Exception):
+        return f"error {str(answer).partition(' ')[0]}"
+    return "nil" if answer is None else "ok"

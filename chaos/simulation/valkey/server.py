@@ -1,0 +1,173 @@
+"""The real Valkey behind simulated runs, and blocking connections to it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, Self
+
+import hiredis
+
+from chaos.simulation import audit
+from chaos.simulation.valkey.commands import Command, CommandTable
+from system.embedded import EmbeddedValkey
+from system.guardian import Guardian
+from system.machine import HOST, temporary_directory
+
+# Real time: a server that is silent for so long is broken.
+_ANSWER_SECONDS = 30.0
+_FORGET_EVERYTHING = (
+    [b"FLUSHALL"],
+    [b"SCRIPT", b"FLUSH"],
+    [b"FUNCTION", b"FLUSH"],
+    [b"CONFIG", b"RESETSTAT"],
+)
+
+
+class ValkeyGone(ConnectionError):
+    """The real server does not answer any more, though nobody ended it."""
+
+
+class RealConnection:
+    """A blocking connection to the real server; raises ValkeyGone."""
+
+    def __init__(self, port: int, password: str) -> None:
+        self._reader = hiredis.Reader()
+        with audit.real():
+            try:
+                self._socket = socket.create_connection((HOST, port), timeout=_ANSWER_SECONDS)
+            except OSError as error:
+                raise ValkeyGone(f"no connection to Valkey: {error}") from error
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.ask([b"AUTH", password.encode()])
+
+    def ask(self, *commands: Command) -> tuple[bytes, list[Any]]:
+        """The answers, as they came and as values; errors are among the values (ReplyError)."""
+        raw = b""
+        answers: list[Any] = []
+        with audit.real():
+            try:
+                self._socket.sendall(b"".join(map(_packed, commands)))
+                while len(answers) < len(commands):
+                    data = self._socket.recv(1 << 16)
+                    if not data:
+                        raise ValkeyGone("Valkey closed the connection")
+                    raw += data
+                    self._reader.feed(data)
+                    while (answer := self._reader.gets()) is not False:
+                        answers.append(answer)
+            except OSError as error:
+                raise ValkeyGone(f"Valkey: {error}") from error
+        return raw, answers
+
+    def close(self) -> None:
+        """Closes it."""
+        with audit.real():
+            self._socket.close()
+
+
+class Valkey:
+    """A real server, one for all runs of this OS process; it keeps nothing on disk.
+
+    A context manager: entering starts it, leaving stops it and removes its directory.
+    """
+
+    def __init__(self, guardian: Guardian) -> None:
+        self._guardian = guardian
+        self._directory: Path | None = None
+        self._process: _Process | None = None
+        self._control: RealConnection | None = None
+        self.commands = CommandTable(())
+
+    def __enter__(self) -> Self:
+        self._directory = temporary_directory("holdfast-simulation-")
+        self._guardian.own_directory(self._directory)
+        self._process = _Process(self._directory, guardian=self._guardian)
+        try:
+            self.start()
+            self.commands = CommandTable(self.ask(b"COMMAND"))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._hang_up()
+        with audit.real():
+            if self._process is not None:
+                self._process.stop()
+            if self._directory is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
+                self._guardian.disown_directory(self._directory)
+        self._directory = self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """The real server's process, while it runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start it, empty."""
+        with audit.real():
+            self._entered().start()
+        self._control = self.connect()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self._hang_up()
+        with audit.real():
+            self._entered().kill()
+
+    def stop(self) -> None:
+        """Shut it down in good order."""
+        self._hang_up()
+        with audit.real():
+            self._entered().stop()
+
+    def reset(self) -> None:
+        """Between two runs: it runs, and remembers nothing."""
+        if self.pid is None:
+            self.start()
+        for command in _FORGET_EVERYTHING:
+            self.ask(*command)
+
+    def connect(self) -> RealConnection:
+        """A new connection, authenticated; raises ValkeyGone."""
+        process = self._entered()
+        return RealConnection(process.port, process.password)
+
+    def ask(self, *command: bytes) -> Any:
+        """The answer to one command over a connection of our own; raises ValkeyGone, ReplyError."""
+        if self._control is None:
+            raise ValkeyGone("Valkey does not run")
+        answer = self._control.ask(list(command))[1][0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _hang_up(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _entered(self) -> _Process:
+        if self._process is None:
+            raise RuntimeError("Valkey was not entered: use it in a with statement")
+        return self._process
+
+
+def _packed(command: Command) -> bytes:
+    # Its stub means any number of words and says one, and bytes and says Any.
+    return bytes(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+
+
+class _Process(EmbeddedValkey):
+    """Its dictionaries have the same order in every run."""
+
+    @property
+    def password(self) -> str:
+        return self._password
+
+    def _argv(self, port: int) -> list[str]:
+        return [*super()._argv(port), "--hash-seed", "holdfast", "--activerehashing", "no"]

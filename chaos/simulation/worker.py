@@ -1,0 +1,74 @@
+"""One process of a simulated suite: its own servers, jobs in on stdin, answers out on stdout.
+
+``python -m chaos.simulation.worker``; one JSON document per line, both ways. It ends with its
+stdin, and on SIGTERM or SIGINT; its servers end with it, whatever happens (``system.guardian``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from chaos.book import failure_lines, lines
+from chaos.filing import RunFailed
+from chaos.runs import RunStore
+from chaos.scenario import Scenario
+from chaos.simulation.foundation import Foundation
+from chaos.simulation.run import Order, simulate
+
+Job = Callable[[Foundation, dict[str, Any]], dict[str, Any]]
+
+
+def run_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
+    """One seed. ``scenario`` (document), ``seed``, ``runs``, and what else ``Order`` has."""
+    scenario = Scenario.model_validate(job.pop("scenario"))
+    options = job | {"runs": Path(job["runs"]), "apps": tuple(job.get("apps", ()))}
+    order = Order(scenario, **options)
+    try:
+        ran = simulate(order, foundation)
+    except RunFailed as error:
+        told = failure_lines(error, scenario, order.seed, RunStore(order.runs))
+        return {"outcome": asdict(error.outcome), "lines": told}
+    return {
+        "outcome": asdict(ran.outcome),
+        "lines": lines(ran.judgement, ran.seconds, order.seed, ran.directory),
+        "digest": ran.digest,
+        "virtual_seconds": ran.virtual_seconds,
+        "seconds": ran.seconds,
+        "coverage": ran.coverage.document,
+        "story": [f"{e.at:10.4f}  {e.kind:<5} {e.who:<24} {e.what}" for e in ran.entries],
+    }
+
+
+JOBS: Mapping[str, Job] = MappingProxyType({"run": run_job})
+
+
+def main() -> None:
+    """Serve jobs until there are no more."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # The harness decides: Ctrl-C reaches the whole group, it then closes our stdin.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with Foundation.laid() as foundation:
+        replies.write(b'{"ready":true}\n')
+        for line in sys.stdin.buffer:
+            job = orjson.loads(line)
+            try:
+                reply = JOBS[job.pop("job")](foundation, job)
+            except Exception:  # noqa: BLE001 - told to the harness, which stops
+                reply = {"error": traceback.format_exc()}
+            replies.write(orjson.dumps(reply, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

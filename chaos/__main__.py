@@ -17,8 +17,8 @@ import typer
 from chaos import listing
 from chaos import scenario as scenarios
 from chaos.history import HistoryError
+from chaos.live import hunt as live_hunt
 from chaos.live import suite as live
-from chaos.live.hunt import Hunt
 from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
@@ -26,6 +26,7 @@ from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
 from chaos.runs import RunNotFound, RunStore
 from chaos.scenario import Scenario, ScenarioError
+from chaos.simulation import hunt as simulated_hunt
 from chaos.simulation import suite as simulation
 from chaos.simulation.pool import WorkerFailed
 from chaos.suites import expand
@@ -81,6 +82,9 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     trace: Annotated[
         bool, typer.Option("--trace", help="Tell every event of each run (simulation).")
     ] = False,
+    task: Annotated[
+        str | None, typer.Option(help="With --trace: only the events of this task, by its key.")
+    ] = None,
     apps: Annotated[
         list[str] | None,
         typer.Option("--app", help="A module with your @task functions, too (simulation)."),
@@ -100,15 +104,16 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         todo = [(each, first + n) for n in range(runs) for each in chosen]
     typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
     if arena is Arena.LIVE:
-        if trace or apps:
-            raise typer.BadParameter("--trace and --app are for --arena simulation")
+        if trace or task or apps:
+            raise typer.BadParameter("--trace, --task and --app are for --arena simulation")
         _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
     wish = simulation.Wish(
         runs=runs_directory,
         processes=processes,
         keep=keep,
         mutant=mutant,
-        story=trace,
+        story=trace or task is not None,
+        task=task,
         apps=tuple(apps or ()),
     )
     _exit(_finish(simulation.Suite(wish).run(todo)))
@@ -132,7 +137,7 @@ def check_history(
 
 
 @app.command("mutants")
-def run_mutants(
+def run_mutants(  # noqa: PLR0913 - one for each option
     *,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[MUTANT]...", help="Default: all.")
@@ -142,14 +147,26 @@ def run_mutants(
         bool, typer.Option("--list", help="Only print every guard with its mutant, or why none.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep all logs.")] = False,
+    arena: Annotated[
+        Arena, typer.Option(help="Where to hunt; the next three are for the simulation.")
+    ] = Arena.LIVE,
+    seeds: Annotated[int, typer.Option(min=1, help="Each start tries at most so many.")] = 20,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Each mutant is killed so often, from other seeds.")
+    ] = 3,
+    processes: Annotated[
+        int, typer.Option(min=1, help="So many mutants at a time; default: one per core.")
+    ] = os.cpu_count() or 1,
     runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
 ) -> None:
     """Switch off one guard of a copy of the system at a time: each must be caught."""
     if catalogue:
         typer.echo(mutant_catalogue())
         return
-    hunt = Hunt(runs_directory, seed, keep=keep)
-    _exit(_finish(hunt.run(names or [])))
+    if arena is Arena.LIVE:
+        _exit(_finish(live_hunt.Hunt(runs_directory, seed, keep=keep).run(names or [])))
+    chase = simulated_hunt.Chase(runs_directory, seed, seeds, starts, processes, keep)
+    _exit(_finish(simulated_hunt.Hunt(chase).run(names or [])))
 
 
 @app.command("report")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -63,18 +63,22 @@ class Flaky(Part):
 class Workload(Part):
     """Client operations: ``tasks`` submits spread evenly over ``seconds``, and what goes with them.
 
+    ``within``: over so many seconds at the start instead; the load lasts ``seconds`` all the same.
     ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
     sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
     that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.
     ``batch``: so many submits go together in one POST /tasks/batch. ``due_between``: [least, most]
     seconds of the run at which all tasks are due, instead of ``later``. ``poison``: so many of the
     tasks kill the process of their worker (SIGKILL), whoever runs them.
+    ``only``: of these tasks, just those with these numbers, each as it would be among the others;
+    ``without``: leaves out these kinds of operations (both make a plan smaller, and nothing else).
     ``max_attempts``, ``timeout_seconds``: asked for at each submit.
     ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
     """
 
     tasks: int = Field(ge=1)
     seconds: float = Field(gt=0)
+    within: float | None = Field(None, gt=0)
     effects: Effects = Effects()
     later: Later = Later()
     due_between: Seconds | None = None
@@ -89,6 +93,8 @@ class Workload(Part):
     max_attempts: int = Field(5, ge=1)
     timeout_seconds: float = Field(5.0, gt=0)
     ok_min: int | None = Field(None, ge=1)
+    only: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    without: tuple[Literal["repeat", "mismatch", "cancel", "get", "list"], ...] = ()
 
     @model_validator(mode="after")
     def _survivable(self) -> Self:
@@ -101,6 +107,8 @@ class Workload(Part):
             raise ValueError("handler_seconds must stay below timeout_seconds")
         if self.poison > self.tasks:
             raise ValueError(f"poison: {self.poison} of only {self.tasks} tasks")
+        if self.only and (beyond := [number for number in self.only if number >= self.tasks]):
+            raise ValueError(f"only: {beyond[0]}: the {self.tasks} tasks are numbered from 0")
         if self.due_between is not None and self.later.share:
             raise ValueError("due_between is for all tasks: it goes without later")
         return self
@@ -113,4 +121,5 @@ class Workload(Part):
     @property
     def least_accepted(self) -> int:
         """The number of ok submits below which a run proves nothing."""
-        return self.ok_min if self.ok_min is not None else max(1, self.tasks // 2)
+        planned = self.tasks if self.only is None else len(set(self.only))
+        return self.ok_min if self.ok_min is not None else max(1, planned // 2)

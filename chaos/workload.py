@@ -45,6 +45,7 @@ def plan(workload: Workload, seed: int) -> list[Planned]:
     """All operations of a run, in the order of their instants."""
     operations = list(_operations(workload, seed))
     operations += _missing(workload, seed, operations)
+    operations = list(_kept(workload, seed, operations))
     if workload.batch > 1:
         operations = list(_in_batches(operations, workload.batch))
     return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
@@ -62,7 +63,7 @@ def from_json(rows: list[dict[str, Any]]) -> list[Planned]:
 
 def _operations(workload: Workload, seed: int) -> Iterator[Planned]:
     draw = random.Random(f"workload {seed}")
-    step = workload.seconds / workload.tasks
+    step = (workload.within or workload.seconds) / workload.tasks
     poison = set(random.Random(f"poison {seed}").sample(range(workload.tasks), workload.poison))
     reads = 0
     for number in range(workload.tasks):
@@ -80,6 +81,10 @@ def _operations(workload: Workload, seed: int) -> Iterator[Planned]:
             reads += 1
             if reads % 10 == 0:
                 yield Planned(round(at, 4), draw.randrange(CLIENTS), "list")
+
+
+def _key(seed: int, number: int) -> str:
+    return f"s{seed}-{number:05d}"
 
 
 def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.Random) -> Planned:
@@ -103,7 +108,7 @@ def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.
         at=at,
         client=client,
         kind="submit",
-        key=f"s{seed}-{number:05d}",
+        key=_key(seed, number),
         effect=effect,
         run_after=run_after,
         request={
@@ -148,6 +153,15 @@ def _missing(workload: Workload, seed: int, operations: list[Planned]) -> Iterat
         if getattr(workload, name) and kind not in there and submits:
             just_it = workload.model_copy(update=none | {name: 1.0})
             yield from _companions(just_it, draw.choice(submits), draw)
+
+
+def _kept(workload: Workload, seed: int, operations: list[Planned]) -> Iterator[Planned]:
+    """After everything was drawn: what is left out changes nothing in what stays."""
+    only = workload.only if workload.only is not None else range(workload.tasks)
+    keys = {"", *(_key(seed, number) for number in only)}
+    for operation in operations:
+        if operation.key in keys and operation.kind not in workload.without:
+            yield operation
 
 
 def _in_batches(operations: list[Planned], size: int) -> Iterator[Planned]:

@@ -76,7 +76,7 @@ class World:
 
     def __init__(self, seed: int = 1, *, keep: bool = False) -> None:
         self.loop = SimulationLoop(seed, keep_trace=keep)
-        self.network = Network(self.loop, seed)
+        self.network = Network(self.loop)
         self.accepted: list[Recorder] = []
 
     def run(self, main: Callable[[], Awaitable[T]]) -> T:

@@ -77,9 +77,9 @@ def run(
 ) -> Result:
     """One run; afterwards nothing of it is left in the real server."""
     loop = SimulationLoop(seed, keep_trace=True)
-    network = Network(loop, seed)
+    network = Network(loop)
     result = Result()
-    server = PostgresNode(postgres, loop, network, seed, held_share)
+    server = PostgresNode(postgres, loop, network, held_share)
     server.listeners.append(result.statements.append)
 
     async def main() -> None:

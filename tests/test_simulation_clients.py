@@ -65,7 +65,7 @@ class World:
 
     def __init__(self, seed: int = 1) -> None:
         self.loop = SimulationLoop(seed)
-        self.network = Network(self.loop, seed)
+        self.network = Network(self.loop)
         self.ops: list[Op] = []
 
     def run(self, harness: Callable[[], Awaitable[T]]) -> T:

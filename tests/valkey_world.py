@@ -45,7 +45,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.loop = SimulationLoop(self.seed, keep_trace=True)
-        self.network = Network(self.loop, self.seed)
+        self.network = Network(self.loop)
         self.redis = ValkeyNode(self.server, self.loop, self.network)
 
     def run(self, harness: Callable[[], Awaitable[T]]) -> T:

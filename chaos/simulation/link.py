@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
 class Message:
     """Bytes about to reach their receiver. ``number``: per edge and stream, from 1.
 
-    ``label`` is for whoever can read the bytes.
+    ``connection``: of the edge, from 1. ``label`` is for whoever can read the bytes.
     """
 
     edge: str
@@ -32,6 +31,7 @@ class Message:
     data: bytes
     sender: Node
     receiver: Node
+    connection: int = 0
     label: str = ""
 
 
@@ -47,12 +47,13 @@ class Link:
     def __init__(self, edge: Edge, stream: Stream, number: int, sender: End, receiver: End) -> None:
         self.edge = edge
         self.stream = stream
+        self.connection = number
         self.sender = sender
         self.receiver = receiver
         self.loop: asyncio.AbstractEventLoop = edge.loop
         self.context: contextvars.Context = edge.context
         # One stream of chance per link: what others send, and in which order, does not shift it.
-        self.dice = random.Random(f"{edge.seed} {edge.name} {stream} {number}")
+        self.dice = edge.loop.dice.stream(f"{edge.name} {stream} {number}")
         self.in_flight = 0
         self.arrived = 0
         self.queue: deque[Chunk] = deque()
@@ -217,7 +218,8 @@ class Link:
         if edge.tap is None:
             return True
         sender, receiver = self.sender.node, self.receiver.node
-        if not edge.tap(Message(edge.name, self.stream, number, data, sender, receiver)):
+        message = Message(edge.name, self.stream, number, data, sender, receiver, self.connection)
+        if not edge.tap(message):
             edge.note(f"{_ARROWS[self.stream]} #{number} lost")
             for link in (self, self.reverse):
                 link.discard()

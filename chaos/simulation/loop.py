@@ -14,7 +14,6 @@ import asyncio
 import heapq
 import itertools
 import math
-import random
 import re
 import signal
 import traceback
@@ -27,6 +26,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 import greenlet  # type: ignore[import-untyped]
 
 from chaos.simulation import virtual
+from chaos.simulation.dice import Branch, Dice
 from chaos.simulation.node import NODE, Node, current_node
 from chaos.simulation.trace import Trace
 from chaos.simulation.virtual_time import VirtualTimeLoop
@@ -63,21 +63,23 @@ class SimulationLoop(VirtualTimeLoop):
     simulated.
     """
 
-    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, keep_trace: bool = False, branch: Branch | None = None
+    ) -> None:
         super().__init__()
         self.seed = seed
+        self.dice = Dice(seed, branch)
         self.trace = Trace(self.time, keep=keep_trace)
         self.nodes: list[Node] = []
         self.exited: list[Callable[[Node], None]] = []
         self.refused: list[str] = []
         self._until = math.inf
-        self._draw = random.Random(f"{seed} schedule").random
+        self._draw = self.dice.stream("schedule").random
         self._able: list[Node] = []  # running nodes with something ready
         self._running: Node | None = None
         self._births = itertools.count(1)
         self._incarnations: Counter[str] = Counter()
         self._generators: dict[int, Node] = {}  # by id: weak references die too early
-        self._stack: Any = None  # on which steps run
 
     # ------------------------------------------------------------------------------ the run
 
@@ -103,6 +105,8 @@ class SimulationLoop(VirtualTimeLoop):
         self._until = self._now + max_seconds
         node = self.start("harness", harness)
         self.exited.append(lambda ended: self.stop() if ended is node else None)
+        if (branch := self.dice.branch) is not None:
+            self.call_at(branch.at, self.dice.turn, context=node.context.copy())
         with virtual.installed():
             self.run_forever()
         if failures:
@@ -127,17 +131,13 @@ class SimulationLoop(VirtualTimeLoop):
         self.close()
 
     def _run_once(self) -> None:
-        """What ``run_forever`` calls until ``stop``.
+        """What ``run_forever`` calls until ``stop``: one step after the other.
 
-        Steps run on a stack of their own: a process that ends itself in the middle of one leaves
-        that stack behind as it is, as the kernel does, and no ``finally`` of it ever runs.
+        The steps of each process run on a stack of its own: one that ends itself in the middle of a
+        step leaves its stack behind as it is, as the kernel does, and no ``finally`` ever runs.
         """
-        self._stack = greenlet.greenlet(self._turns)
-        self._stack.switch()
-
-    def _turns(self) -> None:
-        stack, able = self._stack, self._able
-        while self._stack is stack and not self._stopping:
+        able = self._able
+        while not self._stopping:
             self._admit()
             if not able:
                 self._advance()
@@ -149,7 +149,16 @@ class SimulationLoop(VirtualTimeLoop):
                 del able[index]
             if not handle._cancelled:
                 self._now += STEP_SECONDS
-                self._step(node, handle)
+                if node.stack is None:
+                    node.stack = greenlet.greenlet(self._steps)
+                node.stack.switch(node, handle)
+
+    def _steps(self, node: Node, handle: Any) -> None:
+        """What runs on the stack of a process."""
+        scheduler = node.stack.parent
+        while True:
+            self._step(node, handle)
+            node, handle = scheduler.switch()
 
     def _step(self, node: Node, handle: Any) -> None:
         callback = handle._callback
@@ -248,9 +257,8 @@ class SimulationLoop(VirtualTimeLoop):
         self.kill(node, code)
         if (task := asyncio.current_task(self)) is not None:
             asyncio.tasks._leave_task(self, task)
-        main, self._stack = self._stack.parent, None
-        node.grave.append(greenlet.getcurrent())
-        main.switch()
+        node.grave += [node.stack, greenlet.getcurrent()]
+        node.stack.parent.switch()
         raise AssertionError("a dead process went on")
 
     def pause(self, node: Node) -> None:

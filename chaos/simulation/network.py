@@ -51,8 +51,7 @@ class Edge:
         self.name = name
         self.loop = network.loop
         self.context = network.context
-        self.seed = network.seed
-        self.dice = random.Random(f"{self.seed} {name}")
+        self.dice = self.loop.dice.stream(name)
         self.enabled = True
         self.toxics: list[Toxic] = []
         self.connections: list[Connection] = []
@@ -227,9 +226,8 @@ class Network:
     a message to be lost: TCP cannot go on without it, so both ends see their connection reset.
     """
 
-    def __init__(self, loop: SimulationLoop, seed: int) -> None:
+    def __init__(self, loop: SimulationLoop) -> None:
         self.loop = loop
-        self.seed = seed
         self.tap: Tap | None = None
         self.latency_seconds = LATENCY_SECONDS
         # Timers of proxies and of hosts without a process run as this node.

@@ -48,12 +48,13 @@ class Node:
         self.signal_handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         # One stream of entropy per process: its draws do not shift those of another.
         self.entropy = random.Random(f"{loop.seed} entropy {name} {incarnation}")
-        self.random = random.Random(f"{loop.seed} random {name} {incarnation}")  # random.random()
+        self.random = loop.dice.stream(f"random {name} {incarnation}")  # random.random()
         self.context = contextvars.Context()  # everything of this node runs in a copy of it
         self.context.run(NODE.set, self)
         self.hashes = itertools.count()  # see virtual.ADDRESSED
         self.ready: deque[asyncio.Handle] = deque()  # the loop's
         self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by birth number
+        self.stack: Any = None  # the loop's: on which its steps run
         # What must stay referenced once the node is dead, so that nothing of it is finalised.
         self.grave: list[object] = []
         self._line = ""

@@ -21,6 +21,7 @@ from chaos.report.outcome import Outcome, outcome
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.simulation.coverage import Coverage
+from chaos.simulation.dice import Branch
 from chaos.simulation.foundation import Foundation
 from chaos.simulation.loop import SimulationLoop
 from chaos.simulation.network import Message, Network
@@ -37,6 +38,13 @@ from chaos.witnesses import seen
 _HELD_SHARE = 0.1
 # Of virtual time, beyond load and bound: whoever is not done by then never will be.
 _SPARE_SECONDS = 300.0
+# Whose output is their own affair; the rest of the nodes are the harness's and print nothing.
+_ROLES = ("api", "scheduler", "worker")
+_COMPLAINTS_SHOWN = 20
+
+
+class Unsound(Exception):
+    """A simulated process did what cannot be simulated, or the harness itself went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,9 @@ class Order:
     """What to simulate. ``runs``: where what is kept goes; a run that is true is kept with ``keep``
     only. ``apps``: modules of handlers beside the workload's. ``story``: keep every event of the
     trace. ``held_share``: of the single statements, those whose COMMIT is held back so that others
-    overlap them. ``tap`` sees every message before it is delivered (``Network.tap``).
+    overlap them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_stage``
+    is given the stage before anything of it is started.
+    ``branch``: from there on chance takes another course than the seed's.
     """
 
     scenario: Scenario
@@ -57,6 +67,8 @@ class Order:
     story: bool = False
     held_share: float = _HELD_SHARE
     tap: Callable[[Message], bool] | None = None
+    on_stage: Callable[[Stage], None] | None = None
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +147,11 @@ class _Execution:
     def run(self) -> None:
         """Fills ``records``."""
         order, scenario = self._order, self._scenario
-        loop = SimulationLoop(order.seed, keep_trace=order.story)
-        network = Network(loop, order.seed)
+        loop = SimulationLoop(order.seed, keep_trace=order.story, branch=order.branch)
+        network = Network(loop)
         network.tap = order.tap
         shared = self._foundation
-        postgres = PostgresNode(shared.postgres, loop, network, order.seed, order.held_share)
+        postgres = PostgresNode(shared.postgres, loop, network, order.held_share)
         valkey = ValkeyNode(shared.valkey, loop, network)
         os.environ[SINK_URL] = f"http://{network.host('sink')}:{SINK_PORT}"
         postgres.listeners.append(self.statements.append)
@@ -148,6 +160,8 @@ class _Execution:
         async def course() -> None:
             clock = ArenaClock()
             stage = Stage(*stage_options, apps=order.apps)
+            if order.on_stage is not None:
+                order.on_stage(stage)
             await stage.up()
             play = Course(self._plan(), stage, clock, self.records.append)
             await play.run()
@@ -159,6 +173,7 @@ class _Execution:
         longest = workload.last_due_seconds + self._bound.seconds + _SPARE_SECONDS
         try:
             loop.run(course, max_seconds=longest)
+            _require_sound(loop)
         finally:
             self.virtual_seconds = loop.time()
             self.entries = loop.trace.entries
@@ -197,6 +212,18 @@ class _Execution:
             mutant=order.mutant,
             drain_seconds=order.drain_seconds,
         )
+
+
+def _require_sound(loop: SimulationLoop) -> None:
+    """Raises Unsound where something was not simulated, or where the harness itself complained."""
+    complaints = [
+        f"{node.name}: {line}"
+        for node in loop.nodes
+        if node.name.partition("-")[0] not in _ROLES
+        for line in node.output
+    ]
+    if loop.refused or complaints:
+        raise Unsound("\n".join([*dict.fromkeys(loop.refused), *complaints[:_COMPLAINTS_SHOWN]]))
 
 
 @contextmanager

@@ -23,13 +23,14 @@ from chaos.simulation.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How to simulate. ``story``: print every event of each run."""
+    """How to simulate. ``story``: print every event of each run, or only those of ``task``."""
 
     runs: Path
     processes: int
     keep: bool = False
     mutant: str | None = None
     story: bool = False
+    task: str | None = None
     apps: tuple[str, ...] = ()
 
 
@@ -75,6 +76,7 @@ class Suite:
                 "keep": wish.keep or len(todo) == 1,
                 "mutant": wish.mutant,
                 "story": wish.story,
+                "task": wish.task,
                 "apps": list(wish.apps),
             }
 

@@ -23,14 +23,18 @@ from chaos.filing import RunFailed
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.simulation.foundation import Foundation
-from chaos.simulation.run import Order, simulate
+from chaos.simulation.run import Order, Ran, simulate
+from chaos.simulation.story import Story
 
 Job = Callable[[Foundation, dict[str, Any]], dict[str, Any]]
 
 
 def run_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
-    """One seed. ``scenario`` (document), ``seed``, ``runs``, and what else ``Order`` has."""
+    """One seed. ``scenario`` (document), ``seed``, ``runs``, and what else ``Order`` has;
+    ``task``: with a story, only that of one task.
+    """
     scenario = Scenario.model_validate(job.pop("scenario"))
+    task = job.pop("task", None)
     options = job | {"runs": Path(job["runs"]), "apps": tuple(job.get("apps", ()))}
     order = Order(scenario, **options)
     try:
@@ -45,8 +49,15 @@ def run_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
         "virtual_seconds": ran.virtual_seconds,
         "seconds": ran.seconds,
         "coverage": ran.coverage.document,
-        "story": [f"{e.at:10.4f}  {e.kind:<5} {e.who:<24} {e.what}" for e in ran.entries],
+        "story": _story(ran, task) if order.story else [],
     }
+
+
+def _story(ran: Ran, task: str | None) -> list[str]:
+    try:
+        return Story(ran.judgement, ran.entries).text(task)
+    except LookupError as error:
+        return [str(error)]
 
 
 JOBS: Mapping[str, Job] = MappingProxyType({"run": run_job})

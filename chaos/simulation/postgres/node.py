@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 from collections.abc import Callable
 from typing import TypeVar
@@ -44,7 +43,6 @@ class PostgresNode:
         postgres: Postgres,
         loop: SimulationLoop,
         network: Network,
-        seed: int,
         held_share: float = 0.1,
     ) -> None:
         self.listeners: list[Callable[[Statement], None]] = []
@@ -55,9 +53,9 @@ class PostgresNode:
         self.locks = LockWaits()
         self._network = network
         self._held_share = held_share
-        self._held_dice = random.Random(f"{seed} held commits")
-        self._lock_dice = random.Random(f"{seed} locks")
-        self._key_dice = random.Random(f"{seed} backend keys")
+        self._held_dice = loop.dice.stream("held commits")
+        self._lock_dice = loop.dice.stream("locks")
+        self._key_dice = loop.dice.stream("backend keys")
         self._connections: dict[int, Connection] = {}
         self._keys: dict[tuple[bytes, bytes], Connection] = {}
         self._numbers = 0

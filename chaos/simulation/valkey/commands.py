@@ -103,7 +103,9 @@ def _by_the_servers_clock(name: str, words: Command) -> str | None:
 
 
 def about(command: Command) -> str:
-    """The command and its keys, or what comes first of its words, for people."""
+    """The command and its keys, or what comes first of its words, for people; a hint whole."""
+    if hint := hint_of(command):
+        return f"XADD {command[1].decode(errors='replace')} {hint[0]} {hint[1]}"
     words = [word.decode(errors="replace") for word in command]
     keys = [key.decode(errors="replace") for key in streams(command)]
     return " ".join([words[0].upper(), *(keys or words[1:2])])

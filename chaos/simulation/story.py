@@ -1,0 +1,252 @@
+"""The trace of a run as a story: one event a line, in words, by the virtual second.
+
+Two witnesses are merged. The history knows what became of the tasks, each transition at its instant
+of the database's clock; the trace knows what the processes and servers did: started, killed, waited
+for a lock, held a commit back, published a hint. What changed nothing is counted, not told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from chaos import records
+from chaos.records import Op, Record, parse_instant
+from chaos.report.words import words
+from chaos.simulation import trace_words
+from chaos.simulation.node import EPOCH
+from chaos.simulation.trace import Entry
+from chaos.simulation.trace_words import Answer
+from chaos.verdict import Judgement
+
+# An instant of the database has microseconds; a commit is held no longer than this.
+_INSTANT_SECONDS = 2e-6
+_HELD_SECONDS_MAX = 0.06
+_WHO_WIDTH = 20
+_HARNESS = "harness"
+_STRIKES: Mapping[str, str] = MappingProxyType(
+    {"start": "begins", "felt": "was felt", "end": "is over"}
+)
+# The statement behind an event, where the role of its actor does not say it.
+_BEHIND: Mapping[str, str] = MappingProxyType(
+    {
+        "submitted": "submit",
+        "dispatched": "dispatch",
+        "hint published again": "republish",
+        "claimed": "claim",
+        "succeeded": "finish",
+        "lease lost": "take_back",
+        "cancel requested": "cancel",
+        "retried by hand": "retry",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One line. ``at``: virtual seconds; ``task``: its id ("" for what concerns no single one).
+
+    ``common``: it concerns all tasks, like a fault. ``marked``: it is evidence of a violation.
+    ``by``: the statement that must have done it ("": any of the same process and instant).
+    """
+
+    at: float
+    who: str
+    what: str
+    task: str = ""
+    common: bool = False
+    marked: bool = False
+    by: str = ""
+
+
+class Story:
+    """The lines of one run. ``zero``: the virtual second of arena second 0."""
+
+    def __init__(self, judgement: Judgement, entries: Sequence[Entry]) -> None:
+        self._history = history = judgement.history
+        self.zero = virtual_seconds(history.run.database_epoch)
+        self._evidence = {id(r) for v in judgement.violations for r in v.evidence}
+        self._owners = {
+            (event.task_id, event.epoch): self._label(event.actor)
+            for events in history.events.values()
+            for event in events
+            if event.reason == "claimed"
+        }
+        self._answers = [(n, a) for n, e in enumerate(entries) if (a := trace_words.answer(e))]
+        self._by_client: defaultdict[str, list[tuple[int, Answer]]] = defaultdict(list)
+        for number, answer in self._answers:
+            self._by_client[answer.who].append((number, answer))
+        self._told_by_history: set[int] = set()  # numbers of entries
+        self.left_out = 0
+        told = [self._with_statement(line) for line in self._testimony()]
+        told += self._traced(entries)
+        self.lines = sorted(told, key=lambda line: round(line.at, 6))
+
+    def text(self, task: str | None = None) -> list[str]:
+        """As aligned text; ``task`` (key or id): only its lines and what struck meanwhile.
+
+        Raises:
+            LookupError: the run has no such task.
+        """
+        lines = self.lines if task is None else self.of(self._id(task))
+        told = [self.row(line) for line in lines]
+        if task is None:
+            told.append(f"{'':13}({self.left_out} steps that changed nothing are left out)")
+        return told
+
+    def row(self, line: Told) -> str:
+        """One line as aligned text, by the arena's clock."""
+        mark = ">" if line.marked else " "
+        return f"{mark}{line.at - self.zero:10.4f}  {line.who:<{_WHO_WIDTH}} {line.what}"
+
+    def of(self, task_id: str) -> list[Told]:
+        """The lines of one task, and what concerns all, from its first to its last."""
+        mine = [line.at for line in self.lines if line.task == task_id]
+        return [
+            line
+            for line in self.lines
+            if line.task == task_id or (line.common and mine and min(mine) <= line.at <= max(mine))
+        ]
+
+    def name(self, task_id: str) -> str:
+        """A task as people know it: its key, else the end of its id."""
+        task = self._history.tasks.get(task_id)
+        return (task.key if task else None) or f"…{task_id[-8:]}"
+
+    # ------------------------------------------------------------------ the history
+
+    def _testimony(self) -> Iterator[Told]:
+        for record in self._history.records:
+            for line in self._lines(record):
+                yield replace(line, marked=id(record) in self._evidence)
+
+    def _lines(self, record: Record) -> Iterator[Told]:
+        history = self._history
+        match record:
+            case Op():
+                yield self._operation(record)
+            case records.Event():
+                what = f"{record.from_state or '-'} -> {record.to_state} ({record.reason})"
+                what += f", epoch {record.epoch}, attempt {record.attempt}"
+                line = self._about(record.at, self._label(record.actor), record.task_id, what)
+                yield replace(line, by=_BEHIND.get(record.reason, ""))
+            case records.Effect() | records.SqlEffect():
+                # Odd while it is owned; the ledger has the epoch that the finish left behind.
+                owned = record.epoch - (record.epoch + 1) % 2
+                who = self._owners.get((record.task_id, owned), "postgres")
+                yield self._about(record.at, who, record.task_id, words(history, record))
+            case records.StaleWrite():
+                who = f"worker:{record.worker_id}"
+                what = words(history, record).replace(f" by {history.actor(who)}", "")
+                yield self._about(record.at, self._label(who), record.task_id, what)
+            case records.SinkCall():
+                line = self._about(None, "sink", record.task_id, words(history, record))
+                yield replace(line, at=record.at + self.zero)
+            case records.Worker():
+                yield from self._life(record)
+            case records.Fault() | records.Phase():
+                yield self._turn(record)
+            case _:
+                pass  # of no instant
+
+    def _turn(self, record: records.Fault | records.Phase) -> Told:
+        at = record.at + self.zero
+        if isinstance(record, records.Phase):
+            return Told(at, "", f"======== {record.phase} ========", common=True)
+        flight = record.in_flight
+        met = f", {flight.open} tasks open, {flight.running} running" if flight else ""
+        what = f"== {record.fault_id}: {record.fault} {_STRIKES[record.type]}{met}"
+        return Told(at, ", ".join(record.targets), what, common=True)
+
+    def _operation(self, half: Op) -> Told:
+        completion = self._history.operations[half.op_id].completion
+        answered = completion.value.get("task_id") if completion is not None else None
+        known = self._history.task_by_key.get(half.value.get("key") or "")
+        task_id = known.task_id if known else half.value.get("task_id") or answered or ""
+        what = words(self._history, half).removeprefix(f"{half.process} ")
+        name = f"{self.name(task_id)}  " if task_id else ""
+        return Told(half.at + self.zero, half.process, name + what, task_id)
+
+    def _life(self, worker: records.Worker) -> Iterator[Told]:
+        short = worker.worker_id[-8:]
+        at = virtual_seconds(worker.started_at)
+        yield Told(at, worker.label, f"registers as {short}", common=True)
+        if worker.dead_at:
+            at = virtual_seconds(worker.dead_at)
+            what = f"{worker.label} ({short}) is marked dead: {worker.dead_reason}"
+            yield Told(at, self._who_marked(at), what, common=True)
+
+    def _about(self, at: str | None, who: str, task_id: str, what: str) -> Told:
+        second = virtual_seconds(at) if at is not None else 0.0
+        return Told(second, who, f"{self.name(task_id)}  {what}", task_id)
+
+    def _label(self, actor: str) -> str:
+        role, _, who = actor.partition(":")
+        worker = self._history.workers.get(who) if role == "worker" else None
+        return worker.label if worker else who or actor
+
+    def _id(self, task: str) -> str:
+        row = self._history.task_by_key.get(task)
+        task_id = row.task_id if row else task
+        if not any(line.task == task_id for line in self.lines):
+            keys = sorted(self._history.task_by_key)
+            there = f"there are {keys[0]} to {keys[-1]}" if keys else "there is none"
+            raise LookupError(f"no task {task} in this run; {there}")
+        return task_id
+
+    # ------------------------------------------------------------------ statements
+
+    def _with_statement(self, line: Told) -> Told:
+        """How the statement behind a transition went, where that is worth a word."""
+        around = self._by_client.get(line.who, [])
+        begin = line.at - _INSTANT_SECONDS
+        for number, answer in around[bisect_left(around, begin, key=lambda each: each[1].at) :]:
+            if answer.at > line.at + _HELD_SECONDS_MAX:
+                break
+            late = answer.at > line.at + _INSTANT_SECONDS
+            if late and not (answer.held and line.by in {"", answer.name}):
+                continue
+            self._told_by_history.add(number)
+            until = f" (committed at {answer.at - self.zero:.4f})" if late else ""
+            return replace(line, what=line.what + " (after a lock wait)" * answer.waited + until)
+        return line
+
+    def _who_marked(self, at: float) -> str:
+        """By whose statement a worker died at that instant."""
+        for _, answer in self._answers:
+            if answer.name in {"mark_dead", "retire"} and answer.rows:
+                longest = _HELD_SECONDS_MAX if answer.held else _INSTANT_SECONDS
+                if -_INSTANT_SECONDS <= answer.at - at <= longest:
+                    return answer.who
+        return "postgres"
+
+    # ------------------------------------------------------------------ the trace
+
+    def _traced(self, entries: Iterable[Entry]) -> Iterator[Told]:
+        for number, entry in enumerate(entries):
+            if entry.who.startswith((_HARNESS, "history")):
+                continue
+            failed = (said := trace_words.answer(entry)) is not None and said.failed
+            if number in self._told_by_history and not failed:
+                continue
+            line = self._event(entry)
+            if line is None:
+                self.left_out += 1
+            else:
+                yield line
+
+    def _event(self, entry: Entry) -> Told | None:
+        if hint := trace_words.published(entry):
+            what = f"{self.name(hint[0])}  publishes its hint, epoch {hint[1]}"
+            return Told(entry.at, entry.who, what, hint[0])
+        what = trace_words.words(entry)
+        common = entry.kind in {"node", "fault"}
+        return Told(entry.at, entry.who, what, common=common) if what else None
+
+
+def virtual_seconds(instant: str) -> float:
+    """An instant of the simulated database in seconds of virtual time."""
+    return parse_instant(instant).timestamp() - EPOCH

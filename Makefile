@@ -11,7 +11,7 @@ ARGS  ?=
 TASKS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test chaos up drain lock clean
+.PHONY: help setup check test chaos simulate up drain lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -42,6 +42,9 @@ test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
 
 chaos: setup ## break it for real (SUITE=full, or names; ARENA=live ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
+
+simulate: setup ## the same in virtual time, from a seed (names: SUITE=storm ARGS='--seed 7')
+	$(BIN)/python -m chaos run $(SUITE) --arena simulation $(ARGS)
 
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
 	@exec $(BIN)/python -m system up $(ARGS)

@@ -17,10 +17,13 @@ from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.verdict import Judgement
 
+# Simulated runs end faster than a report of thousands of them is written.
+_WRITE_SECONDS = 2.0
+
 
 class Book:
-    """Written anew after each run: a suite that is ended early has its report so far. A single run
-    is its own report.
+    """Written anew as runs end: a suite that is ended early has its report so far. A single run is
+    its own report.
     """
 
     def __init__(
@@ -38,8 +41,8 @@ class Book:
         self._directory = store.new_suite(seeds[0], mutant) if several else None
         self.outcomes: list[Outcome] = []
         self.report: Path | None = None
-        if self._directory is not None:
-            files.write_suite(self._directory, self._suite())
+        self._written = 0.0
+        self._write()
 
     @property
     def seconds(self) -> float:
@@ -56,16 +59,18 @@ class Book:
         """One more run is over."""
         self.outcomes.append(outcome)
         if self._directory is not None:
-            files.write_suite(self._directory, self._suite())
             self._store.point_latest(self._directory)
             self.report = self._directory / files.REPORT
+            if time.monotonic() - self._written > _WRITE_SECONDS:
+                self._write()
         elif outcome.directory:
             alone = self._store.root / outcome.directory
             files.write_junit(alone, self._suite())
             self.report = alone / files.REPORT if (alone / files.REPORT).exists() else None
 
     def close(self) -> None:
-        """Print how many were true, and where the report is."""
+        """Print how many were true, and where the report is, which is then complete."""
+        self._write()
         verdicts = [outcome.verdict for outcome in self.outcomes]
         typer.echo(
             f"{verdicts.count('true')} of {len(verdicts)} true, {verdicts.count('false')} false, "
@@ -73,6 +78,11 @@ class Book:
         )
         if self.report is not None:
             typer.echo(f"report: {self.report}")
+
+    def _write(self) -> None:
+        if self._directory is not None:
+            files.write_suite(self._directory, self._suite())
+            self._written = time.monotonic()
 
     def _suite(self) -> SuiteReport:
         return SuiteReport(

@@ -71,7 +71,9 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     tick = _tick(settings)
     start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
     failures = load.flaky.failures[1] if load.flaky.share else 0
-    longest = load.handler_seconds[1] + ROUND_TRIP_SECONDS
+    # Nobody knows how long other people's handlers take, but for the timeout of an attempt.
+    handler_seconds = load.timeout_seconds if load.handlers else load.handler_seconds[1]
+    longest = handler_seconds + ROUND_TRIP_SECONDS
     delay = (backoff or Backoff()).delay_seconds(max(1, load.max_attempts - 1), 0.0)
     terms = [
         *settled,

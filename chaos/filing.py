@@ -55,6 +55,7 @@ def failure(
     directory: Path,
     error: Exception,
     took: float,
+    arena: str = "live",
 ) -> RunFailed:
     """What was recorded until the harness failed is shown as far as it can be read."""
     reasons = _reasons(error)
@@ -66,6 +67,7 @@ def failure(
             scenario=scenario.id,
             seed=seed,
             verdict="unknown",
+            arena=arena,
             mutant=mutant,
             seconds=took,
             directory=directory.name,

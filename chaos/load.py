@@ -72,6 +72,8 @@ class Workload(Part):
     tasks kill the process of their worker (SIGKILL), whoever runs them.
     ``only``: of these tasks, just those with these numbers, each as it would be among the others;
     ``without``: leaves out these kinds of operations (both make a plan smaller, and nothing else).
+    ``handlers``: tasks of other names, each with the payloads one of which is drawn; every third
+    task whose effect is the ledger's is one of them.
     ``max_attempts``, ``timeout_seconds``: asked for at each submit.
     ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
     """
@@ -84,6 +86,9 @@ class Workload(Part):
     due_between: Seconds | None = None
     flaky: Flaky = Flaky()
     poison: int = Field(0, ge=0)
+    handlers: dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
     batch: int = Field(1, ge=1, le=1000)
     repeats: Share = 0.0
     mismatches: Share = 0.0

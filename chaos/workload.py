@@ -104,6 +104,11 @@ def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.
     run_after = round(at + draw.uniform(*workload.later.seconds), 3) if later else None
     if workload.due_between is not None:
         run_after = round(draw.uniform(*workload.due_between), 3)
+    name = f"chaos_{effect}"
+    others = random.Random(f"handlers {seed} {number}")
+    if workload.handlers and effect == "ledger" and others.random() < 1 / 3:
+        name = others.choice(sorted(workload.handlers))
+        payload = others.choice(workload.handlers[name])
     return Planned(
         at=at,
         client=client,
@@ -112,7 +117,7 @@ def _submit(workload: Workload, seed: int, number: int, at: float, draw: random.
         effect=effect,
         run_after=run_after,
         request={
-            "name": f"chaos_{effect}",
+            "name": name,
             "payload": payload,
             "max_attempts": workload.max_attempts,
             "timeout_seconds": workload.timeout_seconds,

@@ -170,6 +170,8 @@ def test_embedded_json_cannot_end_its_element() -> None:
 
 def test_the_replay_command_names_seed_and_mutant() -> None:
     assert replay("calm", 7, None) == "python -m chaos run calm --seed 7"
+    simulated = "python -m chaos run calm --seed 7 --arena simulation"
+    assert replay("calm", 7, None, "simulation") == simulated
     assert replay("calm", 7, "a b") == "python -m chaos run calm --seed 7 --mutant 'a b'"
 
 

@@ -30,9 +30,11 @@ class Suite:
         async with Foundation.laid() as foundation:
             planted = _plant(chosen, foundation) if chosen else None
             book = Book(self._store, todo, mutant)
-            for scenario, seed in todo:
-                book.add(await self._one(foundation, scenario, seed, planted))
-        book.close()
+            try:
+                for scenario, seed in todo:
+                    book.add(await self._one(foundation, scenario, seed, planted))
+            finally:
+                book.close()
         return book.all_true
 
     async def _one(

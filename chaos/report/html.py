@@ -55,7 +55,9 @@ def _render(name: str, script: str, values: Mapping[str, Any]) -> str:
     )
     environment.filters["pairs"] = pairs
     environment.filters["duration"] = duration
-    environment.filters["replayed"] = lambda run: replay(run.scenario, run.seed, run.mutant)
+    environment.filters["replayed"] = lambda run: replay(
+        run.scenario, run.seed, run.mutant, run.arena
+    )
     environment.tests["gap"] = lambda part: isinstance(part, Gap)
     code = (_TEMPLATES / script).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()

@@ -49,7 +49,7 @@ def _case(suite: ET.Element, run: Outcome) -> None:
     }
     case = ET.SubElement(suite, "testcase", attributes)
     properties = ET.SubElement(case, "properties")
-    again = replay(run.scenario, run.seed, run.mutant)
+    again = replay(run.scenario, run.seed, run.mutant, run.arena)
     facts = {"seed": run.seed, "mutant": run.mutant, "commit": run.commit, "verdict": run.verdict}
     for key, value in (facts | {"directory": run.directory, "replay": again}).items():
         if value is not None:

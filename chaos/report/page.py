@@ -102,7 +102,7 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
         judgement=judgement,
         hypothesis=str(history.run.scenario.get("hypothesis", "")).strip(),
         headline=_headline(judgement, laws),
-        replay=replay(judgement.scenario, judgement.seed, judgement.mutant),
+        replay=replay(judgement.scenario, judgement.seed, judgement.mutant, judgement.arena),
         seconds=seconds,
         meters=tuple(_meters(judgement)),
         timeline=drawn,
@@ -121,10 +121,11 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
     )
 
 
-def replay(scenario: str, seed: int, mutant: str | None) -> str:
+def replay(scenario: str, seed: int, mutant: str | None, arena: str = "live") -> str:
     """The command that runs it again; one that does not come along by its file."""
     what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
     words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
+    words += [] if arena == "live" else ["--arena", arena]
     return shlex.join([*words, "--mutant", mutant] if mutant else words)
 
 

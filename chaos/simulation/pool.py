@@ -75,7 +75,8 @@ class Pool:
     async def _start(self) -> asyncio.subprocess.Process:
         environment = dict(os.environ)
         if self._sources is not None:
-            environment["PYTHONPATH"] = str(self._sources)
+            # Behind it, modules of the user's are found where they were before.
+            environment["PYTHONPATH"] = os.pathsep.join([str(self._sources), str(Path.cwd())])
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
+from chaos.simulation.apps import longest_backoff
 from chaos.simulation.coverage import Coverage
 from chaos.simulation.dice import Branch
 from chaos.simulation.foundation import Foundation
@@ -29,7 +32,6 @@ from chaos.simulation.postgres import PostgresNode, Statement
 from chaos.simulation.stage import SINK_PORT, Stage
 from chaos.simulation.trace import Entry
 from chaos.simulation.valkey import ValkeyNode
-from chaos.tasks.attempt import BACKOFF
 from chaos.tasks.external import SINK_URL
 from chaos.verdict import Judgement, judge
 from chaos.vocabulary import SOMETIMES
@@ -104,7 +106,7 @@ def simulate(order: Order, foundation: Foundation) -> Ran:
     except Exception as error:
         took = time.monotonic() - started
         raise filing.failure(
-            order.scenario, order.seed, order.mutant, execution.keep(), error, took
+            order.scenario, order.seed, order.mutant, execution.keep(), error, took, "simulation"
         ) from error
     else:
         seconds = time.monotonic() - started
@@ -136,7 +138,8 @@ class _Execution:
         self._scenario = order.scenario.drawn(order.seed)
         self._foundation = foundation
         self._scratch = Path(tempfile.mkdtemp(prefix="run-", dir=foundation.directory))
-        self._bound = bounds.allowed(self._scenario, BACKOFF)
+        attempts = self._scenario.workload.max_attempts
+        self._bound = bounds.allowed(self._scenario, longest_backoff(order.apps, attempts))
         self.records: list[Record] = []
         self.statements: list[Statement] = []
         self.zero = 0.0
@@ -228,10 +231,15 @@ def _require_sound(loop: SimulationLoop) -> None:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """When the collector runs depends on addresses and counts of the whole process: not now."""
-    gc.collect()
+    """When the collector runs depends on addresses and counts of the whole process: not now.
+
+    What it finds afterwards belonged to processes that were killed: nobody hears their complaints.
+    """
     gc.disable()
     try:
         yield
     finally:
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
         gc.enable()

@@ -14,8 +14,10 @@ import typer
 from chaos.book import Book
 from chaos.mutants import SOURCES, find, plant
 from chaos.report import outcome as outcomes
+from chaos.report.page import replay
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
+from chaos.simulation.apps import beside
 from chaos.simulation.coverage import Coverage
 from chaos.simulation.pool import Pool
 from chaos.simulation.progress import Progress
@@ -42,16 +44,19 @@ class Suite:
         self._store = RunStore(wish.runs.absolute())
         self.coverage = Coverage()
         self._virtual_seconds = 0.0
+        self._apps = "".join(f" --app {app}" for app in wish.apps)
         self._verdicts: dict[str, Counter[str]] = {}
 
     async def run(self, todo: Sequence[tuple[Scenario, int]]) -> bool:
         """Whether every verdict is true.
 
         Raises:
+            AppError: a module of handlers cannot be simulated.
             MutantError: there is no such mutant, or it does not fit.
             WorkerFailed: a simulating process broke.
         """
         wish = self._wish
+        todo = [(beside(scenario, wish.apps), seed) for scenario, seed in todo]
         with tempfile.TemporaryDirectory(prefix="holdfast-mutant-") as tree:
             sources = plant(find(wish.mutant), SOURCES, Path(tree)) if wish.mutant else None
             book = Book(self._store, todo, wish.mutant)
@@ -91,14 +96,8 @@ class Suite:
             progress.close()
             typer.echo("\n".join([*answer.get("story", []), *answer["lines"]]))
             if outcome.verdict != "true":
-                typer.echo(f"  replay: {self._replay(outcome.scenario, outcome.seed)}")
-
-    def _replay(self, scenario: str, seed: int) -> str:
-        mutant = f" --mutant {self._wish.mutant}" if self._wish.mutant else ""
-        apps = "".join(f" --app {app}" for app in self._wish.apps)
-        return (
-            f"python -m chaos run {scenario} --arena simulation --seed {seed}{mutant}{apps} --trace"
-        )
+                command = replay(outcome.scenario, outcome.seed, outcome.mutant, "simulation")
+                typer.echo(f"  replay: {command}{self._apps} --trace")
 
     def _summarise(self, book: Book) -> None:
         if len(self._verdicts) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sys
 import webbrowser
 from collections.abc import Coroutine
@@ -28,7 +29,11 @@ from chaos.runs import RunNotFound, RunStore
 from chaos.scenario import Scenario, ScenarioError
 from chaos.simulation import hunt as simulated_hunt
 from chaos.simulation import suite as simulation
+from chaos.simulation import sweep as sweeps
+from chaos.simulation.apps import AppError
 from chaos.simulation.pool import WorkerFailed
+from chaos.simulation.strikes import ScheduleError
+from chaos.simulation.trial import names as scope_names
 from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
 from system.machine import EmbeddedError
@@ -169,6 +174,37 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     _exit(_finish(simulated_hunt.Hunt(chase).run(names or [])))
 
 
+@app.command("sweep")
+def sweep_messages(  # noqa: PLR0913 - one for each option
+    *,
+    scopes: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCOPE]...", help="Default: all of them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every run, and of what is drawn.")] = sweeps.SEED,
+    sample: Annotated[int, typer.Option(min=0, help="So many pairs in each scope.")] = 500,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="So many kills of each server in each scope.")
+    ] = 20,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Just this schedule, as it was printed.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="With --only: tell every event.")] = False,
+    mutant: Annotated[
+        str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="So many schedules at a time; default: one per core.")
+    ] = os.cpu_count() or 1,
+    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+) -> None:
+    """Lose every message of a small system once, and kill every process at each (simulation)."""
+    names = tuple(scopes or scope_names())
+    wish = sweeps.Wish(runs_directory, processes, names, seed, sample, restarts, mutant)
+    if only:
+        _exit(_finish(sweeps.Sweep(wish).only(only, story=trace)))
+    _exit(_finish(sweeps.Sweep(wish).run()))
+
+
 @app.command("report")
 def rebuild_report(
     *,
@@ -234,10 +270,22 @@ def _find(name: str) -> Scenario:
 
 
 def _finish(work: Coroutine[None, None, bool]) -> bool:
-    """Run to the end; an error that the user can do something about is told without a traceback."""
+    """Run to the end; an error that the user can do something about is told without a traceback.
+
+    SIGTERM ends it as Ctrl-C does: in order, with what there is so far.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return asyncio.run(work)
-    except (MutantError, EmbeddedError, ToxiproxyBuildError, WorkerFailed) as error:
+    except (
+        AppError,
+        MutantError,
+        EmbeddedError,
+        ScenarioError,
+        ScheduleError,
+        ToxiproxyBuildError,
+        WorkerFailed,
+    ) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
 

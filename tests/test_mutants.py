@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import filecmp
 import re
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chaos import scenario
-from chaos.live.hunt import Hunted
 from chaos.mutants import (
     MUTANTS,
     PACKAGES,
@@ -53,13 +49,15 @@ def test_a_mutant_fits_the_sources_and_compiles(mutant: Mutant) -> None:
 
 @EACH
 def test_a_mutant_names_its_scenario_and_invariants_that_this_judges(mutant: Mutant) -> None:
-    judged = scenario.find(mutant.scenario).expect
     assert mutant.killers
     assert mutant.guard
     assert mutant.what
     assert mutant.runs_max >= 1
     assert set(mutant.killers) <= INVARIANTS.keys()
-    assert set(mutant.killers) <= {*judged.always, *judged.eventually}
+    for name in {mutant.scenario, mutant.simulated_in or mutant.scenario}:
+        judged = scenario.find(name).expect
+        assert set(mutant.killers) <= {*judged.always, *judged.eventually}
+    assert not (mutant.simulated_in and mutant.unsimulated)
 
 
 @EACH
@@ -127,48 +125,3 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_mutant_is_told_with_those_there_are() -> None:
     with pytest.raises(MutantError, match="finish_without_epoch"):
         find("nonsense")
-
-
-FATES: Mapping[str, tuple[Hunted, bool]] = {
-    "S1 S8": (Hunted(find("finish_without_epoch"), 1, 20.0, killers=("S1", "S8")), True),
-    "SURVIVED": (Hunted(find("finish_without_epoch"), 3, 60.0), False),
-    "SURVIVED (S4)": (Hunted(find("finish_without_epoch"), 3, 60.0, others=("S4",)), False),
-    "SURVIVED (unknown)": (Hunted(find("finish_without_epoch"), 3, 60.0, doubts="x"), False),
-    "not judged": (Hunted(find("finish_without_epoch"), 3, 60.0, trouble="no port"), False),
-    "covered": (Hunted(find("finish_without_state"), 1, 20.0), True),
-}
-
-
-@pytest.mark.parametrize("told", FATES)
-def test_the_table_says_what_became_of_a_mutant(told: str) -> None:
-    hunted, as_said = FATES[told]
-    assert hunted.outcome == told
-    assert hunted.as_said is as_said
-    assert told in hunted.row()
-
-
-def test_a_hunt_kills_a_mutant_and_prints_its_row(tmp_path: Path) -> None:
-    runs = str(tmp_path / "runs")
-    command = [sys.executable, "-m", "chaos", "mutants", "finish_without_ledger"]
-    hunt = subprocess.run(
-        [*command, "--runs-directory", runs],
-        cwd=SOURCES,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert hunt.returncode == 0, hunt.stdout
-    assert re.search(r"^finish_without_ledger +crowded +S11 +1 +\d+$", hunt.stdout, re.MULTILINE)
-    assert "1 of 1 killed" in hunt.stdout
-
-
-def test_an_unknown_mutant_ends_the_command_with_2() -> None:
-    command = [sys.executable, "-m", "chaos", "mutants", "finish_without_leger"]
-    hunt = subprocess.run(
-        command, cwd=SOURCES, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert hunt.returncode == 2
-    assert "finish_without_ledger" in hunt.stderr
-    assert "Traceback" not in hunt.stderr

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from chaos.mutants import api, queue, scans, scheduler, statements, submission, worker
+from chaos.mutants import api, effects, queue, scans, scheduler, statements, submission, worker
 from chaos.mutants.mutant import (
     PACKAGES,
     SOURCES,
@@ -39,7 +39,7 @@ __all__ = [
     "plant",
 ]
 
-_FILES = (statements, submission, scans, queue, scheduler, worker, api)
+_FILES = (statements, submission, scans, queue, scheduler, worker, effects, api)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
     {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}
@@ -55,9 +55,7 @@ def catalogue() -> str:
         lines.append(file)
         for mutant in MUTANTS.values():
             if mutant.file == file:
-                fate = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
-                if mutant.covered_by:
-                    fate = f"covered by: {mutant.covered_by}; see {mutant.pair}"
+                fate = _fate(mutant)
                 lines.append(f"  {mutant.guard}\n      {mutant.name}: {mutant.what} ({fate})")
         lines += [f"  {g.guard}\n      no mutant: {g.why}" for g in UNPLANTED if g.file == file]
     covered = sum(bool(mutant.covered_by) for mutant in MUTANTS.values())
@@ -66,6 +64,15 @@ def catalogue() -> str:
         f"{len(UNPLANTED)} guards without one"
     )
     return "\n".join(lines)
+
+
+def _fate(mutant: Mutant) -> str:
+    if mutant.covered_by:
+        return f"covered by: {mutant.covered_by}; see {mutant.pair}"
+    fate = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
+    if mutant.unsimulated:
+        return f"{fate}; not in simulation: {mutant.unsimulated}"
+    return f"{fate}; in simulation in {mutant.simulated_in}" if mutant.simulated_in else fate
 
 
 def find(name: str) -> Mutant:

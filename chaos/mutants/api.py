@@ -89,6 +89,30 @@ MUTANTS = (
         edits=(Edit(_ACTIONS, "202 if answer.state is State.RUNNING else 200", "200"),),
     ),
     Mutant(
+        name="unknown_submit_under_new_key",
+        guard="a submit of unknown outcome is sent again as it is: the same ids, the same keys",
+        what="its COMMIT is taken for failed: it is sent again as another task under a new key",
+        scenario="commit_reply_lost",
+        killers=("S2", "S10"),
+        edits=(
+            Edit(
+                _COALESCER,
+                "            except OutcomeUnknown:\n                unknown = True\n",
+                """\
+            except OutcomeUnknown:
+                from dataclasses import replace
+
+                from system.ids import new_id
+
+                unknown = True
+                for entry in group:
+                    key = f"{entry.task.idempotency_key}-again"
+                    entry.task = replace(entry.task, id=new_id(), idempotency_key=key)
+""",
+            ),
+        ),
+    ),
+    Mutant(
         name="unknown_cancel_told_as_done",
         guard="a cancel of unknown outcome is told so",
         what="it is answered 200",
@@ -109,7 +133,7 @@ MUTANTS = (
 
 UNPLANTED = (
     Unplanted(
-        "ids and keys are fixed before the first send; unknown outcomes are sent again as they are",
+        "ids are fixed before the first send",
         _COALESCER,
         "covered by the key, which every request of the workload has (key_not_stored)",
     ),

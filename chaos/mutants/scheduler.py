@@ -60,6 +60,34 @@ DEAD_NOT_BURIED = Mutant(
     ),
 )
 
+_BOUND_BY_XLEN = Mutant(
+    name="bound_by_xlen",
+    guard="the bound of the queue counts QUEUED rows, never the stream's entries",
+    what="it is what XLEN leaves of queue_depth_max",
+    scenario="narrow_queue",
+    killers=("L1",),
+    covered_by="the janitor, which takes away what the dead have read",
+    pair="bound_by_xlen_dead_not_buried",
+    edits=(
+        Edit(
+            _FILE,
+            "        hints = await self._dispatching.dispatch(self._settings.dispatch_batch, "
+            "self._actor)\n",
+            """\
+        entries = await self._queue._redis.xlen(self._queue._stream("default"))
+        room = max(0, self._settings.queue_depth_max - entries)
+        batch = min(room, self._settings.dispatch_batch)
+        hints = await self._dispatching.dispatch(batch, self._actor)
+""",
+        ),
+        Edit(
+            "system/scans.py",
+            "SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue",
+            "SELECT count(*) FROM tasks t WHERE false",
+        ),
+    ),
+)
+
 MUTANTS = (
     HINTS_ONCE,
     _AMNESIA_IGNORED,
@@ -67,6 +95,8 @@ MUTANTS = (
     both("group_from_now_on_hints_once", _GROUP_FROM_NOW_ON, HINTS_ONCE, killers=("L1",)),
     DEAD_NOT_BURIED,
     both("dead_not_buried_hints_once", DEAD_NOT_BURIED, HINTS_ONCE, killers=("L1",)),
+    _BOUND_BY_XLEN,
+    both("bound_by_xlen_dead_not_buried", _BOUND_BY_XLEN, DEAD_NOT_BURIED, killers=("L1",)),
     Mutant(
         name="never_steady",
         guard="nobody is marked dead right after a scheduler's own outage (Steadiness)",

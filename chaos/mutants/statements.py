@@ -101,11 +101,11 @@ _CLAIMS = (
     ),
 )
 
-_FINISH_GUARDS = (
+FINISH_GUARDS = (
     "SELECT h.id, h.epoch, h.seq, i.result FROM h JOIN i ON i.id = h.id\n"
     "  WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),"
 )
-_FINISH = _FINISH_GUARDS.partition("\n")[0]
+FINISH = FINISH_GUARDS.partition("\n")[0]
 
 _ENDS = (
     Mutant(
@@ -114,7 +114,7 @@ _ENDS = (
         what="a finish succeeds whenever the task is RUNNING, whoever runs it by now",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
-        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}\n  WHERE h.state = 'RUNNING'),"),),
+        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.state = 'RUNNING'),"),),
     ),
     Mutant(
         name="finish_without_state",
@@ -124,7 +124,7 @@ _ENDS = (
         killers=("S1", "S8", "S9"),
         covered_by="the epoch, which is odd exactly while RUNNING (a CHECK of the table)",
         pair="finish_without_guards",
-        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}\n  WHERE h.epoch = i.epoch),"),),
+        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.epoch = i.epoch),"),),
     ),
     Mutant(
         name="finish_without_guards",
@@ -132,7 +132,7 @@ _ENDS = (
         what="a finish succeeds whatever it finds",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
-        edits=(Edit(_FILE, _FINISH_GUARDS, f"{_FINISH}),"),),
+        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}),"),),
     ),
     Mutant(
         name="finish_without_ledger",

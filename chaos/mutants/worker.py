@@ -1,4 +1,4 @@
-"""Guards of the worker: worker, intake, slots, attempts, finisher, transaction, context."""
+"""Guards of the worker: worker, intake, slots, attempts, finisher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ _INTAKE = "system/intake.py"
 _SLOTS = "system/slots.py"
 _FINISHER = "system/finisher.py"
 _ATTEMPTS = "system/attempts.py"
-_TRANSACTION = "system/handlers/transaction.py"
 
 _CLAIM_NOT_REPEATABLE = next(m for m in _STATEMENTS if m.name == "claim_not_repeatable")
 
@@ -191,53 +190,7 @@ _LIVING = (
     ),
 )
 
-_EFFECTS = (
-    Mutant(
-        name="commit_though_refused",
-        guard="ctx.transaction() is rolled back when its finish is refused",
-        what="it is committed all the same",
-        scenario="zombie_returns",
-        killers=("S1", "S8", "S11"),
-        edits=(
-            Edit(_TRANSACTION, "        if not answer.made:\n", "        if answer is None:\n"),
-        ),
-    ),
-    Mutant(
-        name="effect_before_finish",
-        guard="the handler's SQL and its success are one COMMIT",
-        what="the SQL is committed first, the success is written afterwards",
-        scenario="zombie_returns",
-        killers=("S1", "S8", "S11"),
-        edits=(
-            Edit(
-                _TRANSACTION,
-                "                await self._finish(context, transaction)\n",
-                "",
-            ),
-            Edit(
-                _TRANSACTION,
-                "        context.commit = Commit.DONE\n\n\ndef",
-                "        context.commit = Commit.NONE\n\n\ndef",
-            ),
-        ),
-    ),
-    Mutant(
-        name="effect_key_per_attempt",
-        guard="the effect key is the same in every attempt",
-        what="it names the attempt",
-        scenario="workers_killed",
-        killers=("S1",),
-        edits=(
-            Edit(
-                "system/handlers/context.py",
-                "        return str(self._grant.task_id)\n",
-                '        return f"{self._grant.task_id}:{self._grant.attempt}"\n',
-            ),
-        ),
-    ),
-)
-
-MUTANTS = (*_TAKING, *_LIVING, *_EFFECTS)
+MUTANTS = (*_TAKING, *_LIVING)
 
 _FENCE = "the fence refuses what it writes: only work is wasted"
 
@@ -299,24 +252,8 @@ UNPLANTED = (
         "no result of the workload is; tests/test_finisher.py",
     ),
     Unplanted(
-        "a COMMIT of unknown outcome is settled by a release under the same epoch",
-        _TRANSACTION,
-        "covered by the heartbeat, which hands back what stayed RUNNING, and by the take-back",
-    ),
-    Unplanted(
-        "one transaction per attempt; COMMIT is awaited to its end",
-        _TRANSACTION,
-        "handlers of the workload open one; a COMMIT that is not awaited counts as unknown and is "
-        "settled by the fence",
-    ),
-    Unplanted(
         "claim, finish, heartbeat and handlers have connections of their own",
         _FILE,
         "only slower: as long as the load fits. pool_exhaustion shows it",
-    ),
-    Unplanted(
-        "a connection whose call was cancelled is broken, not pooled",
-        "system/database.py",
-        "covered by SQLAlchemy, which invalidates it; tests/test_handlers_transaction.py",
     ),
 )

@@ -21,6 +21,8 @@ from chaos.vocabulary import SERVERS
 from system.lifecycle import State
 
 _STATES = tuple(state.value for state in State)
+_LOGIN = ("select ", "show ", "SELECT current_setting", "WITH RECURSIVE typeinfo")
+_FAULTS_ABREAST = 6
 _ROLES = ("api", "scheduler", "worker")
 
 
@@ -43,7 +45,7 @@ class Coverage:
         for statement in done:
             if statement.client.partition("-")[0] in _ROLES:
                 by_client[statement.client].append(statement)
-                found.statements[statement.name] += 1
+                found.statements[_name(statement)] += 1
         strikes = [r for rs in history.faults.values() for r in rs if r.type == "start"]
         for strike in strikes:
             found.strikes[strike.fault] += 1
@@ -71,25 +73,25 @@ class Coverage:
     def tables(self) -> str:
         """Both tables and the ``sometimes``; a dot is a cell that no strike reached."""
         faults = sorted(self.strikes)
-        lines = [f"{'fault':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
+        lines = [f"{'fault by state':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
         lines += [
             f"{fault:<20}{self.strikes[fault]:>8}"
             + "".join(f"{_cell(self.states[f'{fault} {s}']):>11}" for s in _STATES)
             for fault in faults
         ]
+        for first in range(0, len(faults), _FAULTS_ABREAST):
+            lines += ["", *self._statement_lines(faults[first : first + _FAULTS_ABREAST])]
+        sometimes = [f"{name} {count}" for name, count in sorted(self.sometimes.items())]
+        return "\n".join([*lines, "", f"sometimes: {', '.join(sometimes)}"])
+
+    def _statement_lines(self, faults: list[str]) -> list[str]:
         names = sorted(self.statements, key=lambda name: (-self.statements[name], name))
-        short = [fault[:11] for fault in faults]
-        lines += ["", f"{'after/before':<34}{'made':>9}" + "".join(f"{s:>13}" for s in short)]
-        lines += [
-            f"{name[:33]:<34}{self.statements[name]:>9}"
-            + "".join(f"{self._pair(fault, name):>13}" for fault in faults)
+        head = f"{'statement: after/before':<26}{'made':>8}"
+        return [head + "".join(f"{fault[:11]:>12}" for fault in faults)] + [
+            f"{name[:25]:<26}{self.statements[name]:>8}"
+            + "".join(f"{self._pair(fault, name):>12}" for fault in faults)
             for name in names
         ]
-        lines += [
-            "",
-            "sometimes: " + ", ".join(f"{n} {c}" for n, c in sorted(self.sometimes.items())),
-        ]
-        return "\n".join(lines)
 
     def _pair(self, fault: str, name: str) -> str:
         key = f"{fault} {name}"
@@ -99,9 +101,14 @@ class Coverage:
         """Count the last statement before the instant and the first one after it."""
         place = bisect_right([statement.at for statement in done], at)
         if place:
-            self.after[f"{fault} {done[place - 1].name}"] += 1
+            self.after[f"{fault} {_name(done[place - 1])}"] += 1
         if place < len(done):
-            self.before[f"{fault} {done[place].name}"] += 1
+            self.before[f"{fault} {_name(done[place])}"] += 1
+
+
+def _name(statement: Statement) -> str:
+    """What a driver asks on each new connection is one thing."""
+    return "(login)" if statement.name.startswith(_LOGIN) else statement.name
 
 
 def _cell(count: int) -> str:

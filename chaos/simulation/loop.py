@@ -124,6 +124,8 @@ class SimulationLoop(VirtualTimeLoop):
                 warnings.simplefilter("ignore")
                 for node in self.nodes:
                     node.bury()
+                    if node.stack is not None:
+                        node.stack.throw()  # a stack that waits keeps the whole run alive
         finally:
             asyncio._set_running_loop(None)
         self.trace = trace

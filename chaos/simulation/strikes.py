@@ -121,7 +121,9 @@ class Schedule:
         """Back from ``str``; raises ScheduleError."""
         scope, colon, rest = text.partition(": ")
         if not colon:
-            raise ScheduleError(f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'")
+            raise ScheduleError(
+                f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'"
+            )
         return cls(scope, tuple(Strike.parse(each) for each in rest.split(_AND)))
 
 
@@ -167,7 +169,8 @@ class Struck:
 class Striker:
     """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
 
-    ``stand`` is to be called on the harness's node, before anything is started.
+    ``see`` is the run's tap; ``stand`` is to be called on the harness's node, before anything is
+    started.
     """
 
     def __init__(self, strikes: Sequence[Strike]) -> None:
@@ -179,13 +182,12 @@ class Striker:
         self._harness = contextvars.copy_context()
 
     def stand(self, stage: Stage) -> None:
-        """From now on every message comes past here."""
+        """This is what there is to strike."""
         self._stage = stage
         self._labels = Labels(stage.postgres.names)
         self._harness = contextvars.copy_context()
-        stage.postgres.loop.network.tap = self._see
 
-    def _see(self, message: Message) -> bool:
+    def see(self, message: Message) -> bool:
         """Whether the message is to be delivered (``Network.tap``)."""
         if message.edge.startswith("harness->"):
             return True

@@ -11,12 +11,13 @@ from typing import Any
 
 from chaos import filing
 from chaos import scenario as scenarios
+from chaos.explain import did_you_mean
 from chaos.filing import RunFailed
 from chaos.history import History, HistoryWriter
 from chaos.records import Fault, InFlight, Record, parse_instant
 from chaos.report import files, terminal
 from chaos.runs import RunStore
-from chaos.scenario import Scenario
+from chaos.scenario import Scenario, ScenarioError
 from chaos.simulation.foundation import Foundation
 from chaos.simulation.node import EPOCH
 from chaos.simulation.run import Order, Ran, simulate
@@ -65,8 +66,10 @@ def scope(name: str) -> Scenario:
     """The scenario of a scope; it plans no faults.
 
     Raises:
-        ScenarioError, OSError: there is none.
+        ScenarioError: there is none.
     """
+    if name not in names():
+        raise ScenarioError(f"no scope {name!r}{did_you_mean(name, names())}")
     return scenarios.load(SCOPES / f"{name}.yaml")
 
 
@@ -99,6 +102,7 @@ def tried(schedule: Schedule, trial: Trial, foundation: Foundation) -> Verdict:
         mutant=trial.mutant,
         story=trial.story,
         held_share=0.0,
+        tap=striker.see,
         on_stage=striker.stand,
     )
     try:

@@ -25,6 +25,8 @@ from chaos.scenario import Scenario
 from chaos.simulation.foundation import Foundation
 from chaos.simulation.run import Order, Ran, simulate
 from chaos.simulation.story import Story
+from chaos.simulation.trial import sweep_job
+from chaos.simulation.variants import variant_job
 
 Job = Callable[[Foundation, dict[str, Any]], dict[str, Any]]
 
@@ -60,7 +62,9 @@ def _story(ran: Ran, task: str | None) -> list[str]:
         return [str(error)]
 
 
-JOBS: Mapping[str, Job] = MappingProxyType({"run": run_job})
+JOBS: Mapping[str, Job] = MappingProxyType(
+    {"run": run_job, "sweep": sweep_job, "variant": variant_job}
+)
 
 
 def main() -> None:

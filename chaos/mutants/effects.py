@@ -1,0 +1,184 @@
+"""Guards of effects: the fence before them, ``ctx.transaction()``, connections, the effect key."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+from chaos.mutants.statements import FINISH, FINISH_GUARDS
+
+_STORE = "system/store.py"
+_TRANSACTION = "system/handlers/transaction.py"
+
+_POOLED = Mutant(
+    name="cancelled_connection_pooled",
+    guard="a connection whose call was cancelled is broken, not pooled",
+    what="it goes back to the pool as it is",
+    scenario="zombie_returns",
+    killers=("S1", "S4", "S11"),
+    covered_by="SQLAlchemy, which invalidates it, and rolls back what is left open on it",
+    pair="cancelled_connection_pooled_not_reset",
+    edits=(
+        Edit(
+            "system/database.py",
+            "    if not connection.closed and not connection.invalidated:\n"
+            "        raw = await connection.get_raw_connection()\n",
+            "    if False:\n        raw = await connection.get_raw_connection()\n",
+        ),
+    ),
+)
+_NOT_RESET = Mutant(
+    name="connections_not_reset",
+    guard="what is left open on a connection is rolled back on its way to the pool",
+    what="the next user goes on with the transaction of the last one",
+    scenario="zombie_returns",
+    killers=("S1", "S4", "S11"),
+    edits=(
+        Edit(
+            "system/database.py",
+            "        pool_timeout=settings.connect_timeout_seconds,\n",
+            "        pool_timeout=settings.connect_timeout_seconds,\n"
+            "        pool_reset_on_return=None,\n",
+        ),
+        Edit(
+            _TRANSACTION,
+            "            await (connection.close() if sound else discard(connection))\n",
+            "            if not sound and connection.sync_connection is not None:\n"
+            "                connection.sync_connection._transaction = None\n"
+            "            await (connection.close() if sound else discard(connection))\n",
+        ),
+    ),
+)
+
+MUTANTS = (
+    Mutant(
+        name="fence_checked_before",
+        guard="the fence is checked by the very statement that it guards",
+        what="by one of its own, before the effect",
+        scenario="late_answer",
+        killers=("S1", "S8", "S9"),
+        edits=(
+            Edit(
+                "system/statements.py",
+                FINISH_GUARDS,
+                f"{FINISH}\n  WHERE h.state = 'RUNNING' AND h.id = ANY(CAST(:fit AS uuid[]))),",
+            ),
+            Edit(
+                _STORE,
+                "        parameters = _finish_parameters(successes, worker_id)\n",
+                "        parameters = _finish_parameters(successes, worker_id)\n"
+                '        rows = await self._database.rows(_FENCE, {"ids": parameters["ids"]})\n'
+                '        parameters["fit"] = _fitting(successes, rows)\n',
+            ),
+            Edit(
+                _STORE,
+                "        parameters = _finish_parameters([success], worker_id)\n",
+                "        parameters = _finish_parameters([success], worker_id)\n"
+                '        seen = await connection.execute(_FENCE, {"ids": parameters["ids"]})\n'
+                '        parameters["fit"] = _fitting([success], seen.mappings().all())\n',
+            ),
+            Edit(
+                _STORE,
+                "def _distinct(ids",
+                """\
+from sqlalchemy import text  # noqa: E402
+
+_FENCE = text("SELECT id, epoch FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+def _fitting(successes, rows):
+    epochs = {row["id"]: row["epoch"] for row in rows}
+    return [each.task_id for each in successes if epochs.get(each.task_id) == each.epoch]
+
+
+def _distinct(ids""",
+            ),
+        ),
+    ),
+    _POOLED,
+    both(
+        "cancelled_connection_pooled_not_reset",
+        _POOLED,
+        _NOT_RESET,
+        killers=("S1", "S4", "S11"),
+    ),
+    Mutant(
+        name="cancel_in_transaction",
+        guard="ctx.transaction() never writes CANCELLED: a cancel that meets it came too late",
+        what="a task that was asked to stop is CANCELLED by the same COMMIT as its effect",
+        scenario="zombie_returns",
+        killers=("S4", "S11"),
+        edits=(
+            Edit(
+                _STORE,
+                "        result = await connection.execute(statements.FINISH, parameters)\n",
+                """\
+        from sqlalchemy import text
+
+        asked = text("SELECT cancel_requested FROM tasks WHERE id = :id")
+        statement = statements.FINISH
+        if await connection.scalar(asked, {"id": success.task_id}):
+            del parameters["results"]
+            parameters |= {"reasons": [str(Reason.CANCELLED)], "delays": [0.0], "details": [None]}
+            statement = statements.RELEASE
+        result = await connection.execute(statement, parameters)
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        name="commit_though_refused",
+        guard="ctx.transaction() is rolled back when its finish is refused",
+        what="it is committed all the same",
+        scenario="zombie_returns",
+        killers=("S1", "S8", "S11"),
+        edits=(
+            Edit(_TRANSACTION, "        if not answer.made:\n", "        if answer is None:\n"),
+        ),
+    ),
+    Mutant(
+        name="effect_before_finish",
+        guard="the handler's SQL and its success are one COMMIT",
+        what="the SQL is committed first, the success is written afterwards",
+        scenario="zombie_returns",
+        killers=("S1", "S8", "S11"),
+        edits=(
+            Edit(
+                _TRANSACTION,
+                "                await self._finish(context, transaction)\n",
+                "",
+            ),
+            Edit(
+                _TRANSACTION,
+                "        context.commit = Commit.DONE\n\n\ndef",
+                "        context.commit = Commit.NONE\n\n\ndef",
+            ),
+        ),
+    ),
+    Mutant(
+        name="effect_key_per_attempt",
+        guard="the effect key is the same in every attempt",
+        what="it names the attempt",
+        scenario="workers_killed",
+        killers=("S1",),
+        edits=(
+            Edit(
+                "system/handlers/context.py",
+                "        return str(self._grant.task_id)\n",
+                '        return f"{self._grant.task_id}:{self._grant.attempt}"\n',
+            ),
+        ),
+    ),
+)
+
+UNPLANTED = (
+    Unplanted(
+        "a COMMIT of unknown outcome is settled by a release under the same epoch",
+        _TRANSACTION,
+        "covered by the heartbeat, which hands back what stayed RUNNING, and by the take-back",
+    ),
+    Unplanted(
+        "one transaction per attempt; COMMIT is awaited to its end",
+        _TRANSACTION,
+        "handlers of the workload open one; a COMMIT that is not awaited counts as unknown and is "
+        "settled by the fence",
+    ),
+)

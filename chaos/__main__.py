@@ -9,13 +9,12 @@ import signal
 import sys
 import webbrowser
 from collections.abc import Coroutine
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from chaos import listing
+from chaos import listing, options
 from chaos import scenario as scenarios
 from chaos.history import HistoryError
 from chaos.live import hunt as live_hunt
@@ -23,6 +22,7 @@ from chaos.live import suite as live
 from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
+from chaos.options import Arena
 from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
 from chaos.runs import RunNotFound, RunStore
@@ -31,7 +31,9 @@ from chaos.simulation import hunt as simulated_hunt
 from chaos.simulation import suite as simulation
 from chaos.simulation import sweep as sweeps
 from chaos.simulation.apps import AppError
+from chaos.simulation.benchmark import Benchmark
 from chaos.simulation.pool import WorkerFailed
+from chaos.simulation.search import NotFailing, Search, regression_file
 from chaos.simulation.strikes import ScheduleError
 from chaos.simulation.trial import names as scope_names
 from chaos.suites import expand
@@ -40,6 +42,9 @@ from system.machine import EmbeddedError
 
 RUNS = Path(".holdfast/runs")
 SIMULATED_SEEDS = 50
+PROCESSES = os.cpu_count() or 1
+
+_T = TypeVar("_T")
 
 app = typer.Typer(
     name="chaos",
@@ -51,55 +56,31 @@ app = typer.Typer(
 )
 
 
-class Arena(StrEnum):
-    """Where the faults happen."""
-
-    LIVE = "live"
-    SIMULATION = "simulation"
-
-
 @app.command("run")
 def run_scenarios(  # noqa: PLR0913 - one for each option
     *,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...",
-            help="Scenarios, YAML files, or suites (default, full). None: the default suite, or "
-            "when simulating 50 seeds spread over all scenarios.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the workload and of who is struck; default: drawn.")
-    ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Each scenario so often, seeds going up.")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep logs of runs that are true.")] = False,
-    arena: Annotated[
-        Arena,
-        typer.Option(
-            help="live: real processes on this machine. simulation: the same code on real servers, "
-            "in virtual time, from the seed."
-        ),
-    ] = Arena.LIVE,
-    mutant: Annotated[
-        str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
-    ] = None,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Tell every event of each run (simulation).")
-    ] = False,
-    task: Annotated[
-        str | None, typer.Option(help="With --trace: only the events of this task, by its key.")
-    ] = None,
-    apps: Annotated[
-        list[str] | None,
-        typer.Option("--app", help="A module with your @task functions, too (simulation)."),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Simulate so many seeds at a time; default: one per core.")
-    ] = os.cpu_count() or 1,
-    runs_directory: Annotated[Path, typer.Option(help="Where histories are kept.")] = RUNS,
+    names: options.Names = None,
+    seed: options.Seed = None,
+    runs: options.Runs = 1,
+    keep: options.Keep = False,
+    arena: options.Where = Arena.LIVE,
+    mutant: options.Mutant = None,
+    trace: options.Trace = False,
+    task: options.Task = None,
+    shrink: options.Shrink = False,
+    shrink_runs: options.ShrinkRuns = 60,
+    into: options.Into = None,
+    why: options.Why = False,
+    why_runs: options.WhyRuns = 90,
+    apps: options.Apps = None,
+    processes: options.Processes = PROCESSES,
+    benchmark: options.Benchmark = False,
+    runs_directory: options.RunsDirectory = RUNS,
 ) -> None:
     """Run scenarios, one line each with its verdict and meters (simulation: those not true)."""
+    if benchmark and arena is Arena.SIMULATION:
+        _finish(Benchmark().run())
+        return
     first = random.randrange(1, 1_000_000) if seed is None else seed
     if arena is Arena.SIMULATION and not names:
         every = [scenarios.find(name) for name in scenarios.names()]
@@ -107,11 +88,6 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     else:
         chosen = [_find(name) for name in expand(names or [])]
         todo = [(each, first + n) for n in range(runs) for each in chosen]
-    typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
-    if arena is Arena.LIVE:
-        if trace or task or apps:
-            raise typer.BadParameter("--trace, --task and --app are for --arena simulation")
-        _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
     wish = simulation.Wish(
         runs=runs_directory,
         processes=processes,
@@ -121,7 +97,25 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         task=task,
         apps=tuple(apps or ()),
     )
-    _exit(_finish(simulation.Suite(wish).run(todo)))
+    search = Search(
+        shrink_runs=shrink_runs if shrink else None,
+        why_runs=why_runs if why else None,
+        into=_regression(into),
+        mutant=mutant,
+        apps=wish.apps,
+        processes=processes,
+    )
+    if arena is Arena.LIVE and (wish.story or apps or search.wanted or benchmark):
+        told = "--trace, --task, --shrink, --why, --app and --benchmark"
+        raise typer.BadParameter(f"{told} are for --arena simulation")
+    typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
+    if arena is Arena.LIVE:
+        _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
+    suite = simulation.Suite(wish)
+    good = _finish(suite.run(todo))
+    if search.wanted:
+        _finish(search.run(suite.failed))
+    _exit(good)
 
 
 @app.command("check")
@@ -269,7 +263,14 @@ def _find(name: str) -> Scenario:
         raise typer.Exit(2) from None
 
 
-def _finish(work: Coroutine[None, None, bool]) -> bool:
+def _regression(into: Path | None) -> Path | None:
+    try:
+        return regression_file(into) if into else None
+    except ValueError as error:
+        raise typer.BadParameter(f"--into: {error}") from None
+
+
+def _finish(work: Coroutine[None, None, _T]) -> _T:
     """Run to the end; an error that the user can do something about is told without a traceback.
 
     SIGTERM ends it as Ctrl-C does: in order, with what there is so far.
@@ -280,6 +281,7 @@ def _finish(work: Coroutine[None, None, bool]) -> bool:
     except (
         AppError,
         MutantError,
+        NotFailing,
         EmbeddedError,
         ScenarioError,
         ScheduleError,

@@ -75,11 +75,13 @@ class Hunted:
 
     @property
     def remark(self) -> str:
-        """What the outcome leaves open."""
+        """Under which seeds it was killed, or why it was not."""
         if not self.starts:
             return self.mutant.unsimulated
+        seeds = ", ".join(str(start.seed) for start in self.starts)
+        told = f"seed {seeds}" if len(self.starts) == 1 else f"seeds {seeds}"
         last = self.starts[-1]
-        return last.trouble or last.doubts or f"seed {last.seed}"
+        return told if last.killers else last.trouble or last.doubts or told
 
     def row(self) -> str:
         """One line of the table."""

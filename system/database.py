@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, TextClause
+from sqlalchemy import Connection, RowMapping, TextClause, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from system import arrays
 from system.errors import Misconfigured, OutcomeUnknown, Unavailable, Unstorable
 from system.settings import Settings
 
@@ -37,7 +38,7 @@ def create_engine(
     Sessions are never configured with SET (it must run behind PgBouncer): timeouts of the server
     belong to the role or the database.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         settings.async_database_url,
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         pool_size=connections,
@@ -48,6 +49,8 @@ def create_engine(
             "server_settings": {"application_name": application_name},
         },
     )
+    event.listen(engine.sync_engine, "connect", arrays.introduce)
+    return engine
 
 
 def sqlstate(error: BaseException) -> str:

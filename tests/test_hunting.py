@@ -165,9 +165,9 @@ async def test_one_start_that_a_mutant_survives_is_enough(
     assert "0 of 1 killed" in capsys.readouterr().out
 
 
-async def test_a_covered_mutant_runs_once(pools: Pools, tmp_path: Path) -> None:
+async def test_a_covered_mutant_survives_as_many_runs(pools: Pools, tmp_path: Path) -> None:
     assert await simulated.Hunt(chase(tmp_path)).run([COVERED.name])
-    assert len(pools.jobs) == 1
+    assert [job["seed"] for job in pools.jobs] == [100, 101, 102]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
 from chaos.simulation.loop import SimulationLoop
 from chaos.simulation.node import current_node
@@ -381,35 +381,3 @@ class TestSignals:
             assert await node.wait() == -signal.SIGTERM
 
         loop.run(main)
-
-
-class TestStacks:
-    def test_a_process_that_ends_itself_leaves_the_calls_of_others_alone(
-        self, loop: SimulationLoop
-    ) -> None:
-        """A greenlet's parent is the stack it began on: shared, it went down with another process
-        (found by poison_task, seed 17, when SQLAlchemy's calls came back to nowhere).
-        """
-        begun: list[asyncio.Event] = []
-
-        async def calls() -> int:
-            begun.append(asyncio.Event())
-
-            def work() -> int:
-                await_only(begun[0].wait())
-                return 5
-
-            return int(await greenlet_spawn(work))
-
-        async def ends_itself() -> None:
-            os._exit(9)
-
-        async def main() -> tuple[int, int]:
-            caller = loop.start("caller", calls)
-            await asyncio.sleep(1)
-            code = await loop.start("victim", ends_itself).wait()
-            begun[0].set()
-            return code, await caller.wait()
-
-        assert loop.run(main) == (9, 5)
-        assert not loop.nodes[1].output

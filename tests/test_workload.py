@@ -189,3 +189,20 @@ def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count:
     # In a batch it is one like any other.
     batched = items(plan(workload.model_copy(update={"batch": 4}), seed))
     assert {item.key for item in batched if item.request["payload"].get("poison")} == poison
+
+
+def test_what_is_left_out_changes_nothing_in_what_stays() -> None:
+    whole = plan(BUSY, 7)
+    some = BUSY.model_copy(update={"only": (3, 250), "without": ("repeat", "get")})
+    keys = {"s7-00003", "s7-00250", ""}
+    assert plan(some, 7) == [
+        operation
+        for operation in whole
+        if operation.key in keys and operation.kind not in {"repeat", "get"}
+    ]
+    assert some.least_accepted == 1
+
+
+def test_only_tasks_that_there_are_can_be_kept() -> None:
+    with pytest.raises(ValueError, match="only: 400: the 400 tasks are numbered from 0"):
+        Workload.model_validate(BUSY.model_dump() | {"only": [3, 400]})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from chaos.simulation.postgres import Postgres
 from chaos.simulation.valkey import Valkey
 from system.guardian import Guardian
 from system.machine import temporary_directory
+
+# What libraries try to import again and again, in vain: each time the whole path is searched.
+_SOUGHT = ("sniffio",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,9 @@ class Foundation:
         """Up inside the block; afterwards nothing of it is left, whatever happened."""
         for module in [*(f"chaos.tasks.{kind}" for kind in EFFECTS), *apps]:
             importlib.import_module(module)  # no import of a simulated process takes real time
+        for name in _SOUGHT:
+            if importlib.util.find_spec(name) is None:
+                sys.modules[name] = None  # type: ignore[assignment]  # so it is said at once
         directory = temporary_directory("holdfast-simulation-")
         try:
             with Guardian() as guardian:

@@ -39,9 +39,9 @@ class Chase:
     keep: bool = False
 
     def ranges(self, mutant: Mutant) -> Iterator[range]:
-        """The seeds of each start; one that is covered gets one run."""
+        """The seeds of each start; one that is covered has to survive as many runs instead."""
         if mutant.covered_by:
-            yield range(self.seed, self.seed + 1)
+            yield range(self.seed, self.seed + self.starts)
             return
         for first in range(self.seed, self.seed + self.starts * self.seeds, self.seeds):
             yield range(first, first + self.seeds)

@@ -77,6 +77,7 @@ class SimulationLoop(VirtualTimeLoop):
         self._draw = self.dice.stream("schedule").random
         self._able: list[Node] = []  # running nodes with something ready
         self._running: Node | None = None
+        self._stacks: list[Any] = []
         self._births = itertools.count(1)
         self._incarnations: Counter[str] = Counter()
         self._generators: dict[int, Node] = {}  # by id: weak references die too early
@@ -124,8 +125,9 @@ class SimulationLoop(VirtualTimeLoop):
                 warnings.simplefilter("ignore")
                 for node in self.nodes:
                     node.bury()
-                    if node.stack is not None:
-                        node.stack.throw()  # a stack that waits keeps the whole run alive
+                for stack in self._stacks:
+                    if not stack.dead:
+                        stack.throw()  # one that waits keeps the whole run alive
         finally:
             asyncio._set_running_loop(None)
         self.trace = trace
@@ -138,13 +140,19 @@ class SimulationLoop(VirtualTimeLoop):
         The steps of each process run on a stack of its own: one that ends itself in the middle of a
         step leaves its stack behind as it is, as the kernel does, and no ``finally`` ever runs.
         """
-        able = self._able
+        able, draw = self._able, self._draw
         while not self._stopping:
-            self._admit()
+            if self._ready:
+                self._admit()
+            timers = self._timers
+            while timers and timers[0][0] <= self._now:
+                self._give(heapq.heappop(timers)[2])
+            if self._now > self._until:
+                raise Stuck(f"{self._until:.0f} virtual seconds were not enough\n{self._waits()}")
             if not able:
                 self._advance()
                 continue
-            index = int(self._draw() * len(able)) if len(able) > 1 else 0
+            index = int(draw() * len(able)) if len(able) > 1 else 0
             node = able[index]
             handle = node.ready.popleft()
             if not node.ready:
@@ -153,6 +161,7 @@ class SimulationLoop(VirtualTimeLoop):
                 self._now += STEP_SECONDS
                 if node.stack is None:
                     node.stack = greenlet.greenlet(self._steps)
+                    self._stacks.append(node.stack)
                 node.stack.switch(node, handle)
 
     def _steps(self, node: Node, handle: Any) -> None:
@@ -166,7 +175,7 @@ class SimulationLoop(VirtualTimeLoop):
         callback = handle._callback
         task: Any = getattr(callback, "__self__", None)
         numbered = type(task) is Task
-        self.trace.note("step", node.name, str(task.number) if numbered else _name(callback))
+        self.trace.step(node.name, str(task.number) if numbered else _name(callback))
         self._running = node
         try:
             handle._run()
@@ -178,18 +187,11 @@ class SimulationLoop(VirtualTimeLoop):
         del handle, callback, task
 
     def _admit(self) -> None:
-        """Gives what has become ready to its nodes."""
-        if fresh := self._ready:
-            if len(fresh) > 1:
-                fresh = _by_birth(fresh)
-            for handle in fresh:
-                self._give(handle)
-            self._ready.clear()
-        timers = self._timers
-        while timers and timers[0][0] <= self._now:
-            self._give(heapq.heappop(timers)[2])
-        if self._now > self._until:
-            raise Stuck(f"{self._until:.0f} virtual seconds were not enough\n{self._waits()}")
+        """Gives what the last step has made ready to its nodes."""
+        fresh = self._ready
+        for handle in _by_birth(fresh) if len(fresh) > 1 else fresh:
+            self._give(handle)
+        fresh.clear()
 
     def _give(self, handle: Any) -> None:
         node = handle._context.get(NODE)

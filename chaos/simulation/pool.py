@@ -12,8 +12,11 @@ from typing import Any
 
 import orjson
 
+from chaos.simulation.cores import Cores
+
 _ANSWER_BYTES_MAX = 256 * 2**20
 _STOP_SECONDS = 20.0
+_CORES = Cores()  # of all pools of this process
 
 
 class WorkerFailed(RuntimeError):
@@ -77,7 +80,7 @@ class Pool:
         if self._sources is not None:
             # Behind it, modules of the user's are found where they were before.
             environment["PYTHONPATH"] = os.pathsep.join([str(self._sources), str(Path.cwd())])
-        return await asyncio.create_subprocess_exec(
+        worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "chaos.simulation.worker",
@@ -87,6 +90,8 @@ class Pool:
             cwd=self._sources,
             limit=_ANSWER_BYTES_MAX,
         )
+        _CORES.give(worker.pid)
+        return worker
 
     async def _do(
         self, worker: asyncio.subprocess.Process, job: Mapping[str, Any]
@@ -119,3 +124,5 @@ async def _stop(worker: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         worker.kill()
         await worker.wait()
+    finally:
+        _CORES.take_back(worker.pid)

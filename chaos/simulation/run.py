@@ -157,6 +157,7 @@ class _Execution:
         postgres = PostgresNode(shared.postgres, loop, network, order.held_share)
         valkey = ValkeyNode(shared.valkey, loop, network)
         os.environ[SINK_URL] = f"http://{network.host('sink')}:{SINK_PORT}"
+        os.environ["PGSSLMODE"] = "disable"  # there is no TLS: nobody need prepare for it
         postgres.listeners.append(self.statements.append)
         stage_options = (scenario, order.seed, loop, network, postgres, valkey, self._scratch)
 
@@ -234,7 +235,9 @@ def _without_gc() -> Iterator[None]:
     """When the collector runs depends on addresses and counts of the whole process: not now.
 
     What it finds afterwards belonged to processes that were killed: nobody hears their complaints.
+    What was there before (100,000 objects of modules) it need not look at.
     """
+    gc.freeze()
     gc.disable()
     try:
         yield
@@ -242,4 +245,5 @@ def _without_gc() -> Iterator[None]:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             gc.collect()
+        gc.unfreeze()
         gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,35 +46,58 @@ class Search:
     apps: tuple[str, ...] = ()
     processes: int = 1
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to look for."""
+        return self.shrink_runs is not None or self.why_runs is not None
+
+    async def run(self, failed: Failed | None) -> None:
+        """Prints what it finds about a failed run, and writes it beside the run.
+
+        Raises:
+            NotFailing: the same run does not break the law when it is made again.
+            WorkerFailed: a simulating process broke.
+            OSError: a file cannot be written.
+        """
+        if failed is None:
+            typer.echo("no run is false: there is nothing to shrink or to explain", err=True)
+            return
+        law = failed.law
+        path = self.into or failed.directory / f"{_name(failed)}.yaml"
+        apart = Variants.up(self.processes, failed.seed, self.mutant, self.apps)
+        async with apart as variants:
+            scenario = base(failed.scenario, failed.seed, law, path.stem)
+            (tried,) = await variants.of([scenario])
+            if not tried.breaks(law):
+                doubts = "".join(f"; {doubt}" for doubt in tried.doubts[:1])
+                raise NotFailing(
+                    f"seed {failed.seed} of {failed.scenario.id} did not violate {law} again: "
+                    f"this time it is {tried.verdict}{doubts}"
+                )
+            if self.shrink_runs is not None:
+                scenario = await _shrink(self, failed, variants, scenario, path)
+            if self.why_runs is not None:
+                await _ask_why(self, failed, variants, scenario)
+
 
 class NotFailing(RuntimeError):
     """The run did not fail again: there is nothing to search for."""
 
 
-async def search(wanted: Search, failed: Failed) -> None:
-    """Prints what it finds, and writes it beside the run.
+def regression_file(path: Path) -> Path:
+    """The path, if a scenario can be written there.
 
     Raises:
-        NotFailing: the same run does not break the law when it is made again.
-        WorkerFailed: a simulating process broke.
-        OSError: a file cannot be written.
+        ValueError: it cannot; the message says why.
     """
-    law = failed.law
-    path = wanted.into or failed.directory / f"{_name(failed)}.yaml"
-    apart = Variants.up(wanted.processes, failed.seed, wanted.mutant, wanted.apps)
-    async with apart as variants:
-        scenario = base(failed.scenario, failed.seed, law, path.stem)
-        (tried,) = await variants.of([scenario])
-        if not tried.breaks(law):
-            doubts = "".join(f"; {doubt}" for doubt in tried.doubts[:1])
-            raise NotFailing(
-                f"seed {failed.seed} of {failed.scenario.id} did not violate {law} again: this "
-                f"time it is {tried.verdict}{doubts}"
-            )
-        if wanted.shrink_runs is not None:
-            scenario = await _shrink(wanted, failed, variants, scenario, path)
-        if wanted.why_runs is not None:
-            await _ask_why(wanted, failed, variants, scenario)
+    if path.suffix != ".yaml" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
+        raise ValueError(
+            f"{path}: a name like lost_task.yaml is needed: it is the id of the scenario, so "
+            "only lower case letters, digits and underscores before .yaml"
+        )
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: there is no directory {path.parent}")
+    return path
 
 
 async def _shrink(

@@ -73,7 +73,7 @@ class Shrinker:
 
 def told(scenario: Scenario) -> str:
     """How much of everything there is."""
-    return ", ".join(f"{count} {what}" for what, count in size(scenario).items())
+    return ", ".join(f"{what} {count}" for what, count in size(scenario).items())
 
 
 def write_regression(path: Path, scenario: Scenario, head: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from chaos.simulation.node import Node
 from chaos.simulation.postgres import PostgresNode
 from chaos.simulation.servers import ServerStrike
 from chaos.simulation.valkey import ValkeyNode
+from chaos.simulation.witness import FrugalWitness
 from chaos.sink import Call, Sink, create_sink, read_calls
 from chaos.witness import Witness
 from chaos.workload import plan
@@ -60,7 +61,7 @@ class Stage:
         self._directory = directory
         self._apps = apps
         self.actors: dict[str, Actor] = {}
-        self.witness = Witness(postgres.url())
+        self.witness: Witness = FrugalWitness(postgres)
         self.clients = Load(scenario, seed, network)
         self._logs = directory / "logs"
         self._sink_log = directory / "sink.jsonl"

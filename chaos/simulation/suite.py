@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import typer
 from chaos.book import Book
 from chaos.mutants import SOURCES, find, plant
 from chaos.report import outcome as outcomes
+from chaos.report.outcome import Outcome
 from chaos.report.page import replay
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
@@ -21,6 +22,7 @@ from chaos.simulation.apps import beside
 from chaos.simulation.coverage import Coverage
 from chaos.simulation.pool import Pool
 from chaos.simulation.progress import Progress
+from chaos.simulation.search import Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Wish:
 
 
 class Suite:
-    """Runs (scenario, seed) pairs and prints what came of them."""
+    """Runs (scenario, seed) pairs and prints what came of them. ``failed``: the first false one."""
 
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
@@ -46,6 +48,7 @@ class Suite:
         self._virtual_seconds = 0.0
         self._apps = "".join(f" --app {app}" for app in wish.apps)
         self._verdicts: dict[str, Counter[str]] = {}
+        self.failed: Failed | None = None
 
     async def run(self, todo: Sequence[tuple[Scenario, int]]) -> bool:
         """Whether every verdict is true.
@@ -63,8 +66,8 @@ class Suite:
             progress = Progress(len(todo))
             async with Pool(min(wish.processes, len(todo)), sources).up() as pool:
                 try:
-                    async for _, answer in pool.answers(self._jobs(todo)):
-                        self._add(answer, book, progress)
+                    async for job, answer in pool.answers(self._jobs(todo)):
+                        self._remember(job, self._add(answer, book, progress))
                 finally:
                     progress.close()
                     self._summarise(book)
@@ -85,7 +88,13 @@ class Suite:
                 "apps": list(wish.apps),
             }
 
-    def _add(self, answer: dict[str, Any], book: Book, progress: Progress) -> None:
+    def _remember(self, job: Mapping[str, Any], outcome: Outcome) -> None:
+        if self.failed is None and outcome.verdict == "false" and outcome.laws:
+            scenario = Scenario.model_validate(job["scenario"])
+            directory = self._store.root / (outcome.directory or "")
+            self.failed = Failed(scenario, outcome.seed, next(iter(outcome.laws)), directory)
+
+    def _add(self, answer: dict[str, Any], book: Book, progress: Progress) -> Outcome:
         outcome = outcomes.parse(answer["outcome"])
         book.add(outcome)
         self._verdicts.setdefault(outcome.scenario, Counter())[outcome.verdict] += 1
@@ -98,6 +107,7 @@ class Suite:
             if outcome.verdict != "true":
                 command = replay(outcome.scenario, outcome.seed, outcome.mutant, "simulation")
                 typer.echo(f"  replay: {command}{self._apps} --trace")
+        return outcome
 
     def _summarise(self, book: Book) -> None:
         if len(self._verdicts) > 1:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["step", "wire", "sql", "redis", "node", "fault"]
+Kind = Literal["wire", "sql", "redis", "node", "fault"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,12 @@ class Trace:
         self._hash.update(f"{at:.6f} {kind} {who} {what}\n".encode())
         if data:
             self._hash.update(data)
-        if self._keep and kind != "step":
+        if self._keep:
             self.entries.append(Entry(at, kind, who, what))
+
+    def step(self, who: str, what: str) -> None:
+        """Of all that happens most is this: into the digest, never into the story."""
+        self._hash.update(f"{self._clock():.6f} {who} {what}\n".encode())
 
     @property
     def digest(self) -> str:

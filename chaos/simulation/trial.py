@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,7 +77,6 @@ def sweep_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
 
     ``undisturbed``: a scope to run without any strike, instead. ``points``: tell of them.
     """
-    _settle()
     wanted = job.pop("points", False)
     undisturbed = job.pop("undisturbed", None)
     schedules = [Schedule.parse(text) for text in job.pop("schedules", [])]
@@ -205,10 +203,3 @@ def _records(struck: Struck, flight: InFlight, at: float) -> Iterator[Record]:
     if struck.felt:
         yield Fault(type="felt", evidence=struck.evidence, **common)
     yield Fault(type="end", **common)
-
-
-def _settle() -> None:
-    """Before the first job: what was imported is not looked at by every collection."""
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()

@@ -26,7 +26,7 @@ from chaos.simulation.dice import Branch
 from chaos.simulation.foundation import Foundation
 from chaos.simulation.pool import Pool
 from chaos.simulation.run import Order, simulate
-from chaos.simulation.story import Story
+from chaos.simulation.story import Story, virtual_seconds
 from chaos.verdict import Judgement
 
 
@@ -54,15 +54,20 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An instant of a run after which everything may be different. ``at``: virtual seconds."""
+    """An instant of a run, after which everything may go otherwise. ``at``: virtual seconds.
+
+    ``own``: something of the task that is looked at, or a fault.
+    """
 
     at: float
     what: str
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What became of one variant. ``points``, ``diagram``: of the task whose law broke, if asked.
+    """What became of one variant. If asked, ``points`` up to the violation, and the ``diagram`` of
+    the task that broke the law.
 
     ``zero``: the virtual second of arena second 0.
     """
@@ -120,18 +125,19 @@ def _tried(judgement: Judgement) -> dict[str, Any]:
         "verdict": judgement.verdict,
         "broken": [_broken(history, violation) for violation in judgement.violations],
         "doubts": judgement.doubts,
+        "zero": virtual_seconds(history.run.database_epoch),
         "strikes": list(_strikes(history)),
     }
 
 
 def _broken(history: History, violation: Violation) -> dict[str, Any]:
     task = history.tasks.get(violation.task_id or "")
-    number = task.payload.get("number") if task else None
+    number = (task.key or "").rpartition("-")[2] if task else ""
     return {
         "law": violation.invariant,
         "message": violation.message,
         "task": task.key if task else None,
-        "number": number if isinstance(number, int) else None,
+        "number": int(number) if number.isdigit() else None,
     }
 
 
@@ -148,16 +154,16 @@ def _strikes(history: History) -> Iterable[dict[str, Any]]:
 
 
 def _points(story: Story, violation: Violation, end: float) -> list[dict[str, Any]]:
-    """The events of the task up to the last evidence, each instant once, under its last event."""
-    lines = (
-        story.of(violation.task_id) if violation.task_id else [x for x in story.lines if x.common]
-    )
-    last = max((line.at for line in lines if line.marked), default=end)
-    found: dict[float, str] = {}
-    for line in lines:
-        if 0.0 <= line.at <= last:
-            found[round(line.at, 6)] = f"{line.who:<20} {line.what}"
-    return [{"at": at, "what": what} for at, what in found.items()]
+    """The beginning, and every instant up to the last evidence, under its last event."""
+    task_id = violation.task_id
+    last = max((line.at for line in story.lines if line.marked), default=end)
+    found: dict[float, dict[str, Any]] = {0.0: {"at": 0.0, "what": "the beginning", "own": True}}
+    for line in story.lines:
+        at, own = round(line.at, 6), line.common or line.task == task_id
+        known = found.get(at)
+        if 0.0 < at <= last and (own or known is None or not known["own"]):
+            found[at] = {"at": at, "what": f"{line.who:<20} {line.what}", "own": own}
+    return list(found.values())
 
 
 class Variants:

@@ -48,10 +48,13 @@ class Jump:
 
 
 class Curve:
-    """The chance of the violation at each of ``count`` points, as far as it is known."""
+    """The chance of the violation at each of many points, as far as it is known.
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    ``own``: for each point, whether it is one of the task's own; those are looked at first.
+    """
+
+    def __init__(self, own: Sequence[bool]) -> None:
+        self._own = own
         self.known: dict[int, Chance] = {}
 
     def put(self, place: int, chance: Chance) -> None:
@@ -59,17 +62,22 @@ class Curve:
         self.known[place] = chance
 
     def next(self) -> int | None:
-        """Where to look now: the ends, evenly between, then within the largest jump; None: the
-        jump is between two neighbours.
+        """Where to look now: evenly over all, then in the middle of the largest jump; None: the
+        jump is between two neighbours, or there is none.
         """
-        last = self._count - 1
+        first = self._preferred(range(len(self._own)))
+        last = len(first) - 1
         for part in range(_PARTS + 1):
-            if (place := last * part // _PARTS) not in self.known:
+            if (place := first[last * part // _PARTS]) not in self.known:
                 return place
         jump = self.jump()
         if jump is None or jump.after - jump.before < 2:
             return None
-        return (jump.before + jump.after) // 2
+        inside = self._preferred(range(jump.before + 1, jump.after))
+        return inside[len(inside) // 2]
+
+    def _preferred(self, places: range) -> Sequence[int]:
+        return [place for place in places if self._own[place]] or places
 
     def jump(self) -> Jump | None:
         """The largest rise between two known points; of equal ones the last. None: no rise."""
@@ -91,10 +99,10 @@ class Inquiry:
         self._show = show
 
     async def ask(self, scenario: Scenario, points: Sequence[Point]) -> Curve:
-        """The curve over ``points``."""
-        curve = Curve(len(points))
+        """The curve over ``points``, the first of which is the beginning."""
+        curve = Curve([point.own for point in points])
         while (place := curve.next()) is not None and self._variants.made + FUTURES <= self._end:
-            at = points[place].at + _AFTER_SECONDS if place else 0.0
+            at = points[place].at + _AFTER_SECONDS
             branches = [Branch(at, f"{place}.{number}") for number in range(FUTURES)]
             futures = await self._variants.futures(scenario, branches)
             broke = sum(each.breaks(self._broken.law, self._broken.task) for each in futures)
@@ -126,8 +134,10 @@ def _blame(curve: Curve, points: Sequence[Point], zero: float) -> list[str]:
     before, after = curve.known[jump.before], curve.known[jump.after]
     rise = f"{before.broke}/{before.futures} to {after.broke}/{after.futures}"
     guilty = points[jump.after]
-    where = f"at {guilty.at - zero:.4f}"
+    where = f"at {guilty.at - zero:.4f} s"
     if jump.after - jump.before > 1:
         start = points[jump.before]
-        where = f"between {start.at - zero:.4f} and {guilty.at - zero:.4f}, at the latest"
+        where = (
+            f"between {start.at - zero:.4f} and {guilty.at - zero:.4f} s, where the last event is"
+        )
     return [f"It jumps from {rise} {where}:", f"  {' '.join(guilty.what.split())}"]

@@ -22,6 +22,7 @@ from chaos.book import failure_lines, lines
 from chaos.filing import RunFailed
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
+from chaos.simulation.benchmark import benchmark_job
 from chaos.simulation.foundation import Foundation
 from chaos.simulation.run import Order, Ran, simulate
 from chaos.simulation.story import Story
@@ -63,7 +64,7 @@ def _story(ran: Ran, task: str | None) -> list[str]:
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
-    {"run": run_job, "sweep": sweep_job, "variant": variant_job}
+    {"benchmark": benchmark_job, "run": run_job, "sweep": sweep_job, "variant": variant_job}
 )
 
 

@@ -66,7 +66,7 @@ class Backend:
             if not data:
                 raise Gone("Postgres closed the connection")
             self._buffer += data
-            self._messages = list(messages.split(self._buffer))
+            self._messages = messages.split(self._buffer)
             self._messages.reverse()  # popped from the end
         kind, message = self._messages.pop()
         if kind == ord("K"):
@@ -101,6 +101,16 @@ class Backend:
             while stat.exists() and stat.read_text(errors="replace").rpartition(")")[2][1] != "T":
                 if time.monotonic() > give_up:
                     raise RuntimeError(f"backend {self.pid} does not stop")
+
+    @property
+    def rests(self) -> bool:
+        """Whether its process waits for something, be it a lock or a request."""
+        try:
+            stat = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY)
+        except OSError:
+            return True  # not here: then Postgres must be asked
+        with open(stat, "rb") as file:  # noqa: PTH123
+            return file.read().rpartition(b") ")[2][:1] == b"S"
 
     def signal(self, *numbers: int) -> None:
         """Sends signals in this order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,7 +55,8 @@ class Batches:
     def __init__(self, name: Callable[[str], str]) -> None:
         self._name = name
         self._inbox = bytearray()
-        self._messages: list[Message] = []
+        self._arrived: deque[Message] = deque()
+        self._messages: list[Message] = []  # of the next batch, so far
         self._texts: dict[str, str] = {}  # of prepared statements
         self._portals: dict[str, str] = {}
         self._executed_since_sync = 0
@@ -74,7 +76,9 @@ class Batches:
 
     def next(self, *, skipping: bool) -> Batch | None:
         """The next batch that is complete. ``skipping``: an error came, until Sync all is void."""
-        for message in messages.split(self._inbox):
+        self._arrived.extend(messages.split(self._inbox))
+        while self._arrived:
+            message = self._arrived.popleft()
             self._messages.append(message)
             if message[0] in _ENDS:
                 taken, self._messages = self._messages, []

@@ -92,7 +92,8 @@ class Connection(asyncio.Protocol):
                     self._take(self.backend.read(silence))
                 except Silent:
                     # The cancelled still waits until it has seen the signal.
-                    if not self._cancelled and self._node.park(self):
+                    waits = not self._cancelled and self.backend.rests
+                    if waits and self._node.park(self):
                         self._parked = True
                         return
                     silent += silence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 
 CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
@@ -41,15 +40,19 @@ def frame(kind: bytes, *parts: bytes) -> bytes:
     return kind + struct.pack("!i", len(body) + 4) + body
 
 
-def split(buffer: bytearray) -> Iterator[Message]:
+def split(buffer: bytearray) -> list[Message]:
     """Takes the whole messages off the front of ``buffer``."""
-    while len(buffer) >= 5:
-        size = int.from_bytes(buffer[1:5], "big") + 1
-        if len(buffer) < size:
-            return
-        message = bytes(buffer[:size])
-        del buffer[:size]
-        yield message[0], message
+    found = []
+    data = bytes(buffer)
+    start, end = 0, len(data)
+    while end - start >= 5:
+        after = start + 1 + int.from_bytes(data[start + 1 : start + 5], "big")
+        if after > end:
+            break
+        found.append((data[start], data[start:after]))
+        start = after
+    del buffer[:start]
+    return found
 
 
 def startup(**parameters: str) -> bytes:

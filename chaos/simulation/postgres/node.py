@@ -93,7 +93,7 @@ class PostgresNode:
 
     def url(self) -> str:
         """Where the processes of the simulation reach the database."""
-        return f"postgresql://postgres@{self._network.host(NAME)}:{PORT}/{DATABASE}"
+        return f"postgresql://postgres:any@{self._network.host(NAME)}:{PORT}/{DATABASE}"
 
     # ------------------------------------------------------------------ what the harness breaks
 

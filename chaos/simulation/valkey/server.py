@@ -13,7 +13,7 @@ from chaos.simulation import audit
 from chaos.simulation.valkey.commands import Command, CommandTable
 from system.embedded import EmbeddedValkey
 from system.guardian import Guardian
-from system.machine import HOST, temporary_directory
+from system.machine import temporary_directory
 
 # Real time: a server that is silent for so long is broken.
 _ANSWER_SECONDS = 30.0
@@ -32,14 +32,16 @@ class ValkeyGone(ConnectionError):
 class RealConnection:
     """A blocking connection to the real server; raises ValkeyGone."""
 
-    def __init__(self, port: int, password: str) -> None:
+    def __init__(self, path: Path, password: str) -> None:
         self._reader = hiredis.Reader()
         with audit.real():
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(_ANSWER_SECONDS)
             try:
-                self._socket = socket.create_connection((HOST, port), timeout=_ANSWER_SECONDS)
+                self._socket.connect(str(path))
             except OSError as error:
+                self._socket.close()
                 raise ValkeyGone(f"no connection to Valkey: {error}") from error
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ask([b"AUTH", password.encode()])
 
     def ask(self, *commands: Command) -> tuple[bytes, list[Any]]:
@@ -135,7 +137,7 @@ class Valkey:
     def connect(self) -> RealConnection:
         """A new connection, authenticated; raises ValkeyGone."""
         process = self._entered()
-        return RealConnection(process.port, process.password)
+        return RealConnection(process.socket, process.password)
 
     def ask(self, *command: bytes) -> Any:
         """The answer to one command over a connection of our own; raises ValkeyGone, ReplyError."""
@@ -163,11 +165,16 @@ def _packed(command: Command) -> bytes:
 
 
 class _Process(EmbeddedValkey):
-    """Its dictionaries have the same order in every run."""
+    """On a socket besides; its dictionaries have the same order in every run."""
+
+    @property
+    def socket(self) -> Path:
+        return self._files / "socket"
 
     @property
     def password(self) -> str:
         return self._password
 
     def _argv(self, port: int) -> list[str]:
-        return [*super()._argv(port), "--hash-seed", "holdfast", "--activerehashing", "no"]
+        words = ["--hash-seed", "holdfast", "--activerehashing", "no"]
+        return [*super()._argv(port), *words, "--unixsocket", str(self.socket)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import time
@@ -20,15 +21,16 @@ __all__ = ["chaos", "home", "scenario_file"]  # fixtures
 
 
 def below(pid: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children(recursive=True) if p.is_running()]
+    return psutil.Process(pid).children(recursive=True)
 
 
 def directories(processes: list[psutil.Process]) -> set[Path]:
     """Those of the real servers."""
     found: set[Path] = set()
     for process in processes:
-        words = " ".join(process.cmdline())
-        found |= {Path(each) for each in re.findall(r"\S*/holdfast-simulation-\w+", words)}
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend whose client has just left
+            words = " ".join(process.cmdline())
+            found |= {Path(each) for each in re.findall(r"\S*/holdfast-simulation-\w+", words)}
     return found
 
 

@@ -43,6 +43,8 @@ _SETTINGS = {
     "checkpoint_timeout": "1d",  # none in the middle of a run: sequences jump after a crash
     "autovacuum": "off",
     "jit": "off",
+    # Planning with the values known takes longer than all these statements on small tables do.
+    "plan_cache_mode": "force_generic_plan",
     "max_parallel_workers": "0",
     "max_parallel_workers_per_gather": "0",
     "max_logical_replication_workers": "0",

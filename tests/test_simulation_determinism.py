@@ -1,0 +1,178 @@
+"""The same seed gives the same run, to the last byte on every wire; and that could be otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from chaos.filing import RunFailed
+from chaos.scenario import Scenario
+from chaos.simulation import audit
+from chaos.simulation.foundation import Foundation
+from chaos.simulation.node import Node
+from chaos.simulation.pool import Pool
+from chaos.simulation.run import Order, Ran, simulate
+
+FAULTY = Scenario.model_validate(
+    {
+        "id": "faulty",
+        "hypothesis": "A few tasks among many faults take the same course under the same seed.",
+        "topology": {
+            "schedulers": 2,
+            "workers": 2,
+            "settings": {
+                "lease_seconds": 1.5,
+                "heartbeat_seconds": 0.5,
+                "poll_seconds": 0.5,
+                "hint_deadline_seconds": 1,
+                "hint_deadline_max_seconds": 2,
+                "statement_timeout_seconds": 2,
+                "connect_timeout_seconds": 1,
+                "submit_timeout_seconds": 3,
+                "shutdown_grace_seconds": 1,
+                "max_losses": 20,
+            },
+        },
+        "workload": {
+            "tasks": 30,
+            "seconds": 2.5,
+            "effects": {"ledger": 0.5, "sql": 0.3, "external": 0.2},
+            "later": {"share": 0.3, "seconds": [0.1, 1]},
+            "flaky": {"share": 0.3, "failures": [1, 2], "retry_seconds": 0.2},
+            "cancels": 0.1,
+            "repeats": 0.2,
+            "reads": 0.2,
+            "max_attempts": 10,
+            "timeout_seconds": 3,
+        },
+        "faults": [
+            {"fault": "kill", "target": "worker-*", "pick": 1, "at": 0.4, "for": 0.5},
+            {
+                "fault": "latency",
+                "target": "scheduler-*->postgres",
+                "attributes": {"latency": 100},
+                "at": 0.6,
+                "for": 1,
+            },
+            {"fault": "terminate_backends", "target": "postgres", "at": 1.2, "for": 0.1},
+            {"fault": "client_kill", "target": "redis", "at": 1.6, "for": 0.1},
+            {"fault": "pause", "target": "worker-*", "pick": 1, "at": 1.7, "for": 2},
+        ],
+    }
+)
+SEED = 7
+
+# Processes that were killed leave open connections behind, which complain when they are freed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def foundation() -> Iterator[Foundation]:
+    with Foundation.laid() as foundation:
+        yield foundation
+
+
+@pytest.fixture(scope="module")
+def ran(foundation: Foundation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The run that all others must be like."""
+    return run(foundation, tmp_path_factory.mktemp("runs"))
+
+
+def run(foundation: Foundation, runs: Path, seed: int = SEED) -> Ran:
+    return simulate(Order(FAULTY, seed, runs), foundation)
+
+
+def course(foundation: Foundation, runs: Path) -> str:
+    """What tells two runs apart: the digest, or why there is none."""
+    try:
+        return run(foundation, runs).digest
+    except RunFailed as error:
+        return "; ".join(error.reasons)
+
+
+def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: Ran) -> None:
+    assert ran.judgement.verdict == "true"
+    assert all(records[-1].type == "end" for records in ran.judgement.history.faults.values())
+    assert ran.coverage.strikes.total() == len(FAULTY.faults)
+    assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
+
+
+def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: Ran) -> None:
+    others = {run(foundation, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
+    again = run(foundation, tmp_path)
+    assert len(others | {ran.digest}) == 4
+    assert again.digest == ran.digest
+    assert again.judgement.history.records == ran.judgement.history.records
+
+
+async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran
+) -> None:
+    job = {"job": "run", "scenario": FAULTY.document, "seed": SEED, "runs": str(tmp_path)}
+
+    async def digests(pool: Pool, times: int) -> list[str]:
+        return [answer["digest"] async for _, answer in pool.answers([job] * times)]
+
+    async with AsyncExitStack() as stack:
+        pools = []
+        for hash_seed in "012":
+            monkeypatch.setenv("PYTHONHASHSEED", hash_seed)
+            pools.append(await stack.enter_async_context(Pool(1).up()))
+        alone = await digests(pools[0], 1)
+        together = await asyncio.gather(*(digests(pool, 2) for pool in pools))
+    assert alone == [ran.digest]
+    assert together == [[ran.digest] * 2] * 3
+
+
+class RealEntropy(random.SystemRandom):
+    """Of the machine, also where a simulated process draws from it."""
+
+    def randbytes(self, n: int) -> bytes:
+        with audit.real():
+            return os.urandom(n)
+
+    def getrandbits(self, k: int, /) -> int:
+        return int.from_bytes(self.randbytes(k // 8))
+
+
+@contextmanager
+def one_source_is_real(source: str, foundation: Foundation) -> Iterator[None]:
+    """Within, the simulation leaks."""
+    sql = foundation.postgres.control.rows
+    clock = "FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
+    with pytest.MonkeyPatch.context() as patch:
+        if source == "entropy":
+            patch.setattr(Node, "entropy", RealEntropy(), raising=False)
+            patch.setattr(Node, "__setattr__", _but_entropy)
+            yield
+            return
+        ((virtual,),) = sql("SELECT pg_get_functiondef('sim.clock_timestamp'::regproc)")
+        sql(f"CREATE OR REPLACE {clock} 'SELECT pg_catalog.clock_timestamp()'")
+        try:
+            yield
+        finally:
+            sql(virtual)
+
+
+def _but_entropy(node: Node, name: str, value: object) -> None:
+    if name != "entropy":
+        object.__setattr__(node, name, value)
+
+
+@pytest.mark.parametrize("source", ["entropy", "clock of the database"])
+def test_one_real_source_is_enough_to_tell_two_runs_apart(
+    source: str, foundation: Foundation, tmp_path: Path, ran: Ran
+) -> None:
+    with one_source_is_real(source, foundation):
+        courses = {course(foundation, tmp_path) for _ in range(2)}
+    assert len(courses | {ran.digest}) == 3
+    assert course(foundation, tmp_path) == ran.digest

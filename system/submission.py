@@ -6,7 +6,7 @@ its own autocommit connections, Python callers inside their own transaction (``c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +29,7 @@ def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
     given. Of two with one key the first one wins, as if they had come one after the other.
     """
     answers: dict[UUID, Submitted] = {}
+    standing: dict[UUID, bytes] = {}  # the fingerprint of what each answer names
     leaders, followers = _one_per_key(tasks)
     pending = leaders
     for _ in range(_ROUNDS_MAX):
@@ -39,15 +40,17 @@ def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
         pending = [task for task in pending if task.id not in answers]
         if pending:
             rows = yield statements.SUBMITTED_BEFORE, _keys(pending)
-            answers |= _stored_before(pending, rows)
+            for task, answer, fingerprint in _stored_before(pending, rows):
+                answers[task.id], standing[task.id] = answer, fingerprint
             # What neither went in nor is there was deleted in between: it may go in now.
             pending = [task for task in pending if task.id not in answers]
     if pending:
         raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
     for task, leader in followers:
-        found = answers[leader.id]
-        same = task.fingerprint == leader.fingerprint and found.outcome != "mismatch"
-        answers[task.id] = Submitted("existing" if same else "mismatch", found.task)
+        # The leader itself may be a mismatch: what stands under the key decides, not the leader.
+        same = task.fingerprint == standing.get(leader.id, leader.fingerprint)
+        row = answers[leader.id].task
+        answers[task.id] = Submitted("existing" if same else "mismatch", row)
     return [answers[task.id] for task in tasks]
 
 
@@ -83,22 +86,24 @@ def _one_per_key(
     return list(leaders.values()), followers
 
 
-def _stored_before(tasks: Sequence[NewTask], rows: Rows) -> dict[UUID, Submitted]:
+def _stored_before(
+    tasks: Sequence[NewTask], rows: Rows
+) -> Iterator[tuple[NewTask, Submitted, bytes]]:
+    """Each task that stands already, its answer, and the fingerprint of what stands."""
     by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
     by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
     for row in rows:
         found = _split_fingerprint(row)
         by_id[found[0].id] = found
         by_key[found[0].tenant, found[0].idempotency_key] = found
-    answers: dict[UUID, Submitted] = {}
     for task in tasks:
         if task.id in by_id:  # sent before, with an unknown outcome
-            answers[task.id] = Submitted("created", by_id[task.id][0], again=True)
+            before, fingerprint = by_id[task.id]
+            yield task, Submitted("created", before, again=True), fingerprint
         elif task.idempotency_key and (task.tenant, task.idempotency_key) in by_key:
-            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]
+            before, fingerprint = by_key[task.tenant, task.idempotency_key]
             same = fingerprint == task.fingerprint
-            answers[task.id] = Submitted("existing" if same else "mismatch", row_before)
-    return answers
+            yield task, Submitted("existing" if same else "mismatch", before), fingerprint
 
 
 def _split_fingerprint(row: RowMapping) -> tuple[TaskRow, bytes]:

@@ -61,6 +61,21 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="repeat_judged_by_its_neighbour",
+        guard="who comes second in a batch is judged by what stands under the key",
+        what="a repeat that meets a mismatch in one statement is refused with it",
+        scenario="used_keys",
+        killers=("S10",),
+        runs_max=6,
+        edits=(
+            Edit(
+                _SUBMISSION,
+                "standing.get(leader.id, leader.fingerprint)\n",
+                "leader.fingerprint and answers[leader.id].outcome != 'mismatch'\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="loser_told_its_own_id",
         guard="who loses a race for a key is told the winner's task (the second statement)",
         what="the loser is told the id that was never stored",
@@ -69,10 +84,10 @@ MUTANTS = (
         edits=(
             Edit(
                 _SUBMISSION,
-                "            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]\n",
-                "            row_before, fingerprint = by_key[task.tenant, task.idempotency_key]\n"
+                "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n",
+                "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n"
                 "            import dataclasses\n\n"
-                "            row_before = dataclasses.replace(row_before, id=task.id)\n",
+                "            before = dataclasses.replace(before, id=task.id)\n",
             ),
         ),
     ),

@@ -27,15 +27,15 @@ from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
 from chaos.runs import RunNotFound, RunStore
 from chaos.scenario import Scenario, ScenarioError
-from chaos.simulation import hunt as simulated_hunt
-from chaos.simulation import suite as simulation
-from chaos.simulation import sweep as sweeps
-from chaos.simulation.apps import AppError
-from chaos.simulation.benchmark import Benchmark
-from chaos.simulation.pool import WorkerFailed
-from chaos.simulation.search import NotFailing, Search, regression_file
-from chaos.simulation.strikes import ScheduleError
-from chaos.simulation.trial import names as scope_names
+from chaos.simulation.diagnosis.search import NotFailing, Search, regression_file
+from chaos.simulation.stage.apps import AppError
+from chaos.simulation.suite import hunt as simulated_hunt
+from chaos.simulation.suite import suite as simulation
+from chaos.simulation.suite.benchmark import Benchmark
+from chaos.simulation.suite.pool import WorkerFailed
+from chaos.simulation.sweep import sweep as sweeps
+from chaos.simulation.sweep.strikes import ScheduleError
+from chaos.simulation.sweep.trial import names as scope_names
 from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
 from system.machine import EmbeddedError

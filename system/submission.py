@@ -49,8 +49,8 @@ def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
     for task, leader in followers:
         # The leader itself may be a mismatch: what stands under the key decides, not the leader.
         same = task.fingerprint == standing.get(leader.id, leader.fingerprint)
-        row = answers[leader.id].task
-        answers[task.id] = Submitted("existing" if same else "mismatch", row)
+        first = answers[leader.id].task
+        answers[task.id] = Submitted("existing" if same else "mismatch", first)
     return [answers[task.id] for task in tasks]
 
 

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Edge, Network
-from chaos.simulation.node import Node, current_node
-from chaos.simulation.transport import End
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node, current_node
+from chaos.simulation.network.fabric import Edge, Network
+from chaos.simulation.network.transport import End
 
 T = TypeVar("T")
 # The slowest way over the wire, and a bit for the steps.

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Network
-from chaos.simulation.node import Node
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.kernel.trace import Entry
+from chaos.simulation.network.fabric import Network
 from chaos.simulation.postgres import Postgres, PostgresNode, Statement
-from chaos.simulation.trace import Entry
 
 Link: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Client: TypeAlias = "Callable[[Link], Coroutine[Any, Any, Any]]"

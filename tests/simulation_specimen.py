@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 
-from chaos.simulation.loop import SimulationLoop
+from chaos.simulation.kernel.loop import SimulationLoop
 
 
 async def _stay(loop: SimulationLoop) -> None:

@@ -17,8 +17,8 @@ import pytest
 from chaos.hunting import Board, Hunted, Start, drain_seconds, judged, pursue
 from chaos.mutants import MutantError, find
 from chaos.report.outcome import Outcome
-from chaos.simulation import hunt as simulated
-from chaos.simulation.pool import WorkerFailed
+from chaos.simulation.suite import hunt as simulated
+from chaos.simulation.suite.pool import WorkerFailed
 
 SOURCES = Path(__file__).parent.parent
 DUE, COVERED = find("finish_without_epoch"), find("finish_without_state")

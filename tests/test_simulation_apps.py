@@ -11,7 +11,7 @@ import pytest
 
 from chaos import bounds
 from chaos import scenario as scenarios
-from chaos.simulation.apps import AppError, beside, longest_backoff
+from chaos.simulation.stage.apps import AppError, beside, longest_backoff
 from chaos.tasks.attempt import BACKOFF
 from chaos.workload import plan
 

@@ -15,10 +15,10 @@ from fastapi import FastAPI, Header, Response
 
 from chaos.load import Workload
 from chaos.records import Op
-from chaos.simulation.clients import Clients
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Network, Toxic
-from chaos.simulation.node import Node
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.network.fabric import Network, Toxic
+from chaos.simulation.stage.clients import Clients
 from chaos.sink import Sink, create_sink, read_calls
 from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, Planned, plan
 from system.health import start_server

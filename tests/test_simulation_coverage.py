@@ -6,8 +6,8 @@ from specimen import Specimen
 
 from chaos.history import History
 from chaos.records import Fault
-from chaos.simulation.coverage import Coverage
 from chaos.simulation.postgres import Statement
+from chaos.simulation.suite.coverage import Coverage
 
 
 def made(at: float, client: str, name: str) -> Statement:

@@ -15,11 +15,11 @@ import pytest
 
 from chaos.filing import RunFailed
 from chaos.scenario import Scenario
-from chaos.simulation import audit
-from chaos.simulation.foundation import Foundation
-from chaos.simulation.node import Node
-from chaos.simulation.pool import Pool
+from chaos.simulation.kernel import audit
+from chaos.simulation.kernel.node import Node
 from chaos.simulation.run import Order, Ran, simulate
+from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.suite.pool import Pool
 
 FAULTY = Scenario.model_validate(
     {

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from chaos.simulation.loop import SimulationLoop, Stuck
-from chaos.simulation.node import current_node
+from chaos.simulation.kernel.loop import SimulationLoop, Stuck
+from chaos.simulation.kernel.node import current_node
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ class TestStuck:
         text = str(caught.value)
         assert "<worker-1 #1 running>: worker-1 at tests/test_simulation_loop.py:" in text
         assert "inner" in text
-        assert "harness at simulation/node.py" in text
+        assert "harness at kernel/node.py" in text
 
     def test_timers_of_the_dead_keep_nobody_waiting(self, loop: SimulationLoop) -> None:
         async def main() -> None:

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from simulated_network import PORT, WIRE, Echo, Recorder, World, passes
 
-from chaos.simulation.audit import NotSimulated
-from chaos.simulation.network import Message
-from chaos.simulation.transport import KERNEL_BYTES
+from chaos.simulation.kernel.audit import NotSimulated
+from chaos.simulation.network.fabric import Message
+from chaos.simulation.network.transport import KERNEL_BYTES
 from observability.metrics import Metrics
 from system.health import create_health, start_server, stop_server
 

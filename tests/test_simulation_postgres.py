@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from simulation_postgres import Link, World, run
 
-from chaos.simulation.node import EPOCH
+from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.postgres import Postgres
 from system.guardian import Guardian
 

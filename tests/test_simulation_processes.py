@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from sqlalchemy.util import greenlet_spawn
 
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.node import current_node
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import current_node
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from specimen import Specimen
 
 from chaos import scenario as scenarios
 from chaos.scenario import Scenario
-from chaos.simulation import reduce
-from chaos.simulation.diagram import mermaid
-from chaos.simulation.pool import Pool
-from chaos.simulation.search import regression_file
-from chaos.simulation.shrink import Shrinker, write_regression
-from chaos.simulation.variants import Broken, Strike, Tried, Variants
+from chaos.simulation.diagnosis import reduce
+from chaos.simulation.diagnosis.diagram import mermaid
+from chaos.simulation.diagnosis.search import regression_file
+from chaos.simulation.diagnosis.shrink import Shrinker, write_regression
+from chaos.simulation.diagnosis.variants import Broken, Strike, Tried, Variants
+from chaos.simulation.suite.pool import Pool
 from chaos.verdict import judge
 from chaos.workload import plan
 from system.lifecycle import Reason

@@ -7,7 +7,7 @@ import os
 
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from chaos.simulation.loop import SimulationLoop
+from chaos.simulation.kernel.loop import SimulationLoop
 
 
 def test_a_process_that_ends_itself_leaves_the_calls_of_others_alone() -> None:

@@ -7,9 +7,9 @@ from specimen import EPOCH, Life, Specimen
 
 from chaos.history import History
 from chaos.records import Record
-from chaos.simulation.node import EPOCH as VIRTUAL_EPOCH
+from chaos.simulation.kernel.node import EPOCH as VIRTUAL_EPOCH
+from chaos.simulation.kernel.trace import Entry, Kind
 from chaos.simulation.story import Story
-from chaos.simulation.trace import Entry, Kind
 from chaos.simulation.trace_words import answer, words
 from chaos.simulation.valkey.commands import about
 from chaos.verdict import judge

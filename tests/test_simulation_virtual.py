@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 import pytest
 import simulation_specimen
 
-from chaos.simulation import virtual
-from chaos.simulation.audit import FORBIDDEN, NotSimulated, real
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.node import EPOCH, current_node
-from chaos.simulation.virtual_time import REFUSED
+from chaos.simulation.kernel import virtual
+from chaos.simulation.kernel.audit import FORBIDDEN, NotSimulated, real
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import EPOCH, current_node
+from chaos.simulation.kernel.virtual_time import REFUSED
 
 T = TypeVar("T")
 
@@ -347,7 +347,8 @@ _COPIES = """
 import gc, pkgutil, random, sys, types
 import httpx, aiosmtplib, redis.asyncio, asyncpg, sqlalchemy.ext.asyncio, uvicorn
 import system.roles, system.client, system.handlers.registry, chaos.sink
-from chaos.simulation import audit, virtual
+from chaos.simulation.kernel import audit
+from chaos.simulation.kernel import virtual
 
 names = [*virtual.SOURCES, *audit.FORBIDDEN, *(f"random.{name}" for name in random.__all__)]
 before = {}

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.scenario import Scenario
-from chaos.simulation.dice import Branch, Dice
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Network
-from chaos.simulation.pool import Pool
-from chaos.simulation.variants import Broken, Point, Tried, Variants
-from chaos.simulation.why import FUTURES, Chance, Curve, Inquiry, plot
+from chaos.simulation.diagnosis.variants import Broken, Point, Tried, Variants
+from chaos.simulation.diagnosis.why import FUTURES, Chance, Curve, Inquiry, plot
+from chaos.simulation.kernel.dice import Branch, Dice
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.network.fabric import Network
+from chaos.simulation.suite.pool import Pool
 
 CALM = Scenario.model_validate(
     {

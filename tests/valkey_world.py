@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Network
-from chaos.simulation.node import Node
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.network.fabric import Network
 from chaos.simulation.valkey import Valkey, ValkeyNode
 from system.queue import HintQueue
 from system.records import Hint

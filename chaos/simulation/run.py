@@ -22,15 +22,15 @@ from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
-from chaos.simulation.apps import longest_backoff
-from chaos.simulation.coverage import Coverage
-from chaos.simulation.dice import Branch
-from chaos.simulation.foundation import Foundation
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Message, Network
+from chaos.simulation.kernel.dice import Branch
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.trace import Entry
+from chaos.simulation.network.fabric import Message, Network
 from chaos.simulation.postgres import PostgresNode, Statement
-from chaos.simulation.stage import SINK_PORT, Stage
-from chaos.simulation.trace import Entry
+from chaos.simulation.stage.apps import longest_backoff
+from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.stage.stage import SINK_PORT, Stage
+from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
 from chaos.verdict import Judgement, judge

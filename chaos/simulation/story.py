@@ -17,8 +17,8 @@ from chaos import records
 from chaos.records import Op, Record, parse_instant
 from chaos.report.words import words
 from chaos.simulation import trace_words
-from chaos.simulation.node import EPOCH
-from chaos.simulation.trace import Entry
+from chaos.simulation.kernel.node import EPOCH
+from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import Answer
 from chaos.verdict import Judgement
 

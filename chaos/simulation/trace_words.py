@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from chaos.simulation.trace import Entry
+from chaos.simulation.kernel.trace import Entry
 
 _STATEMENT = re.compile(r"(?P<name>.+?) -> (?P<outcome>\S.*?)(?P<how>( \([a-z ]+\))*)")
 _SQLSTATE = re.compile(r"(?=.*\d)[0-9A-Z]{5}")

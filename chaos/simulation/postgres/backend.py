@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from chaos.simulation import audit
+from chaos.simulation.kernel import audit
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.messages import Message
 

@@ -19,8 +19,8 @@ from chaos.simulation.postgres.batch import Batch, Batches
 from chaos.simulation.postgres.messages import Message
 
 if TYPE_CHECKING:
+    from chaos.simulation.network.transport import End
     from chaos.simulation.postgres.node import PostgresNode
-    from chaos.simulation.transport import End
 
 # Real time, without a word from the backend: then it is asked whether it waits for a lock.
 _SILENCE_SECONDS = 0.001

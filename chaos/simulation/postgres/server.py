@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from chaos.plan import DeclaredSettings
-from chaos.simulation import audit
+from chaos.simulation.kernel import audit
 from chaos.simulation.postgres.backend import Backend, Control
 from chaos.tasks.sql import CHAOS_EFFECTS
 from system.embedded import EmbeddedPostgres

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from chaos.simulation.transport import End
+from chaos.simulation.network.transport import End
 from chaos.simulation.valkey.commands import (
     Command,
     about,

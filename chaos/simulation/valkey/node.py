@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from chaos.sightings import SeenHint
-from chaos.simulation.audit import NotSimulated, refuse
-from chaos.simulation.loop import SimulationLoop
-from chaos.simulation.network import Network
-from chaos.simulation.node import Node, current_node
+from chaos.simulation.kernel.audit import NotSimulated, refuse
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node, current_node
+from chaos.simulation.network.fabric import Network
 from chaos.simulation.valkey.commands import Command, about, group_of, hint_of, may_wake
 from chaos.simulation.valkey.connection import Connection, Parked
 from chaos.simulation.valkey.server import RealConnection, Valkey

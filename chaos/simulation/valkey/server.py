@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import hiredis
 
-from chaos.simulation import audit
+from chaos.simulation.kernel import audit
 from chaos.simulation.valkey.commands import Command, CommandTable
 from system.embedded import EmbeddedValkey
 from system.guardian import Guardian

@@ -1,0 +1,100 @@
+"""A smaller scenario that still breaks the same law: greedy, one pass after the other.
+
+A variant counts if it violates the law of the original run and leaves no doubt that was not there
+before (no fault that hits nothing): once the bug is mended, it is a regression test that can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from chaos.report.files import write
+from chaos.scenario import Scenario, parse
+from chaos.simulation.diagnosis.reduce import PASSES, Candidate, size
+from chaos.simulation.diagnosis.variants import Tried, Variants
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """The smallest found, how it went, and what was taken away, step by step."""
+
+    scenario: Scenario
+    tried: Tried
+    steps: tuple[str, ...]
+
+
+class Shrinker:
+    """Looks for a smaller plan in at most ``most`` runs. ``show`` is told each step."""
+
+    def __init__(self, variants: Variants, law: str, most: int, show: Show) -> None:
+        self._variants = variants
+        self._law = law
+        self._show = show
+        self._end = variants.made + most
+        self._doubts: frozenset[str] = frozenset()
+
+    @property
+    def left(self) -> int:
+        """How many more runs may be made."""
+        return max(0, self._end - self._variants.made)
+
+    async def shrink(self, scenario: Scenario, tried: Tried) -> Shrunk:
+        """``tried``: what became of ``scenario``, which breaks the law."""
+        self._doubts = frozenset(tried.doubts)
+        steps: list[str] = []
+        before = -1
+        while self.left and before < len(steps):
+            before = len(steps)
+            for each in PASSES:
+                while found := await self._first(each(scenario, tried, self._law)):
+                    candidate, tried = found
+                    scenario = candidate.scenario
+                    steps.append(candidate.what)
+                    self._show(f"{candidate.what}: {told(scenario)}")
+        return Shrunk(scenario, tried, tuple(steps))
+
+    async def _first(self, candidates: Iterable[Candidate]) -> tuple[Candidate, Tried] | None:
+        """The first that still breaks the law, in the order of the candidates."""
+        fresh = (each for each in candidates if not self._variants.known(each.scenario))
+        while some := list(islice(fresh, min(self._variants.at_once, self.left))):
+            results = await self._variants.of(each.scenario for each in some)
+            for candidate, tried in zip(some, results, strict=True):
+                if tried.breaks(self._law) and self._doubts.issuperset(tried.doubts):
+                    return candidate, tried
+        return None
+
+
+def told(scenario: Scenario) -> str:
+    """How much of everything there is."""
+    return ", ".join(f"{what} {count}" for what, count in size(scenario).items())
+
+
+def write_regression(path: Path, scenario: Scenario, head: Iterable[str]) -> None:
+    """The scenario as YAML that ``scenario.load`` reads back; ``head``: lines of its comment.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    document = scenario.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    body = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
+    text = "".join(f"# {line}\n" for line in head) + body
+    if parse(text, str(path)) != scenario:
+        raise ValueError(f"{path}: the scenario does not survive being written:\n{text}")
+    write(path, text.encode())
+
+
+def write_diagram(path: Path, title: str, head: Iterable[str], diagram: str) -> None:
+    """A page with the Mermaid diagram; ``head``: lines of text above it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = "\n\n".join([f"# {title}", *head, f"```mermaid\n{diagram}\n```"])
+    write(path, f"{text}\n".encode())

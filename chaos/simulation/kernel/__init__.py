@@ -1,0 +1,1 @@
+"""Virtual time: the loop, its nodes, and what a simulated process sees of clocks and chance."""

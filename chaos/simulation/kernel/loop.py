@@ -1,0 +1,395 @@
+"""The event loop of a simulated run: virtual time, many nodes, one seed.
+
+Each turn picks one node that has something ready, by seed, and runs one callback of it. asyncio
+itself is unchanged: tasks, timeouts, task groups, locks and queues are the real ones. What depends
+on addresses in memory there is made repeatable here: asyncio keeps tasks in sets, so a task's hash
+is its birth number; and tasks woken by one and the same step run in the order of their birth.
+"""
+
+# ruff: noqa: SLF001 - a loop is made of the insides of asyncio's handles
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import re
+import signal
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
+
+import greenlet  # type: ignore[import-untyped]
+
+from chaos.simulation.kernel import virtual
+from chaos.simulation.kernel.dice import Branch, Dice
+from chaos.simulation.kernel.node import NODE, Node, current_node
+from chaos.simulation.kernel.trace import Trace
+from chaos.simulation.kernel.virtual_time import VirtualTimeLoop
+
+STEP_SECONDS = 1e-6  # of virtual time: who spins without waiting does not stop the clock
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+
+class Stuck(RuntimeError):
+    """Nothing can happen any more, or virtual time is up, and the harness has not returned."""
+
+
+class Task(asyncio.Task[_T]):
+    """A task numbered at birth."""
+
+    __slots__ = ("node", "number")
+
+    def __init__(self, node: Node, number: int, coroutine: Any, **options: Any) -> None:
+        self.node, self.number = node, number
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulationLoop(VirtualTimeLoop):
+    """Runs nodes in virtual time: ``run`` the harness, then judge, then ``bury`` what is left.
+
+    ``exited`` is called for every node that ends; ``refused`` lists what was asked for but is not
+    simulated.
+    """
+
+    def __init__(
+        self, seed: int, *, keep_trace: bool = False, branch: Branch | None = None
+    ) -> None:
+        super().__init__()
+        self.seed = seed
+        self.dice = Dice(seed, branch)
+        self.trace = Trace(self.time, keep=keep_trace)
+        self.nodes: list[Node] = []
+        self.exited: list[Callable[[Node], None]] = []
+        self.refused: list[str] = []
+        self._until = math.inf
+        self._draw = self.dice.stream("schedule").random
+        self._able: list[Node] = []  # running nodes with something ready
+        self._running: Node | None = None
+        self._stacks: list[Any] = []
+        self._births = itertools.count(1)
+        self._incarnations: Counter[str] = Counter()
+        self._generators: dict[int, Node] = {}  # by id: weak references die too early
+
+    # ------------------------------------------------------------------------------ the run
+
+    def run(
+        self, main: Callable[[], Coroutine[Any, Any, _T]], *, max_seconds: float = math.inf
+    ) -> _T:
+        """Runs ``main`` as the node "harness" until it returns; all other nodes just stop there.
+
+        Raises:
+            Stuck: nothing can happen any more, or ``max_seconds`` of virtual time are up.
+            BaseException: whatever ``main`` raised.
+        """
+        results: list[_T] = []
+        failures: list[BaseException] = []
+
+        async def harness() -> int:
+            try:
+                results.append(await main())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
+            return len(failures)
+
+        self._until = self._now + max_seconds
+        node = self.start("harness", harness)
+        self.exited.append(lambda ended: self.stop() if ended is node else None)
+        if (branch := self.dice.branch) is not None:
+            self.call_at(branch.at, self.dice.turn, context=node.context.copy())
+        with virtual.installed():
+            self.run_forever()
+        if failures:
+            raise failures[0]
+        if not results:
+            raise RuntimeError(f"the harness was killed (exit code {node.exit_code})")
+        return results[0]
+
+    def bury(self) -> None:
+        """After a run: what is left of all nodes ends, unseen; then the loop is closed."""
+        trace, self.trace = self.trace, Trace(self.time)  # of the run: nothing is added to it
+        asyncio._set_running_loop(self)  # for those who ask in a ``finally``
+        try:
+            with virtual.installed(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for node in self.nodes:
+                    node.bury()
+                for stack in self._stacks:
+                    if not stack.dead:
+                        stack.throw()  # one that waits keeps the whole run alive
+        finally:
+            asyncio._set_running_loop(None)
+        self.trace = trace
+        self._timers.clear()
+        self.close()
+
+    def _run_once(self) -> None:
+        """What ``run_forever`` calls until ``stop``: one step after the other.
+
+        The steps of each process run on a stack of its own: one that ends itself in the middle of a
+        step leaves its stack behind as it is, as the kernel does, and no ``finally`` ever runs.
+        """
+        able, draw = self._able, self._draw
+        while not self._stopping:
+            if self._ready:
+                self._admit()
+            timers = self._timers
+            while timers and timers[0][0] <= self._now:
+                self._give(heapq.heappop(timers)[2])
+            if self._now > self._until:
+                raise Stuck(f"{self._until:.0f} virtual seconds were not enough\n{self._waits()}")
+            if not able:
+                self._advance()
+                continue
+            index = int(draw() * len(able)) if len(able) > 1 else 0
+            node = able[index]
+            handle = node.ready.popleft()
+            if not node.ready:
+                del able[index]
+            if not handle._cancelled:
+                self._now += STEP_SECONDS
+                if node.stack is None:
+                    node.stack = greenlet.greenlet(self._steps)
+                    self._stacks.append(node.stack)
+                node.stack.switch(node, handle)
+
+    def _steps(self, node: Node, handle: Any) -> None:
+        """What runs on the stack of a process."""
+        scheduler = node.stack.parent
+        while True:
+            self._step(node, handle)
+            node, handle = scheduler.switch()
+
+    def _step(self, node: Node, handle: Any) -> None:
+        callback = handle._callback
+        task: Any = getattr(callback, "__self__", None)
+        numbered = type(task) is Task
+        self.trace.step(node.name, str(task.number) if numbered else _name(callback))
+        self._running = node
+        try:
+            handle._run()
+        except SystemExit as error:
+            self.kill(node, _exit_code(error))
+        if numbered and task.done():
+            node.tasks.pop(task.number, None)
+        # The traceback of an exception may keep this frame: it must not keep the task.
+        del handle, callback, task
+
+    def _admit(self) -> None:
+        """Gives what the last step has made ready to its nodes."""
+        fresh = self._ready
+        for handle in _by_birth(fresh) if len(fresh) > 1 else fresh:
+            self._give(handle)
+        fresh.clear()
+
+    def _give(self, handle: Any) -> None:
+        node = handle._context.get(NODE)
+        if node is None:  # its maker wanted an empty context
+            node = self._current()
+            handle._context.run(NODE.set, node)
+        if node.state == "dead":
+            node.grave.append(handle)  # its arguments must stay referenced
+            return
+        node.ready.append(handle)
+        if len(node.ready) == 1 and node.state == "running":
+            self._able.append(node)
+
+    def _advance(self) -> None:
+        """Moves the clock to the next timer that still matters to somebody."""
+        while self._timers:
+            when, _, handle = self._timers[0]
+            node = handle._context.get(NODE)
+            if not handle._cancelled and (node is None or node.alive):
+                self._now = max(self._now, when)
+                return
+            heapq.heappop(self._timers)
+            if node is not None:
+                node.grave.append(handle)
+        raise Stuck(f"nothing can happen any more at {self._now:.6f} s\n{self._waits()}")
+
+    def _waits(self) -> str:
+        alive = [node for node in self.nodes if node.alive]
+        return "\n".join(f"{node}: {'; '.join(node.waits())}" for node in alive)
+
+    # ---------------------------------------------------------------------------- processes
+
+    def start(self, name: str, main: Callable[[], Coroutine[Any, Any, int | None]]) -> Node:
+        """Starts a node; it exits with what ``main`` returns (None: 0, an exception: 1)."""
+        self._incarnations[name] += 1
+        node = Node(self, name, len(self.nodes) + 1, self._incarnations[name])
+        self.nodes.append(node)
+        self.trace.note("node", name, f"started, incarnation {node.incarnation}")
+
+        async def process() -> None:
+            try:
+                code = await main()
+            except SystemExit as error:
+                code = _exit_code(error)
+            except BaseException:  # noqa: BLE001 - the interpreter prints it and exits with 1
+                node.write(traceback.format_exc())
+                code = 1
+            self.kill(node, code or 0)
+
+        self.create_task(process(), name=name, context=node.context)
+        return node
+
+    def kill(self, node: Node, code: int = -signal.SIGKILL) -> None:
+        """Ends a node at once: nothing of it runs any more, no ``finally`` either."""
+        if node.alive:
+            self.trace.note("node", node.name, f"exited with {code}")
+            self._unable(node)
+            node.end(code)
+            for callback in list(self.exited):
+                callback(node)
+
+    def leave(self, code: int) -> NoReturn:
+        """Ends the node whose step is under way, from anywhere within that step (os._exit)."""
+        node = current_node()
+        if node is not self._running:
+            raise RuntimeError(f"{node} cannot exit within a step of {self._running}")
+        self.kill(node, code)
+        if (task := asyncio.current_task(self)) is not None:
+            asyncio.tasks._leave_task(self, task)
+        node.grave += [node.stack, greenlet.getcurrent()]
+        node.stack.parent.switch()
+        raise AssertionError("a dead process went on")
+
+    def pause(self, node: Node) -> None:
+        """Stops picking it: what it waits for piles up.
+
+        Raises:
+            ProcessLookupError: it is dead.
+        """
+        self._require_alive(node)
+        if node.state == "running":
+            self.trace.note("node", node.name, "paused")
+            self._unable(node)
+            node.state = "paused"
+
+    def resume(self, node: Node) -> None:
+        """Undoes ``pause``.
+
+        Raises:
+            ProcessLookupError: it is dead.
+        """
+        self._require_alive(node)
+        if node.state == "paused":
+            self.trace.note("node", node.name, "resumed")
+            node.state = "running"
+            if node.ready:
+                self._able.append(node)
+
+    def send_signal(self, node: Node, number: int) -> None:
+        """SIGKILL, SIGSTOP and SIGCONT act at once, others when the node runs next.
+
+        Raises:
+            ProcessLookupError: it is dead.
+        """
+        self._require_alive(node)
+        if number == signal.SIGKILL:
+            self.kill(node)
+        elif number == signal.SIGSTOP:
+            self.pause(node)
+        elif number == signal.SIGCONT:
+            self.resume(node)
+        else:
+            self.trace.note("node", node.name, f"signal {int(number)}")
+            callback, arguments = node.signal_handlers.get(number, (self.kill, (node, -number)))
+            self._give(asyncio.Handle(callback, arguments, self, node.context.copy()))
+
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
+        """For the node that calls it."""
+        current_node().signal_handlers[sig] = (callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """For the node that calls it."""
+        return current_node().signal_handlers.pop(sig, None) is not None
+
+    def _current(self) -> Node:
+        """The node whose step is under way, or was the last."""
+        if self._running is None:
+            raise RuntimeError("outside of any node: start one with loop.start()")
+        return self._running
+
+    def _unable(self, node: Node) -> None:
+        if node in self._able:
+            self._able.remove(node)
+
+    @staticmethod
+    def _require_alive(node: Node) -> None:
+        if not node.alive:
+            raise ProcessLookupError(f"{node.name} is dead")
+
+    # -------------------------------------------------------------------- tasks, generators
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[_T]:
+        node = (NODE.get(None) if context is None else context.get(NODE)) or self._current()
+        number = next(self._births)
+        # asyncio's own counter of names belongs to the interpreter, not to the run.
+        name = name or f"Task-{number}"
+        task = Task[_T](node, number, coro, loop=self, name=name, context=context, **options)
+        node.tasks[number] = task
+        return task
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Prints what nobody caught to the node's stderr; the dead print nothing."""
+        thing = context.get("task") or context.get("future")
+        node = getattr(thing, "node", None) or NODE.get(None) or self._running
+        error = context.get("exception")
+        text = "".join(traceback.format_exception(error)) if error else ""
+        if node is not None and not self.is_closed():
+            node.write(_ADDRESS.sub("", f"{context.get('message')}\n{text}"))
+
+    def _asyncgen_firstiter_hook(self, generator: Any) -> None:
+        self._generators[id(generator)] = current_node()
+
+    def _asyncgen_finalizer_hook(self, generator: Any) -> None:
+        node = self._generators.pop(id(generator), None)
+        if node is None or self.is_closed():
+            return
+        if node.alive:
+            self.create_task(generator.aclose(), context=node.context.copy())
+        else:
+            node.grave.append(generator)
+
+
+def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
+    """Sorts runs of adjacent steps of tasks: who woke them may have had them in a set."""
+    ordered: list[asyncio.Handle] = []
+    for _, run in itertools.groupby(handles, key=lambda handle: _number(handle) > 0):
+        ordered.extend(sorted(run, key=_number))
+    return ordered
+
+
+def _number(handle: Any) -> int:
+    """The birth number of the task whose step this is; 0 for what is no task."""
+    task = getattr(handle._callback, "__self__", None)
+    return task.number if type(task) is Task else 0
+
+
+def _name(callback: Any) -> str:
+    return getattr(callback, "__qualname__", None) or type(callback).__name__
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    return 1

@@ -1,0 +1,168 @@
+"""One simulated process: what its operating system knows about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+import greenlet  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from chaos.simulation.kernel.loop import SimulationLoop
+
+NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
+
+EPOCH = 1_767_225_600  # Unix time at which every run begins: 2026-01-01T00:00:00Z
+
+_FIRST_PID = 1000
+_PATIENCE = 100  # awaits of a coroutine that is being closed
+
+
+class Buried(BaseException):
+    """Thrown into what is left of a node when the run is over, so that it can be freed."""
+
+
+class Node:
+    """Lives from its start to its exit; a restart is another node of the same name.
+
+    ``number`` is unique in the run, ``incarnation`` counts the nodes of this name (from 1), and
+    ``clock_offset`` (seconds) moves the wall clock of this node only, never its monotonic one.
+    """
+
+    def __init__(self, loop: SimulationLoop, name: str, number: int, incarnation: int) -> None:
+        self.loop = loop
+        self.name = name
+        self.number = number
+        self.incarnation = incarnation
+        self.state: Literal["running", "paused", "dead"] = "running"
+        self.clock_offset = 0.0
+        self.exit_code: int | None = None  # once dead; minus the signal if one killed it
+        self.output: list[str] = []  # whole lines of stdout and stderr
+        self.signal_handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
+        # One stream of entropy per process: its draws do not shift those of another.
+        self.entropy = random.Random(f"{loop.seed} entropy {name} {incarnation}")
+        self.random = loop.dice.stream(f"random {name} {incarnation}")  # random.random()
+        self.context = contextvars.Context()  # everything of this node runs in a copy of it
+        self.context.run(NODE.set, self)
+        self.hashes = itertools.count()  # see virtual.ADDRESSED
+        self.ready: deque[asyncio.Handle] = deque()  # the loop's
+        self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by birth number
+        self.stack: Any = None  # the loop's: on which its steps run
+        # What must stay referenced once the node is dead, so that nothing of it is finalised.
+        self.grave: list[object] = []
+        self._line = ""
+        self._waiters: list[asyncio.Future[int]] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.name} #{self.incarnation} {self.state}>"
+
+    @property
+    def pid(self) -> int:
+        """What ``os.getpid()`` answers in this node."""
+        return _FIRST_PID + self.number
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not exited; a paused process is alive."""
+        return self.state != "dead"
+
+    def wall_ns(self) -> int:
+        """Its wall clock, in nanoseconds of Unix time."""
+        return EPOCH * 1_000_000_000 + round((self.loop.time() + self.clock_offset) * 1e9)
+
+    def write(self, text: str) -> None:
+        """Text for its terminal. The dead print nothing."""
+        if self.alive:
+            *lines, self._line = (self._line + text).split("\n")
+            self.output.extend(lines)
+
+    async def wait(self) -> int:
+        """Waits, as another node, for the exit of this one; returns its exit code."""
+        if self.exit_code is not None:
+            return self.exit_code
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return await waiter
+
+    def waits(self) -> list[str]:
+        """Where each of its tasks stands, for whoever asks why nothing happens."""
+        return [f"{task.get_name()} at {_place(task.get_coro())}" for task in self.tasks.values()]
+
+    def end(self, code: int) -> None:
+        """The loop's: this node has exited."""
+        self.state, self.exit_code = "dead", code
+        if self._line:
+            self.output.append(self._line)
+        self.grave.extend(self.ready)
+        self.ready.clear()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(code)
+
+    def bury(self) -> None:
+        """The loop's, after the run: what is left ends now, unseen and without effect."""
+        self.state = "dead"
+        for abandoned in list(self.grave):  # a stack that called os._exit
+            if isinstance(abandoned, greenlet.greenlet):
+                with contextlib.suppress(BaseException):
+                    abandoned.throw(Buried)
+        while self.tasks:  # what ends may start others
+            _, task = self.tasks.popitem()
+            # The run is over: asyncio need not complain that it never ended.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+            self.context.copy().run(_close, task.get_coro())
+        self.grave.clear()
+
+
+def _close(coroutine: Any) -> None:
+    """Ends a coroutine; one that awaits something again in a ``finally`` needs more than one."""
+    for _ in range(_PATIENCE):
+        try:
+            coroutine.close()
+        except BaseException:  # noqa: BLE001, S112 - whatever it says, nobody listens any more
+            continue
+        return
+
+
+def _place(coroutine: Any) -> str:
+    """The innermost line at which a coroutine waits."""
+    while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_frame"):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None:
+        return repr(type(coroutine).__name__)
+    path = PurePath(frame.f_code.co_filename)
+    return f"{path.parent.name}/{path.name}:{frame.f_lineno} ({coroutine.__qualname__})"
+
+
+class _Lift:
+    """How many ``audit.real()`` blocks are open: bridges doing real work at zero virtual time."""
+
+    depth = 0
+
+
+lift = _Lift()
+
+
+def simulated() -> Node | None:
+    """The node whose code is running; None outside a simulation and within ``audit.real()``."""
+    return None if lift.depth else NODE.get(None)
+
+
+def current_node() -> Node:
+    """The node whose code is running.
+
+    Raises:
+        RuntimeError: outside of a simulation.
+    """
+    node = NODE.get(None)
+    if node is None:
+        raise RuntimeError("no simulated process runs this code: start it with loop.start()")
+    return node

@@ -1,0 +1,1 @@
+"""The simulated network: hosts, connections, toxics, and what shows that they were felt."""

@@ -1,0 +1,65 @@
+"""Faults of the simulated network, and what shows that they were felt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from chaos.nemesis import Felt, Hold
+from chaos.plan import FaultPlan
+from chaos.simulation.network.fabric import Edge, Network
+from chaos.simulation.network.toxics import STREAMS, Stream, Toxic
+
+_STREAMS: dict[str, tuple[Stream, ...]] = {
+    "up": ("upstream",),
+    "down": ("downstream",),
+    "both": STREAMS,
+}
+_CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
+
+
+async def strike_edges(
+    plan: FaultPlan, names: tuple[str, ...], network: Network, hold: Hold
+) -> Felt:
+    """Break the edges while ``hold`` lasts. Felt: on each of them traffic met the fault."""
+    edges = [network.edge(name) for name in names]
+    before = [edge.counters() for edge in edges]
+    with ExitStack() as broken:
+        for edge in edges:
+            broken.enter_context(_broken(plan, edge))
+        await hold()
+        held = [edge.counters() for edge in edges]
+    evidence = {}
+    for edge, old, now in zip(edges, before, held, strict=True):
+        after = edge.counters()
+        evidence[edge.name] = {name: after[name] - count for name, count in old.items()} | {
+            name: count for name, count in now.items() if name.startswith("held")
+        }
+    return all(_was_felt(plan, seen) for seen in evidence.values()), evidence
+
+
+@contextmanager
+def _broken(plan: FaultPlan, edge: Edge) -> Iterator[None]:
+    """The edge is broken inside the block."""
+    if plan.fault == "down":
+        edge.down()
+        try:
+            yield
+        finally:
+            edge.up()
+        return
+    toxics = [Toxic(plan.fault, stream, dict(plan.attributes)) for stream in _STREAMS[plan.stream]]
+    for toxic in toxics:
+        edge.add(toxic)
+    try:
+        yield
+    finally:
+        for toxic in toxics:
+            edge.remove(toxic)
+
+
+def _was_felt(plan: FaultPlan, seen: dict[str, int]) -> bool:
+    if plan.fault in _CLOSING:
+        return bool(seen["closed"] or seen["refused"] or seen["dropped_messages"])
+    # What was still held at the end was met by the fault; so was what came late.
+    return bool(seen["held_messages"] or seen["slowed_messages"])

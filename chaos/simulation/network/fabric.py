@@ -1,0 +1,370 @@
+"""The simulated network: hosts, servers, connections, and what is broken on the edges between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import errno
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from chaos.simulation.kernel import trace
+from chaos.simulation.kernel.audit import refuse
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node, current_node
+from chaos.simulation.network.link import Connection, Link, Message
+from chaos.simulation.network.toxics import STREAMS, Chunk, Kind, Stream, Toxic
+from chaos.simulation.network.transport import Address, End, Socket
+
+__all__ = ["Edge", "Message", "Network", "Server", "Toxic"]
+
+Factory = Callable[[], asyncio.BaseProtocol]
+Tap = Callable[[Message], bool]
+
+# One way over the wire, in virtual seconds.
+LATENCY_SECONDS = (0.0001, 0.001)
+_OWN_ADDRESSES = frozenset({"", "0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104
+_FIRST_FREE_PORT = 49152
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Of one stream of an edge, since the start. What toxics cut arrives as several messages."""
+
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    received_messages: int = 0
+    received_bytes: int = 0
+    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
+    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
+
+
+class Edge:
+    """All connections from one host to another: Toxiproxy with one proxy, listening at the client.
+
+    ``opened`` and ``refused`` count connections.
+    """
+
+    def __init__(self, network: Network, name: str) -> None:
+        self.name = name
+        self.loop = network.loop
+        self.context = network.context
+        self.dice = self.loop.dice.stream(name)
+        self.enabled = True
+        self.toxics: list[Toxic] = []
+        self.connections: list[Connection] = []
+        self.traffic: dict[Stream, Traffic] = {stream: Traffic() for stream in STREAMS}
+        self.opened = 0
+        self.refused = 0
+        self._network = network
+
+    # ------------------------------------------------------------------------------ faults
+
+    def add(self, toxic: Toxic) -> None:
+        """From now on, for open connections too, behind the toxics that stand already."""
+        self.note(f"add {toxic}", kind="fault")
+        toxic = replace(toxic)  # equal ones may stand side by side
+        self.toxics.append(toxic)
+        for link in self._links():
+            link.add(toxic)
+
+    def remove(self, toxic: Toxic) -> None:
+        """Held bytes arrive at once; a timeout closes its connections. No matter if it is gone."""
+        if toxic not in self.toxics:
+            return
+        standing = self.toxics.pop(self.toxics.index(toxic))
+        self.note(f"remove {toxic}", kind="fault")
+        for link in self._links():
+            link.remove(standing)
+
+    def down(self) -> None:
+        """Nobody listens, and open connections are closed; what toxics hold is lost."""
+        self.note("down", kind="fault")
+        self.enabled = False
+        for link in self._links():
+            link.cut(Kind.FIN)
+
+    def up(self) -> None:
+        """Connections can be made again."""
+        self.note("up", kind="fault")
+        self.enabled = True
+
+    def heal(self) -> None:
+        """Up, and without any toxic."""
+        for toxic in list(self.toxics):
+            self.remove(toxic)
+        if not self.enabled:
+            self.up()
+
+    # ------------------------------------------------------------------------------ evidence
+
+    @property
+    def open(self) -> int:
+        """Connections of which neither end is closed."""
+        return sum(
+            not (connection.client.closed or connection.server.closed)
+            for connection in self.connections
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Both streams together. All but those of what is held now only ever grow."""
+        counted = {
+            field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
+            for field in fields(Traffic)
+        }
+        held = [chunk for link in self._links() for stage in link.stages for chunk in stage.held]
+        return counted | {
+            "opened": self.opened,
+            "closed": self.opened - self.open,
+            "refused": self.refused,
+            "held_messages": len(held),
+            "held_bytes": sum(len(chunk.data) for chunk in held),
+        }
+
+    # ------------------------------------------------------------------------------ for links
+
+    @property
+    def tap(self) -> Tap | None:
+        return self._network.tap
+
+    def connect(self, client: End, server: End) -> Connection:
+        """A new connection between two ends; forgets those that are over."""
+        self.opened += 1
+        connection = Connection(self, self.opened, client, server)
+        self.connections = [each for each in self.connections if not each.over]
+        self.connections.append(connection)
+        return connection
+
+    def latency(self, dice: random.Random) -> float:
+        """Virtual seconds of one way over the wire."""
+        low, high = self._network.latency_seconds
+        return low + (high - low) * dice.random()
+
+    def note(self, what: str, data: bytes = b"", kind: trace.Kind = "wire") -> None:
+        """An entry of the trace."""
+        self.loop.trace.note(kind, self.name, what, data)
+
+    def _links(self) -> list[Link]:
+        return [link for connection in self.connections for link in connection.links]
+
+
+class Server(asyncio.AbstractServer):
+    """What ``loop.create_server`` returns. New connections are accepted on its node."""
+
+    def __init__(self, network: Network, factory: Factory, address: Address) -> None:
+        self.factory = factory
+        self.node = current_node()
+        self.port = address[1]
+        self.context = contextvars.copy_context()
+        self._network = network
+        self._socket = Socket(address, None)
+        self._ends: dict[End, None] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        return (self._socket,) if self.is_serving() else ()
+
+    def is_serving(self) -> bool:
+        return self._network.listening(self.node.name, self.port) is self
+
+    def close(self) -> None:
+        """Nobody new; open connections stay."""
+        self._network.forget(self)
+        self._wake()
+
+    async def wait_closed(self) -> None:
+        """Until it is closed and the last of its connections is gone, as Python documents it."""
+        if self.is_serving() or self._ends:
+            waiter: asyncio.Future[None] = self.get_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._network.loop
+
+    async def start_serving(self) -> None:
+        """It does from the start."""
+
+    async def serve_forever(self) -> None:
+        try:
+            await self.get_loop().create_future()
+        finally:
+            self.close()
+            await self.wait_closed()
+
+    def close_clients(self) -> None:
+        for end in list(self._ends):
+            end.close()
+
+    def abort_clients(self) -> None:
+        for end in list(self._ends):
+            end.abort()
+
+    def attach(self, end: End) -> None:
+        """A connection of this server has begun."""
+        self._ends[end] = None
+
+    def detach(self, end: End) -> None:
+        """A connection of this server is over."""
+        self._ends.pop(end, None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._ends and not self.is_serving():
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
+class Network:
+    """Everything between the nodes of ``loop``; there is one for each run.
+
+    ``tap`` sees every message just before its receiver does, may kill nodes, and returns False for
+    a message to be lost: TCP cannot go on without it, so both ends see their connection reset.
+    """
+
+    def __init__(self, loop: SimulationLoop) -> None:
+        self.loop = loop
+        self.tap: Tap | None = None
+        self.latency_seconds = LATENCY_SECONDS
+        # Timers of proxies and of hosts without a process run as this node.
+        self.node = Node(loop, "network", 0, 1)
+        self.context = self.node.context
+        # The reading side of a pipe to which nobody ever writes.
+        self._descriptors: tuple[int, ...] = os.pipe()
+        self._hosts: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._edges: dict[str, Edge] = {}
+        self._servers: dict[tuple[str, int], Server] = {}
+        self._next_port: dict[str, int] = {}
+        loop.network = self
+        loop.exited.append(self._exited)
+
+    def close(self) -> None:
+        """After the run."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
+
+    def host(self, name: str) -> str:
+        """The IP address of the nodes of this name, whichever lives."""
+        if name not in self._hosts:
+            number = len(self._hosts) + 1
+            self._hosts[name] = address = f"10.0.{number >> 8}.{number & 255}"
+            self._names[address] = name
+        return self._hosts[name]
+
+    def edge(self, name: str) -> Edge:
+        """``client->server``, by names of hosts; made on demand."""
+        if name not in self._edges:
+            if "" in name.split("->", 1) or "->" not in name:
+                raise ValueError(f"no edge {name!r}: it must be 'client->server'")
+            self._edges[name] = Edge(self, name)
+        return self._edges[name]
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return tuple(self._edges.values())
+
+    def heal(self) -> None:
+        """All edges are up and without toxics."""
+        for edge in self.edges:
+            edge.heal()
+
+    # ------------------------------------------------------------------------------ the loop's
+
+    async def create_connection(
+        self, factory: Factory, host: str, port: int
+    ) -> tuple[End, asyncio.BaseProtocol]:
+        """As of an event loop, from the current node.
+
+        Raises:
+            ConnectionRefusedError: the edge is down, or nobody listens there (then the connection
+                may also be accepted and ended at once, by seed: a proxy stands in front).
+            NotSimulated: no such host.
+        """
+        node = current_node()
+        name = node.name if host in _OWN_ADDRESSES else self._names.get(host)
+        if name is None:
+            refuse(f"a connection to {host}:{port}", "only simulated hosts can be reached")
+        edge = self.edge(f"{node.name}->{name}")
+        await asyncio.sleep(edge.latency(edge.dice))
+        server = self.listening(name, port)
+        if not edge.enabled or (server is None and edge.dice.random() < 0.5):
+            edge.refused += 1
+            edge.note("refused")
+            raise ConnectionRefusedError(
+                errno.ECONNREFUSED, f"Connect call failed ({host!r}, {port})"
+            )
+        here = (self.host(node.name), self._free_port(node.name))
+        client = self._end(node, contextvars.copy_context(), (here, (host, port)))
+        there = ((self.host(name), port), here)
+        if server is None:
+            far = self._end(self.node, self.context, there)
+        else:
+            far = self._end(server.node, server.context.copy(), there, server)
+        connection = edge.connect(client, far)
+        if server is None:
+            far.die()
+        else:
+            connection.upstream.wire(Chunk(Kind.SYN, b"", 0.0))
+        protocol = factory()
+        client.set_protocol(protocol)
+        protocol.connection_made(client)
+        return client, protocol
+
+    async def create_server(self, factory: Factory, host: str | None, port: int) -> Server:
+        """As of an event loop, on the current node. Port 0: a free one.
+
+        Raises:
+            OSError: the port is taken, or the address is another host's.
+        """
+        name = current_node().name
+        if (host or "") not in _OWN_ADDRESSES and host != self.host(name):
+            raise OSError(errno.EADDRNOTAVAIL, f"{host} is not an address of {name}")
+        port = port or self._free_port(name)
+        if (name, port) in self._servers:
+            raise OSError(errno.EADDRINUSE, f"{name}: port {port} is in use")
+        server = Server(self, factory, (host or self.host(name), port))
+        self._servers[name, port] = server
+        return server
+
+    # ------------------------------------------------------------------------------ for servers
+
+    def listening(self, name: str, port: int) -> Server | None:
+        """Who accepts connections there."""
+        return self._servers.get((name, port))
+
+    def forget(self, server: Server) -> None:
+        """It listens no more."""
+        if server.is_serving():
+            del self._servers[server.node.name, server.port]
+
+    # -------------------------------------------------------------------------------------------
+
+    def _end(
+        self,
+        node: Node,
+        context: contextvars.Context,
+        addresses: tuple[Address, Address],
+        server: Server | None = None,
+    ) -> End:
+        return End(self.loop, node, context, self._descriptors[0], addresses, server)
+
+    def _free_port(self, name: str) -> int:
+        port = self._next_port.get(name, _FIRST_FREE_PORT)
+        self._next_port[name] = port + 1
+        return port
+
+    def _exited(self, node: Node) -> None:
+        """The kernel closes the sockets of a process that is gone."""
+        for server in [each for each in self._servers.values() if each.node is node]:
+            self.forget(server)
+        for edge in self.edges:
+            for connection in edge.connections:
+                for end in connection.ends:
+                    if end.node is node:
+                        end.die()

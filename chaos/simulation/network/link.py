@@ -1,0 +1,258 @@
+"""Connections: two directions, each of them toxics, then the wire, then the receiver's kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chaos.simulation.network.toxics import Chunk, Kind, Stage, Stream, Toxic, create_stage
+
+if TYPE_CHECKING:
+    from chaos.simulation.kernel.node import Node
+    from chaos.simulation.network.fabric import Edge
+    from chaos.simulation.network.transport import End
+
+_ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
+
+
+@dataclass(slots=True)
+class Message:
+    """Bytes about to reach their receiver. ``number``: per edge and stream, from 1.
+
+    ``connection``: of the edge, from 1. ``label`` is for whoever can read the bytes.
+    """
+
+    edge: str
+    stream: Stream
+    number: int
+    data: bytes
+    sender: Node
+    receiver: Node
+    connection: int = 0
+    label: str = ""
+
+
+class Link:
+    """One direction of a connection (``toxics.Way``).
+
+    ``in_flight``: bytes written and not yet taken by the receiver, nor lost. ``queue``: what is on
+    the wire; the first ``arrived`` of it have reached the receiver's kernel.
+    """
+
+    reverse: Link
+
+    def __init__(self, edge: Edge, stream: Stream, number: int, sender: End, receiver: End) -> None:
+        self.edge = edge
+        self.stream = stream
+        self.connection = number
+        self.sender = sender
+        self.receiver = receiver
+        self.loop: asyncio.AbstractEventLoop = edge.loop
+        self.context: contextvars.Context = edge.context
+        # One stream of chance per link: what others send, and in which order, does not shift it.
+        self.dice = edge.loop.dice.stream(f"{edge.name} {stream} {number}")
+        self.in_flight = 0
+        self.arrived = 0
+        self.queue: deque[Chunk] = deque()
+        self._due = 0.0  # when the last on the wire arrives
+        self._written = -1.0  # when the last was written
+        self._fate: Kind | None = None  # FIN or RST, once one of them is on the wire
+        self._shut = False  # nothing is taken from the sender any more
+        self._traffic = edge.traffic[stream]
+        self.stages: list[Stage] = []
+        for toxic in edge.toxics:
+            self.add(toxic, fresh=True)
+
+    # -------------------------------------------------------------------- the sender's side
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the sender. What one step writes is one message, but for toxics under way."""
+        if self._shut:
+            self.reverse.finish(Kind.RST)
+            return
+        now = self.loop.time()
+        self.in_flight += len(data)
+        self._traffic.sent_bytes += len(data)
+        if not self.stages and self._written == now and self.queue:
+            self.queue[-1].data += data
+            return
+        self._written = now
+        self._traffic.sent_messages += 1
+        self._enter(Chunk(Kind.DATA, data, now))
+
+    def finish(self, kind: Kind) -> None:
+        """The sender writes no more (FIN), or is gone with things unread (RST)."""
+        if not self._shut or kind is Kind.RST:
+            self._shut = True
+            self._enter(Chunk(kind, b"", self.loop.time()))
+
+    def _enter(self, chunk: Chunk) -> None:
+        if self.stages:
+            self.stages[0].push(chunk)
+        else:
+            self.wire(chunk)
+
+    # -------------------------------------------------------------------- toxics
+
+    def add(self, toxic: Toxic, *, fresh: bool = False) -> None:
+        """A toxic takes its place behind those that stand. ``fresh``: the connection is new."""
+        if toxic.stream == self.stream:
+            self.stages.append(create_stage(toxic, self, fresh=fresh))
+
+    def remove(self, toxic: Toxic) -> None:
+        """The toxic is gone; what it held goes on."""
+        for stage in [stage for stage in self.stages if stage.toxic is toxic]:
+            stage.lift()
+            if stage in self.stages:
+                self.stages.remove(stage)
+
+    def forward(self, stage: Stage, chunk: Chunk) -> None:
+        after = self.stages.index(stage) + 1
+        if after < len(self.stages):
+            self.stages[after].push(chunk)
+        else:
+            self.wire(chunk)
+
+    def drop(self, chunk: Chunk) -> None:
+        if chunk.data:
+            self._traffic.dropped_messages += 1
+            self._taken(chunk)
+
+    def slowed(self) -> None:
+        self._traffic.slowed_messages += 1
+
+    def shut(self, stage: Stage, kind: Kind) -> None:
+        """As Toxiproxy: the end of one direction is the end of the whole connection."""
+        before = self.stages[: self.stages.index(stage)]
+        self.forward(stage, Chunk(kind, b"", self.loop.time()))
+        for each in [*before, stage]:
+            each.discard()
+            self.stages.remove(each)
+        self._shut = True
+        self.reverse.finish(kind)
+
+    def cut(self, kind: Kind) -> None:
+        """The proxy closes the connection; what toxics hold is lost."""
+        for stage in self.stages:
+            stage.discard()
+        self.stages.clear()
+        self._shut = True
+        self.wire(Chunk(kind, b"", self.loop.time()))
+
+    # -------------------------------------------------------------------- the wire
+
+    def wire(self, chunk: Chunk) -> None:
+        """On its way, behind all that went before. Nothing follows a RST, only a RST a FIN."""
+        if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not Kind.RST):
+            self.drop(chunk)
+            return
+        if chunk.kind in (Kind.FIN, Kind.RST):
+            self._fate = chunk.kind
+        self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.dice))
+        self.queue.append(chunk)
+        # What comes for a closed socket is refused even if its process is paused or gone.
+        context = self.context if self.receiver.closed else self.receiver.context
+        self.loop.call_at(chunk.at, self._arrive, self.queue, context=context)
+
+    def discard(self) -> bool:
+        """Forgets what is on the wire; whether there were bytes among it."""
+        lost = [chunk for chunk in self.queue if chunk.kind is Kind.DATA]
+        # Another queue: what is still to arrive of the old one finds nothing.
+        self.queue, self.arrived = deque(), 0
+        for chunk in lost:
+            self._taken(chunk)
+        return bool(lost)
+
+    # -------------------------------------------------------------------- the receiver's side
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes wait in the receiver's kernel."""
+        return self.arrived > 0 and self.queue[0].kind is Kind.DATA
+
+    @property
+    def broken(self) -> bool:
+        """Whether a RST waits there."""
+        return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is Kind.RST
+
+    def drain(self) -> None:
+        """Hands over what has arrived, as long as the receiver takes it."""
+        while self.arrived and self.receiver.takes:
+            self.arrived -= 1
+            self._hand_over(self.queue.popleft())
+
+    def _arrive(self, queue: deque[Chunk]) -> None:
+        if queue is self.queue:
+            self.arrived += 1
+            self.drain()
+
+    def _hand_over(self, chunk: Chunk) -> None:
+        receiver = self.receiver
+        if chunk.kind is Kind.DATA:
+            self._taken(chunk)
+            if receiver.closed:
+                self.reverse.finish(Kind.RST)
+            elif self._passes(chunk.data):
+                receiver.receive(chunk.data)
+        elif not receiver.closed:
+            self.edge.note(f"{_ARROWS[self.stream]} {chunk.kind.value}")
+            if chunk.kind is Kind.SYN:
+                receiver.accept()
+            elif chunk.kind is Kind.FIN:
+                receiver.receive_eof()
+            else:
+                receiver.receive_reset()
+
+    def _passes(self, data: bytes) -> bool:
+        """Counts, shows to the tap, notes; False when the message is lost."""
+        edge, traffic = self.edge, self._traffic
+        traffic.received_messages += 1
+        traffic.received_bytes += len(data)
+        number = traffic.received_messages
+        mask = self.sender.mask or self.receiver.mask
+        what = f"{_ARROWS[self.stream]} #{number} {len(data)} bytes"
+        edge.note(what, data if mask is None else mask(data))
+        if edge.tap is None:
+            return True
+        sender, receiver = self.sender.node, self.receiver.node
+        message = Message(edge.name, self.stream, number, data, sender, receiver, self.connection)
+        if not edge.tap(message):
+            edge.note(f"{_ARROWS[self.stream]} #{number} lost")
+            for link in (self, self.reverse):
+                link.discard()
+                link.cut(Kind.RST)
+            return False
+        return not self.receiver.dead  # the tap may have killed it
+
+    def _taken(self, chunk: Chunk) -> None:
+        self.in_flight -= len(chunk.data)
+        if self.sender.throttled and not self.sender.dead:
+            self.loop.call_soon(self.sender.resume, context=self.sender.context)
+
+
+class Connection:
+    """Two ends and two links. ``number``: of its edge, from 1."""
+
+    def __init__(self, edge: Edge, number: int, client: End, server: End) -> None:
+        self.client, self.server = client, server
+        self.upstream = Link(edge, "upstream", number, client, server)
+        self.downstream = Link(edge, "downstream", number, server, client)
+        client.outbound = server.inbound = self.upstream
+        server.outbound = client.inbound = self.downstream
+        self.upstream.reverse, self.downstream.reverse = self.downstream, self.upstream
+
+    @property
+    def links(self) -> tuple[Link, Link]:
+        return self.upstream, self.downstream
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return self.client, self.server
+
+    @property
+    def over(self) -> bool:
+        """Whether both ends are closed."""
+        return self.client.closed and self.server.closed

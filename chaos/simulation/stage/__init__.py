@@ -1,0 +1,1 @@
+"""The stack of one simulated run: roles, clients, servers, witness."""

@@ -1,0 +1,181 @@
+"""The stack of one simulated run, under the names that scenarios use (``chaos.course.Stage``)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from chaos.load import EFFECTS
+from chaos.nemesis import Felt, Hold
+from chaos.plan import FaultPlan
+from chaos.process_strike import ActorFailed
+from chaos.records import Record, Sometimes
+from chaos.scenario import Scenario
+from chaos.sightings import sightings
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.network.edges import strike_edges
+from chaos.simulation.network.fabric import Network
+from chaos.simulation.postgres import PostgresNode
+from chaos.simulation.stage.actors import Actor, Main, write_logs
+from chaos.simulation.stage.clients import Clients
+from chaos.simulation.stage.servers import ServerStrike
+from chaos.simulation.stage.witness import FrugalWitness
+from chaos.simulation.valkey import ValkeyNode
+from chaos.sink import Call, Sink, create_sink, read_calls
+from chaos.witness import Witness
+from chaos.workload import plan
+from system.health import start_server
+from system.roles import run_api, run_scheduler, run_worker
+from system.settings import Settings
+
+API_PORT, HEALTH_PORT, SINK_PORT = 8000, 8081, 8090
+_STOP_GRACE_SECONDS = 2.0
+_WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
+
+
+class Stage:
+    """Everything of one run. Made on the harness's node, by ``up``.
+
+    ``apps``: modules of handlers beside those of the workload. ``directory``: for logs and the
+    sink's file.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        loop: SimulationLoop,
+        network: Network,
+        postgres: PostgresNode,
+        valkey: ValkeyNode,
+        directory: Path,
+        apps: Sequence[str] = (),
+    ) -> None:
+        self.scenario = scenario
+        self._loop = loop
+        self._network = network
+        self.postgres = postgres
+        self.valkey = valkey
+        self._directory = directory
+        self._apps = apps
+        self.actors: dict[str, Actor] = {}
+        self.witness: Witness = FrugalWitness(postgres)
+        self.clients = Load(scenario, seed, network)
+        self._logs = directory / "logs"
+        self._sink_log = directory / "sink.jsonl"
+
+    async def up(self) -> None:
+        """Start everything; returns when all roles are ready. Raises ActorFailed."""
+        loop = self._loop
+        loop.start("postgres", self.postgres.main)
+        loop.start("redis", self.valkey.main)
+        loop.start(_SINK, self._serve_sink)
+        for name in self.scenario.topology.processes:
+            port = API_PORT if name.startswith("api-") else HEALTH_PORT
+            actor = Actor(name, self._main(name), (self._network.host(name), port))
+            self.actors[name] = actor
+            actor.start()
+        await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
+        self.clients.start(loop)
+
+    async def strike_edges(
+        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Felt:
+        self._loop.trace.note("fault", ", ".join(edges), f"{fault_id} begins")
+        try:
+            return await strike_edges(plan, edges, self._network, hold)
+        finally:
+            self._loop.trace.note("fault", ", ".join(edges), f"{fault_id} ends")
+
+    async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
+        self._loop.trace.note("fault", server, f"{fault} begins")
+        try:
+            return await ServerStrike(self.postgres, self.valkey).run(fault, server, hold)
+        finally:
+            self._loop.trace.note("fault", server, f"{fault} ends")
+
+    async def heal(self, core: Sequence[str]) -> None:
+        for name, actor in self.actors.items():
+            if name not in core:
+                actor.abandon()
+        self._network.heal()
+        await asyncio.gather(*(self.actors[name].ready(patient=True) for name in core))
+
+    async def stop_roles(self) -> None:
+        grace = self.scenario.settings().shutdown_grace_seconds + _STOP_GRACE_SECONDS
+        await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))
+
+    def sink_calls(self) -> list[Call]:
+        return read_calls(self._sink_log)
+
+    def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
+        write_logs(self.actors, self._logs)
+        return sightings(self.valkey.hints, testimony, self._logs, since)
+
+    def _main(self, name: str) -> Main:
+        role = name.partition("-")[0]
+        settings = self._settings(name)
+        if role == "api":
+            return lambda: run_api(settings)
+        if role == "scheduler":
+            return lambda: run_scheduler(settings)
+        kinds = self.scenario.topology.knows.get(name, EFFECTS)
+        apps = [*(f"chaos.tasks.{kind}" for kind in kinds), *self._apps]
+        return lambda: run_worker(settings, apps)
+
+    def _settings(self, name: str) -> Settings:
+        return self.scenario.settings(
+            label=name,
+            database_url=self.postgres.url(),
+            redis_url=self.valkey.url(),
+            # In the simulated network: the address of the process's own host.
+            api_host="127.0.0.1",
+            api_port=API_PORT,
+            health_host="127.0.0.1",
+            health_port=HEALTH_PORT,
+            log_format="json",
+        )
+
+    async def _serve_sink(self) -> None:
+        sink = Sink(self._sink_log)
+        _, serving = await start_server(create_sink(sink), "127.0.0.1", SINK_PORT)
+        await serving
+
+
+class Load:
+    """The clients on a node of their own (``chaos.course.Clients``)."""
+
+    def __init__(self, scenario: Scenario, seed: int, network: Network) -> None:
+        operations = plan(scenario.workload, seed)
+        doors = [name for name in scenario.topology.processes if name.startswith("api-")]
+        urls = [f"http://{network.host(name)}:{API_PORT}" for name in doors]
+        self._zero = 0.0
+        self._began = asyncio.Event()
+        self._operations: list[Record] = []
+        self._clients = Clients(operations, urls, self._operations.append, lambda: self._zero)
+        self._node: Node | None = None
+
+    def start(self, loop: SimulationLoop) -> None:
+        """They wait, ready, for ``go``."""
+        self._node = loop.start(_CLIENTS, self._run)
+
+    def go(self, zero: float) -> None:
+        self._zero = zero
+        self._began.set()
+
+    async def done(self) -> None:
+        if self._node is None or await self._node.wait() != 0:
+            output = self._node.output[-15:] if self._node else ["they were never started"]
+            raise ActorFailed("the clients failed:\n" + "\n".join(output))
+
+    def answered(self) -> int:
+        return self._clients.answered
+
+    def operations(self) -> list[Record]:
+        return self._operations
+
+    async def _run(self) -> None:
+        await self._began.wait()
+        await self._clients.run()

@@ -1,0 +1,128 @@
+"""Worker processes that take jobs one after the other, each with servers of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from chaos.simulation.suite.cores import Cores
+
+_ANSWER_BYTES_MAX = 256 * 2**20
+_STOP_SECONDS = 20.0
+_CORES = Cores()  # of all pools of this process
+
+
+class WorkerFailed(RuntimeError):
+    """A worker process ended, or a job raised in it; the message has what it said."""
+
+
+class Pool:
+    """``processes`` workers. ``sources``: the tree of our packages that they import from (None:
+    this one), as for a mutant.
+    """
+
+    def __init__(self, processes: int, sources: Path | None = None) -> None:
+        self._processes = processes
+        self._sources = sources
+        self._workers: list[asyncio.subprocess.Process] = []
+
+    @contextlib.asynccontextmanager
+    async def up(self) -> AsyncIterator[Pool]:
+        """All workers ready inside the block; ended after it, with all that is theirs."""
+        try:
+            self._workers = [await self._start() for _ in range(self._processes)]
+            for worker in self._workers:
+                await self._answer(worker)
+            yield self
+        finally:
+            await asyncio.shield(asyncio.gather(*(_stop(worker) for worker in self._workers)))
+
+    async def answers(
+        self, jobs: Iterable[Mapping[str, Any]]
+    ) -> AsyncIterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+        """(job, answer) as they are done; ``jobs`` is drawn from as workers become free.
+
+        Raises:
+            WorkerFailed: a job could not be done at all.
+        """
+        todo = iter(jobs)
+        running: dict[asyncio.Task[dict[str, Any]], tuple[Any, Mapping[str, Any]]] = {}
+
+        def begin(worker: asyncio.subprocess.Process) -> None:
+            job = next(todo, None)
+            if job is not None:
+                running[asyncio.create_task(self._do(worker, job))] = (worker, job)
+
+        for worker in self._workers:
+            begin(worker)
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    worker, job = running.pop(task)
+                    answer = task.result()
+                    begin(worker)
+                    yield job, answer
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        environment = dict(os.environ)
+        if self._sources is not None:
+            # Behind it, modules of the user's are found where they were before.
+            environment["PYTHONPATH"] = os.pathsep.join([str(self._sources), str(Path.cwd())])
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "chaos.simulation.suite.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            cwd=self._sources,
+            limit=_ANSWER_BYTES_MAX,
+        )
+        _CORES.give(worker.pid)
+        return worker
+
+    async def _do(
+        self, worker: asyncio.subprocess.Process, job: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        assert worker.stdin is not None  # noqa: S101 - it was asked for
+        worker.stdin.write(orjson.dumps(job) + b"\n")
+        with contextlib.suppress(ConnectionError):  # then it gives no answer either
+            await worker.stdin.drain()
+        return await self._answer(worker)
+
+    async def _answer(self, worker: asyncio.subprocess.Process) -> dict[str, Any]:
+        assert worker.stdout is not None  # noqa: S101
+        line = await worker.stdout.readline()
+        if not line:
+            raise WorkerFailed(f"a simulating process ended with {await worker.wait()}")
+        answer: dict[str, Any] = orjson.loads(line)
+        if "error" in answer:
+            raise WorkerFailed(answer["error"])
+        return answer
+
+
+async def _stop(worker: asyncio.subprocess.Process) -> None:
+    """It ends with its input; SIGTERM in the middle of a job, SIGKILL if it does not care."""
+    if worker.stdin is not None:
+        worker.stdin.close()
+    with contextlib.suppress(ProcessLookupError):
+        worker.terminate()
+    try:
+        await asyncio.wait_for(worker.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        worker.kill()
+        await worker.wait()
+    finally:
+        _CORES.take_back(worker.pid)

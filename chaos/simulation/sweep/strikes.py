@@ -1,0 +1,248 @@
+"""What the crash sweep does to a run: kill a process at a message, or lose the message."""
+
+from __future__ import annotations
+
+import contextvars
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.network.fabric import Message
+from chaos.simulation.stage.actors import RESTART_DELAY_SECONDS
+from chaos.simulation.stage.stage import Stage
+from chaos.simulation.sweep.labels import Labels
+from chaos.vocabulary import SERVERS
+
+_ROLES = ("api-", "scheduler-", "worker-")
+_STRIKE = re.compile(
+    r"(?:kill (?P<victim>[\w-]+) (?P<when>before|after)|lose)"
+    r" (?P<message>(?P<client>[\w-]+)->(?P<server>[\w-]+) (?P<way>up|down) .+ #\d+)"
+)
+_AND = " + "
+
+
+class Kind(StrEnum):
+    """The kinds of single strikes."""
+
+    SENDER = "kill the sender, the message is on its way"
+    RECEIVER = "kill the receiver before it gets it"
+    RECEIVED = "kill the receiver when it has it"
+    REQUEST = "lose a request, the connection breaks"
+    REPLY = "lose a reply, the connection breaks"
+    POSTGRES = "kill postgres at a message to or from it"
+    REDIS = "kill redis at a message to or from it"
+
+
+class ScheduleError(ValueError):
+    """A text that names no schedule; the message says how one is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """``victim`` is killed ``before`` the ``message`` is delivered, or just ``after``; no victim:
+    the message is lost. ``message`` is a label (``labels.Label``).
+    """
+
+    message: str
+    victim: str = ""
+    when: str = ""
+
+    def __str__(self) -> str:
+        return f"kill {self.victim} {self.when} {self.message}" if self.victim else self._lose
+
+    @classmethod
+    def parse(cls, text: str) -> Strike:
+        """Back from ``str``; raises ScheduleError."""
+        found = _STRIKE.fullmatch(text)
+        if found is None:
+            raise ScheduleError(
+                f"{text!r} is no strike: 'kill worker-1 before MESSAGE', 'kill worker-1 after "
+                "MESSAGE' or 'lose MESSAGE', where MESSAGE is 'worker-1->postgres up claim #1'"
+            )
+        return cls(found["message"], found["victim"] or "", found["when"] or "")
+
+    @property
+    def edge(self) -> str:
+        """``client->server``."""
+        return self.message.partition(" ")[0]
+
+    @property
+    def is_request(self) -> bool:
+        """Whether the message goes to the server."""
+        return self.message.split(" ", 2)[1] == "up"
+
+    @property
+    def kind(self) -> Kind:
+        """What sort of strike it is."""
+        if not self.victim:
+            return Kind.REQUEST if self.is_request else Kind.REPLY
+        if self.victim in SERVERS:
+            return Kind.POSTGRES if self.victim == "postgres" else Kind.REDIS
+        if self.when == "after":
+            return Kind.RECEIVED
+        client, _, server = self.edge.partition("->")
+        sender = client if self.is_request else server
+        return Kind.SENDER if self.victim == sender else Kind.RECEIVER
+
+    @property
+    def fault(self) -> dict[str, Any]:
+        """The strike as a planned fault of a scenario, its moment missing."""
+        if self.victim:
+            return {"name": str(self), "fault": "kill", "target": self.victim}
+        way = "up" if self.is_request else "down"
+        return {
+            "name": str(self),
+            "fault": "reset_peer",
+            "target": self.edge,
+            "stream": way,
+            "attributes": {"timeout": 0},
+        }
+
+    @property
+    def _lose(self) -> str:
+        return f"lose {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Strikes in the order in which they come, in one scope (the name of its scenario)."""
+
+    scope: str
+    strikes: tuple[Strike, ...]
+
+    def __str__(self) -> str:
+        return f"{self.scope}: {_AND.join(map(str, self.strikes))}"
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Back from ``str``; raises ScheduleError."""
+        scope, colon, rest = text.partition(": ")
+        if not colon:
+            raise ScheduleError(
+                f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'"
+            )
+        return cls(scope, tuple(Strike.parse(each) for each in rest.split(_AND)))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A message that was about to be delivered at a virtual second; ``changes`` as of its label.
+
+    ``sender`` and ``receiver`` are processes that could have been killed there, "" if it cannot.
+    """
+
+    at: float
+    message: str
+    changes: bool
+    sender: str
+    receiver: str
+
+    def strikes(self) -> Iterator[Strike]:
+        """Everything that can be done here, but for servers."""
+        if self.sender:
+            yield Strike(self.message, self.sender, "before")
+        if self.receiver:
+            yield Strike(self.message, self.receiver, "before")
+            yield Strike(self.message, self.receiver, "after")
+        yield Strike(self.message)
+
+    def server_strikes(self) -> Iterator[Strike]:
+        """The server at one end of it is killed."""
+        server = self.message.partition(" ")[0].partition("->")[2]
+        if server in SERVERS:
+            yield Strike(self.message, server, "before")
+
+
+@dataclass(slots=True)
+class Struck:
+    """A strike that came. ``at``: virtual second; ``evidence`` shows that it was felt."""
+
+    strike: Strike
+    at: float
+    felt: bool
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+class Striker:
+    """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
+
+    ``see`` is the run's tap; ``stand`` is to be called on the harness's node, before anything is
+    started.
+    """
+
+    def __init__(self, strikes: Sequence[Strike]) -> None:
+        self.points: list[Point] = []
+        self.struck: list[Struck] = []
+        self._todo = {strike.message: strike for strike in strikes}
+        self._stage: Stage | None = None
+        self._labels: Labels | None = None
+        self._harness = contextvars.copy_context()
+
+    def stand(self, stage: Stage) -> None:
+        """This is what there is to strike."""
+        self._stage = stage
+        self._labels = Labels(stage.postgres.names)
+        self._harness = contextvars.copy_context()
+
+    def see(self, message: Message) -> bool:
+        """Whether the message is to be delivered (``Network.tap``)."""
+        if message.edge.startswith("harness->"):
+            return True
+        assert self._labels is not None  # noqa: S101 - it stands
+        label = self._labels.of(message)
+        sender, receiver = _killable(message.sender), _killable(message.receiver)
+        now = message.receiver.loop.time()
+        self.points.append(Point(now, label.text, label.changes, sender, receiver))
+        strike = self._todo.pop(label.text, None)
+        if strike is None:
+            return True
+        message.receiver.loop.trace.note("fault", message.edge, str(strike))
+        if not strike.victim:
+            # The network breaks the connection of a message that is lost.
+            evidence = {"connection": message.connection, "bytes": len(message.data)}
+            self.struck.append(Struck(strike, now, felt=True, evidence=evidence))
+            return False
+        self._kill(strike, message, now)
+        return True
+
+    def _kill(self, strike: Strike, message: Message, now: float) -> None:
+        if strike.victim in SERVERS:
+            self._kill_server(strike, now)
+            return
+        ends = {message.sender.name: message.sender, message.receiver.name: message.receiver}
+        victim = ends.get(strike.victim)
+        if victim is None or not victim.alive:
+            self.struck.append(Struck(strike, now, felt=False))
+        elif strike.when == "before":
+            self._end(strike, victim)
+        else:
+            # Behind what the delivery itself makes ready, which is the victim's reaction to it.
+            loop, context = victim.loop, victim.context.copy()
+            loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
+
+    def _end(self, strike: Strike, victim: Node) -> None:
+        alive, now = victim.alive, victim.loop.time()
+        victim.loop.kill(victim)
+        evidence = {"pid": victim.number, "exit": victim.exit_code}
+        self.struck.append(Struck(strike, now, felt=alive, evidence=evidence))
+
+    def _kill_server(self, strike: Strike, now: float) -> None:
+        """The real server dies, and another one starts."""
+        assert self._stage is not None  # noqa: S101 - it stands
+        stage = self._stage
+        server = stage.postgres if strike.victim == "postgres" else stage.valkey
+        pid = server.pid
+        if server is stage.postgres:
+            stage.postgres.crash()
+        else:
+            stage.valkey.kill()
+        self.struck.append(Struck(strike, now, felt=pid is not None and server.pid is None))
+        loop = server.node.loop
+        loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
+
+
+def _killable(node: Node) -> str:
+    return node.name if node.name.startswith(_ROLES) and node.alive else ""

@@ -35,10 +35,9 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Hunted:
-    """What became of one mutant in a scenario, in all its starts (none: it cannot show here)."""
+    """What became of one mutant in all its starts (none: it is left to the other arena)."""
 
     mutant: Mutant
-    scenario: str
     starts: tuple[Start, ...]
     seconds: float
 
@@ -49,7 +48,7 @@ class Hunted:
 
     @property
     def due(self) -> bool:
-        """Whether it must be killed: it can show here, and no second guard covers it."""
+        """Whether it must be killed: it is hunted here, and no second guard covers it."""
         return bool(self.starts) and not self.mutant.covered_by
 
     @property
@@ -61,7 +60,7 @@ class Hunted:
     def outcome(self) -> str:
         """The killers, or why there are none."""
         if not self.starts:
-            return "not shown here"
+            return "left to simulation"
         if self.killed:
             return " ".join(dict.fromkeys(name for s in self.starts for name in s.killers))
         last = next(start for start in self.starts if not start.killers)
@@ -77,7 +76,7 @@ class Hunted:
     def remark(self) -> str:
         """Under which seeds it was killed, or why it was not."""
         if not self.starts:
-            return self.mutant.unsimulated
+            return self.mutant.unlive
         seeds = ", ".join(str(start.seed) for start in self.starts)
         told = f"seed {seeds}" if len(self.starts) == 1 else f"seeds {seeds}"
         last = self.starts[-1]
@@ -85,8 +84,8 @@ class Hunted:
 
     def row(self) -> str:
         """One line of the table."""
-        name, runs = self.mutant.name, f"{self.runs:g}"
-        return _COLUMNS.format(name, self.scenario, self.outcome, runs, f"{self.seconds:.0f}")
+        name, scenario, runs = self.mutant.name, self.mutant.scenario, f"{self.runs:g}"
+        return _COLUMNS.format(name, scenario, self.outcome, runs, f"{self.seconds:.0f}")
 
 
 class Board:
@@ -112,7 +111,7 @@ class Board:
         killed = sum(hunted.killed for hunted in due)
         covered = sum(bool(hunted.starts) for hunted in through) - len(due)
         hidden = len(through) - len(due) - covered
-        rest = f", {hidden} that cannot show here" if hidden else ""
+        rest = f", {hidden} left to simulation" if hidden else ""
         typer.echo(
             f"{killed} of {len(due)} killed, {covered} covered by a second guard{rest}, "
             f"in {time.monotonic() - self._started:.0f} s"

@@ -22,12 +22,12 @@ from chaos.simulation.suite.pool import WorkerFailed
 
 SOURCES = Path(__file__).parent.parent
 DUE, COVERED = find("finish_without_epoch"), find("finish_without_state")
-HIDDEN = replace(DUE, name="hidden", unsimulated="no two statements run at the same instant")
+HIDDEN = replace(DUE, name="hidden", unlive="the dice of the kernel")
 DEAD, ALIVE = Start(8, killers=("S1", "S8")), Start(9, runs=3)
 
 
 def hunted(*starts: Start) -> Hunted:
-    return Hunted(DUE, DUE.scenario, starts, 20.0)
+    return Hunted(DUE, starts, 20.0)
 
 
 FATES: Mapping[str, tuple[Hunted, bool]] = {
@@ -37,8 +37,8 @@ FATES: Mapping[str, tuple[Hunted, bool]] = {
     "SURVIVED (S4)": (hunted(replace(ALIVE, others=("S4",))), False),
     "SURVIVED (unknown)": (hunted(replace(ALIVE, doubts="x")), False),
     "not judged": (hunted(replace(ALIVE, trouble="no port")), False),
-    "covered": (Hunted(COVERED, "late_finish", (ALIVE,), 20.0), False),
-    "not shown here": (Hunted(HIDDEN, "late_finish", (), 0.0), False),
+    "covered": (Hunted(COVERED, (ALIVE,), 20.0), False),
+    "left to simulation": (Hunted(HIDDEN, (), 0.0), False),
 }
 
 
@@ -84,21 +84,21 @@ def test_only_liveness_needs_the_whole_drain() -> None:
 @pytest.mark.parametrize(
     ("start", "good", "told"),
     [
-        (DEAD, True, "1 of 1 killed, 1 covered by a second guard, 1 that cannot show here, in"),
-        (ALIVE, False, "0 of 1 killed, 1 covered by a second guard, 1 that cannot show here, in"),
+        (DEAD, True, "1 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
+        (ALIVE, False, "0 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
     ],
 )
 def test_the_board_ends_with_the_table(
     start: Start, good: bool, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = Board([DUE, COVERED, HIDDEN])
-    board.add(Hunted(HIDDEN, "late_finish", (), 0.0))
-    board.add(Hunted(COVERED, "late_finish", (ALIVE,), 5.0))
+    board.add(Hunted(HIDDEN, (), 0.0))
+    board.add(Hunted(COVERED, (ALIVE,), 5.0))
     board.add(hunted(start))
     assert board.close() is good
     said = capsys.readouterr().out
     assert told in said
-    assert HIDDEN.unsimulated in said
+    assert HIDDEN.unlive in said
     table = said.partition("killed by")[2]
     rows = [table.index(f"\n{mutant.name} ") for mutant in (DUE, COVERED, HIDDEN)]
     assert rows == sorted(rows)

@@ -39,11 +39,13 @@ class Hunt:
     async def _hunt(self, mutant: Mutant, foundation: Foundation) -> Hunted:
         """Seed after seed until it is killed or has survived all; one that is covered: once."""
         started = time.monotonic()
+        if mutant.unlive:
+            return Hunted(mutant, (), 0.0)
         tree = foundation.directory / f"mutant-{mutant.name}"
         await asyncio.to_thread(plant, mutant, foundation.sources, tree)
         seeds = range(self._seed, self._seed + (1 if mutant.covered_by else mutant.runs_max))
         start = await pursue(seeds, lambda seed: self._once(mutant, seed, tree, foundation))
-        return Hunted(mutant, mutant.scenario, (start,), time.monotonic() - started)
+        return Hunted(mutant, (start,), time.monotonic() - started)
 
     async def _once(self, mutant: Mutant, seed: int, tree: Path, foundation: Foundation) -> Start:
         order = Order(

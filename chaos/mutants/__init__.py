@@ -70,9 +70,7 @@ def _fate(mutant: Mutant) -> str:
     if mutant.covered_by:
         return f"covered by: {mutant.covered_by}; see {mutant.pair}"
     fate = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
-    if mutant.unsimulated:
-        return f"{fate}; not in simulation: {mutant.unsimulated}"
-    return f"{fate}; in simulation in {mutant.simulated_in}" if mutant.simulated_in else fate
+    return f"{fate}; only in simulation: {mutant.unlive}" if mutant.unlive else fate
 
 
 def find(name: str) -> Mutant:

@@ -30,8 +30,7 @@ class Mutant:
     ``runs_max``: the scenario is run under so many seeds at most until one kills it, since what a
     guard prevents may need a race. ``covered_by``: the second guard that still holds when this one
     is gone, so that it survives; ``pair`` is the mutant without both, which must be killed.
-    ``simulated_in``: the scenario for the simulated arena, where it is another one;
-    ``unsimulated``: why it cannot show there at all.
+    ``unlive``: why the live arena cannot be relied on to show it; then it must die in simulation.
     """
 
     name: str
@@ -43,8 +42,7 @@ class Mutant:
     runs_max: int = 3
     covered_by: str = ""
     pair: str = ""
-    simulated_in: str = ""
-    unsimulated: str = ""
+    unlive: str = ""
 
     @property
     def file(self) -> str:
@@ -66,7 +64,6 @@ def both(
     *mutants: Mutant,
     killers: tuple[str, ...],
     scenario: str = "",
-    simulated_in: str = "",
 ) -> Mutant:
     """The mutant without the guards of all of ``mutants``, each of which covers the others."""
     return Mutant(
@@ -74,7 +71,6 @@ def both(
         guard=" and ".join(mutant.guard for mutant in mutants),
         what="; ".join(mutant.what for mutant in mutants),
         scenario=scenario or mutants[0].scenario,
-        simulated_in=simulated_in or mutants[0].simulated_in,
         killers=killers,
         edits=tuple(edit for mutant in mutants for edit in mutant.edits),
     )

@@ -80,27 +80,25 @@ class Hunt:
         """From every start; one that it survives is the last."""
         started = time.monotonic()
         starts: list[Start] = []
-        scenario = mutant.simulated_in or mutant.scenario
-        if not mutant.unsimulated:
-            tree = await asyncio.to_thread(plant, mutant, SOURCES, directory / "tree")
-            runs = self._chase.runs.absolute() if self._chase.keep else directory / "runs"
-            shooting = _Shooting(mutant, scenario, runs, keep=self._chase.keep)
-            async with Pool(1, tree).up() as pool:
-                for seeds in self._chase.ranges(mutant):
-                    starts.append(await shooting.start(seeds, pool))
-                    if not starts[-1].killers:
-                        break
-        return Hunted(mutant, scenario, tuple(starts), time.monotonic() - started)
+        tree = await asyncio.to_thread(plant, mutant, SOURCES, directory / "tree")
+        runs = self._chase.runs.absolute() if self._chase.keep else directory / "runs"
+        shooting = _Shooting(mutant, runs, keep=self._chase.keep)
+        async with Pool(1, tree).up() as pool:
+            for seeds in self._chase.ranges(mutant):
+                starts.append(await shooting.start(seeds, pool))
+                if not starts[-1].killers:
+                    break
+        return Hunted(mutant, tuple(starts), time.monotonic() - started)
 
 
 class _Shooting:
     """Runs of one mutant."""
 
-    def __init__(self, mutant: Mutant, scenario: str, runs: Path, *, keep: bool) -> None:
+    def __init__(self, mutant: Mutant, runs: Path, *, keep: bool) -> None:
         self._mutant = mutant
         self._job = {
             "job": "run",
-            "scenario": scenarios.find(scenario).document,
+            "scenario": scenarios.find(mutant.scenario).document,
             "runs": str(runs),
             "keep": keep,
             "mutant": mutant.name,

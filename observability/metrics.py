@@ -17,6 +17,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         info = self._gauge("role", "Which role this process has", "role")
         info.labels(role).set(1)
+        self.spans = self._counter("spans", "Finished spans, by what became of them", "result")
         self.loop_turns = self._counter("loop_turns", "Turns of supervised loops", "loop", "result")
         # API
         self.requests = self._counter(

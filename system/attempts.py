@@ -76,16 +76,19 @@ class Attempt:
         """
         if self.ended or self._cancellation.requested:
             return
+        if self.context.trace is not None:
+            self.context.trace.event(reason)
         self._cancellation.request(reason)
         if self._call is not None:
             self._call.cancel()
 
     def _start(self, loop: asyncio.AbstractEventLoop, executor: Executor) -> asyncio.Future[Any]:
         function, payload = self.handler.function, self.grant.payload
+        trace = self.context.trace
+        inside = contextvars.copy_context() if trace is None else trace.inside()
         if self.handler.is_async:
-            return loop.create_task(_contained(function(self.context, payload)))
-        run = contextvars.copy_context().run
-        self._thread = executor.submit(run, _contained_call, function, self.context, payload)
+            return loop.create_task(_contained(function(self.context, payload)), context=inside)
+        self._thread = executor.submit(inside.run, _contained_call, function, self.context, payload)
         return asyncio.wrap_future(self._thread, loop=loop)
 
     def _end(

@@ -18,10 +18,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from opentelemetry import trace
 from sqlalchemy import Connection, select
 
+from observability import traceparent as w3c
+from observability.tracing import TRACE_RATIO, new_root
 from system import ids
-from system import traceparent as trace
 from system.errors import HoldfastError
 from system.payload import encode_python
 from system.records import NewTask
@@ -55,11 +57,13 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
     timeout_seconds: float | None = None,
     idempotency_key: str | None = None,
     traceparent: str | None = None,
+    trace_ratio: float = TRACE_RATIO,
 ) -> UUID:
     """Stores one task in the caller's transaction and returns its id.
 
     The arguments mean what the members of ``TaskRequest`` mean. Under a key that was used before,
-    the id is that of the first task.
+    the id is that of the first task. The task continues the trace of ``traceparent``, else that of
+    the OpenTelemetry span that is current, else it begins one (``trace_ratio`` of these sampled).
 
     Raises:
         pydantic.ValidationError: an argument is out of bounds.
@@ -76,16 +80,21 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
         timeout_seconds=timeout_seconds,
         idempotency_key=idempotency_key,
     )
-    return enqueue_many(connection, [request], traceparent=traceparent)[0]
+    return enqueue_many(connection, [request], traceparent=traceparent, trace_ratio=trace_ratio)[0]
 
 
 def enqueue_many(
-    connection: Connection, tasks: Sequence[TaskRequest], *, traceparent: str | None = None
+    connection: Connection,
+    tasks: Sequence[TaskRequest],
+    *,
+    traceparent: str | None = None,
+    trace_ratio: float = TRACE_RATIO,
 ) -> list[UUID]:
     """Stores many tasks by one statement; their ids, in order. Raises as ``enqueue`` does.
 
-    All of them continue ``traceparent``; without one each begins a trace of its own.
+    All of them continue the trace that ``enqueue`` says; without one each begins its own.
     """
+    current = w3c.parse(traceparent) or trace.get_current_span().get_span_context()
     limits = _announced_limits(connection, {task.name for task in tasks})
     new = [
         to_new_task(
@@ -93,7 +102,7 @@ def enqueue_many(
             ids.new_id(),
             encode_python(task.payload),
             limits.get(task.name, Limits()),
-            trace.kept_or_new(traceparent),
+            w3c.write(current if current.is_valid else new_root(trace_ratio)),
         )
         for task in tasks
     ]

@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from observability.metrics import Metrics
 from system.errors import OutcomeUnknown, Unavailable
 from system.loops import Loops, wait_for_event
 from system.queue import Delivery, HintQueue
@@ -23,6 +22,7 @@ from system.records import Claimed, Hint
 from system.settings import Settings
 from system.slots import Slots
 from system.store import Store
+from system.telling.attempts import Attempts
 
 READ_BLOCK_SECONDS = 1.0
 _RESEND_SECONDS = 0.2
@@ -49,8 +49,8 @@ class Intake:
         queue: HintQueue,
         slots: Slots,
         ending: Ending,
+        telling: Attempts,
         log: structlog.stdlib.BoundLogger,
-        metrics: Metrics,
     ) -> None:
         self.claims_sent = 0
         self._settings = settings
@@ -59,8 +59,8 @@ class Intake:
         self._queue = queue
         self._slots = slots
         self._ending = ending
+        self._telling = telling
         self._log = log
-        self._metrics = metrics
         self._claims_in_flight = 0
         self._reread = False
         self._waiting: Delivery | None = None  # until nothing else runs here
@@ -111,7 +111,7 @@ class Intake:
             lambda: self._slots.free >= least or self._ending.loops.stopping, READ_BLOCK_SECONDS
         )
         free = self._slots.free
-        self._metrics.slots_free.set(free)
+        self._telling.may_begin(free)
         return free
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
@@ -125,9 +125,11 @@ class Intake:
         for delivery in deliveries:
             deferred = delivery.hint and delivery.hint.task_id in claimed.deferred
             (later if deferred else settled).append(delivery)
-        self._metrics.claims_refused.inc(len(settled) - len(claimed.grants))
+        self._telling.not_granted(len(settled) - len(claimed.grants))
+        batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
         for grant in claimed.grants:
-            self._slots.begin(grant, sent, stopping=self._ending.loops.stopping)
+            batch = batches.get(grant.task_id)
+            self._slots.begin(grant, sent, batch=batch, stopping=self._ending.loops.stopping)
         waiting = later[:1] if not self._slots.alone else []
         self._wait_for(waiting[0] if waiting else None)
         await self._queue.requeue(later[len(waiting) :])
@@ -171,7 +173,7 @@ class Intake:
 
     async def _wait_to_be_alone(self, delivery: Delivery) -> None:
         """A while at most: then asks whether the task is still to be had."""
-        self._metrics.slots_free.set(0)
+        self._telling.may_begin(0)
         loops = self._ending.loops
         alone = await self._slots.wait(
             lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS

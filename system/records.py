@@ -156,21 +156,51 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Acted(Answer):
+    """What a cancel or a retry did; ``found`` is the state before. None: there is no such task."""
+
+    found: State | None
+    attempt: int | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
-    """Says that ``task_id`` may be claimed while its epoch is ``epoch``. Never truth."""
+    """Says that ``task_id`` may be claimed while its epoch is ``epoch``. Never truth.
+
+    ``traceparent`` names the scheduler's batch that published it, where that is traced.
+    """
 
     task_id: UUID
     epoch: int
     queue: str
-    traceparent: str | None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Republished(Hint):
+    """A hint to publish once more. ``task_traceparent`` is that of the row."""
+
+    attempt: int
+    task_traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatched(Republished):
+    """A hint to publish of a task that became QUEUED ``at``; it was SCHEDULED from ``since``."""
+
+    due_at: datetime
+    since: datetime
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 
-    ``waited_seconds`` from due to claimed, by the database's clock. ``last_life``: one more loss
-    makes the task FAILED, so nothing else may begin in this worker until the attempt is over.
+    ``waited_seconds`` from due to claimed, by the database's clock; ``queued_at``: it was QUEUED
+    from then on. ``last_life``: one more loss makes the task FAILED, so nothing else may begin in
+    this worker until the attempt is over.
     """
 
     task_id: UUID
@@ -185,6 +215,7 @@ class Grant:
     traceparent: str | None
     claimed_at: datetime
     waited_seconds: float
+    queued_at: datetime
     last_life: bool = False
 
 
@@ -232,17 +263,31 @@ class Owned:
     task_id: UUID
     epoch: int
     cancel_requested: bool
+    attempt: int
+    name: str
+    queue: str
+    traceparent: str | None
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """An attempt that a scheduler ended for its worker ``owner``."""
+    """An attempt that a scheduler ended ``at`` for its worker ``owner``.
+
+    ``epoch`` is the one after it: the attempt's own is one less.
+    """
 
     task_id: UUID
     state: State
     epoch: int
     reason: Reason
     owner: UUID
+    attempt: int
+    name: str
+    queue: str
+    traceparent: str | None
+    claimed_at: datetime
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from observability.logs import create_logger
-from observability.metrics import Metrics
 from system import migrate
 from system.api.app import create_api
 from system.api.auth import require_safe_bind
@@ -17,6 +16,7 @@ from system.handlers.registry import Registry
 from system.health import create_health, start_server, stop_server
 from system.scheduler import Scheduler
 from system.settings import Settings
+from system.telling.telemetry import open_telemetry
 from system.worker import Worker
 
 
@@ -38,14 +38,14 @@ async def run_api(settings: Settings) -> int:
 async def run_scheduler(settings: Settings) -> int:
     """Schedules until a signal."""
     await migrate.check(settings)
-    log, metrics = _logger(settings, "scheduler"), Metrics("scheduler")
-    scheduler = Scheduler(settings, log, metrics)
-    health = create_health(scheduler.loops.stalled, metrics)
-    server, task = await start_server(health, settings.health_host, settings.health_port)
-    log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
-    _on_signal(scheduler.stop)
-    await scheduler.run()
-    await stop_server(server, task)
+    async with open_telemetry(settings, "scheduler") as telemetry:
+        scheduler = Scheduler(settings, telemetry)
+        health = create_health(scheduler.loops.stalled, telemetry.metrics)
+        server, task = await start_server(health, settings.health_host, settings.health_port)
+        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
+        _on_signal(scheduler.stop)
+        await scheduler.run()
+        await stop_server(server, task)
     return 0
 
 
@@ -56,14 +56,14 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
     for app in apps:
         registry.load(app)
     await migrate.check(settings)
-    log, metrics = _logger(settings, "worker"), Metrics("worker")
-    worker = Worker(settings, registry, log, metrics)
-    health = create_health(worker.stalled, metrics)
-    server, task = await start_server(health, settings.health_host, settings.health_port)
-    log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
-    _on_signal(worker.stop)
-    code = await worker.run()
-    await stop_server(server, task)
+    async with open_telemetry(settings, "worker") as telemetry:
+        worker = Worker(settings, registry, telemetry)
+        health = create_health(worker.stalled, telemetry.metrics)
+        server, task = await start_server(health, settings.health_host, settings.health_port)
+        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
+        _on_signal(worker.stop)
+        code = await worker.run()
+        await stop_server(server, task)
     return code
 
 

@@ -11,7 +11,17 @@ import orjson
 from sqlalchemy import RowMapping
 
 from system.lifecycle import Reason, State
-from system.records import Answer, Claimed, Effect, Event, Grant, Hint, TaskRow, TaskStory
+from system.records import (
+    Acted,
+    Answer,
+    Claimed,
+    Effect,
+    Event,
+    Grant,
+    TakenBack,
+    TaskRow,
+    TaskStory,
+)
 
 
 def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
@@ -27,9 +37,11 @@ def json_value(value: Any) -> Any:
     return orjson.loads(value) if isinstance(value, str | bytes) else value
 
 
-def rows_to_hints(rows: Sequence[RowMapping]) -> list[Hint]:
-    """What a dispatch or republish answered."""
-    return [Hint(**row) for row in rows]
+def row_to_taken_back(row: RowMapping) -> TakenBack:
+    """What a take-back answered for one attempt."""
+    return TakenBack(
+        **{**row, "state": State(row["state"]), "reason": Reason(row["reason"])},
+    )
 
 
 def rows_to_claimed(rows: Sequence[RowMapping]) -> Claimed:
@@ -52,9 +64,17 @@ def rows_to_answers(rows: Sequence[RowMapping]) -> list[Answer]:
             task_id=row["task_id"],
             made=row["made"],
             done=row["done"],
-            state=State(row["state"]) if row["state"] else None,
+            state=_state(row["state"]),
             epoch=row["epoch"],
         )
+        for row in rows
+    ]
+
+
+def rows_to_acted(rows: Sequence[RowMapping]) -> list[Acted]:
+    """What a cancel or retry answered, id by id."""
+    return [
+        Acted(**{**row, "state": _state(row["state"]), "found": _state(row["found"])})
         for row in rows
     ]
 
@@ -71,14 +91,17 @@ def row_to_story(row: RowMapping) -> TaskStory:
     )
 
 
+def _state(name: str | None) -> State | None:
+    return State(name) if name else None
+
+
 def _event(values: dict[str, Any]) -> Event:
-    source = values["from_state"]
     return Event(
         **{
             **values,
             "task_id": UUID(values["task_id"]),
             "at": _instant(values["at"]),
-            "from_state": State(source) if source else None,
+            "from_state": _state(values["from_state"]),
             "to_state": State(values["to_state"]),
             "reason": Reason(values["reason"]),
         }

@@ -35,7 +35,7 @@ room AS MATERIALIZED (
   FROM (SELECT DISTINCT queue FROM groups) q),
 due AS MATERIALIZED (
   SELECT d.*, r.free FROM groups g JOIN room r ON r.queue = g.queue, LATERAL (
-    SELECT t.id, t.queue, t.priority, t.due_at, t.seq FROM tasks t
+    SELECT t.id, t.queue, t.priority, t.due_at, t.seq, t.state_since FROM tasks t
     WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
       AND t.due_at <= (SELECT clock_timestamp())
     ORDER BY t.due_at, t.id LIMIT r.free FOR NO KEY UPDATE SKIP LOCKED) d),
@@ -46,14 +46,17 @@ n AS MATERIALIZED (
   WHERE place <= free),
 u AS (
   UPDATE tasks t SET state = '{State.QUEUED}', seq = n.seq + 1, publishes = 1,
+    state_since = clock_timestamp(),
     hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
   FROM n WHERE t.id = n.id AND t.id = ANY(ARRAY(SELECT id FROM n))
-  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at),
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at,
+    n.state_since AS since, t.state_since AS at),
 e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
-  SELECT id, seq, clock_timestamp(), '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
+  SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY priority DESC, due_at, id""")
+SELECT id AS task_id, epoch, queue, attempt, traceparent AS task_traceparent, due_at, since, at
+FROM u ORDER BY priority DESC, due_at, id""")
 
 NEXT_DUE = text(f"""
 WITH RECURSIVE {_GROUPS}
@@ -78,7 +81,8 @@ e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, traceparent FROM u ORDER BY id""")
+SELECT id AS task_id, epoch, queue, attempt, traceparent AS task_traceparent FROM u
+ORDER BY id""")
 
 # Redis forgot everything: no hint that was published still counts.
 EXPIRE_HINTS = text("""
@@ -113,7 +117,7 @@ alive AS MATERIALIZED (
   FROM workers WHERE dead_at IS NULL),
 h AS MATERIALIZED (
   SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
-    t.max_losses, t.cancel_requested, t.worker_id,
+    t.max_losses, t.cancel_requested, t.worker_id, t.claimed_at,
     t.worker_id IN (SELECT id FROM dead) AS lost
   FROM tasks t LEFT JOIN alive ON alive.id = t.worker_id
   WHERE t.state = 'RUNNING' AND (t.worker_id IN (SELECT id FROM dead)
@@ -121,7 +125,8 @@ h AS MATERIALIZED (
        <= alive.heard)
   ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
 n AS (
-  SELECT h.id, h.epoch, h.seq, h.due_at, h.worker_id, h.lost, h.losses + h.lost::int AS losses,
+  SELECT h.id, h.epoch, h.seq, h.due_at, h.worker_id, h.claimed_at, h.lost,
+    h.losses + h.lost::int AS losses,
     CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'
          WHEN h.lost AND h.losses + 1 >= h.max_losses THEN '{State.FAILED}'
          WHEN NOT h.lost AND h.attempt - h.losses - h.handed_back >= h.max_attempts
@@ -133,13 +138,15 @@ u AS (
     due_at = CASE WHEN n.next = '{State.SCHEDULED}' THEN clock_timestamp() ELSE n.due_at END,
     finished_at = CASE WHEN n.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
   FROM n WHERE t.id = n.id AND t.id = ANY(ARRAY(SELECT id FROM n))
-  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.worker_id AS owner,
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.name, t.queue, t.traceparent,
+    n.worker_id AS owner, n.claimed_at, t.state_since AS at,
     CASE WHEN n.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
 e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
-  SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
+  SELECT id, seq, at, '{State.RUNNING}', state, epoch, attempt,
          CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM u)
-SELECT id AS task_id, state, epoch, reason, owner FROM u""")
+SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue, traceparent, claimed_at, at
+FROM u""")
 
 DEAD_WORKERS = text("""
 SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")

@@ -10,14 +10,13 @@ import asyncio
 from datetime import datetime
 from uuid import uuid4
 
-import structlog
-
-from observability.metrics import Metrics
 from system.loops import Loops, wait_for_event
 from system.queue import HintQueue
-from system.records import Hint
+from system.records import Republished
 from system.settings import Settings
 from system.store import Store
+from system.telling.dispatches import Dispatches
+from system.telling.telemetry import Telemetry
 
 _DISPATCH_CONNECTIONS = 1
 _SWEEP_CONNECTIONS = 4  # sweep, hints, janitor, prune: none waits for another
@@ -65,13 +64,11 @@ class Steadiness:
 class Scheduler:
     """One scheduler process; ``run`` until ``stop``."""
 
-    def __init__(
-        self, settings: Settings, log: structlog.stdlib.BoundLogger, metrics: Metrics
-    ) -> None:
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._settings = settings
-        self._log = log
-        self._metrics = metrics
+        self._log = telemetry.log
         self._actor = f"scheduler:{settings.label}"
+        self._telling = Dispatches(telemetry, self._actor)
         name = f"holdfast-{self._actor}"
         self._dispatching = Store(
             settings, connections=_DISPATCH_CONNECTIONS, application_name=name
@@ -88,7 +85,7 @@ class Scheduler:
         self._steadiness = Steadiness(
             needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
         )
-        self.loops = Loops(log, metrics)
+        self.loops = Loops(telemetry.log, telemetry.metrics)
         stalled = _STALLED_POLLS * poll + statement
         self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
         self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
@@ -117,12 +114,12 @@ class Scheduler:
         """One batch of due tasks; sleeps until the next one is due, a poke, or the poll."""
         self._poked.clear()
         await self._heal_amnesia()  # also the proof that Redis answers: else the backlog stays
-        hints = await self._dispatching.dispatch(self._settings.dispatch_batch, self._actor)
-        if hints:
-            await self._queue.publish(hints)
-            for hint in hints:
-                self._metrics.dispatched.labels(hint.queue).inc()
-            if len(hints) >= self._settings.dispatch_batch:
+        sent = self._telling.now()
+        tasks = await self._dispatching.dispatch(self._settings.dispatch_batch, self._actor)
+        if tasks:
+            with self._telling.dispatched(tasks, sent) as hints:
+                await self._queue.publish(hints)
+            if len(tasks) >= self._settings.dispatch_batch:
                 return
         due = await self._dispatching.next_due_seconds()
         poll = self._settings.poll_seconds
@@ -135,11 +132,11 @@ class Scheduler:
         if await self._queue.generation() is not None:
             return
         expired = await self._dispatching.expire_hints()
-        self._log.warning("redis is empty, publishing all hints again", queued=expired)
+        self._telling.forgotten(expired)
         while await self._republish(self._dispatching):
             pass
         await self._queue.set_generation(str(uuid4()))
-        self._metrics.amnesia.inc()
+        self._telling.remembered()
 
     async def _sweep(self) -> None:
         """Dead workers and their attempts. Needs no Redis: its outage must not hide the dead."""
@@ -149,20 +146,12 @@ class Scheduler:
             dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
             self._steadiness.answered(loop.time())
             for worker in dead:
-                self._metrics.workers_lost.inc()
-                self._log.warning("worker marked dead: lease expired", worker=str(worker))
+                self._telling.died(worker)
+        sent = self._telling.now()
         ends = await self._sweeping.take_back(batch, self._actor)
         self._steadiness.answered(loop.time())
-        for end in ends:
-            self._metrics.taken_back.labels(str(end.reason)).inc()
-            self._log.warning(
-                "attempt taken back",
-                task_id=str(end.task_id),
-                epoch=end.epoch,
-                state=str(end.state),
-                reason=str(end.reason),
-                worker=str(end.owner),
-            )
+        if ends:
+            self._telling.taken_back(ends, sent)
             self._poked.set()
         await self.loops.sleep(self._settings.poll_seconds)
 
@@ -172,12 +161,13 @@ class Scheduler:
             await self._republish(self._sweeping)
         await self.loops.sleep(self._settings.poll_seconds)
 
-    async def _republish(self, store: Store) -> list[Hint]:
-        hints = await store.republish(self._settings.sweep_batch, self._actor)
-        if hints:
-            await self._queue.publish(hints)
-            self._metrics.republished.inc(len(hints))
-        return hints
+    async def _republish(self, store: Store) -> list[Republished]:
+        sent = self._telling.now()
+        tasks = await store.republish(self._settings.sweep_batch, self._actor)
+        if tasks:
+            with self._telling.republished(tasks, sent) as hints:
+                await self._queue.publish(hints)
+        return tasks
 
     async def _listen(self) -> None:
         """A poke through Redis is only a short cut past the sleep of ``_dispatch``."""
@@ -192,13 +182,13 @@ class Scheduler:
             consumers = await self._queue.consumers(queue)
             for worker in await self._sweeping.dead_workers(consumers):
                 moved = await self._queue.bury(queue, worker)
-                self._log.info("consumer removed", worker=str(worker), queue=queue, hints=moved)
+                self._telling.buried(worker, queue, moved)
         await self.loops.sleep(self._settings.lease_seconds / 3)
 
     async def _prune(self) -> None:
         """Deletes what is past its retention."""
         pruned = await self._sweeping.prune(self._settings.sweep_batch)
-        self._metrics.pruned.inc(pruned)
+        self._telling.pruned(pruned)
         if pruned < self._settings.sweep_batch:
             await self._sweeping.prune_workers()
             await self.loops.sleep(_PRUNE_EVERY_SECONDS)

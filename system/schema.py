@@ -62,6 +62,8 @@ tasks = Table(
     Column("publishes", Integer, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
     Column("finished_at", _INSTANT),
+    # When it entered its present state. The default is for processes of the release before.
+    Column("state_since", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     CheckConstraint(
         "state IN ('SCHEDULED','QUEUED','RUNNING','SUCCEEDED','FAILED','CANCELLED')",
         name="tasks_state",

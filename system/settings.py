@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from observability.tracing import TRACE_RATIO
+
 
 class Settings(BaseSettings):
     """Every field is the variable ``HOLDFAST_<FIELD>``; units stand in the names.
@@ -136,6 +138,21 @@ class Settings(BaseSettings):
     log_format: str = Field(
         "auto", pattern="^(auto|json|text)$", description="auto: text on a tty."
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry collector (OTLP over HTTP), for example "
+        "http://127.0.0.1:4318; without one no spans are recorded.",
+    )
+    trace_ratio: float = Field(
+        TRACE_RATIO,
+        ge=0,
+        le=1,
+        description="Share of the traces begun here that are sampled; a caller's traceparent "
+        "decides for itself.",
+    )
+    trace_export_seconds: float = Field(
+        1.0, gt=0, description="A finished span is sent within this time."
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -147,6 +164,16 @@ class Settings(BaseSettings):
             raise ValueError(f"no URL: {error}") from error
         if parts.scheme.split("+")[0] not in {"postgresql", "postgres"} or not port_fits:
             raise ValueError("must look like postgresql://user:password@host:port/database")
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if not url:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must look like http://host:4318")
         return url
 
     @model_validator(mode="after")

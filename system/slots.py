@@ -14,17 +14,18 @@ from uuid import UUID
 
 import structlog
 
-from observability.metrics import Metrics
 from system.attempts import Attempt
 from system.finisher import Finisher
 from system.handlers.cancellation import Cancellation, StopReason
 from system.handlers.context import Context
 from system.handlers.registry import Registry
 from system.handlers.transaction import Transactions
-from system.lifecycle import Reason, State
+from system.lifecycle import Reason
 from system.loops import wait_for_event
 from system.records import Answer, Failure, Grant, Success
 from system.settings import Settings
+from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempts import Attempts
 
 _LEFTOVERS_SECONDS = 1.0  # for handlers that were cancelled at the very end
 
@@ -40,16 +41,16 @@ class Slots:
         registry: Registry,
         transactions: Transactions,
         finisher: Finisher,
+        telling: Attempts,
         log: structlog.stdlib.BoundLogger,
-        metrics: Metrics,
     ) -> None:
         self.attempts: dict[Key, Attempt] = {}
         self._settings = settings
         self._registry = registry
         self._transactions = transactions
         self._finisher = finisher
+        self._telling = telling
         self._log = log
-        self._metrics = metrics
         self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
         self._running: dict[asyncio.Task[object], Attempt | None] = {}
         self._freed = asyncio.Event()
@@ -95,21 +96,18 @@ class Slots:
         """Makes ``wait`` look at its condition again."""
         self._freed.set()
 
-    def begin(self, grant: Grant, sent: float, *, stopping: bool) -> None:
+    def begin(self, grant: Grant, sent: float, *, batch: str | None, stopping: bool) -> None:
         """Runs the handler of a grant whose claim was sent at ``sent`` (the loop's clock).
 
-        ``stopping``: it is told to stop before it begins.
+        ``batch``: the traceparent of its hint. ``stopping``: it is told to stop before it begins.
         """
-        self._metrics.claimed.labels(grant.queue).inc()
-        self._metrics.start_seconds.labels(grant.queue).observe(max(0.0, grant.waited_seconds))
+        trace = self._telling.claimed(grant, batch)
         handler = self._registry.get(grant.name)
         if handler is None:
             self._log.warning(
                 "no handler for this name", task_id=str(grant.task_id), name=grant.name
             )
-            self.keep(
-                self._finisher.settle(_unknown_name(grant, self._settings.unknown_name_seconds))
-            )
+            self.keep(self._hand_back(grant, trace))
             return
         cancellation = Cancellation()
         context = Context(
@@ -118,6 +116,7 @@ class Slots:
             started=sent,
             cancellation=cancellation,
             begin=self._transactions.begin if handler.is_async else None,
+            trace=trace,
         )
         attempt = Attempt(grant, handler, context, cancellation)
         self.attempts[grant.task_id, grant.epoch] = attempt
@@ -174,40 +173,32 @@ class Slots:
                 uniform=self._jitter.random(),
                 result_bytes_max=self._settings.result_bytes_max,
             )
-            self._metrics.run_seconds.labels(grant.name).observe(loop.time() - started)
-            answer = await self._finisher.settle(end) if end else None
+            self._telling.ran(grant, loop.time() - started)
+            answer = await self._settle(end, attempt.context.trace) if end else None
         finally:
             del self.attempts[grant.task_id, grant.epoch]
             self._over(attempt)
-        self._tell(grant, attempt.context, end, answer)
+        self._tell(attempt, end, answer)
         await attempt.released()
 
-    def _tell(
-        self, grant: Grant, context: Context, end: Success | Failure | None, answer: Answer | None
-    ) -> None:
-        """Metrics and one log line for the end of an attempt."""
-        if answer is not None and not answer.done:
-            self._metrics.stale_writes.inc()
-            outcome = "stale"
-        elif isinstance(end, Success) or context.finished:
-            outcome = str(Reason.SUCCEEDED)
-        elif answer is not None and answer.state is State.SUCCEEDED:
-            outcome = str(Reason.SUCCEEDED)  # a COMMIT of unknown outcome that stood
-        elif isinstance(end, Failure):
-            outcome = str(end.reason)
+    async def _settle(self, end: Success | Failure, trace: AttemptTrace | None) -> Answer:
+        began = self._telling.now()
+        answer = await self._finisher.settle(end)
+        if trace is not None:
+            trace.finished(began)
+        return answer
+
+    async def _hand_back(self, grant: Grant, trace: AttemptTrace | None) -> None:
+        end = _unknown_name(grant, self._settings.unknown_name_seconds)
+        self._telling.answered(grant, end, await self._settle(end, trace), trace)
+
+    def _tell(self, attempt: Attempt, end: Success | Failure | None, answer: Answer | None) -> None:
+        if end is not None and answer is not None:
+            self._telling.answered(attempt.grant, end, answer, attempt.context.trace)
+        elif attempt.context.finished:
+            self._telling.succeeded(attempt.grant, attempt.context.trace)
         else:
-            self._metrics.leases_lost.inc()
-            outcome = "lost"
-        self._metrics.finished.labels(grant.name, outcome).inc()
-        say = self._log.debug if outcome == "succeeded" else self._log.info
-        say(
-            "attempt ended",
-            task_id=str(grant.task_id),
-            name=grant.name,
-            attempt=grant.attempt,
-            epoch=grant.epoch,
-            outcome=outcome,
-        )
+            self._telling.lost(attempt.grant)
 
 
 def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:

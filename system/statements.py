@@ -10,6 +10,7 @@ How each is built (learned by model checking and on real Postgres; ``scans.py`` 
 - An UPDATE sets every column that a CHECK reads, from ``h``: Postgres first checks the new row as
   made of the snapshot's version, and only then notices that there is a newer one (a cancel that
   had waited for a claim was refused by a CHECK that its real row would have passed).
+- ``state_since`` is set by whatever changes the state, and by nothing else.
 - The event is inserted from the UPDATE's RETURNING, so there is no transition without its event.
 - Parameters are arrays (``unnest``): the same text serves one task and a thousand.
 """
@@ -29,12 +30,13 @@ EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, 
 # What the guards of an attempt's end need to know of the locked row; the payload stays behind.
 _LOCK = """h AS MATERIALIZED (
   SELECT t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
-         t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at
+         t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
+         t.traceparent
   FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"""
 
 # Leaving RUNNING; every statement that ends an attempt sets at least this.
 LEAVE_RUNNING = """epoch = n.epoch + 1, seq = n.seq + 1, worker_id = NULL, claim_token = NULL,
-  claimed_at = NULL"""
+  claimed_at = NULL, state_since = clock_timestamp()"""
 
 SUBMIT = text(f"""
 WITH i AS MATERIALIZED (
@@ -49,10 +51,10 @@ WITH i AS MATERIALIZED (
 t AS (
   INSERT INTO tasks (id, tenant, queue, priority, name, payload, idempotency_key, fingerprint,
     traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts,
-    max_losses, timeout_seconds, cancel_requested, publishes, created_at)
+    max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
   SELECT id, tenant, queue, priority, name, CAST(payload AS jsonb), idempotency_key, fingerprint,
     traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}', 0, 1, 0, 0, 0,
-    max_attempts, max_losses, timeout_seconds, false, 0, now
+    max_attempts, max_losses, timeout_seconds, false, 0, now, now
   FROM i ORDER BY tenant, idempotency_key, id
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
@@ -75,6 +77,10 @@ def _last_life(row: str) -> str:
     return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
 
 
+# Of a task that is RUNNING: the row has forgotten it, and only a claim sent again asks.
+_QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
+    WHERE d.task_id = h.id AND d.reason = '{Reason.DISPATCHED}')"""
+
 # A task on its last life is granted only where nothing else is, here or before: it must stand in
 # the first place (ordinary ones stand before it), the worker must say that nothing runs there, and
 # the database must agree. Beside such a one nothing is granted. ``CASE``: the first question is
@@ -87,7 +93,7 @@ WITH i AS MATERIALIZED (
 h AS MATERIALIZED (
   SELECT t.* FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE),
 c AS MATERIALIZED (
-  SELECT h.id, h.epoch, h.attempt, h.seq, {_last_life("h")} AS last_life,
+  SELECT h.id, h.epoch, h.attempt, h.seq, h.state_since, {_last_life("h")} AS last_life,
     row_number() OVER (ORDER BY {_last_life("h")}, h.priority DESC, h.due_at, h.id) AS place
   FROM h JOIN i ON i.id = h.id
   WHERE h.state = 'QUEUED' AND h.epoch = i.epoch),
@@ -102,9 +108,10 @@ n AS MATERIALIZED (
 u AS (
   UPDATE tasks t SET state = '{State.RUNNING}', epoch = n.epoch + 1, attempt = n.attempt + 1,
     seq = n.seq + 1, worker_id = CAST(:worker AS uuid), claim_token = CAST(:token AS uuid),
-    claimed_at = clock_timestamp(), hint_deadline = NULL, finished_at = NULL
+    claimed_at = clock_timestamp(), state_since = clock_timestamp(), hint_deadline = NULL,
+    finished_at = NULL
   FROM n WHERE t.id = n.id
-  RETURNING t.*),
+  RETURNING t.*, n.state_since AS queued_at),
 e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
@@ -112,11 +119,13 @@ e AS (
 g AS (
   SELECT *, true AS granted, false AS again FROM u
   UNION ALL
-  SELECT *, true, true FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
+  SELECT h.*, {_QUEUED_AT}, true, true
+  FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
   UNION ALL
-  SELECT *, false, false FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
+  SELECT h.*, h.state_since, false, false
+  FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
 SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
-  attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at,
+  attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   {_last_life("g")} AS last_life
 FROM g ORDER BY priority DESC, due_at, id""")
@@ -126,7 +135,8 @@ WITH w AS (
   UPDATE workers SET lease_expires_at =
     clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
   WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)
-SELECT t.id AS task_id, t.epoch, t.cancel_requested
+SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue, t.traceparent,
+  t.claimed_at
 FROM w LEFT JOIN tasks t ON t.worker_id = w.id AND t.state = 'RUNNING'
 ORDER BY t.id""")
 
@@ -214,6 +224,8 @@ n AS (
 u AS (
   UPDATE tasks t SET state = n.next, epoch = n.epoch, worker_id = n.worker_id,
     claim_token = n.claim_token, seq = n.seq + 1, cancel_requested = true, hint_deadline = NULL,
+    state_since = CASE WHEN n.next = '{State.CANCELLED}' THEN clock_timestamp()
+                       ELSE t.state_since END,
     finished_at = CASE WHEN n.next = '{State.CANCELLED}' THEN clock_timestamp() END
   FROM n WHERE t.id = n.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, n.state AS found),
@@ -223,7 +235,7 @@ e AS (
     CASE state WHEN 'RUNNING' THEN '{Reason.CANCEL_REQUESTED}' ELSE '{Reason.CANCELLED}' END,
     NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
-  u.id IS NOT NULL AS made,
+  h.state AS found, h.attempt, h.traceparent, u.id IS NOT NULL AS made,
   u.id IS NOT NULL OR COALESCE(h.state = 'CANCELLED' OR h.state = 'RUNNING', false) AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
@@ -233,7 +245,7 @@ WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
 {_LOCK},
 u AS (
   UPDATE tasks t SET state = '{State.SCHEDULED}', epoch = h.epoch, worker_id = NULL,
-    claim_token = NULL, seq = h.seq + 1, finished_at = NULL,
+    claim_token = NULL, seq = h.seq + 1, finished_at = NULL, state_since = clock_timestamp(),
     due_at = clock_timestamp(), cancel_requested = false,
     max_attempts = GREATEST(h.max_attempts, h.attempt - h.losses - h.handed_back + 1),
     max_losses = GREATEST(h.max_losses, h.losses + 1)
@@ -244,7 +256,7 @@ e AS (
   SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
-  u.id IS NOT NULL AS made, u.id IS NOT NULL AS done
+  h.state AS found, h.attempt, h.traceparent, u.id IS NOT NULL AS made, u.id IS NOT NULL AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
 REGISTER = text("""

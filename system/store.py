@@ -17,16 +17,18 @@ from system import scans, statements
 from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.ids import id_bound
-from system.lifecycle import Reason, State
 from system.listing import listing
 from system.records import (
+    Acted,
     Announcement,
     Answer,
     Claimed,
+    Dispatched,
     Failure,
     Hint,
     NewTask,
     Owned,
+    Republished,
     Submitted,
     Success,
     TakenBack,
@@ -36,10 +38,11 @@ from system.records import (
 )
 from system.rows import (
     row_to_story,
+    row_to_taken_back,
     row_to_task,
+    rows_to_acted,
     rows_to_answers,
     rows_to_claimed,
-    rows_to_hints,
 )
 from system.settings import Settings
 from system.submission import submission
@@ -98,15 +101,15 @@ class Store:
         rows = await self._database.rows(statement, parameters)
         return [row_to_task(row) for row in rows]
 
-    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
+    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
         """SCHEDULED and QUEUED end at once; RUNNING is only asked to (done, state RUNNING)."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return rows_to_answers(await self._database.rows(statements.CANCEL, parameters))
+        return rows_to_acted(await self._database.rows(statements.CANCEL, parameters))
 
-    async def retry(self, ids: Sequence[UUID], actor: str) -> list[Answer]:
+    async def retry(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
         """FAILED -> SCHEDULED, due now, with at least one more attempt allowed."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return rows_to_answers(await self._database.rows(statements.RETRY, parameters))
+        return rows_to_acted(await self._database.rows(statements.RETRY, parameters))
 
     async def announced(self) -> dict[str, Announcement]:
         """Every name that a worker ever announced."""
@@ -121,7 +124,7 @@ class Store:
 
     # For schedulers
 
-    async def dispatch(self, n: int, actor: str) -> list[Hint]:
+    async def dispatch(self, n: int, actor: str) -> list[Dispatched]:
         """Moves up to ``n`` due tasks per queue to QUEUED, as far as its queue has room."""
         parameters = {
             "n": n,
@@ -129,7 +132,7 @@ class Store:
             "deadline": self._settings.hint_deadline_seconds,
             "actor": actor,
         }
-        return rows_to_hints(await self._database.rows(scans.DISPATCH, parameters))
+        return [Dispatched(**row) for row in await self._database.rows(scans.DISPATCH, parameters)]
 
     async def next_due_seconds(self) -> float | None:
         """Seconds until the earliest SCHEDULED task is due (negative: overdue), None if none."""
@@ -137,7 +140,7 @@ class Store:
         seconds: float | None = rows[0][next(iter(rows[0]))]
         return seconds
 
-    async def republish(self, n: int, actor: str) -> list[Hint]:
+    async def republish(self, n: int, actor: str) -> list[Republished]:
         """Up to ``n`` hints that were not claimed by their deadline, which then doubles."""
         parameters = {
             "n": n,
@@ -145,7 +148,8 @@ class Store:
             "deadline_max": self._settings.hint_deadline_max_seconds,
             "actor": actor,
         }
-        return rows_to_hints(await self._database.rows(scans.REPUBLISH, parameters))
+        rows = await self._database.rows(scans.REPUBLISH, parameters)
+        return [Republished(**row) for row in rows]
 
     async def expire_hints(self) -> int:
         """Sets the deadline of every QUEUED task to now: Redis lost them. Returns how many."""
@@ -172,16 +176,7 @@ class Store:
             "actor": actor,
         }
         rows = await self._database.rows(scans.TAKE_BACK, parameters)
-        return [
-            TakenBack(
-                task_id=row["task_id"],
-                state=State(row["state"]),
-                epoch=row["epoch"],
-                reason=Reason(row["reason"]),
-                owner=row["owner"],
-            )
-            for row in rows
-        ]
+        return [row_to_taken_back(row) for row in rows]
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Those of ``ids`` that are marked dead."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
-import structlog
-
-from observability.metrics import Metrics
 from system.database import create_engine
 from system.errors import OutcomeUnknown, Unavailable
 from system.finisher import Finisher
@@ -27,6 +25,8 @@ from system.records import Failure, Owned
 from system.settings import Settings
 from system.slots import Key, Slots
 from system.store import Store
+from system.telling.attempts import Attempts
+from system.telling.telemetry import Telemetry
 
 EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
 
@@ -37,18 +37,13 @@ _REDIS_CONNECTIONS = 2
 class Worker:
     """One incarnation: its ``id`` is fresh and never used again; ``run`` until ``stop``."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: Registry,
-        log: structlog.stdlib.BoundLogger,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
         self.id = uuid4()
         self._settings = settings
         self._registry = registry
-        self._log = log = log.bind(worker=str(self.id))
-        self._metrics = metrics
+        telemetry = replace(telemetry, log=telemetry.log.bind(worker=str(self.id)))
+        self._log = log = telemetry.log
+        self._telling = telling = Attempts(telemetry, self.id)
         name = f"holdfast-worker:{settings.label}"
         # Claim, finish and heartbeat never wait for each other's connection, nor for handlers'.
         self._claiming = Store(settings, connections=1, application_name=name)
@@ -69,10 +64,10 @@ class Worker:
         )
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
-        self.slots = Slots(settings, registry, self._transactions, self._finisher, log, metrics)
+        self.slots = Slots(settings, registry, self._transactions, self._finisher, telling, log)
         self._dead = asyncio.Event()
         self._grace_ends = math.inf
-        self.claims = Loops(log, metrics)
+        self.claims = Loops(log, telemetry.metrics)
         self._intake = Intake(
             settings,
             self.id,
@@ -80,12 +75,12 @@ class Worker:
             self._queue,
             self.slots,
             Ending(self.claims, self._dead, self._grace_left),
+            telling,
             log,
-            metrics,
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
         self.claims.add("claim", self._intake.turn, stalled_seconds=stalled)
-        self.beats = Loops(log, metrics)
+        self.beats = Loops(log, telemetry.metrics)
         self.beats.add("heartbeat", self._beat_turn, stalled_seconds=settings.lease_seconds)
 
     async def run(self) -> int:
@@ -140,7 +135,7 @@ class Worker:
             self._die()
             return
         self._compare(known, owned, claims)
-        self._metrics.heartbeat_lag.set(loop.time() - sent)
+        self._telling.beat(loop.time() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (loop.time() - sent))
 
     def _compare(self, known: set[Key], owned: Sequence[Owned], claims: int) -> None:
@@ -153,7 +148,11 @@ class Worker:
                 attempt.stop(StopReason.CANCEL_REQUESTED)
             elif attempt is None and key not in known and claims == self._intake.claims_sent:
                 self._log.warning("handing back a task not known here", task_id=str(key[0]))
-                self.slots.keep(self._finisher.settle(Failure(*key, Reason.HANDED_BACK)))
+                self.slots.keep(self._hand_back(task))
+
+    async def _hand_back(self, task: Owned) -> None:
+        end = Failure(task.task_id, task.epoch, Reason.HANDED_BACK)
+        self._telling.stray(task, end, await self._finisher.settle(end))
 
     def _die(self) -> None:
         """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""

@@ -15,6 +15,7 @@ import psycopg
 
 from observability.logs import create_logger
 from observability.metrics import Metrics
+from observability.tracing import create_tracing
 from system.handlers import Registry
 from system.ids import new_id
 from system.lifecycle import Reason, State
@@ -23,6 +24,7 @@ from system.records import Grant, Hint, NewTask, TaskStory
 from system.scheduler import Scheduler
 from system.settings import Settings
 from system.store import Store
+from system.telling.telemetry import Telemetry
 from system.worker import Worker
 
 QUICK = {
@@ -75,6 +77,21 @@ class Bench:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def telemetry(self, settings: Settings, role: str) -> Telemetry:
+        """That of a role in this test: one log and one registry for all of them."""
+        log = create_logger(style="json", stream=self.log, level=settings.log_level)
+        tracing = create_tracing(
+            settings.otlp_endpoint,
+            settings.trace_ratio,
+            self.metrics,
+            log,
+            role=role,
+            label=settings.label,
+            version="test",
+            export_seconds=settings.trace_export_seconds,
+        )
+        return Telemetry(log, self.metrics, tracing)
+
     # Tasks
 
     async def submit(self, *names: str, **fields: Any) -> list[UUID]:
@@ -89,7 +106,7 @@ class Bench:
         await self.hint()
         return ids
 
-    async def hint(self) -> list[Hint]:
+    async def hint(self) -> Sequence[Hint]:
         """Dispatches what is due, as a scheduler would."""
         hints = await self.store.dispatch(1000, "scheduler:test")
         await self.queue.publish(hints)
@@ -151,8 +168,10 @@ class Bench:
     @contextlib.asynccontextmanager
     async def incarnation(self, **changes: Any) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
         """A worker and the task that runs it; how it ends is the test's business."""
-        log = create_logger(style="json", stream=self.log)
-        worker = Worker(self.quick(**changes), self.registry, log, self.metrics)
+        settings = self.quick(**changes)
+        telemetry = self.telemetry(settings, "worker")
+        telemetry.tracing.start()
+        worker = Worker(settings, self.registry, telemetry)
         running = asyncio.create_task(worker.run())
         try:
             await until(lambda: "worker started" in self.logged() or running.done())
@@ -161,18 +180,22 @@ class Bench:
             if not running.done():
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
+            await telemetry.tracing.aclose()
 
     @contextlib.asynccontextmanager
     async def scheduler(self, **changes: Any) -> AsyncIterator[Scheduler]:
         """A scheduler that runs as long as the block."""
-        log = create_logger(style="json", stream=self.log)
-        scheduler = Scheduler(self.quick(**changes), log, self.metrics)
+        settings = self.quick(**changes)
+        telemetry = self.telemetry(settings, "scheduler")
+        telemetry.tracing.start()
+        scheduler = Scheduler(settings, telemetry)
         running = asyncio.create_task(scheduler.run())
         try:
             yield scheduler
         finally:
             scheduler.stop()
             await running
+            await telemetry.tracing.aclose()
 
 
 @contextlib.asynccontextmanager

@@ -108,6 +108,7 @@ def context(timeout_seconds: float = 30.0) -> Context:
         timeout_seconds=timeout_seconds,
         traceparent=TRACEPARENT,
         claimed_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
+        queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         waited_seconds=0.01,
         last_life=False,
     )

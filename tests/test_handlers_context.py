@@ -42,6 +42,7 @@ def grant(**changes: Any) -> Grant:
         "timeout_seconds": 30.0,
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "claimed_at": CLAIMED_AT,
+        "queued_at": CLAIMED_AT,
         "waited_seconds": 0.01,
     }
     return Grant(**{**values, **changes})

@@ -18,8 +18,8 @@ from system.records import Failure, Hint, Success
 class Offer:
     """Hints of QUEUED tasks: those on their last life (lost twice of thrice), the others."""
 
-    last: list[Hint]
-    ordinary: list[Hint]
+    last: Sequence[Hint]
+    ordinary: Sequence[Hint]
 
 
 async def offered(bench: Bench, *, last: int, ordinary: int, priority: int = 0) -> Offer:

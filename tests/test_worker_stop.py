@@ -10,7 +10,6 @@ import pytest
 from bench import Bench, until
 from wire import wire_to
 
-from observability.logs import create_logger
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import State
@@ -222,8 +221,7 @@ async def test_it_ends_without_redis_too(bench: Bench) -> None:
 
 async def test_a_stop_before_the_beginning_is_obeyed(bench: Bench) -> None:
     nowhere = bench.quick(database_url="postgresql://x@127.0.0.1:1/x")
-    log = create_logger(style="json", stream=bench.log)
-    worker = Worker(nowhere, bench.registry, log, bench.metrics)
+    worker = Worker(nowhere, bench.registry, bench.telemetry(nowhere, "worker"))
     running = asyncio.create_task(worker.run())
     await until(lambda: "cannot register yet" in bench.logged())
     assert set(worker.stalled()) == {"claim", "heartbeat"}
@@ -234,9 +232,8 @@ async def test_a_stop_before_the_beginning_is_obeyed(bench: Bench) -> None:
 async def test_it_waits_for_postgres_to_begin(bench: Bench) -> None:
     async with wire_to(bench.settings.database_url) as wire:
         wire.down()
-        log = create_logger(style="json", stream=bench.log)
         settings = bench.quick(database_url=wire.url)
-        worker = Worker(settings, bench.registry, log, bench.metrics)
+        worker = Worker(settings, bench.registry, bench.telemetry(settings, "worker"))
         running = asyncio.create_task(worker.run())
         await until(lambda: "cannot register yet" in bench.logged())
         wire.heal()

@@ -1,4 +1,4 @@
-"""One log line and one measurement per request; and the last word on what nobody expected."""
+"""Every request is told, whatever becomes of it; and the last word on what nobody expected."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import asyncio
 import http
 import traceback
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from observability.metrics import Metrics
 from system.api import problems
+from system.api.services import SCOPE_KEY
+from system.telling.requests import Request, Requests
 
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _FRAMES_MAX = 20
 _METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
 
 
 class Access:
-    """The outermost ASGI middleware. Logs method, route and status: never payloads or keys."""
+    """The outermost ASGI middleware. Tells method, route and status: never payloads or keys."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, app: ASGIApp, telling: Requests) -> None:
         self._app = app
-        self._metrics = metrics
-        self._log = log
+        self._telling = telling
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,6 +30,7 @@ class Access:
         loop = asyncio.get_running_loop()
         began = loop.time()
         status = 0
+        request = scope[SCOPE_KEY] = self._telling.began(scope)
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -48,19 +47,16 @@ class Access:
             problem = problems.from_error(error, reading=False)
             await problem.response(scope["path"])(scope, receive, watch)
         finally:
-            self._note(scope, status, loop.time() - began)
+            self._note(request, scope, status, loop.time() - began)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, request: Request, scope: Scope, status: int, seconds: float) -> None:
         # The template, not the path: ids would make labels without bound.
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.request_seconds.labels(method, route).observe(seconds)
-        level = self._log.debug if scope["path"] in _PROBES and status < 400 else self._log.info
-        level("request", method=method, route=route, status=status, seconds=round(seconds, 6))
+        self._telling.answered(request, method, route, status, seconds)
 
     def _complain(self, scope: Scope, error: Exception) -> None:
         # Messages and local variables may hold payloads: only where it happened is told.
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
         where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self._log.error("bug", path=scope["path"], error=type(error).__name__, where=where)
+        self._telling.broke(scope["path"], error, where)

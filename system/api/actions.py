@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from system.api.models import Task
 from system.api.openapi import described
 from system.api.problems import Problem
 from system.api.reads import not_found, story_of
-from system.api.services import Borrowed, Services
+from system.api.services import Asked, Borrowed, Services
 from system.errors import OutcomeUnknown, Unavailable
 from system.lifecycle import State
 
@@ -32,12 +33,13 @@ def routes(router: APIRouter) -> None:
     router.post("/tasks/{task_id}/retry", response_model=Task, responses=refusals)(retry_task)
 
 
-async def cancel_task(task_id: UUID, services: Borrowed) -> Response:
+async def cancel_task(task_id: UUID, services: Borrowed, asked: Asked) -> Response:
     """Cancel a task: at once (200), or as a request to the handler that runs it (202).
 
     A handler that succeeds all the same has won: the task is SUCCEEDED, the cancel came too late.
     Cancelling twice is the same as once.
     """
+    began = time.time_ns()
     try:
         answer = (await services.store.cancel([task_id], services.actor))[0]
     except OutcomeUnknown as error:
@@ -45,14 +47,16 @@ async def cancel_task(task_id: UUID, services: Borrowed) -> Response:
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
+    services.telling.cancelled(answer, asked, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
         raise Problem(problems.CONFLICT, detail, state=answer.state)
     return await _answer(services, task_id, 202 if answer.state is State.RUNNING else 200)
 
 
-async def retry_task(task_id: UUID, services: Borrowed) -> Response:
+async def retry_task(task_id: UUID, services: Borrowed, asked: Asked) -> Response:
     """Give a FAILED task at least one more attempt, due now."""
+    began = time.time_ns()
     try:
         answer = (await services.store.retry([task_id], services.actor))[0]
     except OutcomeUnknown as error:
@@ -60,6 +64,7 @@ async def retry_task(task_id: UUID, services: Borrowed) -> Response:
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
+    services.telling.retried(answer, asked, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: only FAILED tasks can be retried."
         raise Problem(problems.CONFLICT, detail, state=answer.state)

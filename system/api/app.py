@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,8 +9,6 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from observability.logs import create_logger
-from observability.metrics import Metrics
 from system.api import actions, openapi, probes, problems, reads, submits
 from system.api.access import Access
 from system.api.auth import BearerAuth, require_real_keys
@@ -25,6 +21,9 @@ from system.api.services import Services
 from system.queue import HintQueue
 from system.settings import Settings
 from system.store import Store
+from system.telling.requests import Requests
+from system.telling.submits import Submits
+from system.telling.telemetry import create_telemetry
 
 _REDIS_CONNECTIONS = 2
 _TAGS = {"tasks": (submits, reads, actions), "probes": (probes,)}
@@ -39,11 +38,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         Misconfigured: one of the API keys is empty.
     """
     require_real_keys(settings)
-    label = settings.label or f"{socket.gethostname()}-{os.getpid()}"
-    metrics = Metrics("api")
-    log = create_logger(
-        level=settings.log_level, style=settings.log_format, role="api", label=label
-    )
+    telemetry = create_telemetry(settings, "api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,9 +46,9 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         used = store or Store(
             settings,
             connections=settings.api_connections,
-            application_name=f"holdfast-api-{label}",
+            application_name=f"holdfast-api-{settings.label}",
         )
-        actor = f"api:{label}"
+        actor = f"api:{settings.label}"
         services = Services(
             store=used,
             actor=actor,
@@ -61,10 +56,11 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             coalescer=Coalescer(used.submit, actor, settings.submit_timeout_seconds),
             poker=Poker(queue.poke),
             readiness=Readiness(settings, used),
-            metrics=metrics,
-            log=log,
+            telemetry=telemetry,
+            telling=Submits(telemetry),
         )
         app.state.services = services
+        telemetry.tracing.start()
         try:
             yield
         finally:
@@ -73,6 +69,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             await queue.close()
             if store is None:
                 await used.close()
+            await telemetry.tracing.aclose()
 
     app = FastAPIOffline(  # its /docs needs no CDN
         title="Holdfast",
@@ -93,5 +90,6 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     openapi.install(app, keys=bool(settings.api_keys))
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
-    app.add_middleware(Access, metrics=metrics, log=log)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(Access, telling=Requests(telemetry))
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from system import ids, payload, traceparent
+from system import ids, payload
 from system.api import problems
 from system.api.clock import DatabaseClock
 from system.api.names import Names
@@ -27,10 +27,8 @@ class Intake:
         self._names = Names(store.announced)
         self._clock = DatabaseClock(store.clock)
 
-    async def new_task(
-        self, request: TaskRequest, parent: str | None, pointer: str = ""
-    ) -> NewTask:
-        """``parent`` is the caller's traceparent; ``pointer`` is where the request stands.
+    async def new_task(self, request: TaskRequest, traceparent: str, pointer: str = "") -> NewTask:
+        """``traceparent`` is the task's own; ``pointer`` is where the request stands.
 
         Raises:
             Problem: 413 or 422, with pointers into the body.
@@ -43,7 +41,7 @@ class Intake:
             raise Unavailable(str(error)) from error  # only reads: nothing was done
         text = self._encoded(request, pointer)
         limits = self._limits(announcement)
-        return to_new_task(request, ids.new_id(), text, limits, traceparent.kept_or_new(parent))
+        return to_new_task(request, ids.new_id(), text, limits, traceparent)
 
     async def _announcement(self, name: str, pointer: str) -> Announcement | None:
         announcement = await self._names.get(name)

@@ -31,4 +31,5 @@ async def readyz(services: Borrowed) -> Health:
 
 async def metrics(services: Borrowed) -> Response:
     """For Prometheus. Needs a key where there are keys."""
-    return Response(services.metrics.render(), media_type=services.metrics.content_type)
+    told = services.telemetry.metrics
+    return Response(told.render(), media_type=told.content_type)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import structlog
-from fastapi import Depends, Request
+from fastapi import Depends, Header
+from fastapi import Request as HttpRequest
 
-from observability.metrics import Metrics
 from system.api.coalescer import Coalescer
 from system.api.intake import Intake
 from system.api.poker import Poker
 from system.api.readiness import Readiness
 from system.store import Store
+from system.telling.requests import Request
+from system.telling.submits import Submits
+from system.telling.telemetry import Telemetry
+
+SCOPE_KEY = "holdfast.request"  # where the access middleware leaves what it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,25 @@ class Services:
     coalescer: Coalescer
     poker: Poker
     readiness: Readiness
-    metrics: Metrics
-    log: structlog.stdlib.BoundLogger
+    telemetry: Telemetry
+    telling: Submits
 
 
-async def _services(request: Request) -> Services:
+async def _services(request: HttpRequest) -> Services:
     services: Services = request.app.state.services
     return services
 
 
+async def _asked(
+    request: HttpRequest,
+    traceparent: Annotated[
+        str | None,
+        Header(description="W3C trace context that the request, and a task it makes, continue."),
+    ] = None,
+) -> Request:
+    asked: Request = request.scope[SCOPE_KEY]
+    return asked
+
+
 Borrowed = Annotated[Services, Depends(_services)]
+Asked = Annotated[Request, Depends(_asked)]

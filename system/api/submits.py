@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -13,7 +14,7 @@ from system.api.coalescer import Outcome
 from system.api.models import BatchRequest, BatchResult, BatchResults, Task
 from system.api.openapi import described
 from system.api.problems import Fault, Problem
-from system.api.services import Borrowed, Services
+from system.api.services import Asked, Borrowed, Services
 from system.errors import HoldfastError, OutcomeUnknown, Unstorable
 from system.records import NewTask, Submitted
 from system.task_request import KEY_PATTERN, TaskRequest
@@ -28,10 +29,6 @@ Key = Annotated[
         description="1 to 255 visible ASCII characters. A request sent again under its key is "
         "answered with the task of the first one (200); another request under it with 422.",
     ),
-]
-Parent = Annotated[
-    str | None,
-    Header(alias="traceparent", description="W3C trace context that the task shall continue."),
 ]
 
 
@@ -63,12 +60,15 @@ def routes(router: APIRouter) -> None:
 
 
 async def submit_task(
-    request: TaskRequest, services: Borrowed, key: Key = None, parent: Parent = None
+    request: TaskRequest, services: Borrowed, asked: Asked, key: Key = None
 ) -> Response:
     """Store a task. After 201 it is never lost."""
-    task = await services.intake.new_task(_with_key(request, key), parent)
+    traceparent = asked.new_task(one_of_many=False)
+    task = await services.intake.new_task(_with_key(request, key), traceparent)
+    began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
-    _note(services, [outcome])
+    services.telling.submitted([task], [outcome], asked, began)
+    _poke_if_due(services, [outcome])
     submitted = _stored(task, outcome)
     replayed = submitted.outcome == "existing"
     headers = {"Location": f"/tasks/{submitted.task.id}"}
@@ -78,35 +78,36 @@ async def submit_task(
     return Response(content, 200 if replayed else 201, headers, "application/json")
 
 
-async def submit_batch(
-    request: BatchRequest, services: Borrowed, parent: Parent = None
-) -> Response:
+async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) -> Response:
     """Store up to 1,000 tasks. Each item is answered by itself, in order."""
     accepted: dict[int, NewTask] = {}
     results: dict[int, BatchResult] = {}
     for index, item in enumerate(request.tasks):
         try:
-            accepted[index] = await _new_item(services, item, parent, f"/tasks/{index}")
+            accepted[index] = await _new_item(services, item, asked, f"/tasks/{index}")
         except Problem as problem:
             results[index] = _refused(index, problem)
         except HoldfastError as error:
             results[index] = _refused(index, problems.from_error(error, reading=True))
     if accepted:
-        outcomes = await services.coalescer.submit(list(accepted.values()))
-        _note(services, outcomes)
+        tasks = list(accepted.values())
+        began = time.time_ns()
+        outcomes = await services.coalescer.submit(tasks)
+        services.telling.submitted(tasks, outcomes, asked, began)
+        _poke_if_due(services, outcomes)
         for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
             results[index] = _result(index, task, outcome)
     ordered = BatchResults(results=[results[index] for index in sorted(results)])
     return Response(ordered.model_dump_json(), 200, media_type="application/json")
 
 
-async def _new_item(services: Services, item: object, parent: str | None, pointer: str) -> NewTask:
+async def _new_item(services: Services, item: object, asked: Asked, pointer: str) -> NewTask:
     try:
         request = TaskRequest.model_validate(item)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         raise problems.from_validation(cast("list[Any]", found), pointer) from error
-    return await services.intake.new_task(request, parent, pointer)
+    return await services.intake.new_task(request, asked.new_task(one_of_many=True), pointer)
 
 
 def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
@@ -167,17 +168,11 @@ def _unknown(task: NewTask, error: OutcomeUnknown) -> Problem:
     return Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task.id))
 
 
-def _note(services: Services, outcomes: Sequence[Outcome]) -> None:
-    """Counts what happened, and wakes a scheduler if something is due now."""
-    due = False
+def _poke_if_due(services: Services, outcomes: Sequence[Outcome]) -> None:
+    """Wakes a scheduler if something new is due now."""
     for outcome in outcomes:
-        if not isinstance(outcome, Submitted):
-            services.metrics.submitted.labels(type(outcome).__name__).inc()
-            continue
-        services.metrics.submitted.labels(outcome.outcome).inc()
-        task = outcome.task
-        if outcome.again:
-            services.log.warning("submit of unknown outcome was committed", task_id=str(task.id))
-        due = due or (outcome.outcome == "created" and task.due_at <= task.created_at)
-    if due:
-        services.poker.poke()
+        if isinstance(outcome, Submitted) and outcome.outcome == "created":
+            task = outcome.task
+            if task.due_at <= task.created_at:
+                services.poker.poke()
+                return

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from opentelemetry.trace import INVALID_SPAN, SpanKind
+from opentelemetry.trace import Span as OpenTelemetrySpan
+from opentelemetry.util.types import AttributeValue
+
+from observability.tracing import Attributes
 from system.handlers.cancellation import Cancellation, StopReason
 from system.records import Grant
+from system.telling.attempt_trace import AttemptTrace
 
 if TYPE_CHECKING:
     from system.handlers.transaction import Transaction
@@ -41,10 +47,12 @@ class Context:
         started: float,
         cancellation: Cancellation | None = None,
         begin: Callable[[Context], AbstractAsyncContextManager[Transaction]] | None = None,
+        trace: AttemptTrace | None = None,
     ) -> None:
         """``clock`` is the loop's ``time``; ``started`` its value just before the claim was sent.
 
-        ``begin`` opens transactions (``Transactions.begin``); None for plain functions.
+        ``begin`` opens transactions (``Transactions.begin``); None for plain functions. ``trace``
+        is None where no spans are recorded.
         """
         self._grant = grant
         self._clock = clock
@@ -52,6 +60,7 @@ class Context:
         self._cancellation = cancellation or Cancellation()
         self._begin = begin
         self.commit = Commit.NONE
+        self.trace = trace
 
     @property
     def task_id(self) -> UUID:
@@ -90,8 +99,34 @@ class Context:
 
     @property
     def traceparent(self) -> str | None:
-        """W3C trace context of the task, if it has one."""
-        return self._grant.traceparent
+        """W3C trace context to hand on: of the span that is current, else of the task.
+
+        None where the task has none.
+        """
+        return self._grant.traceparent if self.trace is None else self.trace.traceparent
+
+    def span(
+        self, name: str, **attributes: AttributeValue
+    ) -> AbstractContextManager[OpenTelemetrySpan]:
+        """``with ctx.span("resize", pixels=n) as span:`` a step of this attempt in its trace.
+
+        Below the step it stands in, in coroutines and threads alike; costs nothing where the trace
+        is not sampled. No payloads, no secrets: traces leave this system.
+        """
+        if self.trace is None:
+            return nullcontext(INVALID_SPAN)
+        return self.trace.span(name, attributes)
+
+    def client_span(
+        self, name: str, attributes: Attributes
+    ) -> AbstractContextManager[OpenTelemetrySpan]:
+        """The same for a call to another system, with attributes by its conventions.
+
+        Within it ``traceparent`` is that of the call: send it along.
+        """
+        if self.trace is None:
+            return nullcontext(INVALID_SPAN)
+        return self.trace.span(name, attributes, SpanKind.CLIENT)
 
     @property
     def claimed_at(self) -> datetime:

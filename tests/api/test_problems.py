@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from observability.logs import create_logger
-from observability.metrics import Metrics
 from system.api import openapi
 from system.api.access import Access
 from system.api.app import create_api
 from system.api.problems import PROBLEM_TYPES
 from system.settings import Settings
+from system.telling.requests import Requests
+from system.telling.telemetry import create_telemetry
 
 ERRORS = [
     ("GET", "/nothing/here", 404, "not-found"),
@@ -52,7 +54,9 @@ async def test_the_unexpected_is_a_500_that_tells_nothing() -> None:
         secret = "my payload"
         raise RuntimeError(secret)
 
-    app = Access(broken, Metrics("api"), create_logger(style="json", stream=log))
+    telemetry = create_telemetry(Settings(log_format="json"), "api")
+    telemetry = replace(telemetry, log=create_logger(style="json", stream=log))
+    app = Access(broken, Requests(telemetry))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         answer = await client.get("/tasks/")

@@ -16,6 +16,7 @@ from system.errors import OutcomeUnknown, Unavailable
 from system.finisher import Finisher
 from system.handlers.cancellation import StopReason
 from system.handlers.registry import Registry
+from system.handlers.sql_spans import SqlSpans
 from system.handlers.transaction import Transactions
 from system.intake import READ_BLOCK_SECONDS, Ending, Intake
 from system.lifecycle import Reason
@@ -55,6 +56,8 @@ class Worker:
             application_name=f"{name}:handlers",
             autocommit=False,
         )
+        if telemetry.tracing.recording:
+            SqlSpans(telemetry.tracing, self._engine)
         self._transactions = Transactions(
             self._engine,
             self._finishing,

@@ -22,6 +22,7 @@ from system.database import checkout, classify, discard
 from system.errors import OutcomeUnknown, TaskLost, Unavailable
 from system.handlers.context import Commit, Context
 from system.handlers.result import encode_result
+from system.handlers.sql_spans import database_attributes
 from system.records import Success
 from system.store import Store
 
@@ -71,6 +72,7 @@ class Transactions:
         self._worker_id = worker_id
         self._result_bytes_max = result_bytes_max
         self._commit_timeout_seconds = commit_timeout_seconds
+        self._of_database = database_attributes(engine.url)
 
     @asynccontextmanager
     async def begin(self, context: Context) -> AsyncIterator[Transaction]:
@@ -79,8 +81,9 @@ class Transactions:
         context.commit = Commit.OPEN
         try:
             async with asyncio.timeout(context.remaining_seconds()) as limit:
-                async with self._within(context) as transaction:
-                    yield transaction
+                with context.client_span("transaction", self._of_database):
+                    async with self._within(context) as transaction:
+                        yield transaction
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -104,7 +107,8 @@ class Transactions:
                 yield transaction
                 await self._finish(context, transaction)
             except Exception:
-                await root.rollback()
+                with context.client_span("ROLLBACK", self._of_database):
+                    await root.rollback()
                 sound = True
                 raise
             await _to_the_end(self._commit(context, root))
@@ -116,7 +120,10 @@ class Transactions:
         result = encode_result(transaction.result, self._result_bytes_max)
         success = Success(context.task_id, context.epoch, result)
         try:
-            answer = await self._store.finish_in(transaction.connection, success, self._worker_id)
+            with context.span("finish"):
+                answer = await self._store.finish_in(
+                    transaction.connection, success, self._worker_id
+                )
         except DBAPIError as error:
             raise classify(error) from error
         except OSError as error:
@@ -124,6 +131,8 @@ class Transactions:
         # Not "done": the attempt may have ended otherwise meanwhile (the handler returned while a
         # task of its own still held this block), and only one end may take effect.
         if not answer.made:
+            if context.trace is not None:
+                context.trace.refused()
             found = f"{answer.state} at epoch {answer.epoch}" if answer.state else "gone"
             raise TaskLost(
                 f"task {context.task_id} no longer belongs to this attempt (epoch "
@@ -135,7 +144,8 @@ class Transactions:
         context.commit = Commit.UNKNOWN
         try:
             async with asyncio.timeout(self._commit_timeout_seconds):
-                await root.commit()
+                with context.client_span("COMMIT", self._of_database):
+                    await root.commit()
         except DBAPIError as error:
             meaning = classify(error)
             if not isinstance(meaning, OutcomeUnknown):

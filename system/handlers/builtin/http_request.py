@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 import httpcore
 import httpx
+from opentelemetry.trace import StatusCode
+from opentelemetry.util.types import AttributeValue
 from pydantic import AfterValidator, Field, model_validator
 
 from system.handlers.builtin.http_access import AllowedHosts, CheckedNetwork, Refused
@@ -100,6 +102,18 @@ class Call:
     headers: Mapping[str, str]
     content: bytes | None
 
+    def attributes(self, hop: int) -> dict[str, AttributeValue]:
+        """By the conventions for HTTP clients; without the query, which may hold secrets."""
+        attributes: dict[str, AttributeValue] = {
+            "http.request.method": self.method,
+            "url.full": str(self.url.copy_with(query=None, fragment=None)),
+            "server.address": self.url.host,
+            "server.port": self.url.port or (443 if self.url.scheme == "https" else 80),
+        }
+        if hop:
+            attributes["http.request.resend_count"] = hop
+        return attributes
+
     def redirected(self, status: int, location: str) -> Call:
         """The next hop. Credentials stay with their origin; 303, and POST by habit, become GET."""
         url = self.url.join(location)
@@ -147,7 +161,7 @@ class HttpRequest:
         call = _first_call(ctx, request)
         try:
             async with asyncio.timeout(limit_seconds):
-                call, reply = await self._follow(call, request)
+                call, reply = await self._follow(ctx, call, request)
         except Refused as error:
             raise Discard(str(error)) from error
         except TimeoutError as error:
@@ -157,11 +171,16 @@ class HttpRequest:
             raise Retry(reason=f"the request failed: {kind} {error}".strip()) from error
         return _judge(request, call, reply)
 
-    async def _follow(self, call: Call, request: HttpPayload) -> tuple[Call, Reply]:
+    async def _follow(self, ctx: Context, call: Call, request: HttpPayload) -> tuple[Call, Reply]:
         """Send, and follow redirects by hand, each hop checked like the first."""
-        for _ in range(REDIRECTS_MAX + 1):
+        for hop in range(REDIRECTS_MAX + 1):
             self._allowed.check(call.url)
-            reply = await self._send(call)
+            with ctx.client_span(call.method, call.attributes(hop)) as span:
+                reply = await self._send(call, ctx.traceparent)
+                span.set_attribute("http.response.status_code", reply.status)
+                if reply.status >= 400:
+                    span.set_attribute("error.type", str(reply.status))
+                    span.set_status(StatusCode.ERROR)
             location = reply.headers.get("location")
             followed = reply.status in _REDIRECTS and not request.expects(reply.status)
             if not followed or location is None:
@@ -172,7 +191,7 @@ class HttpRequest:
                 raise Refused(f"the server redirects to an impossible URL: {error}") from error
         raise Refused(f"more than {REDIRECTS_MAX} redirects")
 
-    async def _send(self, call: Call) -> Reply:
+    async def _send(self, call: Call, traceparent: str | None) -> Reply:
         url = httpcore.URL(
             scheme=call.url.raw_scheme,
             host=call.url.raw_host,
@@ -180,6 +199,8 @@ class HttpRequest:
             target=call.url.raw_path,
         )
         headers = {"Host": call.url.netloc.decode("ascii"), **call.headers}
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         connections = self._connections()
         async with connections.stream(
             call.method, url, headers=list(headers.items()), content=call.content
@@ -222,8 +243,6 @@ def _first_call(ctx: Context, request: HttpPayload) -> Call:
     headers |= request.headers
     headers["Idempotency-Key"] = ctx.effect_key
     headers["Holdfast-Epoch"] = str(ctx.epoch)
-    if ctx.traceparent is not None:
-        headers["traceparent"] = ctx.traceparent
     return Call(request.method, url, headers, content)
 
 

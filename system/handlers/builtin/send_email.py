@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from typing import Annotated, Any
 
 import aiosmtplib
+from opentelemetry.util.types import AttributeValue
 from pydantic import AfterValidator, Field
 
 from system.handlers.builtin.payload import Payload, parse
@@ -66,9 +67,15 @@ class SendEmail:
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
         """Sends; returns ``message_id`` and the addresses ``accepted`` and ``refused``."""
         email = parse(EmailPayload, "send_email", payload)
-        message = _compose(ctx, email, self._settings.mail_from)
+        server: dict[str, AttributeValue] = {
+            "server.address": self._settings.smtp_host,
+            "server.port": self._settings.smtp_port,
+            "network.protocol.name": "smtp",
+        }
         try:
-            refused = await self._send(message, email.recipients, ctx.remaining_seconds())
+            with ctx.client_span("smtp send", server):
+                message = _compose(ctx, email, self._settings.mail_from)
+                refused = await self._send(message, email.recipients, ctx.remaining_seconds())
         except aiosmtplib.SMTPRecipientsRefused as error:
             raise _meaning_of_all(error) from error
         except aiosmtplib.SMTPAuthenticationError as error:
@@ -111,6 +118,8 @@ def _compose(ctx: Context, email: EmailPayload, sender: str) -> EmailMessage:
     message["To"] = ", ".join(email.recipients)
     message["Subject"] = email.subject
     message["Date"] = format_datetime(ctx.claimed_at)
+    if ctx.traceparent is not None:
+        message["traceparent"] = ctx.traceparent
     message["Message-ID"] = f"<{ctx.effect_key}@{sender.rpartition('@')[2] or 'localhost'}>"
     message.set_content(email.body)
     return message

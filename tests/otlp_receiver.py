@@ -1,0 +1,182 @@
+"""A small OTLP/HTTP collector that keeps the spans it is sent, or treats its callers badly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from bench import until
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+# What it may say to a POST; None: it never answers.
+ANSWERS: dict[str, bytes | None] = {
+    "ok": _OK,
+    "paused": None,
+    "500": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    "400": b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
+    "garbage": b"\x00\xffnot HTTP at all\r\n\r\n" * 20,
+    "broken off": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
+    "empty": b"",
+    "endless": b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (1 << 20),
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One span as it was received."""
+
+    service: str
+    instance: str
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    kind: str
+    start: int
+    end: int
+    error: bool
+    attributes: dict[str, Any]
+    links: list[tuple[str, str]]
+    events: dict[str, dict[str, Any]]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.trace_id, self.span_id
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-01"
+
+
+@dataclass
+class Receiver:
+    """Listening at ``url``; ``answer`` names how it treats the next POST."""
+
+    url: str
+    answer: str = "ok"
+    posts: int = 0
+    spans: list[Seen] = field(default_factory=list)
+    paths: set[str] = field(default_factory=set)
+    content_types: set[str] = field(default_factory=set)
+
+    def named(self, name: str, task_id: UUID | None = None) -> list[Seen]:
+        """Those of that name (of that task), in the order of their starts."""
+        found = [span for span in self.spans if span.name == name]
+        if task_id is not None:
+            found = [s for s in found if s.attributes.get("holdfast.task.id") == str(task_id)]
+        return sorted(found, key=lambda span: span.start)
+
+    def one(self, name: str, task_id: UUID | None = None) -> Seen:
+        (span,) = self.named(name, task_id)
+        return span
+
+    async def until(self, name: str, count: int = 1, task_id: UUID | None = None) -> list[Seen]:
+        """Waits for so many of that name."""
+        await until(lambda: len(self.named(name, task_id)) >= count)
+        return self.named(name, task_id)
+
+    def orphans(self, *roots: str) -> list[Seen]:
+        """Spans whose parent is neither here nor one of ``roots`` (traceparents)."""
+        known = {span.key for span in self.spans}
+        known |= {(root.split("-")[1], root.split("-")[2]) for root in roots}
+        return [s for s in self.spans if s.parent_id and (s.trace_id, s.parent_id) not in known]
+
+    def loose_links(self) -> list[Seen]:
+        """Spans with a link to what is not here."""
+        known = {span.key for span in self.spans}
+        return [span for span in self.spans if not known.issuperset(span.links)]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._one_post(reader, writer):
+                    pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _one_post(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = head.split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.posts += 1
+        self.paths.add(lines[0].split()[1])
+        self.content_types.add(headers["content-type"])
+        answer = ANSWERS[self.answer]
+        if answer is None:
+            await reader.read()  # until the caller has had enough
+            return False
+        if self.answer == "ok":
+            self.spans += decode(body)
+        writer.write(answer)
+        await writer.drain()
+        return self.answer in {"ok", "500", "400"}
+
+
+def decode(body: bytes) -> list[Seen]:
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        _seen(span, _values(resource.resource.attributes))
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _seen(span: Encoded, resource: dict[str, Any]) -> Seen:
+    kind: str = Encoded.SpanKind.Name(span.kind)
+    return Seen(
+        service=resource["service.name"],
+        instance=resource["service.instance.id"],
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        kind=kind.removeprefix("SPAN_KIND_"),
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        error=span.status.code == Status.STATUS_CODE_ERROR,
+        attributes=_values(span.attributes),
+        links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
+        events={event.name: _values(event.attributes) for event in span.events},
+    )
+
+
+def _values(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair) for pair in pairs}
+
+
+def _value(pair: KeyValue) -> Any:
+    return getattr(pair.value, str(pair.value.WhichOneof("value")))
+
+
+@contextlib.asynccontextmanager
+async def receiving(answer: str = "ok") -> AsyncIterator[Receiver]:
+    """A receiver on a free port of the loopback; its callers' connections end with it."""
+    receiver = Receiver("", answer)
+    calls: list[asyncio.Task[None]] = []
+
+    def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(asyncio.create_task(receiver.serve(reader, writer)))
+
+    server = await asyncio.start_server(called, "127.0.0.1", 0)
+    receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield receiver
+    finally:
+        server.close()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)

@@ -22,7 +22,7 @@ from system.handlers.registry import Registry
 from system.handlers.transaction import Transactions
 from system.lifecycle import Reason
 from system.loops import wait_for_event
-from system.records import Answer, Failure, Grant, Success
+from system.records import Answer, Failure, Grant, Owned, Success
 from system.settings import Settings
 from system.telling.attempt_trace import AttemptTrace
 from system.telling.attempts import Attempts
@@ -55,7 +55,13 @@ class Slots:
         self._running: dict[asyncio.Task[object], Attempt | None] = {}
         self._freed = asyncio.Event()
         self._alone: Attempt | None = None  # the one on its last life
+        self._handing_back: set[Key] = set()  # attempts without a handler, about to be ended
         self._jitter = random.Random()
+
+    @property
+    def known(self) -> set[Key]:
+        """What the database may well have under this worker's name."""
+        return self.attempts.keys() | self._handing_back
 
     @property
     def free(self) -> int:
@@ -107,7 +113,8 @@ class Slots:
             self._log.warning(
                 "no handler for this name", task_id=str(grant.task_id), name=grant.name
             )
-            self.keep(self._hand_back(grant, trace))
+            end = _unknown_name(grant, self._settings.unknown_name_seconds)
+            self.hand_back(grant, end, trace)
             return
         cancellation = Cancellation()
         context = Context(
@@ -125,6 +132,11 @@ class Slots:
         if stopping:  # claimed while stop was on its way: nothing has begun yet
             attempt.stop(StopReason.SHUTTING_DOWN)
         self.keep(self._run(attempt), attempt)
+
+    def hand_back(self, attempt: Grant | Owned, end: Failure, trace: AttemptTrace | None) -> None:
+        """Ends an attempt that has no handler here; a slot is taken until that is answered."""
+        self._handing_back.add((end.task_id, end.epoch))
+        self.keep(self._hand_back(attempt, end, trace))
 
     def keep(self, work: Coroutine[Any, Any, object], attempt: Attempt | None = None) -> None:
         """A slot is taken until ``work`` (of that attempt, if any) ends."""
@@ -188,9 +200,14 @@ class Slots:
             trace.finished(began)
         return answer
 
-    async def _hand_back(self, grant: Grant, trace: AttemptTrace | None) -> None:
-        end = _unknown_name(grant, self._settings.unknown_name_seconds)
-        self._telling.answered(grant, end, await self._settle(end, trace), trace)
+    async def _hand_back(
+        self, attempt: Grant | Owned, end: Failure, trace: AttemptTrace | None
+    ) -> None:
+        try:
+            answer = await self._settle(end, trace)
+        finally:
+            self._handing_back.discard((end.task_id, end.epoch))
+        self._telling.answered(attempt, end, answer, trace)
 
     def _tell(self, attempt: Attempt, end: Success | Failure | None, answer: Answer | None) -> None:
         if end is not None and answer is not None:

@@ -131,7 +131,7 @@ class Worker:
         """Renews the lease and compares what the database says is ours with what runs here."""
         loop = asyncio.get_running_loop()
         sent = loop.time()
-        known = set(self.slots.attempts)
+        known = self.slots.known
         claims = self._intake.claims_answered
         owned = await self._beating.heartbeat(self.id)
         if owned is None:
@@ -151,11 +151,8 @@ class Worker:
                 attempt.stop(StopReason.CANCEL_REQUESTED)
             elif attempt is None and key not in known and claims == self._intake.claims_sent:
                 self._log.warning("handing back a task not known here", task_id=str(key[0]))
-                self.slots.keep(self._hand_back(task))
-
-    async def _hand_back(self, task: Owned) -> None:
-        end = Failure(task.task_id, task.epoch, Reason.HANDED_BACK)
-        self._telling.stray(task, end, await self._finisher.settle(end))
+                end = Failure(*key, Reason.HANDED_BACK)
+                self.slots.hand_back(task, end, self._telling.found(task))
 
     def _die(self) -> None:
         """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""

@@ -95,12 +95,11 @@ class Attempts:
             found=answer.state and str(answer.state),
         )
 
-    def stray(self, owned: Owned, end: Failure, answer: Answer) -> None:
-        """The end of an attempt that the database had under this worker's name, unknown here."""
-        trace = None
-        if self._tracing.wants(owned.traceparent):
-            trace = self._trace(owned, began=nanoseconds(owned.claimed_at))
-        self.answered(owned, end, answer, trace)
+    def found(self, owned: Owned) -> AttemptTrace | None:
+        """The database has it under this worker's name, but it is unknown here."""
+        if not self._tracing.wants(owned.traceparent):
+            return None
+        return self._trace(owned, began=nanoseconds(owned.claimed_at))
 
     def _ended(
         self,

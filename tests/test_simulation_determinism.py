@@ -16,6 +16,7 @@ import pytest
 from chaos.filing import RunFailed
 from chaos.scenario import Scenario
 from chaos.simulation.kernel import audit
+from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.run import Order, Ran, simulate
 from chaos.simulation.stage.foundation import Foundation
@@ -114,6 +115,9 @@ def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: 
     assert len(others | {ran.digest}) == 4
     assert again.digest == ran.digest
     assert again.judgement.history.records == ran.judgement.history.records
+    # Thousands of seeds in one process must not fill the memory; the last one waits for the next.
+    left = [each for each in gc.get_objects() if isinstance(each, SimulationLoop)]
+    assert len(left) <= 1
 
 
 async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(

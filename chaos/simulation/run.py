@@ -22,6 +22,7 @@ from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
+from chaos.simulation.kernel import caches
 from chaos.simulation.kernel.dice import Branch
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.trace import Entry
@@ -244,6 +245,7 @@ def _without_gc() -> Iterator[None]:
     finally:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            caches.forget()
             gc.collect()
         gc.unfreeze()
         gc.enable()

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from chaos import otlp, telemetry
 from chaos.nemesis import Battlefield, Nemesis
-from chaos.records import Bound, Phase, Record, Run, SinkCall, Sometimes
+from chaos.process_strike import ProcessEnd
+from chaos.records import Bound, Exit, Fault, Phase, Record, Run, SinkCall, Sometimes
+from chaos.run_trace import SERVICE, run_spans
 from chaos.scenario import Scenario
 from chaos.sink import Call
 from chaos.witness import WitnessAway, instant
@@ -47,6 +50,10 @@ class Stage(Battlefield, Protocol):
     def clients(self) -> Clients:
         """The load."""
 
+    @property
+    def exits(self) -> list[ProcessEnd]:
+        """Every end of a role's process so far, in order."""
+
     async def heal(self, core: Sequence[str]) -> None:
         """Mend all edges of the core and wait until it works; every other role is killed."""
 
@@ -55,6 +62,9 @@ class Stage(Battlefield, Protocol):
 
     def sink_calls(self) -> list[Call]:
         """What the receiver of external effects has seen."""
+
+    def exports(self) -> list[bytes]:
+        """What the collector of spans has received, request by request."""
 
     def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
         """What only the arena can see, from the instant ``since`` on."""
@@ -93,7 +103,10 @@ class Plan:
 
 
 class Course:
-    """One run. ``write`` takes every record; ``show`` is told the phase, and how far it is."""
+    """One run. ``write`` takes every record; ``show`` is told the phase, and how far it is.
+
+    ``exports``: once collected, all spans as they were received, and those of the harness.
+    """
 
     def __init__(
         self,
@@ -109,6 +122,9 @@ class Course:
         self._write = write
         self._show = show
         self._epoch = ""
+        self._run: Run | None = None
+        self._faults: list[Fault] = []
+        self.exports: list[bytes] = []
 
     async def run(self) -> None:
         """Returns when everything is written."""
@@ -137,7 +153,19 @@ class Course:
                     applied=call.applied,
                 )
             )
+        self._tell(Exit(**asdict(end) | {"at": end.at - self._clock.zero}) for end in stage.exits)
+        self._collect_spans()
         self._phase("drained")
+
+    def _collect_spans(self) -> None:
+        """Roles tell their last spans when they stop: read after that."""
+        zero = self._clock.zero
+        self.exports = self._stage.exports()
+        if self._run is not None:
+            own = run_spans(self._run, self._faults, self._clock.now())
+            about = {"service.name": SERVICE, "service.instance.id": self._plan.arena}
+            self.exports.append(otlp.encode(own, zero, about))
+        self._tell(otlp.decode(self.exports, zero))
 
     async def _begin(self) -> None:
         # One clock: arena second 0 is an instant that harness and database know exactly.
@@ -145,25 +173,24 @@ class Course:
         self._clock.zero = epoch.timestamp()
         self._epoch = instant(epoch)
         plan = self._plan
-        self._write(
-            Run(
-                scenario=plan.scenario.document,
-                seed=plan.seed,
-                arena=plan.arena,
-                database_epoch=self._epoch,
-                bound=plan.bound,
-                settings=dict(plan.scenario.topology.settings),
-                commit=plan.commit,
-                mutant=plan.mutant,
-            )
+        self._run = Run(
+            scenario=plan.scenario.document,
+            seed=plan.seed,
+            arena=plan.arena,
+            database_epoch=self._epoch,
+            bound=plan.bound,
+            settings=telemetry.settings(plan.scenario.topology.settings),
+            commit=plan.commit,
+            mutant=plan.mutant,
         )
+        self._write(self._run)
         self._phase("faults", at=0.0)
         self._stage.clients.go(self._clock.zero)
 
     async def _break(self) -> None:
         """The load, and the faults meanwhile; returns when both are over."""
         workload = self._plan.scenario.workload
-        nemesis = Nemesis(self._stage, self._plan.seed, self._clock.now, self._write)
+        nemesis = Nemesis(self._stage, self._plan.seed, self._clock.now, self._strike)
 
         async def load() -> None:
             limit = workload.seconds + _LOAD_GRACE_SECONDS
@@ -177,6 +204,10 @@ class Course:
         async with self._watched("faults"), asyncio.TaskGroup() as group:
             group.create_task(load())
             group.create_task(nemesis.run())
+
+    def _strike(self, record: Fault) -> None:
+        self._faults.append(record)
+        self._write(record)
 
     async def _heal(self) -> None:
         core = self._plan.scenario.core(self._plan.seed)

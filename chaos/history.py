@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, Self, TypeVar
 from chaos.records import (
     Effect,
     Event,
+    Exit,
     Fault,
     Op,
     Phase,
@@ -25,6 +26,7 @@ from chaos.records import (
     Run,
     SinkCall,
     Sometimes,
+    Span,
     SqlEffect,
     StaleWrite,
     Task,
@@ -196,6 +198,16 @@ class History:
     def faults(self) -> dict[str, tuple[Fault, ...]]:
         """Fault records by strike."""
         return _group(self._all(Fault), "fault_id")
+
+    @cached_property
+    def exits(self) -> dict[str, tuple[Exit, ...]]:
+        """Ends of processes by actor."""
+        return _group(self._all(Exit), "actor")
+
+    @cached_property
+    def spans(self) -> dict[str, tuple[Span, ...]]:
+        """Spans by trace, in the order in which they were received."""
+        return _group(self._all(Span), "trace_id")
 
     @cached_property
     def sometimes(self) -> dict[str, Sometimes]:

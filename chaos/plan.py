@@ -12,6 +12,10 @@ from chaos.explain import did_you_mean
 from chaos.vocabulary import EVENTS, FAULTS, SERVERS, FaultSort
 from system.settings import Settings
 
+# Its edges carry what is told of a task, not what is done with it: whoever breaks "everything" of
+# a process does not mean them, so a pattern must name it.
+COLLECTOR = "collector"
+
 
 class Part(BaseModel):
     """A part of a scenario file: frozen, and no key may be unknown."""
@@ -35,7 +39,8 @@ class DeclaredSettings(Settings):
 
 
 class Topology(Part):
-    """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink.
+    """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink,
+    one collector of spans.
 
     ``settings`` overrides fields of ``system.settings.Settings``, for every process alike.
     ``knows``: the kinds of effect whose handlers a worker has (default: all), as while a new
@@ -80,7 +85,7 @@ class Topology(Part):
         """Every edge that has its proxy: ``actor->dependency``."""
         edges = [f"client->api-{n + 1}" for n in range(self.apis)]
         for process in self.processes:
-            edges += [f"{process}->postgres", f"{process}->redis"]
+            edges += [f"{process}->postgres", f"{process}->redis", f"{process}->{COLLECTOR}"]
             if process.startswith("worker-"):
                 edges.append(f"{process}->sink")
         return tuple(edges)
@@ -118,9 +123,9 @@ class After(Part):
 class FaultPlan(Part):
     """One planned fault: ``times`` strikes, the first ``at`` a second or ``after`` an event.
 
-    ``target``: pattern or list of patterns of edges (``worker-*->redis``), of processes
-    (``worker-*``), or a server (``postgres``, ``redis``). ``pick``: that many of the matching
-    targets, drawn by seed for each strike; None: all of them.
+    ``target``: pattern or list of patterns of edges (``worker-*->redis``; those to the collector
+    only by its name), of processes (``worker-*``), or a server (``postgres``, ``redis``).
+    ``pick``: that many of the matching targets, drawn by seed for each strike; None: all of them.
     ``for`` (seconds): an edge fault is removed, a paused process resumed, a killed or terminated
     one started again after so long; None: at the heal. ``until`` an event, counted from the strike
     on, ends it earlier; then ``for`` is the limit. Edge faults hit ``stream`` up (client to
@@ -208,12 +213,12 @@ class FaultPlan(Part):
     def candidates(self, topology: Topology) -> tuple[str, ...]:
         """The concrete targets that match, in a fixed order (``pick`` draws from these)."""
         known = self.allowed(topology)
-        return tuple(k for k in known if any(fnmatchcase(k, pattern) for pattern in self.target))
+        return tuple(k for k in known if any(_matches(k, pattern) for pattern in self.target))
 
     def unmatched(self, topology: Topology) -> tuple[str, ...]:
         """The patterns of ``target`` that no target of its sort matches."""
         known = self.allowed(topology)
-        return tuple(p for p in self.target if not any(fnmatchcase(k, p) for k in known))
+        return tuple(p for p in self.target if not any(_matches(k, p) for k in known))
 
     def allowed(self, topology: Topology) -> tuple[str, ...]:
         """Every target of its sort."""
@@ -222,3 +227,9 @@ class FaultPlan(Part):
             FaultSort.PROCESS: topology.processes,
             FaultSort.SERVER: SERVERS,
         }[self.sort]
+
+
+def _matches(target: str, pattern: str) -> bool:
+    if target.endswith(f"->{COLLECTOR}") and not pattern.endswith(f"->{COLLECTOR}"):
+        return False
+    return fnmatchcase(target, pattern)

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chaos.plan import FaultPlan
@@ -25,6 +26,19 @@ _UP_SECONDS = 10.0
 
 class ActorFailed(Exception):
     """A process could not be brought to work; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """A process of a role ended: ``code`` negative for a signal, ``at`` Unix time, ``planned`` when
+    the harness meant it.
+    """
+
+    actor: str
+    pid: int
+    code: int
+    at: float
+    planned: bool
 
 
 class Actor(Protocol):

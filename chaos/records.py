@@ -193,6 +193,7 @@ class Task:
     max_losses: int
     created_at: Instant
     finished_at: Instant | None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +260,62 @@ class Sometimes:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """A process of the system ended: ``code`` is negative for a signal, ``planned`` when the
+    harness meant it (a process that was told to kill itself was not).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    kind: Literal["exit"] = "exit"
+    actor: str
+    pid: int
+    code: int
+    at: float
+    planned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanLink:
+    """Another span that a span points to; ids in hex, as everywhere."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanEvent:
+    """An instant within a span."""
+
+    name: str
+    at: float
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A span as the collector received it, or one of the harness's own (service
+    ``holdfast-chaos``). ``start`` and ``end`` are by the wall clock of the process that made it, on
+    the arena's scale: of a skewed process they are wrong. ``role``: OpenTelemetry's kind of span.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    kind: Literal["span"] = "span"
+    name: str
+    role: Literal["internal", "server", "client", "producer", "consumer"]
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    service: str
+    instance: str
+    start: float
+    end: float
+    status: Literal["unset", "ok", "error"]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    links: tuple[SpanLink, ...] = ()
+    events: tuple[SpanEvent, ...] = ()
+
+
 Record: TypeAlias = (
     Run
     | Op
@@ -272,6 +329,8 @@ Record: TypeAlias = (
     | SinkCall
     | SqlEffect
     | Sometimes
+    | Exit
+    | Span
 )
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+
+from chaos.serving import serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +115,7 @@ def main(
     """Serve a sink on loopback until SIGTERM."""
     sink = Sink(log, dedupe=dedupe)
     try:
-        with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
-            if port_file is not None:
-                # Renamed into place: whoever sees the file sees all of it.
-                draft = port_file.with_suffix(".draft")
-                draft.write_text(str(listener.getsockname()[1]), encoding="ascii")
-                draft.rename(port_file)
-            config = uvicorn.Config(create_sink(sink), log_level="warning", access_log=False)
-            uvicorn.Server(config).run(sockets=[listener])
+        serve(create_sink(sink), port, port_file)
     finally:
         sink.close()
 

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chaos.explain import did_you_mean
 from chaos.load import Counts, Seconds, Shares, Workload, in_order
-from chaos.plan import FaultPlan, Part, Topology
+from chaos.plan import COLLECTOR, FaultPlan, Part, Topology
 from chaos.vocabulary import SERVERS, FaultSort
 
 # A process that ended is back, and busy again, so long after its strike.
@@ -181,4 +181,4 @@ def _collide(a: _Taken, b: _Taken) -> bool:
 def _processes(plan: FaultPlan) -> set[str]:
     """The processes that a fault keeps busy (an edge: of both its ends)."""
     ends = {end for target in plan.target for end in target.split("->")}
-    return ends - {*SERVERS, "sink", "client"}
+    return ends - {*SERVERS, "sink", "client", COLLECTOR}

@@ -7,6 +7,7 @@ accepted, an invariant crashed, or the history is incomplete. true: everything h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from chaos.explain import explain
 from chaos.history import History, HistoryError
 from chaos.invariants.liveness import allowed_seconds, recovery_seconds, undecided
 from chaos.invariants.registry import CHECKS, Invariant
+from chaos.invariants.traces import Findings, examine
 from chaos.invariants.violation import Violation
 from chaos.plan import FaultPlan
 from chaos.scenario import Scenario
@@ -27,7 +29,11 @@ from chaos.witnesses import seen
 
 @dataclass(frozen=True, slots=True)
 class Meters:
-    """The figures of a run. ``recovery_seconds`` None: not everything due was done, or no heal."""
+    """The figures of a run. ``recovery_seconds`` None: not everything due was done, or no heal.
+
+    ``spans``: of the sampled tasks' traces and all others; ``excused``: how many that S13 expects
+    are missing for a good reason, by reason. Both are empty where S13 is not judged.
+    """
 
     accepted: int
     effects: int
@@ -39,6 +45,8 @@ class Meters:
     running: int
     recovery_seconds: float | None
     allowed_seconds: float
+    spans: int = 0
+    excused: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +88,14 @@ def judge(history: History, checks: Mapping[str, Invariant] = CHECKS) -> Judgeme
     violations: list[Violation] = []
     doubts = list(_doubts(history, scenario))
     # Without the final reads every accepted task would look lost.
+    traced = _traced(history, scenario)
     if "drained" in history.phases:
         for name in (*scenario.expect.always, *scenario.expect.eventually):
             found, crash = _check(name, checks[name], history)
             violations += found
             doubts += crash
+        if traced is not None and not traced.sampled:
+            doubts.append("S13 had nothing to judge: no task was sampled")
         doubts += undecided(history) if "L1" in scenario.expect.eventually else []
     return Judgement(
         verdict="false" if violations else "unknown" if doubts else "true",
@@ -92,7 +103,7 @@ def judge(history: History, checks: Mapping[str, Invariant] = CHECKS) -> Judgeme
         seed=history.run.seed,
         arena=history.run.arena,
         mutant=history.run.mutant,
-        meters=_meters(history, scenario),
+        meters=_meters(history, scenario, traced or Findings()),
         violations=tuple(violations),
         doubts=tuple(doubts),
         sometimes={name: seen(history, name) for name in scenario.expect.sometimes},
@@ -113,6 +124,15 @@ def _check(name: str, check: Invariant, history: History) -> tuple[list[Violatio
         return check(history), []
     except Exception as error:  # noqa: BLE001 - a checker that crashed has proved nothing
         return [], [f"{name} crashed: {type(error).__name__}: {error}"]
+
+
+def _traced(history: History, scenario: Scenario) -> Findings | None:
+    """What S13 saw beyond its violations; None: it is not judged, or it crashed."""
+    if "S13" not in scenario.expect.always or "drained" not in history.phases:
+        return None
+    with contextlib.suppress(Exception):
+        return examine(history)
+    return None
 
 
 def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
@@ -155,7 +175,7 @@ def _accepted(history: History) -> int:
     return len(ids - {None})
 
 
-def _meters(history: History, scenario: Scenario) -> Meters:
+def _meters(history: History, scenario: Scenario, traced: Findings) -> Meters:
     planned = {strike for plan in scenario.faults for strike in plan.strikes}
     felt = {
         fault_id
@@ -179,4 +199,6 @@ def _meters(history: History, scenario: Scenario) -> Meters:
         running=max((flight.running for flight in flights), default=0),
         recovery_seconds=recovery_seconds(history) if "drained" in history.phases else None,
         allowed_seconds=allowed_seconds(history, "L1"),
+        spans=traced.spans,
+        excused=dict(traced.excused),
     )

@@ -70,8 +70,8 @@ FAULTS: dict[str, FaultKind] = {
 # Events that a fault may wait for: the reasons of transitions.
 EVENTS: dict[str, Reason] = {reason.name.lower(): reason for reason in Reason}
 
-# One sentence each; the laws themselves are in chaos/invariants. S13 (traces) and S14 (the same
-# seed gives the same run) come with tracing and simulation.
+# One sentence each; the laws themselves are in chaos/invariants. S14 (the same seed gives the same
+# run) compares runs, and is a test.
 INVARIANTS: dict[str, str] = {
     "S1": "no effect is applied twice",
     "S2": "every task and effect goes back to a submit that may have happened",
@@ -85,6 +85,7 @@ INVARIANTS: dict[str, str] = {
     "S10": "one idempotency key makes one task, another payload under it is refused",
     "S11": "SUCCEEDED has exactly one effect; FAILED and CANCELLED have none",
     "S12": "an accepted task can be read at once and never disappears",
+    "S13": "the trace of every task is complete: each attempt has one span, nothing leads nowhere",
     "S15": "the dead letter holds exactly the tasks that were made to fail",
     "S16": "no attempt is wasted: none is lost, none times out",
     "L1": "every task is terminal within T after it was due and everything healed",

@@ -134,7 +134,7 @@ def test_targets_are_matched_in_a_fixed_order() -> None:
         ),
         ("tasks: 240", "tasks: many", "workload.tasks: Input should be a valid integer"),
         ("tasks: 240", "tusks: 240", "workload.tusks: no such key (did you mean tasks?)"),
-        ("S12]", "S13]", "expect.always: S13 is not known here"),
+        ("S12]", "S14]", "expect.always: S14 is not known here"),
         ("S12]", "L1]", "expect.always: L1 is not known here"),
         ("L2: 6", "L9: 6", "expect.eventually: L9 is not known here"),
         ("lease_lost", "lease_lots", "lease_lots is not known here (did you mean lease_lost?)"),

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.live.actors import Actor, Command, Exit, process_state
+from chaos.live.actors import Actor, Command, process_state
 from chaos.live.topology import Stack
-from chaos.process_strike import ActorFailed
+from chaos.process_strike import ActorFailed, ProcessEnd
 from system.guardian import Guardian
 from system.machine import free_port
 
@@ -37,7 +37,7 @@ class Troupe:
         self.directory = directory
         self.guardian = guardian
         self.actors: list[Actor] = []
-        self.exits: list[Exit] = []
+        self.exits: list[ProcessEnd] = []
 
     def play(self, code: str, *arguments: str, ready_url: str | None = None) -> Actor:
         argv = [sys.executable, "-c", code, *arguments]

@@ -16,9 +16,9 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from chaos.live.actors import Actor, Command, Exit
+from chaos.live.actors import Actor, Command
 from chaos.plan import FaultPlan
-from chaos.process_strike import ProcessStrike
+from chaos.process_strike import ProcessEnd, ProcessStrike
 from chaos.witness import Witness
 from system.guardian import Guardian
 from system.machine import free_port
@@ -54,7 +54,7 @@ class Skewed:
         self.guardian = guardian
         self.clock_file = directory / "actor.clock"
         self.log = directory / "actor.log"
-        self.exits: list[Exit] = []
+        self.exits: list[ProcessEnd] = []
         self.actor: Actor | None = None
 
     def play(self, *module: str, ready_url: str | None = None, **variables: str) -> Actor:

@@ -1,7 +1,6 @@
 """All invariants by name.
 
-S13 (traces: one root per task, one span per attempt) needs spans in the history, and S14 (the same
-seed gives the same run) compares runs: they come with tracing and with the simulated arena.
+S14 (the same seed gives the same run) compares runs: it is a test of the simulated arena.
 L3 and L5 (fairness, capacity) are measured by the load tests.
 """
 
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from chaos.history import History
-from chaos.invariants import clients, effects, liveness, log
+from chaos.invariants import clients, effects, liveness, log, traces
 from chaos.invariants.violation import Violation
 
 Invariant = Callable[[History], list[Violation]]
@@ -30,6 +29,7 @@ CHECKS: Mapping[str, Invariant] = MappingProxyType(
         "S10": clients.create_is_idempotent,
         "S11": effects.effects_match_states,
         "S12": clients.read_your_ack,
+        "S13": traces.traces_complete,
         "S15": log.dead_letter_exact,
         "S16": log.no_attempt_wasted,
         "L1": liveness.done_in_time,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from chaos.process_strike import ActorFailed
+from chaos.process_strike import ActorFailed, ProcessEnd
 from system.guardian import Guardian
 
 # Ready means: imports done (2 cores, eight processes), database and Redis reached.
@@ -25,17 +25,6 @@ RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
 CLOCK_MOVES_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A process ended: ``code`` negative for a signal; ``planned`` when the harness meant it."""
-
-    actor: str
-    pid: int
-    code: int
-    at: float
-    planned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,11 @@ class Actor:
     """
 
     def __init__(
-        self, name: str, command: Command, guardian: Guardian, on_exit: Callable[[Exit], None]
+        self,
+        name: str,
+        command: Command,
+        guardian: Guardian,
+        on_exit: Callable[[ProcessEnd], None],
     ) -> None:
         self.name = name
         self.command = command
@@ -210,7 +203,7 @@ class Actor:
             code = await ended(process)
             self._guardian.forget(process)
             planned, self._planned = self._planned, False
-            self._on_exit(Exit(self.name, process.pid, code, time.time(), planned))
+            self._on_exit(ProcessEnd(self.name, process.pid, code, time.time(), planned))
             if planned or time.monotonic() - self._started_at >= SHORT_LIFE_SECONDS:
                 delay = RESTART_DELAY_SECONDS
             if planned:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos import bounds, filing
+from chaos import bounds, filing, forwarding
 from chaos.course import ArenaClock, Course, Plan
 from chaos.filing import Report
 from chaos.history import HistoryWriter
@@ -117,6 +117,7 @@ class _Execution:
                 async with watch.watching():
                     await course.run()
                 await course.collect()
+                await asyncio.to_thread(forwarding.forward, course.exports)
         shutil.rmtree(scratch, ignore_errors=True)
 
     def _plan(self, commit: str | None) -> Plan:

@@ -15,7 +15,9 @@ from typing import Any
 
 import asyncpg
 
-from chaos.live.actors import Actor, Command, Exit, tail
+from chaos import telemetry
+from chaos.collector import read_exports
+from chaos.live.actors import Actor, Command, tail
 from chaos.live.clients import Clients
 from chaos.live.edges import strike_edges
 from chaos.live.servers import ServerStrike
@@ -25,7 +27,7 @@ from chaos.load import EFFECTS
 from chaos.mutants import SOURCES, copy
 from chaos.nemesis import Felt, Hold
 from chaos.plan import DeclaredSettings, FaultPlan
-from chaos.process_strike import ActorFailed
+from chaos.process_strike import ActorFailed, ProcessEnd
 from chaos.records import Record, Sometimes
 from chaos.scenario import Scenario
 from chaos.sightings import SeenHint, sightings
@@ -91,7 +93,7 @@ class Stack:
     """Everything of one scenario, under the names that scenarios use.
 
     ``ports``: of each edge's proxy. ``sources``: where the roles' code is (the foundation's, or
-    a mutant's). ``exits``: every end of a process that was seen, in order.
+    a mutant's). ``exits``: every end of a role's process, in order.
     """
 
     scenario: Scenario
@@ -108,7 +110,7 @@ class Stack:
     witness: Witness = field(init=False)
     actors: dict[str, Actor] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    exits: list[Exit] = field(default_factory=list)
+    exits: list[ProcessEnd] = field(default_factory=list)
     helpers: list[Actor] = field(default_factory=list)
 
     @property
@@ -119,6 +121,10 @@ class Stack:
         """What the receiver of external effects has seen."""
         return read_calls(self._sink_log)
 
+    def exports(self) -> list[bytes]:
+        """What the collector of spans has received."""
+        return read_exports(self._spans_file)
+
     def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
         """What the hint watch saw and what the roles logged."""
         return sightings(self.hints, testimony, self.logs, since)
@@ -126,6 +132,10 @@ class Stack:
     @property
     def _sink_log(self) -> Path:
         return self.directory / "sink.jsonl"
+
+    @property
+    def _spans_file(self) -> Path:
+        return self.directory / "spans.otlp"
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Stack]:
@@ -138,7 +148,10 @@ class Stack:
             template = asyncio.to_thread(self.postgres.create_database, self.database, _TEMPLATE)
             await asyncio.gather(template, asyncio.to_thread(self.valkey.start))
             self.witness = Witness(self.postgres.url(self.database))
-            await self._connect(await self._start_sink())
+            sink = self._receiver("sink", "--log", self._sink_log)
+            collector = self._receiver("collector", "--file", self._spans_file)
+            ports = await asyncio.gather(sink, collector)
+            await self._connect(dict(zip(("sink", "collector"), ports, strict=True)))
             for name in self.scenario.topology.processes:
                 self._actor(name).start()
             await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
@@ -187,26 +200,27 @@ class Stack:
         if self.postgres.is_running:
             await asyncio.to_thread(self.postgres.drop_database, self.database)
 
-    async def _start_sink(self) -> int:
-        port_file = self.directory / "sink.port"
-        argv = [sys.executable, "-m", "chaos.sink"]
-        argv += ["--log", str(self._sink_log), "--port-file", str(port_file)]
-        self._helper("sink", argv)
+    async def _receiver(self, name: str, option: str, file: Path) -> int:
+        """Start the receiver ``chaos.{name}``, which writes to that file; its port."""
+        port_file = self.directory / f"{name}.port"
+        argv = [sys.executable, "-m", f"chaos.{name}", option, str(file)]
+        self._helper(name, [*argv, "--port-file", str(port_file)])
         give_up = time.monotonic() + _LISTEN_SECONDS
         while not port_file.exists():
             if time.monotonic() > give_up:
-                raise ActorFailed(f"the sink did not start:\n{tail(self.logs / 'sink.log')}")
+                log = tail(self.logs / f"{name}.log")
+                raise ActorFailed(f"the {name} did not start:\n{log}")
             await asyncio.sleep(0.02)
         return int(port_file.read_text(encoding="ascii"))
 
-    async def _connect(self, sink_port: int) -> None:
-        """Start Toxiproxy and make a proxy for every edge."""
+    async def _connect(self, receivers: dict[str, int]) -> None:
+        """Start Toxiproxy and make a proxy for every edge. ``receivers``: port by name."""
         port = free_port()
         binary = str(self.foundation.toxiproxy)
         self._helper("toxiproxy", [binary, "-host", "127.0.0.1", "-port", str(port)])
         await self._listening(port)
         self.proxies = Proxies(port, self._changed)
-        upstream = {"postgres": self.postgres.port, "redis": self.valkey.port, "sink": sink_port}
+        upstream = {"postgres": self.postgres.port, "redis": self.valkey.port} | receivers
         upstream |= {name: free_port() for name in self.scenario.topology.processes}
         for edge in self.scenario.topology.edges:
             self.ports[edge] = await self.proxies.create(edge, upstream[edge.partition("->")[2]])
@@ -249,12 +263,14 @@ class Stack:
 
     def _settings_of(self, name: str) -> dict[str, str]:
         """A role's variables: it reaches everything through its own proxies."""
-        ports, declared = self.ports, self.scenario.topology.settings
+        ports = self.ports
+        declared = telemetry.settings(self.scenario.topology.settings)
         given = {key: _as_variable(value) for key, value in declared.items()} | {
             "label": name,
             "database_url": self.postgres.url(self.database, port=ports[f"{name}->postgres"]),
             "redis_url": self.valkey.url(port=ports[f"{name}->redis"]),
             "api_port" if name.startswith("api-") else "health_port": str(ports[name]),
+            "otlp_endpoint": f"http://127.0.0.1:{ports[f'{name}->collector']}",
             "log_format": "json",
         }
         variables = {f"HOLDFAST_{key.upper()}": value for key, value in given.items()}
@@ -288,8 +304,9 @@ class Stack:
         path = os.environ.get("PATH", os.defpath)
         return {"PATH": path, "PYTHONPATH": str(self.sources), "PYTHONUNBUFFERED": "1"}
 
-    def _exited(self, end: Exit) -> None:
-        self.exits.append(end)
+    def _exited(self, end: ProcessEnd) -> None:
+        if end.actor in self.actors:
+            self.exits.append(end)
         self.journal({"journal": "exit"} | asdict(end))
 
     def _changed(self, change: Change) -> None:

@@ -194,6 +194,9 @@ def _meters(judgement: Judgement) -> Iterator[Meter]:
         f"{meters.duplicates_suppressed:,}",
         "by the receiver, on the effect key",
     )
+    if meters.spans:
+        missing = [f"{n} missing: {why}" for why, n in meters.excused.items()]
+        yield Meter("spans", f"{meters.spans:,}", "; ".join(missing) or "none that S13 misses")
     late_recovery = (
         meters.recovery_seconds is None or meters.recovery_seconds > meters.allowed_seconds
     )

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from chaos import telemetry
 from chaos.history import History, Operation
 from chaos.records import Fault, Record, SinkCall
 from chaos.report.words import Witness, moment, witness, words
@@ -97,7 +98,10 @@ class Stories:
         yield from history.stale_writes.get(task_id, ())
         yield from self._calls.get(task_id, ())
         if task_id in history.tasks:
-            yield history.tasks[task_id]
+            task = history.tasks[task_id]
+            parent = telemetry.parent(task.traceparent)
+            yield from history.spans.get(parent.trace_id, ()) if parent else ()
+            yield task
 
 
 def story(

@@ -19,11 +19,13 @@ def line(judgement: Judgement) -> str:
     accepted: tasks that a client was told are accepted. effects: ledger rows. suppressed: calls
     that the sink recognised as duplicates. stale refused: writes that the fence refused. felt:
     strikes felt of those planned. in flight: most tasks open (and running) when a fault struck.
-    recovery: seconds from the heal until all was done that was due, of those allowed.
+    recovery: seconds from the heal until all was done that was due, of those allowed. spans: of
+    all traces (excused: missing for a good reason), where S13 is judged.
     """
     meters = judgement.meters
     recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f}"
     flight = f"{meters.in_flight} ({meters.running} run)"
+    spans = f"spans {meters.spans} (excused {sum(meters.excused.values())})"
     return "  ".join(
         (
             f"{judgement.scenario:<{_NAME_WIDTH}}{judgement.verdict:<7}",
@@ -34,6 +36,7 @@ def line(judgement: Judgement) -> str:
             f"felt {meters.faults_felt:>2}/{meters.faults_planned:<2}",
             f"in flight {flight:<12}",
             f"recovery {recovery:>4}/{meters.allowed_seconds:.1f} s",
+            *([spans] if meters.spans else []),
         )
     )
 

@@ -15,6 +15,7 @@ from chaos.records import (
     Record,
     SinkCall,
     Sometimes,
+    Span,
     SqlEffect,
     StaleWrite,
     Task,
@@ -32,6 +33,7 @@ class Witness(StrEnum):
     FENCE = "fence"
     FAULT = "fault"
     READ = "final read"
+    SPAN = "span"
     OTHER = "arena"
 
 
@@ -44,6 +46,7 @@ _WITNESSES: Mapping[type[object], Witness] = MappingProxyType(
         SinkCall: Witness.SINK,
         StaleWrite: Witness.FENCE,
         Fault: Witness.FAULT,
+        Span: Witness.SPAN,
         Task: Witness.READ,
     }
 )
@@ -55,6 +58,8 @@ def moment(history: History, record: Record) -> float | None:
         return record.at
     if isinstance(record, Event | Effect | SqlEffect | StaleWrite):
         return history.seconds(record.at)
+    if isinstance(record, Span):
+        return record.start
     if isinstance(record, Task):
         return history.phases.get("drained")
     return None
@@ -113,6 +118,13 @@ def _stale(history: History, write: StaleWrite) -> str:
     return f"REFUSED: {write.outcome} under epoch {write.epoch} by {who}; {found}"
 
 
+def _span(span: Span) -> str:
+    outcome = span.attributes.get("holdfast.outcome")
+    told = [f"{(span.end - span.start) * 1000:.1f} ms", span.attributes.get("error.type")]
+    told += [outcome, *(event.name for event in span.events)]
+    return f"span {span.name} of {span.instance}: {', '.join(str(each) for each in told if each)}"
+
+
 def _arena(record: Record) -> str:
     if isinstance(record, Fault):
         targets = ", ".join(record.targets)
@@ -122,4 +134,6 @@ def _arena(record: Record) -> str:
         return f"worker {record.label} ({record.worker_id[-8:]}){end}"
     if isinstance(record, Sometimes):
         return f"{record.name} was {'seen' if record.held else 'not seen'}"
+    if isinstance(record, Span):
+        return _span(record)
     return f"record of the {record.kind}"

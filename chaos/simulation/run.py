@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos import bounds, filing
+from chaos import bounds, filing, forwarding
 from chaos.course import ArenaClock, Course, Plan
 from chaos.history import History, HistoryWriter
 from chaos.records import Record, encode
@@ -160,6 +160,7 @@ class _Execution:
         os.environ[SINK_URL] = f"http://{network.host('sink')}:{SINK_PORT}"
         os.environ["PGSSLMODE"] = "disable"  # there is no TLS: nobody need prepare for it
         postgres.listeners.append(self.statements.append)
+        exports: list[bytes] = []
         stage_options = (scenario, order.seed, loop, network, postgres, valkey, self._scratch)
 
         async def course() -> None:
@@ -171,6 +172,7 @@ class _Execution:
             play = Course(self._plan(), stage, clock, self.records.append)
             await play.run()
             await play.collect()
+            exports.extend(play.exports)
             self.zero = loop.time() - clock.now()
             await stage.witness.close()
 
@@ -186,6 +188,7 @@ class _Execution:
             valkey.close()
             loop.bury()
             network.close()
+        forwarding.forward(exports)
         for record in self.records:
             loop.trace.note("node", "history", "", encode(record))
         self.digest = loop.trace.digest

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from chaos.process_strike import ActorFailed
+from chaos.process_strike import ActorFailed, ProcessEnd
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 
@@ -41,6 +42,7 @@ class Actor:
         self._started_at = 0.0
         self.starts = 0
         self.lives: list[Node] = []
+        self.exits: list[ProcessEnd] = []
 
     @property
     def pid(self) -> int:
@@ -149,8 +151,10 @@ class Actor:
     async def _keep(self) -> None:
         delay, loop = RESTART_DELAY_SECONDS, _loop()
         while self._node is not None:
-            await self._node.wait()
+            code = await self._node.wait()
             planned, self._planned = self._planned, False
+            end = ProcessEnd(self.name, self._node.number, code, time.time(), planned)
+            self.exits.append(end)
             if planned or loop.time() - self._started_at >= SHORT_LIFE_SECONDS:
                 delay = RESTART_DELAY_SECONDS
             if planned:

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from chaos import telemetry
+from chaos.collector import Collector, create_collector, read_exports
 from chaos.load import EFFECTS
 from chaos.nemesis import Felt, Hold
-from chaos.plan import FaultPlan
-from chaos.process_strike import ActorFailed
+from chaos.plan import COLLECTOR, FaultPlan
+from chaos.process_strike import ActorFailed, ProcessEnd
 from chaos.records import Record, Sometimes
 from chaos.scenario import Scenario
 from chaos.sightings import sightings
@@ -30,7 +32,7 @@ from system.health import start_server
 from system.roles import run_api, run_scheduler, run_worker
 from system.settings import Settings
 
-API_PORT, HEALTH_PORT, SINK_PORT = 8000, 8081, 8090
+API_PORT, HEALTH_PORT, SINK_PORT, COLLECTOR_PORT = 8000, 8081, 8090, 4318
 _STOP_GRACE_SECONDS = 2.0
 _WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
 
@@ -38,8 +40,8 @@ _WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
 class Stage:
     """Everything of one run. Made on the harness's node, by ``up``.
 
-    ``apps``: modules of handlers beside those of the workload. ``directory``: for logs and the
-    sink's file.
+    ``apps``: modules of handlers beside those of the workload. ``directory``: for logs, and the
+    files of sink and collector.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Stage:
         self.clients = Load(scenario, seed, network)
         self._logs = directory / "logs"
         self._sink_log = directory / "sink.jsonl"
+        self._spans_file = directory / "spans.otlp"
 
     async def up(self) -> None:
         """Start everything; returns when all roles are ready. Raises ActorFailed."""
@@ -72,6 +75,7 @@ class Stage:
         loop.start("postgres", self.postgres.main)
         loop.start("redis", self.valkey.main)
         loop.start(_SINK, self._serve_sink)
+        loop.start(COLLECTOR, self._serve_collector)
         for name in self.scenario.topology.processes:
             port = API_PORT if name.startswith("api-") else HEALTH_PORT
             actor = Actor(name, self._main(name), (self._network.host(name), port))
@@ -110,6 +114,14 @@ class Stage:
     def sink_calls(self) -> list[Call]:
         return read_calls(self._sink_log)
 
+    def exports(self) -> list[bytes]:
+        return read_exports(self._spans_file)
+
+    @property
+    def exits(self) -> list[ProcessEnd]:
+        ends = [end for actor in self.actors.values() for end in actor.exits]
+        return sorted(ends, key=lambda end: end.at)
+
     def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
         write_logs(self.actors, self._logs)
         return sightings(self.valkey.hints, testimony, self._logs, since)
@@ -127,6 +139,8 @@ class Stage:
 
     def _settings(self, name: str) -> Settings:
         return self.scenario.settings(
+            **telemetry.settings(self.scenario.topology.settings),
+            otlp_endpoint=f"http://{self._network.host(COLLECTOR)}:{COLLECTOR_PORT}",
             label=name,
             database_url=self.postgres.url(),
             redis_url=self.valkey.url(),
@@ -141,6 +155,12 @@ class Stage:
     async def _serve_sink(self) -> None:
         sink = Sink(self._sink_log)
         _, serving = await start_server(create_sink(sink), "127.0.0.1", SINK_PORT)
+        await serving
+
+    async def _serve_collector(self) -> None:
+        collector = Collector(self._spans_file)
+        app = create_collector(collector)
+        _, serving = await start_server(app, "127.0.0.1", COLLECTOR_PORT)
         await serving
 
 

@@ -1,0 +1,23 @@
+"""A receiver of the live arena: an app served on loopback by a process of its own."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+_BACKLOG = 512
+
+
+def serve(app: Starlette, port: int, port_file: Path | None) -> None:
+    """Serve until SIGTERM. ``port`` 0 takes a free one; ``port_file``: where to write which."""
+    with socket.create_server(("127.0.0.1", port), backlog=_BACKLOG) as listener:
+        if port_file is not None:
+            # Renamed into place: whoever sees the file sees all of it.
+            draft = port_file.with_suffix(".draft")
+            draft.write_text(str(listener.getsockname()[1]), encoding="ascii")
+            draft.rename(port_file)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listener])

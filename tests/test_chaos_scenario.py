@@ -10,6 +10,7 @@ import pytest
 
 from chaos import scenario as scenarios
 from chaos.load import Workload
+from chaos.plan import FaultPlan
 from chaos.scenario import SCENARIOS, Scenario, ScenarioError
 from chaos.vocabulary import FAULTS, INVARIANTS, UNCONDITIONAL, FaultSort
 
@@ -116,6 +117,21 @@ def test_targets_are_matched_in_a_fixed_order() -> None:
     )
     assert "client->api-1" in topology.edges
     assert "worker-3->sink" in topology.edges
+    assert "scheduler-2->collector" in topology.edges
+
+
+def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() -> None:
+    topology = scenarios.find("calm").topology
+
+    def struck(*patterns: str) -> set[str]:
+        plan = FaultPlan.model_validate({"fault": "down", "target": patterns, "at": 0})
+        assert plan.unmatched(topology) == ()
+        return set(plan.candidates(topology))
+
+    assert struck("worker-1->*") == {f"worker-1->{name}" for name in ("postgres", "redis", "sink")}
+    assert not {edge for edge in struck("*") if edge.endswith("->collector")}
+    assert struck("worker-*->collector") == {f"worker-{n}->collector" for n in (1, 2, 3)}
+    assert len(struck("*->collector")) == 6
 
 
 @pytest.mark.parametrize(
@@ -134,8 +150,8 @@ def test_targets_are_matched_in_a_fixed_order() -> None:
         ),
         ("tasks: 240", "tasks: many", "workload.tasks: Input should be a valid integer"),
         ("tasks: 240", "tusks: 240", "workload.tusks: no such key (did you mean tasks?)"),
-        ("S12]", "S14]", "expect.always: S14 is not known here"),
-        ("S12]", "L1]", "expect.always: L1 is not known here"),
+        ("S13]", "S14]", "expect.always: S14 is not known here"),
+        ("S13]", "L1]", "expect.always: L1 is not known here"),
         ("L2: 6", "L9: 6", "expect.eventually: L9 is not known here"),
         ("lease_lost", "lease_lots", "lease_lots is not known here (did you mean lease_lost?)"),
         ("every: 2.2", "", "every and times (> 1) go together"),
@@ -153,7 +169,7 @@ def test_targets_are_matched_in_a_fixed_order() -> None:
         ("[0.2, 0.8]", "[0.8, 0.2]", "handler_seconds: [least, most], not [0.8, 0.2]"),
         ("[0.2, 0.8]", "[0.2, 9]", "handler_seconds must stay below timeout_seconds"),
         ("failures: [1, 2]", "failures: [1, 5]", "would use up all max_attempts=5"),
-        ("[W18, W25, W26]", "[W18", "expected ',' or ']'"),
+        ("[W18, W25, W26, W42]", "[W18", "expected ',' or ']'"),
         ("tasks: 240", "tasks: 240\n  batch: 1001", "workload.batch: Input should be less than"),
         ("tasks: 240", "tasks: 240\n  poison: 241", "workload: poison: 241 of only 240 tasks"),
         (

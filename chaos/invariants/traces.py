@@ -91,7 +91,7 @@ class _Examination:
         self._spans = [span for spans in history.spans.values() for span in spans]
         self._by_id: dict[_Key, Span] = {(s.trace_id, s.span_id): s for s in self._spans}
         # What need not be a span of ours: contexts in rows, attempts not over, what is excused.
-        self._elsewhere: dict[_Key, str] = {}
+        self._elsewhere: set[_Key] = set()
         self._tasks: dict[str, str] = {}  # by trace
         self._strays: defaultdict[str, list[Span]] = defaultdict(list)  # attempts, by task
         for span in self._spans:
@@ -103,7 +103,7 @@ class _Examination:
             parent = telemetry.parent(task.traceparent)
             if parent is not None:
                 self._tasks.setdefault(parent.trace_id, task.task_id)
-                self._elsewhere[parent.trace_id, parent.span_id] = ""
+                self._elsewhere.add((parent.trace_id, parent.span_id))
                 if parent.sampled:
                     self._findings.sampled += 1
                     self._task(task, parent)
@@ -155,7 +155,7 @@ class _Examination:
     def _attempt(self, task: Task, parent: Parent, attempt: Attempt) -> None:
         key = parent.trace_id, attempt_span_id(task.task_id, attempt.epoch)
         if attempt.end is None:
-            self._elsewhere[key] = ""
+            self._elsewhere.add(key)
             return
         found = [
             span
@@ -164,8 +164,8 @@ class _Examination:
         ]
         if not found:
             message = f"the attempt of epoch {attempt.epoch} has no span"
-            reason = self._missing(task.task_id, message, [attempt.end])
-            self._elsewhere |= {key: reason} if reason else {}
+            if self._missing(task.task_id, message, [attempt.end]):
+                self._elsewhere.add(key)
             return
         if len(found) > 1:
             message = f"the attempt of epoch {attempt.epoch} has {len(found)} spans"
@@ -190,23 +190,22 @@ class _Examination:
         return [wrong for wrong, right in checks.items() if not right]
 
     def _linked(self, task: Task, span: Span, attempt: Attempt) -> None:
-        before = SpanLink(
-            trace_id=span.trace_id, span_id=attempt_span_id(task.task_id, attempt.epoch - 2)
-        )
-        if attempt.epoch > 1 and before not in span.links:
+        before: list[SpanLink] = []
+        if attempt.epoch > 1:
+            previous = attempt_span_id(task.task_id, attempt.epoch - 2)
+            before = [SpanLink(trace_id=span.trace_id, span_id=previous)]
+        if not set(before) <= set(span.links):
             message = f"the attempt of epoch {attempt.epoch} has no link to the one before it"
             self._wrong(task.task_id, message, span, attempt.claim)
-        others = [link for link in span.links if link != before]
-        if span.service == _WORKER and not any(self._is_batch(link) for link in others):
+        others = [link for link in span.links if link not in before]
+        if span.service == _WORKER and not any(self._may_be_batch(link) for link in others):
             message = f"the attempt of epoch {attempt.epoch} has no link to its dispatch batch"
-            if others:
-                self._missing(task.task_id, message, self._publishers(task.task_id, attempt.epoch))
-            else:
-                self._wrong(task.task_id, message, span, attempt.claim)
+            self._wrong(task.task_id, message, span, attempt.claim)
 
-    def _is_batch(self, link: SpanLink) -> bool:
+    def _may_be_batch(self, link: SpanLink) -> bool:
+        """Whether it leads to a batch, or nowhere, which is the affair of ``_resolves``."""
         batch = self._by_id.get((link.trace_id, link.span_id))
-        return batch is not None and batch.name in _BATCHES
+        return batch is None or batch.name in _BATCHES
 
     def _called_out(
         self, task: Task, parent: Parent, mine: Sequence[Span], lives: Sequence[Attempt]
@@ -218,7 +217,10 @@ class _Examination:
         for span in mine:
             if span.role == "client" and span.service == _WORKER:
                 top = self._top(span, set(owners) | {parent.span_id})
-                if top == parent.span_id or owners.get(top, span.instance) != span.instance:
+                # A way up that ends at a span which is missing is the affair of ``_resolves``.
+                missing = bool(top) and top not in owners and top != parent.span_id
+                missing = missing and (span.trace_id, top) not in self._by_id
+                if not missing and owners.get(top) != span.instance:
                     message = f"{span.name} by {span.instance} is not below an attempt of its own"
                     self._wrong(task.task_id, message, span)
 
@@ -243,8 +245,6 @@ class _Examination:
         if key in self._by_id:
             return
         if key in self._elsewhere:
-            known = self._elsewhere[key]
-            self._findings.excused.update([known] if known else [])
             return
         task_id = self._tasks.get(span.trace_id)
         message = f"{what} by {span.instance} leads nowhere"
@@ -255,6 +255,7 @@ class _Examination:
         if reason is None:
             self._wrong(task_id, message, span)
         else:
+            self._elsewhere.add(key)
             self._findings.excused[reason] += 1
 
     def _publishers(self, task_id: str, epoch: int) -> list[Event]:
@@ -262,14 +263,14 @@ class _Examination:
         events = self._history.events.get(task_id, ())
         return [e for e in events if e.reason in _PUBLISHED and e.epoch == epoch - 1]
 
-    def _missing(self, task_id: str, message: str, makers: Sequence[Event]) -> str | None:
-        """The excuse, which is counted; None: there is none, and it is a violation."""
+    def _missing(self, task_id: str, message: str, makers: Sequence[Event]) -> bool:
+        """Whether it is excused, which is counted; else it is a violation."""
         reason = first(self._excuses.of_event(maker) for maker in makers)
         if reason is None:
             self._wrong(task_id, message, *makers)
         else:
             self._findings.excused[reason] += 1
-        return reason
+        return reason is not None
 
     def _wrong(self, task_id: str | None, message: str, *evidence: Record) -> None:
         self._findings.violations.append(Violation("S13", task_id, message, evidence))

@@ -147,8 +147,7 @@ class _Examination:
                 self._missing(task.task_id, f"no send span under epoch {epoch}", published)
 
     def _queued(self, task: Task, mine: Sequence[Span], attempt: Attempt) -> None:
-        epochs = {attempt.epoch, attempt.epoch - 1}  # the claim's own, and that of its hint
-        if not any(s.name == "queued" and s.attributes.get(_EPOCH) in epochs for s in mine):
+        if not any(s.name == "queued" and s.attributes.get(_EPOCH) == attempt.epoch for s in mine):
             message = f"no queued span of the claim of epoch {attempt.epoch}"
             self._missing(task.task_id, message, [attempt.claim])
 
@@ -198,7 +197,11 @@ class _Examination:
             message = f"the attempt of epoch {attempt.epoch} has no link to the one before it"
             self._wrong(task.task_id, message, span, attempt.claim)
         others = [link for link in span.links if link not in before]
-        if span.service == _WORKER and not any(self._may_be_batch(link) for link in others):
+        # Who hands back what it never knew of has no hint either.
+        hinted = (
+            span.service == _WORKER and attempt.end and attempt.end.reason != Reason.HANDED_BACK
+        )
+        if hinted and not any(self._may_be_batch(link) for link in others):
             message = f"the attempt of epoch {attempt.epoch} has no link to its dispatch batch"
             self._wrong(task.task_id, message, span, attempt.claim)
 

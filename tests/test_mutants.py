@@ -30,6 +30,9 @@ GUARDED = {
     *(f"system/{name}.py" for name in ("queue", "scheduler", "loops", "database")),
     *(f"system/{name}.py" for name in ("worker", "intake", "slots", "attempts", "finisher")),
     "system/handlers/transaction.py",
+    *(f"system/telling/{name}.py" for name in ("submits", "dispatches", "attempts")),
+    "system/telling/attempt_trace.py",
+    "observability/export.py",
     *(f"system/api/{name}.py" for name in ("submits", "coalescer", "actions", "readiness")),
 }
 EACH = pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)

@@ -12,7 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from chaos.mutants import api, effects, queue, scans, scheduler, statements, submission, worker
+from chaos.mutants import (
+    api,
+    effects,
+    queue,
+    scans,
+    scheduler,
+    statements,
+    submission,
+    traces,
+    worker,
+)
 from chaos.mutants.mutant import (
     PACKAGES,
     SOURCES,
@@ -39,7 +49,7 @@ __all__ = [
     "plant",
 ]
 
-_FILES = (statements, submission, scans, queue, scheduler, worker, effects, api)
+_FILES = (statements, submission, scans, queue, scheduler, worker, effects, api, traces)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
     {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}

@@ -1,0 +1,209 @@
+"""Guards of what is told of a task: the facades of system/telling, and the export of spans."""
+
+from __future__ import annotations
+
+from chaos.mutants.mutant import Edit, Mutant, Unplanted
+
+_SUBMITS = "system/telling/submits.py"
+_DISPATCHES = "system/telling/dispatches.py"
+_ATTEMPTS = "system/telling/attempts.py"
+_ATTEMPT = "system/telling/attempt_trace.py"
+_REQUESTS = "system/telling/requests.py"
+_TELEMETRY = "system/telling/telemetry.py"
+_EXPORT = "observability/export.py"
+
+_LINKS = "    return (*before, batch) if batch is not None else before\n"
+
+_TOLD = (
+    Mutant(
+        name="create_untold",
+        guard="a submit tells the span that all others of its task are below",
+        what="it is in the row, and nowhere else",
+        scenario="calm",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _SUBMITS,
+                "                self._create(task, outcome, request, began)\n",
+                "                pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="sends_untold",
+        guard="whoever publishes a hint tells it, the first time and again",
+        what="nobody sees it leave",
+        scenario="calm",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _DISPATCHES,
+                "                self._send(name, task, batch, sent, error)\n",
+                "                pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="take_back_untold",
+        guard="whoever takes an attempt back tells its span",
+        what="an attempt whose worker was killed leaves a hole",
+        scenario="workers_killed",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _DISPATCHES,
+                "                self._attempt(end, sweep)\n",
+                "                pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="queued_untold",
+        guard="a claim tells how long its hint has waited",
+        what="the wait is a hole",
+        scenario="calm",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "        if trace is not None:\n            trace.queued(",
+                "        if False:\n            trace.queued(",
+            ),
+        ),
+    ),
+    Mutant(
+        name="zombie_tells_too",
+        guard="a worker whose end was refused tells no span of its attempt",
+        what="it tells it too, beside the take-back",
+        scenario="late_finish",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "            trace.refused()\n",
+                "            reason = _reason(end, answer.state)\n"
+                "            trace.ended(reason, answer.state, delay_seconds=0.0, error=None)\n",
+            ),
+        ),
+    ),
+)
+
+_PLACED = (
+    Mutant(
+        name="traceparent_forgotten_on_retry",
+        guard="all attempts of a task are in the trace of its row",
+        what="a retry begins a trace of its own",
+        scenario="workers_killed",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "        create = traceparent.parse(attempt.traceparent)\n",
+                "        create = traceparent.parse(attempt.traceparent)\n"
+                "        if attempt.attempt > 1:\n"
+                "            create = self._tracing.sampled_root()\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="attempt_id_of_its_own",
+        guard="the id of an attempt's span follows from task and epoch, whoever tells it",
+        what="the worker draws one, which the take-back cannot know",
+        scenario="workers_killed",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "        self.context = attempt_context(create, attempt.task_id, attempt.epoch)\n",
+                "        self.context = tracing.child(create)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="previous_not_linked",
+        guard="an attempt is linked to the one before it",
+        what="it stands alone",
+        scenario="workers_killed",
+        killers=("S13",),
+        edits=(Edit(_ATTEMPT, _LINKS, "    return (batch,) if batch is not None else ()\n"),),
+    ),
+    Mutant(
+        name="batch_not_linked",
+        guard="an attempt is linked to the batch of the scheduler that its hint was in",
+        what="nobody finds out what was dispatched together",
+        scenario="calm",
+        killers=("S13",),
+        edits=(Edit(_ATTEMPT, _LINKS, "    return before\n"),),
+    ),
+    Mutant(
+        name="handler_outside",
+        guard="what a handler does is below its attempt",
+        what="it is below the create, beside the attempts",
+        scenario="workers_killed",
+        killers=("S13",),
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "        span = trace.NonRecordingSpan(self.context)\n",
+                "        span = trace.NonRecordingSpan(self._create)\n",
+            ),
+        ),
+    ),
+)
+
+_EXPORTED = (
+    Mutant(
+        name="stop_without_export",
+        guard="a process that stops gracefully sends the spans that it has first",
+        what="they go with it",
+        scenario="rolling_restart",
+        killers=("S13",),
+        edits=(Edit(_TELEMETRY, "        await telemetry.tracing.aclose()\n", "        pass\n"),),
+    ),
+    Mutant(
+        name="export_in_line",
+        guard="what is traced never waits for the collector",
+        what="an attempt frees its slot when its spans are delivered",
+        scenario="collector_lost",
+        killers=("L1", "L2", "L4"),
+        edits=(
+            Edit(
+                "system/slots.py",
+                "        await attempt.released()\n",
+                "        export = self._telling._tracing._export\n"
+                "        await export._send(export._client)\n"
+                "        await attempt.released()\n",
+            ),
+        ),
+    ),
+)
+
+MUTANTS = (*_TOLD, *_PLACED, *_EXPORTED)
+
+UNPLANTED = (
+    Unplanted(
+        "a batch of spans that could not be sent is tried once more",
+        _EXPORT,
+        "what a fault of the collector costs is excused; tests/test_tracing_export.py",
+    ),
+    Unplanted(
+        "the queue of spans is bounded: what finds no room is dropped and counted",
+        _EXPORT,
+        "without it only memory grows, while the collector is away; tests/test_tracing_export.py",
+    ),
+    Unplanted(
+        "an answer that never ends is broken off",
+        _EXPORT,
+        "the chaos collector is honest; tests/test_tracing_export.py has one that lies",
+    ),
+    Unplanted(
+        "the caller's traceparent is honoured, and decides whether its task is sampled",
+        _REQUESTS,
+        "clients of the arena send none: the ratio decides; tests/api has them",
+    ),
+    Unplanted(
+        "what failed is told by its type: neither payloads nor messages",
+        _ATTEMPTS,
+        "no law of the arena looks for secrets; tests look for them",
+    ),
+)

@@ -51,8 +51,8 @@ class Access:
 
     def _note(self, request: Request, scope: Scope, status: int, seconds: float) -> None:
         # The template, not the path: ids would make labels without bound.
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        route = getattr(scope.get("route"), "path", None)
+        method = scope["method"] if scope["method"] in _METHODS else None
         self._telling.answered(request, method, route, status, seconds)
 
     def _complain(self, scope: Scope, error: Exception) -> None:

@@ -77,24 +77,30 @@ class Requests:
         return Request(self._tracing, scope)
 
     def answered(
-        self, request: Request, method: str, route: str, status: int, seconds: float
+        self,
+        request: Request,
+        known_method: str | None,
+        route: str | None,
+        status: int,
+        seconds: float,
     ) -> None:
-        """Called when it is over; ``method`` and ``route`` are bounded."""
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.request_seconds.labels(method, route).observe(seconds)
+        """Called when it is over. None: a method, or a path, that nobody knows."""
+        labels = method, path = known_method or "OTHER", route or "unmatched"
+        self._metrics.requests.labels(*labels, str(status)).inc()
+        self._metrics.request_seconds.labels(*labels).observe(seconds)
         probe = request.scope["path"] in _PROBES
         level = self._log.debug if probe and status < 400 else self._log.info
-        level("request", method=method, route=route, status=status, seconds=round(seconds, 6))
+        level("request", method=method, route=path, status=status, seconds=round(seconds, 6))
         if not probe and request.recorded:
             self._tracing.record(
                 Finished(
-                    f"{method} {route}",
+                    f"{known_method or 'HTTP'} {route or ''}".rstrip(),
                     request.context,
                     request.incoming,
                     request.began,
                     time.time_ns(),
                     SpanKind.SERVER,
-                    _attributes(request.scope, method, route, status),
+                    _attributes(request.scope, known_method, route, status),
                     error=str(status) if status >= 500 else None,
                 )
             )
@@ -104,17 +110,20 @@ class Requests:
         self._log.error("bug", path=path, error=type(error).__name__, where=where)
 
 
-def _attributes(scope: Scope, method: str, route: str, status: int) -> dict[str, AttributeValue]:
+def _attributes(
+    scope: Scope, known_method: str | None, route: str | None, status: int
+) -> dict[str, AttributeValue]:
     """By the conventions for HTTP servers; the query is left out: it is the caller's."""
     attributes: dict[str, AttributeValue] = {
-        "http.request.method": method,
-        "http.route": route,
+        "http.request.method": known_method or "_OTHER",
         "http.response.status_code": status,
         "url.path": scope["path"],
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
-    if method != scope["method"]:
+    if route is not None:
+        attributes["http.route"] = route
+    if known_method is None:
         attributes["http.request.method_original"] = scope["method"]
     if server := scope.get("server"):
         attributes["server.address"] = server[0]

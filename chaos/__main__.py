@@ -19,7 +19,6 @@ from chaos import scenario as scenarios
 from chaos.history import HistoryError
 from chaos.live import hunt as live_hunt
 from chaos.live import suite as live
-from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
 from chaos.options import Arena
@@ -38,6 +37,7 @@ from chaos.simulation.sweep.strikes import ScheduleError
 from chaos.simulation.sweep.trial import names as scope_names
 from chaos.suites import expand
 from chaos.verdict import Judgement, check_file
+from observability.go_build import GoBuildError
 from system.machine import EmbeddedError
 
 RUNS = Path(".holdfast/runs")
@@ -285,7 +285,7 @@ def _finish(work: Coroutine[None, None, _T]) -> _T:
         EmbeddedError,
         ScenarioError,
         ScheduleError,
-        ToxiproxyBuildError,
+        GoBuildError,
         WorkerFailed,
     ) as error:
         typer.echo(str(error), err=True)

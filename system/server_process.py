@@ -1,4 +1,4 @@
-"""A database server as a child process: start, wait until it answers, stop, kill, start again."""
+"""A server as a child process: start, wait until it answers, stop, kill, start again."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ START_ATTEMPTS = 20
 
 
 class ServerProcess(abc.ABC):
-    """A server as a child process: what Postgres and Valkey have in common.
+    """A server as a child process: what Postgres, Valkey and Jaeger have in common.
 
     ``data_dir`` holds its data, its log and its password; data survives stop and kill.
+    Run as root, the server drops to the user nobody, unless ``drops_privileges`` says no.
     ``port`` 0 takes a free one at the first start and keeps it. It ends when this process ends,
     however that happens: by the ``guardian`` given, or by one of its own.
     A context manager: entering starts it, leaving stops it.
@@ -35,6 +36,7 @@ class ServerProcess(abc.ABC):
 
     name: ClassVar[str]
     end_with: ClassVar[signal.Signals] = signal.SIGTERM
+    drops_privileges: ClassVar[bool] = True
 
     def __init__(self, data_dir: Path, port: int = 0, *, guardian: Guardian | None = None) -> None:
         self.data_dir = Path(data_dir).absolute()
@@ -43,7 +45,7 @@ class ServerProcess(abc.ABC):
         self._guardian = guardian
         self._own_guardian: Guardian | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._user = server_user()
+        self._user = server_user() if self.drops_privileges else None
         self._password = ""
 
     @property
@@ -166,7 +168,7 @@ class ServerProcess(abc.ABC):
         while time.monotonic() < deadline:
             if not self.is_running:
                 said = self.log_file.read_bytes()[said_before:]
-                if b"Address already in use" in said or b"pre-existing shared memory" in said:
+                if b"ddress already in use" in said or b"pre-existing shared memory" in said:
                     return False
                 raise self._failed("ended while starting")
             if self._answers(port):
@@ -205,7 +207,7 @@ class ServerProcess(abc.ABC):
 
     def _make_directories(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        if not reachable(self.data_dir):
+        if self._user is not None and not reachable(self.data_dir):
             raise EmbeddedError(
                 f"run as root, {self.name} drops to the user nobody, who cannot reach "
                 f"{self.data_dir}: choose a data directory below one that everybody may enter"

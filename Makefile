@@ -11,11 +11,11 @@ ARGS  ?=
 TASKS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test chaos simulate up drain lock clean
+.PHONY: help setup check test test-observability chaos simulate trace up drain lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the virtual environment (only when the lock has changed)
 
@@ -40,11 +40,17 @@ check: setup ## lint, format, types, and who may import whom
 test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
 	$(BIN)/python -m pytest tests $(ARGS)
 
+test-observability: setup ## alerts, rules and dashboards, on a real Prometheus
+	$(BIN)/python -m pytest tests/telemetry -m observability $(ARGS)
+
 chaos: setup ## break it for real (SUITE=full, or names; ARENA=live ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
 
 simulate: setup ## the same in virtual time, from a seed (names: SUITE=storm ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena simulation $(ARGS)
+
+trace: setup ## kill a worker in the middle of a task, and draw its trace (ARGS=--keep: and look at it in Jaeger)
+	@$(BIN)/python -m chaos trace $(ARGS)
 
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
 	@exec $(BIN)/python -m system up $(ARGS)

@@ -19,9 +19,11 @@ from chaos import scenario as scenarios
 from chaos.history import HistoryError
 from chaos.live import hunt as live_hunt
 from chaos.live import suite as live
+from chaos.live.shown_trace import NotShown, show_a_trace
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
 from chaos.options import Arena
+from chaos.process_strike import ActorFailed
 from chaos.reopen import find, rebuild, story_of
 from chaos.report import terminal
 from chaos.runs import RunNotFound, RunStore
@@ -116,6 +118,14 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     if search.wanted:
         _finish(search.run(suite.failed))
     _exit(good)
+
+
+@app.command("trace")
+def show_trace(
+    *, keep: Annotated[bool, typer.Option("--keep", help="Keep Jaeger until Ctrl-C.")] = False
+) -> None:
+    """Kill a worker while it runs a task, and draw the task's trace: both attempts, the kill."""
+    _finish(show_a_trace(keep=keep))
 
 
 @app.command("check")
@@ -280,8 +290,10 @@ def _finish(work: Coroutine[None, None, _T]) -> _T:
         return asyncio.run(work)
     except (
         AppError,
+        ActorFailed,
         MutantError,
         NotFailing,
+        NotShown,
         EmbeddedError,
         ScenarioError,
         ScheduleError,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,18 +15,35 @@ from observability.spans import Branch, Event, Span, tree
 
 FAULTS = "holdfast-chaos"
 """Spans of this service are what the chaos harness did to the system."""
+WORKERS = "holdfast-worker"
 WAITS = frozenset({"scheduled", "starved", "queued"})
 
 _SERVICE_WIDTH = 9
 _TIME_WIDTH = 7
 _BARS_MIN = 16
-_WORK, _WAIT, _INSTANT, _EVENT, _FAULT, _CROSSED = "━", "╌", "◆", "●", "┊", "┿"
-_LEGEND = f"{_WORK} work  {_WAIT} wait  {_INSTANT} instant  {_EVENT} event  {_FAULT} fault"
+_WORK, _WAIT, _INSTANT, _EVENT, _STRIKE, _SINCE, _CROSSED = "━", "╌", "◆", "●", "▓", "┊", "┿"
+_LEGEND = "  ".join(
+    [
+        f"{_WORK} work",
+        f"{_WAIT} wait",
+        f"{_INSTANT} instant",
+        f"{_EVENT} event",
+        f"{_STRIKE} fault, began {_SINCE}",
+    ]
+)
 _RED, _YELLOW, _DIM, _BOLD = 31, 33, 2, 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND, _SECOND, _MINUTE = 1_000, 1_000_000, 60_000_000
 _HOUR, _DAY = 60 * _MINUTE, 24 * 60 * _MINUTE
+
+
+def show(spans: Sequence[Span]) -> None:
+    """Draws on stdout, as wide as the terminal; in colours only if it is one."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    drawing = draw(spans, shutil.get_terminal_size().columns, colour=colour)
+    encoding = sys.stdout.encoding or "ascii"
+    print(drawing.encode(encoding, errors="replace").decode(encoding))
 
 
 def draw(spans: Sequence[Span], width: int, *, colour: bool = False) -> str:
@@ -70,6 +91,11 @@ class _Drawing:
         if self._bar_width < _BARS_MIN:  # too narrow for a picture: the numbers must do
             self._name_width, self._bar_width = max(1, width - fixed), 0
         self._names = {(span.trace_id, span.span_id): _label(span) for span in spans}
+        self._runners = {
+            _attempt_of(span): clean(span.instance)
+            for span in spans
+            if span.service == WORKERS and span.instance
+        }
         self._faults = {self._column(span.start) for span in spans if span.service == FAULTS}
 
     def lines(self) -> Iterator[str]:
@@ -81,10 +107,11 @@ class _Drawing:
             yield self._row(branch)
             following = self._branches[number + 1 :][:1]
             has_children = any(len(child.last) > len(branch.last) for child in following)
+            margin = f"{'':{_SERVICE_WIDTH}} {self._stem_below(branch, has_children=has_children)}"
+            room = max(20, self._width - len(margin))
             for text, code in self._notes(branch.span):
-                stem = self._stem_below(branch, has_children=has_children)
-                line = cut(f"{'':{_SERVICE_WIDTH}} {stem}{text}", self._width)
-                yield self._painted(line, code)
+                for line in textwrap.wrap(text, room, subsequent_indent="  "):
+                    yield self._painted(cut(margin + line, self._width), code)
         if self._bar_width:
             yield ""
             yield self._painted(cut(_LEGEND, self._width), _DIM)
@@ -117,12 +144,11 @@ class _Drawing:
     def _bar(self, span: Span) -> str:
         if not self._bar_width:
             return ""
-        bar = [_FAULT if at in self._faults else " " for at in range(self._bar_width)]
+        bar = [_SINCE if at in self._faults else " " for at in range(self._bar_width)]
         first, last = self._column(span.start), self._column(max(span.start, span.end - 1))
-        stroke = _INSTANT if span.duration <= 0 else _WAIT if span.name in WAITS else _WORK
+        stroke = _stroke(span)
         for at in range(first, last + 1):
-            crossed = at in self._faults and stroke == _WORK and span.service != FAULTS
-            bar[at] = _CROSSED if crossed else stroke
+            bar[at] = _CROSSED if at in self._faults and stroke == _WORK else stroke
         for event in span.events:
             bar[self._column(event.at)] = _EVENT
         return "".join(bar)
@@ -132,7 +158,7 @@ class _Drawing:
         return max(0, min(self._bar_width - 1, (at - self._start) * self._bar_width // self._total))
 
     def _notes(self, span: Span) -> Iterator[tuple[str, int]]:
-        if told := _told(span):
+        if told := _told(span, self._runner(span)):
             yield told, _RED if span.error else _DIM
         for link in span.links:
             name = self._names.get((link.trace_id, link.span_id))
@@ -153,6 +179,12 @@ class _Drawing:
         """A very deep stem without its beginning, so that names have half of their column."""
         most = self._name_width // 2
         return stem if len(stem) <= most else "…" + stem[len(stem) - most + 1 :]
+
+    def _runner(self, span: Span) -> str:
+        """The process that ran an attempt, "" if unknown: its own spans say it, the take-back's
+        do not.
+        """
+        return self._runners.get(_attempt_of(span), "")
 
     def _painted(self, text: str, code: int) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour and code and text else text
@@ -181,8 +213,21 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def _stroke(span: Span) -> str:
+    if span.service == FAULTS:
+        return _STRIKE
+    if span.name in WAITS:
+        return _WAIT
+    return _WORK if span.duration > 0 else _INSTANT
+
+
+def _attempt_of(span: Span) -> tuple[str, str]:
+    attributes = span.attributes
+    return str(attributes.get("holdfast.task.id")), str(attributes.get("holdfast.attempt"))
+
+
 def _label(span: Span) -> str:
-    attempt = span.attributes.get("holdfast.attempt")
+    attempt = span.attributes.get("holdfast.attempt") if span.name.startswith("process") else None
     return clean(span.name if attempt is None else f"{span.name} #{attempt}")
 
 
@@ -194,12 +239,12 @@ def _stems(last: Iterable[bool]) -> str:
     return "".join("  " if is_last else "│ " for is_last in last)
 
 
-def _told(span: Span) -> str:
+def _told(span: Span, runner: str) -> str:
     """Who ran an attempt and how it ended; of any other span only what went wrong."""
     attributes = span.attributes
     words = []
     if worker := attributes.get("holdfast.worker.id"):
-        words.append(f"by {worker}")
+        words.append(f"by {runner} ({worker})" if runner else f"by {worker}")
     if outcome := attributes.get("holdfast.outcome"):
         words.append(f"{outcome}".replace("_", " "))
     if span.error:

@@ -62,6 +62,15 @@ class JaegerQuery:
         query = {"service": service, "tags": tags, "limit": str(limit), "start": "0"}
         return _spans(await self._get("/api/traces", query))
 
+    async def between(self, service: str, first: int, last: int) -> list[Span]:
+        """All spans of the traces in which ``service`` began something from ``first`` to ``last``.
+
+        Raises:
+            JaegerError: there was no answer of a Jaeger.
+        """
+        query = {"service": service, "start": str(first), "end": str(last), "limit": "20"}
+        return _spans(await self._get("/api/traces", query))
+
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         try:
             answer = await self._client.get(path, params=query)

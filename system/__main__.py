@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from uuid import UUID
 
 import typer
 import uvloop
@@ -86,6 +87,9 @@ def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Wipe the data first.")] = False,
     schedulers: Annotated[int, typer.Option(min=0, help="Scheduler processes.")] = 2,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Jaeger, too, and a trace of every task.")
+    ] = False,
 ) -> None:
     """Run the whole system on this machine: servers, API, schedulers, workers, mail catcher."""
     from system.supervisor import UpOptions, run_up
@@ -96,8 +100,34 @@ def up(
         modules=tuple(modules or ()),
         schedulers=schedulers,
         workers=workers,
+        trace=trace,
     )
     _run(run_up(options, _settings()))
+
+
+@app.command()
+def trace(
+    task_id: Annotated[UUID, typer.Argument(metavar="TASK_ID")],
+    api: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask this API for the task. Default: the database if HOLDFAST_DATABASE_URL is "
+            "set, else the API of this machine.",
+        ),
+    ] = None,
+) -> None:
+    """Draw the trace of a task, as Jaeger (HOLDFAST_JAEGER_URL) has it."""
+    from observability.drawing import show
+    from system.task_trace import trace_of
+
+    async def draw(settings: Settings) -> int:
+        found = await trace_of(task_id, settings, api)
+        typer.echo(found.page)
+        show(found.spans)
+        return 0
+
+    _run(draw(_settings()))
 
 
 @app.command()

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import httpx
 
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Guardian
 from system.machine import EmbeddedError
+from system.server_process import ServerProcess
 
 POLL_SECONDS = 0.05
 HEALTHY_SECONDS = 10.0
@@ -201,7 +201,7 @@ class Child(Part):
 class Server(Part):
     """An embedded server; it is started and stopped in a thread, since that blocks."""
 
-    def __init__(self, server: EmbeddedPostgres | EmbeddedValkey, say: Say) -> None:
+    def __init__(self, server: ServerProcess, say: Say) -> None:
         super().__init__(server.name, say)
         self.server = server
 

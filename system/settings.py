@@ -150,6 +150,9 @@ class Settings(BaseSettings):
         description="Share of the traces begun here that are sampled; a caller's traceparent "
         "decides for itself.",
     )
+    jaeger_url: str = Field(
+        "http://127.0.0.1:16686", description="Where `holdfast trace` finds traces."
+    )
     trace_export_seconds: float = Field(
         1.0, gt=0, description="A finished span is sent within this time."
     )

@@ -1,7 +1,8 @@
 """``holdfast up``: the whole system on one machine, for use and for trying it out.
 
-Postgres, Valkey, one API, schedulers, workers and a mail catcher run as children. Whichever dies
-is started again; if the supervisor dies, its children go with it; data survives in its directory.
+Postgres, Valkey, Jaeger where asked for, one API, schedulers, workers and a mail catcher run as
+children. Whichever dies is started again; if the supervisor dies, its children go with it; data
+survives in its directory.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ import httpx
 
 from system.child import POLL_SECONDS, Child, Part, Server
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
+from system.embedded_jaeger import EmbeddedJaeger
 from system.guardian import Guardian
 from system.machine import HOST, EmbeddedError, free_port, port_from, reachable
 from system.settings import Settings
 
 DATABASE = "holdfast"
+API_PORT = 8000
+JAEGER_PORT = 16686
+OTLP_PORT = 4318
 READY_SECONDS = 60.0
 LOCK_SECONDS = 15.0
 STOP_SECONDS = 5.0
@@ -48,6 +53,8 @@ class UpOptions:
     """Modules with @task functions, for the workers."""
     schedulers: int = 2
     workers: int = 2
+    trace: bool = False
+    """Run Jaeger, too, and record the trace of every task."""
 
 
 async def run_up(options: UpOptions, settings: Settings) -> int:
@@ -134,7 +141,9 @@ class Supervisor:
         self._valkey = EmbeddedValkey(
             self._servers_dir / "valkey", appendonly=True, guardian=guardian
         )
-        self._servers = [Server(self._postgres, self._say), Server(self._valkey, self._say)]
+        self._jaeger = self._make_jaeger() if options.trace else None
+        servers = [self._postgres, self._valkey, *([self._jaeger] if self._jaeger else [])]
+        self._servers = [Server(server, self._say) for server in servers]
         self._children: list[Child] = []
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -160,7 +169,8 @@ class Supervisor:
         if self._options.fresh:
             for name in ("postgres", "valkey"):
                 shutil.rmtree(self._servers_dir / name, ignore_errors=True)
-        self._say("holdfast", f"starting Postgres and Valkey, data and logs in {self._servers_dir}")
+        named = ", ".join(server.name.capitalize() for server in self._servers)
+        self._say("holdfast", f"starting {named}; data and logs in {self._servers_dir}")
         for server in self._servers:
             await server.start()
         await asyncio.to_thread(self._postgres.create_database, DATABASE, exists_ok=True)
@@ -261,6 +271,9 @@ class Supervisor:
             "HOLDFAST_SHUTDOWN_GRACE_SECONDS": str(self._shutdown_grace_seconds()),
             "PYTHONUNBUFFERED": "1",
         }
+        if self._jaeger is not None:
+            environment["HOLDFAST_OTLP_ENDPOINT"] = self._jaeger.otlp_url
+            environment["HOLDFAST_TRACE_RATIO"] = "1"
         return Child(
             name,
             arguments,
@@ -276,11 +289,30 @@ class Supervisor:
             return self._settings.shutdown_grace_seconds
         return STOP_SECONDS
 
+    def _traces(self) -> list[str]:
+        if self._jaeger is None:
+            return []
+        lines = [f"  Jaeger                 {self._jaeger.url}"]
+        command = "holdfast trace TASK_ID"
+        if self._jaeger.port != JAEGER_PORT:
+            command = f"HOLDFAST_JAEGER_URL={self._jaeger.url} {command}"
+        if self._api_port != API_PORT:
+            command += f" --api http://{HOST}:{self._api_port}"
+        return [*lines, f"  the trace of a task    {command}"]
+
     def _port(self, whose: str, preferred: int) -> int:
         port = port_from(preferred)
         if port != preferred:
             self._say("holdfast", f"port {preferred} is taken: the {whose} port is {port}")
         return port
+
+    def _make_jaeger(self) -> EmbeddedJaeger:
+        return EmbeddedJaeger(
+            self._servers_dir / "jaeger",
+            self._port("Jaeger's", JAEGER_PORT),
+            otlp_port=self._port("OTLP", OTLP_PORT),
+            guardian=self._guardian,
+        )
 
     def _place_for_servers(self, data_dir: Path) -> Path:
         if reachable(data_dir):
@@ -304,6 +336,7 @@ class Supervisor:
                 f"  mail caught            http://{HOST}:{self._mail_page_port}/",
                 f"  Postgres               {self._postgres.url(DATABASE)}",
                 f"  Valkey                 {self._valkey.url()}",
+                *self._traces(),
                 "Try it:",
                 f"  {curl} -d '{EXAMPLE}'",
                 "Ctrl-C stops it; the data stays (--fresh starts over).",

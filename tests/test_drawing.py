@@ -24,25 +24,25 @@ service   span                     start    time 0              3.06 s    6.13 s
 api       POST /tasks/              0 µs 4.10 ms ━    ┊
 api       └ create default        700 µs 2.90 ms ━    ┊
 scheduler   ├ starved            3.60 ms 9.00 ms ╌    ┊
-scheduler   ├ send default #1    12.6 ms 1.50 ms ━    ┊
+scheduler   ├ send default       12.6 ms 1.50 ms ━    ┊
 worker      ├ queued             13.0 ms 4.00 ms ╌    ┊
 scheduler   ├ process default #1 17.0 ms  3.10 s ●━━━━┿━━━━━━━━━●
-            │   by worker-1, lease lost
+            │   by worker-1 (id-1), lease lost
             │   ↩ see trace 77777777777777777777777777777777
             │   ● 17.0 ms claimed
             │   ● 3.12 s taken back (by=scheduler-2, reason=lease lost)
             │   ● 3.12 s retry scheduled (delay_seconds=1.0)
-chaos       ├ kill worker-1       1.00 s    0 µs      ◆
+chaos       ├ kill worker-1       1.00 s    0 µs      ▓
 scheduler   ├ scheduled           3.12 s  1.00 s      ┊         ╌╌╌╌╌╌
-scheduler   ├ send default #2     4.12 s 1.50 ms      ┊              ━
+scheduler   ├ send default        4.12 s 1.50 ms      ┊              ━
 worker      ├ queued              4.12 s 4.00 ms      ┊              ╌
 worker      └ process default #2  4.12 s  2.00 s      ┊              ●━━━━━━━━━━
-              │ by worker-2, succeeded
+              │ by worker-2 (id-2), succeeded
               │ ↩ after process default #1
               │ ● 4.12 s claimed
 worker        └ finish            6.12 s 6.00 ms      ┊                        ━
 
-━ work  ╌ wait  ◆ instant  ● event  ┊ fault"""
+━ work  ╌ wait  ◆ instant  ● event  ▓ fault, began ┊"""
 
 
 def _span(name: str, service: str, at: int, took: int, *ids: str, **more: Any) -> Span:
@@ -67,7 +67,9 @@ def retried_after_a_kill() -> list[Span]:
         _span("create default", "api", 700, 2_900, "create", "post"),
         _under_create("starved", "scheduler", 3_600, 9_000),
         _under_create("send default", "scheduler", 12_600, 1_500, attributes=_attempt(1)),
-        _under_create("queued", "worker", 13_000, 4_000),
+        _under_create(
+            "queued", "worker", 13_000, 4_000, instance="worker-1", attributes=_attempt(1)
+        ),
         _under_create(
             "process default",
             "scheduler",
@@ -76,7 +78,7 @@ def retried_after_a_kill() -> list[Span]:
             span_id="first",
             error=True,
             attributes={
-                "holdfast.worker.id": "worker-1",
+                "holdfast.worker.id": "id-1",
                 "holdfast.outcome": "lease_lost",
                 "error.type": "lease_lost",
             }
@@ -91,14 +93,17 @@ def retried_after_a_kill() -> list[Span]:
         _under_create("kill worker-1", "chaos", 1_000_000, 0),
         _under_create("scheduled", "scheduler", 3_117_000, 1_000_000),
         _under_create("send default", "scheduler", 4_120_000, 1_500, attributes=_attempt(2)),
-        _under_create("queued", "worker", 4_121_000, 4_000),
+        _under_create(
+            "queued", "worker", 4_121_000, 4_000, instance="worker-2", attributes=_attempt(2)
+        ),
         _under_create(
             "process default",
             "worker",
             4_125_000,
             2_001_000,
             span_id="second",
-            attributes={"holdfast.worker.id": "worker-2", "holdfast.outcome": "succeeded"}
+            instance="worker-2",
+            attributes={"holdfast.worker.id": "id-2", "holdfast.outcome": "succeeded"}
             | _attempt(2),
             links=[Link(TRACE, "first")],
             events=[Event("claimed", BEGAN + 4_125_000)],

@@ -257,5 +257,5 @@ def _told(span: Span, runner: str) -> str:
 
 def _event_label(event: Event) -> str:
     said: Mapping[str, Any] = event.attributes
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(said.items())]
+    words = [f"{key.removeprefix('holdfast.')}={value}" for key, value in sorted(said.items())]
     return clean(f"{event.name} ({', '.join(words)})" if words else event.name)

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
 from bench import Bench
@@ -239,6 +241,41 @@ async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> No
         assert (done.returncode, done.stdout) == (1, "")
         assert told in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_up_traces_every_task(guardian: Guardian) -> None:
+    directory = temporary_directory("holdfast-test-")
+    guardian.own_directory(directory)
+    ports = {"HOLDFAST_API_PORT": str(free_port()), "HOLDFAST_SMTP_PORT": str(free_port())}
+    argv = [sys.executable, "-m", "system", "up", "--trace", "--workers=1", "--schedulers=1"]
+    with subprocess.Popen(
+        argv, cwd=directory, env=os.environ | ports, stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        try:
+            said = _read_until(up.stdout, "starts over")
+            page = re.findall(r"  Jaeger +(http://\S+)", said)[0]
+            api = f"http://127.0.0.1:{ports['HOLDFAST_API_PORT']}"
+            answer = httpx.post(f"{api}/tasks/", json={"name": "echo"}, trust_env=False)
+            arguments = (answer.json()["id"], "--api", api)
+            give_up = time.monotonic() + 60
+            while "succeeded" not in _trace_command(*arguments, HOLDFAST_JAEGER_URL=page).stdout:
+                assert time.monotonic() < give_up
+        finally:
+            tree = process_tree([up.pid])
+            up.send_signal(signal.SIGINT)
+            up.communicate()
+    assert up.returncode == 0
+    assert not still_running(tree)
+
+
+def _read_until(stream: IO[str], words: str) -> str:
+    said = ""
+    for line in stream:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(said)
 
 
 def test_make_trace_shows_two_attempts_and_the_kill_between_them(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     apps: options.Apps = None,
     processes: options.Processes = PROCESSES,
     benchmark: options.Benchmark = False,
+    targets: options.Targets = None,
     runs_directory: options.RunsDirectory = RUNS,
 ) -> None:
     """Run scenarios, one line each with its verdict and meters (simulation: those not true)."""
@@ -110,9 +111,11 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     if arena is Arena.LIVE and (wish.story or apps or search.wanted or benchmark):
         told = "--trace, --task, --shrink, --why, --app and --benchmark"
         raise typer.BadParameter(f"{told} are for --arena simulation")
+    if targets is not None and arena is not Arena.LIVE:
+        raise typer.BadParameter("--targets is for --arena live")
     typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
     if arena is Arena.LIVE:
-        _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
+        _exit(_finish(live.Suite(runs_directory, keep=keep, targets=targets).run(todo, mutant)))
     suite = simulation.Suite(wish)
     good = _finish(suite.run(todo))
     if search.wanted:

@@ -65,3 +65,10 @@ Benchmark = Annotated[
     bool, typer.Option("--benchmark", help="Instead, measure how fast the simulation is.")
 ]
 RunsDirectory = Annotated[Path, typer.Option(help="Where histories are kept.")]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        help="While a run is up, list its processes in this JSON file for Prometheus "
+        "(file_sd_configs), and the faults that hold as a metric (live)."
+    ),
+]

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, TextClause, event
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, RowMapping, TextClause, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -51,6 +51,12 @@ def create_engine(
     )
     event.listen(engine.sync_engine, "connect", arrays.introduce)
     return engine
+
+
+def connections_used(engine: AsyncEngine) -> int:
+    """How many connections of its pool are in use now."""
+    pool = engine.pool
+    return pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0
 
 
 def sqlstate(error: BaseException) -> str:

@@ -42,8 +42,9 @@ def create_health(stalled: Callable[[], dict[str, str]], metrics: Metrics) -> St
             return JSONResponse({"status": "not ready", "stalled": reasons}, status_code=503)
         return JSONResponse({"status": "ready"})
 
-    async def scrape(_: Request) -> Response:
-        return Response(metrics.render(), media_type=metrics.content_type)
+    async def scrape(request: Request) -> Response:
+        text, content_type = metrics.render(request.headers.get("accept", ""))
+        return Response(text, media_type=content_type)
 
     return Starlette(
         routes=[

@@ -110,9 +110,7 @@ class Intake:
         await self._slots.wait(
             lambda: self._slots.free >= least or self._ending.loops.stopping, READ_BLOCK_SECONDS
         )
-        free = self._slots.free
-        self._telling.may_begin(free)
-        return free
+        return self._slots.free
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         hints = [delivery.hint for delivery in deliveries if delivery.hint]
@@ -173,7 +171,6 @@ class Intake:
 
     async def _wait_to_be_alone(self, delivery: Delivery) -> None:
         """A while at most: then asks whether the task is still to be had."""
-        self._telling.may_begin(0)
         loops = self._ending.loops
         alone = await self._slots.wait(
             lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS

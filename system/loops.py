@@ -50,6 +50,7 @@ class Loops:
         async with asyncio.TaskGroup() as group:
             for loop in self._loops:
                 loop.progressed_at = now
+                self.metrics.loop_success.labels(loop.name).set_to_current_time()
                 group.create_task(self._supervise(loop), name=loop.name)
 
     def stop(self) -> None:
@@ -90,6 +91,7 @@ class Loops:
                 loop.failures = 0
                 loop.last_error = ""
                 self.metrics.loop_turns.labels(loop.name, "ok").inc()
+                self.metrics.loop_success.labels(loop.name).set_to_current_time()
                 continue
             await self.sleep(_backoff_seconds(loop.failures))
 

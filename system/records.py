@@ -161,6 +161,7 @@ class Acted(Answer):
 
     found: State | None
     attempt: int | None
+    queue: str | None
     traceparent: str | None
 
 
@@ -198,7 +199,8 @@ class Dispatched(Republished):
 class Grant:
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 
-    ``waited_seconds`` from due to claimed, by the database's clock; ``queued_at``: it was QUEUED
+    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run, by
+    the database's clock; ``queued_at``: it was QUEUED
     from then on. ``last_life``: one more loss makes the task FAILED, so nothing else may begin in
     this worker until the attempt is over.
     """
@@ -215,6 +217,7 @@ class Grant:
     traceparent: str | None
     claimed_at: datetime
     waited_seconds: float
+    age_seconds: float
     queued_at: datetime
     last_life: bool = False
 
@@ -297,3 +300,25 @@ class Announcement:
     name: str
     max_attempts: int | None
     timeout_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What waits in one queue, each count up to a cap.
+
+    ``due``: SCHEDULED although due. ``oldest_seconds``: since when the oldest task of both kinds
+    should run.
+    """
+
+    queue: str
+    due: int
+    queued: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits, by queue (queues where nothing does are missing), and the dead letters."""
+
+    queues: tuple[QueueDepth, ...]
+    dead_letters: int

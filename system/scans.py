@@ -170,3 +170,39 @@ DELETE FROM workers w
 WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS float8))
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'RUNNING' AND t.worker_id = w.id)
 RETURNING w.id""")
+
+# For metrics: cheap beside millions of rows, because every part walks an index and stops at
+# ``cap``. The ORDER BY names the index: without it the planner may walk the whole table for a
+# LIMIT that it believes to be reached soon.
+BACKLOG = text(f"""
+WITH RECURSIVE {_GROUPS},
+due AS (
+  SELECT q.queue, d.n AS due, (
+    SELECT min(o.due_at) FROM groups g, LATERAL (
+      SELECT t.due_at FROM tasks t
+      WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
+        AND t.due_at <= (SELECT clock_timestamp())
+      ORDER BY t.due_at LIMIT 1) o
+    WHERE g.queue = q.queue) AS oldest
+  FROM (SELECT DISTINCT queue FROM groups) q, LATERAL (
+    SELECT count(*) AS n FROM (
+      SELECT FROM groups g, LATERAL (
+        SELECT FROM tasks t
+        WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
+          AND t.due_at <= (SELECT clock_timestamp())
+        ORDER BY t.due_at LIMIT CAST(:cap AS int)) t
+      WHERE g.queue = q.queue LIMIT CAST(:cap AS int)) counted) d),
+queued AS (
+  SELECT t.queue, count(*) AS queued, min(t.due_at) AS oldest FROM (
+    SELECT queue, due_at FROM tasks WHERE state = 'QUEUED'
+    ORDER BY queue, hint_deadline LIMIT CAST(:cap AS int)) t
+  GROUP BY t.queue),
+depths AS (
+  SELECT queue, COALESCE(due, 0) AS due, COALESCE(queued, 0) AS queued,
+    GREATEST(0, COALESCE(EXTRACT(EPOCH FROM clock_timestamp()
+      - LEAST(due.oldest, queued.oldest)), 0))::float8 AS oldest_seconds
+  FROM due FULL JOIN queued USING (queue))
+SELECT f.dead_letters, d.* FROM (
+  SELECT count(*) AS dead_letters FROM (
+    SELECT FROM tasks WHERE state = 'FAILED' ORDER BY id LIMIT CAST(:cap AS int)) failed) f
+LEFT JOIN depths d ON true ORDER BY d.queue""")

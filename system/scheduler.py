@@ -10,16 +10,19 @@ import asyncio
 from datetime import datetime
 from uuid import uuid4
 
+from observability.metrics import Metrics
 from system.loops import Loops, wait_for_event
+from system.pulse import Pulse
 from system.queue import HintQueue
 from system.records import Republished
 from system.settings import Settings
 from system.store import Store
 from system.telling.dispatches import Dispatches
 from system.telling.telemetry import Telemetry
+from system.watch import Watch
 
 _DISPATCH_CONNECTIONS = 1
-_SWEEP_CONNECTIONS = 4  # sweep, hints, janitor, prune: none waits for another
+_SWEEP_CONNECTIONS = 5  # sweep, hints, janitor, prune, watch: none waits for another
 _REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
 _RETRY_SECONDS = 0.05  # due tasks that found no room, or that another scheduler holds
 _POKE_WAIT_SECONDS = 1.0
@@ -93,6 +96,7 @@ class Scheduler:
         self.loops.add("poke", self._listen, stalled_seconds=stalled + _POKE_WAIT_SECONDS)
         self.loops.add("janitor", self._bury_dead, stalled_seconds=stalled + settings.lease_seconds)
         self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
+        self._show_health(telemetry.metrics)
 
     async def run(self) -> None:
         """Returns after ``stop``, when every turn under way has ended."""
@@ -109,6 +113,14 @@ class Scheduler:
         """Ends the loops after their present turn."""
         self.loops.stop()
         self._poked.set()
+
+    def _show_health(self, metrics: Metrics) -> None:
+        """What nobody's transition tells: how much waits, the event loop, connections."""
+        Watch(self._sweeping, self.loops, metrics)
+        Pulse(self.loops, metrics)
+        dispatching, sweeping = self._dispatching, self._sweeping
+        metrics.watch_pool("dispatch", dispatching.connections_used, _DISPATCH_CONNECTIONS)
+        metrics.watch_pool("sweep", sweeping.connections_used, _SWEEP_CONNECTIONS)
 
     async def _dispatch(self) -> None:
         """One batch of due tasks; sleeps until the next one is due, a poke, or the poll."""

@@ -190,7 +190,7 @@ class Slots:
         finally:
             del self.attempts[grant.task_id, grant.epoch]
             self._over(attempt)
-        self._tell(attempt, end, answer)
+        self._tell(attempt, end, answer, loop.time() - started)
         await attempt.released()
 
     async def _settle(self, end: Success | Failure, trace: AttemptTrace | None) -> Answer:
@@ -209,11 +209,17 @@ class Slots:
             self._handing_back.discard((end.task_id, end.epoch))
         self._telling.answered(attempt, end, answer, trace)
 
-    def _tell(self, attempt: Attempt, end: Success | Failure | None, answer: Answer | None) -> None:
+    def _tell(
+        self,
+        attempt: Attempt,
+        end: Success | Failure | None,
+        answer: Answer | None,
+        seconds: float,
+    ) -> None:
         if end is not None and answer is not None:
-            self._telling.answered(attempt.grant, end, answer, attempt.context.trace)
+            self._telling.answered(attempt.grant, end, answer, attempt.context.trace, seconds)
         elif attempt.context.finished:
-            self._telling.succeeded(attempt.grant, attempt.context.trace)
+            self._telling.succeeded(attempt.grant, attempt.context.trace, seconds)
         else:
             self._telling.lost(attempt.grant)
 

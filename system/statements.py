@@ -31,7 +31,7 @@ EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, 
 _LOCK = """h AS MATERIALIZED (
   SELECT t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
          t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
-         t.traceparent
+         t.traceparent, t.queue
   FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"""
 
 # Leaving RUNNING; every statement that ends an attempt sets at least this.
@@ -127,6 +127,7 @@ g AS (
 SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
   attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
+  EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
   {_last_life("g")} AS last_life
 FROM g ORDER BY priority DESC, due_at, id""")
 
@@ -235,7 +236,7 @@ e AS (
     CASE state WHEN 'RUNNING' THEN '{Reason.CANCEL_REQUESTED}' ELSE '{Reason.CANCELLED}' END,
     NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
-  h.state AS found, h.attempt, h.traceparent, u.id IS NOT NULL AS made,
+  h.state AS found, h.attempt, h.queue, h.traceparent, u.id IS NOT NULL AS made,
   u.id IS NOT NULL OR COALESCE(h.state = 'CANCELLED' OR h.state = 'RUNNING', false) AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
@@ -256,7 +257,8 @@ e AS (
   SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM u)
 SELECT i.id AS task_id, COALESCE(u.state, h.state) AS state, COALESCE(u.epoch, h.epoch) AS epoch,
-  h.state AS found, h.attempt, h.traceparent, u.id IS NOT NULL AS made, u.id IS NOT NULL AS done
+  h.state AS found, h.attempt, h.queue, h.traceparent, u.id IS NOT NULL AS made,
+  u.id IS NOT NULL AS done
 FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
 REGISTER = text("""

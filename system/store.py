@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system import scans, statements
-from system.database import Database
+from system.database import Database, connections_used
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.ids import id_bound
 from system.listing import listing
@@ -22,12 +22,14 @@ from system.records import (
     Acted,
     Announcement,
     Answer,
+    Backlog,
     Claimed,
     Dispatched,
     Failure,
     Hint,
     NewTask,
     Owned,
+    QueueDepth,
     Republished,
     Submitted,
     Success,
@@ -67,6 +69,10 @@ class Store:
     async def close(self) -> None:
         """Closes the connections."""
         await self._database.close()
+
+    def connections_used(self) -> int:
+        """How many of the connections are in use now."""
+        return connections_used(self._database.engine)
 
     # For clients
 
@@ -139,6 +145,16 @@ class Store:
         rows = await self._database.rows(scans.NEXT_DUE)
         seconds: float | None = rows[0][next(iter(rows[0]))]
         return seconds
+
+    async def backlog(self, cap: int) -> Backlog:
+        """How much waits; every count stops at ``cap``."""
+        rows = await self._database.rows(scans.BACKLOG, {"cap": cap})
+        queues = tuple(
+            QueueDepth(row["queue"], row["due"], row["queued"], row["oldest_seconds"])
+            for row in rows
+            if row["queue"] is not None
+        )
+        return Backlog(queues, rows[0]["dead_letters"])
 
     async def republish(self, n: int, actor: str) -> list[Republished]:
         """Up to ``n`` hints that were not claimed by their deadline, which then doubles."""

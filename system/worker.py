@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from system.database import create_engine
+from observability.metrics import Metrics
+from system.database import connections_used, create_engine
 from system.errors import OutcomeUnknown, Unavailable
 from system.finisher import Finisher
 from system.handlers.cancellation import StopReason
@@ -21,6 +22,7 @@ from system.handlers.transaction import Transactions
 from system.intake import READ_BLOCK_SECONDS, Ending, Intake
 from system.lifecycle import Reason
 from system.loops import Loops
+from system.pulse import Pulse
 from system.queue import HintQueue
 from system.records import Failure, Owned
 from system.settings import Settings
@@ -85,6 +87,7 @@ class Worker:
         self.claims.add("claim", self._intake.turn, stalled_seconds=stalled)
         self.beats = Loops(log, telemetry.metrics)
         self.beats.add("heartbeat", self._beat_turn, stalled_seconds=settings.lease_seconds)
+        self._show_health(telemetry.metrics)
 
     async def run(self) -> int:
         """Returns an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
@@ -124,6 +127,17 @@ class Worker:
         """What makes no progress, as ``Loops.stalled``."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
+
+    def _show_health(self, metrics: Metrics) -> None:
+        """What nobody's transition tells: the event loop, slots, connections."""
+        Pulse(self.beats, metrics)
+        metrics.slots.set(self._settings.worker_concurrency)
+        metrics.slots_free.set_function(lambda: self.slots.free)
+        metrics.watch_pool("claim", self._claiming.connections_used, 1)
+        metrics.watch_pool("finish", self._finishing.connections_used, 1)
+        metrics.watch_pool("heartbeat", self._beating.connections_used, 1)
+        transactions = self._settings.transaction_connections
+        metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
 
     # Staying alive
 

@@ -110,6 +110,7 @@ def context(timeout_seconds: float = 30.0) -> Context:
         claimed_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         waited_seconds=0.01,
+        age_seconds=0.01,
         last_life=False,
     )
     return Context(grant, clock=loop.time, started=loop.time())

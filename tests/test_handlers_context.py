@@ -44,6 +44,7 @@ def grant(**changes: Any) -> Grant:
         "claimed_at": CLAIMED_AT,
         "queued_at": CLAIMED_AT,
         "waited_seconds": 0.01,
+        "age_seconds": 0.01,
     }
     return Grant(**{**values, **changes})
 

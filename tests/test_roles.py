@@ -260,7 +260,9 @@ def test_a_role_answers_for_its_health_and_ends_on_a_signal(
         assert httpx.get(f"{url}/healthz").status_code == 200
         metrics = httpx.get(f"{url}/metrics")
         assert metrics.status_code == 200
-        assert f'holdfast_role{{role="{role}"}} 1.0' in metrics.text
+        assert re.search(
+            rf'^holdfast_build_info\{{.*role="{role}".*\}} 1\.0$', metrics.text, re.MULTILINE
+        )
         port = url.rpartition(":")[2]
         taken = {"HOLDFAST_API_PORT": port, "HOLDFAST_HEALTH_PORT": port}
         code, _, error = command.run(role, **taken)

@@ -56,7 +56,7 @@ async def test_one_commit_is_the_effect_and_the_success(bench: Bench) -> None:
         assert bench.sql("SELECT * FROM orders") == []
         let_go.set()
         await bench.until_state(task_id, State.SUCCEEDED)
-        succeeded = {"name": "order", "outcome": "succeeded"}
+        succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
     assert bench.sql("SELECT attempt FROM orders") == [(1,)]
     assert await result(bench, task_id) == {"attempt": 1}
@@ -73,7 +73,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
             "claim_token = NULL"
         )
         let_go.set()
-        lost = {"name": "order", "outcome": "lost"}
+        lost = {"queue": "default", "name": "order", "outcome": "lost"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **lost) == 1)
         assert bench.sql("SELECT * FROM orders") == []
         await bench.hint()
@@ -113,7 +113,7 @@ async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> 
         wire.lose_reply_to(b"COMMIT")
         let_go.set()
         await wire.reply_lost.wait()
-        succeeded = {"name": "order", "outcome": "succeeded"}
+        succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
     assert bench.sql("SELECT attempt FROM orders") == [(1,)]
     assert await result(bench, task_id) == {"attempt": 1}

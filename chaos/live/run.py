@@ -18,10 +18,12 @@ from chaos.course import ArenaClock, Course, Plan
 from chaos.filing import Report
 from chaos.history import HistoryWriter
 from chaos.live.clients import Clients
+from chaos.live.exposition import exposed
 from chaos.live.hint_watch import HintWatch
 from chaos.live.progress import Progress
 from chaos.live.topology import Foundation, Stack
 from chaos.mutants import SOURCES
+from chaos.records import Record
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.tasks.attempt import BACKOFF
@@ -32,7 +34,8 @@ from chaos.workload import plan
 class Order:
     """What to run. ``sources``: where the roles' code is, None: the copy of ours that the
     foundation has; ``mutant``: what was changed in it. ``drain_seconds``: the drain is given up
-    after so long (None: after T), what is open then stays undecided.
+    after so long (None: after T), what is open then stays undecided. ``targets``: the file in which
+    the run is listed for Prometheus.
     """
 
     scenario: Scenario
@@ -42,6 +45,7 @@ class Order:
     sources: Path | None = None
     mutant: str | None = None
     drain_seconds: float | None = None
+    targets: Path | None = None
 
 
 async def run(order: Order, foundation: Foundation) -> Report:
@@ -109,12 +113,18 @@ class _Execution:
             self._progress.show("starting", f"{len(self._scenario.topology.processes)} roles")
             commit = await asyncio.to_thread(_commit)
             async with stack.up(), self._loaded(stack, clients):
-                course = Course(
-                    self._plan(commit), stack, self._clock, history.write, self._progress.show
-                )
+                roles = {name: stack.ports[name] for name in self._scenario.topology.processes}
                 watch = HintWatch(stack.valkey.url())
                 stack.hints = watch.hints
-                async with watch.watching():
+                async with watch.watching(), exposed(self._order.targets, roles) as tell:
+
+                    def write(record: Record) -> None:
+                        history.write(record)
+                        tell(record)
+
+                    course = Course(
+                        self._plan(commit), stack, self._clock, write, self._progress.show
+                    )
                     await course.run()
                 await course.collect()
                 await asyncio.to_thread(forwarding.forward, course.exports)

@@ -20,9 +20,10 @@ from chaos.scenario import Scenario
 class Suite:
     """Runs in order; histories and reports go to ``runs``. Prints one line per run as it ends."""
 
-    def __init__(self, runs: Path, *, keep: bool) -> None:
+    def __init__(self, runs: Path, *, keep: bool, targets: Path | None = None) -> None:
         self._store = RunStore(runs.absolute())
         self._keep = keep
+        self._targets = targets
 
     async def run(self, todo: Sequence[tuple[Scenario, int]], mutant: str | None) -> bool:
         """Run (scenario, seed) pairs; whether every verdict is true. Raises MutantError."""
@@ -52,6 +53,7 @@ class Suite:
             keep=self._keep,
             sources=planted[1] if planted else None,
             mutant=planted[0].name if planted else None,
+            targets=self._targets,
         )
         try:
             report = await run(order, foundation)

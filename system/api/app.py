@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -18,6 +19,8 @@ from system.api.intake import Intake
 from system.api.poker import Poker
 from system.api.readiness import Readiness
 from system.api.services import Services
+from system.loops import Loops
+from system.pulse import Pulse
 from system.queue import HintQueue
 from system.settings import Settings
 from system.store import Store
@@ -61,9 +64,15 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         )
         app.state.services = services
         telemetry.tracing.start()
+        telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
+        loops = Loops(telemetry.log, telemetry.metrics)
+        Pulse(loops, telemetry.metrics)
+        looping = asyncio.create_task(loops.run())
         try:
             yield
         finally:
+            loops.stop()
+            await looping
             await services.coalescer.close()
             await services.poker.close()
             await queue.close()

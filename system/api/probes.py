@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from system.api import problems
 from system.api.models import Health
@@ -29,7 +29,8 @@ async def readyz(services: Borrowed) -> Health:
     return Health(status="ready")
 
 
-async def metrics(services: Borrowed) -> Response:
+async def metrics(request: Request, services: Borrowed) -> Response:
     """For Prometheus. Needs a key where there are keys."""
-    told = services.telemetry.metrics
-    return Response(told.render(), media_type=told.content_type)
+    accept = request.headers.get("accept", "")
+    text, content_type = services.telemetry.metrics.render(accept)
+    return Response(text, media_type=content_type)

@@ -34,26 +34,26 @@ class Attempts:
         """Nanoseconds since 1970, by the clock of this process."""
         return time.time_ns()
 
-    def may_begin(self, slots: int) -> None:
-        """So many handlers could start now."""
-        self._metrics.slots_free.set(slots)
-
     def not_granted(self, hints: int) -> None:
         """So many hints were to no avail: their tasks were not to be had (any more)."""
         self._metrics.claims_refused.inc(hints)
 
     def beat(self, seconds: float) -> None:
         """A heartbeat was answered after so long."""
-        self._metrics.heartbeat_lag.set(seconds)
+        self._metrics.heartbeat_seconds.set(seconds)
 
     def claimed(self, grant: Grant, batch: str | None) -> AttemptTrace | None:
         """An attempt begins; its trace, if that is recorded. ``batch``: what the hint carried."""
+        exemplar = self._exemplar(grant.traceparent)
+        queued = (grant.claimed_at - grant.queued_at).total_seconds()
         self._metrics.claimed.labels(grant.queue).inc()
-        self._metrics.start_seconds.labels(grant.queue).observe(max(0.0, grant.waited_seconds))
+        waited = max(0.0, grant.waited_seconds)
+        self._metrics.start_seconds.labels(grant.queue).observe(waited, exemplar)
+        self._metrics.queue_seconds.labels(grant.queue).observe(queued, exemplar)
         if self._verbose:
             states = (State.QUEUED, State.RUNNING)
             self._log.debug("claimed", **_line(grant, *states, Reason.CLAIMED))
-        if not self._tracing.wants(grant.traceparent):
+        if exemplar is None:
             return None
         trace = self._trace(grant, batch=batch)
         if trace is not None:
@@ -62,16 +62,21 @@ class Attempts:
 
     def ran(self, grant: Grant, seconds: float) -> None:
         """Its handler took so long."""
-        self._metrics.run_seconds.labels(grant.name).observe(seconds)
+        exemplar = self._exemplar(grant.traceparent)
+        self._metrics.run_seconds.labels(grant.queue, grant.name).observe(seconds, exemplar)
 
-    def succeeded(self, grant: Grant, trace: AttemptTrace | None) -> None:
-        """``ctx.transaction()`` has committed: there is nothing left to be written."""
-        self._ended(grant, Success(grant.task_id, grant.epoch, ""), State.SUCCEEDED, trace)
+    def succeeded(self, grant: Grant, trace: AttemptTrace | None, seconds: float) -> None:
+        """``ctx.transaction()`` has committed: there is nothing left to be written.
+
+        ``seconds``: since it was claimed.
+        """
+        success = Success(grant.task_id, grant.epoch, "")
+        self._ended(grant, success, State.SUCCEEDED, trace, seconds)
 
     def lost(self, grant: Grant) -> None:
         """It was no longer ours: others have ended it, and tell it."""
         self._metrics.leases_lost.inc()
-        self._metrics.finished.labels(grant.name, _LOST).inc()
+        self._metrics.attempts.labels(grant.queue, grant.name, _LOST).inc()
         self._log.warning("attempt lost", **_line(grant, State.RUNNING, None, Reason.LOST))
 
     def answered(
@@ -80,13 +85,17 @@ class Attempts:
         end: Success | Failure,
         answer: Answer,
         trace: AttemptTrace | None,
+        seconds: float = 0.0,
     ) -> None:
-        """What the database says to an end: it stands, or the fence has refused it."""
+        """What the database says to an end: it stands, or the fence has refused it.
+
+        ``seconds``: since it was claimed, where its handler ran.
+        """
         if answer.done:
-            self._ended(attempt, end, answer.state, trace)
+            self._ended(attempt, end, answer.state, trace, seconds)
             return
         self._metrics.stale_writes.inc()
-        self._metrics.finished.labels(attempt.name, _STALE).inc()
+        self._metrics.attempts.labels(attempt.queue, attempt.name, _STALE).inc()
         if trace is not None:
             trace.refused()
         self._log.warning(
@@ -107,9 +116,16 @@ class Attempts:
         end: Success | Failure,
         state: State | None,
         trace: AttemptTrace | None,
+        seconds: float,
     ) -> None:
         reason = _reason(end, state)
-        self._metrics.finished.labels(attempt.name, str(reason)).inc()
+        self._metrics.attempts.labels(attempt.queue, attempt.name, str(reason)).inc()
+        if state in words.OUTCOMES:
+            self._metrics.finished.labels(attempt.queue, words.OUTCOMES[state]).inc()
+        if state is State.SUCCEEDED and isinstance(attempt, Grant):
+            exemplar = self._exemplar(attempt.traceparent)
+            whole = attempt.age_seconds + seconds
+            self._metrics.task_seconds.labels(attempt.queue).observe(whole, exemplar)
         ordinary = reason is Reason.SUCCEEDED
         if self._verbose or not ordinary:
             fields = _line(attempt, State.RUNNING, state, reason)
@@ -118,6 +134,10 @@ class Attempts:
         if trace is not None:
             delay = end.delay_seconds if isinstance(end, Failure) else 0.0
             trace.ended(reason, state, delay_seconds=delay, error=_error(end, reason))
+
+    def _exemplar(self, text: str | None) -> dict[str, str] | None:
+        """What a histogram may show of one task: only a trace that will be found."""
+        return words.exemplar(text) if self._tracing.wants(text) else None
 
     def _trace(
         self, attempt: Grant | Owned, *, batch: str | None = None, began: int | None = None

@@ -71,6 +71,8 @@ class Dispatches:
         sweep = self._tracing.sampled_root() if sampled else None
         for end in ends:
             self._metrics.taken_back.labels(str(end.reason)).inc()
+            if end.state in words.OUTCOMES:
+                self._metrics.finished.labels(end.queue, words.OUTCOMES[end.state]).inc()
             epoch = end.epoch - 1
             self._log.warning(
                 "attempt taken back",

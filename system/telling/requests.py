@@ -87,11 +87,13 @@ class Requests:
         """Called when it is over. None: a method, or a path, that nobody knows."""
         labels = method, path = known_method or "OTHER", route or "unmatched"
         self._metrics.requests.labels(*labels, str(status)).inc()
-        self._metrics.request_seconds.labels(*labels).observe(seconds)
         probe = request.scope["path"] in _PROBES
+        traced = not probe and request.recorded
+        exemplar = {"trace_id": f"{request.context.trace_id:032x}"} if traced else None
+        self._metrics.request_seconds.labels(*labels).observe(seconds, exemplar)
         level = self._log.debug if probe and status < 400 else self._log.info
         level("request", method=method, route=path, status=status, seconds=round(seconds, 6))
-        if not probe and request.recorded:
+        if traced:
             self._tracing.record(
                 Finished(
                     f"{known_method or 'HTTP'} {route or ''}".rstrip(),

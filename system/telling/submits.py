@@ -36,7 +36,7 @@ class Submits:
         """``began``: when they were handed over to be stored, in nanoseconds since 1970."""
         for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, Submitted):
-                self._metrics.submitted.labels(outcome.outcome).inc()
+                self._metrics.submitted.labels(task.queue, outcome.outcome).inc()
                 if outcome.outcome != "created":
                     continue
                 if outcome.again:
@@ -46,7 +46,7 @@ class Submits:
                 if self._verbose:
                     self._log.debug("submitted", **_line(task))
             else:
-                self._metrics.submitted.labels(type(outcome).__name__).inc()
+                self._metrics.submitted.labels(task.queue, type(outcome).__name__).inc()
             if self._tracing.wants(task.traceparent):
                 self._create(task, outcome, request, began)
 
@@ -89,6 +89,8 @@ class Submits:
         self, action: str, answer: Acted, reason: Reason, request: Request, began: int
     ) -> None:
         if answer.made:
+            if answer.state in words.OUTCOMES:
+                self._metrics.finished.labels(str(answer.queue), words.OUTCOMES[answer.state]).inc()
             fields = words.line(
                 answer.task_id,
                 answer.traceparent,

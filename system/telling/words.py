@@ -13,6 +13,18 @@ from opentelemetry.util.types import AttributeValue
 from observability import traceparent as trace
 from system.lifecycle import State
 
+# How metrics name the end of a task.
+OUTCOMES: dict[State | None, str] = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "cancelled",
+}
+
+
+def exemplar(traceparent: str | None) -> dict[str, str]:
+    """The labels of an exemplar: what leads from a histogram to a trace."""
+    return {"trace_id": trace.trace_id(traceparent) or ""}
+
 
 def line(
     task_id: UUID,

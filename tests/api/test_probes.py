@@ -38,8 +38,8 @@ async def test_metrics_count_by_route_and_outcome(api: httpx.AsyncClient) -> Non
     await api.request("INVENTED", "/tasks/")
     text = (await api.get("/metrics")).text
     for line in (
-        'holdfast_tasks_submitted_total{outcome="created"} 1.0',
-        'holdfast_tasks_submitted_total{outcome="existing"} 1.0',
+        'holdfast_tasks_submitted_total{outcome="created",queue="default"} 1.0',
+        'holdfast_tasks_submitted_total{outcome="existing",queue="default"} 1.0',
         'holdfast_http_requests_total{method="POST",route="/tasks/",status="201"} 1.0',
         'holdfast_http_requests_total{method="GET",route="/tasks/{task_id}",status="200"} 1.0',
         'holdfast_http_requests_total{method="GET",route="unmatched",status="404"} 1.0',

@@ -1,0 +1,28 @@
+"""How late the event loop of a role is: whoever blocks it makes everybody else wait."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from observability.metrics import Metrics
+from system.loops import Loops
+
+_EVERY_SECONDS = 0.5
+
+
+class Pulse:
+    """A loop that sleeps and measures how late it was woken. It never makes a role unready."""
+
+    def __init__(self, loops: Loops, metrics: Metrics) -> None:
+        self._loops = loops
+        self._metrics = metrics
+        loops.add("pulse", self.turn, stalled_seconds=math.inf)
+
+    async def turn(self) -> None:
+        """One sleep."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _EVERY_SECONDS
+        await self._loops.sleep(_EVERY_SECONDS)
+        if not self._loops.stopping:
+            self._metrics.event_loop_lag.observe(max(0.0, loop.time() - due))

@@ -1,0 +1,46 @@
+"""How much waits: read by every scheduler now and then, for its metrics and for nothing else."""
+
+from __future__ import annotations
+
+import math
+
+from observability.metrics import Metrics
+from system.loops import Loops
+from system.records import QueueDepth
+from system.store import Store
+
+_EVERY_SECONDS = 5.0
+_CAP = 10_000
+_QUEUES_MAX = 100
+_OTHER = "other"
+
+
+class Watch:
+    """A loop that reads the backlog. It never makes a role unready."""
+
+    def __init__(self, store: Store, loops: Loops, metrics: Metrics) -> None:
+        self._store = store
+        self._loops = loops
+        self._metrics = metrics
+        self._shown: set[str] = set()
+        loops.add("watch", self.turn, stalled_seconds=math.inf)
+
+    async def turn(self) -> None:
+        """One look; a queue that was seen once is shown with zeros later."""
+        backlog = await self._store.backlog(_CAP)
+        self._metrics.dead_letters.set(backlog.dead_letters)
+        depths: dict[str, list[QueueDepth]] = {name: [] for name in self._shown}
+        for depth in backlog.queues:
+            depths.setdefault(self._name(depth.queue), []).append(depth)
+        for name, found in depths.items():
+            self._metrics.backlog.labels(name).set(sum(depth.due for depth in found))
+            self._metrics.queued.labels(name).set(sum(depth.queued for depth in found))
+            oldest = max((depth.oldest_seconds for depth in found), default=0.0)
+            self._metrics.oldest_due.labels(name).set(oldest)
+        await self._loops.sleep(_EVERY_SECONDS)
+
+    def _name(self, queue: str) -> str:
+        """Clients name queues: only so many are told apart."""
+        name = queue if queue in self._shown or len(self._shown) < _QUEUES_MAX else _OTHER
+        self._shown.add(name)
+        return name

@@ -1,0 +1,96 @@
+"""One calm run and one that breaks everything, both watched by a real Prometheus: about 3 minutes.
+
+Everything under this directory is marked ``observability``: it needs Prometheus and promtool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from chaos.filing import Report
+from chaos.live.run import Order, run
+from chaos.live.topology import Foundation
+from chaos.scenario import Scenario, find, load
+from observability.binaries import Prometheus, prometheus
+from system.guardian import Guardian
+from system.machine import cache_directory
+
+from .prometheus_server import Server, running
+
+HERE = Path(__file__).parent
+SEED = 6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.observability)
+            item.add_marker(pytest.mark.timeout(600))  # the first one to ask waits for both runs
+
+
+@dataclass(frozen=True)
+class Window:
+    """When a run could be scraped, Unix time, and how it was judged."""
+
+    start: float
+    end: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """Prometheus, which still runs, and what it saw."""
+
+    prometheus: Server
+    calm: Window
+    broken: Window
+
+
+@pytest.fixture(scope="session")
+def programs() -> Prometheus:
+    """The real ones; fetched or built the first time."""
+    return prometheus(cache_directory())
+
+
+@pytest.fixture(scope="session")
+def story(
+    programs: Prometheus, tmp_path_factory: pytest.TempPathFactory, guardian: Guardian
+) -> Iterator[Story]:
+    directory = tmp_path_factory.mktemp("prometheus")
+    with running(programs, directory, guardian) as server:
+        calm, broken = asyncio.run(_watched(server, directory))
+        yield Story(server, calm, broken)
+
+
+async def _watched(server: Server, directory: Path) -> tuple[Window, Window]:
+    async with Foundation.laid() as foundation:
+        calm = await _window(find("calm"), server, directory, foundation)
+        broken = await _window(load(HERE / "everything.yaml"), server, directory, foundation)
+    return calm, broken
+
+
+async def _window(
+    scenario: Scenario, server: Server, directory: Path, foundation: Foundation
+) -> Window:
+    order = Order(scenario, SEED, directory / "runs", targets=server.targets)
+    running = asyncio.create_task(run(order, foundation))
+    start = await _listed(server, running)
+    while server.targets.exists() and not running.done():
+        await asyncio.sleep(0.05)
+    end = time.time()
+    report = await running
+    return Window(start, end, report.judgement.verdict)
+
+
+async def _listed(server: Server, running: asyncio.Task[Report]) -> float:
+    while not server.targets.exists():
+        if running.done():
+            await running
+        await asyncio.sleep(0.05)
+    return time.time()

@@ -1,0 +1,95 @@
+"""Every panel, annotation and variable of every dashboard has data after a real run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import Story
+from .prometheus_server import CONFIG, SCRAPE_SECONDS
+
+GRAFANA = CONFIG.parent / "grafana"
+BOARDS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((GRAFANA / "dashboards").glob("*.json"))
+}
+SOURCES = yaml.safe_load((GRAFANA / "datasources" / "datasources.yml").read_text())["datasources"]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """(whose, expression) of everything that asks Prometheus."""
+    for name, board in BOARDS.items():
+        for panel in board["panels"]:
+            for target in panel.get("targets", []):
+                yield f"{name}: {panel['title']} ({target['refId']})", target["expr"]
+        for annotation in board["annotations"]["list"]:
+            yield f"{name}: annotation {annotation['name']}", annotation["expr"]
+
+
+QUERIES = dict(queries())
+
+
+def filled_in(expression: str) -> str:
+    """As Grafana sends it, with ``All`` chosen."""
+    interval = f"{8 * SCRAPE_SECONDS:.0f}s"
+    return expression.replace("$__rate_interval", interval).replace("$queue", ".*")
+
+
+@pytest.mark.parametrize("whose", QUERIES)
+def test_the_query_has_data(story: Story, whose: str) -> None:
+    query = filled_in(QUERIES[whose])
+    assert "$" not in query
+    found = story.prometheus.range(query, story.broken.start, story.broken.end)
+    numbers = [float(value) for series in found for _, value in series["values"]]
+    assert [number for number in numbers if number == number], query  # noqa: PLR0124 (not NaN)
+
+
+def test_the_faults_are_shown_while_they_hold(story: Story) -> None:
+    found = story.prometheus.range(
+        "holdfast_chaos_fault_active > 0", story.broken.start, story.broken.end
+    )
+    seen = {(series["metric"]["fault"], series["metric"]["target"]) for series in found}
+    assert {("pause", "worker-3"), ("kill", "postgres"), ("latency", "worker-1->postgres")} <= seen
+    ended = story.prometheus.instant("sum(holdfast_chaos_fault_active)", story.broken.end - 1)
+    assert float(ended[0]["value"][1]) == 0
+
+
+def test_variables_have_values(story: Story) -> None:
+    for board in BOARDS.values():
+        for variable in board.get("templating", {}).get("list", []):
+            query = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            assert query
+            found = story.prometheus.range(query[1], story.broken.start, story.broken.end)
+            assert "default" in {series["metric"][query[2]] for series in found}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_is_well_formed(name: str) -> None:
+    board: dict[str, Any] = BOARDS[name]
+    assert board["uid"] == name
+    known = {source["uid"] for source in SOURCES}
+    used = set(re.findall(r'"uid": "(\w+)"', json.dumps(board["panels"])))
+    assert used <= known
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        area = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not area & taken, f"{panel['title']} lies on another panel"
+        taken |= area
+
+
+def test_an_exemplar_leads_to_jaeger() -> None:
+    links = SOURCES[0]["jsonData"]["exemplarTraceIdDestinations"]
+    assert links == [{"name": "trace_id", "datasourceUid": SOURCES[1]["uid"]}]

@@ -85,6 +85,8 @@ class Metrics:
         )
         self._pool_size = self._gauge("db_pool_size", "Connections a pool may have", "pool")
         self.spans = self._counter("spans", "Finished spans, by what became of them", "result")
+        for result in ("exported", "dropped", "lost", "refused"):
+            self.spans.labels(result)  # there from the start: an increase from nothing is none
         self._add_api()
         self._add_scheduler()
         self._add_worker()

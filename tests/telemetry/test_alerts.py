@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from .conftest import Story
+from .conftest import FIRING, TARGETS, Story
 from .prometheus_server import CONFIG
 
 RULES = yaml.safe_load((CONFIG / "alerts.yml").read_text())["groups"][0]["rules"]
 ALERTS = [rule["alert"] for rule in RULES if "alert" in rule]
-FIRING = 'ALERTS{alertstate="firing"}'
 
 
 def test_nothing_fires_while_all_is_calm(story: Story) -> None:
@@ -20,7 +19,7 @@ def test_nothing_fires_while_all_is_calm(story: Story) -> None:
     assert [series["metric"] for series in fired] == []
     # It was looked at, by all rules, and there was something to see.
     seen = server.range('sum(up{job=~"holdfast-.*"})', story.calm.start, story.calm.end)
-    assert max(float(value) for _, value in seen[0]["values"]) == 7
+    assert max(float(value) for _, value in seen[0]["values"]) == TARGETS
     claimed = server.instant("sum(holdfast_attempts_claimed_total)", story.calm.end)
     assert float(claimed[0]["value"][1]) > 100
 

@@ -59,6 +59,15 @@ def test_the_faults_are_shown_while_they_hold(story: Story) -> None:
     assert float(ended[0]["value"][1]) == 0
 
 
+def test_exemplars_name_traces(story: Story) -> None:
+    for metric in ("task_start_delay", "task_queue_wait", "attempt_run", "task_duration"):
+        name = f"holdfast_{metric}_seconds_bucket"
+        found = story.prometheus.exemplars(name, story.broken.start, story.broken.end)
+        labels = [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
+        assert labels, name
+        assert all(re.fullmatch("[0-9a-f]{32}", label["trace_id"]) for label in labels)
+
+
 def test_variables_have_values(story: Story) -> None:
     for board in BOARDS.values():
         for variable in board.get("templating", {}).get("list", []):

@@ -139,6 +139,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        # By the database, for whoever was refused is often a worker that ends before it is scraped.
+        self.stale_write_number = Gauge(
+            "holdfast_stale_write_number",
+            "Number of the newest refused write in the database; it grows by one for each",
+            registry=self.registry,
+        )
+
     def _add_worker(self) -> None:
         self.slots = Gauge(
             "holdfast_worker_slots", "Handlers that may run at once", registry=self.registry

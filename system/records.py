@@ -318,7 +318,11 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits, by queue (queues where nothing does are missing), and the dead letters."""
+    """What waits, by queue (queues where nothing does are missing), and what went wrong.
+
+    ``last_stale_write`` is the number of the newest row of ``stale_writes``, 0 if there is none.
+    """
 
     queues: tuple[QueueDepth, ...]
     dead_letters: int
+    last_stale_write: int

@@ -202,7 +202,9 @@ depths AS (
     GREATEST(0, COALESCE(EXTRACT(EPOCH FROM clock_timestamp()
       - LEAST(due.oldest, queued.oldest)), 0))::float8 AS oldest_seconds
   FROM due FULL JOIN queued USING (queue))
-SELECT f.dead_letters, d.* FROM (
-  SELECT count(*) AS dead_letters FROM (
+SELECT f.*, d.* FROM (
+  SELECT count(*) AS dead_letters,
+    (SELECT COALESCE(max(id), 0) FROM stale_writes) AS last_stale_write
+  FROM (
     SELECT FROM tasks WHERE state = 'FAILED' ORDER BY id LIMIT CAST(:cap AS int)) failed) f
 LEFT JOIN depths d ON true ORDER BY d.queue""")

@@ -154,7 +154,7 @@ class Store:
             for row in rows
             if row["queue"] is not None
         )
-        return Backlog(queues, rows[0]["dead_letters"])
+        return Backlog(queues, rows[0]["dead_letters"], rows[0]["last_stale_write"])
 
     async def republish(self, n: int, actor: str) -> list[Republished]:
         """Up to ``n`` hints that were not claimed by their deadline, which then doubles."""

@@ -29,6 +29,7 @@ class Watch:
         """One look; a queue that was seen once is shown with zeros later."""
         backlog = await self._store.backlog(_CAP)
         self._metrics.dead_letters.set(backlog.dead_letters)
+        self._metrics.stale_write_number.set(backlog.last_stale_write)
         depths: dict[str, list[QueueDepth]] = {name: [] for name in self._shown}
         for depth in backlog.queues:
             depths.setdefault(self._name(depth.queue), []).append(depth)

@@ -15,6 +15,7 @@ from observability.logs import create_logger
 from observability.metrics import Metrics
 from system.loops import Loops
 from system.pulse import Pulse
+from system.records import Success
 from system.watch import Watch
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -110,6 +111,18 @@ async def test_the_watch_counts_dead_letters(bench: Bench) -> None:
     )
     await watch.turn()
     assert bench.count("holdfast_dead_letter_tasks") == 1
+
+
+async def test_the_watch_shows_refused_writes_of_workers_that_are_gone(bench: Bench) -> None:
+    watch, _ = watch_of(bench)
+    await watch.turn()
+    assert bench.count("holdfast_stale_write_number") == 0
+    worker = await bench.registered()
+    (grant,) = await bench.claimed("echo", worker=worker)
+    late = Success(grant.task_id, grant.epoch - 2, "1")
+    assert not (await bench.store.finish([late], worker))[0].done
+    await watch.turn()
+    assert bench.count("holdfast_stale_write_number") == 1
 
 
 async def test_of_more_queues_than_can_be_told_apart_the_rest_is_one(bench: Bench) -> None:

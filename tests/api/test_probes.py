@@ -49,6 +49,15 @@ async def test_metrics_count_by_route_and_outcome(api: httpx.AsyncClient) -> Non
     assert task["id"] not in text, "labels are bounded"
 
 
+async def test_a_cancel_is_counted_by_whoever_made_it_and_once(api: httpx.AsyncClient) -> None:
+    task = (await api.post("/tasks/", json={"name": "echo", "queue": "slow"})).json()
+    for _ in range(2):
+        assert (await api.post(f"/tasks/{task['id']}/cancel")).status_code == 200
+    text = (await api.get("/metrics")).text
+    assert 'holdfast_tasks_finished_total{outcome="cancelled",queue="slow"} 1.0' in text
+    assert 'holdfast_tasks_submitted_total{outcome="created",queue="slow"} 1.0' in text
+
+
 async def test_two_apis_in_one_process_share_nothing(settings: Settings, open_api: Any) -> None:
     async with open_api(settings) as one, open_api(settings) as other:
         await one.get("/nothing")

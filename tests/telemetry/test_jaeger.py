@@ -23,7 +23,13 @@ from observability.jaeger_query import JaegerError, JaegerQuery
 from observability.logs import create_logger
 from observability.metrics import Metrics
 from observability.spans import Link, Span
-from observability.tracing import Finished, Happening, attempt_span_id, create_tracing
+from observability.tracing import (
+    Attributes,
+    Finished,
+    Happening,
+    attempt_span_id,
+    create_tracing,
+)
 from system.embedded_jaeger import EmbeddedJaeger
 from system.guardian import Guardian, process_tree, still_running
 from system.machine import free_port, temporary_directory
@@ -204,7 +210,11 @@ async def test_an_attempt_that_still_runs_is_shown_with_what_it_did(
 ) -> None:
     parent = f"00-{0xABC:032x}-{0xC:016x}-01"
     (task,) = await bench.submit("echo", traceparent=parent)
-    of_task = {"holdfast.task.id": str(task), "holdfast.epoch": 1, "holdfast.attempt": 1}
+    of_task: Attributes = {
+        "holdfast.task.id": str(task),
+        "holdfast.epoch": 1,
+        "holdfast.attempt": 1,
+    }
     create, attempt = _context(0xC, 0xABC), _context(attempt_span_id(task, 1), 0xABC)
     await _export(
         jaeger,

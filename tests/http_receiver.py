@@ -19,6 +19,7 @@ from system.handlers.builtin.http_request import (
 )
 from system.records import Grant
 from system.settings import Settings
+from system.telling.attempt_trace import AttemptTrace
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -94,9 +95,8 @@ def add_bodies(app: FastAPI) -> None:
             "content-type": "text/plain; charset=iso-8859-1"})  # fmt: skip
 
 
-def context(timeout_seconds: float = 30.0) -> Context:
-    loop = asyncio.get_running_loop()
-    grant = Grant(
+def granted(timeout_seconds: float = 30.0) -> Grant:
+    return Grant(
         task_id=TASK_ID,
         epoch=3,
         attempt=2,
@@ -113,7 +113,11 @@ def context(timeout_seconds: float = 30.0) -> Context:
         age_seconds=0.01,
         last_life=False,
     )
-    return Context(grant, clock=loop.time, started=loop.time())
+
+
+def context(timeout_seconds: float = 30.0, trace: AttemptTrace | None = None) -> Context:
+    loop = asyncio.get_running_loop()
+    return Context(granted(timeout_seconds), clock=loop.time, started=loop.time(), trace=trace)
 
 
 @asynccontextmanager

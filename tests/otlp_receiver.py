@@ -21,6 +21,7 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 ANSWERS: dict[str, bytes | None] = {
     "ok": _OK,
     "paused": None,
+    "dripping": b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 10_000,
     "500": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
     "400": b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
     "garbage": b"\x00\xffnot HTTP at all\r\n\r\n" * 20,
@@ -120,6 +121,10 @@ class Receiver:
             return False
         if self.answer == "ok":
             self.spans += decode(body)
+        if self.answer == "dripping":
+            for byte in answer:  # each one in time, the whole never
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
         writer.write(answer)
         await writer.drain()
         return self.answer in {"ok", "500", "400"}

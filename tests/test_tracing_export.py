@@ -118,7 +118,7 @@ async def test_the_queue_is_bounded_and_the_newest_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["500", "garbage", "broken off", "empty", "no gzip", "paused", "endless"]
+    "answer", ["500", "garbage", "broken off", "empty", "no gzip", "paused", "dripping", "endless"]
 )
 async def test_a_bad_answer_costs_spans_and_nothing_else(answer: str) -> None:
     async with receiving(answer) as collector, traced(collector.url) as told:

@@ -268,6 +268,7 @@ def test_a_strike_excuses_what_could_not_be_told_or_heard(
         struck("timeout", "worker-1->redis", 1.0, 3.0),
         struck("latency", "worker-1->postgres", 1.0, 3.0),
         struck("exhaust", "postgres", 1.0, 3.0),
+        struck("latency", "worker-1->collector", 1.0, 3.0),
     ],
     ids=lambda strike: f"{strike[0].fault} {strike[0].targets[0]}",
 )

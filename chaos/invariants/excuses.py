@@ -10,6 +10,7 @@ from typing import Any
 
 from chaos import telemetry
 from chaos.history import History
+from chaos.plan import COLLECTOR
 from chaos.records import Event, Fault
 from system.settings import Settings
 
@@ -23,6 +24,8 @@ _EXPORT_SECONDS = 1.0
 _UNDER_WAY_SECONDS = 2.0
 # An answer on its way when a fault begins, and a statement that waited for its end.
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.2, 1.0
+# A collector that answers well within it, both ways counted, is slow, not away.
+_PATIENCE_MILLISECONDS = 2000
 # On an edge to Postgres, and on Postgres: what loses answers. Latency does when it is long.
 _LOSING = frozenset({"timeout", "down", "reset_peer", "limit_data", "bandwidth"})
 _POSTGRES = frozenset({"kill", "pause", "restart", "terminate_backends"})
@@ -97,8 +100,9 @@ class Excuses:
         strike = _Strike(start.at, end.at if end else math.inf)
         for target in start.targets:
             actor, _, server = target.partition("->")
-            if server == "collector":
-                self._unreached[actor].append(strike)
+            if server == COLLECTOR:
+                slow = start.fault == "latency" and 2 * _milliseconds(plan) < _PATIENCE_MILLISECONDS
+                self._unreached[actor].extend([] if slow else [strike])
             elif start.fault == "pause" and target != "postgres":
                 self._paused[target].append(strike)
             elif self._loses_answers(start.fault, target, plan):
@@ -109,8 +113,11 @@ class Excuses:
             return fault in _POSTGRES
         if not target.endswith("->postgres"):
             return False
-        milliseconds = plan.get("attributes", {}).get("latency", 0)
-        return fault in _LOSING or 2 * milliseconds / 1000 >= self._statement
+        return fault in _LOSING or 2 * _milliseconds(plan) >= 1000 * self._statement
+
+
+def _milliseconds(plan: dict[str, Any]) -> int:
+    return int(plan.get("attributes", {}).get("latency", 0))
 
 
 def first(reasons: Iterable[str | None]) -> str | None:

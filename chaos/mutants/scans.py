@@ -7,7 +7,8 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted
 _FILE = "system/scans.py"
 _STORE = "system/store.py"
 _STATEMENTS = "system/statements.py"
-_DUE = "      AND t.due_at <= (SELECT clock_timestamp())\n"
+_FIRST = "    ORDER BY t.due_at, t.id LIMIT r.free"
+_DUE = f"      AND t.due_at <= (SELECT clock_timestamp())\n{_FIRST}"
 _UTC = Edit(
     _STORE,
     "from datetime import datetime, timedelta",
@@ -70,7 +71,7 @@ MUTANTS = (
         what="SCHEDULED tasks are dispatched at once",
         scenario="crowded",
         killers=("S3",),
-        edits=(Edit(_FILE, _DUE, ""),),
+        edits=(Edit(_FILE, _DUE, _FIRST),),
     ),
     Mutant(
         name="dispatch_by_own_clock",
@@ -79,7 +80,7 @@ MUTANTS = (
         scenario="clock_skew",
         killers=("S3",),
         edits=(
-            Edit(_FILE, _DUE, "      AND t.due_at <= CAST(:now AS timestamptz)\n"),
+            Edit(_FILE, _DUE, f"      AND t.due_at <= CAST(:now AS timestamptz)\n{_FIRST}"),
             Edit(
                 _STORE,
                 '            "depth": self._settings.queue_depth_max,\n',

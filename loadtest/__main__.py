@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import signal
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loadtest.drain import Options, run
-from loadtest.figures import Figures
-from loadtest.stack import LoadtestError
+from loadtest import drain as drains
+from loadtest import load as loads
+from loadtest.locust_run import Load
+from loadtest.running import run, say
+from loadtest.thresholds import DEFAULT_FILE
+
+EXIT_MISSED = 3
 
 app = typer.Typer(
     help="How fast is Holdfast? Each command starts a stack of its own and removes it afterwards.",
@@ -20,11 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps ``drain`` a command of its own while it is the only one."""
 
 
 @app.command()
@@ -48,7 +47,7 @@ def drain(
     """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {json_file.parent}", param_hint="--json")
-    options = Options(
+    options = drains.Options(
         tasks=tasks,
         rounds=rounds,
         workers=workers,
@@ -57,30 +56,89 @@ def drain(
         rate=rate,
         latency_seconds=latency_seconds,
     )
-    try:
-        figures = asyncio.run(_until_signal(options))
-    except KeyboardInterrupt:
-        typer.echo("loadtest: interrupted", err=True)
-        raise typer.Exit(130) from None
-    except LoadtestError as error:
-        typer.echo(f"loadtest: {error}", err=True)
-        raise typer.Exit(1) from error
+    figures = run(drains.run(options, say))
     for line in figures.lines():
         typer.echo(line)
     if json_file is not None:
         json_file.write_text(json.dumps(figures.as_json(), indent=2) + "\n")
 
 
-async def _until_signal(options: Options) -> Figures:
-    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
-    task = asyncio.ensure_future(run(options, lambda line: typer.echo(line, err=True)))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+class Shape(StrEnum):
+    """Load shapes of the locustfile."""
+
+    STEADY = "steady"
+    RAMP = "ramp"
+    SPIKE = "spike"
+    SOAK = "soak"
+
+
+@app.command()
+def load(  # noqa: PLR0913 - one for each option
+    *,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Base URL of a Holdfast that runs. Absent: a stack of its own."),
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Locust's users.")] = 30,
+    spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users that come per second.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 60.0,
+    shape: Annotated[Shape, typer.Option(help="How many users are there when.")] = Shape.STEADY,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=1000, help="Tasks in a batch submit.")
+    ] = 100,
+    effect_seconds: Annotated[
+        float, typer.Option(min=1, help="A watched task must have its effect by then.")
+    ] = 60.0,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Longest wait for the drain after the load.")
+    ] = 120.0,
+    tasks_max: Annotated[
+        int, typer.Option(min=1, help="Read back no more tasks than that.")
+    ] = 1_000_000,
+    workers: Annotated[int, typer.Option(min=1, help="Workers of a stack of its own.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Its schedulers.")] = 1,
+    thresholds: Annotated[
+        Path, typer.Option(help="Limits, in YAML; a missed one makes the exit code 3.")
+    ] = DEFAULT_FILE,
+    out: Annotated[
+        Path | None, typer.Option(help="New directory for the files. [load-runs/TIME]")
+    ] = None,
+    locust_arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="After --: what Locust shall get as it is, e.g. -- --tags submit"),
+    ] = None,
+) -> None:
+    """Load Holdfast with Locust's users for a while, and judge it by limits.
+
+    An API that asks for keys gets HOLDFAST_API_KEY from the environment.
+    """
+    out = out or Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists", param_hint="--out")
+    options = loads.Options(
+        load=Load(
+            users=users,
+            spawn_rate=spawn_rate,
+            seconds=seconds,
+            shape=shape,
+            effect_seconds=effect_seconds,
+            batch_size=batch_size,
+            arguments=tuple(locust_arguments or ()),
+        ),
+        out=out,
+        thresholds=thresholds,
+        host=host,
+        workers=workers,
+        schedulers=schedulers,
+        drain_seconds=drain_seconds,
+        tasks_max=tasks_max,
+    )
+    summary = run(loads.run(options, say))
+    for line in summary.lines():
+        typer.echo(line)
+    say(f"the page: {out / 'summary.html'}")
+    if not summary.passed:
+        raise typer.Exit(EXIT_MISSED)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import httpx
 
 from loadtest.figures import Figures, Round
 from loadtest.peers import procrastinate_peer
-from loadtest.stack import LoadtestError, Stack
+from loadtest.processes import LoadtestError
+from loadtest.stack import Stack
 from loadtest.submit import Submitter
 from loadtest.witness import Witness, until, until_drained
 
@@ -88,9 +89,9 @@ async def _round(bench: Bench, options: Options) -> Round:
     await bench.witness.reset()
     submitted_seconds = await bench.submitter.flood(options.tasks)
     await bench.witness.settle()
-    await bench.stack.start_schedulers(options.schedulers)
+    await bench.stack.start("scheduler", options.schedulers)
     cpu = await until_drained(options.tasks, bench.witness.finished, bench.stack.check)
-    await bench.stack.stop_schedulers()
+    await bench.stack.stop("scheduler")
     await bench.witness.check_all_succeeded(options.tasks)
     drained_seconds = await bench.witness.drain_seconds()
     rates = (options.tasks / submitted_seconds, options.tasks / drained_seconds)
@@ -101,7 +102,7 @@ async def _latency(
     bench: Bench, options: Options, figures: Figures, say: Callable[[str], None]
 ) -> None:
     await bench.witness.reset()
-    await bench.stack.start_schedulers(options.schedulers)
+    await bench.stack.start("scheduler", options.schedulers)
     # The first tasks wait for the scheduler to start: they are no part of the measurement.
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
@@ -110,7 +111,7 @@ async def _latency(
     say(f"{options.rate} tasks/s for {options.latency_seconds:g} s")
     sent, late = await bench.submitter.steady(options.rate, options.latency_seconds)
     await until(sent, bench.witness.finished, bench.stack.check)
-    await bench.stack.stop_schedulers()
+    await bench.stack.stop("scheduler")
     await bench.witness.check_all_succeeded(sent)
     if late > 1.0:
         say(f"the load came up to {late:.1f} s late: this machine cannot keep up the rate")

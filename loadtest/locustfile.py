@@ -1,55 +1,391 @@
-"""Locust users for throughput: they submit single tasks, read them back, and list.
+"""Load on Holdfast, as Locust users know it: users, tags, load shapes; any URL will do.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
-    locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --headless -u 50 -r 10 -t 1m
+    locust -f loadtest/locustfile.py --host URL --headless -u 50 -r 10 -t 1m --shape spike
+    locust -f loadtest/locustfile.py --host URL --tags submit watch
+    locust -f loadtest/locustfile.py --master | --worker      (this one file is all they need)
 
-Each submit carries an Idempotency-Key of its own, as a careful client's would. With
-HOLDFAST_API_KEYS set on the API, give one key to the users as HOLDFAST_API_KEY.
+``python loadtest/locustfile.py`` prints all options, those of this file under "Holdfast":
+``locust --help`` answers before it has read any locustfile.
 """
 
 from __future__ import annotations
 
-import os
+import math
+import time
 from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 from uuid import uuid4
 
-from locust import FastHttpUser, between, task
+import gevent
+import locust.stats
+from gevent.pool import Pool
+from locust import FastHttpUser, LoadTestShape, events, tag, task
+from locust.argument_parser import LocustArgumentParser, get_parser
+from locust.env import Environment
 
 REMEMBERED = 100
+POLL_SECONDS = 0.05
+WATCHES_MAX = 200
+CANCEL_AHEAD = timedelta(hours=1)
+TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+SHAPES = ("steady", "ramp", "spike", "soak", "none")
+
+# The history that `python -m loadtest load` follows shall be no older than its line of progress.
+locust.stats.CSV_STATS_FLUSH_INTERVAL_SEC = 1
 
 
-class Submitter(FastHttpUser):
-    """Submits no-op tasks; now and then reads one of its own, or looks at the newest."""
+def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
+    group = parser.add_argument_group("Holdfast")
 
-    wait_time = between(0.01, 0.05)
+    def add(*names: str, secret: bool = False, **how: Any) -> None:
+        action: Any = group.add_argument(*names, **how)
+        # What the parser itself would note; a group does not: shown in the web UI, too.
+        action.include_in_web_ui, action.is_secret = True, secret
+        action.is_required = action.is_multiple = False
+
+    add(
+        "--shape",
+        choices=SHAPES,
+        default="steady",
+        help="How many of the -u users are there when. steady: all of them; ramp: ten equal steps "
+        "over the run time; spike: a fifth, for the middle fifth of the run all of them; soak: "
+        "all of them, reached gently (a tenth of the run, at most 5 minutes). Where -t is absent, "
+        "ramp and spike take 5 minutes, steady and soak have no end. none: no shape, so that the "
+        "number can be changed while it runs.",
+    )
+    add("--task-name", default="echo", help="Name of the tasks to submit; must do no harm.")
+    add("--queue", default="default", help="Queue to submit to.")
+    add("--payload-bytes", type=int, default=0, help="Ballast in each payload, in bytes.")
+    add("--batch-size", type=int, default=100, help="Tasks in one request of a BatchSubmitter.")
+    add(
+        "--submit-rate",
+        type=float,
+        default=10.0,
+        help="Requests per second of each Submitter; 0: each as soon as the last is answered.",
+    )
+    add("--batch-rate", type=float, default=1.0, help="Requests per second of a BatchSubmitter.")
+    add(
+        "--watch-rate",
+        type=float,
+        default=2.0,
+        help="Tasks per second of each Watcher; each is timed from when its submit was due.",
+    )
+    add("--read-rate", type=float, default=5.0, help="Requests per second of each Reader.")
+    add("--cancel-rate", type=float, default=2.0, help="Tasks per second of each Canceller.")
+    add(
+        "--effect-seconds",
+        type=float,
+        default=60.0,
+        help="A watched task without its effect after so long is a failure. To let watches end at "
+        "the end of the run, set -s (--stop-timeout) as high.",
+    )
+    add(
+        "--run-id",
+        default="",
+        help="Written into each payload as 'run', to find the tasks of one run again.",
+    )
+    add(
+        "--holdfast-api-key",
+        env_var="HOLDFAST_API_KEY",
+        default="",
+        secret=True,
+        help="One of the server's HOLDFAST_API_KEYS.",
+    )
+
+
+class Pace:
+    """When the next thing is due. Instants are Unix times, ``rate`` is per second.
+
+    A schedule does not wait for who is late: what was missed stays due (no coordinated omission).
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._gap = 1 / rate if rate > 0 else 0.0
+        self.due = time.time()
+
+    def take(self) -> float:
+        """The instant that is due; the next one is a gap later."""
+        due = self.due if self._gap else time.time()
+        self.due = due + self._gap
+        return due
+
+    def wait(self) -> float:
+        """Seconds until the next one is due."""
+        return max(0.0, self.due - time.time())
+
+
+class HoldfastUser(FastHttpUser):
+    """What all users know: the options, the key, how to submit."""
+
+    abstract = True
+    rate_option: ClassVar[str]
+    environment: Environment
 
     def on_start(self) -> None:
-        """Every user remembers what it submitted last."""
-        self._ids: deque[str] = deque(maxlen=REMEMBERED)
-        key = os.environ.get("HOLDFAST_API_KEY")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        options: Any = self.environment.parsed_options
+        self.options = options
+        self.pace = Pace(getattr(options, self.rate_option))
+        key = options.holdfast_api_key
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    @task(10)
-    def submit(self) -> None:
-        """Store one task, due at once."""
-        headers = {**self._headers, "Idempotency-Key": str(uuid4())}
-        body = {"name": "echo", "payload": {"from": "locust"}}
+    def wait_time(self) -> float:
+        """Until the next request of this user is due, however long the last one took."""
+        return self.pace.wait()
+
+    def body(self, run_at: datetime | None = None) -> dict[str, Any]:
+        """A task of this run, due at once or at ``run_at``."""
+        payload = {"run": self.options.run_id, "ballast": "x" * self.options.payload_bytes}
+        body = {"name": self.options.task_name, "queue": self.options.queue, "payload": payload}
+        return body if run_at is None else {**body, "run_at": run_at.isoformat()}
+
+    def submit(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The task as stored, or None if it was not (told to Locust).
+
+        Each has an Idempotency-Key of its own, as a careful client's would.
+        """
+        headers = {**self.headers, "Idempotency-Key": str(uuid4())}
         with self.client.post(
             "/tasks/", json=body, headers=headers, catch_response=True
         ) as response:
             if response.status_code == 201:
-                self._ids.append(response.json()["id"])
-            else:
-                response.failure(f"expected 201, not {response.status_code}: {response.text}")
+                return dict(response.json())
+            response.failure(_unexpected(201, response))
+        return None
 
-    @task(4)
-    def read(self) -> None:
-        """Read the oldest task remembered: by now it has mostly succeeded."""
-        if self._ids:
-            name = "/tasks/{task_id}"
-            self.client.get(f"/tasks/{self._ids.popleft()}", headers=self._headers, name=name)
+    def read(self, task_id: str) -> dict[str, Any] | None:
+        """The task as it is now, or None if it cannot be had (told to Locust)."""
+        with self.client.get(
+            f"/tasks/{task_id}",
+            headers=self.headers,
+            name="/tasks/{task_id}",
+            catch_response=True,
+        ) as response:
+            if response.status_code == 200:
+                return dict(response.json())
+            response.failure(_unexpected(200, response))
+        return None
 
-    @task(1)
+
+class Submitter(HoldfastUser):
+    """Submits single tasks, due at once."""
+
+    weight = 10
+    rate_option = "submit_rate"
+
+    @tag("submit")
+    @task
+    def submit_one(self) -> None:
+        """POST /tasks/."""
+        self.pace.take()
+        self.submit(self.body())
+
+
+class BatchSubmitter(HoldfastUser):
+    """Submits many tasks in a request."""
+
+    weight = 1
+    rate_option = "batch_rate"
+
+    @tag("batch")
+    @task
+    def submit_batch(self) -> None:
+        """POST /tasks/batch; every task of it must have been stored."""
+        self.pace.take()
+        tasks = [self.body() for _ in range(self.options.batch_size)]
+        with self.client.post(
+            "/tasks/batch", json={"tasks": tasks}, headers=self.headers, catch_response=True
+        ) as response:
+            if response.status_code != 200:
+                response.failure(_unexpected(200, response))
+                return
+            refused = [each for each in response.json()["results"] if each["status"] != 201]
+            if refused:
+                response.failure(f"{len(refused)} of {len(tasks)} not stored: {refused[0]}"[:300])
+
+
+class Watcher(HoldfastUser):
+    """Submits a task and waits for its effect: ``EFFECT``, timed from when the submit was due.
+
+    Submits go out on time even while earlier ones are waited for; only beyond WATCHES_MAX of them
+    do they queue here, and their time runs all the same.
+    """
+
+    weight = 2
+    rate_option = "watch_rate"
+    concurrency = WATCHES_MAX
+
+    def on_start(self) -> None:
+        super().on_start()
+        self._watches = Pool(WATCHES_MAX)
+
+    def on_stop(self) -> None:
+        """What is being watched may end, for as long as Locust's --stop-timeout says."""
+        self._watches.join(timeout=self.environment.stop_timeout or 0)
+        self._watches.kill()
+
+    @tag("watch")
+    @task
+    def watch(self) -> None:
+        """POST /tasks/, then GET it until it is terminal."""
+        self._watches.spawn(self._follow, self.pace.take())
+
+    def _follow(self, due: float) -> None:
+        stored = self.submit(self.body())
+        if stored is None:
+            return
+        answered = time.time()
+        while (ended := self._ended(stored["id"])) is None:
+            waited = time.time() - due
+            if waited > self.options.effect_seconds:
+                self._tell(due, waited, RuntimeError(f"no effect within {waited:.0f} s"))
+                return
+            # Polls cost the system under test: the longer it takes, the fewer.
+            gevent.sleep(max(POLL_SECONDS, waited / 10))
+        seen = time.time()
+        # Both are never too short, whatever the clocks of the two machines show. The second does
+        # without the time between two polls.
+        took = min(seen, answered + _seconds_to_finish(ended)) - due
+        wrong = None if ended["state"] == "SUCCEEDED" else RuntimeError(f"it is {ended['state']}")
+        self._tell(due, took, wrong)
+
+    def _ended(self, task_id: str) -> dict[str, Any] | None:
+        found = self.read(task_id)
+        return found if found is not None and found["state"] in TERMINAL else None
+
+    def _tell(self, due: float, seconds: float, wrong: Exception | None) -> None:
+        self.environment.events.request.fire(  # type: ignore[no-untyped-call]
+            request_type="EFFECT",
+            name="submit due -> effect",
+            response_time=seconds * 1000,
+            response_length=0,
+            exception=wrong,
+            context={},
+            start_time=due,
+            url=None,
+            response=None,
+        )
+
+
+class Canceller(HoldfastUser):
+    """Submits a task for an hour ahead and cancels it."""
+
+    weight = 1
+    rate_option = "cancel_rate"
+
+    @tag("cancel")
+    @task
+    def cancel(self) -> None:
+        """POST /tasks/, then POST /tasks/{task_id}/cancel: it must be CANCELLED at once."""
+        self.pace.take()
+        stored = self.submit(self.body(datetime.now(UTC) + CANCEL_AHEAD))
+        if stored is None:
+            return
+        with self.client.post(
+            f"/tasks/{stored['id']}/cancel",
+            headers=self.headers,
+            name="/tasks/{task_id}/cancel",
+            catch_response=True,
+        ) as response:
+            if response.status_code != 200:
+                response.failure(_unexpected(200, response))
+            elif (state := response.json()["state"]) != "CANCELLED":
+                response.failure(f"cancelled, but it is {state}")
+
+
+class Reader(HoldfastUser):
+    """Reads: the newest tasks, one of them, its events."""
+
+    weight = 2
+    rate_option = "read_rate"
+
+    def on_start(self) -> None:
+        super().on_start()
+        self._ids: deque[str] = deque(maxlen=REMEMBERED)
+
+    @tag("read")
+    @task
     def look(self) -> None:
-        """List the newest tasks."""
-        self.client.get("/tasks/?limit=20", headers=self._headers, name="/tasks/")
+        """A listing now and then; what it shows is read one by one, with its events."""
+        self.pace.take()
+        if not self._ids:
+            self._list()
+            return
+        task_id = self._ids.popleft()
+        if len(self._ids) % 4:
+            self.read(task_id)
+        else:
+            name = "/tasks/{task_id}/events"
+            self.client.get(f"/tasks/{task_id}/events", headers=self.headers, name=name)
+
+    def _list(self) -> None:
+        with self.client.get(
+            "/tasks/?limit=20", headers=self.headers, name="/tasks/", catch_response=True
+        ) as response:
+            if response.status_code == 200:
+                self._ids.extend(each["id"] for each in response.json()["tasks"])
+            else:
+                response.failure(_unexpected(200, response))
+
+
+class Shape(LoadTestShape):
+    """The load shape that ``--shape`` names, with -u, -r and -t as its measures."""
+
+    use_common_options = True
+    default_seconds = 300.0
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users now, and how many may come or go in a second; None: the run is over."""
+        assert self.runner is not None  # noqa: S101 - Locust set it before the first tick
+        options: Any = self.runner.environment.parsed_options
+        kind, users = options.shape, options.num_users or 1
+        limit = float(options.run_time or 0) or None
+        if limit is None and kind in {"ramp", "spike"}:
+            limit = self.default_seconds
+        passed = float(self.get_run_time())  # type: ignore[no-untyped-call]
+        if limit is not None and passed > limit:
+            return None
+        rate = float(options.spawn_rate or 1)
+        if kind == "steady":
+            return users, rate
+        share = _share(kind, passed, limit)
+        # The shape decides how steep it is; -r only where it asks for more.
+        return max(1, round(users * share)), max(rate, users / 10)
+
+
+def _share(kind: str, passed: float, limit: float | None) -> float:
+    """Which part of the users is there ``passed`` seconds after the start."""
+    if kind == "soak":
+        rise = min(300.0, (limit or math.inf) / 10)
+        return min(1.0, (1 + math.floor(10 * passed / rise)) / 10)
+    done = passed / (limit or 1.0)
+    if kind == "ramp":
+        return min(1.0, (1 + math.floor(10 * done)) / 10)
+    return 1.0 if 0.4 <= done < 0.6 else 0.2
+
+
+def _unexpected(wanted: int, response: Any) -> str:
+    return f"expected {wanted}, not {response.status_code}: {(response.text or '')[:300]}"
+
+
+def _seconds_to_finish(ended: Mapping[str, Any]) -> float:
+    """From stored to terminal, by the database's clock."""
+    created, finished = (
+        datetime.fromisoformat(ended[name]) for name in ("created_at", "finished_at")
+    )
+    return (finished - created).total_seconds()
+
+
+def _choose_shape(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options is not None and options.shape == "none":
+        environment.shape_class = None
+
+
+events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]
+events.init.add_listener(_choose_shape)  # type: ignore[no-untyped-call]
+
+if __name__ == "__main__":
+    get_parser().print_help()

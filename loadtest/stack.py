@@ -2,38 +2,32 @@
 
 Nothing of ``system`` is imported: what it says on its output is all that is known of it. The
 schedulers are children of this process, so that a run can hold them back: tasks then pile up
-with everything else warm, and the drain begins when a scheduler starts.
+with everything else warm, and the drain begins when a scheduler starts. Further workers may be.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import re
 import shutil
-import signal
-import socket
-import sys
 import tempfile
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
+
+from loadtest.processes import LoadtestError, end, free_port, spawn
+
+Role = Literal["scheduler", "worker"]
 
 START_SECONDS = 120.0
-STOP_SECONDS = 40.0
 _PLACES = {
     "api": re.compile(r"(http://\S+)/docs\b"),
     "postgres": re.compile(r"(postgresql://\S+)"),
     "valkey": re.compile(r"(rediss?://\S+)"),
 }
-
-
-class LoadtestError(Exception):
-    """The measurement cannot be made; the message says why and what to do."""
 
 
 def find_places(line: str, found: dict[str, str]) -> None:
@@ -44,13 +38,14 @@ def find_places(line: str, found: dict[str, str]) -> None:
 
 
 class Stack:
-    """Servers, API and workers; an async context manager. Schedulers start when asked to."""
+    """Servers, API, workers and schedulers; an async context manager. More start when asked to."""
 
-    def __init__(self, *, workers: int) -> None:
+    def __init__(self, *, workers: int, schedulers: int = 0) -> None:
         self._workers = workers
+        self._schedulers = schedulers
         self._directory: Path | None = None
         self._up: Process | None = None
-        self._schedulers: list[Process] = []
+        self._started: dict[Role, list[Process]] = {"scheduler": [], "worker": []}
         self._output: deque[str] = deque(maxlen=40)
         self._reader: asyncio.Task[None] | None = None
         self._places: dict[str, str] = {}
@@ -66,11 +61,19 @@ class Stack:
         """URL of Holdfast's database."""
         return self._places["postgres"]
 
+    @property
+    def redis_url(self) -> str:
+        """URL of its Valkey."""
+        return self._places["valkey"]
+
     async def __aenter__(self) -> Self:
+        self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
+        # Run as root, the servers become a user who must be able to get at their data.
+        self._directory.chmod(0o755)
         try:
             await self._start()
         except BaseException:
-            await self._stop()
+            await self._leave()
             raise
         return self
 
@@ -80,39 +83,47 @@ class Stack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stop()
+        await self._leave()
 
-    async def start_schedulers(self, count: int) -> None:
-        """Start the processes that make due tasks flow to the workers."""
-        environment = {
-            "HOLDFAST_DATABASE_URL": self._places["postgres"],
-            "HOLDFAST_REDIS_URL": self._places["valkey"],
+    async def start(
+        self, role: Role, count: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start processes of a role: schedulers make due tasks flow to the workers."""
+        places = {
+            "HOLDFAST_DATABASE_URL": self.database_url,
+            "HOLDFAST_REDIS_URL": self.redis_url,
         }
         for number in range(1, count + 1):
-            label = {"HOLDFAST_LABEL": f"loadtest-scheduler-{number}"}
-            self._schedulers.append(await spawn(["system", "scheduler"], environment | label))
+            label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
+            process = await spawn(["system", role], places | label | dict(environment or {}))
+            self._started[role].append(process)
 
-    async def stop_schedulers(self) -> None:
-        """Stop them; tasks stay where they are."""
-        stopping, self._schedulers = self._schedulers, []
+    async def stop(self, role: Role) -> None:
+        """Stop what was started of a role; tasks stay where they are."""
+        stopping, self._started[role] = self._started[role], []
         await asyncio.gather(*(end(process) for process in stopping))
 
+    async def restart(self) -> None:
+        """Stop the servers and all that runs on them, and start it again on the same data."""
+        await self._stop()
+        await self._start()
+
     def check(self) -> None:
-        """Raise LoadtestError if the stack, or a scheduler, has died."""
-        dead = [process for process in self._schedulers if process.returncode is not None]
-        if dead:
-            raise LoadtestError(f"a scheduler ended with exit code {dead[0].returncode}")
+        """Raise LoadtestError if the stack, or a process started beside it, has died."""
+        for role, processes in self._started.items():
+            for process in processes:
+                if process.returncode is not None:
+                    raise LoadtestError(f"a {role} ended with exit code {process.returncode}")
         if self._up is None or self._up.returncode is not None:
             raise self._failed("ended in the middle of the measurement")
 
     async def _start(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
-        # Run as root, the servers become a user who must be able to get at their data.
-        self._directory.chmod(0o755)
-        arguments = ["system", "up", "--data-dir", str(self._directory), "--schedulers", "0"]
-        arguments += ["--workers", str(self._workers)]
+        self._places.clear()
+        self._ready.clear()
+        arguments = ["system", "up", "--data-dir", str(self._directory)]
+        arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
         environment = {"HOLDFAST_API_PORT": str(free_port())}
-        self._up = await spawn(arguments, environment, stdout=PIPE)
+        self._up = await spawn(arguments, environment, stdout=PIPE, stderr=STDOUT)
         self._reader = asyncio.create_task(self._read(self._up))
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -139,47 +150,15 @@ class Stack:
         return LoadtestError(f"`python -m system up` {what}; it said:\n{said}")
 
     async def _stop(self) -> None:
-        await self.stop_schedulers()
+        for role in self._started:
+            await self.stop(role)
         if self._up is not None:
             await end(self._up)
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        await self._stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
-
-
-async def spawn(
-    module: Sequence[str], environment: Mapping[str, str], *, stdout: int = DEVNULL
-) -> Process:
-    """``python -m`` as a child in a session of its own: Ctrl-C reaches only the loadtest."""
-    inherited = {k: v for k, v in os.environ.items() if k != "HOLDFAST_API_KEYS"}
-    defaults = {"HOLDFAST_LOG_LEVEL": "WARNING", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        *module,
-        env={**defaults, **inherited, **environment},
-        stdin=DEVNULL,
-        stdout=stdout,
-        stderr=STDOUT if stdout == PIPE else None,
-        start_new_session=True,
-    )
-
-
-async def end(process: Process) -> None:
-    """SIGTERM, and SIGKILL if that was not enough."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await process.wait()
-                return
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import orjson
 
-from loadtest.stack import LoadtestError
+from loadtest.processes import LoadtestError
 
 BATCH = 500
 IN_FLIGHT = 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from loadtest.cpu import tree_seconds
-from loadtest.stack import LoadtestError
+from loadtest.processes import LoadtestError
 
 POLL_SECONDS = 0.25
 STALL_SECONDS = 60.0

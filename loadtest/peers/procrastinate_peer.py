@@ -16,7 +16,7 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.types import JSONDict
 
 from loadtest.figures import Round
-from loadtest.stack import LoadtestError, end, spawn
+from loadtest.processes import LoadtestError, end, spawn
 from loadtest.witness import SETTLE, until_drained
 
 DATABASE = "procrastinate_peer"

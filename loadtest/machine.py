@@ -1,0 +1,44 @@
+"""The machine a measurement was made on, and how busy it was before."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Self
+
+BUSY_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``load_average``: processes that wanted a core in the minute before, ours not yet there."""
+
+    cores: int
+    load_average: float
+    python: str
+    system: str
+
+    @classmethod
+    def now(cls) -> Self:
+        """This one."""
+        return cls(
+            cores=len(os.sched_getaffinity(0)),
+            load_average=round(os.getloadavg()[0], 2),
+            python=platform.python_version(),
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether other work took more than a quarter of a core for each that there is."""
+        return self.load_average > BUSY_SHARE * self.cores
+
+    def warning(self) -> str | None:
+        """What to say of figures from a busy machine; None on an idle one."""
+        if not self.busy:
+            return None
+        return (
+            f"the machine was busy before the run began (load average {self.load_average:g} on "
+            f"{self.cores} cores): the figures are not those of an idle one"
+        )

@@ -1,0 +1,63 @@
+"""Processes of a measurement: started in sessions of their own, ended for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STOP_SECONDS = 40.0
+
+
+class LoadtestError(Exception):
+    """The measurement cannot be made; the message says why and what to do."""
+
+
+async def spawn(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: int = DEVNULL,
+    stderr: int | None = None,
+    python: Path | None = None,
+) -> Process:
+    """``python -m`` as a child in a session of its own: Ctrl-C reaches only the loadtest.
+
+    ``python``: the interpreter of another virtual environment.
+    """
+    inherited = {k: v for k, v in os.environ.items() if k != "HOLDFAST_API_KEYS"}
+    defaults = {"HOLDFAST_LOG_LEVEL": "WARNING", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    return await asyncio.create_subprocess_exec(
+        str(python or sys.executable),
+        "-m",
+        *arguments,
+        env={**defaults, **inherited, **environment},
+        stdin=DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
+async def end(process: Process) -> None:
+    """SIGTERM, and SIGKILL if that was not enough."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+                return
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

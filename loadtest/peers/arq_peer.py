@@ -1,0 +1,59 @@
+"""arq on Redis: a job stays in its sorted set until it was run, in both settings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from arq import create_pool
+from arq.connections import RedisSettings
+from arq.worker import Worker, func
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("arq", "redis")
+SETTINGS = {
+    "best": "100 jobs at once, poll 50 ms, results not kept; Redis without AOF",
+    "durable": "100 jobs at once, poll 50 ms, results kept; Redis AOF, fsync always",
+}
+SUPERVISES = False
+JOBS = 100
+AT_ONCE = 100
+
+
+async def noop(ctx: dict[str, Any], number: int) -> None:
+    """Does nothing."""
+
+
+def prepare(place: Place) -> None:
+    """Nothing to prepare."""
+
+
+def enqueue(place: Place, count: int) -> None:
+    async def store() -> None:
+        pool = await create_pool(RedisSettings.from_dsn(place.redis_url))
+        for first in range(0, count, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, count))
+            await asyncio.gather(*(pool.enqueue_job("noop", number) for number in numbers))
+        await pool.aclose()
+
+    asyncio.run(store())
+
+
+def work(place: Place) -> None:
+    keep = 3600 if place.durable else 0
+    asyncio.set_event_loop(asyncio.new_event_loop())  # it takes the one that is set
+    Worker(
+        [func(noop, name="noop", keep_result=keep)],
+        redis_settings=RedisSettings.from_dsn(place.redis_url),
+        max_jobs=JOBS,
+        poll_delay=0.05,
+        log_results=False,
+    ).run()
+
+
+def counter(place: Place) -> Callable[[], int]:
+    client = redis.Redis.from_url(place.redis_url)
+    return lambda: place.count - client.zcard("arq:queue")

@@ -1,0 +1,68 @@
+"""Celery on Redis, prefork pool; its own "Optimizing" guide for many short tasks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import redis
+from celery import Celery
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("celery", "kombu", "redis")
+SETTINGS = {
+    "best": "prefork, prefetch 128, results ignored, acks early; Redis without AOF",
+    "durable": "the same with acks_late and reject_on_worker_lost; Redis AOF, fsync always",
+}
+SUPERVISES = True
+
+_place = Place.here()
+app = Celery("noop", broker=_place.redis_url)
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=_place.durable,
+    task_reject_on_worker_lost=_place.durable,
+    worker_prefetch_multiplier=128,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+)
+
+
+def _noop(number: int) -> None:
+    """Does nothing."""
+
+
+noop = app.task(_noop, name="noop")
+
+
+def prepare(place: Place) -> None:
+    """Nothing to prepare."""
+
+
+def enqueue(place: Place, count: int) -> None:
+    with app.producer_or_acquire() as producer:
+        for number in range(count):
+            noop.apply_async((number,), producer=producer)
+
+
+def work(place: Place) -> None:
+    options = ["--pool", "prefork", "--concurrency", str(place.workers), "--loglevel", "WARNING"]
+    options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    os.environ["PYTHONWARNINGS"] = "ignore"  # that it runs as root, on some machines
+    argv = [sys.executable, "-m", "celery", "--app", "loadtest.peers.celery_peer", "worker"]
+    os.execv(sys.executable, [*argv, *options])  # noqa: S606 - there is no shell
+
+
+def counter(place: Place) -> Callable[[], int]:
+    client = redis.Redis.from_url(place.redis_url)
+
+    def done() -> int:
+        with client.pipeline() as pipe:
+            pipe.llen("celery")
+            pipe.hlen("unacked")
+            left: list[int] = pipe.execute()
+        return place.count - sum(left)
+
+    return done

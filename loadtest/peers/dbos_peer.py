@@ -1,0 +1,78 @@
+"""DBOS Transact (durable workflows in Postgres): a no-op workflow on one of its queues."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+from dbos import DBOS, DBOSClient, DBOSConfig
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("dbos", "sqlalchemy", "psycopg")
+SETTINGS = {"durable": "queue polled every 50 ms, 100 workflows at once in each process"}
+SUPERVISES = False
+QUEUE = "noop"
+AT_ONCE = 100
+POLL_SECONDS = 0.05
+CLIENTS = 8
+
+DONE = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
+
+
+def noop(number: int) -> None:
+    """Does nothing."""
+
+
+def _launch(place: Place) -> None:
+    config: DBOSConfig = {
+        "name": "noop",
+        "system_database_url": place.database_url,
+        "application_version": "1",
+        "executor_id": str(os.getpid()),
+        "log_level": "ERROR",
+    }
+    DBOS(config=config)
+    DBOS.workflow(name="noop")(noop)
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=AT_ONCE, polling_interval_sec=POLL_SECONDS)
+
+
+def prepare(place: Place) -> None:
+    """Make schema and queue, as its first start would."""
+    _launch(place)
+    DBOS.destroy()
+
+
+def enqueue(place: Place, count: int) -> None:
+    client = DBOSClient(system_database_url=place.database_url)
+
+    def store(number: int) -> None:
+        client.enqueue({"workflow_name": "noop", "queue_name": QUEUE, "app_version": "1"}, number)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for _ in pool.map(store, range(count)):
+            pass
+    client.destroy()
+
+
+def work(place: Place) -> None:
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    _launch(place)
+    stopping.wait()
+    DBOS.destroy()
+
+
+def counter(place: Place) -> Callable[[], int]:
+    connection = psycopg.connect(place.database_url, autocommit=True)
+
+    def done() -> int:
+        row = connection.execute(DONE).fetchone()
+        return int(row[0]) if row else 0
+
+    return done

@@ -1,0 +1,53 @@
+"""Dramatiq on Redis: messages are acknowledged after they were processed, in both settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import dramatiq
+import redis
+from dramatiq.brokers.redis import RedisBroker
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("dramatiq", "redis")
+SETTINGS = {
+    "best": "8 threads in each process, prefetch 1000; Redis without AOF",
+    "durable": "the same; Redis AOF, fsync always",
+}
+SUPERVISES = True
+THREADS = 8
+PREFETCH = 1000
+
+broker = RedisBroker(url=Place.here().redis_url)
+dramatiq.set_broker(broker)
+
+
+def _noop(number: int) -> None:
+    """Does nothing."""
+
+
+noop = dramatiq.actor(_noop, actor_name="noop", broker=broker)
+
+
+def prepare(place: Place) -> None:
+    """Nothing to prepare."""
+
+
+def enqueue(place: Place, count: int) -> None:
+    for number in range(count):
+        noop.send(number)
+
+
+def work(place: Place) -> None:
+    os.environ["dramatiq_queue_prefetch"] = str(PREFETCH)  # noqa: SIM112 - its name is so
+    argv = [sys.executable, "-m", "dramatiq", "loadtest.peers.dramatiq_peer"]
+    argv += ["--processes", str(place.workers), "--threads", str(THREADS), "--skip-logging"]
+    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell
+
+
+def counter(place: Place) -> Callable[[], int]:
+    client = redis.Redis.from_url(place.redis_url)
+    return lambda: place.count - client.hlen("dramatiq:default.msgs")

@@ -1,0 +1,74 @@
+"""PgQueuer (a queue in Postgres): finished jobs leave the table, a log line stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import asyncpg
+import psycopg
+import uvloop
+from pgqueuer import AsyncpgDriver, Job, PgQueuer, Queries
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("pgqueuer", "asyncpg")
+SETTINGS = {
+    "best": "durability volatile (all tables unlogged), asyncpg, uvloop, batch 100",
+    "durable": "durability durable, asyncpg, uvloop, batch 100",
+}
+SUPERVISES = False
+BATCH = 100
+ENQUEUE_BATCH = 1000
+
+LEFT = "SELECT count(*) FROM pgqueuer"
+
+
+async def noop(job: Job) -> None:
+    """Does nothing."""
+
+
+def prepare(place: Place) -> None:
+    level = "durable" if place.durable else "volatile"
+    argv = [sys.executable, "-m", "pgqueuer", "install", "--durability", level]
+    environment = {**os.environ, "PGDSN": place.database_url}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def enqueue(place: Place, count: int) -> None:
+    async def store() -> None:
+        connection = await asyncpg.connect(place.database_url)
+        queries = Queries(AsyncpgDriver(connection))
+        for first in range(0, count, ENQUEUE_BATCH):
+            size = min(ENQUEUE_BATCH, count - first)
+            await queries.enqueue(["noop"] * size, [b"{}"] * size, [0] * size)
+        await connection.close()
+
+    asyncio.run(store())
+
+
+def work(place: Place) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(place.database_url)
+        queuer = PgQueuer.from_asyncpg_connection(connection)
+        queuer.entrypoint("noop")(noop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queuer.shutdown.set)
+        await queuer.run(batch_size=BATCH)
+
+    uvloop.run(run())
+
+
+def counter(place: Place) -> Callable[[], int]:
+    connection = psycopg.connect(place.database_url, autocommit=True)
+
+    def done() -> int:
+        row = connection.execute(LEFT).fetchone()
+        return place.count - int(row[0]) if row else 0
+
+    return done

@@ -1,0 +1,181 @@
+"""One peer, measured: its steps as processes of its own environment, on the given servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import orjson
+import redis.asyncio as redis
+
+from loadtest.figures import Round
+from loadtest.peers.environments import environment_of
+from loadtest.peers.place import Place
+from loadtest.processes import LoadtestError, end, spawn
+from loadtest.stopwatch import Stopwatch
+from loadtest.witness import SETTLE
+
+NAMES = ("celery", "rq", "dramatiq", "arq", "taskiq", "procrastinate", "pgqueuer", "dbos")
+DATABASE = "holdfast_peer"
+REDIS_DATABASE = 1
+STEP_SECONDS = 600.0
+
+# What Redis does with a write: keep it in memory (its default), or fsync it before the answer.
+REDIS = {
+    "best": {"appendonly": "no"},
+    "durable": {"appendonly": "yes", "appendfsync": "always"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where Postgres and Redis are; a peer gets a database of its own in each."""
+
+    database_url: str
+    redis_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A peer that is ready to be measured."""
+
+    name: str
+    python: Path
+    versions: dict[str, str]
+    settings: dict[str, str]
+    supervises: bool
+
+    @classmethod
+    async def ready(cls, name: str, cache: Path) -> Rival:
+        """Make its environment if need be.
+
+        Raises:
+            LoadtestError: it cannot be made.
+        """
+        python = await environment_of(name, cache)
+        said = await _step(name, python, "describe", {})
+        return cls(name, python, said["versions"], said["settings"], said["supervises"])
+
+    async def measure(self, servers: Servers, setting: str, count: int, workers: int) -> Round:
+        """Store and drain ``count`` no-op tasks with nothing else in the databases.
+
+        Raises:
+            LoadtestError: a step failed, or nothing moved for a minute.
+        """
+        async with _empty_place(servers, setting, count, workers) as place:
+            environment = place.environment()
+            await _step(self.name, self.python, "prepare", environment)
+            stored = await _step(self.name, self.python, "enqueue", environment)
+            connection = await asyncpg.connect(place.database_url)
+            try:
+                await connection.execute(SETTLE)
+            finally:
+                await connection.close()
+            rate, cpu = await self._drain(place)
+        return Round(count, count / stored["seconds"], rate, cpu)
+
+    async def _drain(self, place: Place) -> tuple[float, float]:
+        environment = place.environment()
+        processes: list[Process] = []
+        try:
+            for _ in range(1 if self.supervises else place.workers):
+                process = await self._spawn("work", environment)
+                processes.append(process)
+            watcher = await self._spawn("watch", environment, stdout=PIPE)
+            try:
+                return await self._read(watcher, processes, place.count)
+            finally:
+                await end(watcher)
+        finally:
+            await asyncio.gather(*(end(process) for process in processes))
+
+    async def _read(
+        self, watcher: Process, workers: Sequence[Process], count: int
+    ) -> tuple[float, float]:
+        assert watcher.stdout is not None  # noqa: S101 - it was opened as a pipe
+        stopwatch = Stopwatch(count)
+        async for line in watcher.stdout:
+            said = orjson.loads(line)
+            if stopwatch.saw(said["at"], said["done"]):
+                return stopwatch.rate, stopwatch.cpu_ms_per_task
+            if any(process.returncode is not None for process in workers):
+                raise LoadtestError(f"a worker of {self.name} died, see its output above")
+        raise LoadtestError(f"the watch over {self.name} ended early, see its output above")
+
+    async def _spawn(self, step: str, environment: dict[str, str], **how: Any) -> Process:
+        return await _spawn(self.name, self.python, step, environment, **how)
+
+
+@asynccontextmanager
+async def _empty_place(
+    servers: Servers, setting: str, count: int, workers: int
+) -> AsyncIterator[Place]:
+    """A new database and an empty Redis, durable as the setting says; afterwards as before."""
+    administration = await asyncpg.connect(servers.database_url)
+    client = redis.Redis.from_url(_redis_url(servers), decode_responses=True)
+    before = await _configuration(client)
+    try:
+        await administration.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        await administration.execute(f"CREATE DATABASE {DATABASE}")
+        await client.flushdb()
+        for name, value in REDIS[setting].items():
+            await client.config_set(name, value)
+        yield Place(
+            database_url=urlsplit(servers.database_url)._replace(path=f"/{DATABASE}").geturl(),
+            redis_url=_redis_url(servers),
+            setting=setting,
+            count=count,
+            workers=workers,
+        )
+    finally:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, redis.RedisError):
+            for name, value in before.items():
+                await client.config_set(name, value)
+            await client.flushdb()
+            await administration.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        await client.aclose()
+        await administration.close()
+
+
+async def _configuration(client: redis.Redis) -> dict[str, str]:
+    """What REDIS changes, as it is now."""
+    found = {name: await client.config_get(name) for name in REDIS["durable"]}
+    return {name: str(answer[name]) for name, answer in found.items()}
+
+
+def _redis_url(servers: Servers) -> str:
+    return urlsplit(servers.redis_url)._replace(path=f"/{REDIS_DATABASE}").geturl()
+
+
+async def _step(name: str, python: Path, step: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a step to its end; the last line it told, if any."""
+    process = await _spawn(name, python, step, environment, stdout=PIPE)
+    try:
+        async with asyncio.timeout(STEP_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise LoadtestError(f"{name}: {step} took more than {STEP_SECONDS:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            await end(process)
+    if process.returncode:
+        raise LoadtestError(f"{name}: {step} failed, see its output above")
+    lines = said.splitlines()
+    return dict(orjson.loads(lines[-1])) if lines else {}
+
+
+async def _spawn(
+    name: str, python: Path, step: str, environment: dict[str, str], **how: Any
+) -> Process:
+    root = Path(__file__).parents[2]
+    search = {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+    arguments = ["loadtest.peers.driver", name, step]
+    return await spawn(arguments, environment | search, python=python, **how)

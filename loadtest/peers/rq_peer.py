@@ -1,0 +1,54 @@
+"""RQ on Redis. Its default worker forks for each job; SimpleWorker does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+from rq import Queue
+from rq.worker import SimpleWorker, Worker
+
+from loadtest.peers.place import Place
+
+PACKAGES = ("rq", "redis")
+SETTINGS = {
+    "best": "SimpleWorker (no fork), results not kept; Redis without AOF",
+    "durable": "Worker (a fork per job outlives its crash), results kept; Redis AOF, fsync always",
+}
+SUPERVISES = False
+BATCH = 1000
+
+
+def noop(number: int) -> None:
+    """Does nothing."""
+
+
+def prepare(place: Place) -> None:
+    """Nothing to prepare."""
+
+
+def enqueue(place: Place, count: int) -> None:
+    queue = Queue(connection=redis.Redis.from_url(place.redis_url))
+    ttl = None if place.durable else 0
+    for first in range(0, count, BATCH):
+        numbers = range(first, min(first + BATCH, count))
+        queue.enqueue_many([Queue.prepare_data(noop, (n,), result_ttl=ttl) for n in numbers])
+
+
+def work(place: Place) -> None:
+    kind = Worker if place.durable else SimpleWorker
+    connection = redis.Redis.from_url(place.redis_url)
+    kind([Queue(connection=connection)], connection=connection).work(logging_level="ERROR")
+
+
+def counter(place: Place) -> Callable[[], int]:
+    client = redis.Redis.from_url(place.redis_url)
+
+    def done() -> int:
+        with client.pipeline() as pipe:
+            pipe.llen("rq:queue:default")
+            pipe.zcard("rq:wip:default")
+            left: list[int] = pipe.execute()
+        return place.count - sum(left)
+
+    return done

@@ -1,0 +1,134 @@
+"""Does a large table slow the drain? Beside future and finished tasks, and beside none."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loadtest.drain import Bench, bench_of, holdfast_round, told
+from loadtest.figures import Round, spread, without_nan
+from loadtest.fill import FINISHED_BYTES, FUTURE_BYTES, Filler
+from loadtest.machine import Machine
+from loadtest.processes import LoadtestError
+from loadtest.stack import Stack
+
+SIZES = """
+SELECT relname AS name, pg_table_size(oid)::bigint AS table_bytes,
+  pg_indexes_size(oid)::bigint AS index_bytes, reltuples::bigint AS rows
+FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+  AND relname IN ('tasks', 'task_events', 'effects') ORDER BY relname"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``future`` and ``finished``: tasks in the large table; ``rounds``: at each size."""
+
+    future: int = 5_000_000
+    finished: int = 5_000_000
+    tasks: int = 20_000
+    rounds: int = 3
+    workers: int = 2
+    schedulers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """``empty``: rounds before the table was filled and after it was emptied again."""
+
+    machine: Machine
+    options: Options
+    empty: list[Round]
+    full: list[Round]
+    sizes: list[dict[str, Any]]
+
+    @property
+    def share(self) -> float:
+        """Of the drain rate of the empty table, what is left beside the large one; medians."""
+        return _median(self.full) / _median(self.empty)
+
+    @property
+    def cpu_share(self) -> float:
+        """How many times the processor time a task costs beside the large table; medians."""
+        cost = [statistics.median(each.cpu_ms_per_task for each in rounds) for rounds in self._both]
+        return cost[1] / cost[0]
+
+    @property
+    def _both(self) -> tuple[list[Round], list[Round]]:
+        return self.empty, self.full
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine."""
+        shares = {"share": self.share, "cpu_share": self.cpu_share}
+        return dict(without_nan({**asdict(self), **shares}))
+
+    def lines(self) -> list[str]:
+        """For people: medians, and the range over the rounds in brackets."""
+        lines = [f"{'table':42}{'drained/s':>26}{'CPU ms/task':>22}"]
+        large = f"{self.options.future:,} future, {self.options.finished:,} finished"
+        for name, rounds in (("empty", self.empty), (large, self.full)):
+            drained = spread([each.drained_per_second for each in rounds])
+            cpu = spread([each.cpu_ms_per_task for each in rounds], digits=2)
+            lines.append(f"{name:42}{drained:>26}{cpu:>22}")
+        lines.append(
+            f"beside the large table: {self.share:.0%} of the rate, "
+            f"{self.cpu_share:.0%} of the processor time"
+        )
+        for size in self.sizes:
+            table, index = (size[name] / 1e6 for name in ("table_bytes", "index_bytes"))
+            lines.append(
+                f"{size['name']}: {size['rows']:,} rows, {table:,.0f} MB and {index:,.0f} MB of "
+                "indexes"
+            )
+        warning = self.machine.warning()
+        return lines + ([f"note: {warning}"] if warning else [])
+
+
+async def run(options: Options, say: Callable[[str], None]) -> Scaling:
+    """Measure beside the empty table, the large one, and the empty one again.
+
+    Raises:
+        LoadtestError: there is no room on the disk, or a figure cannot be had.
+    """
+    machine = Machine.now()
+    _check_room(options)
+    say("starting Postgres, Valkey, the API and the workers")
+    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
+        empty = await _rounds(bench, options, "empty table", say)
+        await bench.witness.reset()
+        await Filler(bench).fill(options.future, options.finished, say)
+        sizes = [dict(row) for row in await bench.witness.connection.fetch(SIZES)]
+        full = await _rounds(bench, options, "large table", say)
+        await bench.witness.reset()
+        # Again, so that a machine that became busier or less busy meanwhile is noticed.
+        empty += await _rounds(bench, options, "empty table again", say)
+        say("stopping")
+    return Scaling(machine, options, empty, full, sizes)
+
+
+async def _rounds(
+    bench: Bench, options: Options, name: str, say: Callable[[str], None]
+) -> list[Round]:
+    rounds = []
+    for number in range(1, options.rounds + 1):
+        measured = await holdfast_round(bench, options.tasks, options.schedulers)
+        say(f"{name}, round {number} of {options.rounds}: {told(measured)}")
+        rounds.append(measured)
+    return rounds
+
+
+def _check_room(options: Options) -> None:
+    needed = options.future * FUTURE_BYTES + options.finished * FINISHED_BYTES
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if needed > 0.8 * free:
+        raise LoadtestError(
+            f"so many tasks need about {needed / 1e9:.1f} GB, but {tempfile.gettempdir()} has "
+            f"{free / 1e9:.1f} GB left: set TMPDIR to a larger place, or ask for fewer"
+        )
+
+
+def _median(rounds: list[Round]) -> float:
+    return float(statistics.median(each.drained_per_second for each in rounds))

@@ -12,6 +12,9 @@ import typer
 
 from loadtest import drain as drains
 from loadtest import load as loads
+from loadtest import profiler
+from loadtest import scale as scales
+from loadtest import soak as soaks
 from loadtest.locust_run import Load
 from loadtest.peers import side_by_side
 from loadtest.peers.environments import default_cache
@@ -48,8 +51,7 @@ def drain(
     ] = None,
 ) -> None:
     """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {json_file.parent}", param_hint="--json")
+    _check_parent(json_file)
     options = drains.Options(
         tasks=tasks,
         rounds=rounds,
@@ -115,7 +117,7 @@ def load(  # noqa: PLR0913 - one for each option
 
     An API that asks for keys gets HOLDFAST_API_KEY from the environment.
     """
-    out = out or Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    out = out or _new_directory("load")
     if out.exists():
         raise typer.BadParameter(f"{out} exists", param_hint="--out")
     options = loads.Options(
@@ -176,6 +178,106 @@ def peers(
         (out / "peers.md").write_text(comparison.markdown(), encoding="utf-8")
         told = json.dumps(comparison.as_json(), indent=2) + "\n"
         (out / "peers.json").write_text(told, encoding="utf-8")
+
+
+@app.command()
+def profile(
+    *,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to submit and drain.")] = 30_000,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    python: Annotated[
+        bool, typer.Option(help="Sample functions of api, scheduler and a worker, too (py-spy).")
+    ] = True,
+    extension: Annotated[
+        bool, typer.Option(help="By pg_stat_statements, or by looking at who is active.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="For profile.json and folded stacks. [load-runs/TIME]")
+    ] = None,
+) -> None:
+    """Where does the time go? Per statement in Postgres, per function in Python."""
+    out = out or _new_directory("profile")
+    options = profiler.Options(out, tasks, workers, python=python, extension=extension)
+    for line in run(profiler.run(options, say)).lines():
+        typer.echo(line)
+    say(f"profile.json, and stacks for a flame graph, lie in {out}")
+
+
+@app.command()
+def scale(
+    *,
+    future: Annotated[int, typer.Option(min=0, help="Tasks due in a month.")] = 5_000_000,
+    finished: Annotated[int, typer.Option(min=0, help="Finished tasks.")] = 5_000_000,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks drained in each round.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds at each size.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
+    share_min: Annotated[
+        float, typer.Option(min=0, help="Less of the rate than that makes the exit code 3.")
+    ] = 0.85,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there, too.")
+    ] = None,
+) -> None:
+    """Drain beside a large table (filled by SQL) and beside an empty one."""
+    options = scales.Options(future, finished, tasks, rounds, workers, schedulers)
+    _check_parent(json_file)
+    scaling = run(scales.run(options, say))
+    for line in scaling.lines():
+        typer.echo(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps(scaling.as_json(), indent=2) + "\n")
+    if scaling.share < share_min:
+        typer.echo(f"MISSED: {scaling.share:.0%} of the rate, at least {share_min:.0%}")
+        raise typer.Exit(EXIT_MISSED)
+
+
+@app.command()
+def soak(
+    *,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Length of the load.")] = 20.0,
+    rate: Annotated[int, typer.Option(min=2, help="Tasks per second.")] = 200,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
+    retention_minutes: Annotated[
+        float, typer.Option(min=0.01, help="Finished tasks are deleted after that.")
+    ] = 2.0,
+    growth_max: Annotated[
+        float,
+        typer.Option(
+            help="Memory and sizes: the last quarter over the second; more makes the exit code 3."
+        ),
+    ] = 1.25,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="For soak.json and soak.html. [load-runs/TIME]")
+    ] = None,
+) -> None:
+    """A steady load for long: memory, sizes of tables and indexes, dead tuples over time."""
+    options = soaks.Options(
+        minutes=minutes,
+        rate=rate,
+        every_seconds=every,
+        retention_minutes=retention_minutes,
+        growth_max=growth_max,
+        workers=workers,
+        schedulers=schedulers,
+    )
+    told = run(soaks.run(options, say))
+    for line in told.lines():
+        typer.echo(line)
+    say(f"the page: {soaks.save(told, out or _new_directory('soak'))}")
+    if not told.flat:
+        raise typer.Exit(EXIT_MISSED)
+
+
+def _new_directory(what: str) -> Path:
+    return Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{what}"
+
+
+def _check_parent(json_file: Path | None) -> None:
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {json_file.parent}", param_hint="--json")
 
 
 if __name__ == "__main__":

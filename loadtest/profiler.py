@@ -1,0 +1,171 @@
+"""Where does the time go? Submit and drain apart: statements in Postgres, functions in Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest.drain import Bench, bench_of
+from loadtest.machine import Machine
+from loadtest.processes import LoadtestError
+from loadtest.roles import processes
+from loadtest.sampling import Sampled, Sampler
+from loadtest.stack import Stack
+from loadtest.statements import Statement, Statements, preload
+from loadtest.witness import drained, until
+
+TOP = 12
+TEXT = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``python``: sample functions too; ``extension``: by pg_stat_statements if it is there."""
+
+    out: Path
+    tasks: int = 30_000
+    workers: int = 2
+    python: bool = True
+    extension: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What was executed while ``tasks`` were submitted, or drained."""
+
+    name: str
+    tasks: int
+    seconds: float
+    statements: list[Statement]
+    sampled: list[Sampled]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        rate = self.tasks / self.seconds
+        head = f"== {self.name}: {self.tasks:,} tasks in {self.seconds:.1f} s, {rate:,.0f}/s"
+        columns = f"{'calls/task':>12}{'rows/task':>11}{'us/task':>9}{'WAL B/task':>12}"
+        statements = [
+            f"{each.share:7.1%}{self._per_task(each)}  {each.label[:TEXT]}"
+            for each in self.statements[:TOP]
+        ]
+        lines = ["", head, f"{'share':>7}{columns}", *statements]
+        for process in self.sampled:
+            head = f"-- {self.name}, {process.role}: {process.samples} samples at work"
+            functions = [
+                f"{each.own:7.1%}{each.total:8.1%}  {each.name}" for each in process.functions[:TOP]
+            ]
+            lines += ["", head, f"{'own':>7}{'total':>8}", *functions]
+        return lines
+
+    def _per_task(self, statement: Statement) -> str:
+        if statement.calls is None:
+            return " " * 44
+        microseconds = (statement.milliseconds or 0.0) * 1000 / self.tasks
+        return (
+            f"{statement.calls / self.tasks:12.4f}{(statement.rows or 0) / self.tasks:11.2f}"
+            f"{microseconds:9.1f}{(statement.wal_bytes or 0) / self.tasks:12,.0f}"
+        )
+
+
+@dataclass(slots=True)
+class Profile:
+    """All phases of one run."""
+
+    machine: Machine
+    exact: bool
+    phases: list[Phase] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        how = (
+            "Statements: by pg_stat_statements."
+            if self.exact
+            else "Statements: this Postgres has no pg_stat_statements; shares are of what "
+            "pg_stat_activity showed as active, looked at every 10 ms."
+        )
+        lines = [how, *(line for phase in self.phases for line in phase.lines())]
+        warning = self.machine.warning()
+        return lines + (["", f"note: {warning}"] if warning else [])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine."""
+        return asdict(self)
+
+
+async def run(options: Options, say: Callable[[str], None]) -> Profile:
+    """Profile one flood and its drain; ``profile.json`` and folded stacks go to ``options.out``.
+
+    Raises:
+        LoadtestError: a process may not be looked into, or a task did not end well.
+    """
+    machine = Machine.now()
+    options.out.mkdir(parents=True, exist_ok=True)
+    say("starting Postgres, Valkey, the API and the workers")
+    async with Stack(workers=options.workers) as stack:
+        exact = options.extension and await preload(stack)
+        profile = Profile(machine, exact)
+        async with bench_of(stack) as bench:
+            statements = Statements(bench.witness.connection, exact=exact)
+            try:
+                profile.phases.append(await _submit(bench, statements, options, say))
+                profile.phases.append(await _drain(bench, statements, options, say))
+            finally:
+                await statements.stop()
+        say("stopping")
+    told = json.dumps(profile.as_json(), indent=2) + "\n"
+    (options.out / "profile.json").write_text(told, encoding="utf-8")
+    return profile
+
+
+async def _submit(
+    bench: Bench, statements: Statements, options: Options, say: Callable[[str], None]
+) -> Phase:
+    say(f"submitting {options.tasks:,} tasks")
+    await bench.witness.begin()
+    async with _sampling("submit", ["api"], options) as sampled:
+        await statements.begin()
+        seconds = await bench.submitter.flood(options.tasks)
+        found = await statements.end()
+    await bench.witness.settle()
+    return Phase("submit", options.tasks, seconds, found, sampled)
+
+
+async def _drain(
+    bench: Bench, statements: Statements, options: Options, say: Callable[[str], None]
+) -> Phase:
+    say("draining them")
+    await statements.begin()
+    await bench.stack.start("scheduler", 1)
+    # From the first one on: before, an interpreter starts.
+    await until(1, bench.witness.finished, bench.stack.check)
+    async with _sampling("drain", ["scheduler", "worker"], options) as sampled:
+        stopwatch = await drained(options.tasks, bench.witness.finished, bench.stack.check)
+    found = await statements.end()
+    await bench.stack.stop("scheduler")
+    await bench.witness.check_all_succeeded(options.tasks)
+    return Phase("drain", options.tasks, options.tasks / stopwatch.rate, found, sampled)
+
+
+@asynccontextmanager
+async def _sampling(phase: str, roles: list[str], options: Options) -> AsyncIterator[list[Sampled]]:
+    """Fills the list it gives at its end: one process of each role."""
+    sampled: list[Sampled] = []
+    samplers: list[Sampler] = []
+    try:
+        if options.python:
+            running = processes()
+            for role in roles:
+                if not running.get(role):
+                    raise LoadtestError(f"no {role} is running")
+                file = options.out / f"{phase}-{role}.folded"
+                samplers.append(Sampler(role, running[role][-1].pid, file))
+                await samplers[-1].start()
+        yield sampled
+        sampled += [await sampler.stop() for sampler in samplers]
+    finally:
+        for sampler in samplers:
+            await sampler.abandon()

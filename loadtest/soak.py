@@ -1,0 +1,206 @@
+"""A steady load for a long time: does memory stay flat, do tables and indexes stop growing?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from loadtest.drain import Bench, bench_of
+from loadtest.machine import Machine
+from loadtest.page import render
+from loadtest.plot import Plot, plot
+from loadtest.roles import ROLES, megabytes
+from loadtest.stack import Stack
+
+TABLES = """
+SELECT s.relname AS name, pg_table_size(s.relid)::float8 / 1e6 AS table_mb,
+  pg_indexes_size(s.relid)::float8 / 1e6 AS index_mb, n_live_tup AS live, n_dead_tup AS dead,
+  n_tup_upd AS updates, n_tup_hot_upd AS hot_updates, autovacuum_count AS vacuums
+FROM pg_stat_user_tables s
+WHERE s.relname IN ('tasks', 'task_events', 'effects') ORDER BY s.relname"""
+WAITING = """
+SELECT count(*) FROM tasks
+WHERE state IN ('QUEUED', 'RUNNING') OR (state = 'SCHEDULED' AND due_at <= clock_timestamp())"""
+NAMES = ("tasks", "task_events", "effects")
+LIMITED = ("memory", "size")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``rate``: tasks per second; finished ones are deleted after ``retention_minutes``."""
+
+    minutes: float = 20.0
+    rate: int = 200
+    every_seconds: float = 10.0
+    retention_minutes: float = 2.0
+    growth_max: float = 1.25
+    workers: int = 2
+    schedulers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was seen ``at`` seconds after the start: MB of each role, figures of each table."""
+
+    at: float
+    memory: dict[str, float]
+    tables: dict[str, dict[str, float]]
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """All samples. ``late_seconds``: by how much the load itself fell behind at worst."""
+
+    machine: Machine
+    options: Options
+    sent: int
+    late_seconds: float
+    samples: list[Sample]
+
+    def growth(self) -> dict[str, float]:
+        """Each figure's median in the last quarter over that in the second: flat is 1.
+
+        The first quarter is left out: caches fill, and nothing is old enough to be deleted.
+        """
+        found = {}
+        for name, values in self._series().items():
+            quarter = max(1, len(values) // 4)
+            early = statistics.median(values[quarter : 2 * quarter] or values)
+            late = statistics.median(values[-quarter:])
+            found[name] = late / early if early else 1.0
+        return found
+
+    @property
+    def flat(self) -> bool:
+        """Whether memory and sizes grew by no more than ``growth_max``."""
+        growth = self.growth()
+        limited = [name for name in growth if name.split()[0] in LIMITED]
+        return all(growth[name] <= self.options.growth_max for name in limited)
+
+    @property
+    def hot_share(self) -> float | None:
+        """Of the updates of ``tasks``, how many needed no index: HOT."""
+        tasks = self.samples[-1].tables["tasks"]
+        return tasks["hot_updates"] / tasks["updates"] if tasks["updates"] else None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine."""
+        told = {"flat": self.flat, "growth": self.growth(), "hot_share": self.hot_share}
+        return {**told, **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """The beginning and the end of each figure, for a terminal."""
+        growth = self.growth()
+        lines = [f"{self.sent:,} tasks, {self.options.rate}/s for {self.options.minutes:g} minutes"]
+        for name, values in self._series().items():
+            held = name.split()[0] in LIMITED
+            mark = "  MISSED" if held and growth[name] > self.options.growth_max else ""
+            lines.append(
+                f"{name:26}{values[0]:>12,.1f} -> {values[-1]:>12,.1f}  last quarter over "
+                f"second {growth[name]:.2f}{mark}"
+            )
+        if self.hot_share is not None:
+            lines.append(f"HOT updates of tasks: {self.hot_share:.1%}")
+        if self.late_seconds > 1:
+            lines.append(f"note: the load itself came up to {self.late_seconds:.1f} s late")
+        warning = self.machine.warning()
+        return lines + ([f"note: {warning}"] if warning else [])
+
+    def plots(self) -> list[Plot]:
+        """Curves of all that was seen."""
+        step = self.options.every_seconds
+        series = self._series()
+
+        def of(kind: str) -> list[tuple[str, Sequence[float]]]:
+            return [(n.partition(" ")[2], v) for n, v in series.items() if n.startswith(f"{kind} ")]
+
+        return [
+            plot("Memory of the largest process of each role", "MB", of("memory"), step),
+            plot("Size with indexes", "MB", of("size"), step),
+            plot("Indexes alone", "MB", of("index"), step),
+            plot("Dead tuples", "rows", of("dead"), step),
+            plot("Waiting (due and not ended)", "tasks", [("waiting", series["waiting"])], step),
+        ]
+
+    def _series(self) -> dict[str, list[float]]:
+        samples = self.samples
+        found = {f"memory {r}": [s.memory.get(r, 0.0) for s in samples] for r in ROLES}
+        for name in NAMES:
+            rows = [sample.tables[name] for sample in samples]
+            found[f"size {name}"] = [row["table_mb"] + row["index_mb"] for row in rows]
+        for name in NAMES:
+            found[f"index {name}"] = [sample.tables[name]["index_mb"] for sample in samples]
+        for name in NAMES:
+            found[f"dead {name}"] = [sample.tables[name]["dead"] for sample in samples]
+        found["waiting"] = [float(sample.waiting) for sample in samples]
+        return found
+
+
+async def run(options: Options, say: Callable[[str], None]) -> Soak:
+    """Keep up the load, and look now and then.
+
+    Raises:
+        LoadtestError: a task was not stored, or a process died.
+    """
+    machine = Machine.now()
+    retention = {"HOLDFAST_RETENTION_DAYS": str(options.retention_minutes / 1440)}
+    say("starting Postgres, Valkey, the API and the workers")
+    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
+        await stack.start("scheduler", options.schedulers, retention)
+        seconds = options.minutes * 60
+        say(f"{options.rate} tasks/s for {options.minutes:g} minutes")
+        load = asyncio.create_task(bench.submitter.steady(options.rate, seconds))
+        try:
+            samples = await _look(bench, load, options, say)
+            sent, late = await load
+        finally:
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+        say("stopping")
+    return Soak(machine, options, sent, late, samples)
+
+
+def save(soak: Soak, out: Path) -> Path:
+    """Write ``soak.json`` and ``soak.html``; returns the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    told = json.dumps(soak.as_json(), indent=2) + "\n"
+    (out / "soak.json").write_text(told, encoding="utf-8")
+    page = render("soak.html", {"soak": soak, "plots": soak.plots(), "lines": soak.lines()})
+    (out / "soak.html").write_text(page, encoding="utf-8")
+    return out / "soak.html"
+
+
+async def _look(
+    bench: Bench, load: asyncio.Task[Any], options: Options, say: Callable[[str], None]
+) -> list[Sample]:
+    """A sample every so often until the load has ended, and one after it."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    samples: list[Sample] = []
+    while True:
+        bench.stack.check()
+        sample = await _sample(bench.witness.connection, loop.time() - began)
+        samples.append(sample)
+        memory = "  ".join(f"{role} {sample.memory.get(role, 0):.0f} MB" for role in ROLES)
+        size = sum(row["table_mb"] + row["index_mb"] for row in sample.tables.values())
+        say(f"{sample.at:5.0f} s  waiting {sample.waiting}  {memory}  tables {size:.0f} MB")
+        if load.done():
+            return samples
+        pause = began + len(samples) * options.every_seconds - loop.time()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(load), max(0.0, pause))
+
+
+async def _sample(connection: asyncpg.Connection, at: float) -> Sample:
+    rows = await connection.fetch(TABLES)
+    tables = {row["name"]: {k: float(v) for k, v in row.items() if k != "name"} for row in rows}
+    return Sample(at, megabytes(), tables, int(await connection.fetchval(WAITING)))

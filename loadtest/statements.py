@@ -1,0 +1,132 @@
+"""Where Postgres spends its time, statement by statement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import asyncpg
+
+from loadtest.stack import Stack
+
+EXTENSION = "pg_stat_statements"
+LOOK_SECONDS = 0.01
+_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) (?!SKIP)(\w+)", re.ASCII)
+TOP = """
+SELECT query, calls, rows, total_exec_time AS milliseconds, wal_bytes::bigint AS wal_bytes,
+  shared_blks_dirtied AS dirtied
+FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY total_exec_time DESC"""
+ACTIVE = """
+SELECT query FROM pg_stat_activity
+WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()"""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement in a phase. Of a sampled one only ``share`` is known.
+
+    ``share``: of all time spent executing. ``milliseconds``: executing, in all.
+    """
+
+    text: str
+    share: float
+    calls: int | None = None
+    rows: int | None = None
+    milliseconds: float | None = None
+    wal_bytes: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Which tables it writes, in order, and how it begins: long ones begin alike."""
+        written = list(dict.fromkeys(_WRITES.findall(self.text)))
+        return f"[{' '.join(written) or 'reads'}] {self.text}"
+
+
+class Statements:
+    """By pg_stat_statements, exact; where a server has it not, by looking at who is active."""
+
+    def __init__(self, connection: asyncpg.Connection, *, exact: bool) -> None:
+        self.exact = exact
+        self._connection = connection
+        self._seen: Counter[str] = Counter()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Forget what was, and count from here."""
+        if self.exact:
+            await self._connection.execute("SELECT pg_stat_statements_reset()")
+        else:
+            self._seen.clear()
+            self._looking = asyncio.create_task(self._look())
+
+    async def end(self) -> list[Statement]:
+        """What was executed since, the most expensive first. The measurement's own is left out."""
+        if self.exact:
+            rows = await self._connection.fetch(TOP)
+            ours = [row for row in rows if not _is_of_the_loadtest(row["query"])]
+            total = sum(row["milliseconds"] for row in ours) or 1.0
+            return [
+                Statement(
+                    text=_flat(row["query"]),
+                    share=row["milliseconds"] / total,
+                    calls=row["calls"],
+                    rows=row["rows"],
+                    milliseconds=row["milliseconds"],
+                    wal_bytes=row["wal_bytes"],
+                )
+                for row in ours
+            ]
+        await self.stop()
+        looks = self._seen.total() or 1
+        return [Statement(text, seen / looks) for text, seen in self._seen.most_common()]
+
+    async def stop(self) -> None:
+        """Look no longer."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+            self._looking = None
+
+    async def _look(self) -> None:
+        while True:
+            rows = await self._connection.fetch(ACTIVE)
+            self._seen.update(
+                _flat(row["query"]) for row in rows if not _is_of_the_loadtest(row["query"])
+            )
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def preload(stack: Stack) -> bool:
+    """Give the stack's Postgres pg_stat_statements, which takes a restart; False: it has none."""
+    connection = await asyncpg.connect(stack.database_url)
+    try:
+        available = "SELECT count(*) FROM pg_available_extensions WHERE name = $1"
+        if not await connection.fetchval(available, EXTENSION):
+            return False
+        await connection.execute(f"ALTER SYSTEM SET shared_preload_libraries = '{EXTENSION}'")
+        await connection.execute("ALTER SYSTEM SET track_io_timing = on")
+    finally:
+        await connection.close()
+    await stack.restart()
+    connection = await asyncpg.connect(stack.database_url)
+    try:
+        with contextlib.suppress(asyncpg.DuplicateObjectError):
+            await connection.execute(f"CREATE EXTENSION {EXTENSION}")
+    finally:
+        await connection.close()
+    return True
+
+
+def _is_of_the_loadtest(query: str) -> bool:
+    """The few that this program sends itself while a phase runs."""
+    return bool(re.search(r"pg_stat_|FROM effects WHERE effect_key >=|^VACUUM|pg_catalog", query))
+
+
+def _flat(query: str) -> str:
+    """In one line."""
+    return " ".join(query.split())

@@ -22,16 +22,16 @@ from uuid import uuid4
 import gevent
 import locust.stats
 from gevent.pool import Pool
-from locust import FastHttpUser, LoadTestShape, events, tag, task
+from locust import FastHttpUser, LoadTestShape, User, events, tag, task
 from locust.argument_parser import LocustArgumentParser, get_parser
 from locust.env import Environment
 
 REMEMBERED = 100
 POLL_SECONDS = 0.05
 WATCHES_MAX = 200
+SHAPE_SECONDS = 300.0
 CANCEL_AHEAD = timedelta(hours=1)
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
-SHAPES = ("steady", "ramp", "spike", "soak", "none")
 
 # The history that `python -m loadtest load` follows shall be no older than its line of progress.
 locust.stats.CSV_STATS_FLUSH_INTERVAL_SEC = 1
@@ -48,7 +48,7 @@ def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
 
     add(
         "--shape",
-        choices=SHAPES,
+        choices=("steady", "ramp", "spike", "soak", "none"),
         default="steady",
         help="How many of the -u users are there when. steady: all of them; ramp: ten equal steps "
         "over the run time; spike: a fifth, for the middle fifth of the run all of them; soak: "
@@ -334,7 +334,6 @@ class Shape(LoadTestShape):
     """The load shape that ``--shape`` names, with -u, -r and -t as its measures."""
 
     use_common_options = True
-    default_seconds = 300.0
 
     def tick(self) -> tuple[int, float] | None:
         """Users now, and how many may come or go in a second; None: the run is over."""
@@ -343,7 +342,7 @@ class Shape(LoadTestShape):
         kind, users = options.shape, options.num_users or 1
         limit = float(options.run_time or 0) or None
         if limit is None and kind in {"ramp", "spike"}:
-            limit = self.default_seconds
+            limit = SHAPE_SECONDS
         passed = float(self.get_run_time())  # type: ignore[no-untyped-call]
         if limit is not None and passed > limit:
             return None
@@ -378,14 +377,24 @@ def _seconds_to_finish(ended: Mapping[str, Any]) -> float:
     return (finished - created).total_seconds()
 
 
-def _choose_shape(environment: Environment, **_: Any) -> None:
-    options = environment.parsed_options
-    if options is not None and options.shape == "none":
+def _set_up(environment: Environment, **_: Any) -> None:
+    options: Any = environment.parsed_options
+    if options.shape == "none":
         environment.shape_class = None
+    wanted, unwanted = set(options.tags or ()), set(options.exclude_tags or ())
+
+    def lives(user: type[User]) -> bool:
+        tags = set().union(*(getattr(each, "locust_tag_set", ()) for each in user.tasks))
+        return (not wanted or bool(tags & wanted)) and not tags & unwanted
+
+    # A user whose only task is left out could not live. In a distributed run the master decides
+    # which users there are: the tags need to be given to it alone.
+    environment.user_classes = [user for user in environment.user_classes if lives(user)]
 
 
 events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]
-events.init.add_listener(_choose_shape)  # type: ignore[no-untyped-call]
+events.init.add_listener(_set_up)  # type: ignore[no-untyped-call]
+
 
 if __name__ == "__main__":
     get_parser().print_help()

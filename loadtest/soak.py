@@ -153,9 +153,9 @@ async def run(options: Options, say: Callable[[str], None]) -> Soak:
     """
     machine = Machine.now()
     retention = {"HOLDFAST_RETENTION_DAYS": str(options.retention_minutes / 1440)}
-    say("starting Postgres, Valkey, the API and the workers")
-    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
-        await stack.start("scheduler", options.schedulers, retention)
+    say("starting Postgres, Valkey, the API, the workers and a scheduler")
+    stack = Stack(workers=options.workers, schedulers=options.schedulers, environment=retention)
+    async with stack, bench_of(stack) as bench:
         seconds = options.minutes * 60
         say(f"{options.rate} tasks/s for {options.minutes:g} minutes")
         load = asyncio.create_task(bench.submitter.steady(options.rate, seconds))
@@ -203,4 +203,5 @@ async def _look(
 async def _sample(connection: asyncpg.Connection, at: float) -> Sample:
     rows = await connection.fetch(TABLES)
     tables = {row["name"]: {k: float(v) for k, v in row.items() if k != "name"} for row in rows}
-    return Sample(at, megabytes(), tables, int(await connection.fetchval(WAITING)))
+    memory = await asyncio.to_thread(megabytes)  # a long look must not delay the load
+    return Sample(at, memory, tables, int(await connection.fetchval(WAITING)))

@@ -40,7 +40,15 @@ def find_places(line: str, found: dict[str, str]) -> None:
 class Stack:
     """Servers, API, workers and schedulers; an async context manager. More start when asked to."""
 
-    def __init__(self, *, workers: int, schedulers: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        schedulers: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """``environment``: further HOLDFAST_* variables for all of it."""
+        self._environment = dict(environment or {})
         self._workers = workers
         self._schedulers = schedulers
         self._directory: Path | None = None
@@ -85,9 +93,7 @@ class Stack:
     ) -> None:
         await self._leave()
 
-    async def start(
-        self, role: Role, count: int, environment: Mapping[str, str] | None = None
-    ) -> None:
+    async def start(self, role: Role, count: int) -> None:
         """Start processes of a role: schedulers make due tasks flow to the workers."""
         places = {
             "HOLDFAST_DATABASE_URL": self.database_url,
@@ -95,7 +101,7 @@ class Stack:
         }
         for number in range(1, count + 1):
             label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
-            process = await spawn(["system", role], places | label | dict(environment or {}))
+            process = await spawn(["system", role], {**self._environment, **places, **label})
             self._started[role].append(process)
 
     async def stop(self, role: Role) -> None:
@@ -122,7 +128,7 @@ class Stack:
         self._ready.clear()
         arguments = ["system", "up", "--data-dir", str(self._directory)]
         arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
-        environment = {"HOLDFAST_API_PORT": str(free_port())}
+        environment = {"HOLDFAST_API_PORT": str(free_port()), **self._environment}
         self._up = await spawn(arguments, environment, stdout=PIPE, stderr=STDOUT)
         self._reader = asyncio.create_task(self._read(self._up))
         try:

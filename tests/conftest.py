@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -129,3 +131,14 @@ def let_go() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where a run puts its temporary files, within reach of the servers' user; empty after it."""
+    place = temporary_directory("holdfast-test-")
+    try:
+        yield place
+        assert list(place.iterdir()) == []
+    finally:
+        shutil.rmtree(place)

@@ -3,64 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from loadtest_runs import RUN_SECONDS, interrupted, loadtest, those_of
 
 from loadtest.figures import Figures, Round, spread
 from loadtest.stack import find_places
 from loadtest.witness import Latency
-from system.machine import temporary_directory
-
-DRAIN = [sys.executable, "-m", "loadtest", "drain"]
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """Where a run puts its temporary files, within reach of the servers' user; empty after it."""
-    place = temporary_directory("holdfast-test-")
-    try:
-        yield place
-        assert list(place.iterdir()) == []
-    finally:
-        shutil.rmtree(place)
-
-
-def environment(temporary: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "TMPDIR": str(temporary), **more}
-
-
-def those_of(temporary: Path) -> list[psutil.Process]:
-    """Processes whose environment or command line names the run's directory."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            said = [*process.cmdline(), process.environ().get("TMPDIR", "")]
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if any(str(temporary) in word for word in said):
-            found.append(process)
-    return found
-
-
+@pytest.mark.timeout(RUN_SECONDS)
 def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     sizes = "--tasks 300 --rounds 1 --peer-tasks 40 --rate 50 --latency-seconds 1"
-    run = subprocess.run(
-        [*DRAIN, *sizes.split(), "--json", str(figures)],
-        env=environment(temporary),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    run = loadtest(temporary, "drain", *sizes.split(), "--json", str(figures))
     assert run.returncode == 0, run.stderr
     assert "Holdfast" in run.stdout
     assert "Procrastinate" in run.stdout
@@ -77,39 +34,14 @@ def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path
 
 
 def test_an_interrupt_cleans_up(temporary: Path) -> None:
-    run = subprocess.Popen(
-        [*DRAIN, "--tasks", "100000", "--peer-tasks", "0"],
-        env=environment(temporary),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert run.stderr is not None
-    try:
-        line = ""
-        while "up at" not in line:
-            line = run.stderr.readline()
-            assert line, "it ended before the stack was up"
-        run.send_signal(signal.SIGINT)
-        said = run.stderr.read()
-        assert run.wait(60) == 130
-    finally:
-        run.kill()
-        run.wait()
-        run.stderr.close()
+    said = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
     assert "interrupted" in said
     assert those_of(temporary) == []
 
 
 def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
-    run = subprocess.run(
-        DRAIN,
-        env=environment(temporary, HOLDFAST_LEASE_SECONDS="-1"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    arguments = ["drain", "--peer-tasks", "0"]
+    run = loadtest(temporary, *arguments, HOLDFAST_LEASE_SECONDS="-1")
     assert run.returncode == 1
     assert "`python -m system up` did not come up; it said:" in run.stderr
     assert "HOLDFAST_LEASE_SECONDS" in run.stderr
@@ -123,16 +55,14 @@ def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
         (["drain", "--rounds", "none"], "--rounds"),
         (["drain", "--json", "/no/such/directory/x.json"], "there is no directory"),
         (["race"], "No such command"),
+        (["load", "--out", "."], "exists"),
+        (["load", "--shape", "round"], "--shape"),
+        (["peers", "--only", "airflow"], "airflow is none of celery"),
+        (["scale", "--json", "/no/such/directory/x.json"], "there is no directory"),
     ],
 )
-def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "loadtest", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_wrong_arguments_are_explained(arguments: list[str], message: str, temporary: Path) -> None:
+    run = loadtest(temporary, *arguments)
     assert run.returncode == 2
     assert message in run.stderr
 

@@ -1,0 +1,70 @@
+"""Runs ``python -m loadtest`` as a user would, and finds what it left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+RUN_SECONDS = 300
+"""Longest time of one run, on a busy machine that makes the environment of a peer first."""
+
+
+def loadtest(
+    temporary: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What became of a run that ended by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "loadtest", *arguments],
+        env=_environment(temporary, environment),
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+
+
+def interrupted(temporary: Path, after: str, *arguments: str) -> str:
+    """What a run said after the line with ``after``, when it got a Ctrl-C."""
+    run = subprocess.Popen(
+        [sys.executable, "-m", "loadtest", *arguments],
+        env=_environment(temporary, {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stderr is not None
+    try:
+        line = ""
+        while after not in line:
+            line = run.stderr.readline()
+            assert line, f"it ended before it said {after!r}"
+        run.send_signal(signal.SIGINT)
+        said = run.stderr.read()
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+        run.wait()
+        run.stderr.close()
+    return said
+
+
+def those_of(temporary: Path) -> list[psutil.Process]:
+    """Processes whose environment or command line names the run's directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            said = [*process.cmdline(), process.environ().get("TMPDIR", "")]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if any(str(temporary) in word for word in said):
+            found.append(process)
+    return found
+
+
+def _environment(temporary: Path, more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(temporary), **more}

@@ -18,11 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chaos.serving import serve
+from chaos.serving import cut_off, serve
 
 TRACES_PATH = "/v1/traces"
 PROTOBUF = "application/x-protobuf"
@@ -83,7 +83,8 @@ def create_collector(collector: Collector) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     return Starlette(
-        routes=[Route(TRACES_PATH, traces, methods=["POST"]), Route("/healthz", healthz)]
+        routes=[Route(TRACES_PATH, traces, methods=["POST"]), Route("/healthz", healthz)],
+        exception_handlers={ClientDisconnect: cut_off},
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 
 _BACKLOG = 512
 
@@ -21,3 +23,8 @@ def serve(app: Starlette, port: int, port_file: Path | None) -> None:
             draft.rename(port_file)
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+async def cut_off(_request: Request, _error: Exception) -> Response:
+    """Answers a request that broke off: nobody hears it, and nothing went wrong here."""
+    return Response(status_code=400)

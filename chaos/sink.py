@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import typer
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
-from chaos.serving import serve
+from chaos.serving import cut_off, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def read_calls(log: Path) -> list[Call]:
 
 def create_sink(sink: Sink) -> FastAPI:
     """The HTTP side of a sink."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, exception_handlers={ClientDisconnect: cut_off})
 
     @app.post("/effects")
     async def effect(request: Request) -> JSONResponse:

@@ -37,6 +37,8 @@ class Dispatches:
         self._tracing = telemetry.tracing
         self._verbose = telemetry.verbose
         self._actor = actor
+        for reason in (Reason.LOST, Reason.TIMED_OUT):
+            self._metrics.taken_back.labels(str(reason))  # an increase from nothing is none
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of this process."""

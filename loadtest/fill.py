@@ -59,12 +59,18 @@ class Filler:
                 say(f"{first + size:,} of {count:,} {state} tasks")
 
     async def _future_sql(self) -> str:
-        rest = await self._columns("tasks", {"id", "run_at", "due_at"})
+        tasks = _list(await self._columns("tasks", {"id", "run_at", "due_at"}))
+        events = _list(await self._columns("task_events", {"task_id"}))
         return f"""
-INSERT INTO tasks (id, run_at, due_at, {_list(rest)})
-SELECT uuidv7(interval '-1 day'), run_at + n * interval '1 ms', due_at + n * interval '1 ms',
-  {_list(rest)}
-FROM tasks, generate_series(1, $2::int) AS n WHERE id = $1"""
+WITH ids AS MATERIALIZED (
+  SELECT uuidv7(interval '-1 day') AS new_id, n * interval '1 ms' AS later
+  FROM generate_series(1, $2::int) AS n
+), copied AS (
+  INSERT INTO tasks (id, run_at, due_at, {tasks})
+  SELECT new_id, run_at + later, due_at + later, {tasks} FROM ids, tasks WHERE id = $1
+)
+INSERT INTO task_events (task_id, {events})
+SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1"""
 
     async def _finished_sql(self) -> str:
         tasks = _list(await self._columns("tasks", {"id"}))

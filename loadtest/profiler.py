@@ -15,7 +15,7 @@ from loadtest.processes import LoadtestError
 from loadtest.roles import processes
 from loadtest.sampling import Sampled, Sampler
 from loadtest.stack import Stack
-from loadtest.statements import Statement, Statements, preload
+from loadtest.statements import Statement, Statements, preload, watching
 from loadtest.witness import drained, until
 
 TOP = 12
@@ -108,13 +108,9 @@ async def run(options: Options, say: Callable[[str], None]) -> Profile:
     async with Stack(workers=options.workers) as stack:
         exact = options.extension and await preload(stack)
         profile = Profile(machine, exact)
-        async with bench_of(stack) as bench:
-            statements = Statements(bench.witness.connection, exact=exact)
-            try:
-                profile.phases.append(await _submit(bench, statements, options, say))
-                profile.phases.append(await _drain(bench, statements, options, say))
-            finally:
-                await statements.stop()
+        async with bench_of(stack) as bench, watching(stack, exact=exact) as statements:
+            profile.phases.append(await _submit(bench, statements, options, say))
+            profile.phases.append(await _drain(bench, statements, options, say))
         say("stopping")
     told = json.dumps(profile.as_json(), indent=2) + "\n"
     (options.out / "profile.json").write_text(told, encoding="utf-8")

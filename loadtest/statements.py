@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
@@ -48,7 +50,10 @@ class Statement:
 
 
 class Statements:
-    """By pg_stat_statements, exact; where a server has it not, by looking at who is active."""
+    """By pg_stat_statements, exact; where a server has it not, by looking at who is active.
+
+    The connection must be for this alone: it is busy looking.
+    """
 
     def __init__(self, connection: asyncpg.Connection, *, exact: bool) -> None:
         self.exact = exact
@@ -99,6 +104,20 @@ class Statements:
                 _flat(row["query"]) for row in rows if not _is_of_the_loadtest(row["query"])
             )
             await asyncio.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def watching(stack: Stack, *, exact: bool) -> AsyncIterator[Statements]:
+    """Over the stack's database, on a connection of its own."""
+    connection = await asyncpg.connect(stack.database_url)
+    try:
+        statements = Statements(connection, exact=exact)
+        try:
+            yield statements
+        finally:
+            await statements.stop()
+    finally:
+        await connection.close()
 
 
 async def preload(stack: Stack) -> bool:

@@ -366,15 +366,14 @@ def _share(kind: str, passed: float, limit: float | None) -> float:
 
 
 def _unexpected(wanted: int, response: Any) -> str:
-    return f"expected {wanted}, not {response.status_code}: {(response.text or '')[:300]}"
+    said = response.text or response.error or ""  # status 0: it was not answered
+    return f"expected {wanted}, not {response.status_code}: {str(said)[:300]}"
 
 
 def _seconds_to_finish(ended: Mapping[str, Any]) -> float:
     """From stored to terminal, by the database's clock."""
-    created, finished = (
-        datetime.fromisoformat(ended[name]) for name in ("created_at", "finished_at")
-    )
-    return (finished - created).total_seconds()
+    created = datetime.fromisoformat(ended["created_at"])
+    return (datetime.fromisoformat(ended["finished_at"]) - created).total_seconds()
 
 
 def _set_up(environment: Environment, **_: Any) -> None:

@@ -55,8 +55,9 @@ trace: setup ## kill a worker in the middle of a task, and draw its trace (ARGS=
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
 	@exec $(BIN)/python -m system up $(ARGS)
 
+# HOST counts only where it is said to make: some shells put the machine's own name there.
 load: setup ## load it for a minute, as Locust users do (HOST=http://... for a remote one)
-	$(BIN)/python -m loadtest load $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(ARGS)
+	$(BIN)/python -m loadtest load $(if $(filter command,$(firstword $(origin HOST))),$(HOST:%=--host %)) $(ARGS)
 
 drain: setup ## how many tasks a second (TASKS=20000 ARGS='...')
 	$(BIN)/python -m loadtest drain --tasks $(TASKS) $(ARGS)

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 from bench import Bench, bench_for
+from otlp_receiver import Receiver, receiving
 from psycopg import sql
 
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -142,3 +143,17 @@ def temporary() -> Iterator[Path]:
         assert list(place.iterdir()) == []
     finally:
         shutil.rmtree(place)
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Receiver]:
+    """A collector of traces."""
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def traced(bench: Bench, collector: Receiver) -> Bench:
+    """A bench whose roles send their spans to the collector."""
+    bench.settings = bench.quick(otlp_endpoint=collector.url, trace_export_seconds=0.05)
+    return bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,10 +20,13 @@ import httpx
 import psycopg
 import pytest
 from bench import bench_for
+from otlp_receiver import receiving
 from starlette.applications import Starlette
 from typer.testing import CliRunner
 
 from observability.metrics import Metrics
+from observability.traceparent import write
+from observability.tracing import new_root
 from system.__main__ import app
 from system.health import create_health, start_server, stop_server
 from system.lifecycle import State
@@ -326,3 +330,22 @@ async def test_readiness_follows_what_is_stalled() -> None:
         stalled.clear()
         assert (await client.get("/readyz")).json() == {"status": "ready"}
     await stop_server(server, task)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_worker_that_stops_sends_its_last_spans_and_a_killed_one_sends_none(
+    command: Command, settings: Settings, end: signal.Signals
+) -> None:
+    async with receiving() as collector, bench_for(settings) as bench:
+        traced = {
+            "HOLDFAST_OTLP_ENDPOINT": collector.url,
+            "HOLDFAST_TRACE_EXPORT_SECONDS": "3600",
+            "HOLDFAST_LABEL": "worker-7",
+        }
+        with command.running("worker", **traced) as worker:
+            await asyncio.to_thread(worker.until_ready)
+            (task_id,) = await bench.offer("echo", traceparent=write(new_root(1.0)))
+            await bench.until_state(task_id, State.SUCCEEDED, seconds=30)
+            await asyncio.to_thread(worker.terminate, end)
+        told = collector.named("process default", task_id)
+    assert [span.instance for span in told] == ["worker-7"] * (end is signal.SIGTERM)

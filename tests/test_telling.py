@@ -81,7 +81,7 @@ async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(
         await bench.until_state(ids, State.SUCCEEDED)
     assert "attempt broke" not in bench.logged()
     assert bench.count("holdfast_loop_turns_total", loop="dispatch", result="failed") == 0
-    succeeded = {"name": "echo", "outcome": str(Reason.SUCCEEDED)}
+    succeeded = {"queue": "default", "name": "echo", "outcome": str(Reason.SUCCEEDED)}
     assert bench.count("holdfast_attempts_finished_total", **succeeded) == 3
 
 

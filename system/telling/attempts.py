@@ -98,9 +98,10 @@ class Attempts:
         self._metrics.attempts.labels(attempt.queue, attempt.name, _STALE).inc()
         if trace is not None:
             trace.refused()
+        wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
             "stale write refused",
-            **_line(attempt, State.RUNNING, None, _reason(end, answer.state)),
+            **_line(attempt, State.RUNNING, None, wanted),
             found=answer.state and str(answer.state),
         )
 

@@ -90,8 +90,10 @@ class _Examination:
         self._findings = Findings()
         self._spans = [span for spans in history.spans.values() for span in spans]
         self._by_id: dict[_Key, Span] = {(s.trace_id, s.span_id): s for s in self._spans}
-        # What need not be a span of ours: contexts in rows, attempts not over, what is excused.
-        self._elsewhere: set[_Key] = set()
+        # What may be named: spans, and what need not be one of ours: contexts in rows, attempts
+        # that are not over, what is excused.
+        self._known: set[_Key] = {*self._by_id}
+        self._owners: dict[_Key, str] = {}  # who ran each attempt
         self._tasks: dict[str, str] = {}  # by trace
         self._strays: defaultdict[str, list[Span]] = defaultdict(list)  # attempts, by task
         for span in self._spans:
@@ -103,11 +105,12 @@ class _Examination:
             parent = telemetry.parent(task.traceparent)
             if parent is not None:
                 self._tasks.setdefault(parent.trace_id, task.task_id)
-                self._elsewhere.add((parent.trace_id, parent.span_id))
+                self._known.add((parent.trace_id, parent.span_id))
                 if parent.sampled:
                     self._findings.sampled += 1
                     self._task(task, parent)
         for span in self._spans:
+            self._called_out(span)
             self._resolves(span)
         self._findings.spans = len(self._spans)
         return self._findings
@@ -115,7 +118,8 @@ class _Examination:
     def _task(self, task: Task, parent: Parent) -> None:
         events = self._history.events.get(task.task_id, ())
         lives = attempts(events)
-        mine = self._history.spans.get(parent.trace_id, ())
+        trace = self._history.spans.get(parent.trace_id, ())
+        mine = [span for span in trace if span.attributes.get(_TASK) == task.task_id]
         self._created(task, parent, events)
         self._published(task, mine, events)
         for attempt in lives:
@@ -126,7 +130,6 @@ class _Examination:
             if span.attributes.get(_EPOCH) not in told:
                 message = "an attempt has a span, but the log has no end of it"
                 self._wrong(task.task_id, message, span)
-        self._called_out(task, parent, mine, lives)
 
     def _created(self, task: Task, parent: Parent, events: Sequence[Event]) -> None:
         accepted = self._history.submits_by_task.get(task.task_id, ())
@@ -153,8 +156,9 @@ class _Examination:
 
     def _attempt(self, task: Task, parent: Parent, attempt: Attempt) -> None:
         key = parent.trace_id, attempt_span_id(task.task_id, attempt.epoch)
+        self._owners[key] = self._excuses.label(attempt.claim)
         if attempt.end is None:
-            self._elsewhere.add(key)
+            self._known.add(key)
             return
         found = [
             span
@@ -164,7 +168,7 @@ class _Examination:
         if not found:
             message = f"the attempt of epoch {attempt.epoch} has no span"
             if self._missing(task.task_id, message, [attempt.end]):
-                self._elsewhere.add(key)
+                self._known.add(key)
             return
         if len(found) > 1:
             message = f"the attempt of epoch {attempt.epoch} has {len(found)} spans"
@@ -210,31 +214,23 @@ class _Examination:
         batch = self._by_id.get((link.trace_id, link.span_id))
         return batch is None or batch.name in _BATCHES
 
-    def _called_out(
-        self, task: Task, parent: Parent, mine: Sequence[Span], lives: Sequence[Attempt]
-    ) -> None:
-        owners = {
-            attempt_span_id(task.task_id, each.epoch): self._excuses.label(each.claim)
-            for each in lives
-        }
-        for span in mine:
-            if span.role == "client" and span.service == _WORKER:
-                top = self._top(span, set(owners) | {parent.span_id})
-                # A way up that ends at a span which is missing is the affair of ``_resolves``.
-                missing = bool(top) and top not in owners and top != parent.span_id
-                missing = missing and (span.trace_id, top) not in self._by_id
-                if not missing and owners.get(top) != span.instance:
-                    message = f"{span.name} by {span.instance} is not below an attempt of its own"
-                    self._wrong(task.task_id, message, span)
+    def _called_out(self, span: Span) -> None:
+        if span.role != "client" or span.service != _WORKER or span.trace_id not in self._tasks:
+            return
+        top = self._top(span)
+        # A way up that ends at a span which is missing is the affair of ``_resolves``.
+        missing = bool(top[1]) and top not in self._known
+        if not missing and self._owners.get(top) != span.instance:
+            message = f"{span.name} by {span.instance} is not below an attempt of its own"
+            self._wrong(self._tasks[span.trace_id], message, span)
 
-    def _top(self, span: Span, until: set[str]) -> str:
-        """The nearest span above it that is one of those; else where the way up ends."""
-        above = span.parent_span_id or ""
+    def _top(self, span: Span) -> _Key:
+        """The nearest attempt above it; else where the way up ends (a circle is given up)."""
+        above = span.trace_id, span.parent_span_id or ""
         for _ in self._spans:
-            enclosing = self._by_id.get((span.trace_id, above))
-            if above in until or enclosing is None:
+            if above in self._owners or above not in self._by_id:
                 break
-            above = enclosing.parent_span_id or ""
+            above = span.trace_id, self._by_id[above].parent_span_id or ""
         return above
 
     def _resolves(self, span: Span) -> None:
@@ -245,9 +241,7 @@ class _Examination:
             self._leads((link.trace_id, link.span_id), span, f"a link of {span.name}")
 
     def _leads(self, key: _Key, span: Span, what: str) -> None:
-        if key in self._by_id:
-            return
-        if key in self._elsewhere:
+        if key in self._known:
             return
         task_id = self._tasks.get(span.trace_id)
         message = f"{what} by {span.instance} leads nowhere"
@@ -258,7 +252,7 @@ class _Examination:
         if reason is None:
             self._wrong(task_id, message, span)
         else:
-            self._elsewhere.add(key)
+            self._known.add(key)
             self._findings.excused[reason] += 1
 
     def _publishers(self, task_id: str, epoch: int) -> list[Event]:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from chaos.sightings import SeenHint
 
 _HINT = re.compile(r"^XADD \S*:hints:\S+ .*?\bid ([0-9a-f-]{36}) epoch (\d+)", re.IGNORECASE)
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class HintWatch:
@@ -29,7 +30,10 @@ class HintWatch:
         try:
             yield
         finally:
-            task.cancel()
+            # Now and then redis-py swallows a cancel that meets it between two reads.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=_ASK_AGAIN_SECONDS)
             await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:

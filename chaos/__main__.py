@@ -16,9 +16,13 @@ import typer
 
 from chaos import listing, options
 from chaos import scenario as scenarios
+from chaos.compose.docker import DockerError
+from chaos.compose.ground import Containers
+from chaos.compose.override import Unfit, require_fit
 from chaos.history import HistoryError
 from chaos.live import hunt as live_hunt
 from chaos.live import suite as live
+from chaos.live.topology import Foundation
 from chaos.live.toxiproxy_binary import ToxiproxyBuildError
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
@@ -105,12 +109,15 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         apps=wish.apps,
         processes=processes,
     )
-    if arena is Arena.LIVE and (wish.story or apps or search.wanted or benchmark):
+    if arena is not Arena.SIMULATION and (wish.story or apps or search.wanted or benchmark):
         told = "--trace, --task, --shrink, --why, --app and --benchmark"
         raise typer.BadParameter(f"{told} are for --arena simulation")
+    if arena is Arena.COMPOSE:
+        todo = _fitting(todo, names or [])
     typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
-    if arena is Arena.LIVE:
-        _exit(_finish(live.Suite(runs_directory, keep=keep).run(todo, mutant)))
+    if arena is not Arena.SIMULATION:
+        lay = Foundation.laid if arena is Arena.LIVE else Containers.laid
+        _exit(_finish(live.Suite(runs_directory, keep=keep, lay=lay).run(todo, mutant)))
     suite = simulation.Suite(wish)
     good = _finish(suite.run(todo))
     if search.wanted:
@@ -162,6 +169,8 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     if catalogue:
         typer.echo(mutant_catalogue())
         return
+    if arena is Arena.COMPOSE:
+        raise typer.BadParameter("mutants are hunted in the arenas live and simulation")
     if arena is Arena.LIVE:
         _exit(_finish(live_hunt.Hunt(runs_directory, seed, keep=keep).run(names or [])))
     chase = simulated_hunt.Chase(runs_directory, seed, seeds, starts, processes, keep)
@@ -263,6 +272,21 @@ def _find(name: str) -> Scenario:
         raise typer.Exit(2) from None
 
 
+def _fitting(todo: list[tuple[Scenario, int]], names: list[str]) -> list[tuple[Scenario, int]]:
+    """Without what containers cannot do; that is an error where it was asked for by its name."""
+    fitting = []
+    for scenario, seed in todo:
+        try:
+            require_fit(scenario)
+        except Unfit as error:
+            typer.echo(f"left out: {error}", err=True)
+            if scenario.id in names:
+                raise typer.Exit(2) from None
+        else:
+            fitting.append((scenario, seed))
+    return fitting
+
+
 def _regression(into: Path | None) -> Path | None:
     try:
         return regression_file(into) if into else None
@@ -280,6 +304,7 @@ def _finish(work: Coroutine[None, None, _T]) -> _T:
         return asyncio.run(work)
     except (
         AppError,
+        DockerError,
         MutantError,
         NotFailing,
         EmbeddedError,

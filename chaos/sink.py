@@ -90,6 +90,7 @@ def create_sink(sink: Sink) -> FastAPI:
             await asyncio.sleep(delay)
         return JSONResponse({"applied": call.applied}, status_code=201 if call.applied else 200)
 
+    @app.get("/readyz")
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -108,14 +109,15 @@ async def _json_object(request: Request) -> dict[str, Any]:
 def main(
     *,
     log: Annotated[Path, typer.Option(help="File that each call is appended to.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
     port_file: Annotated[Path | None, typer.Option(help="Where to write the port.")] = None,
     dedupe: Annotated[bool, typer.Option(help="Apply each key only once.")] = True,
 ) -> None:
-    """Serve a sink on loopback until SIGTERM."""
+    """Serve a sink until SIGTERM."""
     sink = Sink(log, dedupe=dedupe)
     try:
-        with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
+        with socket.create_server((host, port), backlog=512) as listener:
             if port_file is not None:
                 # Renamed into place: whoever sees the file sees all of it.
                 draft = port_file.with_suffix(".draft")

@@ -183,8 +183,9 @@ def exits() -> list[Exit]:
 
 @pytest.fixture
 async def worker(engine: FakeEngine, exits: list[Exit]) -> Container:
-    worker = Container("worker-1", "0123", Gauge(1), exits.append)
-    await worker.attach()
+    worker = Container("worker-1", Gauge(1), exits.append)
+    worker.saw(sight("start"))
+    await until(lambda: worker.alive)
     return worker
 
 
@@ -199,6 +200,9 @@ async def test_an_unplanned_end_is_repaired_at_once(
 ) -> None:
     worker.saw(sight("die", 3))
     assert not worker.alive
+    await until(lambda: engine.asked == [("start",)])
+    assert not worker.alive, "it was asked for, but the engine has not told of a start"
+    worker.saw(sight("start"))
     await until(lambda: worker.alive)
     assert worker.pid == 101
     assert engine.asked == [("start",)]
@@ -217,7 +221,7 @@ async def test_a_planned_end_waits_to_be_told(
     await asyncio.sleep(0.3)
     assert engine.asked == [("kill", "--signal", "KILL")]
     worker.restart()
-    await until(lambda: worker.alive)
+    await until(lambda: engine.asked[1:] == [("start",)])
     assert exits[0].planned
 
 

@@ -31,11 +31,9 @@ class Container:
     ``restart``, any other is repaired at once.
     """
 
-    def __init__(
-        self, name: str, container: str, gauge: Gauge, on_exit: Callable[[Exit], None]
-    ) -> None:
+    def __init__(self, name: str, gauge: Gauge, on_exit: Callable[[Exit], None]) -> None:
         self.name = name
-        self.container = container
+        self.container = ""
         self._gauge = gauge
         self._on_exit = on_exit
         self._pid = 0
@@ -51,24 +49,33 @@ class Container:
         self.starts = 0
         self._asked: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ what the engine tells
-
-    async def attach(self) -> None:
-        """The container runs: know its pid. Raises DockerError."""
-        await self._know_pid()
-        self._started_at = time.monotonic()
-        self.starts = 1
 
     def saw(self, sight: Sight) -> None:
         """Something happened to the container."""
         match sight.action:
+            case "start":
+                self._began(sight)
             case "die":
                 self._died(sight)
             case "pause" | "unpause":
                 self._paused = sight.action == "pause"
             case _:
                 pass
+
+    def _began(self, sight: Sight) -> None:
+        self.container = sight.container
+        self.starts += 1
+        self._started_at = time.monotonic()
+        self._over.clear()
+        self._looking = asyncio.create_task(self._look(), name=f"pid of {self.name}")
+
+    async def _look(self) -> None:
+        pid = int(await engine("inspect", "--format", "{{.State.Pid}}", self.container))
+        if not self._over.is_set():  # else it is that of nobody any more
+            self._pid = self._last_pid = pid
 
     def _died(self, sight: Sight) -> None:
         self._pid, self._paused = 0, False
@@ -88,16 +95,7 @@ class Container:
             self._delay = min(2 * self._delay, RESTART_DELAY_MAX_SECONDS)
         if self._stopping:
             return
-        self._over.clear()
-        self._started_at = time.monotonic()
-        self.starts += 1
         await engine("start", self.container)
-        await self._know_pid()
-
-    async def _know_pid(self) -> None:
-        """0 when it is over again already."""
-        self._pid = int(await engine("inspect", "--format", "{{.State.Pid}}", self.container))
-        self._last_pid = self._pid or self._last_pid
 
     # ------------------------------------------------------------------ as an Actor says
 
@@ -177,8 +175,9 @@ class Container:
         """End it for good: SIGTERM, SIGKILL after the grace. Raises DockerError."""
         self._stopping = True
         self._may_start.set()
-        if self._keeper is not None:
-            await self._keeper  # it may be about to start: then that is over first
+        for begun in (self._keeper, self._looking):
+            if begun is not None:
+                await begun  # it may be about to start: then that is over first
         if self.alive:
             if self._paused:
                 self._ask("unpause")

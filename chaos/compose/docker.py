@@ -17,7 +17,7 @@ from pathlib import Path
 # A loaded machine, and the grace of a container that is stopped.
 _COMMAND_SECONDS = 120.0
 # All roles are to be healthy; databases are initialised first.
-UP_SECONDS = 240
+UP_SECONDS = 300
 _OLDEST_COMPOSE = (2, 20)
 
 
@@ -142,9 +142,13 @@ class Project:
         for file in files:
             self._argv += ["--file", str(file)]
 
-    async def up(self, services: Sequence[str]) -> None:
-        """Start them and what they need; returns when all are healthy. Raises DockerError."""
-        flags = ["up", "--detach", "--no-build", "--wait", "--wait-timeout", str(UP_SECONDS)]
+    async def up(self, services: Sequence[str], *, wait: bool) -> None:
+        """Start them when what they need is there; with ``wait`` returns when all are healthy.
+        Raises DockerError.
+        """
+        flags = ["up", "--detach", "--no-build"]
+        if wait:
+            flags += ["--wait", "--wait-timeout", str(UP_SECONDS)]
         await long_command(
             [*self._argv, "--progress", "plain", *flags, *services],
             environment=self._environment,
@@ -159,6 +163,16 @@ class Project:
             [*self._argv, "--profile", "*", *flags],
             environment=self._environment,
         )
+
+    async def save_log(self, file: Path) -> None:
+        """What all containers have said, each line with its container's name."""
+        done = await asyncio.to_thread(
+            command,
+            [*self._argv, "--profile", "*", "logs", "--no-color"],
+            check=False,
+            environment=self._environment,
+        )
+        file.write_text(done.stdout + done.stderr, encoding="utf-8")
 
     async def container(self, service: str) -> str:
         """The id of the one container of a service, whatever its state."""

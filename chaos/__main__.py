@@ -16,10 +16,14 @@ import typer
 
 from chaos import listing, options
 from chaos import scenario as scenarios
+from chaos.compose.docker import DockerError
+from chaos.compose.ground import Containers
+from chaos.compose.override import Unfit, require_fit
 from chaos.history import HistoryError
 from chaos.live import hunt as live_hunt
 from chaos.live import suite as live
 from chaos.live.shown_trace import NotShown, show_a_trace
+from chaos.live.topology import Foundation
 from chaos.mutants import MutantError
 from chaos.mutants import catalogue as mutant_catalogue
 from chaos.options import Arena
@@ -108,14 +112,18 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         apps=wish.apps,
         processes=processes,
     )
-    if arena is Arena.LIVE and (wish.story or apps or search.wanted or benchmark):
+    if arena is not Arena.SIMULATION and (wish.story or apps or search.wanted or benchmark):
         told = "--trace, --task, --shrink, --why, --app and --benchmark"
         raise typer.BadParameter(f"{told} are for --arena simulation")
     if targets is not None and arena is not Arena.LIVE:
         raise typer.BadParameter("--targets is for --arena live")
+    if arena is Arena.COMPOSE:
+        todo = _fitting(todo, names or [])
     typer.echo(f"arena {arena}, seed {first}, {len(todo)} runs", err=True)
-    if arena is Arena.LIVE:
-        _exit(_finish(live.Suite(runs_directory, keep=keep, targets=targets).run(todo, mutant)))
+    if arena is not Arena.SIMULATION:
+        lay = Foundation.laid if arena is Arena.LIVE else Containers.laid
+        runner = live.Suite(runs_directory, keep=keep, targets=targets, lay=lay)
+        _exit(_finish(runner.run(todo, mutant)))
     suite = simulation.Suite(wish)
     good = _finish(suite.run(todo))
     if search.wanted:
@@ -175,6 +183,8 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     if catalogue:
         typer.echo(mutant_catalogue())
         return
+    if arena is Arena.COMPOSE:
+        raise typer.BadParameter("mutants are hunted in the arenas live and simulation")
     if arena is Arena.LIVE:
         _exit(_finish(live_hunt.Hunt(runs_directory, seed, keep=keep).run(names or [])))
     chase = simulated_hunt.Chase(runs_directory, seed, seeds, starts, processes, keep)
@@ -276,6 +286,21 @@ def _find(name: str) -> Scenario:
         raise typer.Exit(2) from None
 
 
+def _fitting(todo: list[tuple[Scenario, int]], names: list[str]) -> list[tuple[Scenario, int]]:
+    """Without what containers cannot do; that is an error where it was asked for by its name."""
+    fitting = []
+    for scenario, seed in todo:
+        try:
+            require_fit(scenario)
+        except Unfit as error:
+            typer.echo(f"left out: {error}", err=True)
+            if scenario.id in names:
+                raise typer.Exit(2) from None
+        else:
+            fitting.append((scenario, seed))
+    return fitting
+
+
 def _regression(into: Path | None) -> Path | None:
     try:
         return regression_file(into) if into else None
@@ -294,6 +319,7 @@ def _finish(work: Coroutine[None, None, _T]) -> _T:
     except (
         AppError,
         ActorFailed,
+        DockerError,
         MutantError,
         NotFailing,
         NotShown,

@@ -92,12 +92,13 @@ def main(
     *,
     file: Annotated[Path, typer.Option(help="File that each export is appended to.")],
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port_file: Annotated[Path | None, typer.Option(help="Where to write the port.")] = None,
 ) -> None:
-    """Serve a collector on loopback until SIGTERM."""
+    """Serve a collector until SIGTERM."""
     collector = Collector(file)
     try:
-        serve(create_collector(collector), port, port_file)
+        serve(create_collector(collector), port, port_file, host=host)
     finally:
         collector.close()
 

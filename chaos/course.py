@@ -93,7 +93,7 @@ class Plan:
     undecided. ``commit``: of the sources, if known. ``mutant``: what was changed in them.
     """
 
-    arena: Literal["live", "simulation"]
+    arena: Literal["live", "simulation", "compose"]
     scenario: Scenario
     seed: int
     bound: Bound

@@ -14,6 +14,7 @@ class Arena(StrEnum):
 
     LIVE = "live"
     SIMULATION = "simulation"
+    COMPOSE = "compose"
 
 
 Names = Annotated[
@@ -33,7 +34,7 @@ Where = Annotated[
     Arena,
     typer.Option(
         help="live: real processes on this machine. simulation: the same code on real servers, "
-        "in virtual time, from the seed."
+        "in virtual time, from the seed. compose: live, in containers, by Docker."
     ),
 ]
 Mutant = Annotated[

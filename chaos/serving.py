@@ -1,4 +1,4 @@
-"""A receiver of the live arena: an app served on loopback by a process of its own."""
+"""A receiver of the arenas in real time: an app served by a process of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starlette.responses import Response
 _BACKLOG = 512
 
 
-def serve(app: Starlette, port: int, port_file: Path | None) -> None:
+def serve(app: Starlette, port: int, port_file: Path | None, *, host: str = "127.0.0.1") -> None:
     """Serve until SIGTERM. ``port`` 0 takes a free one; ``port_file``: where to write which."""
-    with socket.create_server(("127.0.0.1", port), backlog=_BACKLOG) as listener:
+    with socket.create_server((host, port), backlog=_BACKLOG) as listener:
         if port_file is not None:
             # Renamed into place: whoever sees the file sees all of it.
             draft = port_file.with_suffix(".draft")

@@ -91,6 +91,7 @@ def create_sink(sink: Sink) -> FastAPI:
             await asyncio.sleep(delay)
         return JSONResponse({"applied": call.applied}, status_code=201 if call.applied else 200)
 
+    @app.get("/readyz")
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -109,14 +110,15 @@ async def _json_object(request: Request) -> dict[str, Any]:
 def main(
     *,
     log: Annotated[Path, typer.Option(help="File that each call is appended to.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
     port_file: Annotated[Path | None, typer.Option(help="Where to write the port.")] = None,
     dedupe: Annotated[bool, typer.Option(help="Apply each key only once.")] = True,
 ) -> None:
-    """Serve a sink on loopback until SIGTERM."""
+    """Serve a sink until SIGTERM."""
     sink = Sink(log, dedupe=dedupe)
     try:
-        serve(create_sink(sink), port, port_file)
+        serve(create_sink(sink), port, port_file, host=host)
     finally:
         sink.close()
 

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     api_keys: tuple[SecretStr, ...] = Field(
         (), description="Bearer keys as a JSON list; without any the API listens on loopback only."
     )
+    api_without_keys: bool = Field(
+        False,
+        description="Listen beyond loopback without keys too: only where the network itself keeps "
+        "strangers out, as a container whose port is published on loopback.",
+    )
     health_host: str = Field(
         "127.0.0.1", description="Address of a scheduler's or worker's health and metrics port."
     )

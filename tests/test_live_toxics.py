@@ -15,7 +15,7 @@ import requests
 from chaos.live.edges import Measured, strike_edges, was_felt
 from chaos.live.toxics import Change, Proxies, Stream, Toxic, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.wire import Meter, Traffic, client_bytes
+from chaos.live.wire import LocalWire, Meters, Traffic, client_bytes
 from chaos.plan import FaultPlan
 from system.guardian import Guardian
 from system.machine import free_port
@@ -112,14 +112,16 @@ async def test_latency_is_what_was_asked_for_and_gone_afterwards(line: Line) -> 
 
 async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) -> None:
     async with line.connected() as (reader, writer):
-        meter = Meter(line.port)
+        meters = Meters(LocalWire(), {EDGE: line.port})
+        await meters.count()
         async with line.proxies.toxic(*latency(600_000)):
             for byte in (b"1", b"2", b"3"):
                 writer.write(byte)
                 await writer.drain()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(reader.read(1), 0.3)
-            assert meter.look() == Traffic(sent=3, received=0, connections=1, closed=0)
+            counted = await meters.count()
+            assert counted[EDGE] == Traffic(sent=3, received=0, connections=1, closed=0)
             assert line.heard == []
         assert await asyncio.wait_for(reader.readexactly(3), 2) == b"123"
 
@@ -283,7 +285,12 @@ async def felt_by(line: Line, fault: FaultPlan, *, speaking: bool) -> bool:
         talking = asyncio.create_task(talk() if speaking else asyncio.sleep(60))
         try:
             felt, evidence = await strike_edges(
-                fault, "f#1", {EDGE: line.port}, line.proxies, lambda: asyncio.sleep(0.4)
+                fault,
+                "f#1",
+                {EDGE: line.port},
+                line.proxies,
+                LocalWire(),
+                lambda: asyncio.sleep(0.4),
             )
         finally:
             talking.cancel()

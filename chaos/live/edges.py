@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from chaos.live.toxics import Proxies, Stream, Toxic
-from chaos.live.wire import Meter, Traffic, client_bytes, metered
+from chaos.live.wire import Meters, Traffic, Wire
 from chaos.nemesis import Felt, Hold
 from chaos.plan import FaultPlan
 
-# Something every server answers at once, without a login.
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
-_REQUESTS = {"postgres": _SSL_REQUEST, "redis": b"PING\r\n"}
-_HTTP = b"GET /healthz HTTP/1.0\r\n\r\n"
 _STREAMS: dict[str, tuple[Stream, ...]] = {
     "up": ("upstream",),
     "down": ("downstream",),
@@ -59,15 +56,20 @@ class Measured:
 
 
 async def strike_edges(
-    plan: FaultPlan, fault_id: str, targets: dict[str, int], proxies: Proxies, hold: Hold
+    plan: FaultPlan,
+    fault_id: str,
+    targets: Mapping[str, int],
+    proxies: Proxies,
+    wire: Wire,
+    hold: Hold,
 ) -> Felt:
-    """Break ``targets`` (edge -> its port) while ``hold`` lasts.
+    """Break ``targets`` (edge -> its proxy's port, as ``wire`` sees it) while ``hold`` lasts.
 
     Returns whether every one of them was felt, and what was measured on each.
     """
-    own: set[int] = set()  # what the harness itself sends must not count as the actor's
-    baselines = {edge: await _baseline(plan, edge, port) for edge, port in targets.items()}
-    before = {edge: set(client_bytes(port)) for edge, port in targets.items()}
+    baselines = {edge: await _baseline(plan, edge, port, wire) for edge, port in targets.items()}
+    ports = set(targets.values())
+    before = await wire.look(ports)
     async with AsyncExitStack() as probing:
         async with AsyncExitStack() as broken:
             for edge in targets:
@@ -77,28 +79,28 @@ async def strike_edges(
                     toxics = _toxics(plan, fault_id, edge)
                     await broken.enter_async_context(proxies.toxic(*toxics))
             # Counted from here on: what moves now moves in spite of the fault.
-            meters = {edge: Meter(port, own) for edge, port in targets.items()}
-            await probing.enter_async_context(metered(list(meters.values())))
+            meters = Meters(wire, targets)
+            await probing.enter_async_context(meters.running())
             struck = time.monotonic()
-            probes = {e: asyncio.create_task(_probe(e, port, own)) for e, port in targets.items()}
+            probes = {e: asyncio.create_task(wire.ask(e, port)) for e, port in targets.items()}
             probing.push_async_callback(_cancel, list(probes.values()))
             await hold()
             held = time.monotonic() - struck
-            traffic = {edge: meter.look() for edge, meter in meters.items()}
+            traffic = await meters.count()
             answers = {edge: _answer(probe, held) for edge, probe in probes.items()}
-            after = {edge: set(client_bytes(port)) for edge, port in targets.items()}
+            after = await wire.look(ports)
         released = await _released(meters, traffic)
     measured = {
         edge: Measured(
             baselines[edge],
             *answers[edge],
             traffic[edge],
-            len(before[edge]),
-            len(before[edge] - after[edge]),
+            len(before[port]),
+            len(before[port].keys() - after[port].keys()),
             released[edge],
             held,
         )
-        for edge in targets
+        for edge, port in targets.items()
     }
     felt = all(was_felt(plan, seen) for seen in measured.values())
     return felt, {edge: seen.evidence() for edge, seen in measured.items()}
@@ -126,32 +128,11 @@ def _toxics(plan: FaultPlan, fault_id: str, edge: str) -> list[Toxic]:
     return [Toxic(edge, plan.fault, stream, attributes, fault_id) for stream in streams]
 
 
-async def _baseline(plan: FaultPlan, edge: str, port: int) -> float | None:
+async def _baseline(plan: FaultPlan, edge: str, port: int, wire: Wire) -> float | None:
     """How fast the edge is before the fault, for those faults whose delay has no number."""
     if plan.fault == "latency" or plan.fault in _CLOSING:
         return None
-    return await asyncio.wait_for(_probe(edge, port, set()), _BASELINE_SECONDS)
-
-
-async def _probe(edge: str, port: int, own: set[int]) -> float | None:
-    """Seconds until the edge answers a request of our own; None when it closed instead.
-
-    The local port is added to ``own``.
-    """
-    started = time.monotonic()
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return None
-    own.add(writer.get_extra_info("sockname")[1])
-    try:
-        writer.write(_REQUESTS.get(edge.partition("->")[2], _HTTP))
-        answer = await reader.read(1)
-    except OSError:
-        return None
-    finally:
-        writer.close()
-    return time.monotonic() - started if answer else None
+    return await asyncio.wait_for(wire.ask(edge, port), _BASELINE_SECONDS)
 
 
 def _answer(probe: asyncio.Task[float | None], held: float) -> tuple[float, bool]:
@@ -165,11 +146,12 @@ async def _cancel(probes: list[asyncio.Task[float | None]]) -> None:
     await asyncio.gather(*probes, return_exceptions=True)
 
 
-async def _released(meters: dict[str, Meter], before: dict[str, Traffic]) -> dict[str, int]:
+async def _released(meters: Meters, before: dict[str, Traffic]) -> dict[str, int]:
     """Bytes that arrived at the clients once the fault was lifted."""
     give_up = time.monotonic() + _RELEASE_SECONDS
     while True:
-        now = {e: meter.look().received - before[e].received for e, meter in meters.items()}
+        counts = await meters.count()
+        now = {edge: seen.received - before[edge].received for edge, seen in counts.items()}
         if all(now.values()) or time.monotonic() > give_up:
             return now
         await asyncio.sleep(0.02)

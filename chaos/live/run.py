@@ -19,9 +19,9 @@ from chaos.filing import Report
 from chaos.history import HistoryWriter
 from chaos.live.clients import Clients
 from chaos.live.exposition import exposed
+from chaos.live.ground import Ground, Site, Stack
 from chaos.live.hint_watch import HintWatch
 from chaos.live.progress import Progress
-from chaos.live.topology import Foundation, Stack
 from chaos.mutants import SOURCES
 from chaos.records import Record
 from chaos.runs import RunStore
@@ -33,7 +33,7 @@ from chaos.workload import plan
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to run. ``sources``: where the roles' code is, None: the copy of ours that the
-    foundation has; ``mutant``: what was changed in it. ``drain_seconds``: the drain is given up
+    ground has; ``mutant``: what was changed in it. ``drain_seconds``: the drain is given up
     after so long (None: after T), what is open then stays undecided. ``targets``: the file in which
     the run is listed for Prometheus.
     """
@@ -48,7 +48,7 @@ class Order:
     targets: Path | None = None
 
 
-async def run(order: Order, foundation: Foundation) -> Report:
+async def run(order: Order, ground: Ground) -> Report:
     """Run one scenario, judge it, and write its report.
 
     Raises:
@@ -59,7 +59,7 @@ async def run(order: Order, foundation: Foundation) -> Report:
     directory = store.new_run(order.scenario.id, order.seed, order.mutant)
     progress = Progress(order.scenario.id)
     try:
-        await _Execution(order, foundation, directory, progress).run()
+        await _Execution(order, ground, directory, progress).run()
         progress.show("judging")
         judgement = await asyncio.to_thread(filing.judge, directory)
         took = time.monotonic() - started
@@ -67,7 +67,14 @@ async def run(order: Order, foundation: Foundation) -> Report:
     except Exception as error:
         took = time.monotonic() - started
         raise await asyncio.to_thread(
-            filing.failure, order.scenario, order.seed, order.mutant, directory, error, took
+            filing.failure,
+            order.scenario,
+            order.seed,
+            order.mutant,
+            directory,
+            error,
+            took,
+            ground.arena,
         ) from error
     finally:
         progress.close()
@@ -80,43 +87,34 @@ async def run(order: Order, foundation: Foundation) -> Report:
 class _Execution:
     """One run; everything its parts share."""
 
-    def __init__(
-        self, order: Order, foundation: Foundation, directory: Path, progress: Progress
-    ) -> None:
+    def __init__(self, order: Order, ground: Ground, directory: Path, progress: Progress) -> None:
         self._order = order
         self._scenario = order.scenario.drawn(order.seed)
         self._directory = directory
         self._logs = directory / "logs"
         self._progress = progress
-        self._foundation = foundation
+        self._ground = ground
         self._clock = ArenaClock()
 
     async def run(self) -> None:
         """Leaves ``history.jsonl`` in the directory."""
         self._logs.mkdir(parents=True)
-        scratch = self._foundation.directory / self._directory.name
+        scratch = self._ground.directory / self._directory.name
         with (
             HistoryWriter(self._directory / "history.jsonl") as history,
             (self._logs / "journal.jsonl").open("w", encoding="utf-8") as self._journal,
         ):
-            clients = Clients(scratch, self._logs / "clients.log", self._foundation.guardian)
-            stack = Stack(
-                scenario=self._scenario,
-                foundation=self._foundation,
-                directory=scratch,
-                logs=self._logs,
-                sources=self._order.sources or self._foundation.sources,
-                journal=self._note,
-                database=f"run_{time.time_ns()}",
-                clients=clients,
+            clients = Clients(scratch, self._logs / "clients.log", self._ground.guardian)
+            site = Site(
+                self._scenario, scratch, self._logs, self._order.sources, self._note, clients
             )
+            stack = self._ground.stack(site)
             self._progress.show("starting", f"{len(self._scenario.topology.processes)} roles")
             commit = await asyncio.to_thread(_commit)
             async with stack.up(), self._loaded(stack, clients):
-                roles = {name: stack.ports[name] for name in self._scenario.topology.processes}
-                watch = HintWatch(stack.valkey.url())
+                watch = HintWatch(stack.redis_url)
                 stack.hints = watch.hints
-                async with watch.watching(), exposed(self._order.targets, roles) as tell:
+                async with watch.watching(), exposed(self._order.targets, stack.probes) as tell:
 
                     def write(record: Record) -> None:
                         history.write(record)
@@ -132,7 +130,7 @@ class _Execution:
 
     def _plan(self, commit: str | None) -> Plan:
         return Plan(
-            arena="live",
+            arena=self._ground.arena,
             scenario=self._scenario,
             seed=self._order.seed,
             bound=bounds.allowed(self._scenario, BACKOFF),
@@ -144,8 +142,7 @@ class _Execution:
     @contextlib.asynccontextmanager
     async def _loaded(self, stack: Stack, clients: Clients) -> AsyncIterator[None]:
         operations = plan(self._scenario.workload, self._order.seed)
-        doors = [port for edge, port in stack.ports.items() if edge.startswith("client->")]
-        clients.start(operations, doors, stack.environment())
+        clients.start(operations, stack.doors, stack.environment())
         try:
             await clients.ready()
             yield

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
 
 import asyncpg
-from redis.asyncio import Redis
+import redis.asyncio
 
 from chaos.live.actors import process_state
 from chaos.nemesis import Felt, Hold
 from chaos.witness import Witness
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
 
 _FILL_SECONDS = 15.0
 _GRAB_SECONDS = 0.01
@@ -23,16 +23,46 @@ _SOMETHING_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 
 
+class Server(Protocol):
+    """A server that can be ended and started again; ``start`` returns when it answers."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any process of it is there."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of its first process; None when there is none."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def pause(self) -> Collection[int]:
+        """Stop all of its processes; returns their pids."""
+
+    def resume(self) -> None: ...
+
+
+class Postgres(Server, Protocol):
+    """Where it is found."""
+
+    def url(self, database: str = ..., /) -> str: ...
+
+
+class Redis(Server, Protocol):
+    """Where it is found."""
+
+    def url(self) -> str: ...
+
+
 class ServerStrike:
     """One strike on one server. ``run`` returns whether it was felt, and the evidence."""
 
-    def __init__(
-        self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, witness: Witness
-    ) -> None:
-        self._servers: dict[str, EmbeddedPostgres | EmbeddedValkey] = {
-            "postgres": postgres,
-            "redis": valkey,
-        }
+    def __init__(self, postgres: Postgres, valkey: Redis, witness: Witness) -> None:
+        self._servers: dict[str, Server] = {"postgres": postgres, "redis": valkey}
         self._postgres = postgres
         self._valkey = valkey
         self._witness = witness
@@ -47,17 +77,17 @@ class ServerStrike:
             return await self._exhaust(hold)
         if fault == "terminate_backends":
             return await self._once("backends", self._witness.terminate_backends, hold)
-        async with Redis.from_url(self._valkey.url(), socket_timeout=5) as redis:
+        async with redis.asyncio.Redis.from_url(self._valkey.url(), socket_timeout=5) as client:
 
             async def flush() -> int:
-                keys = int(await redis.dbsize())
+                keys = int(await client.dbsize())
                 if keys:
-                    await redis.flushall()
+                    await client.flushall()
                 return keys
 
             async def client_kill() -> int:
                 command = "CLIENT KILL", "SKIPME", "YES"
-                return int(await redis.execute_command(*command))  # type: ignore[no-untyped-call]
+                return int(await client.execute_command(*command))  # type: ignore[no-untyped-call]
 
             if fault == "flush":
                 return await self._once("keys", flush, hold)
@@ -71,7 +101,7 @@ class ServerStrike:
         await hold()
         return hit > 0, {what: hit}
 
-    async def _end(self, fault: str, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold) -> Felt:
+    async def _end(self, fault: str, server: Server, hold: Hold) -> Felt:
         pid = server.pid
         graceful = fault == "restart"
         await asyncio.to_thread(server.stop if graceful else server.kill)
@@ -83,15 +113,19 @@ class ServerStrike:
             await asyncio.to_thread(server.start)
         return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}
 
-    async def _pause(self, server: EmbeddedPostgres | EmbeddedValkey, hold: Hold) -> Felt:
+    async def _pause(self, server: Server, hold: Hold) -> Felt:
         """Felt: all of its processes were stopped when the pause ended."""
         pids = await asyncio.to_thread(server.pause)
         try:
             await hold()
-            stopped = [pid for pid in pids if process_state(pid) == "T"]
+            stopped = [pid for pid in pids if self.is_stopped(server, pid)]
         finally:
             await asyncio.to_thread(server.resume)
         return len(stopped) == len(pids), {"processes": len(pids), "stopped": len(stopped)}
+
+    def is_stopped(self, server: Server, pid: int) -> bool:
+        """Whether that process of a paused server is held, as the kernel tells it."""
+        return process_state(pid) == "T"
 
     async def _exhaust(self, hold: Hold) -> Felt:
         """Take every connection there is, and each that becomes free; felt: Postgres refused one.

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 
@@ -20,9 +20,11 @@ from chaos.collector import read_exports
 from chaos.live.actors import Actor, Command, tail
 from chaos.live.clients import Clients
 from chaos.live.edges import strike_edges
+from chaos.live.ground import Site
 from chaos.live.servers import ServerStrike
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
+from chaos.live.wire import LocalWire
 from chaos.load import EFFECTS
 from chaos.mutants import SOURCES, copy
 from chaos.nemesis import Felt, Hold
@@ -58,6 +60,24 @@ class Foundation:
     postgres: EmbeddedPostgres
     toxiproxy: Path
     sources: Path
+
+    @property
+    def arena(self) -> Literal["live"]:
+        """Its name."""
+        return "live"
+
+    def stack(self, site: Site) -> Stack:
+        """The stack of one run, with a database of its own."""
+        return Stack(
+            scenario=site.scenario,
+            foundation=self,
+            directory=site.directory,
+            logs=site.logs,
+            sources=site.sources or self.sources,
+            journal=site.journal,
+            database=f"run_{time.time_ns()}",
+            clients=site.clients,
+        )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -117,6 +137,21 @@ class Stack:
     def postgres(self) -> EmbeddedPostgres:
         return self.foundation.postgres
 
+    @property
+    def doors(self) -> list[int]:
+        """The ports where clients find the APIs: those of the proxies before them."""
+        return [port for edge, port in self.ports.items() if edge.startswith("client->")]
+
+    @property
+    def probes(self) -> dict[str, int]:
+        """The ports where roles serve ``/metrics``, by name."""
+        return {name: self.ports[name] for name in self.scenario.topology.processes}
+
+    @property
+    def redis_url(self) -> str:
+        """Redis itself, around all proxies."""
+        return self.valkey.url()
+
     def sink_calls(self) -> list[Call]:
         """What the receiver of external effects has seen."""
         return read_calls(self._sink_log)
@@ -164,7 +199,7 @@ class Stack:
     ) -> Felt:
         """By toxics; felt by what goes through the proxies meanwhile."""
         ports = {edge: self.ports[edge] for edge in edges}
-        return await strike_edges(plan, fault_id, ports, self.proxies, hold)
+        return await strike_edges(plan, fault_id, ports, self.proxies, LocalWire(), hold)
 
     async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
         """By signals and by what the servers themselves offer."""

@@ -109,6 +109,7 @@ class Proxies:
     """
 
     def __init__(self, port: int, journal: Callable[[Change], None]) -> None:
+        # Whatever runs there, its HTTP side is reached on loopback.
         self._server = toxiproxy.server.Toxiproxy()
         self._server.update_api_consumer("127.0.0.1", port)
         self._proxies: dict[str, Any] = {}
@@ -124,6 +125,19 @@ class Proxies:
             )
         self._proxies[edge] = proxy
         return int(proxy.listen.rpartition(":")[2])
+
+    async def adopt(self, edge: str, listen: str, upstream: str) -> None:
+        """Take over the proxy of ``edge`` that the server has from its configuration, or make it
+        (``host:port`` as the server sees them); raises ToxiproxyError when it is another one.
+        """
+        async with self._lock:
+            proxy = await asyncio.to_thread(self._server.get_proxy, edge)
+            if proxy is None:
+                proxy = await asyncio.to_thread(self._server.create, upstream, edge, listen, True)
+        found = proxy.listen.rpartition(":")[2], proxy.upstream
+        if found != (listen.rpartition(":")[2], upstream):
+            raise ToxiproxyError(f"{edge}: should lead to {upstream}, Toxiproxy shows {found}")
+        self._proxies[edge] = proxy
 
     @property
     def edges(self) -> tuple[str, ...]:

@@ -2,18 +2,28 @@
 
 Toxiproxy counts bytes only when a connection ends. The kernel knows at any moment how much each
 socket has sent and received (netlink ``sock_diag``, Linux, no privilege needed). So "commands were
-sent and nothing came back" is a measurement on the actor's own sockets, not an assumption.
+sent and nothing came back" is a measurement on the sockets themselves, not an assumption.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
-from collections.abc import Set as AbstractSet
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+# (sent, received) bytes of each client of a port, by something that names its socket.
+Sockets = Mapping[str, tuple[int, int]]
+
+# Something every server answers at once, without a login.
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+REQUESTS = {"postgres": _SSL_REQUEST, "redis": b"PING\r\n"}
+_HTTP = b"GET /healthz HTTP/1.0\r\n\r\n"
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -39,50 +49,111 @@ class Traffic:
     closed: int
 
 
-class Meter:
-    """Counts the traffic of clients connected to one local port, from construction on.
+class Wire(Protocol):
+    """Where the clients of proxies can be watched, and the proxies asked something.
 
-    ``ignored``: local ports of clients that do not count, such as the harness's own probes; may
-    grow later.
+    What ``ask`` itself sends is in no count.
     """
 
-    def __init__(self, port: int, ignored: AbstractSet[int] = frozenset()) -> None:
-        self._port = port
-        self._ignored = ignored
-        self._start = client_bytes(port)
-        self._last = dict(self._start)
+    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+        """The clients of each of these ports, now."""
 
-    def look(self) -> Traffic:
+    async def ask(self, edge: str, port: int) -> float | None:
+        """Seconds until the edge answered a request of the harness; None when it closed instead.
+
+        Waits as long as it takes.
+        """
+
+
+class LocalWire:
+    """The wire of proxies and clients that share this machine's network with the harness."""
+
+    def __init__(self) -> None:
+        self._own: set[int] = set()
+
+    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+        """The clients' own sockets, without those of the harness."""
+        found = {port: client_bytes(port) for port in ports}
+        return {
+            port: {str(source): counts[source] for source in counts.keys() - self._own}
+            for port, counts in found.items()
+        }
+
+    async def ask(self, edge: str, port: int) -> float | None:
+        """As ``Wire`` says."""
+        return await ask(edge, port, self._own)
+
+
+class Meter:
+    """Counts the traffic of the clients of one port, from the look ``start`` on."""
+
+    def __init__(self, start: Sockets) -> None:
+        self._start = start
+        self._last = dict(start)
+
+    def count(self, now: Sockets) -> Traffic:
         """Count again. A socket opened and closed between two looks is not seen."""
-        now = client_bytes(self._port)
         self._last.update(now)
-        counted = self._last.keys() - self._ignored
         sent = received = 0
-        for source in counted:
-            out, back = self._last[source]
+        for source, (out, back) in self._last.items():
             out_before, back_before = self._start.get(source, (0, 0))
             sent += max(0, out - out_before)
             received += max(0, back - back_before)
-        return Traffic(sent, received, len(counted), len(counted - now.keys()))
+        return Traffic(sent, received, len(self._last), len(self._last.keys() - now.keys()))
 
 
-@contextlib.asynccontextmanager
-async def metered(meters: list[Meter]) -> AsyncIterator[None]:
-    """Look at all meters every 50 ms inside the block, so that short connections count."""
+class Meters:
+    """One meter for each edge (edge -> port), all read with one look."""
 
-    async def keep_looking() -> None:
-        while True:
-            await asyncio.sleep(_SAMPLE_SECONDS)
-            for meter in meters:
-                meter.look()
+    def __init__(self, wire: Wire, targets: Mapping[str, int]) -> None:
+        self._wire = wire
+        self._targets = targets
+        self._meters: dict[str, Meter] = {}
 
-    task = asyncio.create_task(keep_looking(), name="meter")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    async def count(self) -> dict[str, Traffic]:
+        """The first time everything counts from here on."""
+        now = await self._wire.look(set(self._targets.values()))
+        if not self._meters:
+            self._meters = {edge: Meter(now[port]) for edge, port in self._targets.items()}
+        return {edge: meter.count(now[self._targets[edge]]) for edge, meter in self._meters.items()}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Count every 50 ms inside the block, so that short connections count."""
+
+        async def keep_counting() -> None:
+            while True:
+                await asyncio.sleep(_SAMPLE_SECONDS)
+                await self.count()
+
+        await self.count()
+        task = asyncio.create_task(keep_counting(), name="meters")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def ask(edge: str, port: int, own: set[int]) -> float | None:
+    """Seconds until the edge answers a request of ours on loopback; None when it closed instead.
+
+    The local port is added to ``own`` before there is a connection.
+    """
+    started = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        client.bind(("127.0.0.1", 0))
+        own.add(client.getsockname()[1])
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, REQUESTS.get(edge.partition("->")[2], _HTTP))
+            answer = await loop.sock_recv(client, 1)
+        except OSError:
+            return None
+    return time.monotonic() - started if answer else None
 
 
 def client_bytes(port: int) -> dict[int, tuple[int, int]]:
@@ -90,25 +161,68 @@ def client_bytes(port: int) -> dict[int, tuple[int, int]]:
 
     Keyed by the client's own port. Raises OSError where the kernel has no ``sock_diag``.
     """
-    identity = struct.pack("!HH16s16sI", 0, port, b"", b"", 0) + b"\xff" * 8
-    kind = (socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ALL_STATES)
-    request = struct.pack("=BBBBI", *kind) + identity
+    return {
+        # The SYN counts as one acknowledged byte.
+        found.port: (max(0, found.acked - 1), found.received)
+        for found in _sockets(socket.AF_INET)
+        if found.peer_port == port
+    }
+
+
+def served_bytes(
+    ports: Collection[int], own: Collection[int] = ()
+) -> dict[int, dict[str, tuple[int, int]]]:
+    """The same seen from the other end: by each port that is served here, and by its client's
+    address, what the client sent, and what it got and acknowledged.
+
+    ``own``: ports of clients on loopback that do not count.
+    """
+    served: dict[int, dict[str, tuple[int, int]]] = {port: {} for port in ports}
+    for family in (socket.AF_INET, socket.AF_INET6):  # a Go server has IPv6 sockets for both
+        for found in _sockets(family):
+            ours = found.peer.is_loopback and found.peer_port in own
+            if found.port in served and found.peer_port and not ours:
+                client = f"{found.peer}:{found.peer_port}"
+                served[found.port][client] = (found.received, found.acked)
+    return served
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    port: int
+    peer: ipaddress.IPv4Address | ipaddress.IPv6Address
+    peer_port: int
+    acked: int
+    received: int
+
+
+def _sockets(family: socket.AddressFamily) -> Iterator[_Socket]:
+    """Every TCP socket of this network that the kernel counts bytes of."""
+    kind = (family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ALL_STATES)
+    request = struct.pack("=BBBBI", *kind) + bytes(48)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
-    found: dict[int, tuple[int, int]] = {}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(2.0)
         netlink.send(header + request)
         while True:
             for kind_of_message, body in _messages(netlink.recv(1 << 18)):
                 if kind_of_message == _NLMSG_DONE:
-                    return found
+                    return
                 if kind_of_message == _NLMSG_ERROR:
                     raise OSError(-struct.unpack_from("=i", body)[0], "sock_diag refused")
-                source, destination = struct.unpack_from("!HH", body, 4)
                 info = _tcp_info(body)
-                if destination == port and info is not None:
-                    # The SYN counts as one acknowledged byte.
-                    found[source] = (max(0, info[0] - 1), info[1])
+                if info is not None:
+                    source, destination = struct.unpack_from("!HH", body, 4)
+                    yield _Socket(source, _address(family, body[24:40]), destination, *info)
+
+
+def _address(
+    family: socket.AddressFamily, raw: bytes
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if family == socket.AF_INET:
+        return ipaddress.IPv4Address(raw[:4])
+    address = ipaddress.IPv6Address(raw)
+    return address.ipv4_mapped or address
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -25,9 +25,10 @@ def require_safe_bind(settings: Settings) -> None:
     """Refuses to serve anybody on the network without keys.
 
     Raises:
-        Misconfigured: no keys, and ``api_host`` is not a loopback address.
+        Misconfigured: no keys, ``api_host`` is not a loopback address, and nobody said
+            ``api_without_keys``.
     """
-    if settings.api_keys or _is_loopback(settings.api_host):
+    if settings.api_keys or settings.api_without_keys or _is_loopback(settings.api_host):
         return
     raise Misconfigured(
         f"HOLDFAST_API_HOST={settings.api_host} can be reached from the network, but there are no "

@@ -81,3 +81,4 @@ def test_the_network_needs_keys(host: str) -> None:
     with pytest.raises(Misconfigured, match="HOLDFAST_API_KEYS"):
         require_safe_bind(Settings(api_host=host))
     require_safe_bind(Settings(api_host=host, api_keys=KEYS))
+    require_safe_bind(Settings(api_host=host, api_without_keys=True))

@@ -1,0 +1,208 @@
+"""Roles as containers: kept running, struck, and watched by what the engine tells of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import httpx
+
+from chaos.compose.docker import DockerError, Sight, engine, tail
+from chaos.compose.gauge import Gauge
+from chaos.live.actors import (
+    READY_SECONDS,
+    RESTART_DELAY_MAX_SECONDS,
+    RESTART_DELAY_SECONDS,
+    SHORT_LIFE_SECONDS,
+)
+from chaos.process_strike import ActorFailed, ProcessEnd
+
+_LOOK_SECONDS = 0.1
+
+
+class Container:
+    """One named role, an ``Actor`` of the nemesis. Whatever ends it, it is started again.
+
+    What it is asked is done by the docker command, one request after the other, while the caller
+    goes on; what has become of it is only what the engine tells (``saw``). A planned end waits for
+    ``restart``, any other is repaired at once.
+    """
+
+    def __init__(self, name: str, gauge: Gauge, on_exit: Callable[[ProcessEnd], None]) -> None:
+        self.name = name
+        self.container = ""
+        self._gauge = gauge
+        self._on_exit = on_exit
+        self._pid = 0
+        self._last_pid = 0
+        self._paused = False
+        self._planned = False
+        self._stopping = False
+        self._may_start = asyncio.Event()
+        self._over = asyncio.Event()
+        self._code: int | None = None
+        self._delay = RESTART_DELAY_SECONDS
+        self._started_at = 0.0
+        self.starts = 0
+        self._asked: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ what the engine tells
+
+    def saw(self, sight: Sight) -> None:
+        """Something happened to the container."""
+        match sight.action:
+            case "start":
+                self._began(sight)
+            case "die":
+                self._died(sight)
+            case "pause" | "unpause":
+                self._paused = sight.action == "pause"
+            case _:
+                pass
+
+    def _began(self, sight: Sight) -> None:
+        self.container = sight.container
+        self.starts += 1
+        self._started_at = time.monotonic()
+        self._over.clear()
+        self._looking = asyncio.create_task(self._look(), name=f"pid of {self.name}")
+
+    async def _look(self) -> None:
+        pid = int(await engine("inspect", "--format", "{{.State.Pid}}", self.container))
+        if not self._over.is_set():  # else it is that of nobody any more
+            self._pid = self._last_pid = pid
+
+    def _died(self, sight: Sight) -> None:
+        self._pid, self._paused = 0, False
+        self._code = sight.code
+        planned, self._planned = self._planned, False
+        self._on_exit(ProcessEnd(self.name, self._last_pid, sight.code or 0, sight.at, planned))
+        self._over.set()
+        self._keeper = asyncio.create_task(self._begin_again(planned), name=f"keep {self.name}")
+
+    async def _begin_again(self, planned: bool) -> None:  # noqa: FBT001
+        if planned or time.monotonic() - self._started_at >= SHORT_LIFE_SECONDS:
+            self._delay = RESTART_DELAY_SECONDS
+        if planned:
+            await self._may_start.wait()
+        else:
+            await asyncio.sleep(self._delay)
+            self._delay = min(2 * self._delay, RESTART_DELAY_MAX_SECONDS)
+        if self._stopping:
+            return
+        await engine("start", self.container)
+
+    # ------------------------------------------------------------------ as an Actor says
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, on the machine of the engine."""
+        if not self._pid:
+            raise ActorFailed(f"{self.name} has no process now")
+        return self._pid
+
+    @property
+    def alive(self) -> bool:
+        return self._pid != 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._paused
+
+    async def ready(self, timeout_seconds: float = READY_SECONDS, *, patient: bool = False) -> None:
+        """Wait until /readyz says so; raises ActorFailed."""
+        give_up = time.monotonic() + timeout_seconds
+        starts = self.starts
+        while time.monotonic() < give_up:
+            with contextlib.suppress(httpx.HTTPError):
+                if self.alive and await self._gauge.ready(self.name):
+                    return
+            if self.starts > starts + 3 and not patient:
+                break  # it dies as often as it is started: waiting would not help
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise ActorFailed(
+            f"{self.name} was not ready within {timeout_seconds:.0f} s ({self.starts} starts); "
+            f"its log ends:\n{await tail(self.container)}"
+        )
+
+    def kill(self) -> int:
+        """``docker kill``."""
+        return self._end("kill", "--signal", "KILL")
+
+    def terminate(self) -> int:
+        """``docker kill --signal TERM``."""
+        return self._end("kill", "--signal", "TERM")
+
+    def pause(self) -> int:
+        """``docker pause``: the engine's freezer holds every process of it."""
+        pid = self.pid
+        self._ask("pause")
+        return pid
+
+    def resume(self) -> int:
+        """``docker unpause``."""
+        pid = self.pid
+        self._ask("unpause")
+        return pid
+
+    def restart(self) -> None:
+        """Let it be started after a planned end."""
+        self._may_start.set()
+
+    async def gone(self) -> int:
+        """Wait until it has ended; its exit code."""
+        if self._asked is not None:
+            await self._asked
+        await self._over.wait()
+        return self._code or 0
+
+    async def move_clock(self, seconds: float) -> float | None:
+        raise ActorFailed(f"{self.name}: the clock of a container is the machine's")
+
+    def abandon(self) -> None:
+        """Kill it if it runs, and never start it again."""
+        self._stopping = True
+        self._may_start.set()
+        if self.alive:
+            self.kill()
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """End it for good: SIGTERM, SIGKILL after the grace. Raises DockerError."""
+        self._stopping = True
+        self._may_start.set()
+        for begun in (self._keeper, self._looking):
+            if begun is not None:
+                await begun  # it may be about to start: then that is over first
+        if self.alive:
+            if self._paused:
+                self._ask("unpause")
+            self._planned = True
+            self._ask("stop", "--time", str(max(1, round(grace_seconds))))
+            await self.gone()
+
+    def _end(self, *request: str) -> int:
+        pid = self.pid
+        self._planned = True
+        if not self._stopping:
+            self._may_start.clear()
+        self._ask(*request)
+        return pid
+
+    def _ask(self, *request: str) -> None:
+        before = self._asked
+
+        async def do() -> None:
+            if before is not None:
+                await asyncio.gather(before, return_exceptions=True)
+            try:
+                await engine(request[0], *request[1:], self.container)
+            except DockerError as error:
+                # It ended by itself in that moment: what it ended with is told by the engine.
+                if "is not running" not in str(error):
+                    raise ActorFailed(f"{self.name}: {error}") from error
+
+        self._asked = asyncio.create_task(do(), name=f"{request[0]} {self.name}")

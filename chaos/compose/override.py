@@ -1,0 +1,97 @@
+"""What a scenario changes in the compose file: an override, made for one run."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chaos import telemetry
+from chaos.compose.edges import port
+from chaos.load import EFFECTS
+from chaos.mutants import SOURCES
+from chaos.plan import Topology
+from chaos.scenario import Scenario
+from chaos.tasks.external import SINK_URL
+
+COMPOSE_FILE = SOURCES / "docker-compose.yml"
+# What every run has besides its roles, in the words of the compose file.
+HELPERS = ("chaos-postgres", "chaos-redis", "toxiproxy", "gauge", "sink", "collector")
+# The one door that the compose file publishes itself.
+_FIRST = "client->api-1"
+# Compose puts the password in.
+_POSTGRES = "postgresql://holdfast:${{POSTGRES_PASSWORD}}@toxiproxy:{port}/holdfast"
+
+
+class Unfit(ValueError):
+    """A scenario that this arena cannot run; the message says why."""
+
+
+def require_fit(scenario: Scenario) -> None:
+    """Raises Unfit for what containers cannot do."""
+    for plan in scenario.faults:
+        if plan.fault == "skew":
+            raise Unfit(
+                f"{scenario.id}: {plan.name or plan.fault}: a container has no clock of its own to "
+                "turn; run this scenario with --arena live"
+            )
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """Those of the compose file, with its anchors resolved and its variables as they stand."""
+    document = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = document["services"]
+    return found
+
+
+def override(scenario: Scenario, doors: Mapping[str, int]) -> dict[str, Any]:
+    """The document that makes the compose file fit ``scenario``.
+
+    Roles that the file has get their settings; roles beyond those are copies of the first of their
+    kind. ``doors``: on which port of this machine each ``client->api-N`` is published.
+    """
+    known = services()
+    topology = scenario.topology
+    made: dict[str, dict[str, Any]] = {}
+    for name in topology.processes:
+        change: dict[str, Any] = {"environment": environment(name, topology)}
+        if name not in known:
+            pattern = copy.deepcopy(known[f"{name.partition('-')[0]}-1"])
+            change = pattern | {"environment": pattern["environment"] | change["environment"]}
+        if name in topology.knows:
+            change["command"] = ["worker", *_apps(topology.knows[name])]
+        made[name] = change
+    more = [f"127.0.0.1:{host}:{port(edge)}" for edge, host in doors.items() if edge != _FIRST]
+    if more:
+        made["toxiproxy"] = {"ports": more}
+    return {"services": made}
+
+
+def environment(name: str, topology: Topology) -> dict[str, str]:
+    """A role's variables: the scenario's settings, and everything through its own proxies."""
+    settings = {
+        f"HOLDFAST_{key.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in telemetry.settings(topology.settings).items()
+    }
+    own = {
+        "HOLDFAST_LABEL": name,
+        "HOLDFAST_DATABASE_URL": _POSTGRES.format(port=port(f"{name}->postgres")),
+        "HOLDFAST_REDIS_URL": f"redis://toxiproxy:{port(f'{name}->redis')}/0",
+        "HOLDFAST_OTLP_ENDPOINT": f"http://toxiproxy:{port(f'{name}->collector')}",
+    }
+    if name.startswith("worker-"):
+        own[SINK_URL] = f"http://toxiproxy:{port(f'{name}->sink')}"
+    return settings | own
+
+
+def _apps(kinds: tuple[str, ...] = EFFECTS) -> list[str]:
+    return [word for kind in kinds for word in ("--app", f"chaos.tasks.{kind}")]
+
+
+def write(document: Mapping[str, Any], file: Path) -> None:
+    """As compose reads it."""
+    file.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")

@@ -21,7 +21,7 @@ Turn = Callable[[], Awaitable[None]]
 class _Loop:
     name: str
     turn: Turn
-    stalled_seconds: float
+    stalled_seconds: float | None
     progressed_at: float | None = None  # None: not started
     failures: int = 0
     last_error: str = ""
@@ -40,8 +40,8 @@ class Loops:
     _loops: list[_Loop] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def add(self, name: str, turn: Turn, *, stalled_seconds: float) -> None:
-        """A loop; without progress for ``stalled_seconds`` the role is not ready."""
+    def add(self, name: str, turn: Turn, *, stalled_seconds: float | None) -> None:
+        """A loop; without progress for ``stalled_seconds`` the role is not ready (None: it is)."""
         self._loops.append(_Loop(name, turn, stalled_seconds))
 
     async def run(self) -> None:
@@ -118,6 +118,8 @@ def cancelled_from_outside() -> bool:
 
 
 def _why_stalled(loop: _Loop, now: float) -> str:
+    if loop.stalled_seconds is None:
+        return ""
     if loop.progressed_at is None:
         return "not started"
     seconds = now - loop.progressed_at

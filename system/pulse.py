@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 from observability.metrics import Metrics
 from system.loops import Loops
@@ -17,7 +16,7 @@ class Pulse:
     def __init__(self, loops: Loops, metrics: Metrics) -> None:
         self._loops = loops
         self._metrics = metrics
-        loops.add("pulse", self.turn, stalled_seconds=math.inf)
+        loops.add("pulse", self.turn, stalled_seconds=None)
 
     async def turn(self) -> None:
         """One sleep."""

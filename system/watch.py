@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from observability.metrics import Metrics
 from system.loops import Loops
 from system.records import QueueDepth
@@ -23,7 +21,7 @@ class Watch:
         self._loops = loops
         self._metrics = metrics
         self._shown: set[str] = set()
-        loops.add("watch", self.turn, stalled_seconds=math.inf)
+        loops.add("watch", self.turn, stalled_seconds=None)
 
     async def turn(self) -> None:
         """One look; a queue that was seen once is shown with zeros later."""

@@ -83,7 +83,11 @@ def create_collector(collector: Collector) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     return Starlette(
-        routes=[Route(TRACES_PATH, traces, methods=["POST"]), Route("/healthz", healthz)],
+        routes=[
+            Route(TRACES_PATH, traces, methods=["POST"]),
+            Route("/healthz", healthz),
+            Route("/readyz", healthz),  # what the check of its container asks
+        ],
         exception_handlers={ClientDisconnect: cut_off},
     )
 

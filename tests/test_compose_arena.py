@@ -18,8 +18,10 @@ from chaos.compose import containers
 from chaos.compose.containers import Container
 from chaos.compose.docker import DockerError, Sight, exit_code
 from chaos.compose.gauge import Gauge
+from chaos.compose.servers import ContainerServer
 from chaos.live.wire import Meters, Traffic
 from chaos.process_strike import ProcessEnd
+from system.healthcheck import problem
 from system.machine import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +72,34 @@ def test_a_scenario_that_does_not_fit_is_refused() -> None:
 
 def test_exit_codes_are_those_of_processes() -> None:
     assert [exit_code(told) for told in (0, 3, 137, 143, 255)] == [0, 3, -9, -15, 255]
+
+
+def test_what_takes_every_connection_is_not_in_the_database_of_the_run() -> None:
+    """Else it would be ended with the others when all sessions of the run's database are."""
+    server = ContainerServer("postgres", "0123", 5, "postgresql://u:p@127.0.0.1:5/holdfast")
+    assert server.url() == "postgresql://u:p@127.0.0.1:5/holdfast"
+    assert server.url("postgres") == "postgresql://u:p@127.0.0.1:5/postgres"
+
+
+@pytest.mark.parametrize("name", ["sink", "collector", "gauge"])
+async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
+    name: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    argv = ["-m", "chaos.compose.gauge" if name == "gauge" else f"chaos.{name}"]
+    argv += ["--port", str(port)]
+    if name != "gauge":
+        argv += ["--log" if name == "sink" else "--file", str(tmp_path / "received")]
+    process = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=ROOT)
+    try:
+        async with asyncio.timeout(60):
+            while (said := await asyncio.to_thread(problem, port)) and "no answer" in said:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        assert said is None
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 # -------------------------------------------------------------------------- the gauge

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 from chaos.compose.docker import DockerError, command
 from chaos.live.servers import Server, ServerStrike
@@ -30,8 +31,10 @@ class ContainerServer:
         self._address = address
 
     def url(self, database: str = "", /) -> str:
-        """Where the harness connects."""
-        return self._address
+        """Where the harness connects: to the run's database, or to another one of the server."""
+        if not database:
+            return self._address
+        return urlsplit(self._address)._replace(path=f"/{database}").geturl()
 
     @property
     def is_running(self) -> bool:

@@ -7,6 +7,7 @@ also have skipped the task. (READ COMMITTED traps show nowhere else: alone, stat
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -108,7 +109,7 @@ def _names(world: World, shown: str) -> str:
 
 
 def _answer(world: World, value: Any) -> str:
-    """The answer without instants: those of submits and grants differ from run to run."""
+    """The answer without instants, which differ from run to run."""
     if isinstance(value, list):
         return str([_answer(world, item) for item in value])
     if type(value).__name__ == "Submitted":
@@ -116,7 +117,7 @@ def _answer(world: World, value: Any) -> str:
     if type(value).__name__ == "Claimed":
         granted = [(grant.epoch, grant.attempt, grant.last_life) for grant in value.grants]
         return f"granted {granted} deferred {len(value.deferred)}"
-    return _names(world, str(value))
+    return _names(world, re.sub(r"datetime\.datetime\([^)]*\)", "an instant", str(value)))
 
 
 class Serial:

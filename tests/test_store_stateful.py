@@ -35,6 +35,15 @@ from system.store import Store
 T = TypeVar("T")
 ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
 
+# Of all events of a task the one that changed its state last is the nearest to state_since.
+_STATE_SINCE_OF_ANOTHER_EVENT = """
+SELECT count(*) FROM tasks t, LATERAL (
+  SELECT e.seq FROM task_events e WHERE e.task_id = t.id
+  ORDER BY abs(EXTRACT(EPOCH FROM e.at - t.state_since)) LIMIT 1) nearest
+WHERE nearest.seq <> (
+  SELECT max(e.seq) FROM task_events e
+  WHERE e.task_id = t.id AND e.from_state IS DISTINCT FROM e.to_state)"""
+
 
 class StoreMachine(RuleBasedStateMachine):
     """Operations as clients, schedulers and workers send them, stale ones included."""
@@ -354,6 +363,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
         assert rows == self.stale, "each refused write has its witness"
+        assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
 
     def _compare(self, story: TaskStory, model: Model) -> None:
         row = story.task

@@ -234,9 +234,10 @@ class Watcher(HoldfastUser):
 
     def _follow(self, due: float) -> None:
         stored = self.submit(self.body())
-        if stored is None:
-            return
         answered = time.time()
+        if stored is None:
+            self._tell(due, answered - due, RuntimeError("not stored"))
+            return
         while (ended := self._ended(stored["id"])) is None:
             waited = time.time() - due
             if waited > self.options.effect_seconds:

@@ -18,9 +18,11 @@ LOCKS = Path(__file__).parent / "locks"
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/holdfast/peers``, or below ``~/.cache``."""
+    """``peers`` in HOLDFAST_CACHE, or in ``holdfast`` below the user's cache directory."""
+    if chosen := os.environ.get("HOLDFAST_CACHE"):
+        return Path(chosen).absolute() / "peers"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "holdfast" / "peers"
+    return Path(base).absolute() / "holdfast" / "peers"
 
 
 async def environment_of(name: str, cache: Path) -> Path:

@@ -21,6 +21,8 @@ from system.database import Database
 from system.errors import HoldfastError
 from system.settings import Settings
 
+NOT_TOLD = "its end is not told yet"  # the outcome of an attempt whose own span is not there
+
 _API_SECONDS = 10.0
 _STRIKE_MAX = 600_000_000  # microseconds
 _TRACEPARENT = text("SELECT traceparent FROM tasks WHERE id = :id")
@@ -105,7 +107,7 @@ def _open_attempts(spans: Sequence[Span], task_id: UUID) -> Iterator[Span]:
                 name="process",
                 start=claim.end,
                 duration=max(0, seen - claim.end),
-                attributes={**claim.attributes, "holdfast.outcome": "its end is not told yet"},
+                attributes={**claim.attributes, "holdfast.outcome": NOT_TOLD},
             )
 
 

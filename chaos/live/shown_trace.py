@@ -33,7 +33,7 @@ from system.embedded_jaeger import EmbeddedJaeger
 from system.guardian import Guardian
 from system.machine import HOST, free_port, temporary_directory
 from system.migrate import upgrade_in_loop
-from system.task_trace import NoTrace, TaskTrace, trace_of
+from system.task_trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
 
 EXPORT_SECONDS = 0.25
 _DATABASE = "holdfast"
@@ -188,7 +188,8 @@ class _Stack:
             found = await trace_of(task, self._settings)
         except NoTrace:
             return None
-        ends = [span for span in found.spans if "holdfast.outcome" in span.attributes]
+        outcomes = [span.attributes.get("holdfast.outcome", NOT_TOLD) for span in found.spans]
+        ends = [outcome for outcome in outcomes if outcome != NOT_TOLD]
         strikes = [span for span in found.spans if span.service == FAULTS]
         return found if len(ends) > 1 and strikes else None
 

@@ -120,6 +120,8 @@ def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: 
     assert len(left) <= 1
 
 
+# Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
+@pytest.mark.timeout(400)
 async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran
 ) -> None:

@@ -186,10 +186,10 @@ class FakeEngine:
     async def __call__(self, *argv: str) -> str:
         if argv[0] == "inspect":
             return f"{self.pid}\n"
-        self.asked.append(argv[:-1])
-        await asyncio.sleep(0.01)
         if argv[0] == "start":
             self.pid += 1
+        self.asked.append(argv[:-1])
+        await asyncio.sleep(0.01)
         if argv[0] in self.fails:
             raise DockerError(self.fails[argv[0]])
         return ""

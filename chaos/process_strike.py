@@ -113,11 +113,15 @@ class ProcessStrike:
     async def busy(self) -> None:
         """Wait a moment for a worker to run something: a strike on an idle one proves little.
 
-        Only a process that is up can stop gracefully: for that it is waited longer.
+        Only a process that is there can be struck, and only one that is up can stop gracefully: for
+        that it is waited longer (the database may still call busy one whose process is gone).
         """
         if self._plan.fault in {"terminate", "restart"}:
             with contextlib.suppress(ActorFailed):
                 await self._actor.ready(_UP_SECONDS, patient=True)
+        give_up = time.monotonic() + _UP_SECONDS
+        while not self._actor.alive and time.monotonic() < give_up:
+            await asyncio.sleep(0.01)
         give_up = time.monotonic() + _BUSY_SECONDS
         while self._is_worker and time.monotonic() < give_up:
             try:

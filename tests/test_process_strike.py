@@ -163,6 +163,19 @@ async def test_a_strike_that_is_given_up_in_the_middle_lets_its_process_return(
             await asyncio.sleep(0.01)
 
 
+# Found by workers_killed on a crowded machine: between two of its lives a worker looked busy.
+async def test_a_process_between_two_lives_is_waited_for(stage: Stage) -> None:
+    actor = await stage.play()
+    actor.kill()
+    await actor.gone()
+    waiting = asyncio.create_task(stage.strike("kill").busy())
+    await a_moment()
+    assert not waiting.done()
+    actor.restart()
+    await waiting
+    assert actor.alive
+
+
 async def test_a_scheduler_has_no_incarnation_to_be_replaced(stage: Stage) -> None:
     await stage.play("scheduler-1")
     felt, evidence = await stage.strike("kill").run(a_moment)

@@ -116,4 +116,4 @@ def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:
 
 def test_help_names_every_command() -> None:
     names = {command.name for command in app.registered_commands}
-    assert names == {"run", "check", "mutants", "sweep", "report", "list"}
+    assert names == {"run", "check", "mutants", "sweep", "trace", "report", "list"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -132,3 +134,18 @@ async def handler(*allowed: str) -> AsyncIterator[HttpRequest]:
 async def call(payload: dict[str, Any], *allowed: str, timeout_seconds: float = 30.0) -> Any:
     async with handler(*(allowed or ("127.0.0.1",))) as http:
         return await http.run(context(timeout_seconds), payload)
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A uvicorn in a thread of this process: handlers under test have the loop for themselves."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    made = Server(listening.getsockname()[1])
+    config = uvicorn.Config(receiver(made), log_level="warning", ws="none", lifespan="off")
+    instance = uvicorn.Server(config)
+    thread = threading.Thread(target=instance.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield made
+    instance.should_exit = True
+    thread.join()
+    listening.close()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpcore
 import httpx
 import pytest
-import uvicorn
-from http_receiver import TASK_ID, TRACEPARENT, Server, call, context, handler, receiver
+from http_receiver import TASK_ID, TRACEPARENT, Server, call, context, handler, serving
 
 from system.errors import Misconfigured
 from system.handlers import Discard, Retry
@@ -26,17 +24,8 @@ from system.handlers.builtin.http_request import (
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A uvicorn in a thread of this process: handlers under test have the loop for themselves."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    made = Server(listening.getsockname()[1])
-    config = uvicorn.Config(receiver(made), log_level="warning", ws="none", lifespan="off")
-    instance = uvicorn.Server(config)
-    thread = threading.Thread(target=instance.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield made
-    instance.should_exit = True
-    thread.join()
-    listening.close()
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvicorn
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import Envelope
-from http_receiver import Server, context, granted, handler, receiver
+from http_receiver import Server, context, granted, handler, serving
 from otlp_receiver import Receiver, Seen, receiving
 
 from observability.logs import create_logger
@@ -28,16 +26,8 @@ from system.telling.attempt_trace import AttemptTrace
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    listening = socket.create_server(("127.0.0.1", 0))
-    made = Server(listening.getsockname()[1])
-    config = uvicorn.Config(receiver(made), log_level="warning", ws="none", lifespan="off")
-    instance = uvicorn.Server(config)
-    thread = threading.Thread(target=instance.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield made
-    instance.should_exit = True
-    thread.join()
-    listening.close()
+    with serving() as made:
+        yield made
 
 
 @contextlib.asynccontextmanager

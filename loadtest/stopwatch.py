@@ -57,8 +57,13 @@ class Stopwatch:
 
     @property
     def cpu_ms_per_task(self) -> float:
-        """Milliseconds of processor time of all processes below this one; NaN of too few tasks."""
+        """Milliseconds of processor time of all processes below this one; NaN of too few tasks.
+
+        Too few are also those that end within one tick of the kernel's clock (10 ms): the
+        difference is then 0, which is no cost and divides nothing.
+        """
         assert self._first is not None  # noqa: S101 - read after the end
         assert self._last is not None  # noqa: S101
         tasks = self._last[1] - self._first[1]
-        return (self._cpu[1] - self._cpu[0]) * 1000 / tasks if tasks else math.nan
+        spent = self._cpu[1] - self._cpu[0]
+        return spent * 1000 / tasks if tasks and spent > 0 else math.nan

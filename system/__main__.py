@@ -33,7 +33,7 @@ app = typer.Typer(
 @app.command()
 def api() -> None:
     """Serve the REST API (stateless: start as many as you like)."""
-    from system.roles import run_api
+    from system.api.role import run_api
 
     _run(run_api(_settings()))
 
@@ -68,10 +68,11 @@ def worker(
 @app.command()
 def migrate() -> None:
     """Bring the database to the schema of this release."""
-    from system.migrate import newest, upgrade_in_loop
+    from system.migrate import upgrade_in_loop
+    from system.revision import NEWEST
 
     _run(_zero(upgrade_in_loop(_settings())))
-    typer.echo(f"the database is at migration {newest()}")
+    typer.echo(f"the database is at migration {NEWEST}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy import text
 
-from system import migrate
+from system import revision
 from system.database import Database
 from system.errors import HoldfastError
 from system.queue import HintQueue
@@ -40,8 +40,8 @@ class Finding:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yields one finding per check, worst news included; raises nothing for what it finds."""
     try:
-        await migrate.check(settings)
-        yield Finding("ok", "migrations", f"at {migrate.newest()}")
+        await revision.check(settings)
+        yield Finding("ok", "migrations", f"at {revision.NEWEST}")
     except HoldfastError as error:
         yield Finding("bad", "migrations", str(error))
     async for finding in _postgres(settings):

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema, and tells whether one is there (Alembic)."""
+"""Brings a database to the newest schema (Alembic)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
-from system.database import Database, create_engine
-from system.errors import Misconfigured, Unavailable
+from system.database import create_engine
+from system.errors import Unavailable
 from system.settings import Settings
 
 _SCRIPTS = Path(__file__).parent / "migrations"
-
-
-def newest() -> str:
-    """The revision this code was written for."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise Misconfigured(f"no migrations found in {_SCRIPTS}: the installation is broken")
-    return head
 
 
 def upgrade(database_url: str) -> None:
@@ -48,36 +39,6 @@ async def upgrade_in_loop(settings: Settings) -> None:
         raise Unavailable(f"cannot migrate the database: {reason}") from error
     finally:
         await engine.dispose()
-
-
-async def check(settings: Settings) -> None:
-    """Raises Misconfigured where the database is unmigrated or newer than this code."""
-    database = Database(settings, connections=1, application_name="holdfast-check")
-    try:
-        found = await database.call(_revision)
-    finally:
-        await database.close()
-    expected = newest()
-    if found == expected:
-        return
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is None or found in known:
-        raise Misconfigured(
-            f"the database is at migration {found or 'none'}, this code needs {expected}: "
-            "run `holdfast migrate`"
-        )
-    raise Misconfigured(
-        f"the database is at migration {found}, which this code does not know (it needs "
-        f"{expected}): start the newer release of Holdfast"
-    )
-
-
-def _revision(connection: Connection) -> str | None:
-    try:
-        row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
-    except ProgrammingError:
-        return None  # no such table: never migrated
-    return str(row[0]) if row else None
 
 
 def _upgrade(connection: Connection) -> None:

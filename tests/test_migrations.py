@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from system import migrate
+from system import migrate, revision
 from system.errors import Misconfigured, Unavailable
 from system.schema import metadata
 from system.settings import Settings
@@ -75,6 +77,13 @@ def test_postgres_sees_no_difference_either(migrated: Engine, declared: Engine) 
     assert len(partial) == 7
 
 
+def test_the_revision_of_this_code_is_the_newest_migration() -> None:
+    scripts = ScriptDirectory(Path(migrate.__file__).with_name("migrations"))
+    in_order = [script.revision for script in scripts.walk_revisions("base", "heads")]
+    assert in_order[0] == revision.NEWEST
+    assert in_order == sorted(in_order, reverse=True)
+
+
 def test_upgrading_twice_is_harmless(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
     engine = engine_of(empty_database_url)
@@ -84,21 +93,21 @@ def test_upgrading_twice_is_harmless(empty_database_url: str) -> None:
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT name FROM task_names")) == "kept"
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == (
-            migrate.newest()
+            revision.NEWEST
         )
     engine.dispose()
 
 
 async def test_a_migrated_database_fits(settings: Settings) -> None:
-    await migrate.check(settings)
+    await revision.check(settings)
 
 
 async def test_a_role_on_an_unmigrated_database_says_what_to_do(empty_database_url: str) -> None:
     settings = Settings(database_url=empty_database_url)
     with pytest.raises(Misconfigured, match=r"at migration none.*run `holdfast migrate`"):
-        await migrate.check(settings)
+        await revision.check(settings)
     await migrate.upgrade_in_loop(settings)
-    await migrate.check(settings)
+    await revision.check(settings)
 
 
 async def test_a_role_on_a_newer_database_says_what_to_do(
@@ -107,7 +116,7 @@ async def test_a_role_on_a_newer_database_says_what_to_do(
     with migrated.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Misconfigured, match=r"9999.*start the newer release"):
-        await migrate.check(settings)
+        await revision.check(settings)
 
 
 async def test_a_table_of_versions_without_a_row_counts_as_unmigrated(
@@ -116,7 +125,7 @@ async def test_a_table_of_versions_without_a_row_counts_as_unmigrated(
     with migrated.begin() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
     with pytest.raises(Misconfigured, match="run `holdfast migrate`"):
-        await migrate.check(settings)
+        await revision.check(settings)
 
 
 def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> None:

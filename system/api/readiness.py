@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from system import migrate
+from system import revision
 from system.api import problems
 from system.api.problems import Problem
 from system.errors import HoldfastError
@@ -45,7 +45,7 @@ class Readiness:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._store.clock()
                 if self._older(self._migrations_fit_at, _MIGRATIONS_SECONDS):
-                    await migrate.check(self._settings)
+                    await revision.check(self._settings)
                     self._migrations_fit_at = asyncio.get_running_loop().time()
         except TimeoutError:
             return f"Postgres did not answer within {_ANSWER_SECONDS:g} s."

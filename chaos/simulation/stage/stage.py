@@ -28,8 +28,9 @@ from chaos.simulation.valkey import ValkeyNode
 from chaos.sink import Call, Sink, create_sink, read_calls
 from chaos.witness import Witness
 from chaos.workload import plan
+from system.api.role import run_api
 from system.health import start_server
-from system.roles import run_api, run_scheduler, run_worker
+from system.roles import run_scheduler, run_worker
 from system.settings import Settings
 
 API_PORT, HEALTH_PORT, SINK_PORT, COLLECTOR_PORT = 8000, 8081, 8090, 4318

@@ -114,8 +114,7 @@ class Intake:
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         hints = [delivery.hint for delivery in deliveries if delivery.hint]
-        sent = asyncio.get_running_loop().time()
-        claimed = await self._claim(hints) if hints else Claimed()
+        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
         if claimed is None:
             return  # never acked: a scheduler gives these hints to the living
         later: list[Delivery] = []
@@ -127,27 +126,31 @@ class Intake:
         batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
         for grant in claimed.grants:
             batch = batches.get(grant.task_id)
-            self._slots.begin(grant, sent, batch=batch, stopping=self._ending.loops.stopping)
+            started = sent - grant.running_seconds
+            self._slots.begin(grant, started, batch=batch, stopping=self._ending.loops.stopping)
         waiting = later[:1] if not self._slots.alone else []
         self._wait_for(waiting[0] if waiting else None)
         await self._queue.requeue(later[len(waiting) :])
         await self._queue.ack(settled)
 
-    async def _claim(self, hints: Sequence[Hint]) -> Claimed | None:
+    async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
         """Sends the claim until it is answered, always under the same token.
 
-        None: dead, or stopped without Postgres for so long that the grace is over.
+        With the loop's time of the sending that was answered. None: dead, or stopped without
+        Postgres for so long that the grace is over.
         """
         token, alone = uuid4(), self._slots.idle
+        clock = asyncio.get_running_loop().time
         self.claims_sent += 1
         self._claims_in_flight += 1
         try:
             while True:
+                sent = clock()
                 try:
                     claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
                 except (OutcomeUnknown, Unavailable) as error:
                     if self._ending.dead.is_set() or self._ending.grace_left() <= 0:
-                        return None
+                        return None, sent
                     self._log.warning("claim sent again", hints=len(hints), error=str(error))
                     await wait_for_event(self._ending.dead, _RESEND_SECONDS)
                 else:
@@ -155,7 +158,7 @@ class Intake:
                         self._log.warning(
                             "claim of unknown outcome was committed", grants=claimed.again
                         )
-                    return None if self._ending.dead.is_set() else claimed
+                    return None if self._ending.dead.is_set() else claimed, sent
         finally:
             self._claims_in_flight -= 1
 

@@ -199,10 +199,10 @@ class Dispatched(Republished):
 class Grant:
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 
-    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run, by
-    the database's clock; ``queued_at``: it was QUEUED
-    from then on. ``last_life``: one more loss makes the task FAILED, so nothing else may begin in
-    this worker until the attempt is over.
+    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run,
+    ``running_seconds`` from claimed to the answer that says so, by the database's clock;
+    ``queued_at``: it was QUEUED from then on. ``last_life``: one more loss makes the task FAILED,
+    so nothing else may begin in this worker until the attempt is over.
     """
 
     task_id: UUID
@@ -220,6 +220,7 @@ class Grant:
     age_seconds: float
     queued_at: datetime
     last_life: bool = False
+    running_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

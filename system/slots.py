@@ -102,8 +102,8 @@ class Slots:
         """Makes ``wait`` look at its condition again."""
         self._freed.set()
 
-    def begin(self, grant: Grant, sent: float, *, batch: str | None, stopping: bool) -> None:
-        """Runs the handler of a grant whose claim was sent at ``sent`` (the loop's clock).
+    def begin(self, grant: Grant, started: float, *, batch: str | None, stopping: bool) -> None:
+        """Runs the handler of a grant; its time runs from ``started`` (the loop's clock).
 
         ``batch``: the traceparent of its hint. ``stopping``: it is told to stop before it begins.
         """
@@ -120,7 +120,7 @@ class Slots:
         context = Context(
             grant,
             clock=asyncio.get_running_loop().time,
-            started=sent,
+            started=started,
             cancellation=cancellation,
             begin=self._transactions.begin if handler.is_async else None,
             trace=trace,

@@ -128,6 +128,7 @@ SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_
   attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
+  EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
   {_last_life("g")} AS last_life
 FROM g ORDER BY priority DESC, due_at, id""")
 

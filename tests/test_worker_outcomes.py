@@ -47,6 +47,28 @@ async def test_what_a_handler_returns_is_its_effect(bench: Bench) -> None:
     assert seen["in_thread"].startswith("handler")
 
 
+async def test_a_claim_sent_again_does_not_shorten_the_attempt(bench: Bench) -> None:
+    """Found by database_down_longer_than_lease: such an attempt was timed out while it ran."""
+    left: list[float] = []
+
+    @bench.registry.task("slow")
+    async def slow(ctx: Context, _: Payload) -> None:
+        left.append(ctx.remaining_seconds())
+
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.worker(database_url=wire.url, lease_seconds=60.0),
+    ):
+        wire.down()
+        (task_id,) = await bench.offer("slow", timeout_seconds=1.0)
+        # Resent every 0.2 s: for longer than the attempt may take.
+        await until(lambda: bench.logged().count("claim sent again") >= 6)
+        wire.heal()
+        await bench.until_state([task_id], State.SUCCEEDED)
+    assert await bench.reasons(task_id) == [*BEGIN, Reason.SUCCEEDED]
+    assert left[0] > 0.5
+
+
 def raise_in_group() -> None:
     raise BaseExceptionGroup("several", [SystemExit(3), ValueError("x")])
 

@@ -44,7 +44,7 @@ _CLAIM_GIVEN_UP = Mutant(
         Edit(
             _INTAKE,
             "                    await wait_for_event(self._ending.dead, _RESEND_SECONDS)\n",
-            "                    return Claimed()\n",
+            "                    return Claimed(), sent\n",
         ),
     ),
 )
@@ -88,9 +88,9 @@ _ACK_BEFORE_CLAIM = Mutant(
     edits=(
         Edit(
             _INTAKE,
-            "        claimed = await self._claim(hints) if hints else Claimed()\n",
+            "        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)\n",
             "        await self._queue.ack(deliveries)\n"
-            "        claimed = await self._claim(hints) if hints else Claimed()\n",
+            "        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)\n",
         ),
     ),
 )
@@ -113,6 +113,21 @@ _TAKING = (
     both("pending_not_reread_hints_once", _PENDING_NOT_REREAD, HINTS_ONCE, killers=("L1",)),
     _ACK_BEFORE_CLAIM,
     both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
+    Mutant(
+        name="time_of_the_first_sending",
+        guard="an attempt's time runs from its claim, however often that had to be sent",
+        what="from the first sending of the claim",
+        scenario="late_grant",
+        killers=("S16",),
+        edits=(
+            Edit(_INTAKE, "                sent = clock()\n", ""),
+            Edit(
+                _INTAKE,
+                "        clock = asyncio.get_running_loop().time\n",
+                "        sent = asyncio.get_running_loop().time()\n",
+            ),
+        ),
+    ),
     Mutant(
         name="more_than_slots",
         guard="a worker reads hints only for its free slots",

@@ -49,7 +49,8 @@ class Context:
         begin: Callable[[Context], AbstractAsyncContextManager[Transaction]] | None = None,
         trace: AttemptTrace | None = None,
     ) -> None:
-        """``clock`` is the loop's ``time``; ``started`` its value just before the claim was sent.
+        """``clock`` is the loop's ``time``; ``started`` its value when the task was claimed, or a
+        little before: never after.
 
         ``begin`` opens transactions (``Transactions.begin``); None for plain functions. ``trace``
         is None where no spans are recorded.

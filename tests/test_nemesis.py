@@ -99,6 +99,15 @@ async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:
     assert war.field.standing == set()
 
 
+async def test_strikes_of_one_edge_do_not_overlap_when_they_take_longer_than_planned() -> None:
+    """redis_flapping on a crowded machine: one strike's end mended what the next had broken."""
+    war = War({"name": "f", "at": 0, "for": 0.2, "every": 0.05, "times": 3})
+    async with war.waged() as waging:
+        await waging
+    told = [kind for _, kind in war.told()]
+    assert told == ["start", "felt", "end"] * 3
+
+
 async def test_a_strike_waits_for_its_event() -> None:
     war = War({"name": "f", "after": {"event": "claimed", "count": 3}, "for": 0.05})
     async with war.waged() as waging:

@@ -41,6 +41,7 @@ class Field:
         }
         self.scenario = Scenario.model_validate(document)
         self.standing: set[str] = set()
+        self.slowness = 0.0  # seconds that mending takes
         self.witness = FakeWitness()
         self.actors: dict[str, Any] = {}
 
@@ -50,6 +51,7 @@ class Field:
         self.standing.update(edges)
         try:
             await hold()
+            await asyncio.sleep(self.slowness)
         finally:
             self.standing.difference_update(edges)
         return True, {"fault": plan.fault, "fault_id": fault_id}
@@ -101,7 +103,8 @@ async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:
 
 async def test_strikes_of_one_edge_do_not_overlap_when_they_take_longer_than_planned() -> None:
     """redis_flapping on a crowded machine: one strike's end mended what the next had broken."""
-    war = War({"name": "f", "at": 0, "for": 0.2, "every": 0.05, "times": 3})
+    war = War({"name": "f", "at": 0, "for": 0.05, "every": 0.1, "times": 3})
+    war.field.slowness = 0.15
     async with war.waged() as waging:
         await waging
     told = [kind for _, kind in war.told()]

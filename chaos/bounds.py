@@ -53,6 +53,8 @@ START_ROUND_TRIPS = 6
 ALONE_ROUND_TRIPS = 4
 # From the death of a worker to the next one: the longest pause of the harness, and its start.
 WORKER_START_SECONDS = 4.0
+# How much longer a container takes than a process: Docker's part, and its share of a CPU.
+CONTAINER_START_SECONDS = 10.0
 # What can keep a heartbeat from Postgres; the others only slow it down.
 _CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
 

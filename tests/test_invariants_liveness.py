@@ -8,10 +8,11 @@ import pytest
 from bad_histories import BadHistories, Maker, done, on_row, refused
 from specimen import ALLOWED_SECONDS, Specimen, instant
 
+from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
 from chaos.invariants.registry import CHECKS
-from chaos.records import Phase
+from chaos.records import Phase, Run
 from chaos.verdict import judge
 
 bad = BadHistories()
@@ -115,6 +116,18 @@ def test_idle_time_is_no_lack_of_progress() -> None:
     run.now = 45.0
     done(run, "b")
     assert CHECKS["L2"](run.history()) == []
+
+
+def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start() -> None:
+    def in_containers(seconds: float) -> History:
+        run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
+        life = run.submit("a")
+        run.now += seconds
+        life.dispatch().claim().succeed()
+        return run.edited(lambda r: replace(r, arena="compose") if isinstance(r, Run) else r)
+
+    assert CHECKS["L2"](in_containers(6.0)) == []
+    assert CHECKS["L2"](in_containers(5.0 + CONTAINER_START_SECONDS + 1.0))
 
 
 def test_a_task_cancelled_before_it_started_is_on_time() -> None:

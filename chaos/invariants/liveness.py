@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.violation import Violation
 from chaos.records import Event, Task
@@ -96,12 +97,15 @@ def _late(history: History) -> Iterator[tuple[Span, float, bool]]:
 
 def progress_under_faults(history: History) -> list[Violation]:
     """L2: while faults last, no stretch longer than the limit passes in which a task is due and
-    open and none ends.
+    open and none ends. The limits of scenarios are for processes: a container that was killed is
+    given longer to be back.
     """
     begun, healed = history.phases.get("faults"), history.phases.get("healed")
     if begun is None or healed is None:
         return []
     allowed = allowed_seconds(history, "L2")
+    if history.run.arena == "compose":
+        allowed += CONTAINER_START_SECONDS
     by_end = sorted(spans(history), key=_end, reverse=True)
     ends = [_end(span) for span in by_end if begun < _end(span) < healed]
     found: list[Violation] = []

@@ -36,7 +36,8 @@ def _computed() -> dict[str, Literal["computed"] | float]:
 
 
 class Expectations(Part):
-    """always: invariants of safety. eventually: of liveness, ``computed`` or a number of seconds.
+    """always: invariants of safety. eventually: of liveness, ``computed`` or a number (seconds; of
+    L5 a share).
     sometimes: what must have been seen, else the run proves nothing (``vocabulary.SOMETIMES``).
     """
 

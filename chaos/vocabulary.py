@@ -88,9 +88,11 @@ INVARIANTS: dict[str, str] = {
     "S13": "the trace of every task is complete: each attempt has one span, nothing leads nowhere",
     "S15": "the dead letter holds exactly the tasks that were made to fail",
     "S16": "no attempt is wasted: none is lost, none times out",
+    "S17": "no more tasks are QUEUED at a time than the bound of the queue allows",
     "L1": "every task is terminal within T after it was due and everything healed",
     "L2": "while faults last, tasks still end",
     "L4": "without faults, every attempt starts on time",
+    "L5": "what an overload left is worked off as fast as before (a share of that rate)",
 }
 
 # Those that hold whatever breaks; the other laws of safety depend on what a scenario does.

@@ -1,7 +1,7 @@
 """All invariants by name.
 
 S14 (the same seed gives the same run) compares runs: it is a test of the simulated arena.
-L3 and L5 (fairness, capacity) are measured by the load tests.
+L3 (fairness) is measured by the load tests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from chaos.history import History
-from chaos.invariants import clients, effects, liveness, log, traces
+from chaos.invariants import clients, effects, liveness, log, overload, traces
 from chaos.invariants.violation import Violation
 
 Invariant = Callable[[History], list[Violation]]
@@ -32,8 +32,10 @@ CHECKS: Mapping[str, Invariant] = MappingProxyType(
         "S13": traces.traces_complete,
         "S15": log.dead_letter_exact,
         "S16": log.no_attempt_wasted,
+        "S17": overload.queue_bounded,
         "L1": liveness.done_in_time,
         "L2": liveness.progress_under_faults,
         "L4": liveness.on_time,
+        "L5": overload.capacity_kept,
     }
 )

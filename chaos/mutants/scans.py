@@ -66,6 +66,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="room_ignored",
+        guard="room: no more than queue_depth_max QUEUED per queue",
+        what="what is QUEUED already is not counted",
+        scenario="narrow_queue",
+        killers=("S17",),
+        edits=(
+            Edit(
+                _FILE,
+                "SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue",
+                "SELECT count(*) FROM tasks t WHERE false",
+            ),
+        ),
+    ),
+    Mutant(
         name="dispatch_before_due",
         guard="only what is due is dispatched",
         what="SCHEDULED tasks are dispatched at once",
@@ -203,12 +217,6 @@ UNPLANTED = (
         _FILE,
         "equivalent on Postgres >= 12: what locks rows or is used twice is never inlined; said all "
         "the same",
-    ),
-    Unplanted(
-        "room: no more than queue_depth_max QUEUED per queue",
-        _FILE,
-        "bounds Redis's memory and keeps priority decidable, no promise about a task: hints beyond "
-        "the stream's cap are published again",
     ),
     Unplanted(
         "place <= free: priority and the limit across priorities",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import math
 import re
 import signal
@@ -120,6 +121,7 @@ class SimulationLoop(VirtualTimeLoop):
         """After a run: what is left of all nodes ends, unseen; then the loop is closed."""
         trace, self.trace = self.trace, Trace(self.time)  # of the run: nothing is added to it
         asyncio._set_running_loop(self)  # for those who ask in a ``finally``
+        logging.disable()  # libraries complain of being ended in the middle
         try:
             with virtual.installed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -129,6 +131,7 @@ class SimulationLoop(VirtualTimeLoop):
                     if not stack.dead:
                         stack.throw()  # one that waits keeps the whole run alive
         finally:
+            logging.disable(logging.NOTSET)
             asyncio._set_running_loop(None)
         self.trace = trace
         self._timers.clear()

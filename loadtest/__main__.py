@@ -12,7 +12,7 @@ import typer
 
 from loadtest import drain as drains
 from loadtest import load as loads
-from loadtest import profiler
+from loadtest import profiler, submits
 from loadtest import scale as scales
 from loadtest import soak as soaks
 from loadtest.locust_run import Load
@@ -66,6 +66,39 @@ def drain(
         typer.echo(line)
     if json_file is not None:
         json_file.write_text(json.dumps(figures.as_json(), indent=2) + "\n")
+
+
+@app.command()
+def submit(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Single requests: so long a round.")] = 8.0,
+    connections: Annotated[int, typer.Option(min=1, help="Over so many connections.")] = 64,
+    tasks: Annotated[
+        int, typer.Option(min=500, help="In batches, and by enqueue_many, in each round.")
+    ] = 30_000,
+    singly: Annotated[int, typer.Option(min=1, help="By enqueue, in each round.")] = 3_000,
+    wrk: Annotated[bool, typer.Option(help="Single requests, by wrk.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there, too.")
+    ] = None,
+) -> None:
+    """Store tasks in each way there is, and time single ones while nothing else is to be done."""
+    _check_parent(json_file)
+    options = submits.Options(
+        rounds=rounds,
+        seconds=seconds,
+        connections=connections,
+        batched=tasks,
+        singly=singly,
+        together=tasks,
+        wrk=wrk,
+    )
+    rates = run(submits.run(options, say))
+    for line in rates.lines():
+        typer.echo(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps(rates.as_json(), indent=2) + "\n")
 
 
 class Shape(StrEnum):

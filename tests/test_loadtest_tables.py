@@ -1,4 +1,4 @@
-"""profile, scale and soak at sizes that prove they work; their figures mean nothing."""
+"""submit, profile, scale and soak at sizes that prove they work; their figures mean nothing."""
 
 from __future__ import annotations
 
@@ -112,3 +112,23 @@ def test_a_soak_tells_growth_and_draws_it(temporary: Path, tmp_path: Path) -> No
     page = (out / "soak.html").read_text()
     assert page.count("<svg") == 5
     assert "src=" not in page
+
+
+def test_submits_are_measured_in_each_way(temporary: Path, tmp_path: Path) -> None:
+    file = tmp_path / "submit.json"
+    sizes = ["--rounds", "1", "--tasks", "1000", "--singly", "20"]
+    run = loadtest(temporary, "submit", "--no-wrk", *sizes, "--json", str(file))
+    assert run.returncode == 0, run.stderr
+    assert those_of(temporary) == []
+    told = json.loads(file.read_text())
+    assert told["posted"] == []
+    assert all(told[way][0] > 0 for way in ("batched", "singly", "together"))
+    assert len(told["idle"]) == 200
+    assert "idle: submitted -> SUCCEEDED" in run.stdout
+
+
+def test_a_missing_wrk_is_told_before_anything_is_started(temporary: Path) -> None:
+    run = loadtest(temporary, "submit", PATH="/nowhere")
+    assert run.returncode == 1
+    assert "wrk is not on PATH" in run.stderr
+    assert "starting" not in run.stderr

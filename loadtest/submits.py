@@ -1,0 +1,180 @@
+"""How fast are tasks stored: singly, in batches, by ``enqueue``; and how long does one take when
+nothing else is to be done?
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import statistics
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from loadtest.drain import Bench, bench_of
+from loadtest.figures import spread
+from loadtest.processes import LoadtestError, end, spawn
+from loadtest.stack import Stack
+from loadtest.submit import BATCH, noop
+
+_SCRIPT = Path(__file__).with_name("post.lua")
+_WRK_MISSING = (
+    "wrk is not on PATH: single requests need a load generator that is faster than what it loads "
+    "(Debian: apt-get install wrk; macOS: brew install wrk), or leave them out with --no-wrk"
+)
+_IDLE_TASKS = 200
+_POLL_SECONDS = 0.002
+_GIVE_UP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``connections``: wrk's. ``batched``, ``singly``, ``together``: so many tasks each round."""
+
+    rounds: int = 3
+    seconds: float = 8.0
+    connections: int = 64
+    batched: int = 30_000
+    singly: int = 3_000
+    together: int = 30_000
+    wrk: bool = True
+
+
+@dataclass(slots=True)
+class Rates:
+    """Tasks per second, round by round; seconds of single requests and of lonely tasks."""
+
+    posted: list[float] = field(default_factory=list)
+    posted_p50: list[float] = field(default_factory=list)
+    posted_p99: list[float] = field(default_factory=list)
+    batched: list[float] = field(default_factory=list)
+    singly: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Medians, and the range over the rounds in brackets."""
+        rows = [
+            ("POST /tasks/, one API process (wrk)", self.posted),
+            (f"POST /tasks/batch, {BATCH} in a request", self.batched),
+            ("enqueue(), a transaction each", self.singly),
+            (f"enqueue_many(), {BATCH} in a transaction", self.together),
+        ]
+        told = [f"{name:42}{spread(rates):>26} tasks/s" for name, rates in rows if rates]
+        if self.posted:
+            median, late = (
+                spread([1000 * each for each in seconds], " ms", 1)
+                for seconds in (self.posted_p50, self.posted_p99)
+            )
+            told.append(f"{'a single POST':42}p50 {median}, p99 {late}")
+        idle = [1000 * seconds for seconds in self.idle]
+        p99 = statistics.quantiles(idle, n=100)[98]
+        told.append(
+            f"{'idle: submitted -> SUCCEEDED':42}p50 {statistics.median(idle):.1f} ms, "
+            f"p99 {p99:.1f} ms over {len(idle)} tasks"
+        )
+        return told
+
+
+async def run(options: Options, say: Callable[[str], None]) -> Rates:
+    """Start a stack with one API process, measure, stop it.
+
+    Raises:
+        LoadtestError: a figure could not be had.
+    """
+    wrk = shutil.which("wrk") if options.wrk else None
+    if options.wrk and wrk is None:
+        raise LoadtestError(_WRK_MISSING)
+    rates = Rates()
+    say("starting Postgres, Valkey, the API and a worker")
+    async with Stack(workers=1) as stack, bench_of(stack) as bench:
+        for number in range(1, options.rounds + 1):
+            await bench.witness.reset()
+            if wrk is not None:
+                await _post(wrk, bench, options, rates)
+                await bench.witness.reset()
+            seconds = await bench.submitter.flood(options.batched)
+            rates.batched.append(options.batched / seconds)
+            await bench.witness.reset()
+            await _enqueue(bench, options, rates)
+            say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
+        await bench.witness.reset()
+        await bench.stack.start("scheduler", 1)
+        say("one task after the other, when nothing else is to be done")
+        rates.idle = await _alone(stack.api_url)
+        say("stopping")
+    return rates
+
+
+async def _post(wrk: str, bench: Bench, options: Options, rates: Rates) -> None:
+    url = bench.stack.api_url
+    arguments = ["-t1", f"-c{options.connections}", f"-d{options.seconds:g}s", "-s", str(_SCRIPT)]
+    process = await asyncio.create_subprocess_exec(
+        wrk, *arguments, url, stdout=PIPE, stderr=PIPE, start_new_session=True
+    )
+    try:
+        output, complaint = await process.communicate()
+    finally:
+        if process.returncode is None:
+            await end(process)
+    if process.returncode != 0:
+        raise LoadtestError(f"wrk failed: {complaint.decode(errors='replace').strip()}")
+    told = json.loads(output.decode().strip().splitlines()[-1])
+    stored = await bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
+    if told["refused"] or told["broken"] or stored < told["requests"]:
+        raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
+    rates.posted.append(told["requests"] / (told["microseconds"] / 1e6))
+    rates.posted_p50.append(told["p50"] / 1e6)
+    rates.posted_p99.append(told["p99"] / 1e6)
+
+
+async def _enqueue(bench: Bench, options: Options, rates: Rates) -> None:
+    sizes = (options.singly, options.together, BATCH)
+    arguments = ["loadtest.enqueue_client", bench.stack.database_url, *map(str, sizes)]
+    process = await spawn(arguments, {}, stdout=PIPE, stderr=PIPE)
+    try:
+        output, complaint = await process.communicate()
+    finally:
+        if process.returncode is None:
+            await end(process)
+    if process.returncode != 0:
+        raise LoadtestError(f"enqueue failed: {complaint.decode(errors='replace').strip()}")
+    told = json.loads(output)
+    rates.singly.append(told["singly"])
+    rates.together.append(told["together"])
+
+
+async def _alone(url: str) -> list[float]:
+    """Seconds from sending a submit to SUCCEEDED, one task at a time.
+
+    The time of the request, and from then on what the server's clock says: an upper bound, since
+    the task is stored before its request is answered.
+    """
+    found: list[float] = []
+    loop = asyncio.get_running_loop()
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30.0) as client:
+        for number in range(_IDLE_TASKS):
+            sent = loop.time()
+            task = (await client.post("/tasks/", json=noop(number))).raise_for_status().json()
+            answered = loop.time() - sent
+            while task["state"] != "SUCCEEDED":
+                await asyncio.sleep(_POLL_SECONDS)
+                task = (await client.get(f"/tasks/{task['id']}")).raise_for_status().json()
+                if loop.time() - sent > _GIVE_UP_SECONDS:
+                    raise LoadtestError(f"a task was not done within a minute: {task}")
+            found.append(answered + _seconds_between(task["created_at"], task["finished_at"]))
+    return found
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

@@ -104,7 +104,7 @@ def _distinct(ids""",
         name="cancel_in_transaction",
         guard="ctx.transaction() never writes CANCELLED: a cancel that meets it came too late",
         what="a task that was asked to stop is CANCELLED by the same COMMIT as its effect",
-        scenario="zombie_returns",
+        scenario="cancel_storm",
         killers=("S4", "S11"),
         edits=(
             Edit(

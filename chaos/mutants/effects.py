@@ -113,6 +113,8 @@ def _distinct(ids""",
                 """\
         from sqlalchemy import text
 
+        from system.lifecycle import Reason
+
         asked = text("SELECT cancel_requested FROM tasks WHERE id = :id")
         statement = statements.FINISH
         if await connection.scalar(asked, {"id": success.task_id}):
@@ -121,6 +123,12 @@ def _distinct(ids""",
             statement = statements.RELEASE
         result = await connection.execute(statement, parameters)
 """,
+            ),
+            # The mutant's own SQL is no step of the handler.
+            Edit(
+                "system/handlers/sql_spans.py",
+                "        ours = context.invoked_statement is statements.FINISH",
+                "        ours = statements.FINISH is not None",
             ),
         ),
     ),

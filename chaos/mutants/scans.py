@@ -69,7 +69,7 @@ MUTANTS = (
         name="room_ignored",
         guard="room: no more than queue_depth_max QUEUED per queue",
         what="what is QUEUED already is not counted",
-        scenario="narrow_queue",
+        scenario="redis_flapping",
         killers=("S17",),
         edits=(
             Edit(

@@ -160,4 +160,4 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     files.write_page(tmp_path / "report.html", judge(Specimen().history()), None)
     words = " ".join(Reader((tmp_path / "report.html").read_text()).words)
     assert "nothing was accepted" in words
-    assert "None: this scenario is the control." in words
+    assert "None: this scenario breaks nothing." in words

@@ -230,6 +230,24 @@ def test_a_process_that_was_paused_before_it_was_killed_had_no_time() -> None:
     assert not found.violations
 
 
+def test_a_link_to_the_batch_of_a_killed_one_of_two_publishers_is_excused() -> None:
+    """storm, seed 50134: the hint that was claimed was the second one; the first maker lived on."""
+    run = under("S13")
+    life = run.submit("a").dispatch()
+    run.now += 5.0
+    life.republish().claim("worker-1").succeed()
+    at = second(run, Reason.REPUBLISHED)
+
+    def astray(span: Span) -> Span:
+        return replace(span, links=tuple(replace(link, span_id=NOWHERE) for link in span.links))
+
+    missing = edited(run, spans(PROCESS, astray))
+    assert examine(missing).violations
+    found = examine(History([*missing.records, exited("scheduler-2", at + 0.3)]))
+    assert not found.violations
+    assert found.excused[KILLED] >= 1
+
+
 def test_what_the_log_says_after_the_end_of_its_incarnation_nobody_can_tell() -> None:
     run = under("S13")
     life = run.submit("a").dispatch().claim("worker-1")

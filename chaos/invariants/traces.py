@@ -247,8 +247,9 @@ class _Examination:
         message = f"{what} by {span.instance} leads nowhere"
         reason = self._excuses.of(span.instance, span.end)
         if reason is None and task_id is not None and what.startswith("a link"):
+            # Of several hints it was one: whoever published that one may have been killed.
             makers = self._publishers(task_id, int(span.attributes.get(_EPOCH, 0)))
-            reason = first(self._excuses.of_event(maker) for maker in makers)
+            reason = next(filter(None, map(self._excuses.of_event, makers)), None)
         if reason is None:
             self._wrong(task_id, message, span)
         else:

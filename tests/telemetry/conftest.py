@@ -96,6 +96,7 @@ async def _listed(server: Server, running: asyncio.Task[Report]) -> float:
     while len(server.instant("up == 1")) < TARGETS or server.instant(FIRING):
         if running.done():
             await running
+            raise RuntimeError("the run was over before everybody was scraped and nothing fired")
         await asyncio.sleep(0.1)
     return time.time()
 

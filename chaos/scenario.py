@@ -53,6 +53,8 @@ class Expectations(Part):
         for name in names:
             if name not in allowed:
                 raise ValueError(f"{name} is not known here{did_you_mean(name, allowed)}")
+        if letter == "L" and names.get("L5") == "computed":
+            raise ValueError("L5 is a share of a rate, such as 0.9: nothing computes it")
         return names
 
 

@@ -153,6 +153,7 @@ def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() ->
         ("S13]", "S14]", "expect.always: S14 is not known here"),
         ("S13]", "L1]", "expect.always: L1 is not known here"),
         ("L2: 6", "L9: 6", "expect.eventually: L9 is not known here"),
+        ("L2: 6", "L5: computed", "expect.eventually: L5 is a share of a rate, such as 0.9"),
         ("lease_lost", "lease_lots", "lease_lots is not known here (did you mean lease_lost?)"),
         ("every: 2.2", "", "every and times (> 1) go together"),
         ("at: 1.5", "", "give either at:"),

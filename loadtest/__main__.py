@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -23,6 +23,19 @@ from loadtest.running import run, say
 from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures there, too.")]
+
+
+class Measured(Protocol):
+    """What a command measured: for people, and for a machine."""
+
+    def lines(self) -> list[str]:
+        """One below the other."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+
 
 app = typer.Typer(
     help="How fast is Holdfast? Each command starts a stack of its own and removes it afterwards.",
@@ -46,9 +59,7 @@ def drain(
     latency_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds of the steady load; 0 leaves it out.")
     ] = 15.0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there, too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
     _check_parent(json_file)
@@ -62,10 +73,7 @@ def drain(
         latency_seconds=latency_seconds,
     )
     figures = run(drains.run(options, say))
-    for line in figures.lines():
-        typer.echo(line)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures.as_json(), indent=2) + "\n")
+    _tell(figures, json_file)
 
 
 @app.command()
@@ -79,9 +87,7 @@ def submit(
     ] = 30_000,
     singly: Annotated[int, typer.Option(min=1, help="By enqueue, in each round.")] = 3_000,
     wrk: Annotated[bool, typer.Option(help="Single requests, by wrk.")] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there, too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Store tasks in each way there is, and time single ones while nothing else is to be done."""
     _check_parent(json_file)
@@ -89,16 +95,12 @@ def submit(
         rounds=rounds,
         seconds=seconds,
         connections=connections,
-        batched=tasks,
+        tasks=tasks,
         singly=singly,
-        together=tasks,
         wrk=wrk,
     )
     rates = run(submits.run(options, say))
-    for line in rates.lines():
-        typer.echo(line)
-    if json_file is not None:
-        json_file.write_text(json.dumps(rates.as_json(), indent=2) + "\n")
+    _tell(rates, json_file)
 
 
 class Shape(StrEnum):
@@ -248,18 +250,13 @@ def scale(
     share_min: Annotated[
         float, typer.Option(min=0, help="Less of the rate than that makes the exit code 3.")
     ] = 0.85,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there, too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Drain beside a large table (filled by SQL) and beside an empty one."""
     options = scales.Options(future, finished, tasks, rounds, workers, schedulers)
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
-    for line in scaling.lines():
-        typer.echo(line)
-    if json_file is not None:
-        json_file.write_text(json.dumps(scaling.as_json(), indent=2) + "\n")
+    _tell(scaling, json_file)
     if scaling.share < share_min:
         typer.echo(f"MISSED: {scaling.share:.0%} of the rate, at least {share_min:.0%}")
         raise typer.Exit(EXIT_MISSED)
@@ -306,6 +303,13 @@ def soak(
 
 def _new_directory(what: str) -> Path:
     return Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{what}"
+
+
+def _tell(measured: Measured, json_file: Path | None) -> None:
+    for line in measured.lines():
+        typer.echo(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured.as_json(), indent=2) + "\n")
 
 
 def _check_parent(json_file: Path | None) -> None:

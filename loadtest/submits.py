@@ -8,7 +8,7 @@ import asyncio
 import json
 import shutil
 import statistics
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -35,14 +35,15 @@ _GIVE_UP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``connections``: wrk's. ``batched``, ``singly``, ``together``: so many tasks each round."""
+    """``connections``: wrk's. Each round ``tasks`` in batches and as many by ``enqueue_many``, and
+    ``singly`` by ``enqueue``.
+    """
 
     rounds: int = 3
     seconds: float = 8.0
     connections: int = 64
-    batched: int = 30_000
+    tasks: int = 30_000
     singly: int = 3_000
-    together: int = 30_000
     wrk: bool = True
 
 
@@ -103,8 +104,8 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
             if wrk is not None:
                 await _post(wrk, bench, options, rates)
                 await bench.witness.reset()
-            seconds = await bench.submitter.flood(options.batched)
-            rates.batched.append(options.batched / seconds)
+            seconds = await bench.submitter.flood(options.tasks)
+            rates.batched.append(options.tasks / seconds)
             await bench.witness.reset()
             await _enqueue(bench, options, rates)
             say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
@@ -122,14 +123,7 @@ async def _post(wrk: str, bench: Bench, options: Options, rates: Rates) -> None:
     process = await asyncio.create_subprocess_exec(
         wrk, *arguments, url, stdout=PIPE, stderr=PIPE, start_new_session=True
     )
-    try:
-        output, complaint = await process.communicate()
-    finally:
-        if process.returncode is None:
-            await end(process)
-    if process.returncode != 0:
-        raise LoadtestError(f"wrk failed: {complaint.decode(errors='replace').strip()}")
-    told = json.loads(output.decode().strip().splitlines()[-1])
+    told = await _figures(process, "wrk")
     stored = await bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
     if told["refused"] or told["broken"] or stored < told["requests"]:
         raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
@@ -139,19 +133,29 @@ async def _post(wrk: str, bench: Bench, options: Options, rates: Rates) -> None:
 
 
 async def _enqueue(bench: Bench, options: Options, rates: Rates) -> None:
-    sizes = (options.singly, options.together, BATCH)
+    sizes = (options.singly, options.tasks, BATCH)
     arguments = ["loadtest.enqueue_client", bench.stack.database_url, *map(str, sizes)]
     process = await spawn(arguments, {}, stdout=PIPE, stderr=PIPE)
+    told = await _figures(process, "enqueue")
+    rates.singly.append(told["singly"])
+    rates.together.append(told["together"])
+
+
+async def _figures(process: Process, name: str) -> dict[str, float]:
+    """The last line that it printed, which is JSON.
+
+    Raises:
+        LoadtestError: it failed; with what it complained of.
+    """
     try:
         output, complaint = await process.communicate()
     finally:
         if process.returncode is None:
             await end(process)
     if process.returncode != 0:
-        raise LoadtestError(f"enqueue failed: {complaint.decode(errors='replace').strip()}")
-    told = json.loads(output)
-    rates.singly.append(told["singly"])
-    rates.together.append(told["together"])
+        raise LoadtestError(f"{name} failed: {complaint.decode(errors='replace').strip()}")
+    told: dict[str, float] = json.loads(output.splitlines()[-1])
+    return told
 
 
 async def _alone(url: str) -> list[float]:

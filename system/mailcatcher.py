@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import signal
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from system.settings import Settings
+from system.signals import on_stop_signal
 
 KEPT_MAX = 1000
 PAGE = """<!doctype html>
@@ -138,9 +138,8 @@ async def catch_mail(settings: Settings) -> None:
     mailbox = Mailbox()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn takes these over while it serves, and raises them again when it has stopped.
-        loop.add_signal_handler(number, stopped.set)
+    # uvicorn takes these over while it serves, and raises them again when it has stopped.
+    on_stop_signal(stopped.set)
     smtp = await loop.create_server(
         lambda: SMTP(mailbox, hostname="localhost", enable_SMTPUTF8=True, loop=loop),
         settings.smtp_host,

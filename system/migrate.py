@@ -42,12 +42,7 @@ async def upgrade_in_loop(settings: Settings) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
-    return config
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -23,6 +23,7 @@ from chaos.simulation.stage.foundation import Foundation
 from chaos.simulation.stage.stage import Stage
 
 BUDGETS = yaml.safe_load(Path(__file__).with_name("budgets.yaml").read_text(encoding="utf-8"))
+_ROLES = {"api", "scheduler", "worker"}
 _ROWS = """SELECT COALESCE(sum(n_tup_ins), 0), COALESCE(sum(n_tup_upd), 0),
   COALESCE(sum(n_tup_del), 0) FROM pg_stat_user_tables WHERE relname <> 'chaos_effects'"""
 
@@ -65,14 +66,14 @@ def spent(scenario: Scenario, foundation: Foundation, tmp_path: Path) -> Counter
     counts: Counter[str] = Counter()
 
     def statement(each: Statement) -> None:
-        counts["statements"] += each.client.partition("-")[0] in {"api", "scheduler", "worker"}
+        counts["statements"] += each.client.partition("-")[0] in _ROLES
 
     def watch(stage: Stage) -> None:
         stage.postgres.listeners.append(statement)
 
     def tap(message: Message) -> bool:
         sender, _, server = message.edge.partition("->")
-        if sender.partition("-")[0] in {"api", "scheduler", "worker"}:
+        if sender.partition("-")[0] in _ROLES:
             if message.stream == "upstream":
                 counts[f"round trips to {server}"] += 1
             counts[f"bytes to and from {server}"] += len(message.data)

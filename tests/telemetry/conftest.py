@@ -28,7 +28,6 @@ SEED = 6
 TARGETS = 7  # one api, two schedulers, three workers, the harness; in both runs
 # What fires between two runs, when nobody is there.
 GONE = 'ALERTS{alertstate="firing", alertname="HoldfastRoleGone"}'
-FIRING = 'ALERTS{alertstate="firing"}'
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

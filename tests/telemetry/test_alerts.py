@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from .conftest import FIRING, TARGETS, Story
+from .conftest import TARGETS, Story
 from .prometheus_server import CONFIG
 
 RULES = yaml.safe_load((CONFIG / "alerts.yml").read_text())["groups"][0]["rules"]
+FIRING = 'ALERTS{alertstate="firing"}'
 ALERTS = [rule["alert"] for rule in RULES if "alert" in rule]
 
 

@@ -196,6 +196,17 @@ class Dispatched(Republished):
 
 
 @dataclass(frozen=True, slots=True)
+class Dispatch:
+    """What one dispatch moved, and the seconds until the earliest task left behind is due.
+
+    Negative: overdue. None: there is none, or a whole batch was moved and nobody looked.
+    """
+
+    tasks: tuple[Dispatched, ...]
+    next_due_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 

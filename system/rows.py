@@ -15,6 +15,8 @@ from system.records import (
     Acted,
     Answer,
     Claimed,
+    Dispatch,
+    Dispatched,
     Effect,
     Event,
     Grant,
@@ -35,6 +37,14 @@ def row_to_task(row: Mapping[str, Any] | RowMapping) -> TaskRow:
 def json_value(value: Any) -> Any:
     """A jsonb column as Python; some drivers decode it, asyncpg hands over the text."""
     return orjson.loads(value) if isinstance(value, str | bytes) else value
+
+
+def rows_to_dispatch(rows: Sequence[RowMapping]) -> Dispatch:
+    """What a dispatch answered: a row for each task, or one that only says when to come again."""
+    tasks = [{**row} for row in rows]
+    seconds = [task.pop("next_due_seconds") for task in tasks]
+    dispatched = tuple(Dispatched(**task) for task in tasks if task["task_id"])
+    return Dispatch(dispatched, seconds[0])
 
 
 def row_to_taken_back(row: RowMapping) -> TakenBack:

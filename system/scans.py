@@ -27,6 +27,8 @@ _GROUPS = """groups AS (
     WHERE t.state = 'SCHEDULED' AND (t.queue, t.priority) > (g.queue, g.priority)
     ORDER BY t.queue, t.priority LIMIT 1) next)"""
 
+# Also says when to come again: what is left, be it that there is no room for it or that another one
+# holds it, is due at once. Not asked after a whole batch: the next turn follows at once.
 DISPATCH = text(f"""
 WITH RECURSIVE {_GROUPS},
 room AS MATERIALIZED (
@@ -55,15 +57,17 @@ e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, attempt, traceparent AS task_traceparent, due_at, since, at
-FROM u ORDER BY priority DESC, due_at, id""")
-
-NEXT_DUE = text(f"""
-WITH RECURSIVE {_GROUPS}
-SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8 FROM groups g, LATERAL (
-  SELECT t.due_at FROM tasks t
-  WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
-  ORDER BY t.due_at LIMIT 1) d""")
+SELECT u.id AS task_id, u.epoch, u.queue, u.attempt, u.traceparent AS task_traceparent, u.due_at,
+  u.since, u.at, next.seconds AS next_due_seconds
+FROM (
+  SELECT CASE WHEN (SELECT count(*) FROM n) < CAST(:n AS int) THEN (
+    SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8
+    FROM groups g, LATERAL (
+      SELECT t.due_at FROM tasks t
+      WHERE t.state = 'SCHEDULED' AND t.queue = g.queue AND t.priority = g.priority
+        AND t.id NOT IN (SELECT id FROM n)
+      ORDER BY t.due_at LIMIT 1) d) END AS seconds) next
+LEFT JOIN u ON true ORDER BY u.priority DESC, u.due_at, u.id""")
 
 REPUBLISH = text(f"""
 WITH n AS MATERIALIZED (

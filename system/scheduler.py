@@ -127,14 +127,14 @@ class Scheduler:
         self._poked.clear()
         await self._heal_amnesia()  # also the proof that Redis answers: else the backlog stays
         sent = self._telling.now()
-        tasks = await self._dispatching.dispatch(self._settings.dispatch_batch, self._actor)
-        if tasks:
-            with self._telling.dispatched(tasks, sent) as hints:
+        batch = self._settings.dispatch_batch
+        dispatch = await self._dispatching.dispatch(batch, self._actor)
+        if dispatch.tasks:
+            with self._telling.dispatched(dispatch.tasks, sent) as hints:
                 await self._queue.publish(hints)
-            if len(tasks) >= self._settings.dispatch_batch:
+            if len(dispatch.tasks) >= batch:
                 return
-        due = await self._dispatching.next_due_seconds()
-        poll = self._settings.poll_seconds
+        due, poll = dispatch.next_due_seconds, self._settings.poll_seconds
         seconds = poll if due is None else min(poll, max(due, _RETRY_SECONDS if due <= 0 else 0))
         if not self.loops.stopping:
             await wait_for_event(self._poked, seconds)

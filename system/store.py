@@ -24,7 +24,7 @@ from system.records import (
     Answer,
     Backlog,
     Claimed,
-    Dispatched,
+    Dispatch,
     Failure,
     Hint,
     NewTask,
@@ -45,6 +45,7 @@ from system.rows import (
     rows_to_acted,
     rows_to_answers,
     rows_to_claimed,
+    rows_to_dispatch,
 )
 from system.settings import Settings
 from system.submission import submission
@@ -130,7 +131,7 @@ class Store:
 
     # For schedulers
 
-    async def dispatch(self, n: int, actor: str) -> list[Dispatched]:
+    async def dispatch(self, n: int, actor: str) -> Dispatch:
         """Moves up to ``n`` due tasks per queue to QUEUED, as far as its queue has room."""
         parameters = {
             "n": n,
@@ -138,13 +139,7 @@ class Store:
             "deadline": self._settings.hint_deadline_seconds,
             "actor": actor,
         }
-        return [Dispatched(**row) for row in await self._database.rows(scans.DISPATCH, parameters)]
-
-    async def next_due_seconds(self) -> float | None:
-        """Seconds until the earliest SCHEDULED task is due (negative: overdue), None if none."""
-        rows = await self._database.rows(scans.NEXT_DUE)
-        seconds: float | None = rows[0][next(iter(rows[0]))]
-        return seconds
+        return rows_to_dispatch(await self._database.rows(scans.DISPATCH, parameters))
 
     async def backlog(self, cap: int) -> Backlog:
         """How much waits; every count stops at ``cap``."""

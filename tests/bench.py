@@ -108,7 +108,7 @@ class Bench:
 
     async def hint(self) -> Sequence[Hint]:
         """Dispatches what is due, as a scheduler would."""
-        hints = await self.store.dispatch(1000, "scheduler:test")
+        hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
         await self.queue.publish(hints)
         return hints
 
@@ -116,7 +116,7 @@ class Bench:
         """New tasks, RUNNING under a registered worker of the test's own."""
         worker = worker or await self.registered()
         await self.submit(*names, **fields)
-        hints = await self.store.dispatch(1000, "scheduler:test")
+        hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
         return list((await self.store.claim(hints, worker, uuid4())).grants)
 
     async def registered(self, *, immortal: bool = False) -> UUID:

@@ -69,7 +69,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
 async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench) -> None:
     context = bench.context()
     assert await bench.release() is State.SCHEDULED
-    hints = await bench.store.dispatch(1, "scheduler:test")
+    hints = (await bench.store.dispatch(1, "scheduler:test")).tasks
     (again,) = (await bench.store.claim(hints, bench.worker_id, uuid4())).grants
     assert again.epoch == 3
     with pytest.raises(TaskLost, match="RUNNING at epoch 3"):

@@ -38,7 +38,6 @@ _EPOCHS = {"epochs": [1] * 20}
 
 SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "dispatch": (scans.DISPATCH, {**_LIMITS, "depth": 2000, "deadline": 10.0}),
-    "next_due": (scans.NEXT_DUE, {}),
     "backlog": (scans.BACKLOG, {"cap": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),

@@ -17,6 +17,7 @@ from system.lifecycle import Reason, State
 from system.records import Failure, Hint, Success
 from system.scheduler import Scheduler, Steadiness
 from system.settings import Settings
+from system.store import Store
 
 NOON = datetime(2026, 1, 9, 12, tzinfo=UTC)
 FOREVER = 3600.0  # a sleep that only a wakeup can end within a test
@@ -151,6 +152,40 @@ async def _queued(bench: Bench, count: int) -> bool:
     ((found,),) = bench.sql(query)
     assert found <= count
     return bool(found == count)
+
+
+async def test_a_dispatch_says_when_to_come_again(bench: Bench) -> None:
+    async def seconds(n: int) -> tuple[int, float | None]:
+        dispatch = await bench.store.dispatch(n, "scheduler:test")
+        return len(dispatch.tasks), dispatch.next_due_seconds
+
+    assert await seconds(10) == (0, None)
+    await bench.submit("a", run_at=datetime.now(UTC) + timedelta(hours=2))
+    await bench.submit("a", queue="other", run_at=datetime.now(UTC) + timedelta(hours=1))
+    await bench.submit("a", "a")
+    for count in (2, 0):
+        moved, due = await seconds(10)
+        assert moved == count
+        assert due == pytest.approx(3600, abs=60)
+    await bench.submit(*["a"] * 5)
+    assert await seconds(4) == (4, None)  # a whole batch: there may be more
+    moved, due = await seconds(10)
+    assert moved == 1
+    assert due == pytest.approx(3600, abs=60)
+
+
+async def test_what_finds_no_room_is_due_at_once(bench: Bench) -> None:
+    await bench.submit(*["a"] * 5)
+    full = Store(
+        bench.quick(queue_depth_max=3),
+        connections=1,
+        application_name="test",
+    )
+    for moved in (3, 0):
+        dispatch = await full.dispatch(10, "scheduler:test")
+        assert len(dispatch.tasks) == moved
+        assert (dispatch.next_due_seconds or 0.0) < 0
+    await full.close()
 
 
 async def test_several_schedulers_dispatch_each_task_once(bench: Bench) -> None:

@@ -232,7 +232,7 @@ async def _life_of_a_task(world: World) -> None:
     await store.register(worker, "w", ["default"], [Announcement("noop", None, None)])
     task = NewTask(id=new_id(), name="noop", payload="{}")
     await store.submit([task], "test")
-    hints = await store.dispatch(10, "test")
+    hints = (await store.dispatch(10, "test")).tasks
     claimed = await store.claim(hints, worker, new_id())
     assert len(claimed.grants) == 1
     assert await store.heartbeat(worker) is not None

@@ -26,7 +26,9 @@ async def offered(bench: Bench, *, last: int, ordinary: int, priority: int = 0) 
     ids = await bench.submit(*["any"] * last, priority=priority)
     bench.sql("UPDATE tasks SET losses = 2, attempt = 2, epoch = 4 WHERE state = 'SCHEDULED'")
     ids += await bench.submit(*["any"] * ordinary)
-    hints = {hint.task_id: hint for hint in await bench.store.dispatch(100, "scheduler:test")}
+    hints = {
+        hint.task_id: hint for hint in (await bench.store.dispatch(100, "scheduler:test")).tasks
+    }
     listed = [hints[task_id] for task_id in ids]
     return Offer(listed[:last], listed[last:])
 
@@ -131,7 +133,7 @@ async def test_a_retry_by_hand_leaves_one_life_again(bench: Bench) -> None:
     (taken,) = await bench.store.take_back(10, "scheduler:test")
     assert taken.state is State.FAILED
     await bench.store.retry([task], "api:test")
-    hints = await bench.store.dispatch(10, "scheduler:test")
+    hints = (await bench.store.dispatch(10, "scheduler:test")).tasks
     other = await bench.registered()
     claimed = await bench.store.claim(hints, other, uuid4(), alone=False)
     assert claimed.deferred == {task}, "three losses of at most four: what killed it is not known"
@@ -144,7 +146,7 @@ async def test_a_task_that_may_never_be_lost_is_not_on_its_last_life_at_first(
     bench: Bench,
 ) -> None:
     await bench.submit("any", "any", max_losses=1)
-    hints = await bench.store.dispatch(10, "scheduler:test")
+    hints = (await bench.store.dispatch(10, "scheduler:test")).tasks
     worker = await bench.registered()
     claimed = await bench.store.claim(hints, worker, uuid4(), alone=False)
     assert len(claimed.grants) == 2

@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=hints, n=st.integers(1, 5))
     def dispatch(self, n: int) -> Any:
         due = {task for task, model in self.models.items() if model.state is State.SCHEDULED}
-        dispatched = self.run(self.store.dispatch(n, "scheduler"))
+        dispatched = self.run(self.store.dispatch(n, "scheduler")).tasks
         assert len(dispatched) == min(n, len(due))
         for hint in dispatched:
             assert hint.task_id in due

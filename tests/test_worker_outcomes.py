@@ -254,7 +254,7 @@ async def test_hints_that_grant_nothing_are_dropped(bench: Bench) -> None:
         return ctx.attempt
 
     (task_id,) = await bench.submit("counted")
-    (hint,) = await bench.store.dispatch(10, "scheduler:test")
+    (hint,) = (await bench.store.dispatch(10, "scheduler:test")).tasks
     wrong_epoch = Hint(hint.task_id, 2, "default", None)
     await bench.queue.publish([wrong_epoch, Hint(uuid4(), 0, "default", None), hint, hint, hint])
     await bench.queue._redis.xadd("holdfast:hints:default", {"rub": "bish"})

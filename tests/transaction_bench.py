@@ -80,7 +80,7 @@ async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterato
         worker_id = uuid4()
         await store.register(worker_id, "worker-1", ["default"], [])
         await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
-        hints = await store.dispatch(1, "scheduler:test")
+        hints = (await store.dispatch(1, "scheduler:test")).tasks
         (grant,) = (await store.claim(hints, worker_id, uuid4())).grants
         bench = Bench(store, engine, worker_id, grant, settings.database_url)
         bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")

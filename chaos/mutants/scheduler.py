@@ -71,13 +71,11 @@ _BOUND_BY_XLEN = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        tasks = await self._dispatching.dispatch(self._settings.dispatch_batch, "
-            "self._actor)\n",
+            "        batch = self._settings.dispatch_batch\n",
             """\
         entries = await self._queue._redis.xlen(self._queue._stream("default"))
         room = max(0, self._settings.queue_depth_max - entries)
         batch = min(room, self._settings.dispatch_batch)
-        tasks = await self._dispatching.dispatch(batch, self._actor)
 """,
         ),
         Edit(

@@ -28,7 +28,7 @@ async def submit(api: httpx.AsyncClient, **members: Any) -> UUID:
 
 async def claim(store: Store, task_id: UUID) -> Grant:
     """Takes the one due task to RUNNING."""
-    hints = [hint for hint in await store.dispatch(10, "test") if hint.task_id == task_id]
+    hints = [hint for hint in (await store.dispatch(10, "test")).tasks if hint.task_id == task_id]
     [grant] = (await store.claim(hints, WORKER, new_id())).grants
     return grant
 

@@ -253,7 +253,7 @@ async def claim(store: Store) -> UUID:
     """Whatever is due runs under a worker of the test's own."""
     worker = uuid4()
     await store.register(worker, "test", ["default"], [])
-    hints = await store.dispatch(10, "test")
+    hints = (await store.dispatch(10, "test")).tasks
     assert (await store.claim(hints, worker, uuid4())).grants
     return worker
 

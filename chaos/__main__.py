@@ -41,7 +41,7 @@ from chaos.simulation.suite.pool import WorkerFailed
 from chaos.simulation.sweep import sweep as sweeps
 from chaos.simulation.sweep.strikes import ScheduleError
 from chaos.simulation.sweep.trial import names as scope_names
-from chaos.suites import expand
+from chaos.suites import expand, spread
 from chaos.verdict import Judgement, check_file
 from observability.go_build import GoBuildError
 from system.machine import EmbeddedError
@@ -90,8 +90,8 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         return
     first = random.randrange(1, 1_000_000) if seed is None else seed
     if arena is Arena.SIMULATION and not names:
-        every = [scenarios.find(name) for name in scenarios.names()]
-        todo = [(every[n % len(every)], first + n) for n in range(max(runs, SIMULATED_SEEDS))]
+        spread_out = spread(max(runs, SIMULATED_SEEDS))
+        todo = [(each, first + n) for n, each in enumerate(spread_out)]
     else:
         chosen = [_find(name) for name in expand(names or [])]
         todo = [(each, first + n) for n in range(runs) for each in chosen]

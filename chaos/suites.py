@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from chaos import scenario as scenarios
+from chaos.scenario import Scenario
 
 # Balanced: every part of the stack is broken in at least one way, in under six minutes.
 _DEFAULT = (
@@ -29,6 +30,16 @@ _DEFAULT = (
 def suites() -> Mapping[str, tuple[str, ...]]:
     """Names of scenarios by suite, in the order in which they run."""
     return MappingProxyType({"default": _DEFAULT, "full": scenarios.names()})
+
+
+def spread(seeds: int) -> list[Scenario]:
+    """So many scenarios for simulation: every one equally often, and storms in place of the rest.
+
+    Those with the most tasks come first: begun last, one of them would run while cores are idle.
+    """
+    every = sorted(map(scenarios.find, scenarios.names()), key=lambda each: -each.workload.tasks)
+    rounds, rest = divmod(seeds, len(every))
+    return every * rounds + [scenarios.find("storm")] * rest
 
 
 def expand(names: list[str]) -> list[str]:

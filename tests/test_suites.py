@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos import scenario as scenarios
-from chaos.suites import expand, suites
+from chaos.suites import expand, spread, suites
 
 
 def test_a_suite_names_only_scenarios_that_come_along_and_each_once() -> None:
@@ -33,6 +33,15 @@ def test_the_default_breaks_every_part_of_the_stack() -> None:
         assert part in told, part
     # Its loads alone must leave room for starting, healing and draining within six minutes.
     assert sum(each.workload.seconds for each in drawn) < 200
+
+
+def test_seeds_are_spread_over_everything_and_the_rest_are_storms() -> None:
+    every = scenarios.names()
+    assert len(spread(3)) == 3
+    two = [each.id for each in spread(2 * len(every) + 5)]
+    assert {name: two.count(name) for name in every} == dict.fromkeys(every, 2) | {"storm": 7}
+    tasks = [each.workload.tasks for each in spread(len(every))]
+    assert tasks == sorted(tasks, reverse=True)
 
 
 def test_names_of_suites_are_replaced_by_their_scenarios() -> None:

@@ -19,17 +19,16 @@ from typing import Any
 from uuid import UUID
 
 from opentelemetry import trace
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from observability import traceparent as w3c
 from observability.tracing import TRACE_RATIO, new_root
 from system import ids
 from system.errors import HoldfastError
 from system.payload import encode_python
-from system.records import NewTask
-from system.schema import task_names
+from system.records import Limits, NewTask
 from system.submission import submit_rows
-from system.task_request import Limits, TaskRequest, to_new_task
+from system.task_request import TaskRequest, to_new_task
 
 _ACTOR = "client"
 
@@ -95,20 +94,18 @@ def enqueue_many(
     All of them continue the trace that ``enqueue`` says; without one each begins its own.
     """
     current = w3c.parse(traceparent) or trace.get_current_span().get_span_context()
-    limits = _announced_limits(connection, {task.name for task in tasks})
     new = [
         to_new_task(
             task,
             ids.new_id(),
             encode_python(task.payload),
-            limits.get(task.name, Limits()),
             w3c.write(current if current.is_valid else new_root(trace_ratio)),
         )
         for task in tasks
     ]
     if not new:
         return []
-    answers = submit_rows(connection, new, _ACTOR)
+    answers = submit_rows(connection, new, _ACTOR, Limits())
     return [
         _checked(task, answer.outcome, answer.task.id)
         for task, answer in zip(new, answers, strict=True)
@@ -119,17 +116,3 @@ def _checked(task: NewTask, outcome: str, task_id: UUID) -> UUID:
     if outcome == "mismatch":
         raise IdempotencyKeyReused(task.idempotency_key or "", task_id)
     return task_id
-
-
-def _announced_limits(connection: Connection, names: set[str]) -> dict[str, Limits]:
-    """What the handlers of these names asked for, where one announced itself."""
-    default = Limits()
-    columns = (task_names.c.name, task_names.c.max_attempts, task_names.c.timeout_seconds)
-    rows = connection.execute(select(*columns).where(task_names.c.name.in_(sorted(names))))
-    return {
-        name: Limits(
-            max_attempts=attempts or default.max_attempts,
-            timeout_seconds=seconds or default.timeout_seconds,
-        )
-        for name, attempts, seconds in rows
-    }

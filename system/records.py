@@ -17,6 +17,7 @@ class NewTask:
 
     ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
     database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
+    Limits that are None become what the handler announced, else what ``Limits`` of the sender say.
     """
 
     id: UUID
@@ -25,9 +26,9 @@ class NewTask:
     queue: str = "default"
     priority: int = 0
     run_at: datetime | None = None
-    max_attempts: int = 5
-    max_losses: int = 3
-    timeout_seconds: float = 300.0
+    max_attempts: int | None = None
+    max_losses: int | None = None
+    timeout_seconds: float | None = None
     idempotency_key: str | None = None
     traceparent: str | None = None
     tenant: str = "default"
@@ -39,6 +40,15 @@ class NewTask:
             limits = (self.max_attempts, self.timeout_seconds)
             digest = hashlib.sha256(repr((*parts, *limits)).encode()).digest()
             object.__setattr__(self, "fingerprint", digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds where neither a request nor the handler says anything."""
+
+    max_attempts: int = 5
+    timeout_seconds: float = 300.0
+    max_losses: int = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,11 @@ t AS (
     max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
   SELECT id, tenant, queue, priority, name, CAST(payload AS jsonb), idempotency_key, fingerprint,
     traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}', 0, 1, 0, 0, 0,
-    max_attempts, max_losses, timeout_seconds, false, 0, now, now
-  FROM i ORDER BY tenant, idempotency_key, id
+    COALESCE(i.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
+    COALESCE(max_losses, CAST(:default_losses AS int)),
+    COALESCE(i.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
+    false, 0, now, now
+  FROM i LEFT JOIN task_names a USING (name) ORDER BY tenant, idempotency_key, id
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
 e AS (
@@ -277,7 +280,7 @@ a AS (
     timeout_seconds = EXCLUDED.timeout_seconds, announced_at = EXCLUDED.announced_at)
 SELECT clock_timestamp()""")
 
-ANNOUNCED = text("SELECT name, max_attempts, timeout_seconds FROM task_names ORDER BY name")
+ANNOUNCED = text("SELECT name FROM task_names ORDER BY name")
 
 STORY = text(f"""
 SELECT {TASK_COLUMNS},

@@ -27,6 +27,7 @@ from system.records import (
     Dispatch,
     Failure,
     Hint,
+    Limits,
     NewTask,
     Owned,
     QueueDepth,
@@ -79,7 +80,11 @@ class Store:
 
     async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
         """Stores new tasks; answers in the order given."""
-        steps = submission(tasks, actor)
+        settings = self._settings
+        limits = Limits(
+            settings.max_attempts, settings.attempt_timeout_seconds, settings.max_losses
+        )
+        steps = submission(tasks, actor, limits)
         sent = 0
         try:
             statement, parameters = next(steps)
@@ -118,10 +123,9 @@ class Store:
         parameters = {"ids": _distinct(ids), "actor": actor}
         return rows_to_acted(await self._database.rows(statements.RETRY, parameters))
 
-    async def announced(self) -> dict[str, Announcement]:
+    async def announced(self) -> list[str]:
         """Every name that a worker ever announced."""
-        rows = await self._database.rows(statements.ANNOUNCED)
-        return {row["name"]: Announcement(**row) for row in rows}
+        return [row["name"] for row in await self._database.rows(statements.ANNOUNCED)]
 
     async def clock(self) -> datetime:
         """The database's clock."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, TextClause
 
 from system import statements
-from system.records import NewTask, Submitted, TaskRow
+from system.records import Limits, NewTask, Submitted, TaskRow
 from system.rows import row_to_task
 
 _ROUNDS_MAX = 3
@@ -22,7 +22,7 @@ Rows = Sequence[RowMapping]
 Submission = Generator[tuple[TextClause, dict[str, Any]], Rows, list[Submitted]]
 
 
-def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
+def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
     """Stores the tasks, each at most once per id and per (tenant, idempotency key).
 
     Yields a statement with its parameters, is sent its rows, returns the answers in the order
@@ -35,7 +35,7 @@ def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
     for _ in range(_ROUNDS_MAX):
         if not pending:
             break
-        for row in (yield statements.SUBMIT, _parameters(pending, actor)):
+        for row in (yield statements.SUBMIT, _parameters(pending, actor, limits)):
             answers[row["id"]] = Submitted("created", row_to_task(row))
         pending = [task for task in pending if task.id not in answers]
         if pending:
@@ -54,9 +54,11 @@ def submission(tasks: Sequence[NewTask], actor: str) -> Submission:
     return [answers[task.id] for task in tasks]
 
 
-def submit_rows(connection: Connection, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+def submit_rows(
+    connection: Connection, tasks: Sequence[NewTask], actor: str, limits: Limits
+) -> list[Submitted]:
     """``submission`` inside the caller's transaction; raises what SQLAlchemy raises."""
-    steps = submission(tasks, actor)
+    steps = submission(tasks, actor, limits)
     try:
         statement, parameters = next(steps)
         while True:
@@ -121,9 +123,12 @@ def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
     }
 
 
-def _parameters(tasks: Sequence[NewTask], actor: str) -> dict[str, Any]:
+def _parameters(tasks: Sequence[NewTask], actor: str, limits: Limits) -> dict[str, Any]:
     return {
         "actor": actor,
+        "default_attempts": limits.max_attempts,
+        "default_losses": limits.max_losses,
+        "default_timeout": limits.timeout_seconds,
         "ids": [task.id for task in tasks],
         "tenants": [task.tenant for task in tasks],
         "queues": [task.queue for task in tasks],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -97,18 +96,7 @@ class TaskRequest(BaseModel):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What holds where a request says nothing."""
-
-    max_attempts: int = 5
-    timeout_seconds: float = 300.0
-    max_losses: int = 3
-
-
-def to_new_task(
-    request: TaskRequest, task_id: UUID, payload: str, limits: Limits, traceparent: str
-) -> NewTask:
+def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: str) -> NewTask:
     """The row to store; ``payload`` is ``request.payload`` as canonical JSON text."""
     return NewTask(
         id=task_id,
@@ -117,9 +105,8 @@ def to_new_task(
         queue=request.queue,
         priority=request.priority,
         run_at=request.run_at,
-        max_attempts=request.max_attempts or limits.max_attempts,
-        max_losses=limits.max_losses,
-        timeout_seconds=request.timeout_seconds or limits.timeout_seconds,
+        max_attempts=request.max_attempts,
+        timeout_seconds=request.timeout_seconds,
         idempotency_key=request.idempotency_key,
         traceparent=traceparent,
         fingerprint=fingerprint(request, payload),

@@ -35,9 +35,8 @@ _ANSWER_BEFORE_STORE = Mutant(
             name=task.name, payload={}, idempotency_key=task.idempotency_key,
             traceparent=task.traceparent, run_at=task.run_at or now, due_at=task.run_at or now,
             state=State.SCHEDULED, epoch=0, seq=0, attempt=0, losses=0, handed_back=0,
-            max_attempts=task.max_attempts, max_losses=task.max_losses,
-            timeout_seconds=task.timeout_seconds, cancel_requested=False, worker_id=None,
-            claimed_at=None, created_at=now, finished_at=None,
+            max_attempts=5, max_losses=3, timeout_seconds=300.0, cancel_requested=False,
+            worker_id=None, claimed_at=None, created_at=now, finished_at=None,
         ),
     )
 """,

@@ -11,10 +11,10 @@ from system.api.names import Names
 from system.api.problems import Fault, Problem
 from system.errors import OutcomeUnknown, Unavailable
 from system.payload import PayloadError, PayloadTooLarge
-from system.records import Announcement, NewTask
+from system.records import NewTask
 from system.settings import Settings
 from system.store import Store
-from system.task_request import Limits, TaskRequest, to_new_task
+from system.task_request import TaskRequest, to_new_task
 
 _NAMES_SHOWN_MAX = 50
 
@@ -35,18 +35,16 @@ class Intake:
             Unavailable: the database was needed to judge, and did not answer.
         """
         try:
-            announcement = await self._announcement(request.name, pointer)
+            await self._check_name(request.name, pointer)
             await self._check_horizon(request, pointer)
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error  # only reads: nothing was done
         text = self._encoded(request, pointer)
-        limits = self._limits(announcement)
-        return to_new_task(request, ids.new_id(), text, limits, traceparent)
+        return to_new_task(request, ids.new_id(), text, traceparent)
 
-    async def _announcement(self, name: str, pointer: str) -> Announcement | None:
-        announcement = await self._names.get(name)
-        if announcement is None and not self._settings.accept_unknown_names:
-            known = self._names.known()
+    async def _check_name(self, name: str, pointer: str) -> None:
+        if not self._settings.accept_unknown_names and not await self._names.knows(name):
+            known = self._names.all()
             shown = known[:_NAMES_SHOWN_MAX]
             listed = ", ".join(shown) or "none yet: start a worker"
             detail = (
@@ -56,7 +54,6 @@ class Intake:
             )
             fault = Fault(detail="not a known name", pointer=f"{pointer}/name")
             raise Problem(problems.UNKNOWN_NAME, detail, faults=[fault], known_names=shown)
-        return announcement
 
     async def _check_horizon(self, request: TaskRequest, pointer: str) -> None:
         if request.run_at is None:
@@ -79,11 +76,3 @@ class Intake:
             place = f"{pointer}/payload{error.pointer}"
             faults = [Fault(detail=str(error), pointer=place)]
             raise Problem(kind, f"{place}: {error}.", faults=faults) from error
-
-    def _limits(self, announcement: Announcement | None) -> Limits:
-        announced = announcement or Announcement("", None, None)
-        return Limits(
-            max_attempts=announced.max_attempts or self._settings.max_attempts,
-            timeout_seconds=announced.timeout_seconds or self._settings.attempt_timeout_seconds,
-            max_losses=self._settings.max_losses,
-        )

@@ -1,4 +1,4 @@
-"""What workers announced, cached: which names can run, and with which limits."""
+"""Which names can run: those that a worker ever announced, cached."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from system.errors import HoldfastError
-from system.records import Announcement
 
 _PAUSE_SECONDS = 1.0
-_STALE_SECONDS = 30.0
 
 
 class Names:
-    """Announcements as of the last read.
+    """Announced names as of the last read.
 
-    Read again when a name is missing (at most once per second, so that nonsense names are no
-    load), and when the last read is half a minute old, for limits that a new worker changed.
+    No name is ever forgotten, so they are read again only when one is missing, and at most once per
+    second: nonsense names are no load.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[dict[str, Announcement]]]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[list[str]]]) -> None:
         self._read = read
-        self._known: dict[str, Announcement] = {}
+        self._known: frozenset[str] = frozenset()
         self._read_at: float | None = None
         self._failure: HoldfastError | None = None
         self._lock = asyncio.Lock()
 
-    async def get(self, name: str) -> Announcement | None:
-        """The announcement of ``name``, None if nobody made one.
+    async def knows(self, name: str) -> bool:
+        """Whether anybody announced ``name``.
 
         Raises:
             HoldfastError: the name is not known here, and the database did not tell.
@@ -37,24 +35,26 @@ class Names:
                 # Those who waited for the lock share what the first one was told.
                 if not self._enough(name):
                     await self._refresh()
-        found = self._known.get(name)
-        if found is None and self._failure is not None:
+        if name in self._known:
+            return True
+        if self._failure is not None:
             raise type(self._failure)(str(self._failure))
-        return found
+        return False
 
-    def known(self) -> list[str]:
+    def all(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._known)
 
     def _enough(self, name: str) -> bool:
+        if name in self._known:
+            return True
         if self._read_at is None:
             return False
-        age = asyncio.get_running_loop().time() - self._read_at
-        return age < (_STALE_SECONDS if name in self._known else _PAUSE_SECONDS)
+        return asyncio.get_running_loop().time() - self._read_at < _PAUSE_SECONDS
 
     async def _refresh(self) -> None:
         try:
-            self._known = await self._read()
+            self._known = frozenset(await self._read())
             self._failure = None
         except HoldfastError as error:
             self._failure = error

@@ -1,6 +1,7 @@
 """Group commit of finished attempts: the ends of many handlers in one statement.
 
-While a statement is under way the next ends gather behind it, so the batch grows with the load.
+While a statement is under way the next ends gather behind it, so the batch grows with the load;
+where ends come in numbers, a little more of them is waited for. A lone one is sent at once.
 An end of unknown outcome is sent again until it is answered: its guards make that harmless.
 """
 
@@ -49,13 +50,15 @@ class Finisher:
 
     async def run(self) -> None:
         """Sends batches; returns after ``stop`` once every end was answered."""
+        many = False
         while self._waiting or not self._stopping:
             await self._arrived.wait()
             self._arrived.clear()
-            if len(self._waiting) < _BATCH_MAX and not self._stopping:
+            if many and len(self._waiting) < _BATCH_MAX and not self._stopping:
                 await asyncio.sleep(_GATHER_SECONDS)
             while self._waiting:
                 batch = self._take()
+                many = len(batch) > 1
                 try:
                     await self._send(batch)
                 except (Exception, asyncio.CancelledError) as error:

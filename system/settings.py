@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     )
     dispatch_batch: int = Field(500, gt=0, description="Tasks dispatched by one statement.")
     sweep_batch: int = Field(500, gt=0, description="Rows handled by one sweep statement.")
-    worker_concurrency: int = Field(50, gt=0, description="Handlers that one worker runs at once.")
+    worker_concurrency: int = Field(100, gt=0, description="Handlers that one worker runs at once.")
     transaction_connections: int = Field(
         10, gt=0, description="Connections of one worker for ctx.transaction()."
     )

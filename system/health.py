@@ -14,6 +14,10 @@ from starlette.routing import Route
 
 from observability.metrics import Metrics
 
+# Longer than clients keep an idle connection (httpx: 5 s, load balancers: 60 s). Where both ends
+# give it up at the same instant, the next request is lost in between.
+_KEEP_ALIVE_SECONDS = 75
+
 
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: the role decides what a signal means."""
@@ -68,6 +72,7 @@ async def start_server(app: object, host: str, port: int) -> tuple[Server, async
         log_config=None,
         access_log=False,
         lifespan="on",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
     )
     server = Server(config)

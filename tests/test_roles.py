@@ -320,6 +320,22 @@ def test_a_worker_that_was_marked_dead_exits_to_be_started_anew(
         assert running.process.wait(20) == 3
 
 
+async def test_an_idle_connection_is_kept_longer_than_clients_keep_it() -> None:
+    """Found by a soak: uvicorn's 5 s are httpx's too, and a request was lost between the two."""
+    server, task = await start_server(create_health(dict, Metrics("test")), "127.0.0.1", 0)
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request)
+    assert (await reader.readuntil(b"alive")).startswith(b"HTTP/1.1 200")
+    await reader.read(100)  # the end of the answer
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(100), 5.5)
+    writer.write(request)
+    assert (await reader.readuntil(b"alive")).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await stop_server(server, task)
+
+
 async def test_readiness_follows_what_is_stalled() -> None:
     stalled: dict[str, str] = {"dispatch": "not started"}
     health: Starlette = create_health(lambda: stalled, Metrics("test"))

@@ -14,7 +14,7 @@ from system.settings import Settings
 
 # The newest of migrations/versions (a test compares). Revisions are numbers of four digits: of two
 # the greater is the newer.
-NEWEST = "0002"
+NEWEST = "0003"
 
 
 async def check(settings: Settings) -> None:

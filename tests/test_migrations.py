@@ -38,7 +38,7 @@ def declared(empty_database_url: str) -> Iterator[Engine]:
 
 
 def described(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
-    """Every column, constraint and index of the database, as Postgres itself words it."""
+    """Every column, constraint, index and storage option, as Postgres itself words it."""
     with engine.connect() as connection:
         columns = connection.execute(
             text("""SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
@@ -55,7 +55,12 @@ def described(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
             text("""SELECT tablename, indexname, indexdef FROM pg_indexes
               WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1, 2""")
         )
+        storage = connection.execute(
+            text("""SELECT relname, reloptions::text FROM pg_class
+              WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL ORDER BY 1""")
+        )
         return {
+            "storage": [tuple(row) for row in storage],
             "columns": [tuple(row) for row in columns],
             "constraints": [tuple(row) for row in constraints],
             "indexes": [tuple(row) for row in indexes],
@@ -75,6 +80,7 @@ def test_postgres_sees_no_difference_either(migrated: Engine, declared: Engine) 
     partial = [row for row in by_schema["indexes"] if " WHERE " in str(row[2])]
     assert len(checks) == 5
     assert len(partial) == 7
+    assert [row[0] for row in by_schema["storage"]] == ["effects", "task_events", "tasks"]
 
 
 def test_the_revision_of_this_code_is_the_newest_migration() -> None:

@@ -283,8 +283,8 @@ def test_the_bound_is_the_sum_of_its_terms(name: str) -> None:
     assert bounds.allowed(one, BACKOFF).seconds == due
     assert bound.seconds == pytest.approx(sum(term.seconds for term in bound.terms))
     assert all(term.seconds >= 0 and term.why for term in bound.terms)
-    # A judge that waits for ever proves nothing; 20,000 tasks at once may take a while.
-    assert bound.seconds < max(120, one.workload.tasks / 40)
+    # A judge that waits for ever proves nothing; twice as much as can be done may take a while.
+    assert bound.seconds < max(220 if name == "overload" else 120, one.workload.tasks / 40)
     text = terminal.bound(bound)
     assert all(term.name in text for term in bound.terms)
 

@@ -144,9 +144,7 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
         assert seconds is not None
         assert seconds < 5
         counted = None
-        async with asyncio.timeout(
-            5
-        ):  # received is what was acknowledged: the kernel takes its time
+        async with asyncio.timeout(5):  # received means acknowledged: the kernel takes its time
             while counted != Traffic(sent=3, received=6, connections=1, closed=0):
                 counted = (await meters.count())["worker-1->redis"]
         writer.close()

@@ -90,8 +90,8 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
         return
     first = random.randrange(1, 1_000_000) if seed is None else seed
     if arena is Arena.SIMULATION and not names:
-        spread_out = spread(max(runs, SIMULATED_SEEDS))
-        todo = [(each, first + n) for n, each in enumerate(spread_out)]
+        every = spread(max(runs, SIMULATED_SEEDS))
+        todo = [(each, first + n) for n, each in enumerate(every)]
     else:
         chosen = [_find(name) for name in expand(names or [])]
         todo = [(each, first + n) for n in range(runs) for each in chosen]

@@ -64,6 +64,11 @@ class Store:
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
         self._settings = settings
+        self._limits = Limits(
+            max_attempts=settings.max_attempts,
+            timeout_seconds=settings.attempt_timeout_seconds,
+            max_losses=settings.max_losses,
+        )
         self._database = Database(
             settings, connections=connections, application_name=application_name
         )
@@ -80,11 +85,7 @@ class Store:
 
     async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
         """Stores new tasks; answers in the order given."""
-        settings = self._settings
-        limits = Limits(
-            settings.max_attempts, settings.attempt_timeout_seconds, settings.max_losses
-        )
-        steps = submission(tasks, actor, limits)
+        steps = submission(tasks, actor, self._limits)
         sent = 0
         try:
             statement, parameters = next(steps)

@@ -176,11 +176,7 @@ async def test_a_dispatch_says_when_to_come_again(bench: Bench) -> None:
 
 async def test_what_finds_no_room_is_due_at_once(bench: Bench) -> None:
     await bench.submit(*["a"] * 5)
-    full = Store(
-        bench.quick(queue_depth_max=3),
-        connections=1,
-        application_name="test",
-    )
+    full = Store(bench.quick(queue_depth_max=3), connections=1, application_name="test")
     for moved in (3, 0):
         dispatch = await full.dispatch(10, "scheduler:test")
         assert len(dispatch.tasks) == moved

@@ -86,29 +86,32 @@ class Rival:
         environment = place.environment()
         processes: list[Process] = []
         try:
-            for _ in range(1 if self.supervises else place.workers):
-                process = await self._spawn("work", environment)
-                processes.append(process)
             watcher = await self._spawn("watch", environment, stdout=PIPE)
-            try:
-                return await self._read(watcher, processes, place.count)
-            finally:
-                await end(watcher)
+            processes.append(watcher)
+            stopwatch = Stopwatch(place.count)
+            await self._look(watcher, stopwatch)  # before anything is done: few are done at once
+            for _ in range(1 if self.supervises else place.workers):
+                processes.append(await self._spawn("work", environment))
+            await self._watch(watcher, processes[1:], stopwatch)
+            return stopwatch.rate, stopwatch.cpu_ms_per_task
         finally:
             await asyncio.gather(*(end(process) for process in processes))
 
-    async def _read(
-        self, watcher: Process, workers: Sequence[Process], count: int
-    ) -> tuple[float, float]:
-        assert watcher.stdout is not None  # noqa: S101 - it was opened as a pipe
-        stopwatch = Stopwatch(count)
-        async for line in watcher.stdout:
-            said = orjson.loads(line)
-            if stopwatch.saw(said["at"], said["done"]):
-                return stopwatch.rate, stopwatch.cpu_ms_per_task
+    async def _watch(
+        self, watcher: Process, workers: Sequence[Process], stopwatch: Stopwatch
+    ) -> None:
+        while not await self._look(watcher, stopwatch):
             if any(process.returncode is not None for process in workers):
                 raise LoadtestError(f"a worker of {self.name} died, see its output above")
-        raise LoadtestError(f"the watch over {self.name} ended early, see its output above")
+
+    async def _look(self, watcher: Process, stopwatch: Stopwatch) -> bool:
+        """Whether all were done at the watcher's next look."""
+        assert watcher.stdout is not None  # noqa: S101 - it was opened as a pipe
+        line = await watcher.stdout.readline()
+        if not line:
+            raise LoadtestError(f"the watch over {self.name} ended early, see its output above")
+        said = orjson.loads(line)
+        return stopwatch.saw(said["at"], said["done"])
 
     async def _spawn(self, step: str, environment: dict[str, str], **how: Any) -> Process:
         return await _spawn(self.name, self.python, step, environment, **how)

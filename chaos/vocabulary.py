@@ -81,7 +81,7 @@ INVARIANTS: dict[str, str] = {
     "S6": "every transition is legal, logged, and in an unbroken order",
     "S7": "attempts, losses and hand backs are counted exactly and limits are kept",
     "S8": "the epoch fences: it grows exactly with ownership, and stale writes are refused",
-    "S9": "an attempt has one owner, and only that owner (or a scheduler) ends it",
+    "S9": "an attempt has one owner, and only it (or a scheduler) ends it; the dead claim nothing",
     "S10": "one idempotency key makes one task, another payload under it is refused",
     "S11": "SUCCEEDED has exactly one effect; FAILED and CANCELLED have none",
     "S12": "an accepted task can be read at once and never disappears",

@@ -4,6 +4,9 @@ A task on its last life (one more loss would make it FAILED) is granted only to 
 nothing else runs. Such a hint waits here, unacked: this worker begins nothing more, lets what runs
 end, and claims it then. Meanwhile it asks again now and then: another worker may have had it. Hints
 of further ones go back to the queue, to other workers.
+
+Nothing is claimed while the lease may be over: whatever a dead worker is granted is taken back at
+once, and each time that counts as a loss of the task (``max_losses`` makes it FAILED).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from system.errors import OutcomeUnknown, Unavailable
+from system.lease import Lease
 from system.loops import Loops, wait_for_event
 from system.queue import Delivery, HintQueue
 from system.records import Claimed, Hint
@@ -31,11 +35,16 @@ _CLAIM_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an incarnation ends: ``loops`` stop, then the grace runs out; or it is ``dead``."""
+    """How an incarnation ends: ``loops`` stop, then the grace runs out; or the lease is lost."""
 
     loops: Loops
-    dead: asyncio.Event
+    lease: Lease
     grace_left: Callable[[], float]
+
+    @property
+    def come(self) -> bool:
+        """Whether nothing is to be waited for any more."""
+        return self.lease.dead.is_set() or self.grace_left() <= 0
 
 
 class Intake:
@@ -97,7 +106,7 @@ class Intake:
 
     async def leave(self) -> None:
         """Gives the hint that waits here, if any, to other workers."""
-        if self._waiting is None or self._ending.dead.is_set():
+        if self._waiting is None or self._ending.lease.dead.is_set():
             return  # of a dead worker's hints a scheduler takes care
         try:
             await self._queue.requeue([self._waiting])
@@ -117,13 +126,17 @@ class Intake:
         claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
         if claimed is None:
             return  # never acked: a scheduler gives these hints to the living
+        batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
+        if self._ending.lease.dead.is_set():
+            for grant in claimed.grants:
+                self._telling.dropped(grant, batches.get(grant.task_id))
+            return
         later: list[Delivery] = []
         settled: list[Delivery] = []
         for delivery in deliveries:
             deferred = delivery.hint and delivery.hint.task_id in claimed.deferred
             (later if deferred else settled).append(delivery)
         self._telling.not_granted(len(settled) - len(claimed.grants))
-        batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
         for grant in claimed.grants:
             batch = batches.get(grant.task_id)
             started = sent - grant.running_seconds
@@ -134,7 +147,7 @@ class Intake:
         await self._queue.ack(settled)
 
     async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
-        """Sends the claim until it is answered, always under the same token.
+        """Sends the claim until it is answered, under a lease and always under the same token.
 
         With the loop's time of the sending that was answered. None: dead, or stopped without
         Postgres for so long that the grace is over.
@@ -144,21 +157,21 @@ class Intake:
         self.claims_sent += 1
         self._claims_in_flight += 1
         try:
-            while True:
+            while not self._ending.come:
+                if not self._ending.lease.held:
+                    await self._ending.lease.wait(_RESEND_SECONDS)
+                    continue
                 sent = clock()
                 try:
                     claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
                 except (OutcomeUnknown, Unavailable) as error:
-                    if self._ending.dead.is_set() or self._ending.grace_left() <= 0:
-                        return None, sent
                     self._log.warning("claim sent again", hints=len(hints), error=str(error))
-                    await wait_for_event(self._ending.dead, _RESEND_SECONDS)
-                else:
-                    if claimed.again:
-                        self._log.warning(
-                            "claim of unknown outcome was committed", grants=claimed.again
-                        )
-                    return None if self._ending.dead.is_set() else claimed, sent
+                    await wait_for_event(self._ending.lease.dead, _RESEND_SECONDS)
+                    continue
+                if again := claimed.again:
+                    self._log.warning("claim of unknown outcome was committed", grants=again)
+                return claimed, sent
+            return None, 0.0
         finally:
             self._claims_in_flight -= 1
 

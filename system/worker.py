@@ -1,6 +1,7 @@
 """The worker: an intake, slots and a finisher; its heartbeat keeps the lease.
 
-The lease is about liveness only. What a worker may write is decided by the epoch of each claim.
+The lease is about liveness only: without one, nothing is claimed. What a worker may write is
+decided by the epoch of each claim.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from system.handlers.registry import Registry
 from system.handlers.sql_spans import SqlSpans
 from system.handlers.transaction import Transactions
 from system.intake import READ_BLOCK_SECONDS, Ending, Intake
+from system.lease import Lease
 from system.lifecycle import Reason
 from system.loops import Loops
 from system.pulse import Pulse
@@ -70,7 +72,7 @@ class Worker:
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
         self.slots = Slots(settings, registry, self._transactions, self._finisher, telling, log)
-        self._dead = asyncio.Event()
+        self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
         self.claims = Loops(log, telemetry.metrics)
         self._intake = Intake(
@@ -79,7 +81,7 @@ class Worker:
             self._claiming,
             self._queue,
             self.slots,
-            Ending(self.claims, self._dead, self._grace_left),
+            Ending(self.claims, self._lease, self._grace_left),
             telling,
             log,
         )
@@ -103,7 +105,7 @@ class Worker:
             await self._wind_down(finishing)
             self.beats.stop()
             await beating
-            if self._dead.is_set():
+            if self._lease.dead.is_set():
                 return EXIT_DEAD
             await self._beating.retire(self.id)
         except (OutcomeUnknown, Unavailable, TimeoutError) as error:
@@ -151,6 +153,7 @@ class Worker:
         if owned is None:
             self._die()
             return
+        self._lease.renew(sent)
         self._compare(known, owned, claims)
         self._telling.beat(loop.time() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (loop.time() - sent))
@@ -171,7 +174,7 @@ class Worker:
     def _die(self) -> None:
         """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""
         self._log.error("this incarnation was marked dead, stopping its handlers")
-        self._dead.set()
+        self._lease.lose()
         self.slots.stop(StopReason.LEASE_LOST)
         self.beats.stop()
         self.stop()
@@ -202,18 +205,18 @@ class Worker:
         """Grace for handlers, then hand the rest back, then let every end be answered."""
         if await self._ended_within(self._grace_left()):
             self._log.info("all handlers ended")
-        elif not self._dead.is_set():
+        elif not self._lease.dead.is_set():
             self._log.info("handing back", attempts=len(self.slots.attempts))
             self.slots.stop(StopReason.SHUTTING_DOWN)
             await self._ended_within(self._settings.statement_timeout_seconds)
-        if not self._dead.is_set():
+        if not self._lease.dead.is_set():
             self._finisher.stop()
             async with asyncio.timeout(self._settings.statement_timeout_seconds):
                 await finishing
 
     async def _ended_within(self, seconds: float) -> bool:
         """Whether every attempt was settled within ``seconds``; looks no longer when dead."""
-        await self.slots.wait(lambda: not self.slots.attempts or self._dead.is_set(), seconds)
+        await self.slots.wait(lambda: not self.slots.attempts or self._lease.dead.is_set(), seconds)
         return not self.slots.attempts
 
     async def _close(self) -> None:

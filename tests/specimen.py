@@ -56,7 +56,9 @@ class Specimen:
     now: float = 1.0
     records: list[Record] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
-    incarnations: dict[str, str] = field(default_factory=dict)
+    incarnations: dict[str, str] = field(default_factory=dict)  # the last one of each actor
+    labels: dict[str, str] = field(default_factory=dict)  # the actor of each incarnation
+    dead: set[str] = field(default_factory=set)
     _count: int = 0
 
     def submit(
@@ -138,8 +140,16 @@ class Specimen:
                 )
 
     def worker(self, label: str) -> str:
-        """The incarnation of an actor."""
-        return self.incarnations.setdefault(label, self.fresh_id())
+        """The last incarnation of an actor."""
+        incarnation = self.incarnations.setdefault(label, self.fresh_id())
+        self.labels[incarnation] = label
+        return incarnation
+
+    def living(self, label: str) -> str:
+        """The incarnation that may claim: another one, if the last is dead."""
+        if self.incarnations.get(label) in self.dead:
+            del self.incarnations[label]
+        return self.worker(label)
 
     def tick(self) -> float:
         """The next instant."""
@@ -177,7 +187,7 @@ class Specimen:
             tail += [life.row() for life in self.lives]
             tail += [
                 Worker(worker_id=worker_id, label=label, started_at=instant(0))
-                for label, worker_id in self.incarnations.items()
+                for worker_id, label in self.labels.items()
             ]
         return [*head, *self.records, *tail]
 
@@ -212,7 +222,7 @@ class Life:
     called_out: bool = False
     created_at: str = ""
     finished_at: str | None = None
-    claimed_by: dict[int, str] = field(default_factory=dict)
+    claimed_by: dict[int, str] = field(default_factory=dict)  # the incarnation, by epoch
 
     def step(self, target: State, reason: Reason, actor: str) -> Self:
         """One transition with its event.
@@ -250,10 +260,11 @@ class Life:
         return self.step(State.QUEUED, Reason.REPUBLISHED, "scheduler:scheduler-2")
 
     def claim(self, label: str = "worker-1") -> Self:
-        self.owner = f"worker:{self.run.worker(label)}"
+        incarnation = self.run.living(label)
+        self.owner = f"worker:{incarnation}"
         self.attempt += 1
         self.step(State.RUNNING, Reason.CLAIMED, self.owner)
-        self.claimed_by[self.epoch] = label
+        self.claimed_by[self.epoch] = incarnation
         return self
 
     def call_out(self) -> Self:
@@ -298,8 +309,10 @@ class Life:
             self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
         )
         target = after_attempt(counters, reason, cancel_requested=self.cancel_requested)
-        actor = "scheduler:scheduler-1" if reason is Reason.LOST else self.owner
-        return self.step(target, reason, actor)
+        if reason is not Reason.LOST:
+            return self.step(target, reason, self.owner)
+        self.run.dead.add(self.claimed_by[self.epoch])
+        return self.step(target, reason, "scheduler:scheduler-1")
 
     def cancel(self) -> Self:
         """A cancel by a client, answered as the state demands."""
@@ -344,11 +357,13 @@ class Life:
 
     def stale_finish(self, label: str, epoch: int) -> Self:
         """A finish of an epoch gone by, refused."""
+        claimant = self.claimed_by.get(epoch, "")
+        own = self.run.labels.get(claimant) == label
         self.run.records.append(
             StaleWrite(
                 task_id=self.task_id,
                 at=instant(self.run.tick()),
-                worker_id=self.run.worker(label),
+                worker_id=claimant if own else self.run.worker(label),
                 epoch=epoch,
                 outcome=Reason.SUCCEEDED,
                 state_found=self.state,

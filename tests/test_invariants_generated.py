@@ -53,7 +53,7 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
     if life.state is State.FAILED and draw(st.booleans()):
         life.retry().dispatch().claim().succeed()
     if life.losses:
-        life.stale_finish(life.claimed_by[1], 1)
+        life.stale_finish(life.run.labels[life.claimed_by[1]], 1)
     if draw(st.booleans()):
         life.cancel()
     life.read()

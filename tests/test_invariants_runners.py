@@ -90,6 +90,24 @@ def _(run: Specimen) -> History:
     return with_slots(run)
 
 
+@bad("S9", "after it had been marked dead")
+def _(run: Specimen) -> History:
+    # Taken back from a dead worker, given out anew, and granted to the dead again.
+    life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
+    run.dead.clear()
+    life.dispatch().claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    return run.history()
+
+
+@bad("S9", "after it had been marked dead")
+def _(run: Specimen) -> History:
+    lost, other = run.submit("a").dispatch().claim("worker-1"), run.submit("b")
+    lost.end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    run.dead.clear()
+    other.dispatch().claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    return run.history()
+
+
 @bad("S12", "a cancel after it was accepted did not find it")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().succeed().cancel()
@@ -129,6 +147,15 @@ def test_an_end_told_again_when_the_task_went_on_may_be_refused() -> None:
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
     life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()
     assert CHECKS["S8"](run.history()) == []
+
+
+def test_a_claim_under_way_when_its_worker_died_may_be_granted() -> None:
+    run = Specimen()
+    lost, late = run.submit("a").dispatch().claim("worker-1"), run.submit("b").dispatch()
+    lost.end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    run.dead.clear()
+    late.claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    assert CHECKS["S9"](run.history()) == []
 
 
 def test_slots_are_taken_one_after_the_other_by_any_number() -> None:

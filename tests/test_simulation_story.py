@@ -133,7 +133,6 @@ def test_what_changed_nothing_is_counted_and_the_harness_is_no_part_of_it() -> N
 def test_evidence_is_marked() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
-    life.claimed_by.clear()
     life.owner = f"worker:{run.worker('worker-2')}"
     life.succeed()
     lines = story(run).text("a")

@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from bench import Bench, until
 from wire import wire_to
 
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State
+from system.queue import GROUP
 from system.worker import EXIT_DEAD
 
 Payload = dict[str, Any]
@@ -61,6 +63,30 @@ async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
     assert told in ([], [StopReason.LEASE_LOST])
     (end,) = await bench.store.take_back(10, "scheduler:test")
     assert end.task_id == task_id
+
+
+async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> None:
+    """Found by storm, seed 70012: what the dead claim is lost again and again (S9)."""
+
+    @bench.registry.task("quick")
+    async def quick(ctx: Context, payload: Payload) -> None:
+        pass
+
+    async def read() -> bool:
+        return bool((await bench.queue._redis.xpending("holdfast:hints:default", GROUP))["pending"])
+
+    over = "SELECT 1 FROM workers WHERE lease_expires_at < clock_timestamp()"
+    async with bench.worker(lease_seconds=0.9, heartbeat_seconds=0.3):
+        await bench.until_state(await bench.offer("quick"), State.SUCCEEDED)
+        with psycopg.connect(bench.settings.database_url) as beside:
+            beside.execute("SELECT FROM workers FOR UPDATE")  # no heartbeat comes through
+            await until(lambda: bench.sql(over) == [(1,)])
+            (task_id,) = await bench.offer("quick")
+            await until(read)
+            await asyncio.sleep(0.3)  # a claim takes milliseconds
+            assert await bench.state(task_id) is State.QUEUED
+        await bench.until_state([task_id], State.SUCCEEDED)
+    assert "this incarnation was marked dead, stopping its handlers" not in bench.logged()
 
 
 async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(

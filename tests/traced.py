@@ -46,7 +46,7 @@ class Teller:
     """Tells one task as the contract of traces says, each transition by whoever made it."""
 
     def __init__(self, run: Specimen, life: Life) -> None:
-        self._labels = {f"worker:{i}": label for label, i in run.incarnations.items()}
+        self._labels = {f"worker:{i}": label for i, label in run.labels.items()}
         self._life = life
         self._task_id = life.task_id
         self._events = [
@@ -91,7 +91,7 @@ class Teller:
         outcome = span.attributes | {"holdfast.outcome": event.reason}
         yield replace(span, links=tuple(links), attributes=outcome)
         # What the handler had called before, told by whoever ran it.
-        who = self._life.claimed_by[epoch]
+        who = self._labels[f"worker:{self._life.claimed_by[epoch]}"]
         call = self._span("POST", "client", event, parent=span_id)
         yield replace(call, service="holdfast-worker", instance=who)
         if by_worker:

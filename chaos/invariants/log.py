@@ -228,9 +228,13 @@ def _shown(*records: Record | None) -> tuple[Record, ...]:
 def single_owner(history: History) -> list[Violation]:
     """S9: ownership never overlaps: a claim finds the task owned by nobody, is made by a known
     incarnation, and is ended by that incarnation itself or taken back by a scheduler; nobody else
-    runs it, and nobody has more than slots.
+    runs it, nobody has more than slots, and whoever is dead asks for nothing more.
     """
-    found = [*runners.run_by_others(history), *runners.more_than_slots(history)]
+    found = [
+        *runners.run_by_others(history),
+        *runners.more_than_slots(history),
+        *runners.claimed_by_the_dead(history),
+    ]
     for task_id, events in history.events.items():
         claim: Event | None = None
         for event in events:

@@ -94,6 +94,35 @@ def more_than_slots(history: History) -> Iterator[Violation]:
                 break
 
 
+def claimed_by_the_dead(history: History) -> Iterator[Violation]:
+    """S9: no incarnation claims what was dispatched after something was taken from it as lost.
+
+    It was dead then, and its lease over by its own account: only a claim that it had sent before
+    may still be granted, and that one names older hints.
+    """
+    died: dict[str, datetime] = {}
+    for events in history.events.values():
+        owner = ""
+        for event in events:
+            if event.reason == Reason.LOST:
+                at = parse_instant(event.at)
+                died[owner] = min(at, died.get(owner, at))
+            owner = event.actor if event.reason == Reason.CLAIMED else owner
+    for task_id, events in history.events.items():
+        dispatch: Event | None = None
+        for event in events:
+            if event.reason == Reason.DISPATCHED:
+                dispatch = event
+            elif event.reason == Reason.CLAIMED and event.actor in died and dispatch is not None:
+                dead = (parse_instant(dispatch.at) - died[event.actor]).total_seconds()
+                if dead > 0:
+                    message = (
+                        f"claimed by {history.actor(event.actor)} after it had been marked dead"
+                    )
+                    message += f": dispatched {dead:.3f} s later"
+                    yield Violation("S9", task_id, message, (dispatch, event))
+
+
 def killed_not_slow(history: History) -> Iterator[Violation]:
     """S7: an attempt that still had time when its worker was killed is lost, never timed out: it
     must use up nothing.

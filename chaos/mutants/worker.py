@@ -9,6 +9,7 @@ from chaos.mutants.statements import MUTANTS as _STATEMENTS
 
 _FILE = "system/worker.py"
 _INTAKE = "system/intake.py"
+_LEASE = "system/lease.py"
 _SLOTS = "system/slots.py"
 _FINISHER = "system/finisher.py"
 _ATTEMPTS = "system/attempts.py"
@@ -152,22 +153,42 @@ _TAKING = (
     ),
 )
 
-_LIVING = (
-    Mutant(
-        name="dead_goes_on",
-        guard="a worker that is told that its incarnation is dead stops and exits",
-        what="it goes on claiming",
-        scenario="zombie_returns",
-        killers=("S15",),
-        edits=(
-            Edit(
-                _FILE,
-                "        if owned is None:\n            self._die()\n            return\n",
-                "        if owned is None:\n"
-                "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
-                "            return\n",
-            ),
+_CLAIMS_WITHOUT_LEASE = Mutant(
+    name="claims_without_lease",
+    guard="a worker whose lease may be over claims nothing until a heartbeat is answered",
+    what="it goes on claiming as long as claims are answered",
+    scenario="heartbeat_behind",
+    killers=("S9",),
+    edits=(Edit(_LEASE, "asyncio.get_running_loop().time() < self._ends", "bool(self._ends)"),),
+)
+
+_DEAD_GOES_ON = Mutant(
+    name="dead_goes_on",
+    guard="a worker that is told that its incarnation is dead stops and exits",
+    what="it goes on claiming",
+    scenario="zombie_returns",
+    killers=("S9", "S15"),
+    covered_by="a worker whose lease is over claims nothing",
+    pair="dead_goes_on_claims_without_lease",
+    edits=(
+        Edit(
+            _FILE,
+            "        if owned is None:\n            self._die()\n            return\n",
+            "        if owned is None:\n"
+            "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
+            "            return\n",
         ),
+    ),
+)
+
+_LIVING = (
+    _CLAIMS_WITHOUT_LEASE,
+    _DEAD_GOES_ON,
+    both(
+        "dead_goes_on_claims_without_lease",
+        _DEAD_GOES_ON,
+        _CLAIMS_WITHOUT_LEASE,
+        killers=("S9", "S15"),
     ),
     Mutant(
         name="stop_without_hand_back",

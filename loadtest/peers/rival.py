@@ -91,7 +91,8 @@ class Rival:
             stopwatch = Stopwatch(place.count)
             await self._look(watcher, stopwatch)  # before anything is done: few are done at once
             for _ in range(1 if self.supervises else place.workers):
-                processes.append(await self._spawn("work", environment))
+                process = await self._spawn("work", environment)
+                processes.append(process)
             await self._watch(watcher, processes[1:], stopwatch)
             return stopwatch.rate, stopwatch.cpu_ms_per_task
         finally:

@@ -60,6 +60,11 @@ class Attempts:
             trace.queued(nanoseconds(grant.queued_at), nanoseconds(grant.claimed_at))
         return trace
 
+    def dropped(self, grant: Grant, batch: str | None) -> None:
+        """It was granted to a worker that had died meanwhile: it never begins here."""
+        self.claimed(grant, batch)
+        self.lost(grant)
+
     def ran(self, grant: Grant, seconds: float) -> None:
         """Its handler took so long."""
         exemplar = self._exemplar(grant.traceparent)

@@ -18,6 +18,10 @@ from system.worker import EXIT_DEAD
 
 Payload = dict[str, Any]
 
+_DIES = "this incarnation was marked dead, stopping its handlers"
+_WAITS_FOR_A_LOCK = """SELECT count(*) FROM pg_stat_activity
+  WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
 
 def register_endless(bench: Bench) -> list[StopReason | None]:
     """A handler that ends only when told to; returns why each one was."""
@@ -65,6 +69,25 @@ async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
     assert end.task_id == task_id
 
 
+async def test_what_is_granted_to_the_dead_is_dropped_and_told(bench: Bench) -> None:
+    """Found by storm, seed 70012: nobody told the span of such a claim (S13)."""
+    told = register_endless(bench)
+    (task_id,) = await bench.submit("endless")
+    dispatched = await bench.store.dispatch(1, "scheduler:test")
+    async with bench.incarnation() as (_, running):
+        with psycopg.connect(bench.settings.database_url) as beside:
+            beside.execute("SELECT FROM tasks FOR UPDATE")  # the claim waits for it
+            await bench.queue.publish(dispatched.tasks)
+            await until(lambda: bench.sql(_WAITS_FOR_A_LOCK) == [(1,)])
+            bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
+            await until(lambda: _DIES in bench.logged())
+        assert await running == EXIT_DEAD
+    assert await bench.state(task_id) is State.RUNNING
+    assert told == []
+    assert bench.count("holdfast_attempts_claimed_total", queue="default") == 1
+    assert bench.count("holdfast_leases_lost_total") == 1
+
+
 async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> None:
     """Found by storm, seed 70012: what the dead claim is lost again and again (S9)."""
 
@@ -86,7 +109,7 @@ async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> N
             await asyncio.sleep(0.3)  # a claim takes milliseconds
             assert await bench.state(task_id) is State.QUEUED
         await bench.until_state([task_id], State.SUCCEEDED)
-    assert "this incarnation was marked dead, stopping its handlers" not in bench.logged()
+    assert _DIES not in bench.logged()
 
 
 async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(

@@ -47,8 +47,8 @@ TASKS_PER_SECOND = 200.0
 LOOP_RESTART_SECONDS = 2.0
 # A sweep: clock, mark_dead, take_back, generation, republish, publish.
 SWEEP_ROUND_TRIPS = 6
-# From due to claimed: generation, dispatch, publish, next due, read, claim.
-START_ROUND_TRIPS = 6
+# From due to claimed: generation, dispatch, publish, read, claim.
+START_ROUND_TRIPS = 5
 # A hint of a last life in a batch: read, claim (not yet), give others back, claim again.
 ALONE_ROUND_TRIPS = 4
 # From the death of a worker to the next one: the longest pause of the harness, and its start.

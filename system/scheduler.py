@@ -80,6 +80,8 @@ class Scheduler:
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._poked = asyncio.Event()
         self._poke_seen = "$"
+        self._asked = 0.0
+        self._in_doubt = True
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
         # A worker whose lease is renewed every heartbeat outlives an outage of lease - heartbeat;
@@ -125,19 +127,31 @@ class Scheduler:
     async def _dispatch(self) -> None:
         """One batch of due tasks; sleeps until the next one is due, a poke, or the poll."""
         self._poked.clear()
-        await self._heal_amnesia()  # also the proof that Redis answers: else the backlog stays
+        await self._remembered()
         sent = self._telling.now()
         batch = self._settings.dispatch_batch
         dispatch = await self._dispatching.dispatch(batch, self._actor)
         if dispatch.tasks:
             with self._telling.dispatched(dispatch.tasks, sent) as hints:
                 await self._queue.publish(hints)
-            if len(dispatch.tasks) >= batch:
-                return
+        self._in_doubt = False
+        if len(dispatch.tasks) >= batch:
+            return
         due, poll = dispatch.next_due_seconds, self._settings.poll_seconds
         seconds = poll if due is None else min(poll, max(due, _RETRY_SECONDS if due <= 0 else 0))
         if not self.loops.stopping:
             await wait_for_event(self._poked, seconds)
+
+    async def _remembered(self) -> None:
+        """Asks Redis what it remembers: at each poll, and after a turn that failed.
+
+        Nothing is dispatched before it answers: else the backlog would go where nobody hears of it.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._in_doubt or now - self._asked >= self._settings.poll_seconds:
+            await self._heal_amnesia()
+            self._asked = now
+        self._in_doubt = True  # until this turn has ended well
 
     async def _heal_amnesia(self) -> None:
         """Publishes every hint again when Redis lost its memory; marks it only afterwards."""

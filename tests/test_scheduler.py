@@ -236,6 +236,22 @@ async def test_without_redis_the_backlog_stays_in_postgres(bench: Bench) -> None
     assert len(await hinted(bench)) == 3
 
 
+async def test_a_redis_that_goes_away_gets_one_batch_at_most(bench: Bench) -> None:
+    async with (
+        wire_to(bench.settings.redis_url) as wire,
+        bench.scheduler(redis_url=wire.url, dispatch_batch=10, hint_deadline_seconds=FOREVER),
+    ):
+        await bench.until_state(await bench.submit("a"), State.QUEUED)
+        wire.down()
+        ids = await bench.submit(*["a"] * 100)
+        failed = {"loop": "dispatch", "result": "failed"}
+        await until(lambda: bench.count("holdfast_loop_turns_total", **failed) >= 3)
+        queued = bench.sql("SELECT count(*) FROM tasks WHERE state = 'QUEUED'")
+        assert queued in ([(1,)], [(11,)])
+        wire.heal()
+        await bench.until_state(ids, State.QUEUED)
+
+
 async def test_the_dead_are_found_even_while_redis_is_stalled(bench: Bench) -> None:
     (grant,) = await bench.claimed("a")
     async with wire_to(bench.settings.redis_url) as wire:

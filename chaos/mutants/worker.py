@@ -44,7 +44,8 @@ _CLAIM_GIVEN_UP = Mutant(
     edits=(
         Edit(
             _INTAKE,
-            "                    await wait_for_event(self._ending.dead, _RESEND_SECONDS)\n",
+            "                    await wait_for_event(self._ending.lease.dead, _RESEND_SECONDS)\n"
+            "                    continue\n",
             "                    return Claimed(), sent\n",
         ),
     ),

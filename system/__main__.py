@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ from pydantic_settings import SettingsError
 
 from system.errors import HoldfastError, Misconfigured
 from system.settings import Settings
+
+_GARBAGE_OBJECTS = 50_000
 
 app = typer.Typer(
     name="holdfast",
@@ -186,6 +189,7 @@ async def _zero(work: Coroutine[Any, Any, None]) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> None:
+    _collect_less_often()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(work)
@@ -197,6 +201,16 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
         raise typer.Exit(1) from error
     if code:
         raise typer.Exit(code)
+
+
+def _collect_less_often() -> None:
+    """What is loaded by now stays; of the rest nearly all is freed by its reference count.
+
+    Looking for cycles every 700 objects took a tenth of the time that a batch of tasks takes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_OBJECTS)
 
 
 def main() -> None:

@@ -7,16 +7,17 @@ time never gives its connection back: its statement may still be running on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, RowMapping, TextClause, event
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, TextClause, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from system import arrays
 from system.errors import Misconfigured, OutcomeUnknown, Unavailable, Unstorable
+from system.rows import Row, all_rows
 from system.settings import Settings
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ class Database:
 
     async def rows(
         self, statement: TextClause, parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[RowMapping]:
+    ) -> list[Row]:
         """Runs one statement and returns all its rows.
 
         Raises:
@@ -113,7 +114,7 @@ class Database:
             Unstorable: Postgres refused a value.
         """
         return await self.call(
-            lambda connection: connection.execute(statement, parameters).mappings().all()
+            lambda connection: all_rows(connection.execute(statement, parameters))
         )
 
     async def call(self, work: Callable[[Connection], T]) -> T:

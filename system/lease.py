@@ -3,13 +3,15 @@
 By the database's clock the lease runs from the moment a heartbeat is carried out. Here it runs from
 the moment that heartbeat was sent, so it is over here before any scheduler may mark this worker
 dead (C. G. Gray, D. R. Cheriton: Leases, SOSP 1989). No wall clock is needed, only seconds that
-last as long here as there.
+last as long here as there. Not the event loop's: it stands still while callbacks run, or while the
+process is stopped among them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 from system.loops import wait_for_event
 
@@ -26,10 +28,10 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether nobody can have marked this worker dead yet."""
-        return not self.dead.is_set() and asyncio.get_running_loop().time() < self._ends
+        return not self.dead.is_set() and time.monotonic() < self._ends
 
     def renew(self, sent: float) -> None:
-        """A heartbeat that was sent then (the loop's clock) was answered."""
+        """A heartbeat that was sent then (``time.monotonic``) was answered."""
         self._ends = sent + self._seconds
         self._changed.set()
 

@@ -40,6 +40,7 @@ from system.records import (
     TaskStory,
 )
 from system.rows import (
+    all_rows,
     row_to_story,
     row_to_taken_back,
     row_to_task,
@@ -289,7 +290,7 @@ class Store:
         """
         parameters = _finish_parameters([success], worker_id)
         result = await connection.execute(statements.FINISH, parameters)
-        return rows_to_answers(result.mappings().all())[0]
+        return rows_to_answers(all_rows(result))[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
         """Ends attempts that did not succeed; the law decides between retry, FAILED, CANCELLED."""

@@ -10,16 +10,15 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, TextClause
+from sqlalchemy import Connection, TextClause
 
 from system import statements
 from system.records import Limits, NewTask, Submitted, TaskRow
-from system.rows import row_to_task
+from system.rows import Row, all_rows, row_to_task
 
 _ROUNDS_MAX = 3
 
-Rows = Sequence[RowMapping]
-Submission = Generator[tuple[TextClause, dict[str, Any]], Rows, list[Submitted]]
+Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submitted]]
 
 
 def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
@@ -62,7 +61,7 @@ def submit_rows(
     try:
         statement, parameters = next(steps)
         while True:
-            rows = connection.execute(statement, parameters).mappings().all()
+            rows = all_rows(connection.execute(statement, parameters))
             statement, parameters = steps.send(rows)
     except StopIteration as done:
         answers: list[Submitted] = done.value
@@ -89,7 +88,7 @@ def _one_per_key(
 
 
 def _stored_before(
-    tasks: Sequence[NewTask], rows: Rows
+    tasks: Sequence[NewTask], rows: list[Row]
 ) -> Iterator[tuple[NewTask, Submitted, bytes]]:
     """Each task that stands already, its answer, and the fingerprint of what stands."""
     by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
@@ -108,10 +107,9 @@ def _stored_before(
             yield task, Submitted("existing" if same else "mismatch", before), fingerprint
 
 
-def _split_fingerprint(row: RowMapping) -> tuple[TaskRow, bytes]:
-    values = dict(row)
-    fingerprint = bytes(values.pop("fingerprint"))
-    return row_to_task(values), fingerprint
+def _split_fingerprint(row: Row) -> tuple[TaskRow, bytes]:
+    fingerprint = bytes(row.pop("fingerprint"))
+    return row_to_task(row), fingerprint
 
 
 def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
@@ -146,7 +147,7 @@ class Worker:
     async def _beat_turn(self) -> None:
         """Renews the lease and compares what the database says is ours with what runs here."""
         loop = asyncio.get_running_loop()
-        sent = loop.time()
+        began, sent = loop.time(), time.monotonic()
         known = self.slots.known
         claims = self._intake.claims_answered
         owned = await self._beating.heartbeat(self.id)
@@ -155,8 +156,8 @@ class Worker:
             return
         self._lease.renew(sent)
         self._compare(known, owned, claims)
-        self._telling.beat(loop.time() - sent)
-        await self.beats.sleep(self._settings.heartbeat_seconds - (loop.time() - sent))
+        self._telling.beat(loop.time() - began)
+        await self.beats.sleep(self._settings.heartbeat_seconds - (loop.time() - began))
 
     def _compare(self, known: set[Key], owned: Sequence[Owned], claims: int) -> None:
         here = {(task.task_id, task.epoch): task for task in owned}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, RowMapping, TextClause, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system.ids import new_id
 from system.lifecycle import Reason
 from system.records import Failure, Hint, NewTask, Success
+from system.rows import Row, all_rows
 from system.settings import Settings
 from system.store import Store
 
@@ -37,8 +38,8 @@ class HeldStore(Store):
 
     async def rows(
         self, statement: TextClause, parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[RowMapping]:
-        return (await self._connection.execute(statement, parameters)).mappings().all()
+    ) -> list[Row]:
+        return all_rows(await self._connection.execute(statement, parameters))
 
 
 @dataclass
@@ -54,7 +55,7 @@ class World:
     owner: UUID | None = None
     epoch: int = 0
 
-    async def sql(self, statement: str, **parameters: Any) -> Sequence[RowMapping]:
+    async def sql(self, statement: str, **parameters: Any) -> list[Row]:
         return await self.store._database.call(
             lambda connection: _all(connection.execute(text(statement), parameters))
         )
@@ -75,8 +76,8 @@ class World:
         return Hint(self.task_id, self.epoch, "default", None)
 
 
-def _all(result: Any) -> Sequence[RowMapping]:
-    return result.mappings().all() if result.returns_rows else []
+def _all(result: Any) -> list[Row]:
+    return all_rows(result) if result.returns_rows else []
 
 
 _CLEAN = """

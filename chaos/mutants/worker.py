@@ -160,7 +160,7 @@ _CLAIMS_WITHOUT_LEASE = Mutant(
     what="it goes on claiming as long as claims are answered",
     scenario="heartbeat_behind",
     killers=("S9",),
-    edits=(Edit(_LEASE, "asyncio.get_running_loop().time() < self._ends", "bool(self._ends)"),),
+    edits=(Edit(_LEASE, "time.monotonic() < self._ends", "bool(self._ends)"),),
 )
 
 _DEAD_GOES_ON = Mutant(

@@ -29,7 +29,7 @@ Row = dict[str, Any]  # by the names of the columns
 
 
 def all_rows(result: CursorResult[Any]) -> list[Row]:
-    """What is left of a result. (A RowMapping as a dict takes three times as long.)"""
+    """What is left of a result. (A RowMapping made a dict takes twice as long.)"""
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result.all()]
 

@@ -206,6 +206,24 @@ def test_what_a_killed_process_had_not_sent_is_excused_and_counted(
     assert judgement.meters.excused == dict(found.excused)
 
 
+def test_calls_below_a_span_that_was_not_sent_are_excused_whatever_stands_before_them() -> None:
+    """Found by storm, seed 80512: the span of the COMMIT was missing, another child came first."""
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+
+    def below_nothing(span: Span) -> Span:
+        return replace(span, parent_span_id=NOWHERE)
+
+    whole = edited(run, spans("POST", below_nothing), spans("finish", below_nothing))
+    told = [record for record in whole.records if isinstance(record, Span)]
+    others = [record for record in whole.records if not isinstance(record, Span)]
+    gone = exited("worker-1", second(run, Reason.SUCCEEDED) + 0.4)
+    for order in (told, told[::-1]):
+        found = examine(History([*others, *order, gone]))
+        assert not found.violations
+        assert set(found.excused) == {KILLED}
+
+
 @pytest.mark.parametrize(
     "end",
     [

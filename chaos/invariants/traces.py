@@ -111,6 +111,7 @@ class _Examination:
                     self._task(task, parent)
         for span in self._spans:
             self._called_out(span)
+        for span in self._spans:  # afterwards: what is excused as missing is known from then on
             self._resolves(span)
         self._findings.spans = len(self._spans)
         return self._findings

@@ -146,8 +146,7 @@ class Worker:
 
     async def _beat_turn(self) -> None:
         """Renews the lease and compares what the database says is ours with what runs here."""
-        loop = asyncio.get_running_loop()
-        began, sent = loop.time(), time.monotonic()
+        sent = time.monotonic()
         known = self.slots.known
         claims = self._intake.claims_answered
         owned = await self._beating.heartbeat(self.id)
@@ -156,8 +155,8 @@ class Worker:
             return
         self._lease.renew(sent)
         self._compare(known, owned, claims)
-        self._telling.beat(loop.time() - began)
-        await self.beats.sleep(self._settings.heartbeat_seconds - (loop.time() - began))
+        self._telling.beat(time.monotonic() - sent)
+        await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
 
     def _compare(self, known: set[Key], owned: Sequence[Owned], claims: int) -> None:
         here = {(task.task_id, task.epoch): task for task in owned}

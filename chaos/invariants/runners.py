@@ -100,27 +100,20 @@ def claimed_by_the_dead(history: History) -> Iterator[Violation]:
     It was dead then, and its lease over by its own account: only a claim that it had sent before
     may still be granted, and that one names older hints.
     """
-    died: dict[str, datetime] = {}
-    for events in history.events.values():
-        owner = ""
-        for event in events:
-            if event.reason == Reason.LOST:
-                at = parse_instant(event.at)
-                died[owner] = min(at, died.get(owner, at))
-            owner = event.actor if event.reason == Reason.CLAIMED else owner
+    died = _died(history)
     for task_id, events in history.events.items():
         dispatch: Event | None = None
         for event in events:
             if event.reason == Reason.DISPATCHED:
                 dispatch = event
-            elif event.reason == Reason.CLAIMED and event.actor in died and dispatch is not None:
-                dead = (parse_instant(dispatch.at) - died[event.actor]).total_seconds()
-                if dead > 0:
-                    message = (
-                        f"claimed by {history.actor(event.actor)} after it had been marked dead"
-                    )
-                    message += f": dispatched {dead:.3f} s later"
-                    yield Violation("S9", task_id, message, (dispatch, event))
+            if event.reason != Reason.CLAIMED or event.actor not in died or dispatch is None:
+                continue
+            dead = (parse_instant(dispatch.at) - died[event.actor]).total_seconds()
+            if dead > 0:
+                who = history.actor(event.actor)
+                message = f"claimed by {who} after it had been marked dead: "
+                message += f"dispatched {dead:.3f} s later"
+                yield Violation("S9", task_id, message, (dispatch, event))
 
 
 def killed_not_slow(history: History) -> Iterator[Violation]:
@@ -139,6 +132,20 @@ def killed_not_slow(history: History) -> Iterator[Violation]:
                     message = f"timed out, but its worker was killed {ends - died:.2f} s before"
                     yield Violation("S7", task_id, message, (claim, event))
             claim = event if event.reason == Reason.CLAIMED else claim
+
+
+def _died(history: History) -> dict[str, datetime]:
+    """When something was first taken as lost from an actor: it had been marked dead by then."""
+    found: dict[str, datetime] = {}
+    for events in history.events.values():
+        owner = ""
+        for event in events:
+            if event.reason == Reason.CLAIMED:
+                owner = event.actor
+            elif event.reason == Reason.LOST:
+                at = parse_instant(event.at)
+                found[owner] = min(at, found.get(owner, at))
+    return found
 
 
 def _killed(history: History) -> dict[str, float]:

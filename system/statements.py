@@ -5,6 +5,9 @@ How each is built (learned by model checking and on real Postgres; ``scans.py`` 
 - ``h`` locks the rows by id, in id order, without looking at state or epoch: a row that starts to
   match while we wait for its lock would not be found. The guards come after and read ``h``, which
   holds the row as it is under the lock. Only scans filter by state, and skip what is locked.
+- ``LATERAL``: one row at a time by the primary key, whatever the planner believes. It does not know
+  how many ids will come (it guesses ten), and joined ``h`` with what was sent by comparing each
+  with each: a third of the time of a finish of 84 tasks, two thirds of one of 200.
 - ``clock_timestamp()`` everywhere. ``(SELECT clock_timestamp())`` is evaluated once, before any
   lock wait, and stands only where a scan needs an index condition.
 - An UPDATE sets every column that a CHECK reads, from ``h``: Postgres first checks the new row as
@@ -27,12 +30,18 @@ TASK_COLUMNS = """id, tenant, queue, priority, name, payload, idempotency_key, t
 
 EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
 
-# What the guards of an attempt's end need to know of the locked row; the payload stays behind.
-_LOCK = """h AS MATERIALIZED (
-  SELECT t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
-         t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
-         t.traceparent, t.queue
-  FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"""
+# What the guards of an attempt's end, of a cancel and of a retry look at; the payload stays behind.
+_COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
+    t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
+    t.traceparent, t.queue"""
+
+
+def _lock(columns: str, sent: str = "") -> str:
+    """Locks the rows that ``i`` names, in its order; ``sent``: what of ``i`` goes with each."""
+    return f"""h AS MATERIALIZED (
+  SELECT t.*{sent} FROM i, LATERAL (
+    SELECT {columns} FROM tasks t WHERE t.id = i.id FOR NO KEY UPDATE) t)"""
+
 
 # Leaving RUNNING; every statement that ends an attempt sets at least this.
 LEAVE_RUNNING = """epoch = n.epoch + 1, seq = n.seq + 1, worker_id = NULL, claim_token = NULL,
@@ -82,7 +91,12 @@ def _last_life(row: str) -> str:
 
 # Of a task that is RUNNING: the row has forgotten it, and only a claim sent again asks.
 _QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
-    WHERE d.task_id = h.id AND d.reason = '{Reason.DISPATCHED}')"""
+    WHERE d.task_id = t.id AND d.reason = '{Reason.DISPATCHED}')"""
+
+# What a grant tells its worker, and what says in which order.
+_GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.priority, t.run_at,
+  t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
+  t.traceparent, t.claimed_at"""
 
 # A task on its last life is granted only where nothing else is, here or before: it must stand in
 # the first place (ordinary ones stand before it), the worker must say that nothing runs there, and
@@ -92,14 +106,12 @@ _QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
 # is sent once more under the same token.
 CLAIM = text(f"""
 WITH i AS MATERIALIZED (
-  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS u(id, epoch)),
-h AS MATERIALIZED (
-  SELECT t.* FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE),
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS u(id, epoch) ORDER BY id),
+{_lock(f"{_GRANTED}, t.state, t.claim_token, t.state_since", ", i.epoch AS sent")},
 c AS MATERIALIZED (
   SELECT h.id, h.epoch, h.attempt, h.seq, h.state_since, {_last_life("h")} AS last_life,
     row_number() OVER (ORDER BY {_last_life("h")}, h.priority DESC, h.due_at, h.id) AS place
-  FROM h JOIN i ON i.id = h.id
-  WHERE h.state = 'QUEUED' AND h.epoch = i.epoch),
+  FROM h WHERE h.state = 'QUEUED' AND h.epoch = h.sent),
 n AS MATERIALIZED (
   SELECT * FROM c
   WHERE CASE WHEN last_life
@@ -114,7 +126,7 @@ u AS (
     claimed_at = clock_timestamp(), state_since = clock_timestamp(), hint_deadline = NULL,
     finished_at = NULL
   FROM n WHERE t.id = n.id
-  RETURNING t.*, n.state_since AS queued_at),
+  RETURNING {_GRANTED}, n.state_since AS queued_at),
 e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
@@ -122,11 +134,11 @@ e AS (
 g AS (
   SELECT *, true AS granted, false AS again FROM u
   UNION ALL
-  SELECT h.*, {_QUEUED_AT}, true, true
-  FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)
+  SELECT {_GRANTED}, {_QUEUED_AT}, true, true
+  FROM h AS t WHERE t.state = 'RUNNING' AND t.claim_token = CAST(:token AS uuid)
   UNION ALL
-  SELECT h.*, h.state_since, false, false
-  FROM h WHERE h.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
+  SELECT {_GRANTED}, t.state_since, false, false
+  FROM h AS t WHERE t.id IN (SELECT id FROM c EXCEPT SELECT id FROM n))
 SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
   attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
@@ -149,12 +161,11 @@ ORDER BY t.id""")
 # ended this very attempt before. Everything else is a stale write: refused, and witnessed.
 _ANSWER = """
 settled AS (
-  SELECT i.id, i.epoch AS sent, i.outcome, COALESCE(u.state, h.state) AS state,
-    COALESCE(u.epoch, h.epoch) AS epoch,
-    u.id IS NOT NULL AS made,
-    u.id IS NOT NULL
-      OR COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false) AS done
-  FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id),
+  SELECT id, epoch - 1 AS sent, outcome, state, epoch, true AS made, true AS done FROM u
+  UNION ALL
+  SELECT i.id, i.epoch, i.outcome, h.state, h.epoch, false,
+    COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false)
+  FROM i LEFT JOIN h ON h.id = i.id WHERE i.id NOT IN (SELECT id FROM u)),
 s AS (
   INSERT INTO stale_writes (task_id, at, worker_id, epoch, outcome, state_found, epoch_found)
   SELECT id, clock_timestamp(), CAST(:worker AS uuid), sent, outcome, state, epoch
@@ -165,16 +176,16 @@ FINISH = text(f"""
 WITH i AS MATERIALIZED (
   SELECT u.*, '{Reason.SUCCEEDED}' AS outcome FROM unnest(
     CAST(:ids AS uuid[]), CAST(:epochs AS int[]), CAST(:results AS text[])
-  ) AS u(id, epoch, result)),
-{_LOCK},
+  ) AS u(id, epoch, result) ORDER BY id),
+{_lock("t.id, t.state, t.epoch, t.seq, t.released_by", ", i.epoch AS sent, i.outcome, i.result")},
 n AS (
-  SELECT h.id, h.epoch, h.seq, i.result FROM h JOIN i ON i.id = h.id
-  WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),
+  SELECT h.id, h.epoch, h.seq, h.outcome, h.result FROM h
+  WHERE h.state = 'RUNNING' AND h.epoch = h.sent),
 u AS (
   UPDATE tasks t SET state = '{State.SUCCEEDED}', {LEAVE_RUNNING},
     released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()
   FROM n WHERE t.id = n.id
-  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.finished_at, n.result),
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.finished_at, n.outcome, n.result),
 f AS (
   INSERT INTO effects (effect_key, task_id, epoch, attempt, at, result)
   SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb) FROM u ORDER BY id),
@@ -189,17 +200,17 @@ WITH i AS MATERIALIZED (
   SELECT * FROM unnest(
     CAST(:ids AS uuid[]), CAST(:epochs AS int[]), CAST(:reasons AS text[]),
     CAST(:delays AS float8[]), CAST(:details AS text[])
-  ) AS u(id, epoch, outcome, delay, detail)),
-{_LOCK},
+  ) AS u(id, epoch, outcome, delay, detail) ORDER BY id),
+{_lock(_COUNTERS, ", i.epoch AS sent, i.outcome, i.delay, i.detail")},
 n AS (
-  SELECT h.id, h.epoch, h.seq, h.due_at, i.outcome, i.delay, i.detail,
-    h.handed_back + (i.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,
+  SELECT h.id, h.epoch, h.seq, h.due_at, h.outcome, h.delay, h.detail,
+    h.handed_back + (h.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,
     CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'
-         WHEN i.outcome = '{Reason.HANDED_BACK}' THEN '{State.SCHEDULED}'
-         WHEN i.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
+         WHEN h.outcome = '{Reason.HANDED_BACK}' THEN '{State.SCHEDULED}'
+         WHEN h.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
          WHEN h.attempt - h.losses - h.handed_back >= h.max_attempts THEN '{State.FAILED}'
          ELSE '{State.SCHEDULED}' END AS next
-  FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),
+  FROM h WHERE h.state = 'RUNNING' AND h.epoch = h.sent),
 u AS (
   UPDATE tasks t SET state = n.next, {LEAVE_RUNNING}, released_by = CAST(:worker AS uuid),
     handed_back = n.handed_back,
@@ -219,8 +230,8 @@ UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
 WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
 
 CANCEL = text(f"""
-WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
-{_LOCK},
+WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id) ORDER BY id),
+{_lock(_COUNTERS)},
 n AS (
   SELECT h.id, h.seq, h.state, h.epoch, h.worker_id, h.claim_token,
     CASE h.state WHEN 'RUNNING' THEN '{State.RUNNING}' ELSE '{State.CANCELLED}' END AS next
@@ -246,8 +257,8 @@ FROM i LEFT JOIN h ON h.id = i.id LEFT JOIN u ON u.id = i.id""")
 
 # A dead letter gets one more attempt than it has used; the counters go on.
 RETRY = text(f"""
-WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id)),
-{_LOCK},
+WITH i AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS u(id) ORDER BY id),
+{_lock(_COUNTERS)},
 u AS (
   UPDATE tasks t SET state = '{State.SCHEDULED}', epoch = h.epoch, worker_id = NULL,
     claim_token = NULL, seq = h.seq + 1, finished_at = NULL, state_since = clock_timestamp(),

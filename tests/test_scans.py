@@ -97,3 +97,26 @@ def test_no_transition_reads_the_whole_table(crowded: Engine, name: str) -> None
         plan = "\n".join(lines)
         assert "tasks_" in plan
         assert "Seq Scan on tasks" not in plan, plan
+
+
+@pytest.fixture(scope="module")
+def empty(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engine]:
+    postgres.create_database("empty", template=migrated_template)
+    database_url = postgres.url("empty")
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    yield engine
+    engine.dispose()
+    postgres.drop_database("empty")
+
+
+@pytest.mark.parametrize("name", ["claim", "finish", "release", "cancel", "retry"])
+@pytest.mark.parametrize("rows", ["crowded", "empty"])
+def test_ids_are_not_compared_each_with_each(
+    name: str, rows: str, request: pytest.FixtureRequest
+) -> None:
+    """A plan made for a new table, or for ten ids, is kept: it must do for many of both."""
+    with request.getfixturevalue(rows).connect() as connection:
+        lines = connection.exec_driver_sql(_generic(SENT[name][0])).scalars().all()
+    plan = "\n".join(lines)
+    assert "Seq Scan on tasks" not in plan, plan
+    assert "Join Filter" not in plan, plan

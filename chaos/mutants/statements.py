@@ -6,7 +6,7 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 
 _FILE = "system/statements.py"
 
-_REPEATED = "FROM h WHERE h.state = 'RUNNING' AND h.claim_token = CAST(:token AS uuid)\n"
+_REPEATED = "FROM h AS t WHERE t.state = 'RUNNING' AND t.claim_token = CAST(:token AS uuid)\n"
 
 _CLAIMS = (
     Mutant(
@@ -18,8 +18,8 @@ _CLAIMS = (
         edits=(
             Edit(
                 _FILE,
-                "  WHERE h.state = 'QUEUED' AND h.epoch = i.epoch),",
-                "  WHERE h.epoch = i.epoch),",
+                "  FROM h WHERE h.state = 'QUEUED' AND h.epoch = h.sent),",
+                "  FROM h WHERE h.epoch = h.sent),",
             ),
         ),
     ),
@@ -33,7 +33,7 @@ _CLAIMS = (
             Edit(
                 _FILE,
                 _REPEATED,
-                "FROM h WHERE h.state = 'RUNNING'\n",
+                "FROM h AS t WHERE t.state = 'RUNNING'\n",
             ),
         ),
     ),
@@ -49,7 +49,7 @@ _CLAIMS = (
             Edit(
                 _FILE,
                 _REPEATED,
-                "FROM h WHERE false\n",
+                "FROM h AS t WHERE false\n",
             ),
         ),
     ),
@@ -102,8 +102,8 @@ _CLAIMS = (
 )
 
 FINISH_GUARDS = (
-    "SELECT h.id, h.epoch, h.seq, i.result FROM h JOIN i ON i.id = h.id\n"
-    "  WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),"
+    "SELECT h.id, h.epoch, h.seq, h.outcome, h.result FROM h\n"
+    "  WHERE h.state = 'RUNNING' AND h.epoch = h.sent),"
 )
 FINISH = FINISH_GUARDS.partition("\n")[0]
 
@@ -124,7 +124,7 @@ _ENDS = (
         killers=("S1", "S8", "S9"),
         covered_by="the epoch, which is odd exactly while RUNNING (a CHECK of the table)",
         pair="finish_without_guards",
-        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.epoch = i.epoch),"),),
+        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.epoch = h.sent),"),),
     ),
     Mutant(
         name="finish_without_guards",
@@ -185,9 +185,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "    u.id IS NOT NULL\n      OR COALESCE(h.epoch = i.epoch + 1 AND h.released_by = "
-                "CAST(:worker AS uuid), false) AS done",
-                "    u.id IS NOT NULL AS done",
+                "    COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false)",
+                "    false",
             ),
         ),
     ),
@@ -200,8 +199,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING' AND h.epoch = i.epoch),",
-                "FROM h JOIN i ON i.id = h.id WHERE h.state = 'RUNNING'),",
+                "AS next\n  FROM h WHERE h.state = 'RUNNING' AND h.epoch = h.sent),",
+                "AS next\n  FROM h WHERE h.state = 'RUNNING'),",
             ),
         ),
     ),
@@ -215,8 +214,8 @@ _ENDS = (
             Edit(
                 _FILE,
                 "CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'\n"
-                "         WHEN i.outcome = '{Reason.HANDED_BACK}' THEN",
-                "CASE WHEN i.outcome = '{Reason.HANDED_BACK}' THEN",
+                "         WHEN h.outcome = '{Reason.HANDED_BACK}' THEN",
+                "CASE WHEN h.outcome = '{Reason.HANDED_BACK}' THEN",
             ),
         ),
     ),
@@ -243,7 +242,7 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "h.handed_back + (i.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,",
+                "h.handed_back + (h.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,",
                 "h.handed_back AS handed_back,",
             ),
         ),
@@ -261,9 +260,8 @@ _UNLOCKED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "  FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE)"
-            '"""\n',
-            '  FROM tasks t WHERE t.id = ANY(CAST(:ids AS uuid[])) ORDER BY t.id)"""\n',
+            "FROM tasks t WHERE t.id = i.id FOR NO KEY UPDATE) t)",
+            "FROM tasks t WHERE t.id = i.id) t)",
         ),
     ),
 )

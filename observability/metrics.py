@@ -9,13 +9,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from observability.histogram import Histogram, Series
 
 _CHILDREN_MAX = 300
 _SECONDS = (
@@ -24,7 +25,12 @@ _SECONDS = (
 )
 _LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
-Child = TypeVar("Child", bound=MetricWrapperBase)
+Child = TypeVar("Child")
+Made_co = TypeVar("Made_co", covariant=True)
+
+
+class _Parent(Protocol[Made_co]):
+    def labels(self, *values: str) -> Made_co: ...
 
 
 class Labelled(Generic[Child]):
@@ -36,7 +42,7 @@ class Labelled(Generic[Child]):
 
     __slots__ = ("_children", "_metric", "_names")
 
-    def __init__(self, metric: Child, names: tuple[str, ...]) -> None:
+    def __init__(self, metric: _Parent[Child], names: tuple[str, ...]) -> None:
         self._metric = metric
         self._names = names
         self._children: dict[tuple[str, ...], Child] = {}
@@ -68,12 +74,9 @@ class Metrics:
             "Unix time of the last turn of a supervised loop that ended well, or of its start",
             "loop",
         )
-        self.event_loop_lag = Histogram(
-            "holdfast_event_loop_lag_seconds",
-            "How late the event loop woke a sleeper",
-            registry=self.registry,
-            buckets=_LAG_SECONDS,
-        )
+        self.event_loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop woke a sleeper", bounds=_LAG_SECONDS
+        ).labels()
         self.finished = self._counter(
             "tasks_finished", "Tasks that became terminal by this process", "queue", "outcome"
         )
@@ -199,10 +202,11 @@ class Metrics:
         metric = Gauge(f"holdfast_{name}", text, labels, registry=self.registry)
         return Labelled(metric, labels)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Labelled[Histogram]:
-        metric = Histogram(
-            f"holdfast_{name}", text, labels, registry=self.registry, buckets=_SECONDS
-        )
+    def _histogram(
+        self, name: str, text: str, *labels: str, bounds: tuple[float, ...] = _SECONDS
+    ) -> Labelled[Series]:
+        metric = Histogram(f"holdfast_{name}", text, labels, bounds)
+        self.registry.register(metric)
         return Labelled(metric, labels)
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import AsyncAdaptedQueuePool, Connection, TextClause, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -44,6 +45,7 @@ def create_engine(
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
+        json_deserializer=orjson.loads,
         pool_timeout=settings.connect_timeout_seconds,
         connect_args={
             "timeout": settings.connect_timeout_seconds,

@@ -7,6 +7,7 @@ means Redis forgot everything) and ``<prefix>:poke`` (wakes schedulers early).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class HintQueue:
         self._stream_entries_max = settings.queue_depth_max * 4
         # A command that waits in Redis is answered before its connection counts as broken.
         self._block_seconds_max = settings.connect_timeout_seconds / 2
+        self._timeout_seconds = settings.connect_timeout_seconds
         self._redis = _connect(settings, connections)
 
     async def close(self) -> None:
@@ -60,7 +62,7 @@ class HintQueue:
 
     async def publish(self, hints: Sequence[Hint]) -> None:
         """Appends the hints to their streams. After an error some may be published."""
-        async with _translated():
+        async with self._asking():
             pipeline = self._redis.pipeline(transaction=False)
             for hint in hints:
                 self._append(pipeline, hint)
@@ -68,18 +70,18 @@ class HintQueue:
 
     async def generation(self) -> str | None:
         """The mark that Redis still remembers; None: it lost everything (or is new)."""
-        async with _translated():
+        async with self._asking():
             value: bytes | None = await self._redis.get(f"{self._prefix}:generation")
         return value.decode() if value is not None else None
 
     async def set_generation(self, generation: str) -> None:
         """Sets the mark unless there is one. Only after all lost hints are published again."""
-        async with _translated():
+        async with self._asking():
             await self._redis.set(f"{self._prefix}:generation", generation, nx=True)
 
     async def wait_poke(self, after: str, seconds: float) -> str:
         """Waits for a poke newer than ``after`` ("$" at first); returns what to pass next."""
-        async with _translated():
+        async with self._asking():
             found = await self._redis.xread(
                 {f"{self._prefix}:poke": after}, block=self._block_milliseconds(seconds)
             )
@@ -87,7 +89,7 @@ class HintQueue:
 
     async def consumers(self, queue: str) -> list[UUID]:
         """The incarnations that ever read this queue and were not removed."""
-        async with _translated():
+        async with self._asking():
             try:
                 found = await self._redis.xinfo_consumers(self._stream(queue), GROUP)
             except ResponseError as error:
@@ -100,8 +102,8 @@ class HintQueue:
     async def queues(self) -> list[str]:
         """The queues that have a stream."""
         pattern = self._stream("")
-        async with _translated():
-            scan = self._redis.scan_iter(match=f"{pattern}*", _type="stream")
+        async with self._asking():
+            scan = self._redis.scan_iter(match=f"{pattern}*", count=1000, _type="stream")
             keys = [key.decode(errors="replace") async for key in scan]
         return sorted(key.removeprefix(pattern) for key in keys)
 
@@ -112,7 +114,7 @@ class HintQueue:
         """
         moved = 0
         while True:
-            async with _translated():
+            async with self._asking():
                 pending = await self._redis.xpending_range(
                     self._stream(queue), GROUP, "-", "+", _PENDING_BATCH, consumername=str(consumer)
                 )
@@ -144,7 +146,7 @@ class HintQueue:
         ``pending``: those that this consumer was given before and never acked; does not wait.
         """
         streams = {self._stream(queue): "0" if pending else ">" for queue in queues}
-        async with _translated():
+        async with self._asking():
             try:
                 found = await self._redis.xreadgroup(
                     GROUP,
@@ -177,17 +179,32 @@ class HintQueue:
 
     async def poke(self) -> None:
         """Wakes sleeping schedulers: something is due now."""
-        async with _translated():
+        async with self._asking():
             await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
 
     async def memory_policy(self) -> str:
         """The server's ``maxmemory-policy``, or "unknown"; "noeviction" evicts no hints."""
-        async with _translated():
+        async with self._asking():
             try:
                 found = await self._redis.config_get("maxmemory-policy")
             except ResponseError:  # managed servers hide their configuration
                 return "unknown"
         return str(next(iter(found.values()), "unknown"))
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Commands that are answered within the timeout, all of them together.
+
+        redis-py's own timeout would guard each reply of a pipeline by itself: a third of what it
+        costs to publish a hint.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                yield
+        except TimeoutError as error:
+            raise Unavailable(f"Redis did not answer within {self._timeout_seconds} s") from error
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
 
     def _block_milliseconds(self, seconds: float) -> int:
         return max(1, int(min(seconds, self._block_seconds_max) * 1000))
@@ -216,7 +233,7 @@ class HintQueue:
             await self._replace(queue, [delivery.entry_id for delivery in mine], hints)
 
     async def _replace(self, queue: str, ids: Sequence[bytes], hints: Sequence[Hint]) -> None:
-        async with _translated():
+        async with self._asking():
             pipeline = self._redis.pipeline(transaction=True)
             for hint in hints:
                 self._append(pipeline, hint)
@@ -257,7 +274,7 @@ def _connect(settings: Settings, connections: int) -> Any:
     try:
         return Redis.from_url(
             settings.redis_url,
-            socket_timeout=settings.connect_timeout_seconds,
+            socket_timeout=None,
             socket_connect_timeout=settings.connect_timeout_seconds,
             max_connections=connections,
             retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
@@ -265,11 +282,3 @@ def _connect(settings: Settings, connections: int) -> Any:
         )
     except ValueError as error:
         raise Misconfigured(f"HOLDFAST_REDIS_URL is no address of a Redis: {error}") from error
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error

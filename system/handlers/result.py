@@ -16,12 +16,6 @@ def encode_result(value: Any, max_bytes: int) -> str:
         Unstorable: not JSON (an unknown type, NaN, a cycle), text that jsonb refuses (NUL, half
             of a surrogate pair), too deep, or more than ``max_bytes`` of UTF-8.
     """
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
-        raise Unstorable(
-            "the handler returned something to await: make it `async def`, or await it"
-        )
     try:
         return encode(value, max_bytes)
     except PayloadTooLarge as error:
@@ -30,5 +24,11 @@ def encode_result(value: Any, max_bytes: int) -> str:
             "store it elsewhere and return where it is"
         ) from error
     except PayloadError as error:
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise Unstorable(
+                "the handler returned something to await: make it `async def`, or await it"
+            ) from error
         where = f" at {error.pointer}" if error.pointer else ""
         raise Unstorable(f"the result{where} cannot be stored as JSON: {error}") from error

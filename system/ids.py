@@ -9,12 +9,25 @@ from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_ENTROPY_BYTES = 10
 
 
 def new_id() -> UUID:
     """A fresh UUIDv7. Its timestamp orders listings roughly; no decision rests on it."""
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[UUID]:
+    """So many fresh UUIDv7s of one instant. The system is asked for entropy once for all of them.
+
+    Nothing of it is kept for later: two processes after a fork would make the same ids.
+    """
     milliseconds = time.time_ns() // 1_000_000
-    return _compose(milliseconds, int.from_bytes(os.urandom(10)))
+    entropy = os.urandom(_ENTROPY_BYTES * count)
+    return [
+        _compose(milliseconds, int.from_bytes(entropy[start : start + _ENTROPY_BYTES]))
+        for start in range(0, len(entropy), _ENTROPY_BYTES)
+    ]
 
 
 def id_bound(instant: datetime) -> UUID:

@@ -36,8 +36,9 @@ def all_rows(result: CursorResult[Any]) -> list[Row]:
 
 def row_to_task(row: Row) -> TaskRow:
     """A row of ``statements.TASK_COLUMNS`` as a TaskRow."""
-    state, payload = State(row["state"]), json_value(row["payload"])
-    return TaskRow(**{**row, "state": state, "payload": payload})
+    row["state"] = State(row["state"])
+    row["payload"] = json_value(row["payload"])
+    return TaskRow(**row)
 
 
 def json_value(value: Any) -> Any:

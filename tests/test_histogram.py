@@ -24,7 +24,7 @@ def _exposed(metric: type[Any], extra: dict[str, Any], observed: list[Any]) -> l
     registry.register(histogram)
     for queue, value, exemplar in observed:
         histogram.labels(queue).observe(value, exemplar)
-    texts = (generate_latest(registry), openmetrics.generate_latest(registry))
+    texts = (generate_latest(registry), openmetrics.generate_latest(registry))  # type: ignore[no-untyped-call]
     return [
         sorted(_timeless(line) for line in text.decode().splitlines() if "_created" not in line)
         for text in texts

@@ -86,8 +86,7 @@ MUTANTS = (
                 _SUBMISSION,
                 "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n",
                 "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n"
-                "            import dataclasses\n\n"
-                "            before = dataclasses.replace(before, id=task.id)\n",
+                "            before = before._replace(id=task.id)\n",
             ),
         ),
     ),

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Response
 
-from system.api import problems
+from system.api import answers, problems
 from system.api.models import Task
 from system.api.openapi import described
 from system.api.problems import Problem
@@ -79,5 +79,4 @@ async def _answer(services: Services, task_id: UUID, status: int) -> Response:
     except (Unavailable, OutcomeUnknown) as error:
         detail = f"It was done, but the task could not be read afterwards: {error}."
         raise Problem(problems.UNREADABLE, detail, task_id=str(task_id)) from error
-    content = Task.of_story(story).model_dump_json()
-    return Response(content, status, media_type="application/json")
+    return answers.response(answers.of_story(story), status)

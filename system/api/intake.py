@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
-from system import ids, payload
+from system import payload
 from system.api import problems
 from system.api.clock import DatabaseClock
 from system.api.names import Names
@@ -20,14 +21,16 @@ _NAMES_SHOWN_MAX = 50
 
 
 class Intake:
-    """Makes the NewTask of a request: its id, its limits, its payload as text."""
+    """Makes the NewTask of a request: its limits, its payload as text."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._names = Names(store.announced)
         self._clock = DatabaseClock(store.clock)
 
-    async def new_task(self, request: TaskRequest, traceparent: str, pointer: str = "") -> NewTask:
+    async def new_task(
+        self, request: TaskRequest, task_id: UUID, traceparent: str, pointer: str = ""
+    ) -> NewTask:
         """``traceparent`` is the task's own; ``pointer`` is where the request stands.
 
         Raises:
@@ -40,7 +43,7 @@ class Intake:
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error  # only reads: nothing was done
         text = self._encoded(request, pointer)
-        return to_new_task(request, ids.new_id(), text, traceparent)
+        return to_new_task(request, task_id, text, traceparent)
 
     async def _check_name(self, name: str, pointer: str) -> None:
         if not self._settings.accept_unknown_names and not await self._names.knows(name):

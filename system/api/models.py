@@ -1,4 +1,7 @@
-"""What the API answers with. ``Task`` is the one shape of a task, everywhere."""
+"""What the API answers with, as its documentation says it; ``answers.py`` makes it.
+
+``Task`` is the one shape of a task, everywhere.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from system.lifecycle import Reason, State
-from system.records import Event, TaskRow, TaskStory
 
 BATCH_TASKS_MAX = 1000
 
@@ -105,61 +107,6 @@ class Task(BaseModel):
         "submits: GET /tasks/{id} has them.",
     )
 
-    @classmethod
-    def of_row(cls, row: TaskRow) -> Task:
-        """Without result and attempts."""
-        return cls(
-            id=row.id,
-            name=row.name,
-            payload=row.payload,
-            queue=row.queue,
-            priority=row.priority,
-            state=row.state,
-            run_at=row.run_at,
-            created_at=row.created_at,
-            due_at=row.due_at,
-            finished_at=row.finished_at,
-            epoch=row.epoch,
-            attempt=row.attempt,
-            max_attempts=row.max_attempts,
-            losses=row.losses,
-            handed_back=row.handed_back,
-            timeout_seconds=row.timeout_seconds,
-            cancel_requested=row.cancel_requested,
-            idempotency_key=row.idempotency_key,
-            traceparent=row.traceparent,
-        )
-
-    @classmethod
-    def of_story(cls, story: TaskStory) -> Task:
-        """With everything."""
-        task = cls.of_row(story.task)
-        task.result = story.effect.result if story.effect else None
-        task.attempts = attempts_of(story.events)
-        return task
-
-
-def attempts_of(events: tuple[Event, ...]) -> list[Attempt]:
-    """The attempts that the events tell of: from entering RUNNING to leaving it."""
-    attempts: list[Attempt] = []
-    for event in events:
-        if event.reason is Reason.CLAIMED:
-            attempts.append(
-                Attempt(
-                    attempt=event.attempt,
-                    epoch=event.epoch,
-                    worker=event.actor.removeprefix("worker:"),
-                    started_at=event.at,
-                )
-            )
-        elif event.from_state is State.RUNNING and event.to_state is not State.RUNNING:
-            last = attempts[-1]
-            last.ended_at = event.at
-            last.outcome = event.reason
-            error = (event.detail or {}).get("error")
-            last.error = TaskError.model_validate(error) if error else None
-    return attempts
-
 
 class TaskPage(BaseModel):
     """Newest first."""
@@ -174,7 +121,6 @@ class TaskEvent(BaseModel):
     """One transition of a task; epoch and attempt are those after it."""
 
     model_config = ConfigDict(
-        from_attributes=True,
         json_schema_extra={
             "examples": [
                 {

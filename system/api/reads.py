@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from system.api import cursor, problems
-from system.api.models import Task, TaskEvent, TaskEvents, TaskPage
+from system.api import answers, cursor, problems
+from system.api.models import Task, TaskEvents, TaskPage
 from system.api.openapi import described
 from system.api.problems import Fault, Problem
 from system.api.services import Borrowed, Services
@@ -75,25 +75,24 @@ async def list_tasks(
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     following = cursor.encode(wanted, rows[-1].id) if more else None
-    page = TaskPage(tasks=[Task.of_row(row) for row in rows], next_cursor=following)
+    page = {"tasks": [answers.of_task(row) for row in rows], "next_cursor": following}
     headers = {}
     if following is not None:
         url = request.url.include_query_params(cursor=following)
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return Response(page.model_dump_json(), 200, headers, "application/json")
+    return answers.response(page, headers=headers)
 
 
 async def get_task(task_id: UUID, services: Borrowed) -> Response:
     """A task with its result and its attempts."""
     story = await story_of(services, task_id)
-    return Response(Task.of_story(story).model_dump_json(), media_type="application/json")
+    return answers.response(answers.of_story(story))
 
 
 async def get_events(task_id: UUID, services: Borrowed) -> Response:
     """Every transition of a task, oldest first."""
     story = await story_of(services, task_id)
-    events = TaskEvents(events=[TaskEvent.model_validate(event) for event in story.events])
-    return Response(events.model_dump_json(), media_type="application/json")
+    return answers.response({"events": [answers.of_event(event) for event in story.events]})
 
 
 async def story_of(services: Services, task_id: UUID) -> TaskStory:

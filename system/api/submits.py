@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
+from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
 from pydantic import ValidationError
 
-from system.api import problems
+from system.api import answers, problems
+from system.api.answers import Json
 from system.api.coalescer import Outcome
-from system.api.models import BatchRequest, BatchResult, BatchResults, Task
+from system.api.models import BatchRequest, BatchResults, Task
 from system.api.openapi import described
 from system.api.problems import Fault, Problem
 from system.api.services import Asked, Borrowed, Services
 from system.errors import HoldfastError, OutcomeUnknown, Unstorable
+from system.ids import new_id, new_ids
 from system.records import NewTask, Submitted
 from system.task_request import KEY_PATTERN, TaskRequest
 
@@ -64,7 +67,7 @@ async def submit_task(
 ) -> Response:
     """Store a task. After 201 it is never lost."""
     traceparent = asked.new_task(one_of_many=False)
-    task = await services.intake.new_task(_with_key(request, key), traceparent)
+    task = await services.intake.new_task(_with_key(request, key), new_id(), traceparent)
     began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
     services.telling.submitted([task], [outcome], asked, began)
@@ -74,17 +77,18 @@ async def submit_task(
     headers = {"Location": f"/tasks/{submitted.task.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    content = Task.of_row(submitted.task).model_dump_json()
-    return Response(content, 200 if replayed else 201, headers, "application/json")
+    return answers.response(answers.of_task(submitted.task), 200 if replayed else 201, headers)
 
 
 async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) -> Response:
     """Store up to 1,000 tasks. Each item is answered by itself, in order."""
     accepted: dict[int, NewTask] = {}
-    results: dict[int, BatchResult] = {}
-    for index, item in enumerate(request.tasks):
+    results: dict[int, Json] = {}
+    for index, (item, task_id) in enumerate(
+        zip(request.tasks, new_ids(len(request.tasks)), strict=True)
+    ):
         try:
-            accepted[index] = await _new_item(services, item, asked, f"/tasks/{index}")
+            accepted[index] = await _new_item(services, item, task_id, asked, f"/tasks/{index}")
         except Problem as problem:
             results[index] = _refused(index, problem)
         except HoldfastError as error:
@@ -97,17 +101,19 @@ async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) 
         _poke_if_due(services, outcomes)
         for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
             results[index] = _result(index, task, outcome)
-    ordered = BatchResults(results=[results[index] for index in sorted(results)])
-    return Response(ordered.model_dump_json(), 200, media_type="application/json")
+    return answers.response({"results": [results[index] for index in sorted(results)]})
 
 
-async def _new_item(services: Services, item: object, asked: Asked, pointer: str) -> NewTask:
+async def _new_item(
+    services: Services, item: object, task_id: UUID, asked: Asked, pointer: str
+) -> NewTask:
     try:
         request = TaskRequest.model_validate(item)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         raise problems.from_validation(cast("list[Any]", found), pointer) from error
-    return await services.intake.new_task(request, asked.new_task(one_of_many=True), pointer)
+    traceparent = asked.new_task(one_of_many=True)
+    return await services.intake.new_task(request, task_id, traceparent, pointer)
 
 
 def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
@@ -120,17 +126,20 @@ def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
     return request.model_copy(update={"idempotency_key": key})
 
 
-def _result(index: int, task: NewTask, outcome: Outcome) -> BatchResult:
+def _result(index: int, task: NewTask, outcome: Outcome) -> Json:
+    """``models.BatchResult``."""
     try:
         submitted = _stored(task, outcome)
     except Problem as problem:
         return _refused(index, problem)
     status = 200 if submitted.outcome == "existing" else 201
-    return BatchResult(index=index, status=status, task=Task.of_row(submitted.task))
+    task_answer = answers.of_task(submitted.task)
+    return {"index": index, "status": status, "task": task_answer, "problem": None}
 
 
-def _refused(index: int, problem: Problem) -> BatchResult:
-    return BatchResult(index=index, status=problem.kind.status, problem=problem.body())
+def _refused(index: int, problem: Problem) -> Json:
+    status = problem.kind.status
+    return {"index": index, "status": status, "task": None, "problem": problem.body()}
 
 
 def _stored(task: NewTask, outcome: Outcome) -> Submitted:

@@ -1,8 +1,19 @@
--- wrk's script: every request stores one no-op task; the figures come out as one line of JSON.
+-- wrk's script: every request stores one no-op task, or with an argument (after --) so many of them
+-- as a batch; the figures come out as one line of JSON.
 wrk.method = "POST"
-wrk.path = "/tasks/"
-wrk.body = '{"name": "echo", "payload": {"number": 1}}'
 wrk.headers["Content-Type"] = "application/json"
+
+function init(arguments)
+  local task = '{"name": "echo", "payload": {"number": 1}}'
+  local many = tonumber(arguments[1])
+  wrk.path = many and "/tasks/batch" or "/tasks/"
+  wrk.body = many and '{"tasks": [' .. task .. string.rep(", " .. task, many - 1) .. "]}" or task
+  body = wrk.format()
+end
+
+function request()
+  return body
+end
 
 function done(summary, latency, requests)
   local errors = summary.errors

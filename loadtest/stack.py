@@ -18,11 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import httpx
+
 from loadtest.processes import LoadtestError, end, free_port, spawn
 
-Role = Literal["scheduler", "worker"]
+Role = Literal["api", "scheduler", "worker"]
 
 START_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
 _PLACES = {
     "api": re.compile(r"(http://\S+)/docs\b"),
     "postgres": re.compile(r"(postgresql://\S+)"),
@@ -53,7 +56,7 @@ class Stack:
         self._schedulers = schedulers
         self._directory: Path | None = None
         self._up: Process | None = None
-        self._started: dict[Role, list[Process]] = {"scheduler": [], "worker": []}
+        self._started: dict[Role, list[Process]] = {"api": [], "scheduler": [], "worker": []}
         self._output: deque[str] = deque(maxlen=40)
         self._reader: asyncio.Task[None] | None = None
         self._places: dict[str, str] = {}
@@ -95,14 +98,27 @@ class Stack:
 
     async def start(self, role: Role, count: int) -> None:
         """Start processes of a role: schedulers make due tasks flow to the workers."""
-        places = {
-            "HOLDFAST_DATABASE_URL": self.database_url,
-            "HOLDFAST_REDIS_URL": self.redis_url,
-        }
         for number in range(1, count + 1):
-            label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
-            process = await spawn(["system", role], {**self._environment, **places, **label})
-            self._started[role].append(process)
+            await self._spawn(role, {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"})
+
+    async def start_api(self) -> str:
+        """Start one more API process; its base URL, once it is ready.
+
+        Raises:
+            LoadtestError: it was not within two minutes.
+        """
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        label = {"HOLDFAST_LABEL": "loadtest-api-2", "HOLDFAST_API_PORT": str(port)}
+        await self._spawn("api", label)
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            deadline = asyncio.get_running_loop().time() + START_SECONDS
+            while not await _ready(client):
+                self.check()
+                if asyncio.get_running_loop().time() > deadline:
+                    raise LoadtestError(f"the API at {url} was not ready in {START_SECONDS:.0f} s")
+                await asyncio.sleep(_LOOK_SECONDS)
+        return url
 
     async def stop(self, role: Role) -> None:
         """Stop what was started of a role; tasks stay where they are."""
@@ -151,6 +167,14 @@ class Stack:
         await process.wait()
         self._ready.set()
 
+    async def _spawn(self, role: Role, environment: Mapping[str, str]) -> None:
+        places = {
+            "HOLDFAST_DATABASE_URL": self.database_url,
+            "HOLDFAST_REDIS_URL": self.redis_url,
+        }
+        process = await spawn(["system", role], {**self._environment, **places, **environment})
+        self._started[role].append(process)
+
     def _failed(self, what: str) -> LoadtestError:
         said = "\n".join(f"  {line}" for line in self._output) or "  (nothing)"
         return LoadtestError(f"`python -m system up` {what}; it said:\n{said}")
@@ -168,3 +192,10 @@ class Stack:
         await self._stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+
+async def _ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz")).is_success
+    except httpx.TransportError:
+        return False

@@ -9,7 +9,7 @@ import json
 import shutil
 import statistics
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from loadtest.drain import Bench, bench_of
 from loadtest.figures import spread
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stack import Stack
-from loadtest.submit import BATCH, noop
+from loadtest.submit import BATCH, IN_FLIGHT, noop
 
 _SCRIPT = Path(__file__).with_name("post.lua")
 _WRK_MISSING = (
@@ -32,11 +32,13 @@ _IDLE_TASKS = 200
 _POLL_SECONDS = 0.002
 _GIVE_UP_SECONDS = 60.0
 
+Told = dict[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``connections``: wrk's. Each round ``tasks`` in batches and as many by ``enqueue_many``, and
-    ``singly`` by ``enqueue``.
+    """``seconds``, ``connections``: wrk's, for single requests. Each round ``tasks`` by
+    ``enqueue_many`` and ``singly`` by ``enqueue``; without ``wrk`` also ``tasks`` in batches.
     """
 
     rounds: int = 3
@@ -55,6 +57,7 @@ class Rates:
     posted_p50: list[float] = field(default_factory=list)
     posted_p99: list[float] = field(default_factory=list)
     batched: list[float] = field(default_factory=list)
+    batched_by_two: list[float] = field(default_factory=list)
     singly: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)
@@ -66,8 +69,9 @@ class Rates:
     def lines(self) -> list[str]:
         """Medians, and the range over the rounds in brackets."""
         rows = [
-            ("POST /tasks/, one API process (wrk)", self.posted),
+            ("POST /tasks/ (wrk)", self.posted),
             (f"POST /tasks/batch, {BATCH} in a request", self.batched),
+            ("the same, two API processes", self.batched_by_two),
             ("enqueue(), a transaction each", self.singly),
             (f"enqueue_many(), {BATCH} in a transaction", self.together),
         ]
@@ -88,7 +92,7 @@ class Rates:
 
 
 async def run(options: Options, say: Callable[[str], None]) -> Rates:
-    """Start a stack with one API process, measure, stop it.
+    """Start a stack, measure, stop it. One API process, but where two are named.
 
     Raises:
         LoadtestError: a figure could not be had.
@@ -99,13 +103,13 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
     rates = Rates()
     say("starting Postgres, Valkey, the API and a worker")
     async with Stack(workers=1) as stack, bench_of(stack) as bench:
+        apis = [stack.api_url, await stack.start_api()] if wrk else []
         for number in range(1, options.rounds + 1):
             await bench.witness.reset()
-            if wrk is not None:
-                await _post(wrk, bench, options, rates)
-                await bench.witness.reset()
-            seconds = await bench.submitter.flood(options.tasks)
-            rates.batched.append(options.tasks / seconds)
+            if wrk is None:
+                rates.batched.append(options.tasks / await bench.submitter.flood(options.tasks))
+            else:
+                await _post(Wrk(wrk, bench, options.seconds), apis, options.connections, rates)
             await bench.witness.reset()
             await _enqueue(bench, options, rates)
             say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
@@ -117,19 +121,49 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
     return rates
 
 
-async def _post(wrk: str, bench: Bench, options: Options, rates: Rates) -> None:
-    url = bench.stack.api_url
-    arguments = ["-t1", f"-c{options.connections}", f"-d{options.seconds:g}s", "-s", str(_SCRIPT)]
-    process = await asyncio.create_subprocess_exec(
-        wrk, *arguments, url, stdout=PIPE, stderr=PIPE, start_new_session=True
-    )
-    told = await _figures(process, "wrk")
-    stored = await bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
-    if told["refused"] or told["broken"] or stored < told["requests"]:
-        raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
-    rates.posted.append(told["requests"] / (told["microseconds"] / 1e6))
+@dataclass(frozen=True, slots=True)
+class Wrk:
+    """The program, and where it is to store tasks for so many seconds."""
+
+    program: str
+    bench: Bench
+    seconds: float
+
+    async def load(self, urls: Sequence[str], connections: int, batch: int | None) -> list[Told]:
+        """One wrk for each URL, all at once; what each told.
+
+        Raises:
+            LoadtestError: a request failed, or a task was not stored.
+        """
+        told = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
+        stored = await self.bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
+        sent = sum(each["requests"] for each in told) * (batch or 1)
+        if any(each["refused"] or each["broken"] for each in told) or stored < sent:
+            raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
+        await self.bench.witness.reset()
+        return told
+
+    async def _load(self, url: str, connections: int, batch: int | None) -> Told:
+        arguments = ["-t1", f"-c{connections}", f"-d{self.seconds:g}s", "-s", str(_SCRIPT), url]
+        arguments += ["--", str(batch)] if batch else []
+        process = await asyncio.create_subprocess_exec(
+            self.program, *arguments, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
+        return await _figures(process, "wrk")
+
+
+async def _post(wrk: Wrk, apis: Sequence[str], connections: int, rates: Rates) -> None:
+    [told] = await wrk.load(apis[:1], connections, None)
+    rates.posted.append(_rate([told]))
     rates.posted_p50.append(told["p50"] / 1e6)
     rates.posted_p99.append(told["p99"] / 1e6)
+    rates.batched.append(BATCH * _rate(await wrk.load(apis[:1], IN_FLIGHT, BATCH)))
+    rates.batched_by_two.append(BATCH * _rate(await wrk.load(apis, IN_FLIGHT, BATCH)))
+
+
+def _rate(told: Sequence[Told]) -> float:
+    """Requests per second, of all of them."""
+    return sum(each["requests"] / (each["microseconds"] / 1e6) for each in told)
 
 
 async def _enqueue(bench: Bench, options: Options, rates: Rates) -> None:
@@ -141,7 +175,7 @@ async def _enqueue(bench: Bench, options: Options, rates: Rates) -> None:
     rates.together.append(told["together"])
 
 
-async def _figures(process: Process, name: str) -> dict[str, float]:
+async def _figures(process: Process, name: str) -> Told:
     """The last line that it printed, which is JSON.
 
     Raises:
@@ -154,7 +188,7 @@ async def _figures(process: Process, name: str) -> dict[str, float]:
             await end(process)
     if process.returncode != 0:
         raise LoadtestError(f"{name} failed: {complaint.decode(errors='replace').strip()}")
-    told: dict[str, float] = json.loads(output.splitlines()[-1])
+    told: Told = json.loads(output.splitlines()[-1])
     return told
 
 

@@ -23,8 +23,8 @@ from sqlalchemy import Connection
 
 from observability import traceparent as w3c
 from observability.tracing import TRACE_RATIO, new_root
-from system import ids
 from system.errors import HoldfastError
+from system.ids import new_ids
 from system.payload import encode_python
 from system.records import Limits, NewTask
 from system.submission import submit_rows
@@ -97,11 +97,11 @@ def enqueue_many(
     new = [
         to_new_task(
             task,
-            ids.new_id(),
+            task_id,
             encode_python(task.payload),
             w3c.write(current if current.is_valid else new_root(trace_ratio)),
         )
-        for task in tasks
+        for task, task_id in zip(tasks, new_ids(len(tasks)), strict=True)
     ]
     if not new:
         return []

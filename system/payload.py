@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
+
 DEPTH_MAX = 100
 BYTES_MAX = 1 << 20
 INTEGER_MIN = -(1 << 63)
@@ -69,7 +71,7 @@ def encode_python(payload: dict[str, Any], bytes_max: int = BYTES_MAX) -> str:
         PayloadError: e.g. for tuples and for keys that are not strings.
     """
     text = encode(payload, bytes_max)
-    if json.loads(text) != payload:
+    if orjson.loads(text) != payload:
         raise PayloadError(
             "only dict with str keys, list, str, int, float, bool and None come back unchanged: "
             "convert tuples to lists and keys to str"

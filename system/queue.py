@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from system.errors import Misconfigured, Unavailable
+from system.errors import Unavailable
 from system.records import Hint
+from system.redis_connection import connect
 from system.settings import Settings
 
 GROUP = "workers"
@@ -52,7 +50,7 @@ class HintQueue:
         # A command that waits in Redis is answered before its connection counts as broken.
         self._block_seconds_max = settings.connect_timeout_seconds / 2
         self._timeout_seconds = settings.connect_timeout_seconds
-        self._redis = _connect(settings, connections)
+        self._redis = connect(settings, connections)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -267,18 +265,3 @@ def _uuid(name: bytes) -> UUID | None:
         return UUID(name.decode())
     except ValueError:
         return None
-
-
-# Any: redis-py types every shape of reply at once; protocol=2 fixes which one comes.
-def _connect(settings: Settings, connections: int) -> Any:
-    try:
-        return Redis.from_url(
-            settings.redis_url,
-            socket_timeout=None,
-            socket_connect_timeout=settings.connect_timeout_seconds,
-            max_connections=connections,
-            retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
-            protocol=2,
-        )
-    except ValueError as error:
-        raise Misconfigured(f"HOLDFAST_REDIS_URL is no address of a Redis: {error}") from error

@@ -96,10 +96,14 @@ class Stack:
     ) -> None:
         await self._leave()
 
-    async def start(self, role: Role, count: int) -> None:
-        """Start processes of a role: schedulers make due tasks flow to the workers."""
+    async def start(self, role: Role, count: int, added: Mapping[str, str] | None = None) -> None:
+        """Start processes of a role: schedulers make due tasks flow to the workers.
+
+        ``added``: further HOLDFAST_* variables for these alone.
+        """
         for number in range(1, count + 1):
-            await self._spawn(role, {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"})
+            label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
+            await self._spawn(role, {**label, **(added or {})})
 
     async def start_api(self) -> str:
         """Start one more API process; its base URL, once it is ready.

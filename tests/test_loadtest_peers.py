@@ -51,7 +51,8 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     told = json.loads((out / "peers.json").read_text())
     rows = {(row["who"], row["setting"]): row for row in told["rows"]}
     assert list(rows) == [
-        ("Holdfast", "durable"),
+        ("Holdfast", "best"),
+        ("Holdfast", "defaults"),
         *[(name, setting) for name in ("dramatiq", "pgqueuer") for setting in ("best", "durable")],
     ]
     for (who, _), row in rows.items():
@@ -64,7 +65,7 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
 
 
 def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
-    ours = Row("Holdfast", "durable", {"python": "3"}, "all", [Round(9, 10, 600, 1)] * 2)
+    ours = Row("Holdfast", "best", {"python": "3"}, "all", [Round(9, 10, 600, 1)] * 2)
     theirs = Row("x", "best", {"x": "1.0"}, "fast", [Round(9, 10, 300, 2), Round(9, 10, 200, 2)])
     comparison = Comparison(Machine(2, 5.0, "3.11", "Linux"), 2, [ours, theirs])
     assert comparison.ratios(theirs) == [2, 3]

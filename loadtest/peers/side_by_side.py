@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,17 @@ SHARES = {
     "dbos": 0.02,
 }
 TASKS_MIN = 20
-HOLDFAST = (
-    "two-core settings of `holdfast up`; every guarantee on: ledger, event log, fence, commit "
-    "before the answer"
-)
+_WHO = "Holdfast"
+_SLOTS = 500  # as the README advises for many short tasks; the default is 100
+_GUARANTEES = "every guarantee on: ledger, event log, fence, commit before the answer"
+# Each setting of ours: what the workers' environment adds to the defaults, and what the table says.
+HOLDFAST = {
+    "best": (
+        {"HOLDFAST_WORKER_CONCURRENCY": str(_SLOTS)},
+        f"{_SLOTS} slots in each worker; {_GUARANTEES}",
+    ),
+    "defaults": ({}, f"as `holdfast up` starts it; {_GUARANTEES}"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Row:
 
 @dataclass(slots=True)
 class Comparison:
-    """All rows, Holdfast's first."""
+    """All rows, Holdfast's first; its best setting is what others are compared with."""
 
     machine: Machine
     workers: int
@@ -99,7 +106,7 @@ class Comparison:
         stored = spread([each.submitted_per_second for each in row.rounds])
         drained = spread([each.drained_per_second for each in row.rounds])
         cpu = spread([each.cpu_ms_per_task for each in row.rounds], digits=2)
-        ratio = "" if row is self.rows[0] else spread(self.ratios(row), " times", 1)
+        ratio = "" if row.who == _WHO else spread(self.ratios(row), " times", 1)
         return (
             f"| {row.who} | {row.setting} | {stored} | {drained} | {ratio} | {cpu} "
             f"| {row.rounds[0].tasks:,} |"
@@ -117,7 +124,10 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
     for name in options.names:
         say(f"{name}: making sure of its environment")
         rivals.append(await Rival.ready(name, options.cache))
-    ours = Row("Holdfast", "durable", {"python": platform.python_version()}, HOLDFAST)
+    python = {"python": platform.python_version()}
+    ours = [
+        (added, Row(_WHO, setting, python, text)) for setting, (added, text) in HOLDFAST.items()
+    ]
     rows = [
         (rival, setting, Row(rival.name, setting, rival.versions, rival.settings[setting]))
         for rival in rivals
@@ -128,20 +138,22 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
         servers = Servers(stack.database_url, stack.redis_url)
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
-            ours.rounds.append(await _ours(bench, options))
-            say(f"{head}, Holdfast: {told(ours.rounds[-1])}")
+            for added, row in ours:
+                row.rounds.append(await _ours(bench, options, added))
+                say(f"{head}, {_WHO}, {row.setting}: {told(row.rounds[-1])}")
             for rival, setting, row in rows:
                 count = max(TASKS_MIN, round(options.tasks * SHARES[rival.name]))
                 row.rounds.append(await rival.measure(servers, setting, count, options.workers))
                 say(f"{head}, {rival.name}, {setting}: {told(row.rounds[-1])}")
         say("stopping")
-    return Comparison(machine, options.workers, [ours, *(row for _, _, row in rows)])
+    everybody = [*(row for _, row in ours), *(row for _, _, row in rows)]
+    return Comparison(machine, options.workers, everybody)
 
 
-async def _ours(bench: Bench, options: Options) -> Round:
+async def _ours(bench: Bench, options: Options, added: Mapping[str, str]) -> Round:
     """With workers of their own, so that none idles beside a peer."""
     await bench.witness.reset()
-    await bench.stack.start("worker", options.workers)
+    await bench.stack.start("worker", options.workers, added)
     await bench.witness.workers_ready(options.workers, bench.stack.check)
     measured = await holdfast_round(bench, options.tasks, options.schedulers)
     await bench.stack.stop("worker")

@@ -60,7 +60,7 @@ _LINES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = MappingProxyType(
         "finish_unknown": _says("finish of unknown outcome was committed"),
         "submit_unknown": _says("submit of unknown outcome was committed"),
         "amnesia_healed": _says("redis is empty, publishing all hints again"),
-        "redis_given_up": lambda entry: "Redis: Timeout" in str(entry.get("error")),
+        "redis_given_up": lambda entry: "Redis: no answer" in str(entry.get("error")),
     }
 )
 

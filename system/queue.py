@@ -200,7 +200,7 @@ class HintQueue:
             async with asyncio.timeout(self._timeout_seconds):
                 yield
         except TimeoutError as error:
-            raise Unavailable(f"Redis did not answer within {self._timeout_seconds} s") from error
+            raise Unavailable(f"Redis: no answer within {self._timeout_seconds} s") from error
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
 

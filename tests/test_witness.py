@@ -229,7 +229,7 @@ SAID: dict[str, list[dict[str, object]]] = {
     "finish_unknown": [{"event": "finish of unknown outcome was committed", "ends": 1}],
     "submit_unknown": [{"event": "submit of unknown outcome was committed", "task_id": "t"}],
     "amnesia_healed": [{"event": "redis is empty, publishing all hints again", "queued": 0}],
-    "redis_given_up": [{"event": "turn failed", "error": "Redis: Timeout reading from x:1"}],
+    "redis_given_up": [{"event": "turn failed", "error": "Redis: no answer within 5.0 s"}],
 }
 # Near misses: said of something else.
 INNOCENT: list[dict[str, object]] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,16 +84,21 @@ async def bench_of(stack: Stack) -> AsyncIterator[Bench]:
     except (OSError, asyncpg.PostgresError) as error:
         raise LoadtestError(f"cannot reach Postgres at {stack.database_url}: {error}") from error
     try:
-        async with httpx.AsyncClient(
-            base_url=stack.api_url, timeout=REQUEST_SECONDS, trust_env=False
-        ) as client:
+        async with client_of(stack.api_url) as client:
             yield Bench(stack, Submitter(client), Witness(connection))
     finally:
         await connection.close()
 
 
-async def holdfast_round(bench: Bench, tasks: int, schedulers: int) -> Round:
-    """Store everything while no scheduler runs, then start one and watch.
+def client_of(url: str) -> httpx.AsyncClient:
+    """A client of one API."""
+    return httpx.AsyncClient(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
+
+
+async def holdfast_round(
+    bench: Bench, tasks: int, schedulers: int, added: Mapping[str, str] | None = None
+) -> Round:
+    """Store everything while no scheduler runs, then start one (with ``added``) and watch.
 
     Raises:
         LoadtestError: a task was not stored, or did not end SUCCEEDED with one effect.
@@ -101,7 +106,7 @@ async def holdfast_round(bench: Bench, tasks: int, schedulers: int) -> Round:
     await bench.witness.begin()
     submitted_seconds = await bench.submitter.flood(tasks)
     await bench.witness.settle()
-    await bench.stack.start("scheduler", schedulers)
+    await bench.stack.start("scheduler", schedulers, added)
     stopwatch = await drained(tasks, bench.witness.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
     await bench.witness.check_all_succeeded(tasks)

@@ -105,8 +105,8 @@ class Stack:
             label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
             await self._spawn(role, {**label, **(added or {})})
 
-    async def start_api(self) -> str:
-        """Start one more API process; its base URL, once it is ready.
+    async def start_api(self, added: Mapping[str, str] | None = None) -> str:
+        """Start one more API process; its base URL, once it is ready. ``added``: as for ``start``.
 
         Raises:
             LoadtestError: it was not within two minutes.
@@ -114,7 +114,7 @@ class Stack:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         label = {"HOLDFAST_LABEL": "loadtest-api-2", "HOLDFAST_API_PORT": str(port)}
-        await self._spawn("api", label)
+        await self._spawn("api", {**label, **(added or {})})
         async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
             deadline = asyncio.get_running_loop().time() + START_SECONDS
             while not await _ready(client):

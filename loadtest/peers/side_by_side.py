@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.drain import Bench, bench_of, holdfast_round, told
+from loadtest.collector import collecting
+from loadtest.drain import Bench, bench_of, client_of, holdfast_round, told
 from loadtest.figures import Round, spread, without_nan
 from loadtest.machine import Machine
 from loadtest.peers.rival import Rival, Servers
 from loadtest.stack import Stack
+from loadtest.submit import Submitter
 
 # Of the tasks that the fastest gets, for each peer: so that a round of each takes about as long.
 SHARES = {
@@ -27,16 +30,14 @@ SHARES = {
 }
 TASKS_MIN = 20
 _WHO = "Holdfast"
-_SLOTS = 500  # as the README advises for many short tasks; the default is 100
-_GUARANTEES = "every guarantee on: ledger, event log, fence, commit before the answer"
-# Each setting of ours: what the workers' environment adds to the defaults, and what the table says.
-HOLDFAST = {
-    "best": (
-        {"HOLDFAST_WORKER_CONCURRENCY": str(_SLOTS)},
-        f"{_SLOTS} slots in each worker; {_GUARANTEES}",
-    ),
-    "defaults": ({}, f"as `holdfast up` starts it; {_GUARANTEES}"),
+_SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
+# Each setting of ours: what it adds to the defaults, and what the table says.
+HOLDFAST: dict[str, tuple[dict[str, str], str]] = {
+    "best": (_SLOTS, "500 slots in each worker; 1 % of the traces kept, which is the default"),
+    "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
+    "best, traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace kept"),
 }
+_ALWAYS = "; ledger, event log, fence, commit before the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Row:
     versions: dict[str, str]
     settings: str
     rounds: list[Round] = field(default_factory=list)
+    spans: list[float] = field(default_factory=list)
+    """Of each round of ours: spans per task that the collector got."""
 
 
 @dataclass(slots=True)
@@ -126,7 +129,8 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
         rivals.append(await Rival.ready(name, options.cache))
     python = {"python": platform.python_version()}
     ours = [
-        (added, Row(_WHO, setting, python, text)) for setting, (added, text) in HOLDFAST.items()
+        (added, Row(_WHO, setting, python, text + _ALWAYS))
+        for setting, (added, text) in HOLDFAST.items()
     ]
     rows = [
         (rival, setting, Row(rival.name, setting, rival.versions, rival.settings[setting]))
@@ -134,12 +138,14 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
         for setting in rival.settings
     ]
     say("starting Postgres, Valkey and the API")
-    async with Stack(workers=0) as stack, bench_of(stack) as bench:
+    async with Stack(workers=0) as stack, bench_of(stack) as bench, collecting() as collected:
         servers = Servers(stack.database_url, stack.redis_url)
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
             for added, row in ours:
-                row.rounds.append(await _ours(bench, options, added))
+                traced = {**added, "HOLDFAST_OTLP_ENDPOINT": collected.url}
+                row.rounds.append(await _ours(bench, options, traced))
+                row.spans.append(await collected.count() / options.tasks)
                 say(f"{head}, {_WHO}, {row.setting}: {told(row.rounds[-1])}")
             for rival, setting, row in rows:
                 count = max(TASKS_MIN, round(options.tasks * SHARES[rival.name]))
@@ -151,15 +157,20 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
 
 
 async def _ours(bench: Bench, options: Options, added: Mapping[str, str]) -> Round:
-    """With workers of their own, so that none idles beside a peer."""
+    """With an API and workers of their own, set as wanted; none idles beside a peer."""
     await bench.witness.reset()
+    url = await bench.stack.start_api(added)
     await bench.stack.start("worker", options.workers, added)
     await bench.witness.workers_ready(options.workers, bench.stack.check)
-    measured = await holdfast_round(bench, options.tasks, options.schedulers)
-    await bench.stack.stop("worker")
+    async with client_of(url) as client:
+        mine = replace(bench, submitter=Submitter(client))
+        measured = await holdfast_round(mine, options.tasks, options.schedulers, added)
+    for role in ("worker", "api"):
+        await bench.stack.stop(role)
     return measured
 
 
 def _described(row: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row.versions.items())
-    return f"| {row.who}, {row.setting} | {versions} | {row.settings} |"
+    spans = f" ({statistics.median(row.spans):.2f} spans a task arrived)" if row.spans else ""
+    return f"| {row.who}, {row.setting} | {versions} | {row.settings}{spans} |"

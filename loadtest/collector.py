@@ -1,0 +1,96 @@
+"""A collector of OpenTelemetry spans that only counts them: what does being traced cost?
+
+``python -m loadtest.collector PORT`` takes OTLP over HTTP. ``GET /spans`` tells how many spans came
+since it was asked before, and forgets them; only then does it decode anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import uvicorn
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from loadtest.processes import LoadtestError, end, free_port, spawn
+
+_START_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+
+
+class Collected:
+    """The collector at ``url``, as seen by who measures."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.url = str(client.base_url).rstrip("/")
+        self._client = client
+
+    async def count(self) -> int:
+        """How many spans have come since this was asked before."""
+        try:
+            answer = (await self._client.get("/spans")).raise_for_status()
+        except httpx.HTTPError as error:
+            raise LoadtestError(f"the collector of spans does not answer: {error!r}") from error
+        spans: int = answer.json()["spans"]
+        return spans
+
+
+@asynccontextmanager
+async def collecting() -> AsyncIterator[Collected]:
+    """A collector in a process of its own, as long as the block lasts.
+
+    Raises:
+        LoadtestError: it did not start.
+    """
+    port = free_port()
+    process = await spawn(["loadtest.collector", str(port)], {})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60.0) as client:
+            deadline = asyncio.get_running_loop().time() + _START_SECONDS
+            while not await _up(client):
+                late = asyncio.get_running_loop().time() > deadline
+                if late or process.returncode is not None:
+                    raise LoadtestError(f"the collector of spans at {url} did not start")
+                await asyncio.sleep(_LOOK_SECONDS)
+            yield Collected(client)
+    finally:
+        await end(process)
+
+
+async def _up(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/spans")).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _create() -> Starlette:
+    bodies: list[bytes] = []
+
+    async def take(request: Request) -> Response:
+        bodies.append(await request.body())
+        return Response(status_code=200)
+
+    async def count(_: Request) -> Response:
+        spans = sum(_spans_in(body) for body in bodies)
+        bodies.clear()
+        return JSONResponse({"spans": spans})
+
+    return Starlette(routes=[Route("/v1/traces", take, methods=["POST"]), Route("/spans", count)])
+
+
+def _spans_in(body: bytes) -> int:
+    request = ExportTraceServiceRequest.FromString(body)
+    return sum(len(scope.spans) for each in request.resource_spans for scope in each.scope_spans)
+
+
+if __name__ == "__main__":
+    uvicorn.run(_create(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

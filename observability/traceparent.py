@@ -24,7 +24,12 @@ def parse(text: str | None) -> trace.SpanContext | None:
 
 def write(context: trace.SpanContext) -> str:
     """The traceparent of a context, in its normal form."""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return compose(context.trace_id, context.span_id, context.trace_flags)
+
+
+def compose(trace_id: int, span_id: int, flags: int) -> str:
+    """The traceparent of these ids and flags."""
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def trace_id(text: str | None) -> str | None:

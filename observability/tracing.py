@@ -32,6 +32,7 @@ from observability.metrics import Metrics
 TRACE_RATIO = 0.01  # where nobody says more
 
 _SCOPE = "holdfast"
+_IDS = RandomIdGenerator()  # it keeps nothing: the module ``random`` does
 _RANDOM = 1 << 56  # so many values have the random bits of a trace's id (W3C)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -74,10 +75,9 @@ class Tracing:
         self.recording = export is not None
         self._export = export
         self._ratio = ratio
-        self._ids = RandomIdGenerator()
         self._resource = resource
         if export is not None:
-            self._tracer = _tracer(export, resource, self._ids)
+            self._tracer = _tracer(export, resource)
 
     def start(self) -> None:
         """Begins to export, on the running loop."""
@@ -97,13 +97,17 @@ class Tracing:
         """The context of a span that begins a trace; the ratio decides whether it is sampled."""
         return new_root(self._ratio)
 
+    def new_traceparent(self) -> str:
+        """The text of ``root()`` without its context."""
+        return new_traceparent(self._ratio)
+
     def sampled_root(self) -> SpanContext:
         """The same, whatever the ratio."""
         return new_root(1.0)
 
     def child(self, parent: SpanContext) -> SpanContext:
         """The context of a span below ``parent``."""
-        return named_child(parent, self._ids.generate_span_id())
+        return named_child(parent, _IDS.generate_span_id())
 
     def record(self, span: Finished) -> None:
         """Tells a finished span; may be called on any thread.
@@ -200,11 +204,20 @@ def named_child(parent: SpanContext, span_id: int) -> SpanContext:
 
 def new_root(ratio: float) -> SpanContext:
     """A fresh context. Its id decides whether it is sampled, as in OpenTelemetry's own sampler."""
-    ids = RandomIdGenerator()
-    trace_id = ids.generate_trace_id()
+    trace_id, span_id, flags = _new_root(ratio)
+    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(flags))
+
+
+def new_traceparent(ratio: float) -> str:
+    """That of a fresh context: the text alone, for tasks come by the thousand."""
+    return traceparent.compose(*_new_root(ratio))
+
+
+def _new_root(ratio: float) -> tuple[int, int, int]:
+    trace_id = _IDS.generate_trace_id()
     sampled = trace_id & (_RANDOM - 1) < ratio * _RANDOM
-    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    return SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
+    flags = TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT
+    return trace_id, _IDS.generate_span_id(), flags
 
 
 def nanoseconds(instant: datetime) -> int:
@@ -212,12 +225,12 @@ def nanoseconds(instant: datetime) -> int:
     return (instant - _EPOCH) // _MICROSECOND * 1000
 
 
-def _tracer(export: SpanExport, resource: Resource, ids: RandomIdGenerator) -> trace.Tracer:
+def _tracer(export: SpanExport, resource: Resource) -> trace.Tracer:
     provider = TracerProvider(
         sampler=ALWAYS_ON,  # who asks for a span has looked at the flags
         resource=resource,
         shutdown_on_exit=False,
-        id_generator=ids,
+        id_generator=_IDS,
         meter_provider=NoOpMeterProvider(),
     )
     provider.add_span_processor(export)

@@ -22,7 +22,7 @@ from opentelemetry import trace
 from sqlalchemy import Connection
 
 from observability import traceparent as w3c
-from observability.tracing import TRACE_RATIO, new_root
+from observability.tracing import TRACE_RATIO, new_traceparent
 from system.errors import HoldfastError
 from system.ids import new_ids
 from system.payload import encode_python
@@ -99,7 +99,7 @@ def enqueue_many(
             task,
             task_id,
             encode_python(task.payload),
-            w3c.write(current if current.is_valid else new_root(trace_ratio)),
+            w3c.write(current) if current.is_valid else new_traceparent(trace_ratio),
         )
         for task, task_id in zip(tasks, new_ids(len(tasks)), strict=True)
     ]

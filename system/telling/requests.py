@@ -58,7 +58,7 @@ class Request:
         own. Of many each begins a trace of its own, unless the caller brought one.
         """
         if one_of_many and self.incoming is None:
-            return traceparent.write(self._tracing.root())
+            return self._tracing.new_traceparent()
         if self._tracing.recording and self.context.trace_flags.sampled:
             return traceparent.write(self._tracing.child(self.context))
         return traceparent.write(self.incoming or self.context)

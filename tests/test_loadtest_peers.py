@@ -53,10 +53,10 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     assert list(rows) == [
         ("Holdfast", "best"),
         ("Holdfast", "defaults"),
-        ("Holdfast", "best, traced"),
+        ("Holdfast", "best, all traced"),
         *[(name, setting) for name in ("dramatiq", "pgqueuer") for setting in ("best", "durable")],
     ]
-    assert rows["Holdfast", "best, traced"]["spans"][0] > 5 > rows["Holdfast", "best"]["spans"][0]
+    assert rows["Holdfast", "best, all traced"]["spans"][0] > 5 > rows["Holdfast", "best"]["spans"][0]
     for (who, _), row in rows.items():
         assert row["rounds"][0]["submitted_per_second"] > 0
         assert row["rounds"][0]["drained_per_second"] > 0

@@ -33,9 +33,9 @@ _WHO = "Holdfast"
 _SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
 # Each setting of ours: what it adds to the defaults, and what the table says.
 HOLDFAST: dict[str, tuple[dict[str, str], str]] = {
-    "best": (_SLOTS, "500 slots in each worker; 1 % of the traces kept, which is the default"),
+    "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
     "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
-    "best, traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace kept"),
+    "best, all traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace sampled"),
 }
 _ALWAYS = "; ledger, event log, fence, commit before the answer"
 

@@ -7,7 +7,7 @@ How each is built (learned by model checking and on real Postgres; ``scans.py`` 
   holds the row as it is under the lock. Only scans filter by state, and skip what is locked.
 - ``LATERAL``: one row at a time by the primary key, whatever the planner believes. It does not know
   how many ids will come (it guesses ten), and joined ``h`` with what was sent by comparing each
-  with each: a third of the time of a finish of 84 tasks, two thirds of one of 200.
+  with each: a third of the time of a finish of 84 tasks, more than half of one of 200.
 - ``clock_timestamp()`` everywhere. ``(SELECT clock_timestamp())`` is evaluated once, before any
   lock wait, and stands only where a scan needs an index condition.
 - An UPDATE sets every column that a CHECK reads, from ``h``: Postgres first checks the new row as

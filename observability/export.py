@@ -91,8 +91,8 @@ class SpanExport(SpanProcessor):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if self._task is not None:
                     await self._task
-                if self._client is not None:
-                    await self._client.aclose()
+        if self._client is not None:  # also where the export was cut off
+            await self._client.aclose()
         self._metrics.spans.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
 

@@ -51,10 +51,18 @@ class Wire:
         if self._refusing:
             writer.transport.abort()
             return
-        far_reader, far_writer = await asyncio.open_connection(
-            self._server.hostname, self._server.port
-        )
+        try:
+            far_reader, far_writer = await asyncio.open_connection(
+                self._server.hostname, self._server.port
+            )
+        except BaseException:
+            writer.transport.abort()
+            raise
         self._writers.add(far_writer)
+        if self._refusing:  # it went down, or ended, meanwhile: nobody else will close these
+            writer.transport.abort()
+            far_writer.transport.abort()
+            return
         doomed = asyncio.Event()
         for pump in (
             self._requests(reader, far_writer, doomed),
@@ -66,7 +74,7 @@ class Wire:
 
     async def end(self) -> None:
         self.heal()
-        self.cut()
+        self.down()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _requests(

@@ -80,13 +80,16 @@ def drain(
 def submit(
     *,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Single requests: so long a round.")] = 8.0,
-    connections: Annotated[int, typer.Option(min=1, help="Over so many connections.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="wrk: so long each time.")] = 8.0,
+    connections: Annotated[
+        int, typer.Option(min=1, help="wrk: single requests over so many.")
+    ] = 64,
     tasks: Annotated[
-        int, typer.Option(min=500, help="In batches, and by enqueue_many, in each round.")
+        int,
+        typer.Option(min=500, help="By enqueue_many in each round; without wrk in batches, too."),
     ] = 30_000,
     singly: Annotated[int, typer.Option(min=1, help="By enqueue, in each round.")] = 3_000,
-    wrk: Annotated[bool, typer.Option(help="Single requests, by wrk.")] = True,
+    wrk: Annotated[bool, typer.Option(help="Requests by wrk.")] = True,
     json_file: JsonFile = None,
 ) -> None:
     """Store tasks in each way there is, and time single ones while nothing else is to be done."""

@@ -6,7 +6,6 @@ since it was asked before, and forgets them; only then does it decode anything.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from loadtest.processes import LoadtestError, end, free_port, spawn
-
-_START_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
+from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
 
 
 class Collected:
@@ -51,25 +47,18 @@ async def collecting() -> AsyncIterator[Collected]:
     """
     port = free_port()
     process = await spawn(["loadtest.collector", str(port)], {})
+
+    def check() -> None:
+        if process.returncode is not None:
+            raise LoadtestError(f"the collector of spans ended with {process.returncode}")
+
     try:
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60.0) as client:
-            deadline = asyncio.get_running_loop().time() + _START_SECONDS
-            while not await _up(client):
-                late = asyncio.get_running_loop().time() > deadline
-                if late or process.returncode is not None:
-                    raise LoadtestError(f"the collector of spans at {url} did not start")
-                await asyncio.sleep(_LOOK_SECONDS)
+            await until_up(client, "/spans", check)
             yield Collected(client)
     finally:
         await end(process)
-
-
-async def _up(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/spans")).is_success
-    except httpx.TransportError:
-        return False
 
 
 def _create() -> Starlette:

@@ -9,10 +9,14 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import httpx
+
 STOP_SECONDS = 40.0
+_UP_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
 
 
 class LoadtestError(Exception):
@@ -43,6 +47,29 @@ async def spawn(
         stderr=stderr,
         start_new_session=True,
     )
+
+
+async def until_up(client: httpx.AsyncClient, path: str, check: Callable[[], None]) -> None:
+    """Waits until a server answers ``path`` well; ``check`` raises where it never will.
+
+    Raises:
+        LoadtestError: it did not within two minutes.
+    """
+    try:
+        async with asyncio.timeout(_UP_SECONDS):
+            while not await _answers(client, path):
+                check()
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        late = f"{client.base_url} was not up within {_UP_SECONDS:.0f} s"
+        raise LoadtestError(late) from None
+
+
+async def _answers(client: httpx.AsyncClient, path: str) -> bool:
+    try:
+        return (await client.get(path)).is_success
+    except httpx.TransportError:
+        return False
 
 
 async def end(process: Process) -> None:

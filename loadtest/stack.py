@@ -20,12 +20,11 @@ from typing import Literal, Self
 
 import httpx
 
-from loadtest.processes import LoadtestError, end, free_port, spawn
+from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
 
 Role = Literal["api", "scheduler", "worker"]
 
 START_SECONDS = 120.0
-_LOOK_SECONDS = 0.1
 _PLACES = {
     "api": re.compile(r"(http://\S+)/docs\b"),
     "postgres": re.compile(r"(postgresql://\S+)"),
@@ -116,12 +115,7 @@ class Stack:
         label = {"HOLDFAST_LABEL": "loadtest-api-2", "HOLDFAST_API_PORT": str(port)}
         await self._spawn("api", {**label, **(added or {})})
         async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            deadline = asyncio.get_running_loop().time() + START_SECONDS
-            while not await _ready(client):
-                self.check()
-                if asyncio.get_running_loop().time() > deadline:
-                    raise LoadtestError(f"the API at {url} was not ready in {START_SECONDS:.0f} s")
-                await asyncio.sleep(_LOOK_SECONDS)
+            await until_up(client, "/readyz", self.check)
         return url
 
     async def stop(self, role: Role) -> None:
@@ -196,10 +190,3 @@ class Stack:
         await self._stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
-
-
-async def _ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/readyz")).is_success
-    except httpx.TransportError:
-        return False

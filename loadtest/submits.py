@@ -105,8 +105,8 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
     async with Stack(workers=1) as stack, bench_of(stack) as bench:
         apis = [stack.api_url, await stack.start_api()] if wrk else []
         for number in range(1, options.rounds + 1):
-            await bench.witness.reset()
             if wrk is None:
+                await bench.witness.reset()
                 rates.batched.append(options.tasks / await bench.submitter.flood(options.tasks))
             else:
                 await _post(Wrk(wrk, bench, options.seconds), apis, options.connections, rates)
@@ -135,12 +135,12 @@ class Wrk:
         Raises:
             LoadtestError: a request failed, or a task was not stored.
         """
+        await self.bench.witness.reset()
         told = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
         stored = await self.bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
         sent = sum(each["requests"] for each in told) * (batch or 1)
         if any(each["refused"] or each["broken"] for each in told) or stored < sent:
             raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
-        await self.bench.witness.reset()
         return told
 
     async def _load(self, url: str, connections: int, batch: int | None) -> Told:

@@ -70,13 +70,13 @@ class Histogram(Collector):
         """The series of these values, in the order of the names."""
         return self._series.setdefault(values, Series(self._bounds))
 
-    def describe(self) -> Iterable[HistogramMetricFamily]:
+    def describe(self) -> list[HistogramMetricFamily]:
         """Its name, without any series."""
-        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        return [HistogramMetricFamily(self._name, self._text, labels=self._labels)]
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """All series."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        [family] = self.describe()
         for values, series in self._series.items():
             family.add_metric(values, series.buckets(), series.total)
         yield family

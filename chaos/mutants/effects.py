@@ -59,7 +59,8 @@ MUTANTS = (
             Edit(
                 "system/statements.py",
                 FINISH_GUARDS,
-                f"{FINISH}\n  WHERE h.state = 'RUNNING' AND h.id = ANY(CAST(:fit AS uuid[]))),",
+                f"{FINISH}\n  WHERE locked.state = '{{State.RUNNING}}' "
+                "AND locked.id = ANY(CAST(:fit AS uuid[]))),",
             ),
             Edit(
                 _STORE,

@@ -74,8 +74,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue",
-                "SELECT count(*) FROM tasks t WHERE false",
+                "FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
+                "FROM tasks t WHERE false",
             ),
         ),
     ),
@@ -141,8 +141,8 @@ MUTANTS = (
             ),
             Edit(
                 _FILE,
-                "WHERE w.id = h.id AND h.lease_expires_at <= clock_timestamp()",
-                "WHERE w.id = h.id",
+                "WHERE w.id = locked.id AND locked.lease_expires_at <= clock_timestamp()",
+                "WHERE w.id = locked.id",
             ),
         ),
     ),
@@ -170,7 +170,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "         WHEN h.lost AND h.losses + 1 >= h.max_losses THEN '{State.FAILED}'\n",
+                "         WHEN locked.lost AND locked.losses + 1 >= locked.max_losses "
+                "THEN '{State.FAILED}'\n",
                 "",
             ),
         ),
@@ -181,7 +182,9 @@ MUTANTS = (
         what="losses stays as it is",
         scenario="zombie_returns",
         killers=("S7",),
-        edits=(Edit(_FILE, "h.losses + h.lost::int AS losses,", "h.losses AS losses,"),),
+        edits=(
+            Edit(_FILE, "locked.losses + locked.lost::int AS losses,", "locked.losses AS losses,"),
+        ),
     ),
     Mutant(
         name="take_back_forgets_cancel",
@@ -192,8 +195,9 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'\n         WHEN h.lost AND",
-                "CASE WHEN h.lost AND",
+                "CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'\n"
+                "         WHEN locked.lost AND",
+                "CASE WHEN locked.lost AND",
             ),
         ),
     ),

@@ -80,7 +80,7 @@ _BOUND_BY_XLEN = Mutant(
         ),
         Edit(
             "system/scans.py",
-            "SELECT count(*) FROM tasks t WHERE t.state = 'QUEUED' AND t.queue = q.queue",
+            "SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
             "SELECT count(*) FROM tasks t WHERE false",
         ),
     ),

@@ -6,7 +6,9 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 
 _FILE = "system/statements.py"
 
-_REPEATED = "FROM h AS t WHERE t.state = 'RUNNING' AND t.claim_token = CAST(:token AS uuid)\n"
+_REPEATED = (
+    "FROM locked AS t WHERE t.state = '{State.RUNNING}' AND t.claim_token = CAST(:token AS uuid)\n"
+)
 
 _CLAIMS = (
     Mutant(
@@ -18,8 +20,8 @@ _CLAIMS = (
         edits=(
             Edit(
                 _FILE,
-                "  FROM h WHERE h.state = 'QUEUED' AND h.epoch = h.sent),",
-                "  FROM h WHERE h.epoch = h.sent),",
+                "locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent),",
+                "locked.epoch = locked.sent),",
             ),
         ),
     ),
@@ -33,7 +35,7 @@ _CLAIMS = (
             Edit(
                 _FILE,
                 _REPEATED,
-                "FROM h AS t WHERE t.state = 'RUNNING'\n",
+                "FROM locked AS t WHERE t.state = '{State.RUNNING}'\n",
             ),
         ),
     ),
@@ -49,7 +51,7 @@ _CLAIMS = (
             Edit(
                 _FILE,
                 _REPEATED,
-                "FROM h AS t WHERE false\n",
+                "FROM locked AS t WHERE false\n",
             ),
         ),
     ),
@@ -59,7 +61,7 @@ _CLAIMS = (
         what="attempt stays as it is",
         scenario="crowded",
         killers=("S7",),
-        edits=(Edit(_FILE, "attempt = n.attempt + 1,", "attempt = n.attempt,"),),
+        edits=(Edit(_FILE, "attempt = granted.attempt + 1,", "attempt = granted.attempt,"),),
     ),
     Mutant(
         name="last_life_in_company",
@@ -102,8 +104,8 @@ _CLAIMS = (
 )
 
 FINISH_GUARDS = (
-    "SELECT h.id, h.epoch, h.seq, h.outcome, h.result FROM h\n"
-    "  WHERE h.state = 'RUNNING' AND h.epoch = h.sent),"
+    "SELECT locked.id, locked.epoch, locked.seq, locked.outcome, locked.result FROM locked\n"
+    "  WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),"
 )
 FINISH = FINISH_GUARDS.partition("\n")[0]
 
@@ -114,7 +116,9 @@ _ENDS = (
         what="a finish succeeds whenever the task is RUNNING, whoever runs it by now",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
-        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.state = 'RUNNING'),"),),
+        edits=(
+            Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE locked.state = '{{State.RUNNING}}'),"),
+        ),
     ),
     Mutant(
         name="finish_without_state",
@@ -124,7 +128,7 @@ _ENDS = (
         killers=("S1", "S8", "S9"),
         covered_by="the epoch, which is odd exactly while RUNNING (a CHECK of the table)",
         pair="finish_without_guards",
-        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE h.epoch = h.sent),"),),
+        edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}\n  WHERE locked.epoch = locked.sent),"),),
     ),
     Mutant(
         name="finish_without_guards",
@@ -143,8 +147,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "CAST(result AS jsonb) FROM u ORDER BY id),",
-                "CAST(result AS jsonb) FROM u WHERE false ORDER BY id),",
+                "CAST(result AS jsonb) FROM updated ORDER BY id),",
+                "CAST(result AS jsonb) FROM updated WHERE false ORDER BY id),",
             ),
         ),
     ),
@@ -171,8 +175,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "'{Reason.SUCCEEDED}', NULL FROM u),",
-                "'{Reason.SUCCEEDED}', NULL FROM u WHERE false),",
+                "'{Reason.SUCCEEDED}', NULL FROM updated),",
+                "'{Reason.SUCCEEDED}', NULL FROM updated WHERE false),",
             ),
         ),
     ),
@@ -185,7 +189,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "COALESCE(h.epoch = i.epoch + 1 AND h.released_by = CAST(:worker AS uuid), false)",
+                "COALESCE(locked.epoch = input.epoch + 1 "
+                "AND locked.released_by = CAST(:worker AS uuid), false)",
                 "false",
             ),
         ),
@@ -199,8 +204,9 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "AS next\n  FROM h WHERE h.state = 'RUNNING' AND h.epoch = h.sent),",
-                "AS next\n  FROM h WHERE h.state = 'RUNNING'),",
+                "AS next\n  FROM locked WHERE locked.state = '{State.RUNNING}' "
+                "AND locked.epoch = locked.sent),",
+                "AS next\n  FROM locked WHERE locked.state = '{State.RUNNING}'),",
             ),
         ),
     ),
@@ -213,9 +219,9 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "CASE WHEN h.cancel_requested THEN '{State.CANCELLED}'\n"
-                "         WHEN h.outcome = '{Reason.HANDED_BACK}' THEN",
-                "CASE WHEN h.outcome = '{Reason.HANDED_BACK}' THEN",
+                "CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'\n"
+                "         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
+                "CASE WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
             ),
         ),
     ),
@@ -228,8 +234,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "THEN clock_timestamp() + make_interval(secs => n.delay) ELSE n.due_at END,",
-                "THEN clock_timestamp() + make_interval(secs => 0 * n.delay) ELSE n.due_at END,",
+                "THEN clock_timestamp() + make_interval(secs => eligible.delay) ELSE",
+                "THEN clock_timestamp() + make_interval(secs => 0 * eligible.delay) ELSE",
             ),
         ),
     ),
@@ -242,8 +248,8 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "h.handed_back + (h.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,",
-                "h.handed_back AS handed_back,",
+                "locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS",
+                "locked.handed_back AS",
             ),
         ),
     ),
@@ -260,8 +266,8 @@ _UNLOCKED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "FROM tasks t WHERE t.id = i.id FOR NO KEY UPDATE) t)",
-            "FROM tasks t WHERE t.id = i.id) t)",
+            "FROM tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)",
+            "FROM tasks t WHERE t.id = input.id) t)",
         ),
     ),
 )
@@ -274,8 +280,8 @@ _UNLOGGED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "'{Reason.CANCELLED}' END,\n    NULL FROM u)",
-            "'{Reason.CANCELLED}' END,\n    NULL FROM u ON CONFLICT DO NOTHING)",
+            "'{Reason.CANCELLED}' END,\n    NULL FROM updated)",
+            "'{Reason.CANCELLED}' END,\n    NULL FROM updated ON CONFLICT DO NOTHING)",
         ),
     ),
 )
@@ -292,9 +298,9 @@ _CLIENTS = (
         edits=(
             Edit(
                 _FILE,
-                "FROM h WHERE h.state IN ('SCHEDULED', 'QUEUED')\n"
-                "    OR (h.state = 'RUNNING' AND NOT h.cancel_requested)),",
-                "FROM h),",
+                "FROM locked WHERE locked.state IN ('{State.SCHEDULED}', '{State.QUEUED}')\n"
+                "    OR (locked.state = '{State.RUNNING}' AND NOT locked.cancel_requested)),",
+                "FROM locked),",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema (Alembic)."""
+"""Bring a database to the newest schema (Alembic)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database_url: str) -> None:
-    """Runs every missing migration in one transaction; does nothing where none is missing."""
+    """Run every missing migration in one transaction; do nothing if none is missing."""
     asyncio.run(upgrade_in_loop(Settings(database_url=database_url)))
 
 
 async def upgrade_in_loop(settings: Settings) -> None:
-    """``upgrade`` for callers that are inside an event loop.
+    """Run ``upgrade`` inside an event loop.
 
     Raises:
         Unavailable: Postgres cannot be reached, or refused; nothing was changed.

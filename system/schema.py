@@ -1,7 +1,7 @@
-"""The tables. Queries on them are in ``store.py``; the same shapes are made by ``migrations/``.
+"""The tables as SQLAlchemy metadata; ``migrations/`` creates the same (a test compares them).
 
-Columns of later capabilities (tenant, priority, traceparent) are in the keys from the start.
-``tasks`` has no foreign keys and few indexes on purpose: each costs every transition of every task.
+``tenant`` is part of the keys from the start, although only one tenant exists yet. ``tasks`` has no
+foreign keys and few indexes on purpose: each costs every transition of every task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
 
 metadata = MetaData()
 _INSTANT = TIMESTAMP(timezone=True)
-# Every task leaves dead rows behind, and the default waits for a fifth of the table to be dead.
+# Every task leaves dead rows behind, and the default waits until a fifth of the table is dead.
 _VACUUM = {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 10000}
 
 tasks = Table(
@@ -53,19 +53,18 @@ tasks = Table(
     Column("max_losses", Integer, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
-    # Owned: set only while RUNNING.
+    # The owner; set only while RUNNING.
     Column("worker_id", UUID),
     Column("claim_token", UUID),
     Column("claimed_at", _INSTANT),
-    # The worker that ended the last attempt itself: makes a finish sent twice recognisable.
+    # The worker that ended the last attempt itself: identifies a finish that is sent again.
     Column("released_by", UUID),
-    # Hints: set only while QUEUED.
+    # Hints; set only while QUEUED.
     Column("hint_deadline", _INSTANT),
     Column("publishes", Integer, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
     Column("finished_at", _INSTANT),
-    # When it entered its present state. The default is for processes of the release before.
-    Column("state_since", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("state_since", _INSTANT, nullable=False),
     CheckConstraint(
         "state IN ('SCHEDULED','QUEUED','RUNNING','SUCCEEDED','FAILED','CANCELLED')",
         name="tasks_state",
@@ -94,7 +93,7 @@ tasks = Table(
     ),
     Index("tasks_queued", "queue", "hint_deadline", postgresql_where=text("state = 'QUEUED'")),
     Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
-    # At most one row per worker: a claim asks for it each time.
+    # At most one row per worker; every claim looks it up.
     Index(
         "tasks_last_life",
         "worker_id",
@@ -120,7 +119,7 @@ task_events = Table(
     postgresql_with=_VACUUM,
 )
 
-# The ledger: one row is one effect. effect_key is the task's id, never the attempt.
+# The ledger: one row per effect. effect_key is the task's id, never the attempt.
 effects = Table(
     "effects",
     metadata,
@@ -133,7 +132,7 @@ effects = Table(
     postgresql_with=_VACUUM,
 )
 
-# Witness of what the fence refused.
+# Records what the fence refused.
 stale_writes = Table(
     "stale_writes",
     metadata,
@@ -147,7 +146,7 @@ stale_writes = Table(
     Column("epoch_found", Integer),
 )
 
-# One row per process start of a worker; its id is never used again.
+# One row per start of a worker process; its id is never used again.
 workers = Table(
     "workers",
     metadata,
@@ -161,7 +160,7 @@ workers = Table(
     Index("workers_alive", "lease_expires_at", postgresql_where=text("dead_at IS NULL")),
 )
 
-# What workers can run; the API refuses names that nobody ever announced.
+# What workers can run; the API refuses names that no worker announced.
 task_names = Table(
     "task_names",
     metadata,

@@ -21,12 +21,12 @@ _TASKS = """
 INSERT INTO tasks (id, tenant, queue, priority, name, payload, fingerprint, run_at, due_at, state,
   epoch, seq, attempt, losses, handed_back, max_attempts, max_losses, timeout_seconds,
   cancel_requested, publishes, created_at, finished_at, hint_deadline, worker_id, claim_token,
-  claimed_at)
+  claimed_at, state_since)
 SELECT gen_random_uuid(), 'default', 'default', 0, 'echo', '{}', '', now,
   now + due * interval '1 h',
   state, epoch, 1, 1, 0, 0, 5, 3, 60, false, 0, now, CASE WHEN state = 'SUCCEEDED' THEN now END,
   CASE WHEN state = 'QUEUED' THEN now END, CASE WHEN epoch = 1 THEN w.id END,
-  CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END
+  CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END, now
 FROM clock_timestamp() AS now, (SELECT gen_random_uuid() AS id) AS w,
   (VALUES ('SCHEDULED', 0, 24, 20000), ('SUCCEEDED', 2, 0, 20000), ('SCHEDULED', 0, -1, 60),
           ('QUEUED', 0, 0, 60), ('RUNNING', 1, 0, 60)) AS kinds(state, epoch, due, many),

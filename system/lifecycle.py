@@ -34,21 +34,40 @@ TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
 class Reason(StrEnum):
-    """Why a transition happened: the ``reason`` column of ``task_events``."""
+    """Why a transition happened: the ``reason`` column of ``task_events``.
+
+    The values are codes, for rows and logs. ``text`` is for people: REST, spans and diagrams.
+    """
 
     SUBMITTED = "submitted"
     DISPATCHED = "dispatched"
-    REPUBLISHED = "hint published again"
+    REPUBLISHED = "republished"
     CLAIMED = "claimed"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    TIMED_OUT = "timed out"
+    TIMED_OUT = "timed_out"
     DISCARDED = "discarded"
-    LOST = "lease lost"
-    HANDED_BACK = "handed back"
-    CANCEL_REQUESTED = "cancel requested"
+    LOST = "lost"
+    HANDED_BACK = "handed_back"
+    CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
-    RETRIED = "retried by hand"
+    RETRIED = "retried"
+
+    @property
+    def text(self) -> str:
+        """The reason in words."""
+        return _REASON_TEXTS.get(self, self.value)
+
+
+# Only the reasons whose text is not their code.
+_REASON_TEXTS = {
+    Reason.REPUBLISHED: "hint published again",
+    Reason.TIMED_OUT: "timed out",
+    Reason.LOST: "lease lost",
+    Reason.HANDED_BACK: "handed back",
+    Reason.CANCEL_REQUESTED: "cancel requested",
+    Reason.RETRIED: "retried by hand",
+}
 
 
 # from -> to -> reasons. None is "does not exist yet".
@@ -171,7 +190,7 @@ def diagram() -> str:
     lines = ["stateDiagram-v2"]
     for source, targets in TRANSITIONS.items():
         for target, reasons in targets.items():
-            label = " / ".join(sorted(reasons))
+            label = " / ".join(sorted(reason.text for reason in reasons))
             lines.append(f"    {source or '[*]'} --> {target}: {label}")
     lines += [f"    {state} --> [*]" for state in (State.SUCCEEDED, State.CANCELLED)]
     return "\n".join(lines)

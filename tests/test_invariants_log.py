@@ -195,7 +195,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S7", "attempt that lease lost led to SCHEDULED, not to CANCELLED")
+@bad("S7", "attempt that lost led to SCHEDULED, not to CANCELLED")
 def _(run: Specimen) -> History:
     # A cancel was asked for, and the lost task came back to life.
     life = run.submit("a").dispatch().claim().cancel()
@@ -210,7 +210,7 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, epoch=0)))
 
 
-@bad("S8", "lease lost has epoch 1, not 2")
+@bad("S8", "lost has epoch 1, not 2")
 def _(run: Specimen) -> History:
     # Taken back without a new epoch: the zombie's still fits.
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
@@ -271,7 +271,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S9", "ended (lease lost) an attempt of")
+@bad("S9", "ended (lost) an attempt of")
 def _(run: Specimen) -> History:
     # Nobody loses a lease by his own word.
     life = run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
@@ -320,20 +320,20 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S16", "attempt 1 lease lost")
+@bad("S16", "attempt 1 lost")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     return run.history()
 
 
-@bad("S16", "attempt 2 timed out")
+@bad("S16", "attempt 2 timed_out")
 def _(run: Specimen) -> History:
     life = run.submit("a").dispatch().claim().end(Reason.FAILED)
     life.dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim().succeed()
     return run.history()
 
 
-@bad("S16", "attempt 1 timed out")
+@bad("S16", "attempt 1 timed_out")
 def _(run: Specimen) -> History:
     # The scheduler did it: the worker hung, and its lease did not run out.
     life = run.submit("a").dispatch().claim()
@@ -342,7 +342,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S16", "attempt 1 lease lost")
+@bad("S16", "attempt 1 lost")
 def _(run: Specimen) -> History:
     # Wasted all the same, although a cancel had been asked for.
     run.submit("a").dispatch().claim().cancel().end(Reason.LOST)

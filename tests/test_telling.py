@@ -62,7 +62,7 @@ async def test_a_lost_attempt_is_told_by_the_scheduler(bench: Bench) -> None:
     async with bench.scheduler():
         await until(lambda: len(lines(bench, grant.task_id)) > 0)
     told = lines(bench, grant.task_id)
-    assert told[0] == ("warning", "RUNNING", "SCHEDULED", "lease lost", 1, 1)
+    assert told[0] == ("warning", "RUNNING", "SCHEDULED", "lost", 1, 1)
 
 
 async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(

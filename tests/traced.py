@@ -88,7 +88,7 @@ class Teller:
         links += [self._batch] if by_worker else []
         span_id = attempt_span_id(self._task_id, epoch)
         span = self._span("process default", "consumer", event, epoch=epoch, span_id=span_id)
-        outcome = span.attributes | {"holdfast.outcome": event.reason}
+        outcome = span.attributes | {"holdfast.outcome": Reason(event.reason).text}
         yield replace(span, links=tuple(links), attributes=outcome)
         # What the handler had called before, told by whoever ran it.
         who = self._labels[f"worker:{self._life.claimed_by[epoch]}"]

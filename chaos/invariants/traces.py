@@ -182,12 +182,13 @@ class _Examination:
 
     def _told_wrongly(self, span: Span, key: _Key, parent: Parent, end: Event) -> list[str]:
         teller = self._excuses.label(end)
+        reason = Reason(end.reason).text
         checks = {
             "is in another trace": span.trace_id == key[0],
             "has another id": span.span_id == key[1],
             "is no child of the create": span.parent_span_id == parent.span_id,
-            f"says {span.attributes.get(_OUTCOME)}, the log {end.reason}": (
-                span.attributes.get(_OUTCOME) == end.reason
+            f"says {span.attributes.get(_OUTCOME)}, the log {reason}": (
+                span.attributes.get(_OUTCOME) == reason
             ),
             f"is by {span.instance}, but {teller} ended it": span.instance == teller,
         }

@@ -21,6 +21,7 @@ from chaos.records import (
     Task,
     Worker,
 )
+from system.lifecycle import Reason
 
 
 class Witness(StrEnum):
@@ -106,7 +107,7 @@ def _op(half: Op) -> str:
 
 def _event(history: History, event: Event) -> str:
     return (
-        f"{event.from_state or '-'} -> {event.to_state} ({event.reason}) by "
+        f"{event.from_state or '-'} -> {event.to_state} ({Reason(event.reason).text}) by "
         f"{history.actor(event.actor)}; seq {event.seq}, epoch {event.epoch}, "
         f"attempt {event.attempt}"
     )
@@ -115,7 +116,7 @@ def _event(history: History, event: Event) -> str:
 def _stale(history: History, write: StaleWrite) -> str:
     who = history.actor(f"worker:{write.worker_id}")
     found = f"found {write.state_found} under epoch {write.epoch_found}"
-    return f"REFUSED: {write.outcome} under epoch {write.epoch} by {who}; {found}"
+    return f"REFUSED: {Reason(write.outcome).text} under epoch {write.epoch} by {who}; {found}"
 
 
 def _span(span: Span) -> str:

@@ -21,6 +21,7 @@ from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import Answer
 from chaos.verdict import Judgement
+from system.lifecycle import Reason
 
 # An instant of the database has microseconds; a commit is held no longer than this.
 _INSTANT_SECONDS = 2e-6
@@ -35,12 +36,12 @@ _BEHIND: Mapping[str, str] = MappingProxyType(
     {
         "submitted": "submit",
         "dispatched": "dispatch",
-        "hint published again": "republish",
+        "republished": "republish",
         "claimed": "claim",
         "succeeded": "finish",
-        "lease lost": "take_back",
-        "cancel requested": "cancel",
-        "retried by hand": "retry",
+        "lost": "take_back",
+        "cancel_requested": "cancel",
+        "retried": "retry",
     }
 )
 
@@ -129,7 +130,8 @@ class Story:
             case Op():
                 yield self._operation(record)
             case records.Event():
-                what = f"{record.from_state or '-'} -> {record.to_state} ({record.reason})"
+                what = f"{record.from_state or '-'} -> {record.to_state} "
+                what += f"({Reason(record.reason).text})"
                 what += f", epoch {record.epoch}, attempt {record.attempt}"
                 line = self._about(record.at, self._label(record.actor), record.task_id, what)
                 yield replace(line, by=_BEHIND.get(record.reason, ""))

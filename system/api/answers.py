@@ -66,7 +66,7 @@ def of_event(event: Event) -> Json:
         "epoch": event.epoch,
         "attempt": event.attempt,
         "actor": event.actor,
-        "reason": event.reason,
+        "reason": event.reason.text,
         "detail": event.detail,
     }
 
@@ -89,7 +89,7 @@ def _attempts(events: Sequence[Event]) -> list[Json]:
             )
         elif event.from_state is State.RUNNING and event.to_state is not State.RUNNING:
             error = _error((event.detail or {}).get("error"))
-            attempts[-1] |= {"ended_at": event.at, "outcome": event.reason, "error": error}
+            attempts[-1] |= {"ended_at": event.at, "outcome": event.reason.text, "error": error}
     return attempts
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from system.lifecycle import Reason, State
 
 BATCH_TASKS_MAX = 1000
+
+# REST shows the reasons in words, where rows have codes. "Reason" is the name of the schema.
+ReasonText = StrEnum("Reason", [(reason.name, reason.text) for reason in Reason])  # type: ignore[misc]
+ReasonText.__doc__ = "Why a transition happened: the ``reason`` column of ``task_events``."
 
 _TASK_ID = "0197a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"
 _ATTEMPT_EXAMPLE: dict[str, JsonValue] = {
@@ -68,7 +73,7 @@ class Attempt(BaseModel):
     worker: str = Field(description="Incarnation of the worker: a new id for each process start.")
     started_at: datetime
     ended_at: datetime | None = Field(None, description="Null while it runs.")
-    outcome: Reason | None = Field(None, description="Why it ended; null while it runs.")
+    outcome: ReasonText | None = Field(None, description="Why it ended; null while it runs.")
     error: TaskError | None = None
 
 
@@ -145,7 +150,7 @@ class TaskEvent(BaseModel):
     epoch: int
     attempt: int
     actor: str = Field(description='Who did it: "api:…", "scheduler:…" or "worker:…".')
-    reason: Reason
+    reason: ReasonText
     detail: dict[str, Any] | None
 
 

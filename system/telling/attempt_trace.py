@@ -109,9 +109,9 @@ class AttemptTrace:
                 self._began,
                 now,
                 SpanKind.CONSUMER,
-                {**self._attributes, "holdfast.outcome": str(reason)},
+                {**self._attributes, "holdfast.outcome": reason.text},
                 links=self._links,
-                events=(*self._events, *ends_as(state, now, str(reason), delay_seconds)),
+                events=(*self._events, *ends_as(state, now, reason.text, delay_seconds)),
                 error=error,
             )
         )

@@ -125,7 +125,7 @@ class Attempts:
         seconds: float,
     ) -> None:
         reason = _reason(end, state)
-        self._metrics.attempts.labels(attempt.queue, attempt.name, str(reason)).inc()
+        self._metrics.attempts.labels(attempt.queue, attempt.name, reason.text).inc()
         if state in words.OUTCOMES:
             self._metrics.finished.labels(attempt.queue, words.OUTCOMES[state]).inc()
         if state is State.SUCCEEDED and isinstance(attempt, Grant):
@@ -194,4 +194,4 @@ def _error(end: Success | Failure, reason: Reason) -> str | None:
         return Unstorable.__name__
     if reason is Reason.FAILED and end.detail is not None:
         return str(orjson.loads(end.detail)["error"]["type"])
-    return str(reason)
+    return reason.text

@@ -38,7 +38,7 @@ class Dispatches:
         self._verbose = telemetry.verbose
         self._actor = actor
         for reason in (Reason.LOST, Reason.TIMED_OUT):
-            self._metrics.taken_back.labels(str(reason))  # an increase from nothing is none
+            self._metrics.taken_back.labels(reason.text)  # an increase from nothing is none
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of this process."""
@@ -72,7 +72,7 @@ class Dispatches:
         sampled = [end for end in ends if self._tracing.wants(end.traceparent)]
         sweep = self._tracing.sampled_root() if sampled else None
         for end in ends:
-            self._metrics.taken_back.labels(str(end.reason)).inc()
+            self._metrics.taken_back.labels(end.reason.text).inc()
             if end.state in words.OUTCOMES:
                 self._metrics.finished.labels(end.queue, words.OUTCOMES[end.state]).inc()
             epoch = end.epoch - 1
@@ -201,7 +201,7 @@ class Dispatches:
             return
         began, ended = nanoseconds(end.claimed_at), nanoseconds(end.at)
         why = {
-            "holdfast.reason": str(end.reason),
+            "holdfast.reason": end.reason.text,
             "holdfast.actor": self._actor,
             "holdfast.worker.id": str(end.owner),
         }
@@ -217,15 +217,15 @@ class Dispatches:
                     **words.messaging("process", end.queue, end.task_id, epoch, end.attempt),
                     "holdfast.task.name": end.name,
                     "holdfast.worker.id": str(end.owner),
-                    "holdfast.outcome": str(end.reason),
+                    "holdfast.outcome": end.reason.text,
                 },
                 links=links_of(create, end.task_id, epoch, sweep),
                 events=(
                     Happening("claimed", began),
                     Happening("taken back", ended, why),
-                    *ends_as(end.state, ended, str(end.reason), 0.0),
+                    *ends_as(end.state, ended, end.reason.text, 0.0),
                 ),
-                error=str(end.reason),
+                error=end.reason.text,
             )
         )
 

@@ -114,7 +114,7 @@ class Submits:
                 time.time_ns(),
                 attributes={
                     **words.of_task(answer.task_id, answer.epoch or 0, answer.attempt or 0),
-                    "holdfast.reason": str(reason),
+                    "holdfast.reason": reason.text,
                     "holdfast.answer": answered,
                     "holdfast.state": str(answer.state),
                 },
@@ -124,4 +124,4 @@ class Submits:
 
 
 def _line(task: NewTask) -> dict[str, object]:
-    return words.line(task.id, task.traceparent, 0, 0, None, State.SCHEDULED, str(Reason.SUBMITTED))
+    return words.line(task.id, task.traceparent, 0, 0, None, State.SCHEDULED, Reason.SUBMITTED)

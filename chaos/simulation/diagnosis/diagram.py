@@ -10,6 +10,7 @@ from chaos.invariants.violation import Violation
 from chaos.records import Fault, Op, Record
 from chaos.report.story import Stories
 from chaos.report.words import moment
+from system.lifecycle import Reason
 
 _ORDER = ("client", "api", "scheduler", "postgres", "redis", "worker", "sink")
 
@@ -78,11 +79,11 @@ class _Diagram:
             case Op():
                 yield from self._operation(when, record)
             case records.Event():
-                change = f"{record.reason}: {record.from_state or '-'} to {record.to_state}"
-                what = f"{when} {change}, epoch {record.epoch}"
+                change = f"{record.from_state or '-'} to {record.to_state}"
+                what = f"{when} {Reason(record.reason).text}: {change}, epoch {record.epoch}"
                 yield self._arrow(self._actor(record.actor), "->>", "postgres", what)
             case records.StaleWrite():
-                what = f"{when} {record.outcome} under epoch {record.epoch} REFUSED"
+                what = f"{when} {Reason(record.outcome).text} under epoch {record.epoch} REFUSED"
                 what += f", found {record.state_found} under epoch {record.epoch_found}"
                 yield self._arrow(self._actor(f"worker:{record.worker_id}"), "-x", "postgres", what)
             case records.Effect() | records.SqlEffect():

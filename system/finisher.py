@@ -14,11 +14,12 @@ from uuid import UUID
 
 import structlog
 
-from system.errors import OutcomeUnknown, Unavailable, Unstorable
+from system.errors import OutcomeUnknown, Unstorable
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
 from system.records import Answer, Failure, Success
-from system.store import Store, split_guilty
+from system.resend import Unanswered, send_halving, until_answered
+from system.store import Store
 
 _BATCH_MAX = 500
 _GATHER_SECONDS = 0.002
@@ -128,20 +129,24 @@ class Finisher:
     async def _until_answered(
         self, ends: list[E], send: Callable[[Sequence[E]], Awaitable[list[Answer]]]
     ) -> tuple[list[Answer], list[tuple[E, Unstorable]]]:
+        """Return the answers, and the ends that Postgres refuses to store."""
         if not ends:
             return [], []
+        refused: dict[E, Unstorable] = {}
         unknown = False
-        while True:
-            try:
-                answers, guilty = await split_guilty(ends, send)
-                if unknown and (stood := sum(each.done and not each.made for each in answers)):
-                    self._log.warning("finish of unknown outcome was committed", ends=stood)
-                return answers, guilty
-            except (OutcomeUnknown, Unavailable) as error:
-                unknown = unknown or isinstance(error, OutcomeUnknown)
-                self._in_trouble(error)
-                self._log.warning("finish sent again", ends=len(ends), error=str(error))
-                await asyncio.sleep(_RESEND_SECONDS)
+
+        async def again(error: Unanswered) -> bool:
+            nonlocal unknown
+            unknown = unknown or isinstance(error, OutcomeUnknown)
+            self._in_trouble(error)
+            self._log.warning("finish sent again", ends=len(ends), error=str(error))
+            await asyncio.sleep(_RESEND_SECONDS)
+            return True
+
+        answers = await until_answered(lambda: send_halving(ends, send, refused.__setitem__), again)
+        if unknown and (stood := sum(each.done and not each.made for each in answers)):
+            self._log.warning("finish of unknown outcome was committed", ends=stood)
+        return answers, list(refused.items())
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:

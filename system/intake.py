@@ -18,11 +18,12 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from system.errors import OutcomeUnknown, Unavailable
+from system.errors import Unavailable
 from system.lease import Lease
 from system.loops import Loops, wait_for_event
 from system.queue import Delivery, HintQueue
 from system.records import Claimed, Hint
+from system.resend import Unanswered, until_answered
 from system.settings import Settings
 from system.slots import Slots
 from system.store import Store
@@ -154,26 +155,31 @@ class Intake:
         """
         token, alone = uuid4(), self._slots.idle
         clock = asyncio.get_running_loop().time
+        ending = self._ending
+
+        async def send() -> tuple[Claimed | None, float]:
+            while not ending.come:
+                if ending.lease.held:
+                    sent = clock()
+                    claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
+                    return claimed, sent
+                await ending.lease.wait(_RESEND_SECONDS)
+            return None, 0.0
+
+        async def again(error: Unanswered) -> bool:
+            self._log.warning("claim sent again", hints=len(hints), error=str(error))
+            await wait_for_event(ending.lease.dead, _RESEND_SECONDS)
+            return True
+
         self.claims_sent += 1
         self._claims_in_flight += 1
         try:
-            while not self._ending.come:
-                if not self._ending.lease.held:
-                    await self._ending.lease.wait(_RESEND_SECONDS)
-                    continue
-                sent = clock()
-                try:
-                    claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
-                except (OutcomeUnknown, Unavailable) as error:
-                    self._log.warning("claim sent again", hints=len(hints), error=str(error))
-                    await wait_for_event(self._ending.lease.dead, _RESEND_SECONDS)
-                    continue
-                if again := claimed.again:
-                    self._log.warning("claim of unknown outcome was committed", grants=again)
-                return claimed, sent
-            return None, 0.0
+            claimed, sent = await until_answered(send, again)
         finally:
             self._claims_in_flight -= 1
+        if claimed is not None and claimed.again:
+            self._log.warning("claim of unknown outcome was committed", grants=claimed.again)
+        return claimed, sent
 
     # A task on its last life
 

@@ -6,16 +6,16 @@ Methods take batches; each item is answered. None of them reads the clock of thi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system import scans, statements
 from system.database import Database, connections_used
-from system.errors import OutcomeUnknown, Unavailable, Unstorable
+from system.errors import OutcomeUnknown, Unavailable
 from system.ids import id_bound
 from system.listing import listing
 from system.records import (
@@ -52,15 +52,12 @@ from system.rows import (
 from system.settings import Settings
 from system.submission import submission
 
-T = TypeVar("T")
-A = TypeVar("A")
-
 
 class Store:
     """All statements over one small pool. A role that must not queue behind others has its own.
 
     Every method raises Unavailable (nothing done), OutcomeUnknown (send the same again) or
-    Unstorable (Postgres refused a value; ``split_guilty`` finds whose).
+    Unstorable (Postgres refused a value; ``resend.send_halving`` finds whose).
     """
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
@@ -305,24 +302,6 @@ class Store:
             "actor": worker_actor(worker_id),
         }
         return rows_to_answers(await self._database.rows(statements.RELEASE, parameters))
-
-
-async def split_guilty(
-    items: Sequence[T], send: Callable[[Sequence[T]], Awaitable[list[A]]]
-) -> tuple[list[A], list[tuple[T, Unstorable]]]:
-    """Sends a batch, in halves where Postgres refuses a value, down to the guilty items.
-
-    Returns the answers of all others, and each guilty item with its error.
-    """
-    try:
-        return await send(items), []
-    except Unstorable as error:
-        if len(items) == 1:
-            return [], [(items[0], error)]
-    middle = len(items) // 2
-    left, left_guilty = await split_guilty(items[:middle], send)
-    right, right_guilty = await split_guilty(items[middle:], send)
-    return left + right, left_guilty + right_guilty
 
 
 def worker_actor(worker_id: UUID) -> str:

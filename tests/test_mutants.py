@@ -28,7 +28,7 @@ from chaos.vocabulary import INVARIANTS
 SOURCES = Path(__file__).parent.parent
 # The files whose guards the catalogue goes through, one by one.
 GUARDED = {
-    *(f"system/{name}.py" for name in ("statements", "scans", "store", "submission")),
+    *(f"system/{name}.py" for name in ("statements", "scans", "store", "submission", "resend")),
     *(f"system/{name}.py" for name in ("queue", "scheduler", "loops", "database")),
     *(f"system/{name}.py" for name in ("worker", "intake", "slots", "attempts", "finisher")),
     "system/handlers/transaction.py",

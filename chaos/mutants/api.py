@@ -96,15 +96,14 @@ MUTANTS = (
         edits=(
             Edit(
                 _COALESCER,
-                "            except OutcomeUnknown:\n                unknown = True\n",
+                "                for entry in group:\n                    entry.unknown = True\n",
                 """\
-            except OutcomeUnknown:
                 from dataclasses import replace
 
                 from system.ids import new_id
 
-                unknown = True
                 for entry in group:
+                    entry.unknown = True
                     key = f"{entry.task.idempotency_key}-again"
                     entry.task = replace(entry.task, id=new_id(), idempotency_key=key)
 """,

@@ -270,8 +270,8 @@ UNPLANTED = (
         "an older hint claims nothing and is published again; the finisher sends one end per task",
     ),
     Unplanted(
-        "split_guilty: one unstorable item does not harm its neighbours",
-        _STORE,
+        "one unstorable item does not harm its neighbours",
+        "system/resend.py",
         "no result of the workload is unstorable; tests/test_finisher.py",
     ),
 )

@@ -44,9 +44,18 @@ _CLAIM_GIVEN_UP = Mutant(
     edits=(
         Edit(
             _INTAKE,
-            "                    await wait_for_event(self._ending.lease.dead, _RESEND_SECONDS)\n"
-            "                    continue\n",
-            "                    return Claimed(), sent\n",
+            "                    claimed = await self._store.claim("
+            "hints, self._worker_id, token, alone=alone)\n",
+            """\
+                    from system.errors import OutcomeUnknown
+
+                    try:
+                        claimed = await self._store.claim(
+                            hints, self._worker_id, token, alone=alone
+                        )
+                    except (OutcomeUnknown, Unavailable):
+                        return Claimed(), sent
+""",
         ),
     ),
 )
@@ -62,8 +71,8 @@ _FINISH_GIVEN_UP = Mutant(
     edits=(
         Edit(
             _FINISHER,
-            "                await asyncio.sleep(_RESEND_SECONDS)\n",
-            "                raise RuntimeError from error\n",
+            "            await asyncio.sleep(_RESEND_SECONDS)\n",
+            "            raise RuntimeError from error\n",
         ),
     ),
 )
@@ -122,7 +131,7 @@ _TAKING = (
         scenario="late_grant",
         killers=("S16",),
         edits=(
-            Edit(_INTAKE, "                sent = clock()\n", ""),
+            Edit(_INTAKE, "                    sent = clock()\n", ""),
             Edit(
                 _INTAKE,
                 "        clock = asyncio.get_running_loop().time\n",

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from system.errors import HoldfastError, OutcomeUnknown, Unavailable, Unstorable
+from system.errors import HoldfastError, OutcomeUnknown, Unavailable
 from system.records import NewTask, Submitted
+from system.resend import Unanswered, send_halving, until_answered
 
 Submit = Callable[[Sequence[NewTask], str], Awaitable[list[Submitted]]]
 Outcome = Submitted | HoldfastError
@@ -44,6 +45,7 @@ class _Entry:
     task: NewTask
     future: asyncio.Future[Submitted]
     sent: bool = False
+    unknown: bool = False  # whether an earlier send may have stored it
 
     def settle(self, outcome: Outcome) -> None:
         if self.future.done():
@@ -163,7 +165,7 @@ class Coalescer:
     async def _fly(self, group: list[_Entry]) -> None:
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
-            await self._send(group, deadline, unknown=False)
+            await send_halving(group, lambda some: self._send(some, deadline), _Entry.settle)
         except Exception as error:  # noqa: BLE001 - a bug must reach the callers, not vanish here
             for entry in group:
                 if not entry.future.done():
@@ -171,50 +173,39 @@ class Coalescer:
         finally:
             self._let_go(group)
 
-    async def _send(self, group: list[_Entry], deadline: float, *, unknown: bool) -> None:
-        """One statement for the group, the same again while its outcome is unknown.
+    async def _send(self, group: Sequence[_Entry], deadline: float) -> Sequence[Submitted]:
+        """Send one statement for the group, and the same again while its outcome is unknown.
 
         Safe because ids and keys were fixed before the first send.
         """
         pause = _PAUSE_SECONDS
-        while True:
+
+        async def send() -> list[Submitted]:
             for entry in group:
                 entry.sent = True
-            try:
-                answers = await self._submit([entry.task for entry in group], self._actor)
-            except Unstorable as error:
-                await self._split(group, error, deadline, unknown=unknown)
-                return
-            except OutcomeUnknown:
-                unknown = True
-            except Unavailable as error:
-                if not unknown:
-                    self._settle_all(group, error)
-                    return
-            else:
-                for entry, answer in zip(group, answers, strict=True):
-                    entry.settle(answer)
-                return
-            if asyncio.get_running_loop().time() + pause >= deadline:
-                self._settle_all(group, OutcomeUnknown("the database has not answered in time"))
-                return
+            return await self._submit([entry.task for entry in group], self._actor)
+
+        async def again(error: Unanswered) -> bool:
+            nonlocal pause
+            if isinstance(error, OutcomeUnknown):
+                for entry in group:
+                    entry.unknown = True
+            if not group[0].unknown or asyncio.get_running_loop().time() + pause >= deadline:
+                return False
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+            return True
 
-    async def _split(
-        self, group: list[_Entry], error: Unstorable, deadline: float, *, unknown: bool
-    ) -> None:
-        """Halve the group down to the guilty task; its neighbours are stored."""
-        if len(group) == 1:
-            group[0].settle(error)
-            return
-        middle = len(group) // 2
-        await self._send(group[:middle], deadline, unknown=unknown)
-        await self._send(group[middle:], deadline, unknown=unknown)
-
-    def _settle_all(self, group: list[_Entry], error: HoldfastError) -> None:
-        for entry in group:
-            entry.settle(error)
+        try:
+            answers = await until_answered(send, again)
+        except (OutcomeUnknown, Unavailable) as error:
+            for entry in group:
+                late = OutcomeUnknown("the database has not answered in time")
+                entry.settle(late if entry.unknown else error)
+            return []
+        for entry, answer in zip(group, answers, strict=True):
+            entry.settle(answer)
+        return answers
 
     def _let_go(self, entries: list[_Entry]) -> None:
         self._held_tasks -= len(entries)

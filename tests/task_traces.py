@@ -31,7 +31,7 @@ async def submit(bench: Bench, name: str, **fields: Any) -> tuple[UUID, str]:
 async def attempts(collector: Receiver, bench: Bench, task_id: UUID) -> list[Seen]:
     """The attempts' spans; checked against the log of transitions."""
     ends = [
-        (event.epoch - 1, event.attempt, str(event.reason))
+        (event.epoch - 1, event.attempt, event.reason.text)
         for event in (await bench.story(task_id)).events
         if event.from_state is State.RUNNING and event.to_state is not State.RUNNING
     ]

@@ -158,6 +158,12 @@ def test_settings_exist() -> None:
     assert "HOLDFAST_DATABASE_URL" in used
 
 
+def test_workers_have_as_many_slots_as_the_code_says() -> None:
+    default = Settings.model_fields["worker_concurrency"].default
+    slots = variables(SERVICES["worker"])["HOLDFAST_WORKER_CONCURRENCY"]
+    assert slots == f"${{HOLDFAST_WORKER_CONCURRENCY:-{default}}}"
+
+
 def test_variables_are_documented_and_required_ones_say_so() -> None:
     example = (ROOT / ".env.example").read_text()
     documented = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", example, re.MULTILINE))

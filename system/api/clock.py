@@ -1,4 +1,4 @@
-"""The database's clock, asked seldom: good to the second, for horizons measured in days."""
+"""The database's clock, read once a minute: accurate to the second, for limits of days."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+from system.api.cached import Cached
+
 _FRESH_SECONDS = 60.0
 
 
 class DatabaseClock:
-    """What the database's clock shows, carried on by the event loop's."""
+    """The database's time at the last read, advanced by the event loop's clock."""
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read
-        self._seen: tuple[datetime, float] | None = None
+        self._seen = Cached(self._look, _FRESH_SECONDS)
 
     async def now(self) -> datetime:
-        """Aware UTC.
+        """Return the time, aware UTC.
 
         Raises:
             Unavailable, OutcomeUnknown: the database was needed and did not answer.
         """
-        loop = asyncio.get_running_loop()
-        if self._seen is None or loop.time() - self._seen[1] > _FRESH_SECONDS:
-            self._seen = (await self._read(), loop.time())
-        instant, at = self._seen
-        return instant + timedelta(seconds=loop.time() - at)
+        instant, at = await self._seen.get()
+        return instant + timedelta(seconds=asyncio.get_running_loop().time() - at)
+
+    async def _look(self) -> tuple[datetime, float]:
+        return await self._read(), asyncio.get_running_loop().time()

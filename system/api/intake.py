@@ -8,7 +8,7 @@ from uuid import UUID
 from system import payload
 from system.api import problems
 from system.api.clock import DatabaseClock
-from system.api.names import Names
+from system.api.names import KnownNames
 from system.api.problems import Fault, Problem
 from system.errors import OutcomeUnknown, Unavailable
 from system.payload import PayloadError, PayloadTooLarge
@@ -25,7 +25,7 @@ class Intake:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
-        self._names = Names(store.announced)
+        self._names = KnownNames(store.announced)
         self._clock = DatabaseClock(store.clock)
 
     async def new_task(

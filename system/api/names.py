@@ -1,61 +1,35 @@
-"""Which names can run: those that a worker ever announced, cached."""
+"""The task names that some worker announced, cached."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
-from system.errors import HoldfastError
+from system.api.cached import Cached
 
-_PAUSE_SECONDS = 1.0
+_FRESH_SECONDS = 1.0
 
 
-class Names:
+class KnownNames:
     """Announced names as of the last read.
 
-    No name is ever forgotten, so they are read again only when one is missing, and at most once per
-    second: nonsense names are no load.
+    Names are never removed, so they are read again only if one is missing, and at most once per
+    second: requests with unknown names cause no load.
     """
 
     def __init__(self, read: Callable[[], Awaitable[list[str]]]) -> None:
-        self._read = read
+        self._announced = Cached(read, _FRESH_SECONDS, error_seconds=_FRESH_SECONDS)
         self._known: frozenset[str] = frozenset()
-        self._read_at: float | None = None
-        self._failure: HoldfastError | None = None
-        self._lock = asyncio.Lock()
 
     async def knows(self, name: str) -> bool:
-        """Whether anybody announced ``name``.
+        """Return whether a worker announced ``name``.
 
         Raises:
-            HoldfastError: the name is not known here, and the database did not tell.
+            HoldfastError: the name is not in the cache, and the database did not answer.
         """
-        if not self._enough(name):
-            async with self._lock:
-                # Those who waited for the lock share what the first one was told.
-                if not self._enough(name):
-                    await self._refresh()
-        if name in self._known:
-            return True
-        if self._failure is not None:
-            raise type(self._failure)(str(self._failure))
-        return False
+        if name not in self._known:
+            self._known = frozenset(await self._announced.get())
+        return name in self._known
 
     def all(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted(self._known)
-
-    def _enough(self, name: str) -> bool:
-        if name in self._known:
-            return True
-        if self._read_at is None:
-            return False
-        return asyncio.get_running_loop().time() - self._read_at < _PAUSE_SECONDS
-
-    async def _refresh(self) -> None:
-        try:
-            self._known = frozenset(await self._read())
-            self._failure = None
-        except HoldfastError as error:
-            self._failure = error
-        self._read_at = asyncio.get_running_loop().time()

@@ -17,7 +17,10 @@ class NewTask:
 
     ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
     database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
-    Limits that are None become what the handler announced, else what ``Limits`` of the sender say.
+    Limits that are None become what the handler announced, else the sender's ``Limits``.
+
+    ``fingerprint`` (SHA-256, 32 bytes) is equal for equal requests. Defaults are not part of it:
+    they may change between a request and its repetition, when a worker announces new ones.
     """
 
     id: UUID
@@ -32,14 +35,14 @@ class NewTask:
     idempotency_key: str | None = None
     traceparent: str | None = None
     tenant: str = "default"
-    fingerprint: bytes = field(default=b"")
+    fingerprint: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.fingerprint:
-            parts = (self.name, self.payload, self.queue, self.priority, self.run_at)
-            limits = (self.max_attempts, self.timeout_seconds)
-            digest = hashlib.sha256(repr((*parts, *limits)).encode()).digest()
-            object.__setattr__(self, "fingerprint", digest)
+        instant = self.run_at.isoformat() if self.run_at else None
+        asked = (self.name, self.payload, self.queue, self.priority, instant)
+        limits = (self.max_attempts, self.timeout_seconds)
+        digest = hashlib.sha256(repr((*asked, *limits)).encode()).digest()
+        object.__setattr__(self, "fingerprint", digest)
 
 
 @dataclass(frozen=True, slots=True)

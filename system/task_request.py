@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -109,17 +108,4 @@ def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: 
         timeout_seconds=request.timeout_seconds,
         idempotency_key=request.idempotency_key,
         traceparent=traceparent,
-        fingerprint=fingerprint(request, payload),
     )
-
-
-def fingerprint(request: TaskRequest, payload: str) -> bytes:
-    """Equal for requests that ask for the same (SHA-256, 32 bytes).
-
-    Of what was *said*: defaults are not in it, for they may change between a request and its
-    repetition, when a worker announces new ones.
-    """
-    instant = request.run_at.isoformat() if request.run_at else None
-    said = (request.name, payload, request.queue, request.priority, instant)
-    limits = (request.max_attempts, request.timeout_seconds)
-    return hashlib.sha256(repr((*said, *limits)).encode()).digest()

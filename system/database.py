@@ -7,8 +7,8 @@ time never gives its connection back: its statement may still be running on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from sqlalchemy import AsyncAdaptedQueuePool, Connection, TextClause, event
@@ -20,8 +20,6 @@ from system import arrays
 from system.errors import Misconfigured, OutcomeUnknown, Unavailable, Unstorable
 from system.rows import Row, all_rows
 from system.settings import Settings
-
-T = TypeVar("T")
 
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: send it again
 _CONFLICT_RETRIES_MAX = 10
@@ -78,7 +76,7 @@ def classify(error: DBAPIError) -> Exception:
     if code[:2] in _UNSTORABLE_CLASSES:
         return Unstorable(message)
     if code in _UNMIGRATED:
-        return Misconfigured(f"the database does not fit ({message}): run `holdfast migrate`")
+        return Unmigrated(f"the database does not fit ({message}): run `holdfast migrate`")
     if code == _NO_DATABASE:
         return Misconfigured(f"{message}: create it, or correct HOLDFAST_DATABASE_URL")
     if code in _REFUSED or code[:2] in _REFUSED_CLASSES:
@@ -86,6 +84,10 @@ def classify(error: DBAPIError) -> Exception:
     if code and code[:2] not in {"08", "57"} and not error.connection_invalidated:
         return error  # a bug of ours: let it be seen as it is
     return OutcomeUnknown(f"the connection to Postgres broke while waiting for a reply: {message}")
+
+
+class Unmigrated(Misconfigured):
+    """A table or column does not exist."""
 
 
 class Database:
@@ -108,35 +110,31 @@ class Database:
     async def rows(
         self, statement: TextClause, parameters: Mapping[str, Any] | None = None
     ) -> list[Row]:
-        """Runs one statement and returns all its rows.
+        """Run one statement and return all its rows.
+
+        It is sent again after a deadlock or serialization failure, which undid it.
 
         Raises:
             Unavailable: nothing was done.
             OutcomeUnknown: the reply was lost or late.
             Unstorable: Postgres refused a value.
-        """
-        return await self.call(
-            lambda connection: all_rows(connection.execute(statement, parameters))
-        )
-
-    async def call(self, work: Callable[[Connection], T]) -> T:
-        """Runs ``work`` on one connection; raises as ``rows`` does.
-
-        A deadlock or serialization failure undid the statement: the same is sent again.
+            Misconfigured: the database does not exist or is not migrated.
         """
         for _ in range(_CONFLICT_RETRIES_MAX):
             try:
-                return await self._call_once(work)
+                return await self._rows_once(statement, parameters)
             except DBAPIError as error:
                 if sqlstate(error) not in _CONFLICTS:
                     raise classify(error) from error
         raise Unavailable("Postgres kept reporting deadlocks or serialization failures")
 
-    async def _call_once(self, work: Callable[[Connection], T]) -> T:
+    async def _rows_once(
+        self, statement: TextClause, parameters: Mapping[str, Any] | None
+    ) -> list[Row]:
         connection = await self._connect()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await connection.run_sync(_and_close, work)
+                return await connection.run_sync(_rows, statement, parameters)
         except TimeoutError as error:
             await discard(connection)
             raise OutcomeUnknown(
@@ -164,11 +162,13 @@ class Database:
             raise Unavailable(f"cannot reach Postgres: {reason.splitlines()[0]}") from error
 
 
-def _and_close(connection: Connection, work: Callable[[Connection], T]) -> T:
-    """In one go: each greenlet that SQLAlchemy spawns costs 5 % of a small statement."""
-    answer = work(connection)
+def _rows(
+    connection: Connection, statement: TextClause, parameters: Mapping[str, Any] | None
+) -> list[Row]:
+    """Execute and close in one greenlet: each that SQLAlchemy spawns costs 5 % of a statement."""
+    rows = all_rows(connection.execute(statement, parameters))
     connection.close()
-    return answer
+    return rows
 
 
 async def checkout(engine: AsyncEngine) -> AsyncConnection:

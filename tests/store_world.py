@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system.ids import new_id
@@ -18,7 +18,6 @@ from system.rows import Row, all_rows
 from system.settings import Settings
 from system.store import Store
 
-T = TypeVar("T")
 KEY = "one-key"
 
 
@@ -32,9 +31,6 @@ class HeldStore(Store):
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         return self._connection.begin()
-
-    async def call(self, work: Callable[[Connection], T]) -> T:
-        return await self._connection.run_sync(work)
 
     async def rows(
         self, statement: TextClause, parameters: Mapping[str, Any] | None = None
@@ -56,9 +52,7 @@ class World:
     epoch: int = 0
 
     async def sql(self, statement: str, **parameters: Any) -> list[Row]:
-        return await self.store._database.call(
-            lambda connection: _all(connection.execute(text(statement), parameters))
-        )
+        return await self.store._database.rows(text(statement), parameters)
 
     def new_task(self, *, timeout_seconds: float = 60.0) -> NewTask:
         return NewTask(
@@ -69,15 +63,10 @@ class World:
             max_losses=2,
             timeout_seconds=timeout_seconds,
             idempotency_key=KEY,
-            fingerprint=b"same",
         )
 
     def hint(self) -> Hint:
         return Hint(self.task_id, self.epoch, "default", None)
-
-
-def _all(result: Any) -> list[Row]:
-    return all_rows(result) if result.returns_rows else []
 
 
 _CLEAN = """
@@ -86,7 +75,8 @@ WITH t AS (DELETE FROM tasks), v AS (DELETE FROM task_events), f AS (DELETE FROM
 INSERT INTO workers (id, label, queues, started_at, lease_expires_at, dead_at)
 SELECT id, 'w', '{default}', now, now + lease * interval '1 hour', CASE WHEN dead THEN now END
 FROM clock_timestamp() AS now, (VALUES
-  (CAST(:alive AS uuid), 1, false), (:lapsed, -1, false), (:dead, 1, true)) AS v(id, lease, dead)"""
+  (CAST(:alive AS uuid), 1, false), (:lapsed, -1, false), (:dead, 1, true)) AS v(id, lease, dead)
+RETURNING id"""
 
 
 async def empty(store: Store) -> World:
@@ -128,7 +118,9 @@ async def running_last_life(store: Store) -> World:
 
 async def overdue_hint(store: Store) -> World:
     world = await queued(store)
-    await world.sql("UPDATE tasks SET hint_deadline = clock_timestamp() - interval '1 hour'")
+    await world.sql(
+        "UPDATE tasks SET hint_deadline = clock_timestamp() - interval '1 hour' RETURNING id"
+    )
     return world
 
 
@@ -161,7 +153,7 @@ async def running_cancel_requested(store: Store) -> World:
 
 async def running_overtime(store: Store) -> World:
     world = await _run(store, "alive")
-    await world.sql("UPDATE tasks SET claimed_at = claimed_at - interval '1 hour'")
+    await world.sql("UPDATE tasks SET claimed_at = claimed_at - interval '1 hour' RETURNING id")
     return world
 
 

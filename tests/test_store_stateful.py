@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import text
 from store_model import Model
 
 from system.lifecycle import Reason, State
@@ -72,7 +73,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _scalar(self, statement: str) -> Any:
         database = self.store._database
-        return await database.call(lambda c: c.exec_driver_sql(statement).scalar())
+        return next(iter((await database.rows(text(statement)))[0].values()))
 
     def teardown(self) -> None:
         self.run(self.store.close())

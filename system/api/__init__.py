@@ -1,1 +1,1 @@
-"""The REST API: takes tasks in, tells what became of them."""
+"""The REST API: stores tasks and reports their state."""

@@ -1,4 +1,4 @@
-"""Every request is told, whatever becomes of it; and the last word on what nobody expected."""
+"""Log and measure every request, and answer 500 to unexpected errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _FRAMES_MAX = 20
 _METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
 
 
-class Access:
-    """The outermost ASGI middleware. Tells method, route and status: never payloads or keys."""
+class AccessLog:
+    """The outermost ASGI middleware. Records method, route and status, never payloads or keys."""
 
     def __init__(self, app: ASGIApp, telling: Requests) -> None:
         self._app = app
@@ -32,31 +32,31 @@ class Access:
         status = 0
         request = scope[SCOPE_KEY] = self._telling.began(scope)
 
-        async def watch(message: Message) -> None:
+        async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, observe)
         except Exception as error:
-            self._complain(scope, error)
+            self._log_error(scope, error)
             if status:
                 raise
             problem = problems.from_error(error, reading=False)
-            await problem.response(scope["path"])(scope, receive, watch)
+            await problem.response(scope["path"])(scope, receive, observe)
         finally:
-            self._note(request, scope, status, loop.time() - began)
+            self._record(request, scope, status, loop.time() - began)
 
-    def _note(self, request: Request, scope: Scope, status: int, seconds: float) -> None:
-        # The template, not the path: ids would make labels without bound.
+    def _record(self, request: Request, scope: Scope, status: int, seconds: float) -> None:
+        # The template, not the path: ids would make the number of labels unbounded.
         route = getattr(scope.get("route"), "path", None)
         method = scope["method"] if scope["method"] in _METHODS else None
         self._telling.answered(request, method, route, status, seconds)
 
-    def _complain(self, scope: Scope, error: Exception) -> None:
-        # Messages and local variables may hold payloads: only where it happened is told.
+    def _log_error(self, scope: Scope, error: Exception) -> None:
+        # Messages and local variables may hold payloads: only the location is logged.
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
         where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         self._telling.broke(scope["path"], error, where)

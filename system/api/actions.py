@@ -1,4 +1,4 @@
-"""``POST /tasks/{id}/cancel`` and ``/retry``: what users may do to a task that exists."""
+"""``POST /tasks/{id}/cancel`` and ``/retry``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from system.api import answers, problems
 from system.api.models import Task
 from system.api.openapi import described
 from system.api.problems import Problem
-from system.api.reads import not_found, story_of
-from system.api.services import Asked, Borrowed, Services
+from system.api.reads import not_found, read_story
+from system.api.services import RequestDep, Services, ServicesDep
 from system.errors import OutcomeUnknown, Unavailable
 from system.lifecycle import State
 
 
 def routes(router: APIRouter) -> None:
-    """Adds the two routes."""
+    """Add the two routes."""
     refusals = described(
         *(problems.NOT_FOUND, problems.CONFLICT, problems.INVALID),
         *(problems.UNAVAILABLE, problems.OUTCOME_UNKNOWN),
@@ -33,7 +33,7 @@ def routes(router: APIRouter) -> None:
     router.post("/tasks/{task_id}/retry", response_model=Task, responses=refusals)(retry_task)
 
 
-async def cancel_task(task_id: UUID, services: Borrowed, asked: Asked) -> Response:
+async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
     """Cancel a task: at once (200), or as a request to the handler that runs it (202).
 
     A handler that succeeds all the same has won: the task is SUCCEEDED, the cancel came too late.
@@ -47,14 +47,14 @@ async def cancel_task(task_id: UUID, services: Borrowed, asked: Asked) -> Respon
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
-    services.telling.cancelled(answer, asked, began)
+    services.telling.cancelled(answer, traced, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
         raise Problem(problems.CONFLICT, detail, state=answer.state)
-    return await _answer(services, task_id, 202 if answer.state is State.RUNNING else 200)
+    return await _respond(services, task_id, 202 if answer.state is State.RUNNING else 200)
 
 
-async def retry_task(task_id: UUID, services: Borrowed, asked: Asked) -> Response:
+async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
     """Give a FAILED task at least one more attempt, due now."""
     began = time.time_ns()
     try:
@@ -64,19 +64,19 @@ async def retry_task(task_id: UUID, services: Borrowed, asked: Asked) -> Respons
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
-    services.telling.retried(answer, asked, began)
+    services.telling.retried(answer, traced, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: only FAILED tasks can be retried."
         raise Problem(problems.CONFLICT, detail, state=answer.state)
-    services.poker.poke()
-    return await _answer(services, task_id, 200)
+    services.wakeup.request()
+    return await _respond(services, task_id, 200)
 
 
-async def _answer(services: Services, task_id: UUID, status: int) -> Response:
-    """The task as it is after the action, which stands whatever this read meets."""
+async def _respond(services: Services, task_id: UUID, status: int) -> Response:
+    """Return the task after the action, which is done even if this read fails."""
     try:
-        story = await story_of(services, task_id)
+        story = await read_story(services, task_id)
     except (Unavailable, OutcomeUnknown) as error:
         detail = f"It was done, but the task could not be read afterwards: {error}."
         raise Problem(problems.UNREADABLE, detail, task_id=str(task_id)) from error
-    return answers.response(answers.of_story(story), status)
+    return answers.json_response(answers.story_json(story), status)

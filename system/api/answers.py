@@ -1,6 +1,6 @@
-"""Answers as JSON. ``models.py`` says what they look like, and tests hold the two together.
+"""Responses as JSON. ``models.py`` describes them; a test compares the two.
 
-Plain dicts: an object of pydantic for each task of a batch was a sixth of what a submit costs.
+Plain dicts: a pydantic object for each task of a batch took a sixth of the time of a submit.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from system.records import Event, TaskRow, TaskStory
 Json = dict[str, Any]
 
 
-def response(content: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The content as a response; instants end in Z."""
+def json_response(
+    content: Json, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """Return the content as a response; instants end in Z."""
     body = orjson.dumps(content, option=orjson.OPT_UTC_Z)
     return Response(body, status, headers, "application/json")
 
 
-def of_task(row: TaskRow) -> Json:
-    """``models.Task`` without result and attempts."""
+def task_json(row: TaskRow) -> Json:
+    """Return a ``models.Task`` without result and attempts."""
     return {
         "id": str(row.id),
         "name": row.name,
@@ -50,14 +52,14 @@ def of_task(row: TaskRow) -> Json:
     }
 
 
-def of_story(story: TaskStory) -> Json:
-    """``models.Task`` with everything."""
+def story_json(story: TaskStory) -> Json:
+    """Return a complete ``models.Task``."""
     result = story.effect.result if story.effect else None
-    return {**of_task(story.task), "result": result, "attempts": _attempts(story.events)}
+    return {**task_json(story.task), "result": result, "attempts": _attempts(story.events)}
 
 
-def of_event(event: Event) -> Json:
-    """``models.TaskEvent``."""
+def event_json(event: Event) -> Json:
+    """Return a ``models.TaskEvent``."""
     return {
         "seq": event.seq,
         "at": event.at,
@@ -72,7 +74,7 @@ def of_event(event: Event) -> Json:
 
 
 def _attempts(events: Sequence[Event]) -> list[Json]:
-    """The attempts that the events tell of: from entering RUNNING to leaving it."""
+    """Return the attempts in the events: each from entering RUNNING to leaving it."""
     attempts: list[Json] = []
     for event in events:
         if event.reason is Reason.CLAIMED:

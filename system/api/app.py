@@ -1,4 +1,4 @@
-"""The factory of the API. Nothing here outlives or precedes what it returns."""
+"""Build the API application. Everything it uses is created and closed by its lifespan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from system.api import actions, openapi, probes, problems, reads, submits
-from system.api.access import Access
+from system.api.access import AccessLog
 from system.api.auth import BearerAuth, require_real_keys
 from system.api.body import route_class
 from system.api.coalescer import Coalescer
-from system.api.intake import Intake
-from system.api.poker import Poker
+from system.api.intake import RequestValidator
+from system.api.poker import Wakeup
 from system.api.readiness import Readiness
 from system.api.services import Services
 from system.loops import Loops
@@ -33,9 +33,9 @@ _TAGS = {"tasks": (submits, reads, actions), "probes": (probes,)}
 
 
 def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
-    """The ASGI application. Its lifespan opens a Store and a HintQueue, and closes them.
+    """Return the ASGI application. Its lifespan opens and closes a Store and a HintQueue.
 
-    A ``store`` that is given is used instead, and left open.
+    A ``store`` passed in is used instead, and left open.
 
     Raises:
         Misconfigured: one of the API keys is empty.
@@ -55,9 +55,9 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         services = Services(
             store=used,
             actor=actor,
-            intake=Intake(settings, used),
+            validator=RequestValidator(settings, used),
             coalescer=Coalescer(used.submit, actor, settings.submit_timeout_seconds),
-            poker=Poker(queue.poke),
+            wakeup=Wakeup(queue.poke),
             readiness=Readiness(settings, used),
             telemetry=telemetry,
             telling=Submits(telemetry),
@@ -74,7 +74,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             loops.stop()
             await looping
             await services.coalescer.close()
-            await services.poker.close()
+            await services.wakeup.close()
             await queue.close()
             if store is None:
                 await used.close()
@@ -87,7 +87,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         version=version("holdfast"),
         lifespan=lifespan,
         redirect_slashes=False,
-        # Telemetry is ours (observability/): FastAPI's own would use global providers.
+        # Off: FastAPI's own telemetry would use global providers; ours is in observability/.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     for tag, nouns in _TAGS.items():
@@ -99,6 +99,6 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     openapi.install(app, keys=bool(settings.api_keys))
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
-    # The last one added is the outermost.
-    app.add_middleware(Access, telling=Requests(telemetry))
+    # The middleware added last is the outermost.
+    app.add_middleware(AccessLog, telling=Requests(telemetry))
     return app

@@ -1,4 +1,4 @@
-"""Who may call: bearer keys, compared in constant time. Every path is guarded but a few."""
+"""Bearer keys, compared in constant time. Every path requires one, except ``OPEN_PATHS``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from system.api.problems import Problem
 from system.errors import Misconfigured
 from system.settings import Settings
 
-# Probes carry no keys, and the description of the API is no secret. /metrics is guarded: it
-# tells names and volumes.
+# Probes carry no keys, and the description of the API is no secret. /metrics requires a key: it
+# reveals names and volumes.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
 _ASSETS = "/static-offline-docs/"  # scripts and styles of the two pages (fastapi-offline)
 
 
 def require_safe_bind(settings: Settings) -> None:
-    """Refuses to serve anybody on the network without keys.
+    """Refuse to serve the network without keys.
 
     Raises:
-        Misconfigured: no keys, ``api_host`` is not a loopback address, and nobody said
-            ``api_without_keys``.
+        Misconfigured: no keys, ``api_host`` is not a loopback address, and
+            ``api_without_keys`` is not set.
     """
     if settings.api_keys or settings.api_without_keys or _is_loopback(settings.api_host):
         return
@@ -37,7 +37,7 @@ def require_safe_bind(settings: Settings) -> None:
 
 
 def require_real_keys(settings: Settings) -> None:
-    """Refuses keys that anybody would guess.
+    """Refuse empty keys.
 
     Raises:
         Misconfigured: a key is empty or blank.
@@ -56,7 +56,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class BearerAuth:
-    """ASGI middleware: ``Authorization: Bearer <key>``, or 401. New routes are guarded too."""
+    """ASGI middleware: ``Authorization: Bearer <key>``, or 401. New routes require a key too."""
 
     def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
         self._app = app
@@ -76,7 +76,7 @@ class BearerAuth:
     def _knows(self, scope: Scope) -> bool:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         digest = _digest(given.strip().encode("latin-1"))  # the bytes as they came
-        # All are compared, so that the time says nothing about which one was near.
+        # Compare with all keys, so that the time does not reveal a partial match.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 

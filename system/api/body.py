@@ -1,6 +1,6 @@
-"""Reading a JSON body: limited, as UTF-8, with an error that says what is wrong with it.
+"""Read a JSON body of limited size, in UTF-8, with errors that say what is wrong with it.
 
-FastAPI's own ``max_body_size`` counts streamed bytes too, but it answers in plain text.
+FastAPI's own ``max_body_size`` counts streamed bytes too, but answers in plain text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class JsonRequest(Request):
         self._bytes_max = bytes_max
 
     async def body(self) -> bytes:
-        """All of it, read once.
+        """Read the whole body, once.
 
         Raises:
             Problem: 413 as soon as it is too long, whatever Content-Length says; 415.
@@ -44,10 +44,11 @@ class JsonRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """The value, with NaN and huge numbers let through: validation names their place.
+        """Parse the body. NaN and huge numbers pass: validation reports their location.
 
         Raises:
-            Problem: 400 for what is no JSON in UTF-8, 422 for what no parser should take.
+            Problem: 400 if it is not JSON in UTF-8, 422 if it is nested too deep or a number is too
+                long.
         """
         try:
             return json.loads((await self.body()).decode())
@@ -75,13 +76,13 @@ class JsonRequest(Request):
             raise self._too_large()
 
     def _too_large(self) -> Problem:
-        # No "Connection: close": with unread data on it the kernel would reset the connection,
-        # and the client never see this answer. The server throws the rest of the body away.
+        # No "Connection: close": the kernel would reset a connection with unread data, and the
+        # client would not see this response. The server discards the rest of the body.
         return Problem(problems.TOO_LARGE, f"The body has more than {self._bytes_max} bytes.")
 
 
 def route_class(settings: Settings) -> type[APIRoute]:
-    """Routes that read their body through JsonRequest; batches may be longer."""
+    """Return a route class that reads bodies through JsonRequest; batches may be longer."""
 
     class JsonRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

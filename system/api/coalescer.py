@@ -1,9 +1,8 @@
-"""Many concurrent submits, few statements: group commit on the way in.
+"""Group commit of submits: many concurrent requests become few statements.
 
-A submit waits at most ``wait_seconds`` for company, then all that came meanwhile go into one
-``store.submit``. A few statements are in flight at once; what comes while all are busy rides with
-the next. A request that is cancelled (its client hung up) gives up its place in the waiting
-room, but never touches a statement that others ride in.
+Submits arriving within ``wait_seconds`` are batched into one ``store.submit``. A few statements are
+in flight at once; what arrives while all are busy joins the next batch. A cancelled request (its
+client hung up) is dropped from the batch unless it was already sent.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ _PAUSE_SECONDS_MAX = 1.0
 
 
 class Overloaded(HoldfastError):
-    """Too much is waiting to be stored; nothing was done, try again later."""
+    """Too many tasks are waiting to be stored; nothing was done, try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may be together, and how much may wait. Bytes are those of the payloads."""
+    """Limits of a batch and of the waiting tasks. Bytes are those of the payloads."""
 
     wait_seconds: float = 0.002
     statement_tasks: int = 500
@@ -56,7 +55,7 @@ class _Entry:
             self.future.set_exception(outcome)
 
     def outcome(self) -> Outcome:
-        """Settled, or what can be said of one that is not."""
+        """Return the result, or what is known if there is none yet."""
         if self.future.done() and not self.future.cancelled():
             error = self.future.exception()
             if error is None:
@@ -70,12 +69,12 @@ class _Entry:
 
 
 class Coalescer:
-    """Collects submits of this process; belongs to the event loop it is first used on."""
+    """Batches the submits of this process; bound to the event loop that first uses it."""
 
     def __init__(
         self, submit: Submit, actor: str, timeout_seconds: float, bounds: Bounds | None = None
     ) -> None:
-        """``timeout_seconds``: a submit not settled by then is reported as it stands."""
+        """A submit that is not settled after ``timeout_seconds`` is reported as it is then."""
         self._submit = submit
         self._actor = actor
         self._timeout_seconds = timeout_seconds
@@ -88,7 +87,7 @@ class Coalescer:
         self._closing = False
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[Outcome]:
-        """What became of each task, in order: Submitted, or the error that it met.
+        """Store the tasks; return, in order, Submitted or an error for each.
 
         Errors are Unstorable (this task), Unavailable (nothing was done), OutcomeUnknown.
 
@@ -104,7 +103,7 @@ class Coalescer:
         return [entry.outcome() for entry in entries]
 
     async def close(self) -> None:
-        """Refuse what comes, let what is here be settled."""
+        """Refuse new submits and wait until the current ones are settled."""
         self._closing = True
         while self._waiting or self._flights:
             self._launch()
@@ -129,7 +128,7 @@ class Coalescer:
         return entries
 
     def _launch(self) -> None:
-        """Send what waits, as far as statements may be in flight."""
+        """Send waiting tasks, up to the limit of statements in flight."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -141,7 +140,7 @@ class Coalescer:
                 flight.add_done_callback(self._land)
 
     def _take(self) -> list[_Entry]:
-        """The next group; those whose clients are gone before it was sent are left out."""
+        """Return the next batch, without the tasks whose clients are gone."""
         group: list[_Entry] = []
         size = 0
         while self._waiting and len(group) < self._bounds.statement_tasks:

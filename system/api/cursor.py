@@ -1,4 +1,4 @@
-"""Opaque cursors: where a listing goes on, bound to the filter it was made with."""
+"""Opaque cursors: the position in a listing, bound to the filter of that listing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _DIGEST_BYTES = 8
 
 
 class InvalidCursor(ValueError):
-    """Not a cursor of this API, or one of a listing with other filters."""
+    """Not a cursor of this API, or the cursor of a listing with other filters."""
 
 
 def encode(task_filter: TaskFilter, last: UUID) -> str:
-    """The cursor of what comes after ``last`` under ``task_filter``: 34 URL-safe characters."""
+    """Return the cursor of the page after ``last``: 34 URL-safe characters."""
     raw = _VERSION + _digest(task_filter) + last.bytes
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def decode(task_filter: TaskFilter, cursor: str) -> UUID:
-    """The id after which to go on.
+    """Return the id after which the page begins.
 
     Raises:
         InvalidCursor: the message says why.

@@ -1,4 +1,4 @@
-"""From a request to a row: what only the server can judge, beyond the shape of the request."""
+"""Validate what the schema of a request cannot: names, limits of time, payloads as stored."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from system.task_request import TaskRequest, to_new_task
 _NAMES_SHOWN_MAX = 50
 
 
-class Intake:
-    """Makes the NewTask of a request: its limits, its payload as text."""
+class RequestValidator:
+    """Turns a request into a NewTask, its payload encoded as text."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -31,11 +31,13 @@ class Intake:
     async def new_task(
         self, request: TaskRequest, task_id: UUID, traceparent: str, pointer: str = ""
     ) -> NewTask:
-        """``traceparent`` is the task's own; ``pointer`` is where the request stands.
+        """Return the task of a request.
+
+        ``traceparent`` is the task's own; ``pointer`` locates the request in the body.
 
         Raises:
             Problem: 413 or 422, with pointers into the body.
-            Unavailable: the database was needed to judge, and did not answer.
+            Unavailable: the database was needed for validation and did not answer.
         """
         try:
             await self._check_name(request.name, pointer)

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request, Response
 from system.api import problems
 from system.api.models import Health
 from system.api.openapi import described
-from system.api.services import Borrowed
+from system.api.services import ServicesDep
 
 
 def routes(router: APIRouter) -> None:
-    """Adds the three routes."""
+    """Add the three routes."""
     ready = described(problems.NOT_READY)
     router.get("/healthz", response_model=Health)(healthz)
     router.get("/readyz", response_model=Health, responses=ready)(readyz)
@@ -23,13 +23,13 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-async def readyz(services: Borrowed) -> Health:
+async def readyz(services: ServicesDep) -> Health:
     """The process makes progress: the database answers and its migrations fit."""
     await services.readiness.require()
     return Health(status="ready")
 
 
-async def metrics(request: Request, services: Borrowed) -> Response:
+async def metrics(request: Request, services: ServicesDep) -> Response:
     """For Prometheus. Needs a key where there are keys."""
     accept = request.headers.get("accept", "")
     text, content_type = services.telemetry.metrics.render(accept)

@@ -36,27 +36,25 @@ class ProblemType:
         return f"urn:holdfast:problem:{self.slug}"
 
 
-MALFORMED = ProblemType("malformed-json", 400, "The body is not JSON in UTF-8")
-INVALID_CURSOR = ProblemType("invalid-cursor", 400, "The cursor does not fit")
-UNAUTHORIZED = ProblemType("unauthorized", 401, "A valid API key is needed")
-NOT_FOUND = ProblemType("not-found", 404, "There is no such thing")
-NOT_ALLOWED = ProblemType("method-not-allowed", 405, "This method is not supported here")
-CONFLICT = ProblemType("state-conflict", 409, "The task's state does not allow this")
-TOO_LARGE = ProblemType("content-too-large", 413, "The body is too large")
-MEDIA = ProblemType("unsupported-media-type", 415, "Send application/json")
-INVALID = ProblemType("invalid-request", 422, "The request does not fit")
-UNSTORABLE = ProblemType("unstorable-payload", 422, "The payload cannot be stored")
-UNKNOWN_NAME = ProblemType("unknown-name", 422, "No worker ever announced this task name")
-KEY_REUSED = ProblemType(
-    "idempotency-key-reused", 422, "The idempotency key was used for another request"
-)
-INTERNAL = ProblemType("internal-error", 500, "A bug in Holdfast")
-UNAVAILABLE = ProblemType("unavailable", 503, "Nothing was done: try again later")
-OVERLOADED = ProblemType("overloaded", 503, "Nothing was done: too much is waiting")
-OUTCOME_UNKNOWN = ProblemType("outcome-unknown", 503, "It may have been done, or be done yet")
-UNREADABLE = ProblemType("done-but-unread", 503, "It was done; only the answer is missing")
-NOT_READY = ProblemType("not-ready", 503, "This process cannot serve now")
-MISCONFIGURED = ProblemType("misconfigured", 503, "An operator must act")
+MALFORMED = ProblemType("malformed-json", 400, "Malformed JSON")
+INVALID_CURSOR = ProblemType("invalid-cursor", 400, "Invalid cursor")
+UNAUTHORIZED = ProblemType("unauthorized", 401, "API key required")
+NOT_FOUND = ProblemType("not-found", 404, "Not found")
+NOT_ALLOWED = ProblemType("method-not-allowed", 405, "Method not allowed")
+CONFLICT = ProblemType("state-conflict", 409, "Task state does not allow this")
+TOO_LARGE = ProblemType("content-too-large", 413, "Content too large")
+MEDIA = ProblemType("unsupported-media-type", 415, "Unsupported media type")
+INVALID = ProblemType("invalid-request", 422, "Invalid request")
+UNSTORABLE = ProblemType("unstorable-payload", 422, "Payload cannot be stored")
+UNKNOWN_NAME = ProblemType("unknown-name", 422, "Unknown task name")
+KEY_REUSED = ProblemType("idempotency-key-reused", 422, "Idempotency key already used")
+INTERNAL = ProblemType("internal-error", 500, "Internal error")
+UNAVAILABLE = ProblemType("unavailable", 503, "Unavailable, nothing was done")
+OVERLOADED = ProblemType("overloaded", 503, "Overloaded, nothing was done")
+OUTCOME_UNKNOWN = ProblemType("outcome-unknown", 503, "Outcome unknown")
+UNREADABLE = ProblemType("done-but-unread", 503, "Done, but the task could not be read")
+NOT_READY = ProblemType("not-ready", 503, "Not ready")
+MISCONFIGURED = ProblemType("misconfigured", 503, "Server misconfigured")
 
 PROBLEM_TYPES = (
     *(MALFORMED, INVALID_CURSOR, UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, CONFLICT, TOO_LARGE),
@@ -88,9 +86,9 @@ class ProblemBody(BaseModel):
 
 
 class Problem(HTTPException):
-    """Raise it anywhere in a request; ``extra`` become members of the body.
+    """Raised anywhere in a request; ``extra`` become members of the body.
 
-    It is an HTTPException because FastAPI lets only those through from reading a body.
+    An HTTPException, because FastAPI passes on only those while it reads a body.
     """
 
     def __init__(
@@ -108,7 +106,7 @@ class Problem(HTTPException):
         self.extra = extra
 
     def body(self, instance: str | None = None) -> dict[str, Any]:
-        """The members of the problem, those without a value left out."""
+        """Return the members of the problem that have a value."""
         body: dict[str, Any] = {
             "type": self.kind.uri,
             "title": self.kind.title,
@@ -122,7 +120,7 @@ class Problem(HTTPException):
         return body | self.extra
 
     def response(self, instance: str | None) -> Response:
-        """As it goes over the wire; every 503 says when to come again."""
+        """Return the HTTP response; every 503 has a Retry-After."""
         headers = dict(self.headers or {})
         if self.kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
             headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
@@ -131,7 +129,10 @@ class Problem(HTTPException):
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Problem:
-    """The errors of pydantic or FastAPI; ``prefix`` is the pointer to what was validated."""
+    """Return the problem for errors of pydantic or FastAPI.
+
+    ``prefix`` is the pointer to the value that was validated.
+    """
     faults = [_fault(error, prefix) for error in errors[:_ERRORS_MAX]]
     first = faults[0]
     where = first.pointer or first.parameter or first.header or "body"
@@ -140,7 +141,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Pr
 
 
 def from_error(error: Exception, *, reading: bool) -> Problem:
-    """What a HoldfastError means to a client; ``reading``: the request changes nothing."""
+    """Return the problem for a HoldfastError; ``reading``: the request changes nothing."""
     match error:
         case Overloaded():
             return Problem(OVERLOADED, str(error))
@@ -161,7 +162,7 @@ def from_error(error: Exception, *, reading: bool) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Handlers for everything that may be raised in a request, FastAPI's own errors included."""
+    """Install handlers for all errors that a request may raise, FastAPI's own included."""
 
     async def handle(request: Request, error: Exception) -> Response:
         match error:
@@ -182,7 +183,7 @@ def install(app: FastAPI) -> None:
 
 
 def _from_http(request: Request, error: HTTPException) -> Problem:
-    """What the framework raises itself: unknown paths and methods."""
+    """Return the problem for errors that the framework raises: unknown paths and methods."""
     path = request.url.path
     if error.status_code == NOT_FOUND.status:
         return Problem(NOT_FOUND, f"There is nothing at {path[:200]}; see /docs.")
@@ -196,7 +197,7 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
 
 
 def _methods(request: Request) -> str:
-    """What the routes of this path support; Starlette names only the first one's."""
+    """Return the methods of all routes of this path; Starlette names those of the first."""
 
     def supported(method: str) -> bool:
         scope = {**request.scope, "method": method}

@@ -12,7 +12,7 @@ from system.api import answers, cursor, problems
 from system.api.models import Task, TaskEvents, TaskPage
 from system.api.openapi import described
 from system.api.problems import Fault, Problem
-from system.api.services import Borrowed, Services
+from system.api.services import Services, ServicesDep
 from system.lifecycle import State
 from system.records import TaskFilter, TaskStory
 from system.task_request import NAME_PATTERN, QUEUE_PATTERN, Instant
@@ -46,7 +46,7 @@ class ListQuery(BaseModel):
 
 
 def routes(router: APIRouter) -> None:
-    """Adds the reading routes."""
+    """Add the routes."""
     listing: dict[str, Any] = {
         "response_model": TaskPage,
         "responses": described(problems.INVALID_CURSOR, problems.INVALID, problems.UNAVAILABLE),
@@ -59,7 +59,7 @@ def routes(router: APIRouter) -> None:
 
 
 async def list_tasks(
-    request: Request, query: Annotated[ListQuery, Query()], services: Borrowed
+    request: Request, query: Annotated[ListQuery, Query()], services: ServicesDep
 ) -> Response:
     """List tasks, newest first, without their results and attempts."""
     wanted = query.filter()
@@ -70,33 +70,33 @@ async def list_tasks(
         except cursor.InvalidCursor as error:
             fault = Fault(detail=str(error), parameter="cursor")
             raise Problem(problems.INVALID_CURSOR, f"{error}.", faults=[fault]) from error
-    # One more than asked for tells whether there is a next page.
+    # One more than requested shows whether there is a next page.
     rows = await services.store.list_tasks(wanted, query.limit + 1, before)
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     following = cursor.encode(wanted, rows[-1].id) if more else None
-    page = {"tasks": [answers.of_task(row) for row in rows], "next_cursor": following}
+    page = {"tasks": [answers.task_json(row) for row in rows], "next_cursor": following}
     headers = {}
     if following is not None:
         url = request.url.include_query_params(cursor=following)
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return answers.response(page, headers=headers)
+    return answers.json_response(page, headers=headers)
 
 
-async def get_task(task_id: UUID, services: Borrowed) -> Response:
+async def get_task(task_id: UUID, services: ServicesDep) -> Response:
     """A task with its result and its attempts."""
-    story = await story_of(services, task_id)
-    return answers.response(answers.of_story(story))
+    story = await read_story(services, task_id)
+    return answers.json_response(answers.story_json(story))
 
 
-async def get_events(task_id: UUID, services: Borrowed) -> Response:
+async def get_events(task_id: UUID, services: ServicesDep) -> Response:
     """Every transition of a task, oldest first."""
-    story = await story_of(services, task_id)
-    return answers.response({"events": [answers.of_event(event) for event in story.events]})
+    story = await read_story(services, task_id)
+    return answers.json_response({"events": [answers.event_json(event) for event in story.events]})
 
 
-async def story_of(services: Services, task_id: UUID) -> TaskStory:
-    """The task with all that happened to it.
+async def read_story(services: Services, task_id: UUID) -> TaskStory:
+    """Return the task with its events and its effect.
 
     Raises:
         Problem: 404.
@@ -108,7 +108,7 @@ async def story_of(services: Services, task_id: UUID) -> TaskStory:
 
 
 def not_found(task_id: UUID) -> Problem:
-    """404: never stored, or past its retention."""
+    """Return a 404: never stored, or past its retention."""
     return Problem(
         problems.NOT_FOUND,
         f"There is no task {task_id}: it was never stored, or its retention is over.",

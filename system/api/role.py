@@ -1,4 +1,4 @@
-"""Runs an API server in this process: settings in, exit code out."""
+"""Run an API server in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from system.signals import on_stop_signal
 
 
 async def run_api(settings: Settings) -> int:
-    """Serves the API until a signal."""
+    """Serve the API until a signal; return the exit code."""
     require_safe_bind(settings)
     await revision.check(settings)
     log = create_logger(

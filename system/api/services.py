@@ -1,4 +1,4 @@
-"""What one API process works with; the lifespan makes it, requests borrow it."""
+"""The objects of one API process, created by its lifespan and injected into requests."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from fastapi import Depends, Header
 from fastapi import Request as HttpRequest
 
 from system.api.coalescer import Coalescer
-from system.api.intake import Intake
-from system.api.poker import Poker
+from system.api.intake import RequestValidator
+from system.api.poker import Wakeup
 from system.api.readiness import Readiness
 from system.store import Store
 from system.telling.requests import Request
 from system.telling.submits import Submits
 from system.telling.telemetry import Telemetry
 
-SCOPE_KEY = "holdfast.request"  # where the access middleware leaves what it began
+SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything with a connection or a memory."""
+    """Everything that has a connection or a state."""
 
     store: Store
     actor: str
-    intake: Intake
+    validator: RequestValidator
     coalescer: Coalescer
-    poker: Poker
+    wakeup: Wakeup
     readiness: Readiness
     telemetry: Telemetry
     telling: Submits
@@ -39,16 +39,16 @@ async def _services(request: HttpRequest) -> Services:
     return services
 
 
-async def _asked(
+async def _request(
     request: HttpRequest,
     traceparent: Annotated[
         str | None,
         Header(description="W3C trace context that the request, and a task it makes, continue."),
     ] = None,
 ) -> Request:
-    asked: Request = request.scope[SCOPE_KEY]
-    return asked
+    traced: Request = request.scope[SCOPE_KEY]
+    return traced
 
 
-Borrowed = Annotated[Services, Depends(_services)]
-Asked = Annotated[Request, Depends(_asked)]
+ServicesDep = Annotated[Services, Depends(_services)]
+RequestDep = Annotated[Request, Depends(_request)]

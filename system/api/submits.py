@@ -1,4 +1,4 @@
-"""``POST /tasks/`` and ``POST /tasks/batch``: 201 is said when the task is stored, not before."""
+"""``POST /tasks/`` and ``POST /tasks/batch``: 201 is sent after the task is stored, not before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from system.api.coalescer import Outcome
 from system.api.models import BatchRequest, BatchResults, Task
 from system.api.openapi import described
 from system.api.problems import Fault, Problem
-from system.api.services import Asked, Borrowed, Services
+from system.api.services import RequestDep, Services, ServicesDep
 from system.errors import HoldfastError, OutcomeUnknown, Unstorable
 from system.ids import new_id, new_ids
 from system.records import NewTask, Submitted
@@ -36,7 +36,7 @@ Key = Annotated[
 
 
 def routes(router: APIRouter) -> None:
-    """Adds the two routes, each with and without its last slash: a redirect may lose a body."""
+    """Add the two routes, with and without a trailing slash: a redirect may lose the body."""
     single: dict[str, Any] = {
         "response_model": Task,
         "status_code": 201,
@@ -63,24 +63,28 @@ def routes(router: APIRouter) -> None:
 
 
 async def submit_task(
-    request: TaskRequest, services: Borrowed, asked: Asked, key: Key = None
+    request: TaskRequest, services: ServicesDep, traced: RequestDep, key: Key = None
 ) -> Response:
     """Store a task. After 201 it is never lost."""
-    traceparent = asked.new_task(one_of_many=False)
-    task = await services.intake.new_task(_with_key(request, key), new_id(), traceparent)
+    traceparent = traced.new_task(one_of_many=False)
+    task = await services.validator.new_task(_with_key(request, key), new_id(), traceparent)
     began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
-    services.telling.submitted([task], [outcome], asked, began)
-    _poke_if_due(services, [outcome])
+    services.telling.submitted([task], [outcome], traced, began)
+    _wake_if_due(services, [outcome])
     submitted = _stored(task, outcome)
     replayed = submitted.outcome == "existing"
     headers = {"Location": f"/tasks/{submitted.task.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    return answers.response(answers.of_task(submitted.task), 200 if replayed else 201, headers)
+    return answers.json_response(
+        answers.task_json(submitted.task), 200 if replayed else 201, headers
+    )
 
 
-async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) -> Response:
+async def submit_batch(
+    request: BatchRequest, services: ServicesDep, traced: RequestDep
+) -> Response:
     """Store up to 1,000 tasks. Each item is answered by itself, in order."""
     accepted: dict[int, NewTask] = {}
     results: dict[int, Json] = {}
@@ -88,7 +92,7 @@ async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) 
         zip(request.tasks, new_ids(len(request.tasks)), strict=True)
     ):
         try:
-            accepted[index] = await _new_item(services, item, task_id, asked, f"/tasks/{index}")
+            accepted[index] = await _new_item(services, item, task_id, traced, f"/tasks/{index}")
         except Problem as problem:
             results[index] = _refused(index, problem)
         except HoldfastError as error:
@@ -97,23 +101,23 @@ async def submit_batch(request: BatchRequest, services: Borrowed, asked: Asked) 
         tasks = list(accepted.values())
         began = time.time_ns()
         outcomes = await services.coalescer.submit(tasks)
-        services.telling.submitted(tasks, outcomes, asked, began)
-        _poke_if_due(services, outcomes)
+        services.telling.submitted(tasks, outcomes, traced, began)
+        _wake_if_due(services, outcomes)
         for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
             results[index] = _result(index, task, outcome)
-    return answers.response({"results": [results[index] for index in sorted(results)]})
+    return answers.json_response({"results": [results[index] for index in sorted(results)]})
 
 
 async def _new_item(
-    services: Services, item: object, task_id: UUID, asked: Asked, pointer: str
+    services: Services, item: object, task_id: UUID, traced: RequestDep, pointer: str
 ) -> NewTask:
     try:
         request = TaskRequest.model_validate(item)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         raise problems.from_validation(cast("list[Any]", found), pointer) from error
-    traceparent = asked.new_task(one_of_many=True)
-    return await services.intake.new_task(request, task_id, traceparent, pointer)
+    traceparent = traced.new_task(one_of_many=True)
+    return await services.validator.new_task(request, task_id, traceparent, pointer)
 
 
 def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
@@ -127,13 +131,13 @@ def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
 
 
 def _result(index: int, task: NewTask, outcome: Outcome) -> Json:
-    """``models.BatchResult``."""
+    """Return a ``models.BatchResult``."""
     try:
         submitted = _stored(task, outcome)
     except Problem as problem:
         return _refused(index, problem)
     status = 200 if submitted.outcome == "existing" else 201
-    task_answer = answers.of_task(submitted.task)
+    task_answer = answers.task_json(submitted.task)
     return {"index": index, "status": status, "task": task_answer, "problem": None}
 
 
@@ -143,7 +147,7 @@ def _refused(index: int, problem: Problem) -> Json:
 
 
 def _stored(task: NewTask, outcome: Outcome) -> Submitted:
-    """The outcome if the task stands; every other is a Problem."""
+    """Return the outcome if the task is stored; raise a Problem otherwise."""
     match outcome:
         case Submitted(outcome="mismatch"):
             first = outcome.task.id
@@ -177,11 +181,11 @@ def _unknown(task: NewTask, error: OutcomeUnknown) -> Problem:
     return Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task.id))
 
 
-def _poke_if_due(services: Services, outcomes: Sequence[Outcome]) -> None:
-    """Wakes a scheduler if something new is due now."""
+def _wake_if_due(services: Services, outcomes: Sequence[Outcome]) -> None:
+    """Wake a scheduler if a new task is due now."""
     for outcome in outcomes:
         if isinstance(outcome, Submitted) and outcome.outcome == "created":
             task = outcome.task
             if task.due_at <= task.created_at:
-                services.poker.poke()
+                services.wakeup.request()
                 return

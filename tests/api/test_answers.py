@@ -76,15 +76,15 @@ def event(
 
 def shown(model: type[BaseModel], answer: dict[str, Any]) -> None:
     """The answer has every member of the model and no other, each as the model writes it."""
-    sent = json.loads(cast("bytes", answers.response(answer).body))
+    sent = json.loads(cast("bytes", answers.json_response(answer).body))
     assert sent == json.loads(model.model_validate(sent).model_dump_json())
     assert list(sent) == list(model.model_fields)
 
 
 @given(ROWS)
 def test_a_task_is_answered_as_documented(row: TaskRow) -> None:
-    shown(Task, answers.of_task(row))
-    shown(BatchResult, {"index": 0, "status": 201, "task": answers.of_task(row), "problem": None})
+    shown(Task, answers.task_json(row))
+    shown(BatchResult, {"index": 0, "status": 201, "task": answers.task_json(row), "problem": None})
 
 
 @given(
@@ -106,11 +106,11 @@ def test_a_story_is_answered_as_documented(
     if running and events:
         events.pop()
     effect = Effect(row.id, row.id, 2, 1, row.created_at, result)
-    answer = answers.of_story(TaskStory(row, tuple(events), effect))
+    answer = answers.story_json(TaskStory(row, tuple(events), effect))
     shown(Task, answer)
     assert answer["result"] == result
     assert [each["ended_at"] is None for each in answer["attempts"]] == [
         running and number == len(runs) - 1 for number in range(len(runs))
     ]
     for each in events:
-        shown(TaskEvent, answers.of_event(each))
+        shown(TaskEvent, answers.event_json(each))

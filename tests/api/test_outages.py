@@ -187,7 +187,7 @@ async def test_what_is_due_now_pokes_the_schedulers_what_is_later_does_not(
     async with open_api(settings.model_copy(update={"redis_url": hop.url})) as api:
         later = {"name": "echo", "run_at": "2030-01-01T00:00:00Z"}
         assert (await api.post("/tasks/", json=later)).status_code == 201
-        assert api._transport.app.state.services.poker._flight is None, "nothing is due"
+        assert api._transport.app.state.services.wakeup._flight is None, "nothing is due"
         answers = await asyncio.gather(
             *(api.post("/tasks/", json={"name": "echo"}) for _ in range(50))
         )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from observability.cells import cells, clean, cut, fit
-from observability.spans import Branch, Event, Span, tree
+from observability.spans import Branch, Span, SpanEvent, tree
 
 FAULTS = "holdfast-chaos"
 """Spans of this service are what the chaos harness did to the system."""
@@ -255,7 +255,7 @@ def _told(span: Span, runner: str) -> str:
     return clean(", ".join(words))
 
 
-def _event_label(event: Event) -> str:
+def _event_label(event: SpanEvent) -> str:
     said: Mapping[str, Any] = event.attributes
     words = [f"{key.removeprefix('holdfast.')}={value}" for key, value in sorted(said.items())]
     return clean(f"{event.name} ({', '.join(words)})" if words else event.name)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from observability.spans import Event, Link, Span
+from observability.spans import Link, Span, SpanEvent
 
 _TIMEOUT_SECONDS = 10.0
 _ID_DIGITS = {"trace": 32, "span": 16}  # Jaeger leaves leading zeros out
@@ -114,9 +114,9 @@ def _span(entry: Mapping[str, Any], process: Mapping[str, Any]) -> Span:
     )
 
 
-def _event(entry: Mapping[str, Any]) -> Event:
+def _event(entry: Mapping[str, Any]) -> SpanEvent:
     fields = _values(entry["fields"])
-    return Event(str(fields.pop("event", "")), int(entry["timestamp"]), fields)
+    return SpanEvent(str(fields.pop("event", "")), int(entry["timestamp"]), fields)
 
 
 def _link(reference: Mapping[str, Any]) -> Link:

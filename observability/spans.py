@@ -17,7 +17,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SpanEvent:
     """Something that happened at one instant of a span."""
 
     name: str
@@ -39,7 +39,7 @@ class Span:
     instance: str = ""
     error: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    events: Sequence[Event] = ()
+    events: Sequence[SpanEvent] = ()
     links: Sequence[Link] = ()
 
     @property

@@ -149,9 +149,9 @@ def doctor() -> None:
 
     async def report() -> int:
         bad = 0
-        async for finding in examine(_settings()):
-            typer.echo(f"{finding.grade:8}{finding.subject}: {finding.detail}")
-            bad += finding.grade == "bad"
+        async for result in examine(_settings()):
+            typer.echo(f"{result.grade:8}{result.subject}: {result.detail}")
+            bad += result.grade == "bad"
         return 1 if bad else 0
 
     _run(report())

@@ -1,7 +1,7 @@
-"""One process of the one-machine stack: start, notice its death, start again, stop.
+"""The processes of the one-machine stack: start, detect exits, restart, stop.
 
-`Child` runs a role of Holdfast and shows what it says; `Server` is an embedded Postgres or Valkey.
-Both are a `Part`, and a part that dies at once again and again is started ever more slowly.
+A `RoleProcess` runs a role of Holdfast and shows its output; a `SupervisedServer` is an embedded
+Postgres or Valkey. Processes that keep exiting at once are restarted with growing pauses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import EmbeddedError
 from system.server_process import ServerProcess
 
@@ -28,24 +28,24 @@ BACKOFF_MIN_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 15.0
 
 Say = Callable[[str, str], None]
-"""Shows one line: who says it, and what."""
+"""Shows one line: its source, and the text."""
 
 
-class Part(abc.ABC):
-    """Something that runs, may die at any moment, and is then started again."""
+class SupervisedProcess(abc.ABC):
+    """A process that is restarted whenever it exits."""
 
     def __init__(self, name: str, say: Say) -> None:
         self.name = name
         self.deaths = 0
-        """How often it died within HEALTHY_SECONDS of its start, without a good run between."""
+        """Consecutive exits within HEALTHY_SECONDS of a start."""
         self._say = say
         self._started_at = 0.0
 
     async def keep(self, stopping: asyncio.Event) -> None:
-        """Start it again whenever it has died, until ``stopping``."""
+        """Restart it whenever it has exited, until ``stopping``."""
         while not stopping.is_set():
             if not self.is_running:
-                await self._start_again(stopping)
+                await self._restart(stopping)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
 
@@ -76,7 +76,7 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def how_it_ended(self) -> str: ...
 
-    async def _start_again(self, stopping: asyncio.Event) -> None:
+    async def _restart(self, stopping: asyncio.Event) -> None:
         lived = asyncio.get_running_loop().time() - self._started_at
         self.deaths = 0 if lived > HEALTHY_SECONDS else self.deaths + 1
         pause = min(BACKOFF_MIN_SECONDS * 2**self.deaths, BACKOFF_MAX_SECONDS)
@@ -93,8 +93,8 @@ class Part(abc.ABC):
             self._say("holdfast", str(error))
 
 
-class Child(Part):
-    """A role of Holdfast as a process of its own; its output is shown line by line."""
+class RoleProcess(SupervisedProcess):
+    """A role of Holdfast in a process of its own; its output is shown line by line."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Child(Part):
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        guardian: Guardian,
+        reaper: Reaper,
         say: Say,
         ready_url: str = "",
     ) -> None:
@@ -110,7 +110,7 @@ class Child(Part):
         self.ready_url = ready_url
         self._argv = [sys.executable, "-m", "system", *arguments]
         self._environment = environment
-        self._guardian = guardian
+        self._reaper = reaper
         self._process: subprocess.Popen[bytes] | None = None
         self._code: int | None = None
         self._output: asyncio.Task[None] | None = None
@@ -122,13 +122,13 @@ class Child(Part):
         self._code = self._process.poll()
         if self._code is None:
             return True
-        self._guardian.forget(self._process)
+        self._reaper.forget(self._process)
         self._process = None
         return False
 
     async def _start(self) -> None:
         await self._finish_output()
-        self._process = self._guardian.spawn(
+        self._process = self._reaper.spawn(
             self._argv,
             env=os.environ | self._environment,
             cwd=Path.cwd(),
@@ -198,7 +198,7 @@ class Child(Part):
             self._output = None
 
 
-class Server(Part):
+class SupervisedServer(SupervisedProcess):
     """An embedded server; it is started and stopped in a thread, since that blocks."""
 
     def __init__(self, server: ServerProcess, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""``holdfast doctor``: is everything around this process as Holdfast needs it?"""
+"""``holdfast doctor``: check that the environment is what Holdfast needs."""
 
 from __future__ import annotations
 
@@ -29,68 +29,68 @@ SELECT current_setting('server_version_num')::int AS version_number,
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One check. ``bad`` breaks a promise, ``warning`` weakens one."""
+class CheckResult:
+    """The result of one check. ``bad`` breaks a guarantee, ``warning`` weakens one."""
 
     grade: Literal["ok", "warning", "bad"]
     subject: str
     detail: str
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Yields one finding per check, worst news included; raises nothing for what it finds."""
+async def examine(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Yield one result per check; a failed check is a result, not an exception."""
     try:
         await revision.check(settings)
-        yield Finding("ok", "migrations", f"at {revision.NEWEST}")
+        yield CheckResult("ok", "migrations", f"at {revision.NEWEST}")
     except HoldfastError as error:
-        yield Finding("bad", "migrations", str(error))
-    async for finding in _postgres(settings):
-        yield finding
-    async for finding in _redis(settings):
-        yield finding
+        yield CheckResult("bad", "migrations", str(error))
+    async for result in _postgres(settings):
+        yield result
+    async for result in _redis(settings):
+        yield result
 
 
-async def _postgres(settings: Settings) -> AsyncIterator[Finding]:
+async def _postgres(settings: Settings) -> AsyncIterator[CheckResult]:
     database = Database(settings, connections=1, application_name="holdfast-doctor")
     try:
         facts = (await database.rows(_FACTS))[0]
     except HoldfastError as error:
-        yield Finding("bad", "Postgres", str(error))
+        yield CheckResult("bad", "Postgres", str(error))
         return
     finally:
         await database.close()
     recent = facts["version_number"] >= _POSTGRES_MIN
-    yield Finding("ok" if recent else "bad", "Postgres", f"{facts['version']} (15 or newer)")
+    yield CheckResult("ok" if recent else "bad", "Postgres", f"{facts['version']} (15 or newer)")
     for name in ("synchronous_commit", "fsync"):
         off = facts[name] == "off"
         detail = f"{facts[name]}" + (": a crash loses tasks that were answered 201" if off else "")
-        yield Finding("bad" if off else "ok", name, detail)
+        yield CheckResult("bad" if off else "ok", name, detail)
     endless = facts["idle_timeout"] == "0"
     advice = ": a half-open connection can hold row locks for ever; set 60s" if endless else ""
-    yield Finding(
+    yield CheckResult(
         "warning" if endless else "ok",
         "idle_in_transaction_session_timeout",
         f"{facts['idle_timeout']}{advice}",
     )
-    # The only comparison with this machine's clock: nothing is decided by it.
+    # The only use of this machine's clock: nothing is decided by it.
     difference = abs((datetime.now(UTC) - facts["clock"]).total_seconds())  # noqa: TID251
     near = difference <= _CLOCK_DIFFERENCE_SECONDS_MAX
-    yield Finding(
+    yield CheckResult(
         "ok" if near else "warning",
         "clock",
         f"{difference:.2f} s apart from the database's, which is the one that decides",
     )
 
 
-async def _redis(settings: Settings) -> AsyncIterator[Finding]:
+async def _redis(settings: Settings) -> AsyncIterator[CheckResult]:
     queue = HintQueue(settings, connections=1)
     try:
         policy = await queue.memory_policy()
     except HoldfastError as error:
-        yield Finding("bad", "Redis", str(error))
+        yield CheckResult("bad", "Redis", str(error))
         return
     finally:
         await queue.close()
     fits = policy == "noeviction"
     advice = "" if fits else ": hints that are evicted wait for their deadline; set noeviction"
-    yield Finding("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")
+    yield CheckResult("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from system.guardian import (
-    Guardian,
+    Reaper,
     process_table,
     remove_shared_memory,
     send_signal,
@@ -41,9 +41,9 @@ class EmbeddedPostgres(ServerProcess):
         port: int = 0,
         *,
         durable: bool = True,
-        guardian: Guardian | None = None,
+        reaper: Reaper | None = None,
     ) -> None:
-        super().__init__(data_dir, port, guardian=guardian)
+        super().__init__(data_dir, port, reaper=reaper)
         self.durable = durable
         self._cluster = self.data_dir / "cluster"
         self._pid_file = self._cluster / "postmaster.pid"
@@ -189,9 +189,9 @@ class EmbeddedValkey(ServerProcess):
         port: int = 0,
         *,
         appendonly: bool = False,
-        guardian: Guardian | None = None,
+        reaper: Reaper | None = None,
     ) -> None:
-        super().__init__(data_dir, port, guardian=guardian)
+        super().__init__(data_dir, port, reaper=reaper)
         self.appendonly = appendonly
         self._files = self.data_dir / "files"
 

@@ -11,7 +11,7 @@ import httpx
 
 from observability.go_build import GoBuildError
 from observability.jaeger import jaeger_binary
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import HOST, EmbeddedError, cache_directory, free_port
 from system.server_process import ServerProcess
 
@@ -31,9 +31,9 @@ class EmbeddedJaeger(ServerProcess):
         port: int = 0,
         *,
         otlp_port: int = 0,
-        guardian: Guardian | None = None,
+        reaper: Reaper | None = None,
     ) -> None:
-        super().__init__(data_dir, port, guardian=guardian)
+        super().__init__(data_dir, port, reaper=reaper)
         self.otlp_port = otlp_port or free_port()
 
     @property

@@ -30,7 +30,7 @@ KILL_SECONDS = 5.0
 WAIT_THEN_EXEC = 'read -r go && exec "$0" "$@" </dev/null'
 
 
-class Process(NamedTuple):
+class ProcessInfo(NamedTuple):
     """One row of the machine's process table."""
 
     pid: int
@@ -41,7 +41,7 @@ class Process(NamedTuple):
     """A zombie: it runs no more and holds nothing, it only waits to be reaped."""
 
 
-def process_table() -> list[Process]:
+def process_table() -> list[ProcessInfo]:
     """All processes of this machine, from /proc or else from ``ps``."""
     if not Path("/proc/self/stat").exists():
         return _process_table_by_ps()
@@ -54,18 +54,18 @@ def process_table() -> list[Process]:
                 state, parent, group = tail.split()[:3]
                 name = head.partition("(")[2]
                 ended = state in "ZX"
-                table.append(Process(int(entry), int(parent), int(group), name, ended))
+                table.append(ProcessInfo(int(entry), int(parent), int(group), name, ended))
     return table
 
 
-def _process_table_by_ps() -> list[Process]:
+def _process_table_by_ps() -> list[ProcessInfo]:
     argv = ["ps", "-A", "-o", "pid=,ppid=,pgid=,stat=,comm="]
     output = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     table = []
     for line in output.splitlines():
         pid, parent, group, state, *command = line.split(maxsplit=4)
         name = Path(command[0]).name if command else ""
-        table.append(Process(int(pid), int(parent), int(group), name, state.startswith("Z")))
+        table.append(ProcessInfo(int(pid), int(parent), int(group), name, state.startswith("Z")))
     return table
 
 
@@ -129,7 +129,7 @@ def remove_shared_memory(pid_file: Path) -> None:
         libc.shmctl(segment, 0, None)  # 0 is IPC_RMID
 
 
-class Guardian:
+class Reaper:
     """Starts processes and owns directories that must not outlive this process.
 
     A context manager: leaving it ends what is still registered and removes owned directories.
@@ -207,7 +207,7 @@ class Guardian:
     def ensure_alive(self) -> None:
         """Start the helper again if somebody killed it."""
         if self._closed:
-            raise RuntimeError("this guardian was closed: nothing can be started under it any more")
+            raise RuntimeError("this reaper is closed: it cannot start processes any more")
         if self._helper.poll() is None:
             return
         with contextlib.suppress(OSError):
@@ -256,7 +256,7 @@ class Guardian:
 
 def _stdin(helper: subprocess.Popen[bytes]) -> IO[bytes]:
     if helper.stdin is None:
-        raise RuntimeError("the guardian's helper was started without a pipe")
+        raise RuntimeError("the reaper's helper process has no pipe")
     return helper.stdin
 
 

@@ -87,7 +87,7 @@ def cache_directory() -> Path:
 def temporary_directory(prefix: str = "holdfast-") -> Path:
     """A new directory that the servers can reach, also if they run as another user.
 
-    Whoever asks for it removes it (see `Guardian.own_directory`).
+    Whoever asks for it removes it (see `Reaper.own_directory`).
     """
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 (mkdtemp)
     parent = next((place for place in places if reachable(place)), places[0])

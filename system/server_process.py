@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from system.guardian import (
-    Guardian,
+    Reaper,
     process_tree,
     send_signal,
     wait_until_ended,
@@ -30,7 +30,7 @@ class ServerProcess(abc.ABC):
     ``data_dir`` holds its data, its log and its password; data survives stop and kill.
     Run as root, the server drops to the user nobody, unless ``drops_privileges`` says no.
     ``port`` 0 takes a free one at the first start and keeps it. It ends when this process ends,
-    however that happens: by the ``guardian`` given, or by one of its own.
+    however that happens: by the ``reaper`` given, or by one of its own.
     A context manager: entering starts it, leaving stops it.
     """
 
@@ -38,12 +38,12 @@ class ServerProcess(abc.ABC):
     end_with: ClassVar[signal.Signals] = signal.SIGTERM
     drops_privileges: ClassVar[bool] = True
 
-    def __init__(self, data_dir: Path, port: int = 0, *, guardian: Guardian | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, *, reaper: Reaper | None = None) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.port = port
         self._keep_port = port != 0
-        self._guardian = guardian
-        self._own_guardian: Guardian | None = None
+        self._reaper = reaper
+        self._own_reaper: Reaper | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._user = server_user() if self.drops_privileges else None
         self._password = ""
@@ -76,8 +76,8 @@ class ServerProcess(abc.ABC):
         """
         if self.is_running:
             raise EmbeddedError(f"{self.name} runs already (port {self.port})")
-        if self._guardian is None:
-            self._guardian = self._own_guardian = Guardian()
+        if self._reaper is None:
+            self._reaper = self._own_reaper = Reaper()
         try:
             self._start()
         except BaseException:
@@ -191,15 +191,15 @@ class ServerProcess(abc.ABC):
                 group=gid,
             )
 
-    def _guard(self) -> Guardian:
-        if self._guardian is None:
+    def _guard(self) -> Reaper:
+        if self._reaper is None:
             raise EmbeddedError(f"{self.name} was not started by start()")
-        return self._guardian
+        return self._reaper
 
     def _close_own_guardian(self) -> None:
-        if self._own_guardian is not None:
-            self._own_guardian.close()
-            self._guardian = self._own_guardian = None
+        if self._own_reaper is not None:
+            self._own_reaper.close()
+            self._reaper = self._own_reaper = None
 
     def _environment(self) -> dict[str, str]:
         # Nothing else: PGDATA, PGPORT and the like of the caller must not reach the server.
@@ -234,8 +234,8 @@ class ServerProcess(abc.ABC):
         return path.read_text()
 
     def _reaped(self, process: subprocess.Popen[bytes]) -> None:
-        if self._guardian is not None:  # else it was closed, and has forgotten everything
-            self._guardian.forget(process)
+        if self._reaper is not None:  # else it was closed, and has forgotten everything
+            self._reaper.forget(process)
         self._process = None
 
     def _failed(self, what: str) -> EmbeddedError:

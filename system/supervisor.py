@@ -21,10 +21,10 @@ from typing import IO, Any
 
 import httpx
 
-from system.child import POLL_SECONDS, Child, Part, Server
+from system.child import POLL_SECONDS, RoleProcess, SupervisedProcess, SupervisedServer
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.embedded_jaeger import EmbeddedJaeger
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import HOST, EmbeddedError, free_port, port_from, reachable
 from system.settings import Settings
 
@@ -72,8 +72,8 @@ async def run_up(options: UpOptions, settings: Settings) -> int:
     with (data_dir / "lock").open("a+b") as lock:
         await _take(lock, data_dir)
         # The helper holds the lock too: until it has cleaned up after us, nobody else may start.
-        with Guardian(hold=lock) as guardian:
-            return await Supervisor(options, settings, data_dir, guardian, terminal).run()
+        with Reaper(hold=lock) as reaper:
+            return await Supervisor(options, settings, data_dir, reaper, terminal).run()
 
 
 async def _take(lock: IO[bytes], data_dir: Path) -> None:
@@ -124,12 +124,12 @@ class Supervisor:
         options: UpOptions,
         settings: Settings,
         data_dir: Path,
-        guardian: Guardian,
+        reaper: Reaper,
         terminal: Terminal,
     ) -> None:
         self._options = options
         self._settings = settings
-        self._guardian = guardian
+        self._reaper = reaper
         self._say = terminal.say
         self._stopping = terminal.closed  # a terminal that went away is a reason to stop, too
         self._killed = False
@@ -137,14 +137,12 @@ class Supervisor:
         self._api_port = self._port("API", settings.api_port)
         self._smtp_port = self._port("mail catcher's SMTP", settings.smtp_port)
         self._mail_page_port = self._port("mail catcher's", 8025)
-        self._postgres = EmbeddedPostgres(self._servers_dir / "postgres", guardian=guardian)
-        self._valkey = EmbeddedValkey(
-            self._servers_dir / "valkey", appendonly=True, guardian=guardian
-        )
+        self._postgres = EmbeddedPostgres(self._servers_dir / "postgres", reaper=reaper)
+        self._valkey = EmbeddedValkey(self._servers_dir / "valkey", appendonly=True, reaper=reaper)
         self._jaeger = self._make_jaeger() if options.trace else None
         servers = [self._postgres, self._valkey, *([self._jaeger] if self._jaeger else [])]
-        self._servers = [Server(server, self._say) for server in servers]
-        self._children: list[Child] = []
+        self._servers = [SupervisedServer(server, self._say) for server in servers]
+        self._children: list[RoleProcess] = []
         self._keepers: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -180,7 +178,7 @@ class Supervisor:
             if not self._stopping.is_set():
                 await child.start()
         self._keep(self._keep_guardian())
-        for part in self._parts():
+        for part in self._processes():
             self._keep(part.keep(self._stopping))
         await self._wait_until_ready()
         if not self._stopping.is_set():
@@ -217,7 +215,7 @@ class Supervisor:
 
     async def _keep_guardian(self) -> None:
         while not self._stopping.is_set():
-            self._guardian.ensure_alive()
+            self._reaper.ensure_alive()
             await asyncio.sleep(POLL_SECONDS)
 
     def _on_signal(self) -> None:
@@ -226,7 +224,7 @@ class Supervisor:
             self._stopping.set()
         else:
             self._killed = True
-            for part in self._parts():
+            for part in self._processes():
                 part.kill()
 
     async def _stop(self) -> None:
@@ -238,10 +236,10 @@ class Supervisor:
         await asyncio.gather(*(server.stop(STOP_SECONDS) for server in self._servers))
         self._say("holdfast", "stopped")
 
-    def _parts(self) -> Iterable[Part]:
+    def _processes(self) -> Iterable[SupervisedProcess]:
         return [*self._servers, *self._children]
 
-    def _make_children(self) -> list[Child]:
+    def _make_children(self) -> list[RoleProcess]:
         modules = [word for module in self._options.modules for word in ("--app", module)]
         children = [
             self._child("mail", ["mailcatcher"], self._mail_page_port),
@@ -257,7 +255,7 @@ class Supervisor:
         ]
         return children
 
-    def _child(self, name: str, arguments: Sequence[str], port: int = 0) -> Child:
+    def _child(self, name: str, arguments: Sequence[str], port: int = 0) -> RoleProcess:
         environment = {
             "HOLDFAST_DATABASE_URL": self._postgres.url(DATABASE),
             "HOLDFAST_REDIS_URL": self._valkey.url(),
@@ -274,11 +272,11 @@ class Supervisor:
         if self._jaeger is not None:
             environment["HOLDFAST_OTLP_ENDPOINT"] = self._jaeger.otlp_url
             environment["HOLDFAST_TRACE_RATIO"] = "1"
-        return Child(
+        return RoleProcess(
             name,
             arguments,
             environment,
-            guardian=self._guardian,
+            reaper=self._reaper,
             say=self._say,
             ready_url=f"http://{HOST}:{port}/readyz",
         )
@@ -311,7 +309,7 @@ class Supervisor:
             self._servers_dir / "jaeger",
             self._port("Jaeger's", JAEGER_PORT),
             otlp_port=self._port("OTLP", OTLP_PORT),
-            guardian=self._guardian,
+            reaper=self._reaper,
         )
 
     def _place_for_servers(self, data_dir: Path) -> Path:

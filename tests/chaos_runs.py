@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import temporary_directory
 
 ROOT = Path(__file__).parent.parent
@@ -66,10 +66,10 @@ Chaos = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def home(guardian: Guardian) -> Iterator[Path]:
+def home(reaper: Reaper) -> Iterator[Path]:
     """A directory that the servers' user can reach too, which pytest's own are not."""
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
+    reaper.own_directory(directory)
     yield directory
     shutil.rmtree(directory)
 

@@ -17,7 +17,7 @@ from otlp_receiver import Receiver, receiving
 from psycopg import sql
 
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import temporary_directory
 from system.migrate import upgrade
 from system.settings import Settings
@@ -34,27 +34,27 @@ def own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def guardian() -> Iterator[Guardian]:
+def reaper() -> Iterator[Reaper]:
     """Ends the servers and removes their directories, even if pytest is killed."""
-    with Guardian() as guardian:
-        yield guardian
+    with Reaper() as reaper:
+        yield reaper
 
 
 @pytest.fixture(scope="session")
-def postgres(guardian: Guardian) -> Iterator[EmbeddedPostgres]:
+def postgres(reaper: Reaper) -> Iterator[EmbeddedPostgres]:
     """The session's Postgres. Do not stop it: tests of crashes start their own."""
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    with EmbeddedPostgres(directory, durable=False, guardian=guardian) as postgres:
+    reaper.own_directory(directory)
+    with EmbeddedPostgres(directory, durable=False, reaper=reaper) as postgres:
         yield postgres
 
 
 @pytest.fixture(scope="session")
-def valkey(guardian: Guardian) -> Iterator[EmbeddedValkey]:
+def valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
     """The session's Valkey. Do not stop it: tests of crashes start their own."""
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    with EmbeddedValkey(directory, guardian=guardian) as valkey:
+    reaper.own_directory(directory)
+    with EmbeddedValkey(directory, reaper=reaper) as valkey:
         yield valkey
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from observability.cells import cells
 from observability.drawing import FAULTS, draw, short_time
-from observability.spans import Event, Link, Span, family, tree
+from observability.spans import Link, Span, SpanEvent, family, tree
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 BATCH = "7" * 32
@@ -85,9 +85,9 @@ def retried_after_a_kill() -> list[Span]:
             | _attempt(1),
             links=[Link(BATCH, "1")],
             events=[
-                Event("claimed", claimed),
-                Event("taken back", taken_back, {"reason": "lease lost", "by": "scheduler-2"}),
-                Event("retry scheduled", taken_back, {"delay_seconds": 1.0}),
+                SpanEvent("claimed", claimed),
+                SpanEvent("taken back", taken_back, {"reason": "lease lost", "by": "scheduler-2"}),
+                SpanEvent("retry scheduled", taken_back, {"delay_seconds": 1.0}),
             ],
         ),
         _under_create("kill worker-1", "chaos", 1_000_000, 0),
@@ -106,7 +106,7 @@ def retried_after_a_kill() -> list[Span]:
             attributes={"holdfast.worker.id": "id-2", "holdfast.outcome": "succeeded"}
             | _attempt(2),
             links=[Link(TRACE, "first")],
-            events=[Event("claimed", BEGAN + 4_125_000)],
+            events=[SpanEvent("claimed", BEGAN + 4_125_000)],
         ),
         _span("finish", "worker", 6_120_000, 6_000, "finish", "second"),
     ]
@@ -193,7 +193,7 @@ SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 IDS = st.sampled_from([f"{number:02}" for number in range(6)])
 NAMES = st.text(max_size=8) | st.sampled_from(["scheduled", "queued", "process 漢字", "e\u0301"])
 INSTANTS = st.integers(0, 2**62)
-EVENTS = st.builds(Event, NAMES, INSTANTS, st.dictionaries(NAMES, NAMES, max_size=1))
+EVENTS = st.builds(SpanEvent, NAMES, INSTANTS, st.dictionaries(NAMES, NAMES, max_size=1))
 ATTRIBUTES = st.sampled_from(["holdfast.attempt", "holdfast.worker.id", "error.type"])
 SPANS = st.builds(
     Span,

@@ -18,22 +18,22 @@ from redis.retry import Retry
 
 from system import server_process
 from system.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Guardian, process_tree, still_running
+from system.guardian import Reaper, process_tree, still_running
 from system.machine import free_port, temporary_directory
 
 LINUX = sys.platform == "linux"
 
 
 @pytest.fixture
-def directory(guardian: Guardian) -> Path:
+def directory(reaper: Reaper) -> Path:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
+    reaper.own_directory(directory)
     return directory
 
 
 @pytest.fixture
-def own_postgres(directory: Path, guardian: Guardian) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(directory / "own", durable=False, guardian=guardian) as postgres:
+def own_postgres(directory: Path, reaper: Reaper) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(directory / "own", durable=False, reaper=reaper) as postgres:
         yield postgres
 
 
@@ -65,9 +65,9 @@ def segments_of(data_dir: Path) -> list[str]:
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_postgres_keeps_a_commit_through_stop_and_kill(
-    directory: Path, guardian: Guardian, *, durable: bool
+    directory: Path, reaper: Reaper, *, durable: bool
 ) -> None:
-    own_postgres = EmbeddedPostgres(directory / "own", durable=durable, guardian=guardian)
+    own_postgres = EmbeddedPostgres(directory / "own", durable=durable, reaper=reaper)
     own_postgres.start()
     query(own_postgres, "CREATE TABLE kept AS SELECT 1 AS n; SELECT 1")
     port = own_postgres.port
@@ -167,9 +167,9 @@ def test_the_settings_that_cut_off_dead_clients(postgres: EmbeddedPostgres) -> N
 
 @pytest.mark.parametrize(("appendonly", "kept"), [(True, b"1"), (False, None)])
 def test_valkey_keeps_its_data_only_with_appendonly(
-    directory: Path, guardian: Guardian, *, appendonly: bool, kept: bytes | None
+    directory: Path, reaper: Reaper, *, appendonly: bool, kept: bytes | None
 ) -> None:
-    server = EmbeddedValkey(directory / "valkey", appendonly=appendonly, guardian=guardian)
+    server = EmbeddedValkey(directory / "valkey", appendonly=appendonly, reaper=reaper)
     with server, redis.Redis.from_url(server.url()) as client:
         client.set("key", "1")
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -201,15 +201,15 @@ CREATOR = """
 import signal, sys, time
 from pathlib import Path
 from system.embedded import EmbeddedPostgres
-from system.guardian import Guardian
+from system.guardian import Reaper
 directory = Path(sys.argv[1])
-guardian = Guardian()
-guardian.own_directory(directory)
-postgres = EmbeddedPostgres(directory / "postgres", durable=False, guardian=guardian)
+reaper = Reaper()
+reaper.own_directory(directory)
+postgres = EmbeddedPostgres(directory / "postgres", durable=False, reaper=reaper)
 postgres.start()
 deaf = [sys.executable, "-c",
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
-spawned = [guardian.spawn(deaf), guardian.spawn(["sleep", "600"]), guardian.spawn(["sleep", "600"])]
+spawned = [reaper.spawn(deaf), reaper.spawn(["sleep", "600"]), reaper.spawn(["sleep", "600"])]
 spawned[2].send_signal(signal.SIGSTOP)
 print(postgres.pid, *(process.pid for process in spawned), flush=True)
 time.sleep(600)
@@ -238,21 +238,21 @@ def test_a_killed_helper_is_replaced_and_told_everything(tmp_path: Path) -> None
     owned, kept = tmp_path / "owned", tmp_path / "kept"
     owned.mkdir()
     kept.mkdir()
-    with Guardian() as guardian:
-        process = guardian.spawn(["sleep", "600"])
-        gone = guardian.spawn(["true"])
+    with Reaper() as reaper:
+        process = reaper.spawn(["sleep", "600"])
+        gone = reaper.spawn(["true"])
         gone.wait()
-        guardian.forget(gone)
-        guardian.own_directory(owned)
-        guardian.own_directory(kept)
-        guardian.disown_directory(kept)
-        guardian._helper.kill()
-        guardian._helper.wait()
+        reaper.forget(gone)
+        reaper.own_directory(owned)
+        reaper.own_directory(kept)
+        reaper.disown_directory(kept)
+        reaper._helper.kill()
+        reaper._helper.wait()
     assert process.wait(5) == -signal.SIGTERM
     assert not owned.exists()
     assert kept.exists()
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
-    with Guardian() as guardian, pytest.raises(FileNotFoundError, match="no-such-program"):
-        guardian.spawn(["no-such-program"])
+    with Reaper() as reaper, pytest.raises(FileNotFoundError, match="no-such-program"):
+        reaper.spawn(["no-such-program"])

@@ -15,7 +15,7 @@ import pytest
 from chaos.live.actors import Actor, Command, process_state
 from chaos.live.topology import Stack
 from chaos.process_strike import ActorFailed, ProcessEnd
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import free_port
 
 FOREVER = "import time; print('up', flush=True)\nwhile True: time.sleep(0.01)"
@@ -33,9 +33,9 @@ Make = Callable[..., Actor]
 class Troupe:
     """Makes actors and stops them all in the end."""
 
-    def __init__(self, directory: Path, guardian: Guardian) -> None:
+    def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
-        self.guardian = guardian
+        self.reaper = reaper
         self.actors: list[Actor] = []
         self.exits: list[ProcessEnd] = []
 
@@ -43,15 +43,15 @@ class Troupe:
         argv = [sys.executable, "-c", code, *arguments]
         log = self.directory / f"{len(self.actors)}.log"
         command = Command(argv, {}, self.directory, log, ready_url)
-        actor = Actor(f"actor-{len(self.actors)}", command, self.guardian, self.exits.append)
+        actor = Actor(f"actor-{len(self.actors)}", command, self.reaper, self.exits.append)
         self.actors.append(actor)
         actor.start()
         return actor
 
 
 @pytest.fixture
-async def troupe(tmp_path: Path, guardian: Guardian) -> AsyncIterator[Troupe]:
-    troupe = Troupe(tmp_path, guardian)
+async def troupe(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Troupe]:
+    troupe = Troupe(tmp_path, reaper)
     yield troupe
     await asyncio.gather(*(actor.stop(1) for actor in troupe.actors))
 

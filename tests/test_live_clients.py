@@ -23,7 +23,7 @@ from chaos.load import Workload
 from chaos.records import Bound, Op, Run, parse_instant
 from chaos.workload import CLIENT_TIMEOUT_SECONDS, Planned, plan
 from system.api.app import create_api
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.ids import new_id
 from system.records import Announcement
 from system.settings import Settings
@@ -128,10 +128,8 @@ class Unreliable:
             await send({"type": "http.response.body", "body": b'{"detail": "as told"}'})
 
 
-async def driven(
-    operations: list[Planned], port: int, directory: Path, guardian: Guardian
-) -> History:
-    clients = Clients(directory, directory / "clients.log", guardian)
+async def driven(operations: list[Planned], port: int, directory: Path, reaper: Reaper) -> History:
+    clients = Clients(directory, directory / "clients.log", reaper)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent)}
     clients.start(operations, [port], environment)
     try:
@@ -154,11 +152,11 @@ async def driven(
 
 
 async def test_every_operation_is_recorded_as_what_is_known_of_it(
-    api: tuple[FakeApi, int], tmp_path: Path, guardian: Guardian
+    api: tuple[FakeApi, int], tmp_path: Path, reaper: Reaper
 ) -> None:
     fake, port = api
     operations = plan(WORKLOAD, 1)
-    history = await driven(operations, port, tmp_path, guardian)
+    history = await driven(operations, port, tmp_path, reaper)
     submits = history.of("submit")
     by_key: dict[str, list[str]] = {}
     for submit in submits:
@@ -178,7 +176,7 @@ async def test_every_operation_is_recorded_as_what_is_known_of_it(
 
 
 async def test_answers_of_the_other_operations_are_told_apart(
-    api: tuple[FakeApi, int], tmp_path: Path, guardian: Guardian
+    api: tuple[FakeApi, int], tmp_path: Path, reaper: Reaper
 ) -> None:
     _, port = api
     operations = [
@@ -187,7 +185,7 @@ async def test_answers_of_the_other_operations_are_told_apart(
         *(Planned(0.3, 0, "get", f"s-{n:02d}") for n in (3, 12)),
         Planned(0.4, 0, "list"),
     ]
-    history = await driven(operations, port, tmp_path, guardian)
+    history = await driven(operations, port, tmp_path, reaper)
     answers = {op.value["task_id"]: op.value["answer"] for op in history.of("cancel")}
     assert answers == {
         "id-of-s-03": "cancelled",
@@ -202,11 +200,11 @@ async def test_answers_of_the_other_operations_are_told_apart(
     assert all(isinstance(record, Op | Run) for record in history.records)
 
 
-async def test_nobody_there_is_info_never_fail(tmp_path: Path, guardian: Guardian) -> None:
+async def test_nobody_there_is_info_never_fail(tmp_path: Path, reaper: Reaper) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and not listening
         operations = [Planned(0.0, 3, "list"), Planned(0.1, 3, "list")]
-        history = await driven(operations, nobody.getsockname()[1], tmp_path, guardian)
+        history = await driven(operations, nobody.getsockname()[1], tmp_path, reaper)
     assert [op.type for op in history.of("list")] == ["info", "info"]
     assert all(op.value["status"] == 0 and op.value["error"] for op in history.of("list"))
 
@@ -242,7 +240,7 @@ async def stored(settings: Settings) -> dict[str, str]:
 
 
 async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself(
-    announced: Settings, tmp_path: Path, guardian: Guardian
+    announced: Settings, tmp_path: Path, reaper: Reaper
 ) -> None:
     door = Unreliable(create_api(announced), {})
     operations = [
@@ -260,7 +258,7 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
         Planned(1.2, 0, "cancel", "unknown-name"),
     ]
     async with served(door) as port:
-        history = await driven(operations, port, tmp_path, guardian)
+        history = await driven(operations, port, tmp_path, reaper)
     sent = Counter(door.requests)
     assert (sent["POST /tasks/batch"], sent["POST /tasks/"], len(sent)) == (2, 0, 3)
     submits = [op for op in history.of("submit") if op.invoke.process == "client-1"]
@@ -289,7 +287,7 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
 
 
 async def test_submits_of_a_batch_without_an_answer_are_sent_again_singly(
-    announced: Settings, tmp_path: Path, guardian: Guardian
+    announced: Settings, tmp_path: Path, reaper: Reaper
 ) -> None:
     door = Unreliable(
         create_api(announced), {"lost-1": "lost", "late-1": "late", "refused-1": "refused"}
@@ -299,7 +297,7 @@ async def test_submits_of_a_batch_without_an_answer_are_sent_again_singly(
         batch(*(item(f"{how}-{n}", client) for n in range(3))) for how, client in clients.items()
     ]
     async with served(door) as port:
-        history = await driven(operations, port, tmp_path, guardian)
+        history = await driven(operations, port, tmp_path, reaper)
     told: dict[str, list[tuple[str, int]]] = {}
     for op in history.of("submit"):
         told.setdefault(op.value["key"], []).append((op.type, op.value["status"]))

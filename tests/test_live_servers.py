@@ -16,7 +16,7 @@ from chaos.live.servers import ServerStrike
 from chaos.records import InFlight
 from chaos.witness import Witness, WitnessAway
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.ids import new_id
 from system.machine import temporary_directory
 from system.migrate import upgrade_in_loop
@@ -34,11 +34,11 @@ class Servers:
 
 
 @pytest.fixture(scope="module")
-def servers(guardian: Guardian) -> Iterator[Servers]:
+def servers(reaper: Reaper) -> Iterator[Servers]:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    postgres = EmbeddedPostgres(directory / "postgres", guardian=guardian)
-    valkey = EmbeddedValkey(directory / "valkey", guardian=guardian)
+    reaper.own_directory(directory)
+    postgres = EmbeddedPostgres(directory / "postgres", reaper=reaper)
+    valkey = EmbeddedValkey(directory / "valkey", reaper=reaper)
     with postgres, valkey:
         yield Servers(postgres, valkey)
 

@@ -20,7 +20,7 @@ from chaos.live.actors import Actor, Command
 from chaos.plan import FaultPlan
 from chaos.process_strike import ProcessEnd, ProcessStrike
 from chaos.witness import Witness
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import free_port
 from system.settings import Settings
 
@@ -49,9 +49,9 @@ WALL = ("time", "imported", "nanoseconds", "now", "utcnow")
 class Skewed:
     """One process under ``chaos.live.skewed``, and strikes on its clock."""
 
-    def __init__(self, directory: Path, guardian: Guardian) -> None:
+    def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
-        self.guardian = guardian
+        self.reaper = reaper
         self.clock_file = directory / "actor.clock"
         self.log = directory / "actor.log"
         self.exits: list[ProcessEnd] = []
@@ -62,7 +62,7 @@ class Skewed:
         path = f"{ROOT}{os.pathsep}{self.directory}"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TZ": "UTC"} | variables
         command = Command(argv, environment, self.directory, self.log, ready_url, self.clock_file)
-        self.actor = Actor("scheduler-1", command, self.guardian, self.exits.append)
+        self.actor = Actor("scheduler-1", command, self.reaper, self.exits.append)
         self.actor.start()
         return self.actor
 
@@ -90,8 +90,8 @@ class Skewed:
 
 
 @pytest.fixture
-async def skewed(tmp_path: Path, guardian: Guardian) -> AsyncIterator[Skewed]:
-    skewed = Skewed(tmp_path, guardian)
+async def skewed(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Skewed]:
+    skewed = Skewed(tmp_path, reaper)
     yield skewed
     if skewed.actor is not None:
         await skewed.actor.stop(2)

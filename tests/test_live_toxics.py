@@ -17,7 +17,7 @@ from chaos.live.toxics import Change, Proxies, Stream, Toxic, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.live.wire import LocalWire, Meters, Traffic, client_bytes
 from chaos.plan import FaultPlan
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import free_port
 
 EDGE = "worker-1->redis"
@@ -26,10 +26,10 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture(scope="module")
-def toxiproxy(guardian: Guardian) -> Iterator[int]:
+def toxiproxy(reaper: Reaper) -> Iterator[int]:
     port = free_port()
     argv = [str(toxiproxy_binary()), "-host", "127.0.0.1", "-port", str(port)]
-    process = guardian.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = reaper.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 10
     while True:
         with suppress(requests.ConnectionError):
@@ -40,7 +40,7 @@ def toxiproxy(guardian: Guardian) -> Iterator[int]:
     yield port
     process.terminate()
     process.wait()
-    guardian.forget(process)
+    reaper.forget(process)
 
 
 class Line:

@@ -15,7 +15,7 @@ from chaos.live.actors import Actor, Command, process_state
 from chaos.plan import FaultPlan
 from chaos.process_strike import ProcessStrike
 from chaos.witness import Incarnation, Witness, WitnessAway
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 # Registers itself as a worker does: by a line with the time of its start.
 ROLE = """
@@ -62,9 +62,9 @@ class FakeWitness:
 class Stage:
     """One actor and a witness."""
 
-    def __init__(self, directory: Path, guardian: Guardian) -> None:
+    def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
-        self.guardian = guardian
+        self.reaper = reaper
         self.witness = FakeWitness(directory / "register")
         self.actor: Actor | None = None
 
@@ -73,7 +73,7 @@ class Stage:
         command = Command(
             argv, {}, self.directory, self.directory / "log", None, self.directory / "clock"
         )
-        self.actor = Actor(name, command, self.guardian, lambda _: None)
+        self.actor = Actor(name, command, self.reaper, lambda _: None)
         self.actor.start()
         async with asyncio.timeout(5):
             while not await self.witness.incarnations(name):
@@ -88,8 +88,8 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, guardian: Guardian) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path, guardian)
+async def stage(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Stage]:
+    stage = Stage(tmp_path, reaper)
     yield stage
     assert stage.actor is not None
     await stage.actor.stop(1)

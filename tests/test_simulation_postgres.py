@@ -16,7 +16,7 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.postgres import Postgres
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 ROOT = Path(__file__).parent.parent
 _TABLES = """
@@ -27,8 +27,8 @@ _TABLES = """
 
 
 @pytest.fixture(scope="module")
-def real(guardian: Guardian) -> Iterator[Postgres]:
-    with Postgres(guardian) as postgres:
+def real(reaper: Reaper) -> Iterator[Postgres]:
+    with Postgres(reaper) as postgres:
         postgres.control.rows(_TABLES)
         yield postgres
 

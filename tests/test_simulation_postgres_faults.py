@@ -15,7 +15,7 @@ from chaos.simulation.postgres.names import Names
 from system import scans, statements
 from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.ids import new_id
 from system.records import Announcement, NewTask, TaskFilter
 from system.settings import Settings
@@ -25,8 +25,8 @@ _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 
 
 @pytest.fixture(scope="module")
-def real(guardian: Guardian) -> Iterator[Postgres]:
-    with Postgres(guardian) as postgres:
+def real(reaper: Reaper) -> Iterator[Postgres]:
+    with Postgres(reaper) as postgres:
         postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
         yield postgres
 
@@ -252,9 +252,9 @@ def test_the_store_runs_unmodified_and_its_statements_are_known_by_name(
     assert run(real, 5, _life_of_a_task, held_share=held_share).digest == world.digest
 
 
-def test_another_server_gives_the_same_digest(real: Postgres, guardian: Guardian) -> None:
+def test_another_server_gives_the_same_digest(real: Postgres, reaper: Reaper) -> None:
     digest = run(real, 5, _life_of_a_task).digest
-    with Postgres(guardian) as other:
+    with Postgres(reaper) as other:
         assert run(other, 5, _life_of_a_task).digest == digest
 
 

@@ -14,12 +14,12 @@ from valkey_world import SOON, World, hint
 
 from chaos.simulation.valkey import Valkey
 from system.errors import Unavailable
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 
 @pytest.fixture(scope="module")
-def server(guardian: Guardian) -> Iterator[Valkey]:
-    with Valkey(guardian) as valkey:
+def server(reaper: Reaper) -> Iterator[Valkey]:
+    with Valkey(reaper) as valkey:
         yield valkey
 
 

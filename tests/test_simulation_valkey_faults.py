@@ -14,12 +14,12 @@ from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
 from chaos.simulation.valkey import Valkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 
 @pytest.fixture(scope="module")
-def server(guardian: Guardian) -> Iterator[Valkey]:
-    with Valkey(guardian) as valkey:
+def server(reaper: Reaper) -> Iterator[Valkey]:
+    with Valkey(reaper) as valkey:
         yield valkey
 
 
@@ -196,8 +196,8 @@ def test_nothing_of_a_run_is_left_for_the_next(server: Valkey) -> None:
     again.close()
 
 
-def test_a_server_leaves_nothing_behind(guardian: Guardian) -> None:
-    with Valkey(guardian) as valkey:
+def test_a_server_leaves_nothing_behind(reaper: Reaper) -> None:
+    with Valkey(reaper) as valkey:
         assert valkey._process is not None
         directory = valkey._process.data_dir
         with redis.Redis.from_url(valkey._process.url()) as client:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from system import supervisor
-from system.guardian import Guardian, process_tree, still_running
+from system.guardian import Reaper, process_tree, still_running
 from system.machine import EmbeddedError, free_port, port_from, temporary_directory
 
 SEED = {
@@ -109,9 +109,9 @@ class Stack:
 
 
 @pytest.fixture
-def stack(guardian: Guardian) -> Iterator[Stack]:
+def stack(reaper: Reaper) -> Iterator[Stack]:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
+    reaper.own_directory(directory)
     stack = Stack(directory)
     stack.up()
     yield stack

@@ -27,7 +27,7 @@ from chaos.vocabulary import SOMETIMES
 from chaos.witness import Witness
 from system.embedded import EmbeddedValkey
 from system.errors import Unavailable
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.ids import new_id
 from system.lifecycle import Reason
 from system.machine import temporary_directory
@@ -155,10 +155,10 @@ async def test_a_witness_survives_the_loss_of_its_connection(witness: Witness) -
 
 
 @pytest.fixture
-def own_valkey(guardian: Guardian) -> Iterator[EmbeddedValkey]:
+def own_valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    with EmbeddedValkey(directory, guardian=guardian) as valkey:
+    reaper.own_directory(directory)
+    with EmbeddedValkey(directory, reaper=reaper) as valkey:
         yield valkey
 
 

@@ -15,7 +15,7 @@ from chaos.compose.docker import command, long_command, require_docker
 from chaos.compose.stack import Stack
 from chaos.live.ground import Site
 from chaos.mutants import SOURCES, copy
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import temporary_directory
 
 # What the image is made of, besides the packages (system/Dockerfile).
@@ -27,7 +27,7 @@ _BUILD_SECONDS = 900.0
 class Containers:
     """The ground of the compose arena. ``images``: by the sources they were made from."""
 
-    guardian: Guardian
+    reaper: Reaper
     directory: Path
     sources: Path
     images: dict[Path, str] = field(default_factory=dict)
@@ -46,11 +46,11 @@ class Containers:
             DockerError: there is no Docker, or the image could not be built.
         """
         await asyncio.to_thread(require_docker)
-        with Guardian() as guardian:
+        with Reaper() as reaper:
             directory = temporary_directory("holdfast-chaos-")
-            guardian.own_directory(directory)
+            reaper.own_directory(directory)
             sources = await asyncio.to_thread(copy, SOURCES, directory / "sources")
-            ground = cls(guardian, directory, sources)
+            ground = cls(reaper, directory, sources)
             try:
                 await ground.image(sources)
                 yield ground

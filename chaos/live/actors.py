@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from chaos.process_strike import ActorFailed, ProcessEnd
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 # Ready means: imports done (2 cores, eight processes), database and Redis reached.
 READY_SECONDS = 30.0
@@ -52,12 +52,12 @@ class Actor:
         self,
         name: str,
         command: Command,
-        guardian: Guardian,
+        reaper: Reaper,
         on_exit: Callable[[ProcessEnd], None],
     ) -> None:
         self.name = name
         self.command = command
-        self._guardian = guardian
+        self._reaper = reaper
         self._on_exit = on_exit
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -184,7 +184,7 @@ class Actor:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
             # In a session of its own: Ctrl-C is for the harness, which stops its children in order.
-            self._process = self._guardian.spawn(
+            self._process = self._reaper.spawn(
                 self.command.argv,
                 env=self.command.environment,
                 cwd=self.command.directory,
@@ -201,7 +201,7 @@ class Actor:
             if process is None:
                 return
             code = await ended(process)
-            self._guardian.forget(process)
+            self._reaper.forget(process)
             planned, self._planned = self._planned, False
             self._on_exit(ProcessEnd(self.name, process.pid, code, time.time(), planned))
             if planned or time.monotonic() - self._started_at >= SHORT_LIFE_SECONDS:

@@ -15,7 +15,7 @@ from chaos.live.actors import ended, tail
 from chaos.process_strike import ActorFailed
 from chaos.records import Op, Record
 from chaos.workload import CLIENTS, Planned, to_json
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 _LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
 _STOP_SECONDS = 5.0
@@ -24,10 +24,10 @@ _STOP_SECONDS = 5.0
 class Clients:
     """One process with all clients. It waits, ready, until ``go`` names arena second 0."""
 
-    def __init__(self, directory: Path, log: Path, guardian: Guardian) -> None:
+    def __init__(self, directory: Path, log: Path, reaper: Reaper) -> None:
         self._directory = directory
         self._log = log
-        self._guardian = guardian
+        self._reaper = reaper
         self._process: subprocess.Popen[bytes] | None = None
         self.operations_file = directory / "operations.jsonl"
         self._answered = 0
@@ -51,7 +51,7 @@ class Clients:
         }
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            self._process = self._guardian.spawn(
+            self._process = self._reaper.spawn(
                 argv,
                 env=dict(environment) | files,
                 cwd=self._directory,
@@ -77,7 +77,7 @@ class Clients:
         """Wait until every client has worked off its share; raises ActorFailed."""
         process = self._started()
         code = await ended(process)
-        self._guardian.forget(process)
+        self._reaper.forget(process)
         if code != 0:
             raise ActorFailed(f"the clients ended with {code}:\n{tail(self._log)}")
 
@@ -92,7 +92,7 @@ class Clients:
         except TimeoutError:
             process.kill()
             await ended(process)
-        self._guardian.forget(process)
+        self._reaper.forget(process)
 
     def answered(self) -> int:
         """Operations that are over so far, whatever their answer."""

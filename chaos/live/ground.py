@@ -12,7 +12,7 @@ from chaos.course import Stage
 from chaos.live.clients import Clients
 from chaos.scenario import Scenario
 from chaos.sightings import SeenHint
-from system.guardian import Guardian
+from system.guardian import Reaper
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Stack(Stage, Protocol):
 class Ground(Protocol):
     """What all runs of a suite share."""
 
-    guardian: Guardian
+    reaper: Reaper
     directory: Path
     sources: Path
 

@@ -104,7 +104,7 @@ class _Execution:
             HistoryWriter(self._directory / "history.jsonl") as history,
             (self._logs / "journal.jsonl").open("w", encoding="utf-8") as self._journal,
         ):
-            clients = Clients(scratch, self._logs / "clients.log", self._ground.guardian)
+            clients = Clients(scratch, self._logs / "clients.log", self._ground.reaper)
             site = Site(
                 self._scenario, scratch, self._logs, self._order.sources, self._note, clients
             )

@@ -30,7 +30,7 @@ from observability.spans import Span
 from observability.tracing import Finished, create_tracing
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.embedded_jaeger import EmbeddedJaeger
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import HOST, free_port, temporary_directory
 from system.migrate import upgrade_in_loop
 from system.task_trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
@@ -59,10 +59,10 @@ async def show_a_trace(*, keep: bool) -> None:
         ActorFailed: a role did not start.
         NotShown: it took too long.
     """
-    with Guardian() as guardian:
+    with Reaper() as reaper:
         directory = temporary_directory("holdfast-trace-")
-        guardian.own_directory(directory)
-        async with _Stack(guardian, directory).up() as stack:
+        reaper.own_directory(directory)
+        async with _Stack(reaper, directory).up() as stack:
             found = await stack.run()
             print(f"\n{found.page}\n")
             show(found.spans)
@@ -81,13 +81,13 @@ class _Servers:
 class _Stack:
     """Servers, one API, one scheduler, two workers, all of it traced."""
 
-    def __init__(self, guardian: Guardian, directory: Path) -> None:
-        self._guardian = guardian
+    def __init__(self, reaper: Reaper, directory: Path) -> None:
+        self._reaper = reaper
         self._directory = directory
         self._servers = _Servers(
-            EmbeddedJaeger(directory / "jaeger", guardian=guardian),
-            EmbeddedPostgres(directory / "postgres", durable=False, guardian=guardian),
-            EmbeddedValkey(directory / "valkey", guardian=guardian),
+            EmbeddedJaeger(directory / "jaeger", reaper=reaper),
+            EmbeddedPostgres(directory / "postgres", durable=False, reaper=reaper),
+            EmbeddedValkey(directory / "valkey", reaper=reaper),
         )
         self._actors: dict[str, Actor] = {}
 
@@ -211,7 +211,7 @@ class _Stack:
         log = self._directory / f"{name}.log"
         url = f"http://{HOST}:{port}"
         command = Command(argv, environment | variables, self._directory, log, f"{url}/readyz")
-        self._actors[name] = Actor(name, command, self._guardian, lambda _: None)
+        self._actors[name] = Actor(name, command, self._reaper, lambda _: None)
         self._actors[name].start()
         if role == "api":
             self._api = url

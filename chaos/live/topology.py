@@ -38,7 +38,7 @@ from chaos.tasks.external import SINK_URL
 from chaos.tasks.sql import CHAOS_EFFECTS
 from chaos.witness import Witness
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import free_port, temporary_directory
 from system.migrate import upgrade_in_loop
 
@@ -48,14 +48,14 @@ _LISTEN_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Foundation:
-    """What all scenarios of a suite share: one guardian, one directory, one Postgres server.
+    """What all scenarios of a suite share: one reaper, one directory, one Postgres server.
 
     Every scenario gets a fresh database, cloned from a migrated template. ``sources`` is a copy of
     our packages as they were at the start: roles are started again and again during a run, and
     whoever edits a file meanwhile must not change what is being judged.
     """
 
-    guardian: Guardian
+    reaper: Reaper
     directory: Path
     postgres: EmbeddedPostgres
     toxiproxy: Path
@@ -84,15 +84,15 @@ class Foundation:
     async def laid(cls) -> AsyncIterator[Foundation]:
         """Up inside the block; afterwards nothing of it is left, whatever happened."""
         toxiproxy = await asyncio.to_thread(toxiproxy_binary)
-        with Guardian() as guardian:
+        with Reaper() as reaper:
             directory = temporary_directory("holdfast-chaos-")
-            guardian.own_directory(directory)
+            reaper.own_directory(directory)
             sources = await asyncio.to_thread(copy, SOURCES, directory / "sources")
-            postgres = EmbeddedPostgres(directory / "postgres", guardian=guardian)
+            postgres = EmbeddedPostgres(directory / "postgres", reaper=reaper)
             await asyncio.to_thread(postgres.start)
             try:
                 await _make_template(postgres)
-                yield cls(guardian, directory, postgres, toxiproxy, sources)
+                yield cls(reaper, directory, postgres, toxiproxy, sources)
             finally:
                 await asyncio.to_thread(postgres.stop)
 
@@ -176,7 +176,7 @@ class Stack:
     async def up(self) -> AsyncIterator[Stack]:
         """All roles ready inside the block; stopped after it."""
         self.directory.mkdir(parents=True)
-        self.valkey = EmbeddedValkey(self.directory / "valkey", guardian=self.foundation.guardian)
+        self.valkey = EmbeddedValkey(self.directory / "valkey", reaper=self.foundation.reaper)
         try:
             if not self.postgres.is_running:  # the run before failed in the middle of a strike
                 await asyncio.to_thread(self.postgres.start)
@@ -332,7 +332,7 @@ class Stack:
         log = self.logs / f"{name}.log"
         # Not in a directory that has a package of that name: the working directory comes first.
         command = Command(argv, environment, self.directory, log, ready_url, clock)
-        return Actor(name, command, self.foundation.guardian, self._exited)
+        return Actor(name, command, self.foundation.reaper, self._exited)
 
     def environment(self) -> dict[str, str]:
         """Nothing of the harness's own but what finding programs and sources needs."""

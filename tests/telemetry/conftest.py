@@ -18,7 +18,7 @@ from chaos.live.run import Order, run
 from chaos.live.topology import Foundation
 from chaos.scenario import Scenario, find, load
 from observability.binaries import Prometheus, prometheus
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import cache_directory
 
 from .prometheus_server import Server, running
@@ -63,10 +63,10 @@ def programs() -> Prometheus:
 
 @pytest.fixture(scope="session")
 def story(
-    programs: Prometheus, tmp_path_factory: pytest.TempPathFactory, guardian: Guardian
+    programs: Prometheus, tmp_path_factory: pytest.TempPathFactory, reaper: Reaper
 ) -> Iterator[Story]:
     directory = tmp_path_factory.mktemp("prometheus")
-    with running(programs, directory, guardian) as server:
+    with running(programs, directory, reaper) as server:
         calm, broken = asyncio.run(_watched(server, directory))
         yield Story(server, calm, broken)
 

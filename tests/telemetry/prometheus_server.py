@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from observability.binaries import Prometheus
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import free_port
 
 CONFIG = Path(__file__).parent.parent.parent / "observability" / "prometheus"
@@ -59,7 +59,7 @@ class Server:
 
 
 @contextmanager
-def running(programs: Prometheus, directory: Path, guardian: Guardian) -> Iterator[Server]:
+def running(programs: Prometheus, directory: Path, reaper: Reaper) -> Iterator[Server]:
     """Scrapes whoever is listed in ``targets``; ready inside the block."""
     (directory / "alerts.yml").write_text(scaled((CONFIG / "alerts.yml").read_text()))
     targets = directory / "targets" / "run.json"
@@ -79,7 +79,7 @@ def running(programs: Prometheus, directory: Path, guardian: Guardian) -> Iterat
     argv += ["--enable-feature=exemplar-storage", "--log.level=warn"]
     log = directory / "prometheus.log"
     with log.open("wb") as output:
-        process = guardian.spawn(argv, stdout=output, stderr=subprocess.STDOUT)
+        process = reaper.spawn(argv, stdout=output, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
         _until_ready(url, process, log)
@@ -87,7 +87,7 @@ def running(programs: Prometheus, directory: Path, guardian: Guardian) -> Iterat
     finally:
         process.terminate()
         process.wait()
-        guardian.forget(process)
+        reaper.forget(process)
 
 
 def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

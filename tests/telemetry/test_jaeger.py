@@ -31,7 +31,7 @@ from observability.tracing import (
     create_tracing,
 )
 from system.embedded_jaeger import EmbeddedJaeger
-from system.guardian import Guardian, process_tree, still_running
+from system.guardian import Reaper, process_tree, still_running
 from system.machine import free_port, temporary_directory
 
 # Building Jaeger takes two minutes, once.
@@ -44,10 +44,10 @@ TASK = uuid4()
 
 
 @pytest.fixture(scope="module")
-def jaeger(guardian: Guardian) -> Iterator[EmbeddedJaeger]:
+def jaeger(reaper: Reaper) -> Iterator[EmbeddedJaeger]:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
-    with EmbeddedJaeger(directory / "jaeger", guardian=guardian) as jaeger:
+    reaper.own_directory(directory)
+    with EmbeddedJaeger(directory / "jaeger", reaper=reaper) as jaeger:
         yield jaeger
 
 
@@ -253,9 +253,9 @@ async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> No
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_up_traces_every_task(guardian: Guardian) -> None:
+def test_up_traces_every_task(reaper: Reaper) -> None:
     directory = temporary_directory("holdfast-test-")
-    guardian.own_directory(directory)
+    reaper.own_directory(directory)
     ports = {"HOLDFAST_API_PORT": str(free_port()), "HOLDFAST_SMTP_PORT": str(free_port())}
     argv = [sys.executable, "-m", "system", "up", "--trace", "--workers=1", "--schedulers=1"]
     with subprocess.Popen(

@@ -17,7 +17,7 @@ from chaos.simulation.kernel import audit
 from chaos.simulation.postgres.backend import Backend, Control
 from chaos.tasks.sql import CHAOS_EFFECTS
 from system.embedded import EmbeddedPostgres
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import reachable, temporary_directory
 from system.migrate import upgrade_in_loop
 
@@ -64,8 +64,8 @@ class Postgres:
     the database; leaving stops it and removes its directory.
     """
 
-    def __init__(self, guardian: Guardian) -> None:
-        self._guardian = guardian
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
         self._directory: Path | None = None
         self._server: _Server | None = None
         self._control: Control | None = None
@@ -75,8 +75,8 @@ class Postgres:
 
     def __enter__(self) -> Self:
         self._directory = _directory()
-        self._guardian.own_directory(self._directory)
-        self._server = _Server(self._directory, durable=False, guardian=self._guardian)
+        self._reaper.own_directory(self._directory)
+        self._server = _Server(self._directory, durable=False, reaper=self._reaper)
         try:
             self._server.start()
             self._server.create_database(DATABASE)
@@ -99,7 +99,7 @@ class Postgres:
                 self._server.stop()
             if self._directory is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)
-                self._guardian.disown_directory(self._directory)
+                self._reaper.disown_directory(self._directory)
         self._directory = self._server = None
 
     @property

@@ -16,7 +16,7 @@ from chaos.load import EFFECTS
 from chaos.mutants import SOURCES
 from chaos.simulation.postgres import Postgres
 from chaos.simulation.valkey import Valkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import temporary_directory
 
 # What libraries try to import again and again, in vain: each time the whole path is searched.
@@ -46,9 +46,9 @@ class Foundation:
                 sys.modules[name] = None  # type: ignore[assignment]  # so it is said at once
         directory = temporary_directory("holdfast-simulation-")
         try:
-            with Guardian() as guardian:
-                guardian.own_directory(directory)
-                with Postgres(guardian) as postgres, Valkey(guardian) as valkey:
+            with Reaper() as reaper:
+                reaper.own_directory(directory)
+                with Postgres(reaper) as postgres, Valkey(reaper) as valkey:
                     yield cls(directory, postgres, valkey, _commit())
         finally:
             shutil.rmtree(directory, ignore_errors=True)

@@ -12,7 +12,7 @@ import hiredis
 from chaos.simulation.kernel import audit
 from chaos.simulation.valkey.commands import Command, CommandTable
 from system.embedded import EmbeddedValkey
-from system.guardian import Guardian
+from system.guardian import Reaper
 from system.machine import temporary_directory
 
 # Real time: a server that is silent for so long is broken.
@@ -75,8 +75,8 @@ class Valkey:
     A context manager: entering starts it, leaving stops it and removes its directory.
     """
 
-    def __init__(self, guardian: Guardian) -> None:
-        self._guardian = guardian
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
         self._directory: Path | None = None
         self._process: _Process | None = None
         self._control: RealConnection | None = None
@@ -84,8 +84,8 @@ class Valkey:
 
     def __enter__(self) -> Self:
         self._directory = temporary_directory("holdfast-simulation-")
-        self._guardian.own_directory(self._directory)
-        self._process = _Process(self._directory, guardian=self._guardian)
+        self._reaper.own_directory(self._directory)
+        self._process = _Process(self._directory, reaper=self._reaper)
         try:
             self.start()
             self.commands = CommandTable(self.ask(b"COMMAND"))
@@ -101,7 +101,7 @@ class Valkey:
                 self._process.stop()
             if self._directory is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)
-                self._guardian.disown_directory(self._directory)
+                self._reaper.disown_directory(self._directory)
         self._directory = self._process = None
 
     @property

@@ -7,8 +7,8 @@
 ``connection`` is a SQLAlchemy ``Connection`` to the database of Holdfast, with any driver. From
 asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
 
-Schedulers see the task within a second after the commit. Names are not checked against what
-workers announced: a name that nobody runs waits until somebody does.
+Schedulers see the task within a second after the commit. Names are not checked against those that
+workers announced: a task with an unknown name waits until a worker announces it.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
     traceparent: str | None = None,
     trace_ratio: float = TRACE_RATIO,
 ) -> UUID:
-    """Stores one task in the caller's transaction and returns its id.
+    """Store one task in the caller's transaction and return its id.
 
-    The arguments mean what the members of ``TaskRequest`` mean. Under a key that was used before,
-    the id is that of the first task. The task continues the trace of ``traceparent``, else that of
-    the OpenTelemetry span that is current, else it begins one (``trace_ratio`` of these sampled).
+    The arguments are those of ``TaskRequest``. For an idempotency key that was used before, the id
+    is that of the first task. The task continues the trace of ``traceparent``, else that of the
+    current OpenTelemetry span, else it begins one (``trace_ratio`` of these are sampled).
 
     Raises:
         pydantic.ValidationError: an argument is out of bounds.
-        PayloadError: the payload is no JSON that comes back equal.
+        PayloadError: the payload would not be read back equal.
         IdempotencyKeyReused: the caller should roll back, or choose another key.
     """
     request = TaskRequest(
@@ -89,9 +89,9 @@ def enqueue_many(
     traceparent: str | None = None,
     trace_ratio: float = TRACE_RATIO,
 ) -> list[UUID]:
-    """Stores many tasks by one statement; their ids, in order. Raises as ``enqueue`` does.
+    """Store many tasks by one statement; return their ids in order. Raises as ``enqueue`` does.
 
-    All of them continue the trace that ``enqueue`` says; without one each begins its own.
+    All of them continue one trace, chosen as in ``enqueue``; without one each begins its own.
     """
     current = w3c.parse(traceparent) or trace.get_current_span().get_span_context()
     new = [

@@ -1,8 +1,8 @@
 """Group commit of finished attempts: the ends of many handlers in one statement.
 
-While a statement is under way the next ends gather behind it, so the batch grows with the load;
-where ends come in numbers, a little more of them is waited for. A lone one is sent at once.
-An end of unknown outcome is sent again until it is answered: its guards make that harmless.
+While a statement is in flight the next ends collect behind it, so the batch grows with the load.
+After a batch of more than one, the next waits briefly for further ends; a single one is sent at
+once. An end of unknown outcome is resent until it is answered: its guards make that harmless.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ E = TypeVar("E", Success, Failure)
 
 
 class Finisher:
-    """Takes ends by ``settle``; ``run`` sends them until ``stop`` and nothing is left."""
+    """Collects ends by ``settle``; ``run`` sends them until ``stop``, and then the rest."""
 
     def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
         self._store = store
@@ -43,14 +43,14 @@ class Finisher:
         self._troubled: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
-        """Returns when the database answered: done, or refused with what it found."""
+        """Return when the database answered: done, or refused with the state found."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((end, future))
         self._arrived.set()
         return await future
 
     async def run(self) -> None:
-        """Sends batches; returns after ``stop`` once every end was answered."""
+        """Send batches; return after ``stop`` once every end was answered."""
         many = False
         while self._waiting or not self._stopping:
             await self._arrived.wait()
@@ -72,7 +72,7 @@ class Finisher:
                     self._troubled = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Why no end was answered for longer than ``seconds``, as ``Loops.stalled``."""
+        """Return why no end was answered for longer than ``seconds``, as ``Loops.stalled``."""
         if self._troubled is None:
             return {}
         since, why = self._troubled
@@ -84,12 +84,12 @@ class Finisher:
         self._troubled = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
-        """Lets ``run`` return when it has sent what is there."""
+        """Let ``run`` return once it has sent the rest."""
         self._stopping = True
         self._arrived.set()
 
     def _take(self) -> list[Waiting]:
-        """The next batch, at most one end per task: a statement answers by task."""
+        """Return the next batch, at most one end per task: a statement answers by task."""
         batch: dict[UUID, Waiting] = {}
         rest: list[Waiting] = []
         for waiting in self._waiting:
@@ -111,7 +111,7 @@ class Finisher:
             self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
             failures.append(_not_storable(success))
         more, nameless = await self._release(failures)
-        if nameless:  # the detail is the only value in it that Postgres could refuse
+        if nameless:  # the detail is the only value that Postgres could refuse
             bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in nameless]
             more += (await self._release(bare))[0]
         by_task = {answer.task_id: answer for answer in answers + more}
@@ -150,7 +150,7 @@ class Finisher:
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
-    """A bug: the attempts stay RUNNING, unknown here, so the heartbeat hands them back."""
+    """Fail the ends after a bug: the attempts stay RUNNING until the heartbeat releases them."""
     for _, future in batch:
         if not future.done():
             future.set_exception(RuntimeError(f"finish failed: {error!r}"))

@@ -1,4 +1,4 @@
-"""Results as rows, and rows as records. A row belongs to whom it is given: it may be changed."""
+"""Convert results to rows, and rows to records. Callers own the rows and may mutate them."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ Row = dict[str, Any]  # by the names of the columns
 
 
 def all_rows(result: CursorResult[Any]) -> list[Row]:
-    """What is left of a result. (A RowMapping made a dict takes twice as long.)"""
+    """Return the rows of a result as dicts. (Converting RowMappings takes twice as long.)"""
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 def row_to_task(row: Row) -> TaskRow:
-    """A row of ``statements.TASK_COLUMNS`` as a TaskRow."""
+    """Convert a row of ``statements.TASK_COLUMNS``."""
     row["state"] = State(row["state"])
     row["payload"] = json_value(row["payload"])
     return TaskRow(**row)
 
 
 def json_value(value: Any) -> Any:
-    """A jsonb column as Python; some drivers decode it, asyncpg hands over the text."""
+    """Return a jsonb column as Python; some drivers decode it, asyncpg returns the text."""
     return orjson.loads(value) if isinstance(value, str | bytes) else value
 
 
 def rows_to_dispatch(rows: Sequence[Row]) -> Dispatch:
-    """What a dispatch answered: a row for each task, or one that only says when to come again."""
+    """Convert a dispatch: a row per task, or a single row with the next due time only."""
     seconds = [row.pop("next_due_seconds") for row in rows]
     dispatched = tuple(Dispatched(**row) for row in rows if row["task_id"])
     return Dispatch(dispatched, seconds[0])
 
 
 def row_to_taken_back(row: Row) -> TakenBack:
-    """What a take-back answered for one attempt."""
+    """Convert one attempt of a take-back."""
     return TakenBack(
         **{**row, "state": State(row["state"]), "reason": Reason(row["reason"])},
     )
 
 
 def rows_to_claimed(rows: Sequence[Row]) -> Claimed:
-    """What a claim answered."""
+    """Convert the rows of a claim."""
     grants, deferred, again = [], [], 0
     for row in rows:
         again += row.pop("again")
@@ -74,7 +74,7 @@ def rows_to_claimed(rows: Sequence[Row]) -> Claimed:
 
 
 def rows_to_answers(rows: Sequence[Row]) -> list[Answer]:
-    """What a guarded statement answered, id by id."""
+    """Convert the rows of a finish or release, one per id."""
     return [
         Answer(
             task_id=row["task_id"],
@@ -88,7 +88,7 @@ def rows_to_answers(rows: Sequence[Row]) -> list[Answer]:
 
 
 def rows_to_acted(rows: Sequence[Row]) -> list[Acted]:
-    """What a cancel or retry answered, id by id."""
+    """Convert the rows of a cancel or retry, one per id."""
     return [
         Acted(**{**row, "state": _state(row["state"]), "found": _state(row["found"])})
         for row in rows
@@ -96,7 +96,7 @@ def rows_to_acted(rows: Sequence[Row]) -> list[Acted]:
 
 
 def row_to_story(row: Row) -> TaskStory:
-    """A row of ``statements.STORY``: the task with its events and its effect."""
+    """Convert a row of ``statements.STORY``: the task with its events and its effect."""
     events = json_value(row.pop("events")) or []
     effect = json_value(row.pop("effect"))
     return TaskStory(

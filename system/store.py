@@ -1,7 +1,7 @@
-"""The truth: one method = one transition = one SQL statement (``statements.py``), autocommitted.
+"""The source of truth: one method = one transition = one SQL statement, autocommitted.
 
-Every method may be sent again after OutcomeUnknown: its guards make the second sending harmless.
-Methods take batches; each item is answered. None of them reads the clock of this process.
+Every method may be called again after OutcomeUnknown: its guards make the repetition harmless.
+Methods take batches and answer each item. None of them reads the clock of this process.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from system.submission import submission
 
 
 class Store:
-    """All statements over one small pool. A role that must not queue behind others has its own.
+    """All statements over one small pool. A role that must not wait for others has its own Store.
 
     Every method raises Unavailable (nothing done), OutcomeUnknown (send the same again) or
-    Unstorable (Postgres refused a value; ``resend.send_halving`` finds whose).
+    Unstorable (Postgres refused a value; ``resend.send_halving`` isolates it).
     """
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
@@ -72,17 +72,17 @@ class Store:
         )
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._database.close()
 
     def connections_used(self) -> int:
-        """How many of the connections are in use now."""
+        """Return the number of connections in use."""
         return connections_used(self._database.engine)
 
     # For clients
 
     async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
-        """Stores new tasks; answers in the order given."""
+        """Store new tasks; return the results in the order given."""
         steps = submission(tasks, actor, self._limits)
         sent = 0
         try:
@@ -100,34 +100,34 @@ class Store:
             raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
 
     async def get(self, task_id: UUID) -> TaskStory | None:
-        """A task, its events and its effect as of one instant; None if there is no such task."""
+        """Return a task with its events and its effect, read at one instant; None if not found."""
         rows = await self._database.rows(statements.STORY, {"id": task_id})
         return row_to_story(rows[0]) if rows else None
 
     async def list_tasks(
         self, wanted: TaskFilter, limit: int, before: UUID | None = None
     ) -> list[TaskRow]:
-        """At most ``limit`` tasks, newest id first, with ids below ``before``."""
+        """Return at most ``limit`` tasks, newest id first, with ids below ``before``."""
         statement, parameters = listing(wanted, limit, before)
         rows = await self._database.rows(statement, parameters)
         return [row_to_task(row) for row in rows]
 
     async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
-        """SCHEDULED and QUEUED end at once; RUNNING is only asked to (done, state RUNNING)."""
+        """Cancel SCHEDULED and QUEUED tasks; ask RUNNING ones to stop (done, state RUNNING)."""
         parameters = {"ids": _distinct(ids), "actor": actor}
         return rows_to_acted(await self._database.rows(statements.CANCEL, parameters))
 
     async def retry(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
-        """FAILED -> SCHEDULED, due now, with at least one more attempt allowed."""
+        """Move tasks from FAILED to SCHEDULED, due now, with at least one more attempt."""
         parameters = {"ids": _distinct(ids), "actor": actor}
         return rows_to_acted(await self._database.rows(statements.RETRY, parameters))
 
     async def announced(self) -> list[str]:
-        """Every name that a worker ever announced."""
+        """Return every name that a worker announced."""
         return [row["name"] for row in await self._database.rows(statements.ANNOUNCED)]
 
     async def clock(self) -> datetime:
-        """The database's clock."""
+        """Return the database's time."""
         rows = await self._database.rows(statements.CLOCK)
         instant: datetime = rows[0]["clock_timestamp"]
         return instant
@@ -135,7 +135,7 @@ class Store:
     # For schedulers
 
     async def dispatch(self, n: int, actor: str) -> Dispatch:
-        """Moves up to ``n`` due tasks per queue to QUEUED, as far as its queue has room."""
+        """Move up to ``n`` due tasks per queue to QUEUED, as far as the queue has room."""
         parameters = {
             "n": n,
             "depth": self._settings.queue_depth_max,
@@ -145,7 +145,7 @@ class Store:
         return rows_to_dispatch(await self._database.rows(scans.DISPATCH, parameters))
 
     async def backlog(self, cap: int) -> Backlog:
-        """How much waits; every count stops at ``cap``."""
+        """Return the size of the backlog; every count stops at ``cap``."""
         rows = await self._database.rows(scans.BACKLOG, {"cap": cap})
         queues = tuple(
             QueueDepth(row["queue"], row["due"], row["queued"], row["oldest_seconds"])
@@ -155,7 +155,7 @@ class Store:
         return Backlog(queues, rows[0]["dead_letters"], rows[0]["last_stale_write"])
 
     async def republish(self, n: int, actor: str) -> list[Republished]:
-        """Up to ``n`` hints that were not claimed by their deadline, which then doubles."""
+        """Return up to ``n`` hints that were not claimed by their deadline; doubles it."""
         parameters = {
             "n": n,
             "deadline": self._settings.hint_deadline_seconds,
@@ -166,22 +166,22 @@ class Store:
         return [Republished(**row) for row in rows]
 
     async def expire_hints(self) -> int:
-        """Sets the deadline of every QUEUED task to now: Redis lost them. Returns how many."""
+        """Set the hint deadline of every QUEUED task to now: Redis lost them. Return the count."""
         return len(await self._database.rows(scans.EXPIRE_HINTS))
 
     async def mark_dead(self, n: int, asked: datetime, within_seconds: float) -> list[UUID]:
-        """Marks up to ``n`` workers with an expired lease dead, for ever.
+        """Mark up to ``n`` workers with an expired lease dead, for good.
 
-        None if it is carried out later than ``within_seconds`` after ``asked`` (database's clock).
+        Marks none if executed later than ``within_seconds`` after ``asked`` (database's clock).
         """
         parameters = {"n": n, "asked": asked, "within": within_seconds}
         rows = await self._database.rows(scans.MARK_DEAD, parameters)
         return [row["id"] for row in rows]
 
     async def take_back(self, n: int, actor: str) -> list[TakenBack]:
-        """Ends up to ``n`` attempts of dead workers, or far past their timeout.
+        """End up to ``n`` attempts of dead workers, or far past their timeout.
 
-        The latter only where the worker was heard from after it.
+        The latter only if the worker renewed its lease after the timeout.
         """
         parameters = {
             "n": n,
@@ -193,15 +193,15 @@ class Store:
         return [row_to_taken_back(row) for row in rows]
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Those of ``ids`` that are marked dead."""
+        """Return those of ``ids`` that are marked dead."""
         rows = await self._database.rows(scans.DEAD_WORKERS, {"ids": list(ids)})
         return [row["id"] for row in rows]
 
     async def prune(self, n: int) -> int:
-        """Deletes up to ``n`` tasks past their retention with all that belongs to them."""
+        """Delete up to ``n`` tasks past their retention, with their events and effects."""
         retention = timedelta(days=self._settings.retention_days)
         dead_letter = timedelta(days=self._settings.dead_letter_retention_days)
-        # No task created after this is old enough; a day is left for the skew of API clocks.
+        # No task created after this is old enough; one day allows for the skew of API clocks.
         youngest = await self.clock() - min(retention, dead_letter) + timedelta(days=1)
         parameters = {
             "n": n,
@@ -214,7 +214,7 @@ class Store:
         return count
 
     async def prune_workers(self) -> int:
-        """Deletes workers that died before the retention and own nothing; returns how many."""
+        """Delete workers that died before the retention and own nothing; return the count."""
         parameters = {"retention": self._settings.retention_days * 86400}
         return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
 
@@ -227,7 +227,7 @@ class Store:
         queues: Sequence[str],
         announcements: Sequence[Announcement],
     ) -> None:
-        """Begins an incarnation with a fresh lease and announces what it can run."""
+        """Begin an incarnation with a fresh lease and announce the names it can run."""
         parameters = {
             "worker": worker_id,
             "label": label,
@@ -240,7 +240,7 @@ class Store:
         await self._database.rows(statements.REGISTER, parameters)
 
     async def heartbeat(self, worker_id: UUID) -> list[Owned] | None:
-        """Renews the lease; every task RUNNING under it, or None: this incarnation is dead."""
+        """Renew the lease; return the tasks RUNNING under it, None if the incarnation is dead."""
         parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
         rows = await self._database.rows(statements.HEARTBEAT, parameters)
         if not rows:
@@ -248,19 +248,19 @@ class Store:
         return [Owned(**row) for row in rows if row["task_id"] is not None]
 
     async def retire(self, worker_id: UUID) -> None:
-        """Ends the own incarnation after a graceful stop."""
+        """End this incarnation after a graceful stop."""
         await self._database.rows(statements.RETIRE, {"worker": worker_id})
 
     async def claim(
         self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, alone: bool = False
     ) -> Claimed:
-        """Grants each hinted task that is still QUEUED under the hint's epoch.
+        """Grant each hinted task that is still QUEUED under the hint's epoch.
 
-        ``token`` is fresh per call and the same when the call is sent again: then the grants of
-        the first sending are returned too. A hint neither granted nor deferred is to be dropped.
+        ``token`` is new for each call, and the same when the call is repeated: the grants of the
+        first one are then returned too. Drop a hint that is neither granted nor deferred.
 
-        ``alone``: nothing at all runs in this worker. Only then, and if the database agrees, a task
-        on its last life is granted: one, and nothing else. Beside such a one nothing is granted.
+        ``alone``: nothing runs in this worker. Only then, and if the database agrees, a task on its
+        last life is granted, by itself. While such a task runs, nothing else is granted.
         """
         epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
         parameters = {
@@ -274,23 +274,23 @@ class Store:
         return rows_to_claimed(await self._database.rows(statements.CLAIM, parameters))
 
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
-        """RUNNING -> SUCCEEDED with the row in the ledger, where the epoch still fits."""
+        """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still fits."""
         parameters = _finish_parameters(successes, worker_id)
         return rows_to_answers(await self._database.rows(statements.FINISH, parameters))
 
     async def finish_in(
         self, connection: AsyncConnection, success: Success, worker_id: UUID
     ) -> Answer:
-        """``finish`` of one task inside the caller's transaction: both commit, or neither.
+        """Finish one task inside the caller's transaction: both commit, or neither.
 
-        Raises whatever SQLAlchemy raises: the connection is the caller's.
+        Raises SQLAlchemy's errors: the connection is the caller's.
         """
         parameters = _finish_parameters([success], worker_id)
         result = await connection.execute(statements.FINISH, parameters)
         return rows_to_answers(all_rows(result))[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
-        """Ends attempts that did not succeed; the law decides between retry, FAILED, CANCELLED."""
+        """End attempts that did not succeed; the lifecycle decides: retry, FAILED or CANCELLED."""
         latest = {failure.task_id: failure for failure in failures}
         parameters = {
             "ids": list(latest),
@@ -305,7 +305,7 @@ class Store:
 
 
 def worker_actor(worker_id: UUID) -> str:
-    """How events name a worker's incarnation."""
+    """Return the actor of a worker's incarnation in events."""
     return f"worker:{worker_id}"
 
 

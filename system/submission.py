@@ -1,7 +1,7 @@
-"""Storing new tasks: which statements, in which order, whoever sends them.
+"""Store new tasks: which statements, in which order, without I/O.
 
-``submission`` says what to send and is told the rows; it does no I/O (sans-IO). The API sends over
-its own autocommit connections, Python callers inside their own transaction (``client.enqueue``).
+``submission`` yields statements and is sent their rows (sans-IO). The API runs it on autocommit
+connections, Python callers inside their own transaction (``client.enqueue``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submit
 
 
 def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
-    """Stores the tasks, each at most once per id and per (tenant, idempotency key).
+    """Store the tasks, each at most once per id and per (tenant, idempotency key).
 
-    Yields a statement with its parameters, is sent its rows, returns the answers in the order
-    given. Of two with one key the first one wins, as if they had come one after the other.
+    Yields a statement with its parameters, is sent its rows, returns the results in the order
+    given. Of two tasks with one key the first wins, as if they had been sent one by one.
     """
     answers: dict[UUID, Submitted] = {}
-    standing: dict[UUID, bytes] = {}  # the fingerprint of what each answer names
+    standing: dict[UUID, bytes] = {}  # the fingerprint of the task in each answer
     leaders, followers = _one_per_key(tasks)
     pending = leaders
     for _ in range(_ROUNDS_MAX):
@@ -41,12 +41,12 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
             rows = yield statements.SUBMITTED_BEFORE, _keys(pending)
             for task, answer, fingerprint in _stored_before(pending, rows):
                 answers[task.id], standing[task.id] = answer, fingerprint
-            # What neither went in nor is there was deleted in between: it may go in now.
+            # A task neither inserted nor found was deleted in between: it can be inserted now.
             pending = [task for task in pending if task.id not in answers]
     if pending:
         raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
     for task, leader in followers:
-        # The leader itself may be a mismatch: what stands under the key decides, not the leader.
+        # The leader itself may be a mismatch: the stored task decides, not the leader.
         same = task.fingerprint == standing.get(leader.id, leader.fingerprint)
         first = answers[leader.id].task
         answers[task.id] = Submitted("existing" if same else "mismatch", first)
@@ -56,7 +56,7 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
 def submit_rows(
     connection: Connection, tasks: Sequence[NewTask], actor: str, limits: Limits
 ) -> list[Submitted]:
-    """``submission`` inside the caller's transaction; raises what SQLAlchemy raises."""
+    """Run ``submission`` inside the caller's transaction; raises SQLAlchemy's errors."""
     steps = submission(tasks, actor, limits)
     try:
         statement, parameters = next(steps)
@@ -71,7 +71,7 @@ def submit_rows(
 def _one_per_key(
     tasks: Sequence[NewTask],
 ) -> tuple[list[NewTask], list[tuple[NewTask, NewTask]]]:
-    """The first task of each key, and each later one with the first that it repeats."""
+    """Return the first task of each key, and each later one with the task that it repeats."""
     first: dict[tuple[str, str], NewTask] = {}
     leaders: dict[UUID, NewTask] = {}
     followers: list[tuple[NewTask, NewTask]] = []
@@ -90,7 +90,7 @@ def _one_per_key(
 def _stored_before(
     tasks: Sequence[NewTask], rows: list[Row]
 ) -> Iterator[tuple[NewTask, Submitted, bytes]]:
-    """Each task that stands already, its answer, and the fingerprint of what stands."""
+    """Yield each task already stored, its answer, and the fingerprint of the stored one."""
     by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
     by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a caller asks for: one shape for ``POST /tasks/``, batches and ``client.enqueue``."""
+"""The request for a task: one shape for ``POST /tasks/``, batches and ``client.enqueue``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RFC3339 = re.compile(
 
 
 def _read_instant(value: object) -> object:
-    """Text as datetime. Numbers are refused: seconds and milliseconds look alike."""
+    """Parse text as datetime. Numbers are refused: seconds and milliseconds look alike."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
@@ -31,7 +31,7 @@ def _read_instant(value: object) -> object:
 
 
 def _to_utc(value: datetime) -> datetime:
-    """In UTC; one without an offset is read as UTC."""
+    """Convert to UTC; a value without an offset is read as UTC."""
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:
@@ -96,7 +96,7 @@ class TaskRequest(BaseModel):
 
 
 def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: str) -> NewTask:
-    """The row to store; ``payload`` is ``request.payload`` as canonical JSON text."""
+    """Return the row to store; ``payload`` is ``request.payload`` as canonical JSON text."""
     return NewTask(
         id=task_id,
         name=request.name,

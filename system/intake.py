@@ -26,7 +26,7 @@ from system.records import Claimed, Hint
 from system.settings import Settings
 from system.slots import Slots
 from system.store import Store
-from system.telling.attempts import Attempts
+from system.telling.attempts import WorkerInstrumentation
 
 READ_BLOCK_SECONDS = 1.0
 _RESEND_SECONDS = 0.2
@@ -58,7 +58,7 @@ class Intake:
         queue: HintQueue,
         slots: Slots,
         ending: Ending,
-        telling: Attempts,
+        telemetry: WorkerInstrumentation,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self.claims_sent = 0
@@ -68,7 +68,7 @@ class Intake:
         self._queue = queue
         self._slots = slots
         self._ending = ending
-        self._telling = telling
+        self._telemetry = telemetry
         self._log = log
         self._claims_in_flight = 0
         self._reread = False
@@ -126,17 +126,17 @@ class Intake:
         claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
         if claimed is None:
             return  # never acked: a scheduler gives these hints to the living
-        batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
+        batches = {hint.task_id: hint.batch_traceparent for hint in hints if hint.batch_traceparent}
         if self._ending.lease.dead.is_set():
             for grant in claimed.grants:
-                self._telling.dropped(grant, batches.get(grant.task_id))
+                self._telemetry.dropped(grant, batches.get(grant.task_id))
             return
         later: list[Delivery] = []
         settled: list[Delivery] = []
         for delivery in deliveries:
             deferred = delivery.hint and delivery.hint.task_id in claimed.deferred
             (later if deferred else settled).append(delivery)
-        self._telling.not_granted(len(settled) - len(claimed.grants))
+        self._telemetry.not_granted(len(settled) - len(claimed.grants))
         for grant in claimed.grants:
             batch = batches.get(grant.task_id)
             started = sent - grant.running_seconds

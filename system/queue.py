@@ -17,6 +17,7 @@ from uuid import UUID
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
+from observability.traceparent import is_sampled
 from system.errors import Unavailable
 from system.records import Hint
 from system.redis_connection import connect
@@ -58,12 +59,16 @@ class HintQueue:
 
     # Schedulers
 
-    async def publish(self, hints: Sequence[Hint]) -> None:
-        """Appends the hints to their streams. After an error some may be published."""
+    async def publish(self, hints: Sequence[Hint], batch_traceparent: str | None = None) -> None:
+        """Append the hints to their streams. After an error some may be published.
+
+        ``batch_traceparent``: the span of this batch, carried by the hints of sampled tasks.
+        """
         async with self._asking():
             pipeline = self._redis.pipeline(transaction=False)
             for hint in hints:
-                self._append(pipeline, hint)
+                sampled = is_sampled(hint.traceparent)
+                self._append(pipeline, hint, batch_traceparent if sampled else None)
             await pipeline.execute()
 
     async def generation(self) -> str | None:
@@ -210,10 +215,10 @@ class HintQueue:
     def _stream(self, queue: str) -> str:
         return f"{self._prefix}:hints:{queue}"
 
-    def _append(self, pipeline: Pipeline, hint: Hint) -> None:
+    def _append(self, pipeline: Pipeline, hint: Hint, batch_traceparent: str | None) -> None:
         fields: dict[Any, Any] = {b"id": str(hint.task_id), b"epoch": hint.epoch}
-        if hint.traceparent:
-            fields[b"traceparent"] = hint.traceparent
+        if batch_traceparent:
+            fields[b"traceparent"] = batch_traceparent
         pipeline.xadd(self._stream(hint.queue), fields, maxlen=self._stream_entries_max)
 
     async def _create_groups(self, queues: Sequence[str]) -> None:
@@ -234,7 +239,7 @@ class HintQueue:
         async with self._asking():
             pipeline = self._redis.pipeline(transaction=True)
             for hint in hints:
-                self._append(pipeline, hint)
+                self._append(pipeline, hint, hint.batch_traceparent)
             pipeline.xack(self._stream(queue), GROUP, *ids)
             pipeline.xdel(self._stream(queue), *ids)
             await pipeline.execute()
@@ -248,12 +253,12 @@ def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) ->
     """Anybody can write to Redis: what is no hint is dropped, not believed."""
     try:
         values = fields or {}  # None: trimmed away before it was read
-        traceparent = values.get(b"traceparent")
+        batch = values.get(b"traceparent")
         hint = Hint(
             task_id=UUID(values[b"id"].decode()),
             epoch=int(values[b"epoch"]),
             queue=queue,
-            traceparent=traceparent.decode() if traceparent else None,
+            batch_traceparent=batch.decode() if batch else None,
         )
     except (KeyError, ValueError):
         return Delivery(queue, entry_id, None)

@@ -57,7 +57,7 @@ e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM u)
-SELECT u.id AS task_id, u.epoch, u.queue, u.attempt, u.traceparent AS task_traceparent, u.due_at,
+SELECT u.id AS task_id, u.epoch, u.queue, u.attempt, u.traceparent, u.due_at,
   u.since, u.at, next.seconds AS next_due_seconds
 FROM (
   SELECT CASE WHEN (SELECT count(*) FROM n) < CAST(:n AS int) THEN (
@@ -85,7 +85,7 @@ e AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM u)
-SELECT id AS task_id, epoch, queue, attempt, traceparent AS task_traceparent FROM u
+SELECT id AS task_id, epoch, queue, attempt, traceparent FROM u
 ORDER BY id""")
 
 # Redis forgot everything: no hint that was published still counts.

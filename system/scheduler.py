@@ -17,7 +17,7 @@ from system.queue import HintQueue
 from system.records import Republished
 from system.settings import Settings
 from system.store import Store
-from system.telling.dispatches import Dispatches
+from system.telling.dispatches import SchedulerInstrumentation
 from system.telling.telemetry import Telemetry
 from system.watch import Watch
 
@@ -71,7 +71,7 @@ class Scheduler:
         self._settings = settings
         self._log = telemetry.log
         self._actor = f"scheduler:{settings.label}"
-        self._telling = Dispatches(telemetry, self._actor)
+        self._telemetry = SchedulerInstrumentation(telemetry, self._actor)
         name = f"holdfast-{self._actor}"
         self._dispatching = Store(
             settings, connections=_DISPATCH_CONNECTIONS, application_name=name
@@ -128,12 +128,12 @@ class Scheduler:
         """One batch of due tasks; sleeps until the next one is due, a poke, or the poll."""
         self._poked.clear()
         await self._remembered()
-        sent = self._telling.now()
+        sent = self._telemetry.now()
         batch = self._settings.dispatch_batch
         dispatch = await self._dispatching.dispatch(batch, self._actor)
         if dispatch.tasks:
-            with self._telling.dispatched(dispatch.tasks, sent) as hints:
-                await self._queue.publish(hints)
+            with self._telemetry.dispatched(dispatch.tasks, sent) as batch_traceparent:
+                await self._queue.publish(dispatch.tasks, batch_traceparent)
         self._in_doubt = False
         if len(dispatch.tasks) >= batch:
             return
@@ -158,11 +158,11 @@ class Scheduler:
         if await self._queue.generation() is not None:
             return
         expired = await self._dispatching.expire_hints()
-        self._telling.forgotten(expired)
+        self._telemetry.hints_lost(expired)
         while await self._republish(self._dispatching):
             pass
         await self._queue.set_generation(str(uuid4()))
-        self._telling.remembered()
+        self._telemetry.hints_restored()
 
     async def _sweep(self) -> None:
         """Dead workers and their attempts. Needs no Redis: its outage must not hide the dead."""
@@ -172,12 +172,12 @@ class Scheduler:
             dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
             self._steadiness.answered(loop.time())
             for worker in dead:
-                self._telling.died(worker)
-        sent = self._telling.now()
+                self._telemetry.marked_dead(worker)
+        sent = self._telemetry.now()
         ends = await self._sweeping.take_back(batch, self._actor)
         self._steadiness.answered(loop.time())
         if ends:
-            self._telling.taken_back(ends, sent)
+            self._telemetry.reclaimed(ends, sent)
             self._poked.set()
         await self.loops.sleep(self._settings.poll_seconds)
 
@@ -188,11 +188,11 @@ class Scheduler:
         await self.loops.sleep(self._settings.poll_seconds)
 
     async def _republish(self, store: Store) -> list[Republished]:
-        sent = self._telling.now()
+        sent = self._telemetry.now()
         tasks = await store.republish(self._settings.sweep_batch, self._actor)
         if tasks:
-            with self._telling.republished(tasks, sent) as hints:
-                await self._queue.publish(hints)
+            with self._telemetry.republished(tasks, sent) as batch_traceparent:
+                await self._queue.publish(tasks, batch_traceparent)
         return tasks
 
     async def _listen(self) -> None:
@@ -208,13 +208,13 @@ class Scheduler:
             consumers = await self._queue.consumers(queue)
             for worker in await self._sweeping.dead_workers(consumers):
                 moved = await self._queue.bury(queue, worker)
-                self._telling.buried(worker, queue, moved)
+                self._telemetry.drained(worker, queue, moved)
         await self.loops.sleep(self._settings.lease_seconds / 3)
 
     async def _prune(self) -> None:
         """Deletes what is past its retention."""
         pruned = await self._sweeping.prune(self._settings.sweep_batch)
-        self._telling.pruned(pruned)
+        self._telemetry.pruned(pruned)
         if pruned < self._settings.sweep_batch:
             await self._sweeping.prune_workers()
             await self.loops.sleep(_PRUNE_EVERY_SECONDS)

@@ -22,10 +22,10 @@ from system.handlers.registry import Registry
 from system.handlers.transaction import Transactions
 from system.lifecycle import Reason
 from system.loops import wait_for_event
-from system.records import Answer, Failure, Grant, Owned, Success
+from system.records import Answer, AttemptRef, Failure, Grant, Success
 from system.settings import Settings
-from system.telling.attempt_trace import AttemptTrace
-from system.telling.attempts import Attempts
+from system.telling.attempt_trace import AttemptSpan
+from system.telling.attempts import WorkerInstrumentation
 
 _LEFTOVERS_SECONDS = 1.0  # for handlers that were cancelled at the very end
 
@@ -41,7 +41,7 @@ class Slots:
         registry: Registry,
         transactions: Transactions,
         finisher: Finisher,
-        telling: Attempts,
+        telemetry: WorkerInstrumentation,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self.attempts: dict[Key, Attempt] = {}
@@ -49,7 +49,7 @@ class Slots:
         self._registry = registry
         self._transactions = transactions
         self._finisher = finisher
-        self._telling = telling
+        self._telemetry = telemetry
         self._log = log
         self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
         self._running: dict[asyncio.Task[object], Attempt | None] = {}
@@ -107,7 +107,7 @@ class Slots:
 
         ``batch``: the traceparent of its hint. ``stopping``: it is told to stop before it begins.
         """
-        trace = self._telling.claimed(grant, batch)
+        trace = self._telemetry.claimed(grant, batch)
         handler = self._registry.get(grant.name)
         if handler is None:
             self._log.warning(
@@ -133,7 +133,7 @@ class Slots:
             attempt.stop(StopReason.SHUTTING_DOWN)
         self.keep(self._run(attempt), attempt)
 
-    def hand_back(self, attempt: Grant | Owned, end: Failure, trace: AttemptTrace | None) -> None:
+    def hand_back(self, attempt: AttemptRef, end: Failure, trace: AttemptSpan | None) -> None:
         """Ends an attempt that has no handler here; a slot is taken until that is answered."""
         self._handing_back.add((end.task_id, end.epoch))
         self.keep(self._hand_back(attempt, end, trace))
@@ -185,7 +185,7 @@ class Slots:
                 uniform=self._jitter.random(),
                 result_bytes_max=self._settings.result_bytes_max,
             )
-            self._telling.ran(grant, loop.time() - started)
+            self._telemetry.ran(grant, loop.time() - started)
             answer = await self._settle(end, attempt.context.trace) if end else None
         finally:
             del self.attempts[grant.task_id, grant.epoch]
@@ -193,21 +193,21 @@ class Slots:
         self._tell(attempt, end, answer, loop.time() - started)
         await attempt.released()
 
-    async def _settle(self, end: Success | Failure, trace: AttemptTrace | None) -> Answer:
-        began = self._telling.now()
+    async def _settle(self, end: Success | Failure, trace: AttemptSpan | None) -> Answer:
+        began = self._telemetry.now()
         answer = await self._finisher.settle(end)
         if trace is not None:
             trace.finished(began)
         return answer
 
     async def _hand_back(
-        self, attempt: Grant | Owned, end: Failure, trace: AttemptTrace | None
+        self, attempt: AttemptRef, end: Failure, trace: AttemptSpan | None
     ) -> None:
         try:
             answer = await self._settle(end, trace)
         finally:
             self._handing_back.discard((end.task_id, end.epoch))
-        self._telling.answered(attempt, end, answer, trace)
+        self._telemetry.answered(attempt, end, answer, trace)
 
     def _tell(
         self,
@@ -217,11 +217,11 @@ class Slots:
         seconds: float,
     ) -> None:
         if end is not None and answer is not None:
-            self._telling.answered(attempt.grant, end, answer, attempt.context.trace, seconds)
+            self._telemetry.answered(attempt.grant, end, answer, attempt.context.trace, seconds)
         elif attempt.context.finished:
-            self._telling.succeeded(attempt.grant, attempt.context.trace, seconds)
+            self._telemetry.succeeded(attempt.grant, attempt.context.trace, seconds)
         else:
-            self._telling.lost(attempt.grant)
+            self._telemetry.lost(attempt.grant)
 
 
 def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:

@@ -29,12 +29,12 @@ from system.records import (
     Hint,
     Limits,
     NewTask,
-    Owned,
+    OwnedAttempt,
     QueueDepth,
+    ReclaimedAttempt,
     Republished,
     Submitted,
     Success,
-    TakenBack,
     TaskFilter,
     TaskRow,
     TaskStory,
@@ -181,7 +181,7 @@ class Store:
         rows = await self._database.rows(scans.MARK_DEAD, parameters)
         return [row["id"] for row in rows]
 
-    async def take_back(self, n: int, actor: str) -> list[TakenBack]:
+    async def take_back(self, n: int, actor: str) -> list[ReclaimedAttempt]:
         """Ends up to ``n`` attempts of dead workers, or far past their timeout.
 
         The latter only where the worker was heard from after it.
@@ -242,13 +242,13 @@ class Store:
         }
         await self._database.rows(statements.REGISTER, parameters)
 
-    async def heartbeat(self, worker_id: UUID) -> list[Owned] | None:
+    async def heartbeat(self, worker_id: UUID) -> list[OwnedAttempt] | None:
         """Renews the lease; every task RUNNING under it, or None: this incarnation is dead."""
         parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
         rows = await self._database.rows(statements.HEARTBEAT, parameters)
         if not rows:
             return None
-        return [Owned(**row) for row in rows if row["task_id"] is not None]
+        return [OwnedAttempt(**row) for row in rows if row["task_id"] is not None]
 
     async def retire(self, worker_id: UUID) -> None:
         """Ends the own incarnation after a graceful stop."""

@@ -27,11 +27,11 @@ from system.lifecycle import Reason
 from system.loops import Loops
 from system.pulse import Pulse
 from system.queue import HintQueue
-from system.records import Failure, Owned
+from system.records import Failure, OwnedAttempt
 from system.settings import Settings
 from system.slots import Key, Slots
 from system.store import Store
-from system.telling.attempts import Attempts
+from system.telling.attempts import WorkerInstrumentation
 from system.telling.telemetry import Telemetry
 
 EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
@@ -49,7 +49,7 @@ class Worker:
         self._registry = registry
         telemetry = replace(telemetry, log=telemetry.log.bind(worker=str(self.id)))
         self._log = log = telemetry.log
-        self._telling = telling = Attempts(telemetry, self.id)
+        self._telemetry = WorkerInstrumentation(telemetry, self.id)
         name = f"holdfast-worker:{settings.label}"
         # Claim, finish and heartbeat never wait for each other's connection, nor for handlers'.
         self._claiming = Store(settings, connections=1, application_name=name)
@@ -72,7 +72,9 @@ class Worker:
         )
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
-        self.slots = Slots(settings, registry, self._transactions, self._finisher, telling, log)
+        self.slots = Slots(
+            settings, registry, self._transactions, self._finisher, self._telemetry, log
+        )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
         self.claims = Loops(log, telemetry.metrics)
@@ -83,7 +85,7 @@ class Worker:
             self._queue,
             self.slots,
             Ending(self.claims, self._lease, self._grace_left),
-            telling,
+            self._telemetry,
             log,
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
@@ -155,10 +157,10 @@ class Worker:
             return
         self._lease.renew(sent)
         self._compare(known, owned, claims)
-        self._telling.beat(time.monotonic() - sent)
+        self._telemetry.heartbeat_answered(time.monotonic() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
 
-    def _compare(self, known: set[Key], owned: Sequence[Owned], claims: int) -> None:
+    def _compare(self, known: set[Key], owned: Sequence[OwnedAttempt], claims: int) -> None:
         here = {(task.task_id, task.epoch): task for task in owned}
         for key in sorted(known - here.keys()):
             self.slots.lost(key)
@@ -169,7 +171,7 @@ class Worker:
             elif attempt is None and key not in known and claims == self._intake.claims_sent:
                 self._log.warning("handing back a task not known here", task_id=str(key[0]))
                 end = Failure(*key, Reason.HANDED_BACK)
-                self.slots.hand_back(task, end, self._telling.found(task))
+                self.slots.hand_back(task, end, self._telemetry.found(task))
 
     def _die(self) -> None:
         """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""

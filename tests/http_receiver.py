@@ -21,7 +21,7 @@ from system.handlers.builtin.http_request import (
 )
 from system.records import Grant
 from system.settings import Settings
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -117,7 +117,7 @@ def granted(timeout_seconds: float = 30.0) -> Grant:
     )
 
 
-def context(timeout_seconds: float = 30.0, trace: AttemptTrace | None = None) -> Context:
+def context(timeout_seconds: float = 30.0, trace: AttemptSpan | None = None) -> Context:
     loop = asyncio.get_running_loop()
     return Context(granted(timeout_seconds), clock=loop.time, started=loop.time(), trace=trace)
 

@@ -63,10 +63,28 @@ def entries(server: redis.Redis, queue: str = "default") -> tuple[int, int]:
 async def test_a_hint_is_read_as_it_was_published_and_gone_when_acked(
     queue: HintQueue, server: redis.Redis
 ) -> None:
-    hint = Hint(uuid4(), 4, "default", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
-    await queue.publish([hint])
+    batch, sampled = f"00-{'b' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'c' * 16}-01"
+    first, second = Hint(uuid4(), 4, "default", traceparent=sampled), Hint(uuid4(), 0, "default")
+    await queue.publish([first, second], batch)
     found = await read(queue, uuid4())
-    assert [delivery.hint for delivery in found] == [hint]
+    assert [delivery.hint for delivery in found] == [
+        Hint(first.task_id, 4, "default", batch_traceparent=batch),
+        second,
+    ]
+    assert entries(server) == (2, 2)
+    await queue.ack(found)
+    assert entries(server) == (0, 0)
+
+
+async def test_requeued_hint_keeps_its_batch(queue: HintQueue, server: redis.Redis) -> None:
+    batch = f"00-{'b' * 32}-{'b' * 16}-01"
+    hint = Hint(uuid4(), 4, "default", traceparent=batch)
+    await queue.publish([hint], batch)
+    await queue.requeue(await read(queue, uuid4()))
+    found = await read(queue, uuid4())
+    assert [delivery.hint for delivery in found] == [
+        Hint(hint.task_id, 4, "default", batch_traceparent=batch)
+    ]
     assert entries(server) == (1, 1)
     await queue.ack(found)
     assert entries(server) == (0, 0)

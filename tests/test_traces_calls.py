@@ -21,7 +21,7 @@ from observability.tracing import create_tracing, new_root
 from system.handlers import Context, Retry
 from system.handlers.builtin.send_email import SendEmail
 from system.settings import Settings
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def server() -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def attempt(collector: Receiver) -> AsyncIterator[AttemptTrace]:
+async def attempt(collector: Receiver) -> AsyncIterator[AttemptSpan]:
     """The trace of an attempt that is under way."""
     log = create_logger(level="ERROR")
     tracing = create_tracing(
         collector.url, 1.0, Metrics("test"), log, role="worker", label="w", version="1"
     )
     tracing.start()
-    yield AttemptTrace(tracing, granted(), new_root(1.0), uuid4())
+    yield AttemptSpan(tracing, granted(), new_root(1.0), uuid4())
     await tracing.aclose()
 
 
@@ -49,7 +49,7 @@ async def run(function: Any, ctx: Context, payload: dict[str, Any]) -> Any:
     return await asyncio.get_running_loop().create_task(function(ctx, payload), context=inside)
 
 
-def below(trace: AttemptTrace, spans: list[Seen]) -> bool:
+def below(trace: AttemptSpan, spans: list[Seen]) -> bool:
     return {span.parent_id for span in spans} == {f"{trace.context.span_id:016x}"}
 
 

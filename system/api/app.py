@@ -24,8 +24,8 @@ from system.pulse import Pulse
 from system.queue import HintQueue
 from system.settings import Settings
 from system.store import Store
-from system.telling.requests import Requests
-from system.telling.submits import Submits
+from system.telling.requests import RequestInstrumentation
+from system.telling.submits import TaskInstrumentation
 from system.telling.telemetry import create_telemetry
 
 _REDIS_CONNECTIONS = 2
@@ -60,7 +60,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             poker=Poker(queue.poke),
             readiness=Readiness(settings, used),
             telemetry=telemetry,
-            telling=Submits(telemetry),
+            instrumentation=TaskInstrumentation(telemetry),
         )
         app.state.services = services
         telemetry.tracing.start()
@@ -100,5 +100,5 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
     # The last one added is the outermost.
-    app.add_middleware(Access, telling=Requests(telemetry))
+    app.add_middleware(Access, instrumentation=RequestInstrumentation(telemetry))
     return app

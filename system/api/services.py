@@ -13,8 +13,8 @@ from system.api.intake import Intake
 from system.api.poker import Poker
 from system.api.readiness import Readiness
 from system.store import Store
-from system.telling.requests import Request
-from system.telling.submits import Submits
+from system.telling.requests import RequestTrace
+from system.telling.submits import TaskInstrumentation
 from system.telling.telemetry import Telemetry
 
 SCOPE_KEY = "holdfast.request"  # where the access middleware leaves what it began
@@ -31,7 +31,7 @@ class Services:
     poker: Poker
     readiness: Readiness
     telemetry: Telemetry
-    telling: Submits
+    instrumentation: TaskInstrumentation
 
 
 async def _services(request: HttpRequest) -> Services:
@@ -45,10 +45,10 @@ async def _asked(
         str | None,
         Header(description="W3C trace context that the request, and a task it makes, continue."),
     ] = None,
-) -> Request:
-    asked: Request = request.scope[SCOPE_KEY]
+) -> RequestTrace:
+    asked: RequestTrace = request.scope[SCOPE_KEY]
     return asked
 
 
 Borrowed = Annotated[Services, Depends(_services)]
-Asked = Annotated[Request, Depends(_asked)]
+Asked = Annotated[RequestTrace, Depends(_asked)]

@@ -17,7 +17,7 @@ from opentelemetry.util.types import AttributeValue
 from observability.tracing import Attributes
 from system.handlers.cancellation import Cancellation, StopReason
 from system.records import Grant
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 
 if TYPE_CHECKING:
     from system.handlers.transaction import Transaction
@@ -47,7 +47,7 @@ class Context:
         started: float,
         cancellation: Cancellation | None = None,
         begin: Callable[[Context], AbstractAsyncContextManager[Transaction]] | None = None,
-        trace: AttemptTrace | None = None,
+        trace: AttemptSpan | None = None,
     ) -> None:
         """``clock`` is the loop's ``time``; ``started`` its value when the task was claimed, or a
         little before: never after.

@@ -1,8 +1,8 @@
 """Group commit of finished attempts: the ends of many handlers in one statement.
 
-While a statement is under way the next ends gather behind it, so the batch grows with the load;
-where ends come in numbers, a little more of them is waited for. A lone one is sent at once.
-An end of unknown outcome is sent again until it is answered: its guards make that harmless.
+Ends that arrive while a statement is in flight form the next batch, so batches grow with the load.
+After a batch of several, the next one waits briefly for more; a single end is sent at once. An end
+of unknown outcome is sent again until it is answered, which its guards make idempotent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ E = TypeVar("E", Success, Failure)
 
 
 class Finisher:
-    """Takes ends by ``settle``; ``run`` sends them until ``stop`` and nothing is left."""
+    """Accepts ends by ``settle``; ``run`` sends them until ``stop`` and none is left."""
 
     def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
         self._store = store
@@ -42,14 +42,14 @@ class Finisher:
         self._troubled: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
-        """Returns when the database answered: done, or refused with what it found."""
+        """Have an end written; return the answer: done, or refused with the state found."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((end, future))
         self._arrived.set()
         return await future
 
     async def run(self) -> None:
-        """Sends batches; returns after ``stop`` once every end was answered."""
+        """Send batches; return after ``stop`` once every end was answered."""
         many = False
         while self._waiting or not self._stopping:
             await self._arrived.wait()
@@ -71,7 +71,7 @@ class Finisher:
                     self._troubled = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Why no end was answered for longer than ``seconds``, as ``Loops.stalled``."""
+        """Say why no end was answered for longer than ``seconds``, as ``Loops.stalled`` does."""
         if self._troubled is None:
             return {}
         since, why = self._troubled
@@ -83,12 +83,12 @@ class Finisher:
         self._troubled = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
-        """Lets ``run`` return when it has sent what is there."""
+        """Let ``run`` return when it has sent what is there."""
         self._stopping = True
         self._arrived.set()
 
     def _take(self) -> list[Waiting]:
-        """The next batch, at most one end per task: a statement answers by task."""
+        """Return the next batch, with at most one end per task: answers are matched by task."""
         batch: dict[UUID, Waiting] = {}
         rest: list[Waiting] = []
         for waiting in self._waiting:
@@ -103,15 +103,15 @@ class Finisher:
     async def _send(self, batch: Sequence[Waiting]) -> None:
         successes = [end for end, _ in batch if isinstance(end, Success)]
         failures = [end for end, _ in batch if isinstance(end, Failure)]
-        answers, unstorable = await self._until_answered(
+        answers, refused = await self._until_answered(
             successes, lambda some: self._store.finish(some, self._worker_id)
         )
-        for success, error in unstorable:
+        for success, error in refused:
             self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
             failures.append(_not_storable(success))
-        more, nameless = await self._release(failures)
-        if nameless:  # the detail is the only value in it that Postgres could refuse
-            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in nameless]
+        more, unstorable = await self._release(failures)
+        if unstorable:  # the detail is the only value in a failure that Postgres could refuse
+            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in unstorable]
             more += (await self._release(bare))[0]
         by_task = {answer.task_id: answer for answer in answers + more}
         for end, future in batch:
@@ -145,7 +145,7 @@ class Finisher:
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
-    """A bug: the attempts stay RUNNING, unknown here, so the heartbeat hands them back."""
+    """Fail the waiting attempts after a bug; the heartbeat will release them as unknown here."""
     for _, future in batch:
         if not future.done():
             future.set_exception(RuntimeError(f"finish failed: {error!r}"))

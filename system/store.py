@@ -181,7 +181,7 @@ class Store:
         rows = await self._database.rows(scans.MARK_DEAD, parameters)
         return [row["id"] for row in rows]
 
-    async def take_back(self, n: int, actor: str) -> list[ReclaimedAttempt]:
+    async def reclaim(self, n: int, actor: str) -> list[ReclaimedAttempt]:
         """Ends up to ``n`` attempts of dead workers, or far past their timeout.
 
         The latter only where the worker was heard from after it.

@@ -166,12 +166,12 @@ async def test_the_dead_are_buried_and_their_hints_go_on(
     server.xdel(STREAM, given[0].entry_id)
     assert await read(queue, living) == []
     assert sorted(await queue.consumers("default")) == sorted([dead, living])
-    assert await queue.bury("default", dead) == 449
+    assert await queue.drain("default", dead) == 449
     assert await queue.consumers("default") == [living]
     assert entries(server) == (449, 0)
     found = await read(queue, living, count=450)
     assert {d.hint for d in found} == set(published[1:])
-    assert await queue.bury("default", dead) == 0, "a second scheduler finds nothing to do"
+    assert await queue.drain("default", dead) == 0, "a second scheduler finds nothing to do"
 
 
 async def test_strangers_in_redis_do_not_stop_the_janitor(

@@ -130,7 +130,7 @@ async def test_a_retry_by_hand_leaves_one_life_again(bench: Bench) -> None:
     (task,) = ids(offer.last)
     await claim(bench, offer.last, worker, alone=True)
     await bench.store.retire(worker)
-    (taken,) = await bench.store.take_back(10, "scheduler:test")
+    (taken,) = await bench.store.reclaim(10, "scheduler:test")
     assert taken.state is State.FAILED
     await bench.store.retry([task], "api:test")
     hints = (await bench.store.dispatch(10, "scheduler:test")).tasks

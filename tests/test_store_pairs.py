@@ -47,7 +47,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
-    "take_back": lambda s, _: s.take_back(10, "scheduler"),
+    "take_back": lambda s, _: s.reclaim(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),
     "retry": lambda s, w: s.retry([w.task_id], "api"),
     "prune": lambda s, _: s.prune(10),

@@ -309,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def take_back(self) -> None:
         lost = {task for task, model in self.models.items() if model.owner in self.dead}
-        taken = self.run(self.store.take_back(1000, "scheduler"))
+        taken = self.run(self.store.reclaim(1000, "scheduler"))
         assert {end.task_id for end in taken} == lost
         for task in lost:
             self.models[task].end(Reason.LOST)

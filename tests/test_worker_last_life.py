@@ -238,7 +238,7 @@ async def test_a_last_life_that_was_taken_away_blocks_nobody(bench: Bench, stage
 
 
 async def _taken_back(bench: Bench) -> bool:
-    return len(await bench.store.take_back(10, "scheduler:test")) == 1
+    return len(await bench.store.reclaim(10, "scheduler:test")) == 1
 
 
 async def test_who_stops_gives_the_hint_to_others(bench: Bench, stage: Stage) -> None:

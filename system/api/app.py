@@ -20,7 +20,7 @@ from system.api.poker import Poker
 from system.api.readiness import Readiness
 from system.api.services import Services
 from system.loops import Loops
-from system.pulse import Pulse
+from system.pulse import LoopLag
 from system.queue import HintQueue
 from system.settings import Settings
 from system.store import Store
@@ -66,7 +66,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         telemetry.tracing.start()
         telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
         loops = Loops(telemetry.log, telemetry.metrics)
-        Pulse(loops, telemetry.metrics)
+        LoopLag(loops, telemetry.metrics)
         looping = asyncio.create_task(loops.run())
         try:
             yield

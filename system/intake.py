@@ -175,7 +175,7 @@ class Claimer:
                 sent = clock()
                 try:
                     claimed = await self._store.claim(
-                        hints, self._worker_id, token, alone=exclusive
+                        hints, self._worker_id, token, exclusive=exclusive
                     )
                 except (OutcomeUnknown, Unavailable) as error:
                     self._log.warning("claim sent again", hints=len(hints), error=str(error))

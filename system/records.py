@@ -244,7 +244,7 @@ class Grant(AttemptRef):
 
     ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run,
     ``running_seconds`` from claimed to the answer that says so, by the database's clock;
-    ``queued_at``: it was QUEUED from then on. ``last_life``: one more loss makes the task FAILED,
+    ``queued_at``: it was QUEUED from then on. ``quarantined``: one more loss makes the task FAILED,
     so nothing else may begin in this worker until the attempt is over.
     """
 
@@ -256,7 +256,7 @@ class Grant(AttemptRef):
     waited_seconds: float
     age_seconds: float
     queued_at: datetime
-    last_life: bool = False
+    quarantined: bool = False
     running_seconds: float = field(default=0.0, compare=False)
 
 
@@ -264,7 +264,7 @@ class Grant(AttemptRef):
 class Claimed:
     """What a claim did. Hinted tasks that stand in neither are not to be had (any more).
 
-    ``deferred``: still QUEUED under the hint's epoch, but on their last life: to be claimed when
+    ``deferred``: still QUEUED under the hint's epoch, but quarantined: to be claimed when
     nothing else runs in the worker; or it runs such a one according to the database.
     ``again``: how many of the grants an earlier send of the same claim had made.
     """

@@ -84,7 +84,7 @@ class Executor:
         )
         attempt = Attempt(grant, handler, context, cancellation)
         self.attempts[grant.key] = attempt
-        if grant.last_life:
+        if grant.quarantined:
             self.slots.acquire_exclusive(attempt)
         if stopping:
             attempt.stop(StopReason.SHUTTING_DOWN)

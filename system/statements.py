@@ -84,8 +84,8 @@ SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
 
 
-# Lost before, and one more loss would make it FAILED (``lifecycle.Counters.last_life``).
-def _last_life(row: str) -> str:
+# Lost before, and one more loss would make it FAILED (``lifecycle.Counters.quarantined``).
+def _quarantined(row: str) -> str:
     return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
 
 
@@ -98,7 +98,7 @@ _GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.pri
   t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
   t.traceparent, t.claimed_at"""
 
-# A task on its last life is granted only where nothing else is, here or before: it must stand in
+# A quarantined task is granted only where nothing else is, here or before: it must stand in
 # the first place (ordinary ones stand before it), the worker must say that nothing runs there, and
 # the database must agree. Beside such a one nothing is granted. ``CASE``: the first question is
 # asked only if there is such a task, the second is one look into an index that is nearly empty.
@@ -109,17 +109,17 @@ WITH i AS MATERIALIZED (
   SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS u(id, epoch) ORDER BY id),
 {_lock(f"{_GRANTED}, t.state, t.claim_token, t.state_since", ", i.epoch AS sent")},
 c AS MATERIALIZED (
-  SELECT h.id, h.epoch, h.attempt, h.seq, h.state_since, {_last_life("h")} AS last_life,
-    row_number() OVER (ORDER BY {_last_life("h")}, h.priority DESC, h.due_at, h.id) AS place
+  SELECT h.id, h.epoch, h.attempt, h.seq, h.state_since, {_quarantined("h")} AS quarantined,
+    row_number() OVER (ORDER BY {_quarantined("h")}, h.priority DESC, h.due_at, h.id) AS place
   FROM h WHERE h.state = 'QUEUED' AND h.epoch = h.sent),
 n AS MATERIALIZED (
   SELECT * FROM c
-  WHERE CASE WHEN last_life
-    THEN CAST(:alone AS bool) AND place = 1 AND NOT EXISTS (
+  WHERE CASE WHEN quarantined
+    THEN CAST(:exclusive AS bool) AND place = 1 AND NOT EXISTS (
       SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = 'RUNNING')
     ELSE NOT EXISTS (
       SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = 'RUNNING'
-        AND {_last_life("r")}) END),
+        AND {_quarantined("r")}) END),
 u AS (
   UPDATE tasks t SET state = '{State.RUNNING}', epoch = n.epoch + 1, attempt = n.attempt + 1,
     seq = n.seq + 1, worker_id = CAST(:worker AS uuid), claim_token = CAST(:token AS uuid),
@@ -144,7 +144,7 @@ SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
   EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
-  {_last_life("g")} AS last_life
+  {_quarantined("g")} AS quarantined
 FROM g ORDER BY priority DESC, due_at, id""")
 
 HEARTBEAT = text("""

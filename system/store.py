@@ -255,15 +255,15 @@ class Store:
         await self._database.rows(statements.RETIRE, {"worker": worker_id})
 
     async def claim(
-        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, alone: bool = False
+        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, exclusive: bool = False
     ) -> Claimed:
         """Grants each hinted task that is still QUEUED under the hint's epoch.
 
         ``token`` is fresh per call and the same when the call is sent again: then the grants of
         the first sending are returned too. A hint neither granted nor deferred is to be dropped.
 
-        ``alone``: nothing at all runs in this worker. Only then, and if the database agrees, a task
-        on its last life is granted: one, and nothing else. Beside such a one nothing is granted.
+        ``exclusive``: nothing else runs in this worker. Only then, and if the database agrees, one
+        quarantined task is granted and nothing else. Beside such a one nothing is granted.
         """
         epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
         parameters = {
@@ -272,7 +272,7 @@ class Store:
             "worker": worker_id,
             "token": token,
             "actor": worker_actor(worker_id),
-            "alone": alone,
+            "exclusive": exclusive,
         }
         return rows_to_claimed(await self._database.rows(statements.CLAIM, parameters))
 

@@ -113,7 +113,7 @@ def granted(timeout_seconds: float = 30.0) -> Grant:
         queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         waited_seconds=0.01,
         age_seconds=0.01,
-        last_life=False,
+        quarantined=False,
     )
 
 

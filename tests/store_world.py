@@ -120,7 +120,7 @@ async def queued_last_life(store: Store) -> World:
 async def running_last_life(store: Store) -> World:
     world = await queued_last_life(store)
     world.owner = world.alive
-    claimed = await store.claim([world.hint()], world.owner, world.token, alone=True)
+    claimed = await store.claim([world.hint()], world.owner, world.token, exclusive=True)
     assert len(claimed.grants) == 1
     world.epoch += 1
     return world

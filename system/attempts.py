@@ -12,6 +12,7 @@ import orjson
 
 from system.errors import TaskLost, Unstorable
 from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.commit import Commit
 from system.handlers.context import Context
 from system.handlers.errors import Discard, Retry
 from system.handlers.handler import Handler
@@ -36,25 +37,37 @@ class Attempt:
     """A granted task while its handler runs."""
 
     def __init__(
-        self, grant: Grant, handler: Handler, context: Context, cancellation: Cancellation
+        self,
+        grant: Grant,
+        handler: Handler,
+        context: Context,
+        cancellation: Cancellation,
+        commit: Commit,
     ) -> None:
+        """``context`` is the handler's view of ``cancellation`` and ``commit``."""
         self.grant = grant
         self.handler = handler
         self.context = context
         self.ended = False
         self._cancellation = cancellation
+        self._commit = commit
         self._call: asyncio.Future[Any] | None = None
         self._thread: Future[Any] | None = None
 
     @property
     def span(self) -> AttemptSpan | None:
         """Its span, None where none is recorded."""
-        return self.context.trace
+        return self._commit.span
 
     @property
     def committed(self) -> bool:
         """Whether ``ctx.transaction()`` committed: the task is SUCCEEDED and nothing is left."""
-        return self.context.finished
+        return self._commit.committed
+
+    @property
+    def stopping(self) -> bool:
+        """Whether its handler was told to stop."""
+        return self._cancellation.requested
 
     async def run(
         self, executor: Executor, *, uniform: float, result_bytes_max: int
@@ -108,7 +121,7 @@ class Attempt:
             return None
         if isinstance(value, TaskLost):
             return None
-        if isinstance(value, BaseException) or self.context.unsettled:
+        if isinstance(value, BaseException) or self._commit.unknown:
             return self._unsuccessful(value, uniform)
         try:
             result = encode_result(value, result_bytes_max)
@@ -117,7 +130,7 @@ class Attempt:
         return Success(self.grant.task_id, self.grant.epoch, result)
 
     def _unsuccessful(self, value: Any, uniform: float) -> Failure:
-        if self.context.unsettled:
+        if self._commit.unknown:
             # The COMMIT may have been applied; under this epoch the fence accepts only one of both.
             return self._failed(value, uniform)
         if isinstance(value, asyncio.CancelledError):

@@ -46,7 +46,7 @@ class SlotPool:
     def stuck(self) -> bool:
         """Whether all running attempts were told to stop, so that it is unknown when they end."""
         running = self._running.values()
-        return bool(running) and all(attempt and attempt.context.cancelled for attempt in running)
+        return bool(running) and all(attempt and attempt.stopping for attempt in running)
 
     async def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait up to ``seconds`` until the condition holds; return whether it does.

@@ -14,6 +14,7 @@ import structlog
 from system.attempts import Attempt
 from system.finisher import Finisher
 from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.commit import Commit
 from system.handlers.context import Context
 from system.handlers.registry import Registry
 from system.handlers.transaction import Transactions
@@ -73,16 +74,16 @@ class Executor:
             end = _unknown_name(grant, self._settings.unknown_name_seconds)
             self.release(grant, end, span)
             return
-        cancellation = Cancellation()
+        cancellation, commit = Cancellation(), Commit(grant, span)
         context = Context(
             grant,
             clock=asyncio.get_running_loop().time,
             started=started,
             cancellation=cancellation,
-            begin=self._transactions.begin if handler.is_async else None,
-            trace=span,
+            commit=commit,
+            open_transaction=self._transactions.open if handler.is_async else None,
         )
-        attempt = Attempt(grant, handler, context, cancellation)
+        attempt = Attempt(grant, handler, context, cancellation, commit)
         self.attempts[grant.key] = attempt
         if grant.quarantined:
             self.slots.acquire_exclusive(attempt)

@@ -19,6 +19,7 @@ from system.handlers import Context
 from system.handlers.builtin.http_request import (
     HttpRequest,
 )
+from system.handlers.commit import Commit
 from system.records import Grant
 from system.settings import Settings
 from system.telling.attempt_trace import AttemptSpan
@@ -117,9 +118,10 @@ def granted(timeout_seconds: float = 30.0) -> Grant:
     )
 
 
-def context(timeout_seconds: float = 30.0, trace: AttemptSpan | None = None) -> Context:
+def context(timeout_seconds: float = 30.0, span: AttemptSpan | None = None) -> Context:
     loop = asyncio.get_running_loop()
-    return Context(granted(timeout_seconds), clock=loop.time, started=loop.time(), trace=trace)
+    grant = granted(timeout_seconds)
+    return Context(grant, clock=loop.time, started=loop.time(), commit=Commit(grant, span))
 
 
 @asynccontextmanager

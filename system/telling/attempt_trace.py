@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
 from opentelemetry import context as variables
@@ -76,7 +76,7 @@ class AttemptSpan:
         return inside
 
     def span(
-        self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL
+        self, name: str, attributes: Attributes, kind: SpanKind
     ) -> AbstractContextManager[trace.Span]:
         """Open a span around a block of the handler."""
         return self._tracing.span(name, kind, attributes)
@@ -121,6 +121,18 @@ class AttemptSpan:
         self._tracing.record(
             Finished(name, child, parent, start, end, attributes=self._task_attributes, error=error)
         )
+
+
+def child_span(
+    attempt: AttemptSpan | None,
+    name: str,
+    attributes: Attributes,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> AbstractContextManager[trace.Span]:
+    """Open a span below the current one, or an invalid one where none is recorded."""
+    if attempt is None:
+        return nullcontext(trace.INVALID_SPAN)
+    return attempt.span(name, attributes, kind)
 
 
 def attempt_context(create: SpanContext, task_id: UUID, epoch: int) -> SpanContext:

@@ -33,7 +33,7 @@ _REASONS = {
 }
 
 
-class Attempt:
+class RunningAttempt:
     """A granted task while its handler runs."""
 
     def __init__(

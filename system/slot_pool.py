@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from system.attempts import Attempt
+from system.attempts import RunningAttempt
 from system.loops import wait_for_event
 
 _RECHECK_SECONDS = 1.0
@@ -23,8 +23,8 @@ class SlotPool:
     def __init__(self, size: int, log: structlog.stdlib.BoundLogger) -> None:
         self._size = size
         self._log = log
-        self._running: dict[asyncio.Task[object], Attempt | None] = {}
-        self._exclusive: Attempt | None = None
+        self._running: dict[asyncio.Task[object], RunningAttempt | None] = {}
+        self._exclusive: RunningAttempt | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -66,17 +66,17 @@ class SlotPool:
         """Make ``wait`` check its condition again."""
         self._changed.set()
 
-    def run(self, work: Coroutine[Any, Any, object], attempt: Attempt | None = None) -> None:
+    def run(self, work: Coroutine[Any, Any, object], attempt: RunningAttempt | None = None) -> None:
         """Run ``work``, of that attempt if any, in a slot of its own."""
         task = asyncio.create_task(work)
         self._running[task] = attempt
         task.add_done_callback(self._ended)
 
-    def acquire_exclusive(self, attempt: Attempt) -> None:
+    def acquire_exclusive(self, attempt: RunningAttempt) -> None:
         """Leave no slot free until ``release_exclusive`` is called for this attempt."""
         self._exclusive = attempt
 
-    def release_exclusive(self, attempt: Attempt) -> None:
+    def release_exclusive(self, attempt: RunningAttempt) -> None:
         """Free the other slots again; does nothing for an attempt without exclusive use."""
         if self._exclusive is attempt:
             self._exclusive = None

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from system.attempts import Attempt
+from system.attempts import RunningAttempt
 from system.finisher import Finisher
 from system.handlers.cancellation import Cancellation, StopReason
 from system.handlers.commit import Commit
@@ -41,7 +41,7 @@ class Executor:
         telemetry: WorkerInstrumentation,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self.attempts: dict[AttemptKey, Attempt] = {}
+        self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
         self._settings = settings
         self._registry = registry
@@ -83,7 +83,7 @@ class Executor:
             commit=commit,
             open_transaction=self._transactions.open if handler.is_async else None,
         )
-        attempt = Attempt(grant, handler, context, cancellation, commit)
+        attempt = RunningAttempt(grant, handler, context, cancellation, commit)
         self.attempts[grant.key] = attempt
         if grant.quarantined:
             self.slots.acquire_exclusive(attempt)
@@ -113,7 +113,7 @@ class Executor:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.slots.close(_CLOSE_SECONDS)
 
-    async def _run(self, attempt: Attempt) -> None:
+    async def _run(self, attempt: RunningAttempt) -> None:
         grant, loop = attempt.grant, asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -146,7 +146,7 @@ class Executor:
 
     def _record(
         self,
-        attempt: Attempt,
+        attempt: RunningAttempt,
         end: Success | Failure | None,
         answer: Answer | None,
         seconds: float,

@@ -44,7 +44,7 @@ def api() -> None:
 @app.command()
 def scheduler() -> None:
     """Move due tasks to the queue and sweep up after crashes (start two or more)."""
-    from system.roles import run_scheduler
+    from system.scheduler_role import run_scheduler
 
     _run(run_scheduler(_settings()))
 
@@ -57,7 +57,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run tasks: the built-in ones and those of your own modules."""
-    from system.roles import run_worker
+    from system.worker_role import run_worker
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
 

@@ -1,4 +1,4 @@
-"""One attempt: runs the handler, and says how it ended. Nothing here talks to the database."""
+"""One attempt: run its handler and decide how it ended. Nothing here talks to the database."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import orjson
 
 from system.errors import TaskLost, Unstorable
 from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.commit import Commit
 from system.handlers.context import Context
 from system.handlers.errors import Discard, Retry
 from system.handlers.handler import Handler
@@ -19,6 +20,7 @@ from system.handlers.result import encode_result
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
 from system.records import Failure, Grant, Success
+from system.telling.attempt_trace import AttemptSpan
 
 _DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store
 _TRACEBACK_CHARACTERS_MAX = 16_000
@@ -31,24 +33,46 @@ _REASONS = {
 }
 
 
-class Attempt:
+class RunningAttempt:
     """A granted task while its handler runs."""
 
     def __init__(
-        self, grant: Grant, handler: Handler, context: Context, cancellation: Cancellation
+        self,
+        grant: Grant,
+        handler: Handler,
+        context: Context,
+        cancellation: Cancellation,
+        commit: Commit,
     ) -> None:
+        """``context`` is the handler's view of ``cancellation`` and ``commit``."""
         self.grant = grant
         self.handler = handler
         self.context = context
         self.ended = False
         self._cancellation = cancellation
+        self._commit = commit
         self._call: asyncio.Future[Any] | None = None
         self._thread: Future[Any] | None = None
+
+    @property
+    def span(self) -> AttemptSpan | None:
+        """Its span, None where none is recorded."""
+        return self._commit.span
+
+    @property
+    def committed(self) -> bool:
+        """Whether ``ctx.transaction()`` committed: the task is SUCCEEDED and nothing is left."""
+        return self._commit.committed
+
+    @property
+    def stopping(self) -> bool:
+        """Whether its handler was told to stop."""
+        return self._cancellation.requested
 
     async def run(
         self, executor: Executor, *, uniform: float, result_bytes_max: int
     ) -> Success | Failure | None:
-        """Calls the handler to its end; None when there is nothing (left) to write.
+        """Run the handler and return its end; None when there is nothing left to write.
 
         ``uniform`` in [0, 1) picks the jitter of the delay before a retry.
         """
@@ -65,27 +89,26 @@ class Attempt:
         return self._end(value, uniform=uniform, result_bytes_max=result_bytes_max)
 
     async def released(self) -> None:
-        """Returns when the thread of a plain function is free again; at once for coroutines."""
+        """Wait until the thread of a plain function is free; return at once for coroutines."""
         if self._thread is not None and not self._thread.done():
             await asyncio.gather(asyncio.wrap_future(self._thread), return_exceptions=True)
 
     def stop(self, reason: StopReason) -> None:
-        """Tells the handler to stop: ``ctx.cancelled``, and CancelledError in a coroutine.
+        """Tell the handler to stop: ``ctx.cancelled``, and CancelledError in a coroutine.
 
-        A thread cannot be stopped: its attempt ends here, what it still does is fenced off.
+        A thread cannot be stopped: its attempt ends here, and the fence refuses later writes.
         """
         if self.ended or self._cancellation.requested:
             return
-        if self.context.trace is not None:
-            self.context.trace.event(reason)
+        if self.span is not None:
+            self.span.event(reason)
         self._cancellation.request(reason)
         if self._call is not None:
             self._call.cancel()
 
     def _start(self, loop: asyncio.AbstractEventLoop, executor: Executor) -> asyncio.Future[Any]:
         function, payload = self.handler.function, self.grant.payload
-        trace = self.context.trace
-        inside = contextvars.copy_context() if trace is None else trace.inside()
+        inside = contextvars.copy_context() if self.span is None else self.span.inside()
         if self.handler.is_async:
             return loop.create_task(_contained(function(self.context, payload)), context=inside)
         self._thread = executor.submit(inside.run, _contained_call, function, self.context, payload)
@@ -94,11 +117,11 @@ class Attempt:
     def _end(
         self, value: Any, *, uniform: float, result_bytes_max: int
     ) -> Success | Failure | None:
-        if self.context.finished or self._cancellation.reason is StopReason.LEASE_LOST:
+        if self.committed or self._cancellation.reason is StopReason.LEASE_LOST:
             return None
         if isinstance(value, TaskLost):
             return None
-        if isinstance(value, BaseException) or self.context.unsettled:
+        if isinstance(value, BaseException) or self._commit.unknown:
             return self._unsuccessful(value, uniform)
         try:
             result = encode_result(value, result_bytes_max)
@@ -107,8 +130,8 @@ class Attempt:
         return Success(self.grant.task_id, self.grant.epoch, result)
 
     def _unsuccessful(self, value: Any, uniform: float) -> Failure:
-        if self.context.unsettled:
-            # The COMMIT may stand: only the fence can tell. Under this epoch one of both wins.
+        if self._commit.unknown:
+            # The COMMIT may have been applied; under this epoch the fence accepts only one of both.
             return self._failed(value, uniform)
         if isinstance(value, asyncio.CancelledError):
             return self._stopped(value, uniform)
@@ -137,7 +160,7 @@ class Attempt:
         return self._failure(Reason.FAILED, self._delay(uniform, asked), error)
 
     def _delay(self, uniform: float, asked_seconds: float | None = None) -> float:
-        """What the handler asked for, else its backoff; never beyond what can be stored."""
+        """Return the delay the handler asked for, else its backoff, within what Postgres stores."""
         delay = asked_seconds
         if delay is None:
             delay = self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
@@ -148,7 +171,7 @@ class Attempt:
 
 
 async def _outcome(call: asyncio.Future[Any]) -> Any:
-    """What the call returned or raised; only the end of the awaiting task itself is raised."""
+    """Return what the call returned or raised; raise only the cancellation of this task."""
     try:
         return await call
     except asyncio.CancelledError as error:
@@ -160,7 +183,7 @@ async def _outcome(call: asyncio.Future[Any]) -> Any:
 
 
 async def _contained(call: Any) -> Any:
-    """A handler that calls ``sys.exit`` fails its attempt, not the worker."""
+    """Run a coroutine so that ``sys.exit`` in it fails the attempt and not the worker."""
     try:
         return await call
     except asyncio.CancelledError as error:
@@ -172,7 +195,7 @@ async def _contained(call: Any) -> Any:
 
 
 def _contained_call(function: Any, context: Context, payload: Any) -> Any:
-    """The same in a thread, where StopIteration could not even be handed over to the loop."""
+    """Do the same in a thread, where StopIteration could not be passed to the loop either."""
     try:
         return function(context, payload)
     except (SystemExit, KeyboardInterrupt, StopIteration) as error:
@@ -186,7 +209,7 @@ def _explained(error: BaseException) -> RuntimeError:
 
 
 def _detail(error: Any) -> str:
-    """The error as JSON that Postgres stores whatever its text is."""
+    """Return the error as JSON that Postgres can store, whatever its text is."""
     explanation = {"type": type(error).__name__, "message": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     if isinstance(error, BaseException) and not isinstance(error, Retry | Discard):
         lines = "".join(traceback.format_exception(error))

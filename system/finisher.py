@@ -1,8 +1,8 @@
 """Group commit of finished attempts: the ends of many handlers in one statement.
 
-While a statement is in flight the next ends collect behind it, so the batch grows with the load.
-After a batch of more than one, the next waits briefly for further ends; a single one is sent at
-once. An end of unknown outcome is resent until it is answered: its guards make that harmless.
+Ends that arrive while a statement is in flight form the next batch, so batches grow with the load.
+After a batch of several, the next one waits briefly for more; a single end is sent at once. An end
+of unknown outcome is sent again until it is answered, which its guards make idempotent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ E = TypeVar("E", Success, Failure)
 
 
 class Finisher:
-    """Collects ends by ``settle``; ``run`` sends them until ``stop``, and then the rest."""
+    """Accepts ends by ``settle``; ``run`` sends them until ``stop`` and none is left."""
 
     def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class Finisher:
         self._troubled: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
-        """Return when the database answered: done, or refused with the state found."""
+        """Have an end written; return the answer: done, or refused with the state found."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((end, future))
         self._arrived.set()
@@ -72,7 +72,7 @@ class Finisher:
                     self._troubled = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Return why no end was answered for longer than ``seconds``, as ``Loops.stalled``."""
+        """Say why no end was answered for longer than ``seconds``, as ``Loops.stalled`` does."""
         if self._troubled is None:
             return {}
         since, why = self._troubled
@@ -84,12 +84,12 @@ class Finisher:
         self._troubled = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
-        """Let ``run`` return once it has sent the rest."""
+        """Let ``run`` return when it has sent what is there."""
         self._stopping = True
         self._arrived.set()
 
     def _take(self) -> list[Waiting]:
-        """Return the next batch, at most one end per task: a statement answers by task."""
+        """Return the next batch, with at most one end per task: answers are matched by task."""
         batch: dict[UUID, Waiting] = {}
         rest: list[Waiting] = []
         for waiting in self._waiting:
@@ -104,15 +104,15 @@ class Finisher:
     async def _send(self, batch: Sequence[Waiting]) -> None:
         successes = [end for end, _ in batch if isinstance(end, Success)]
         failures = [end for end, _ in batch if isinstance(end, Failure)]
-        answers, unstorable = await self._until_answered(
+        answers, refused = await self._until_answered(
             successes, lambda some: self._store.finish(some, self._worker_id)
         )
-        for success, error in unstorable:
+        for success, error in refused:
             self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
             failures.append(_not_storable(success))
-        more, nameless = await self._release(failures)
-        if nameless:  # the detail is the only value that Postgres could refuse
-            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in nameless]
+        more, unstorable = await self._release(failures)
+        if unstorable:  # the detail is the only value in a failure that Postgres could refuse
+            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in unstorable]
             more += (await self._release(bare))[0]
         by_task = {answer.task_id: answer for answer in answers + more}
         for end, future in batch:
@@ -150,7 +150,7 @@ class Finisher:
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
-    """Fail the ends after a bug: the attempts stay RUNNING until the heartbeat releases them."""
+    """Fail the waiting attempts after a bug; the heartbeat will release them as unknown here."""
     for _, future in batch:
         if not future.done():
             future.set_exception(RuntimeError(f"finish failed: {error!r}"))

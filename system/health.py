@@ -19,7 +19,7 @@ from observability.metrics import Metrics
 _KEEP_ALIVE_SECONDS = 75
 
 
-class HttpServer(uvicorn.Server):
+class UvicornServer(uvicorn.Server):
     """uvicorn without its signal handlers: the role decides what a signal means."""
 
     @contextlib.contextmanager
@@ -59,7 +59,9 @@ def create_health(stalled: Callable[[], dict[str, str]], metrics: Metrics) -> St
     )
 
 
-async def start_server(app: object, host: str, port: int) -> tuple[HttpServer, asyncio.Task[None]]:
+async def start_server(
+    app: object, host: str, port: int
+) -> tuple[UvicornServer, asyncio.Task[None]]:
     """Serves ``app`` in a task of its own; returns when the port is bound.
 
     Raises:
@@ -75,7 +77,7 @@ async def start_server(app: object, host: str, port: int) -> tuple[HttpServer, a
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
     )
-    server = HttpServer(config)
+    server = UvicornServer(config)
     task = asyncio.create_task(_serve(server, f"{host}:{port}"))
     while not server.started:  # uvicorn has nothing to wait for
         if task.done():
@@ -84,14 +86,14 @@ async def start_server(app: object, host: str, port: int) -> tuple[HttpServer, a
     return server, task
 
 
-async def _serve(server: HttpServer, address: str) -> None:
+async def _serve(server: UvicornServer, address: str) -> None:
     try:
         await server.serve()
     except SystemExit as error:  # uvicorn's way to say that it cannot bind
         raise OSError(f"cannot listen on {address}: is the port in use?") from error
 
 
-async def stop_server(server: HttpServer, task: asyncio.Task[None]) -> None:
+async def stop_server(server: UvicornServer, task: asyncio.Task[None]) -> None:
     """Ends the server after the requests under way."""
     server.should_exit = True
     await task

@@ -1,12 +1,12 @@
-"""How a worker takes work: reads hints for its free slots, claims them, begins what was granted.
+"""Claim tasks: read hints for free slots, claim their tasks, start what was granted.
 
-A task on its last life (one more loss would make it FAILED) is granted only to a worker in which
-nothing else runs. Such a hint waits here, unacked: this worker begins nothing more, lets what runs
-end, and claims it then. Meanwhile it asks again now and then: another worker may have had it. Hints
-of further ones go back to the queue, to other workers.
+A quarantined task (one more loss would make it FAILED) is granted only to a worker in which nothing
+else runs. Its hint is held here, unacked: this worker starts nothing more until its slots are idle
+and claims the task then. Meanwhile it asks again now and then, since another worker may have run
+it. Hints of further quarantined tasks are requeued for other workers.
 
-Nothing is claimed while the lease may be over: whatever a dead worker is granted is taken back at
-once, and each time that counts as a loss of the task (``max_losses`` makes it FAILED).
+Nothing is claimed while the lease may be over: what a dead worker is granted is reclaimed at once,
+and each time counts as a loss of the task (``max_losses`` makes it FAILED).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from system.queue import Delivery, HintQueue
 from system.records import Claimed, Hint
 from system.resend import Unanswered, until_answered
 from system.settings import Settings
-from system.slots import Slots
+from system.slots import Executor
 from system.store import Store
-from system.telling.attempts import Attempts
+from system.telling.attempts import WorkerInstrumentation
 
 READ_BLOCK_SECONDS = 1.0
 _RESEND_SECONDS = 0.2
@@ -35,7 +35,7 @@ _CLAIM_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Shutdown:
     """How an incarnation ends: ``loops`` stop, then the grace runs out; or the lease is lost."""
 
     loops: Loops
@@ -43,13 +43,13 @@ class Ending:
     grace_left: Callable[[], float]
 
     @property
-    def come(self) -> bool:
-        """Whether nothing is to be waited for any more."""
+    def due(self) -> bool:
+        """Whether there is no time left to wait for an answer."""
         return self.lease.dead.is_set() or self.grace_left() <= 0
 
 
-class Intake:
-    """One ``turn`` reads and claims once; after the last one ``leave``."""
+class Claimer:
+    """Reads and claims once per ``claim_once``; call ``leave`` after the last one."""
 
     def __init__(
         self,
@@ -57,38 +57,55 @@ class Intake:
         worker_id: UUID,
         store: Store,
         queue: HintQueue,
-        slots: Slots,
-        ending: Ending,
-        telling: Attempts,
+        executor: Executor,
+        shutdown: Shutdown,
+        telemetry: WorkerInstrumentation,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self.claims_sent = 0
         self._settings = settings
         self._worker_id = worker_id
         self._store = store
         self._queue = queue
-        self._slots = slots
-        self._ending = ending
-        self._telling = telling
+        self._slots = executor.slots
+        self._executor = executor
+        self._shutdown = shutdown
+        self._telemetry = telemetry
         self._log = log
+        self._claims_sent = 0
         self._claims_in_flight = 0
         self._reread = False
-        self._waiting: Delivery | None = None  # until nothing else runs here
+        self._quarantined: Delivery | None = None  # held until nothing else runs here
 
-    @property
-    def claims_answered(self) -> int:
-        """How many claims were sent, all of them answered; -1 while one is not."""
-        return self.claims_sent if not self._claims_in_flight else -1
+    def claim_mark(self) -> int | None:
+        """Return a mark for ``no_claim_since``, None while a claim is in flight."""
+        return None if self._claims_in_flight else self._claims_sent
 
-    async def turn(self) -> None:
-        """Waits for slots, reads hints for them, claims; or goes on waiting to be alone."""
-        # A turn that fails may have read hints, or claimed and not acked: look at them again.
+    def no_claim_since(self, mark: int | None) -> bool:
+        """Whether no claim was in flight when ``mark`` was taken, and none was sent since.
+
+        Only then does a heartbeat sent after the mark tell strays from new grants: an attempt it
+        lists that is unknown here cannot be one whose grant is still on its way.
+        """
+        return mark == self._claims_sent
+
+    async def claim_once(self) -> None:
+        """Wait for slots, read hints for them and claim; or wait for exclusive use."""
+        # A round that fails may have read hints, or claimed without acking: read those again.
         reread, self._reread = self._reread, True
-        if self._waiting is not None:
-            await self._wait_to_be_alone(self._waiting)
+        if self._quarantined is not None:
+            await self._claim_quarantined(self._quarantined)
         elif await self._free_slots() >= len(self._settings.queues):
             reread = await self._read_and_take(pending=reread) and reread
         self._reread = reread
+
+    async def leave(self) -> None:
+        """Requeue the hint of a quarantined task that is held here, if any."""
+        if self._quarantined is None or self._shutdown.lease.dead.is_set():
+            return  # a scheduler drains the hints of a dead worker
+        try:
+            await self._queue.requeue([self._quarantined])
+        except Unavailable as error:
+            self._log.warning("a hint was left behind: it is published again", error=str(error))
 
     async def _read_and_take(self, *, pending: bool) -> bool:
         """Whether there were any hints."""
@@ -99,26 +116,17 @@ class Intake:
             block_seconds=READ_BLOCK_SECONDS,
             pending=pending,
         )
-        if deliveries and self._ending.loops.stopping:
+        if deliveries and self._shutdown.loops.stopping:
             await self._queue.requeue(deliveries)
         elif deliveries:
             await self._take(deliveries)
         return bool(deliveries)
 
-    async def leave(self) -> None:
-        """Gives the hint that waits here, if any, to other workers."""
-        if self._waiting is None or self._ending.lease.dead.is_set():
-            return  # of a dead worker's hints a scheduler takes care
-        try:
-            await self._queue.requeue([self._waiting])
-        except Unavailable as error:
-            self._log.warning("a hint was left behind: it is published again", error=str(error))
-
     async def _free_slots(self) -> int:
-        """Waits a while for as many free slots as there are queues to read."""
+        """Wait for as many free slots as there are queues to read, up to the read timeout."""
         least = len(self._settings.queues)
         await self._slots.wait(
-            lambda: self._slots.free >= least or self._ending.loops.stopping, READ_BLOCK_SECONDS
+            lambda: self._slots.free >= least or self._shutdown.loops.stopping, READ_BLOCK_SECONDS
         )
         return self._slots.free
 
@@ -126,52 +134,57 @@ class Intake:
         hints = [delivery.hint for delivery in deliveries if delivery.hint]
         claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
         if claimed is None:
-            return  # never acked: a scheduler gives these hints to the living
-        batches = {hint.task_id: hint.traceparent for hint in hints if hint.traceparent}
-        if self._ending.lease.dead.is_set():
+            return  # never acked: a scheduler drains these hints for other workers
+        batches = {hint.task_id: hint.batch_traceparent for hint in hints}
+        if self._shutdown.lease.dead.is_set():
             for grant in claimed.grants:
-                self._telling.dropped(grant, batches.get(grant.task_id))
+                self._telemetry.dropped(grant, batches.get(grant.task_id))
             return
-        later: list[Delivery] = []
+        deferred: list[Delivery] = []
         settled: list[Delivery] = []
         for delivery in deliveries:
-            deferred = delivery.hint and delivery.hint.task_id in claimed.deferred
-            (later if deferred else settled).append(delivery)
-        self._telling.not_granted(len(settled) - len(claimed.grants))
+            later = delivery.hint and delivery.hint.task_id in claimed.deferred
+            (deferred if later else settled).append(delivery)
+        self._telemetry.not_granted(len(settled) - len(claimed.grants))
         for grant in claimed.grants:
-            batch = batches.get(grant.task_id)
-            started = sent - grant.running_seconds
-            self._slots.begin(grant, started, batch=batch, stopping=self._ending.loops.stopping)
-        waiting = later[:1] if not self._slots.alone else []
-        self._wait_for(waiting[0] if waiting else None)
-        await self._queue.requeue(later[len(waiting) :])
+            self._executor.begin(
+                grant,
+                sent - grant.running_seconds,
+                batch_traceparent=batches.get(grant.task_id),
+                stopping=self._shutdown.loops.stopping,
+            )
+        held = deferred[:1] if not self._slots.exclusive else []
+        self._hold(held[0] if held else None)
+        await self._queue.requeue(deferred[len(held) :])
         await self._queue.ack(settled)
 
     async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
-        """Sends the claim until it is answered, under a lease and always under the same token.
+        """Send the claim until it is answered, under a lease and always with the same token.
 
-        With the loop's time of the sending that was answered. None: dead, or stopped without
-        Postgres for so long that the grace is over.
+        Returns the answer and the loop's time when the answered claim was sent. The answer is None
+        if the worker is dead, or if the grace of a shutdown ran out without Postgres.
         """
-        token, alone = uuid4(), self._slots.idle
+        token, exclusive = uuid4(), self._slots.idle
         clock = asyncio.get_running_loop().time
-        ending = self._ending
+        shutdown = self._shutdown
 
         async def send() -> tuple[Claimed | None, float]:
-            while not ending.come:
-                if ending.lease.held:
+            while not shutdown.due:
+                if shutdown.lease.held:
                     sent = clock()
-                    claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
+                    claimed = await self._store.claim(
+                        hints, self._worker_id, token, exclusive=exclusive
+                    )
                     return claimed, sent
-                await ending.lease.wait(_RESEND_SECONDS)
+                await shutdown.lease.wait(_RESEND_SECONDS)
             return None, 0.0
 
         async def again(error: Unanswered) -> bool:
             self._log.warning("claim sent again", hints=len(hints), error=str(error))
-            await wait_for_event(ending.lease.dead, _RESEND_SECONDS)
+            await wait_for_event(shutdown.lease.dead, _RESEND_SECONDS)
             return True
 
-        self.claims_sent += 1
+        self._claims_sent += 1
         self._claims_in_flight += 1
         try:
             claimed, sent = await until_answered(send, again)
@@ -181,30 +194,30 @@ class Intake:
             self._log.warning("claim of unknown outcome was committed", grants=claimed.again)
         return claimed, sent
 
-    # A task on its last life
+    # Quarantined tasks
 
-    def _wait_for(self, delivery: Delivery | None) -> None:
-        if delivery is not None and delivery != self._waiting and delivery.hint:
+    def _hold(self, delivery: Delivery | None) -> None:
+        if delivery is not None and delivery != self._quarantined and delivery.hint:
             self._log.info(
                 "a task waits until nothing else runs here",
                 task_id=str(delivery.hint.task_id),
             )
-        self._waiting = delivery
+        self._quarantined = delivery
 
-    async def _wait_to_be_alone(self, delivery: Delivery) -> None:
-        """A while at most: then asks whether the task is still to be had."""
-        loops = self._ending.loops
-        alone = await self._slots.wait(
+    async def _claim_quarantined(self, delivery: Delivery) -> None:
+        """Claim the held task once nothing else runs, or ask whether another worker has run it."""
+        loops = self._shutdown.loops
+        idle = await self._slots.wait(
             lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS
         )
         if loops.stopping:
             return
         await self._take([delivery])
-        if self._waiting is None:
+        if self._quarantined is None:
             return
-        if self._slots.stuck:  # a thread or coroutine that does not stop would block this worker
+        if self._slots.stuck:  # a handler that ignores its stop would block this worker
             self._log.warning("what runs here does not end: the task is left to other workers")
-            self._waiting = None
-            await self._queue.ack([delivery])  # published again at its deadline
-        elif alone:  # only by the database's account another attempt is ours: a heartbeat mends it
+            self._quarantined = None
+            await self._queue.ack([delivery])  # republished at its deadline
+        elif idle:  # the database still has another attempt here: a heartbeat resolves that
             await loops.sleep(_RESEND_SECONDS)

@@ -1,10 +1,10 @@
-"""What a worker knows of its own lease.
+"""A worker's view of its own lease.
 
 By the database's clock the lease runs from the moment a heartbeat is carried out. Here it runs from
 the moment that heartbeat was sent, so it is over here before any scheduler may mark this worker
-dead (C. G. Gray, D. R. Cheriton: Leases, SOSP 1989). No wall clock is needed, only seconds that
-last as long here as there. Not the event loop's: it stands still while callbacks run, or while the
-process is stopped among them.
+dead (C. G. Gray, D. R. Cheriton: Leases, SOSP 1989). This needs no wall clock, only monotonic
+seconds of the same length on both sides. The event loop's clock will not do: it stands still while
+callbacks run, even if the process is suspended during one.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether nobody can have marked this worker dead yet."""
+        """Whether no scheduler can have marked this worker dead yet."""
         return not self.dead.is_set() and time.monotonic() < self._ends
 
     def renew(self, sent: float) -> None:
-        """A heartbeat that was sent then (``time.monotonic``) was answered."""
+        """Extend the lease: a heartbeat sent at ``sent`` (``time.monotonic``) was answered."""
         self._ends = sent + self._seconds
         self._changed.set()
 
     def lose(self) -> None:
-        """The database says that this worker is dead."""
+        """End the lease for good: the database has this worker marked dead."""
         self.dead.set()
         self._changed.set()
 
     async def wait(self, seconds: float) -> None:
-        """Waits for the next word of the database about it, at most so long."""
+        """Wait up to ``seconds`` until the lease is renewed or lost."""
         self._changed.clear()
         await wait_for_event(self._changed, seconds)

@@ -132,7 +132,7 @@ class Counters:
         return self.attempt - self.losses - self.handed_back
 
     @property
-    def last_life(self) -> bool:
+    def quarantined(self) -> bool:
         """Lost before, and one more loss would make it FAILED: it runs alone in its worker.
 
         So whatever kills that process kills no other task with it, and no other task kills it.

@@ -1,4 +1,4 @@
-"""Supervised loops: a role is a few of them, and is healthy as long as each makes progress."""
+"""Supervised loops: a role runs a few of them and is healthy while each makes progress."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from system.errors import HoldfastError
 _BACKOFF_MIN_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 2.0
 
-Turn = Callable[[], Awaitable[None]]
+Iteration = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class _Loop:
     name: str
-    turn: Turn
+    iteration: Iteration
     stalled_seconds: float | None
     progressed_at: float | None = None  # None: not started
     failures: int = 0
@@ -29,10 +29,10 @@ class _Loop:
 
 @dataclass(slots=True)
 class Loops:
-    """Runs turns again and again until ``stop``; an error costs a pause, never the loop.
+    """Repeat iterations until ``stop``; an error causes a pause and never ends the loop.
 
-    A turn is one bounded round of work including its own waiting; it ends soon after ``stop``
-    if it waits by ``sleep``. Progress is a turn that ended well.
+    An iteration is one bounded round of work including its own waiting; it ends soon after ``stop``
+    if it waits by ``sleep``. Progress is an iteration that succeeded.
     """
 
     log: structlog.stdlib.BoundLogger
@@ -40,12 +40,15 @@ class Loops:
     _loops: list[_Loop] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def add(self, name: str, turn: Turn, *, stalled_seconds: float | None) -> None:
-        """A loop; without progress for ``stalled_seconds`` the role is not ready (None: it is)."""
-        self._loops.append(_Loop(name, turn, stalled_seconds))
+    def add(self, name: str, iteration: Iteration, *, stalled_seconds: float | None) -> None:
+        """Add a loop; without progress for ``stalled_seconds`` the role is not ready.
+
+        None: the loop does not affect readiness.
+        """
+        self._loops.append(_Loop(name, iteration, stalled_seconds))
 
     async def run(self) -> None:
-        """Returns when ``stop`` was called and every turn ended."""
+        """Run the loops; return when ``stop`` was called and every iteration has ended."""
         now = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             for loop in self._loops:
@@ -54,7 +57,7 @@ class Loops:
                 group.create_task(self._supervise(loop), name=loop.name)
 
     def stop(self) -> None:
-        """Ends every loop after its present turn."""
+        """End every loop after its current iteration."""
         self._stopping.set()
 
     @property
@@ -63,22 +66,22 @@ class Loops:
         return self._stopping.is_set()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleeps, but not past ``stop``."""
+        """Sleep, but not past ``stop``."""
         await wait_for_event(self._stopping, seconds)
 
     def stalled(self) -> dict[str, str]:
-        """The loops without recent progress, each with what it says; empty means ready."""
+        """Return the loops without recent progress, each with the reason; empty means ready."""
         now = asyncio.get_running_loop().time()
         return {loop.name: why for loop in self._loops if (why := _why_stalled(loop, now))}
 
     async def _supervise(self, loop: _Loop) -> None:
         while not self._stopping.is_set():
             try:
-                await loop.turn()
+                await loop.iteration()
             except asyncio.CancelledError as error:
                 if cancelled_from_outside():
                     raise
-                self._failed(loop, error)  # something inside was cancelled: an error like others
+                self._failed(loop, error)  # something inside was cancelled: an error like any other
                 self.log.exception("turn failed", loop=loop.name)
             except HoldfastError as error:
                 self._failed(loop, error)
@@ -102,7 +105,7 @@ class Loops:
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
-    """Waits up to ``seconds`` for the event; whether it is set."""
+    """Wait up to ``seconds`` for the event; return whether it is set."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
@@ -112,7 +115,7 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
 
 
 def cancelled_from_outside() -> bool:
-    """Whether this very task is to end; else a CancelledError is an error from within."""
+    """Whether this task itself is being cancelled; else a CancelledError came from within."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 

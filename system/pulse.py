@@ -1,4 +1,4 @@
-"""How late the event loop of a role is: whoever blocks it makes everybody else wait."""
+"""Measure how late the event loop of a role is: a blocking callback delays everything else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from system.loops import Loops
 _EVERY_SECONDS = 0.5
 
 
-class Pulse:
+class LoopLag:
     """A loop that sleeps and measures how late it was woken. It never makes a role unready."""
 
     def __init__(self, loops: Loops, metrics: Metrics) -> None:
         self._loops = loops
         self._metrics = metrics
-        loops.add("pulse", self.turn, stalled_seconds=None)
+        loops.add("pulse", self.measure, stalled_seconds=None)
 
-    async def turn(self) -> None:
-        """One sleep."""
+    async def measure(self) -> None:
+        """Sleep once and observe the delay."""
         loop = asyncio.get_running_loop()
         due = loop.time() + _EVERY_SECONDS
         await self._loops.sleep(_EVERY_SECONDS)

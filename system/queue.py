@@ -1,8 +1,8 @@
-"""Hints on Redis streams: "this task may be claimed". Never truth; losing all of it loses nothing.
+"""Hints on Redis streams: "this task may be claimed". Never truth: losing them all loses no task.
 
 One stream per queue, one consumer group, one consumer per worker incarnation. Redis' own clocks
-(idle times, TTLs) decide nothing. Keys: ``<prefix>:hints:<queue>``, ``<prefix>:generation`` (gone
-means Redis forgot everything) and ``<prefix>:poke`` (wakes schedulers early).
+(idle times, TTLs) decide nothing. Keys: ``<prefix>:hints:<queue>``, ``<prefix>:generation`` (absent
+means that all hints were lost) and ``<prefix>:poke`` (wakes schedulers early).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from uuid import UUID
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
+from observability.traceparent import is_sampled
 from system.errors import Unavailable
 from system.records import Hint
 from system.redis_connection import connect
@@ -29,7 +30,7 @@ _EPOCH_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A hint as read from a stream; ``hint`` is None when the entry makes no sense."""
+    """A hint as read from a stream; ``hint`` is None if the entry is not valid."""
 
     queue: str
     entry_id: bytes
@@ -58,27 +59,31 @@ class HintQueue:
 
     # Schedulers
 
-    async def publish(self, hints: Sequence[Hint]) -> None:
-        """Appends the hints to their streams. After an error some may be published."""
+    async def publish(self, hints: Sequence[Hint], batch_traceparent: str | None = None) -> None:
+        """Append the hints to their streams. After an error some may be published.
+
+        ``batch_traceparent``: the span of this batch, carried by the hints of sampled tasks.
+        """
         async with self._asking():
             pipeline = self._redis.pipeline(transaction=False)
             for hint in hints:
-                self._append(pipeline, hint)
+                sampled = is_sampled(hint.traceparent)
+                self._append(pipeline, hint, batch_traceparent if sampled else None)
             await pipeline.execute()
 
     async def generation(self) -> str | None:
-        """The mark that Redis still remembers; None: it lost everything (or is new)."""
+        """Return the mark that hints are still there; None if Redis lost them all (or is new)."""
         async with self._asking():
             value: bytes | None = await self._redis.get(f"{self._prefix}:generation")
         return value.decode() if value is not None else None
 
     async def set_generation(self, generation: str) -> None:
-        """Sets the mark unless there is one. Only after all lost hints are published again."""
+        """Set the mark unless there is one. Call it only after all lost hints are republished."""
         async with self._asking():
             await self._redis.set(f"{self._prefix}:generation", generation, nx=True)
 
     async def wait_poke(self, after: str, seconds: float) -> str:
-        """Waits for a poke newer than ``after`` ("$" at first); returns what to pass next."""
+        """Wait for a poke newer than ``after`` ("$" at first); return what to pass next."""
         async with self._asking():
             found = await self._redis.xread(
                 {f"{self._prefix}:poke": after}, block=self._block_milliseconds(seconds)
@@ -86,7 +91,7 @@ class HintQueue:
         return found[0][1][-1][0].decode() if found else after
 
     async def consumers(self, queue: str) -> list[UUID]:
-        """The incarnations that ever read this queue and were not removed."""
+        """Return the incarnations that have read this queue and were not removed."""
         async with self._asking():
             try:
                 found = await self._redis.xinfo_consumers(self._stream(queue), GROUP)
@@ -98,17 +103,17 @@ class HintQueue:
         return [consumer for consumer in ids if consumer]
 
     async def queues(self) -> list[str]:
-        """The queues that have a stream."""
+        """Return the queues that have a stream."""
         pattern = self._stream("")
         async with self._asking():
             scan = self._redis.scan_iter(match=f"{pattern}*", count=1000, _type="stream")
             keys = [key.decode(errors="replace") async for key in scan]
         return sorted(key.removeprefix(pattern) for key in keys)
 
-    async def bury(self, queue: str, consumer: UUID) -> int:
-        """Gives the pending entries of a dead incarnation to all, then removes it.
+    async def drain(self, queue: str, consumer: UUID) -> int:
+        """Append the pending hints of a dead incarnation again, then remove its consumer.
 
-        Returns how many hints were appended again.
+        Returns how many hints were appended.
         """
         moved = 0
         while True:
@@ -139,9 +144,9 @@ class HintQueue:
         block_seconds: float,
         pending: bool = False,
     ) -> list[Delivery]:
-        """At most ``count`` (>= the number of queues) new hints; waits for the first one.
+        """Read at most ``count`` (>= the number of queues) new hints; wait for the first one.
 
-        ``pending``: those that this consumer was given before and never acked; does not wait.
+        ``pending``: read those delivered to this consumer before and never acked, without waiting.
         """
         streams = {self._stream(queue): "0" if pending else ">" for queue in queues}
         async with self._asking():
@@ -166,17 +171,17 @@ class HintQueue:
         ]
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Forgets the hints: they were claimed, or can never be."""
+        """Remove the hints: they were claimed, or can never be."""
         await self._per_queue(deliveries, again=False)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Gives hints that were read but not claimed to another worker."""
+        """Append hints that were read but not claimed again, for other workers."""
         await self._per_queue(deliveries, again=True)
 
     # API
 
     async def poke(self) -> None:
-        """Wakes sleeping schedulers: something is due now."""
+        """Wake sleeping schedulers: a task is due now."""
         async with self._asking():
             await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
 
@@ -191,10 +196,10 @@ class HintQueue:
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:
-        """Commands that are answered within the timeout, all of them together.
+        """Bound the time of all commands in the block together.
 
-        redis-py's own timeout would guard each reply of a pipeline by itself: a third of what it
-        costs to publish a hint.
+        redis-py's own timeout guards each reply of a pipeline by itself, which is a third of the
+        cost of publishing a hint.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -210,10 +215,10 @@ class HintQueue:
     def _stream(self, queue: str) -> str:
         return f"{self._prefix}:hints:{queue}"
 
-    def _append(self, pipeline: Pipeline, hint: Hint) -> None:
+    def _append(self, pipeline: Pipeline, hint: Hint, batch_traceparent: str | None) -> None:
         fields: dict[Any, Any] = {b"id": str(hint.task_id), b"epoch": hint.epoch}
-        if hint.traceparent:
-            fields[b"traceparent"] = hint.traceparent
+        if batch_traceparent:
+            fields[b"traceparent"] = batch_traceparent
         pipeline.xadd(self._stream(hint.queue), fields, maxlen=self._stream_entries_max)
 
     async def _create_groups(self, queues: Sequence[str]) -> None:
@@ -234,7 +239,7 @@ class HintQueue:
         async with self._asking():
             pipeline = self._redis.pipeline(transaction=True)
             for hint in hints:
-                self._append(pipeline, hint)
+                self._append(pipeline, hint, hint.batch_traceparent)
             pipeline.xack(self._stream(queue), GROUP, *ids)
             pipeline.xdel(self._stream(queue), *ids)
             await pipeline.execute()
@@ -245,15 +250,15 @@ def _no_group(error: ResponseError) -> bool:
 
 
 def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
-    """Anybody can write to Redis: what is no hint is dropped, not believed."""
+    """Decode an entry; one that is not a valid hint (anyone can write to Redis) has none."""
     try:
         values = fields or {}  # None: trimmed away before it was read
-        traceparent = values.get(b"traceparent")
+        batch = values.get(b"traceparent")
         hint = Hint(
             task_id=UUID(values[b"id"].decode()),
             epoch=int(values[b"epoch"]),
             queue=queue,
-            traceparent=traceparent.decode() if traceparent else None,
+            batch_traceparent=batch.decode() if batch else None,
         )
     except (KeyError, ValueError):
         return Delivery(queue, entry_id, None)

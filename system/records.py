@@ -10,6 +10,8 @@ from uuid import UUID
 
 from system.lifecycle import Reason, State
 
+AttemptKey = tuple[UUID, int]  # task id and epoch
+
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
@@ -184,21 +186,22 @@ class Acted(Answer):
 class Hint:
     """Says that ``task_id`` may be claimed while its epoch is ``epoch``. Never truth.
 
-    ``traceparent`` names the scheduler's batch that published it, where that is traced.
+    ``batch_traceparent``: the span of the scheduler's batch that published it, if that is sampled.
+    ``traceparent``: that of the task's row; it is not part of what is published.
     """
 
     task_id: UUID
     epoch: int
     queue: str
+    batch_traceparent: str | None = None
     traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Republished(Hint):
-    """A hint to publish once more. ``task_traceparent`` is that of the row."""
+    """A hint to publish once more."""
 
     attempt: int
-    task_traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,30 +225,41 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
-
-    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run,
-    ``running_seconds`` from claimed to the answer that says so, by the database's clock;
-    ``queued_at``: it was QUEUED from then on. ``last_life``: one more loss makes the task FAILED,
-    so nothing else may begin in this worker until the attempt is over.
-    """
+class AttemptRef:
+    """Identifies one attempt, whose ``epoch`` is odd; ``traceparent`` is the task's."""
 
     task_id: UUID
     epoch: int
     attempt: int
     name: str
     queue: str
+    traceparent: str | None
+
+    @property
+    def key(self) -> AttemptKey:
+        """What tells it from all other attempts."""
+        return self.task_id, self.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(AttemptRef):
+    """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
+
+    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run,
+    ``running_seconds`` from claimed to the answer that says so, by the database's clock;
+    ``queued_at``: it was QUEUED from then on. ``quarantined``: one more loss makes the task FAILED,
+    so nothing else may begin in this worker until the attempt is over.
+    """
+
     payload: dict[str, Any]
     max_attempts: int
     failures: int
     timeout_seconds: float
-    traceparent: str | None
     claimed_at: datetime
     waited_seconds: float
     age_seconds: float
     queued_at: datetime
-    last_life: bool = False
+    quarantined: bool = False
     running_seconds: float = field(default=0.0, compare=False)
 
 
@@ -253,7 +267,7 @@ class Grant:
 class Claimed:
     """What a claim did. Hinted tasks that stand in neither are not to be had (any more).
 
-    ``deferred``: still QUEUED under the hint's epoch, but on their last life: to be claimed when
+    ``deferred``: still QUEUED under the hint's epoch, but quarantined: to be claimed when
     nothing else runs in the worker; or it runs such a one according to the database.
     ``again``: how many of the grants an earlier send of the same claim had made.
     """
@@ -286,36 +300,21 @@ class Failure:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """A task that is RUNNING under this worker according to the database."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedAttempt(AttemptRef):
+    """An attempt that is RUNNING under this worker according to the database."""
 
-    task_id: UUID
-    epoch: int
     cancel_requested: bool
-    attempt: int
-    name: str
-    queue: str
-    traceparent: str | None
     claimed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class TakenBack:
-    """An attempt that a scheduler ended ``at`` for its worker ``owner``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimedAttempt(AttemptRef):
+    """An attempt that a scheduler ended for its worker ``owner``; ``state`` is the task's now."""
 
-    ``epoch`` is the one after it: the attempt's own is one less.
-    """
-
-    task_id: UUID
     state: State
-    epoch: int
     reason: Reason
     owner: UUID
-    attempt: int
-    name: str
-    queue: str
-    traceparent: str | None
     claimed_at: datetime
     at: datetime
 

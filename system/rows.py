@@ -20,7 +20,7 @@ from system.records import (
     Effect,
     Event,
     Grant,
-    TakenBack,
+    ReclaimedAttempt,
     TaskRow,
     TaskStory,
 )
@@ -53,9 +53,10 @@ def rows_to_dispatch(rows: Sequence[Row]) -> Dispatch:
     return Dispatch(dispatched, seconds[0])
 
 
-def row_to_taken_back(row: Row) -> TakenBack:
-    """Convert one attempt of a take-back."""
-    return TakenBack(
+def row_to_taken_back(row: Row) -> ReclaimedAttempt:
+    """Decode one reclaimed attempt; the row has the task's epoch, one above the attempt's."""
+    row["epoch"] -= 1
+    return ReclaimedAttempt(
         **{**row, "state": State(row["state"]), "reason": Reason(row["reason"])},
     )
 

@@ -58,7 +58,7 @@ event_rows AS (
   SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM updated)
 SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
-  updated.traceparent AS task_traceparent, updated.due_at, updated.since, updated.at,
+  updated.traceparent, updated.due_at, updated.since, updated.at,
   next.seconds AS next_due_seconds
 FROM (
   SELECT CASE WHEN (SELECT count(*) FROM eligible) < CAST(:n AS int) THEN (
@@ -86,7 +86,7 @@ event_rows AS (
   INSERT INTO task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM updated)
-SELECT id AS task_id, epoch, queue, attempt, traceparent AS task_traceparent FROM updated
+SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
 ORDER BY id""")
 
 # Redis lost every hint: none that was published still counts.

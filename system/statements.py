@@ -92,8 +92,8 @@ SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
 
 
-# Lost before, and one more loss makes it FAILED (``lifecycle.Counters.last_life``).
-def _last_life(row: str) -> str:
+# Lost before, and one more loss makes it FAILED (``lifecycle.Counters.quarantined``).
+def _quarantined(row: str) -> str:
     return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
 
 
@@ -107,10 +107,10 @@ _GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.pri
   t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
   t.traceparent, t.claimed_at"""
 
-# A task on its last life is granted only if nothing else runs in the worker: it must rank first
-# (ordinary tasks rank before it), the worker must say that it is idle (``alone``), and the database
-# must agree. While such a task runs, nothing else is granted. ``CASE`` asks the first question only
-# if there is such a task; the second is one look into an index that is nearly empty.
+# A quarantined task is granted only if nothing else runs in the worker: it must rank first
+# (ordinary tasks rank before it), the worker must say that it is idle (``exclusive``), and the
+# database must agree. While such a task runs, nothing else is granted. ``CASE`` asks the first
+# question only if there is such a task; the second is one look into an index that is nearly empty.
 # The second branch of ``answer`` changes nothing and returns the grant again: a claim of unknown
 # outcome is resent under the same token.
 CLAIM = text(f"""
@@ -120,18 +120,18 @@ WITH input AS MATERIALIZED (
 {_lock(f"{_GRANTED}, t.state, t.claim_token, t.state_since", ", input.epoch AS sent")},
 eligible AS MATERIALIZED (
   SELECT locked.id, locked.epoch, locked.attempt, locked.seq, locked.state_since,
-    {_last_life("locked")} AS last_life,
+    {_quarantined("locked")} AS quarantined,
     row_number() OVER (
-      ORDER BY {_last_life("locked")}, locked.priority DESC, locked.due_at, locked.id) AS place
+      ORDER BY {_quarantined("locked")}, locked.priority DESC, locked.due_at, locked.id) AS place
   FROM locked WHERE locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent),
 granted AS MATERIALIZED (
   SELECT * FROM eligible
-  WHERE CASE WHEN last_life
-    THEN CAST(:alone AS bool) AND place = 1 AND NOT EXISTS (
+  WHERE CASE WHEN quarantined
+    THEN CAST(:exclusive AS bool) AND place = 1 AND NOT EXISTS (
       SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}')
     ELSE NOT EXISTS (
       SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}'
-        AND {_last_life("r")}) END),
+        AND {_quarantined("r")}) END),
 updated AS (
   UPDATE tasks t SET state = '{State.RUNNING}', epoch = granted.epoch + 1,
     attempt = granted.attempt + 1, seq = granted.seq + 1, worker_id = CAST(:worker AS uuid),
@@ -157,7 +157,7 @@ SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
   EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
-  {_last_life("answer")} AS last_life
+  {_quarantined("answer")} AS quarantined
 FROM answer ORDER BY priority DESC, due_at, id""")
 
 HEARTBEAT = text(f"""

@@ -29,12 +29,12 @@ from system.records import (
     Hint,
     Limits,
     NewTask,
-    Owned,
+    OwnedAttempt,
     QueueDepth,
+    ReclaimedAttempt,
     Republished,
     Submitted,
     Success,
-    TakenBack,
     TaskFilter,
     TaskRow,
     TaskStory,
@@ -178,7 +178,7 @@ class Store:
         rows = await self._database.rows(scans.MARK_DEAD, parameters)
         return [row["id"] for row in rows]
 
-    async def take_back(self, n: int, actor: str) -> list[TakenBack]:
+    async def reclaim(self, n: int, actor: str) -> list[ReclaimedAttempt]:
         """End up to ``n`` attempts of dead workers, or far past their timeout.
 
         The latter only if the worker renewed its lease after the timeout.
@@ -239,28 +239,28 @@ class Store:
         }
         await self._database.rows(statements.REGISTER, parameters)
 
-    async def heartbeat(self, worker_id: UUID) -> list[Owned] | None:
+    async def heartbeat(self, worker_id: UUID) -> list[OwnedAttempt] | None:
         """Renew the lease; return the tasks RUNNING under it, None if the incarnation is dead."""
         parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
         rows = await self._database.rows(statements.HEARTBEAT, parameters)
         if not rows:
             return None
-        return [Owned(**row) for row in rows if row["task_id"] is not None]
+        return [OwnedAttempt(**row) for row in rows if row["task_id"] is not None]
 
     async def retire(self, worker_id: UUID) -> None:
         """End this incarnation after a graceful stop."""
         await self._database.rows(statements.RETIRE, {"worker": worker_id})
 
     async def claim(
-        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, alone: bool = False
+        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, exclusive: bool = False
     ) -> Claimed:
         """Grant each hinted task that is still QUEUED under the hint's epoch.
 
         ``token`` is new for each call, and the same when the call is repeated: the grants of the
         first one are then returned too. Drop a hint that is neither granted nor deferred.
 
-        ``alone``: nothing runs in this worker. Only then, and if the database agrees, a task on its
-        last life is granted, by itself. While such a task runs, nothing else is granted.
+        ``exclusive``: nothing else runs in this worker. Only then, and if the database agrees, one
+        quarantined task is granted, by itself. While such a task runs, nothing else is granted.
         """
         epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
         parameters = {
@@ -269,7 +269,7 @@ class Store:
             "worker": worker_id,
             "token": token,
             "actor": worker_actor(worker_id),
-            "alone": alone,
+            "exclusive": exclusive,
         }
         return rows_to_claimed(await self._database.rows(statements.CLAIM, parameters))
 

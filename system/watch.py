@@ -1,4 +1,4 @@
-"""How much waits: read by every scheduler now and then, for its metrics and for nothing else."""
+"""The backlog, read periodically by every scheduler for its metrics only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUEUES_MAX = 100
 _OTHER = "other"
 
 
-class Watch:
+class BacklogMetrics:
     """A loop that reads the backlog. It never makes a role unready."""
 
     def __init__(self, store: Store, loops: Loops, metrics: Metrics) -> None:
@@ -21,10 +21,10 @@ class Watch:
         self._loops = loops
         self._metrics = metrics
         self._shown: set[str] = set()
-        loops.add("watch", self.turn, stalled_seconds=None)
+        loops.add("watch", self.refresh, stalled_seconds=None)
 
-    async def turn(self) -> None:
-        """One look; a queue that was seen once is shown with zeros later."""
+    async def refresh(self) -> None:
+        """Read the backlog once; a queue that was seen before is shown with zeros."""
         backlog = await self._store.backlog(_CAP)
         self._metrics.dead_letters.set(backlog.dead_letters)
         self._metrics.stale_write_number.set(backlog.last_stale_write)
@@ -39,7 +39,7 @@ class Watch:
         await self._loops.sleep(_EVERY_SECONDS)
 
     def _name(self, queue: str) -> str:
-        """Clients name queues: only so many are told apart."""
+        """Return the label of a queue: clients name queues, so their number is bounded."""
         name = queue if queue in self._shown or len(self._shown) < _QUEUES_MAX else _OTHER
         self._shown.add(name)
         return name

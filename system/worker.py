@@ -1,7 +1,7 @@
-"""The worker: an intake, slots and a finisher; its heartbeat keeps the lease.
+"""The worker: a claimer, an executor and a finisher; its heartbeat keeps the lease.
 
-The lease is about liveness only: without one, nothing is claimed. What a worker may write is
-decided by the epoch of each claim.
+The lease is about liveness only: a worker without one claims nothing. What it may write is decided
+by the epoch of each claim.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from system.handlers.cancellation import StopReason
 from system.handlers.registry import Registry
 from system.handlers.sql_spans import SqlSpans
 from system.handlers.transaction import Transactions
-from system.intake import READ_BLOCK_SECONDS, Ending, Intake
+from system.intake import READ_BLOCK_SECONDS, Claimer, Shutdown
 from system.lease import Lease
 from system.lifecycle import Reason
 from system.loops import Loops
-from system.pulse import Pulse
+from system.pulse import LoopLag
 from system.queue import HintQueue
-from system.records import Failure, Owned
+from system.records import AttemptKey, Failure, OwnedAttempt
 from system.settings import Settings
-from system.slots import Key, Slots
+from system.slot_pool import SlotPool
+from system.slots import Executor
 from system.store import Store
-from system.telling.attempts import Attempts
+from system.telling.attempts import WorkerInstrumentation
 from system.telling.telemetry import Telemetry
 
 EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
@@ -41,7 +42,7 @@ _REDIS_CONNECTIONS = 2
 
 
 class Worker:
-    """One incarnation: its ``id`` is fresh and never used again; ``run`` until ``stop``."""
+    """One incarnation, with an ``id`` that is never used again; ``run`` lasts until ``stop``."""
 
     def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
         self.id = uuid4()
@@ -49,9 +50,9 @@ class Worker:
         self._registry = registry
         telemetry = replace(telemetry, log=telemetry.log.bind(worker=str(self.id)))
         self._log = log = telemetry.log
-        self._telling = telling = Attempts(telemetry, self.id)
+        self._telemetry = WorkerInstrumentation(telemetry, self.id)
         name = f"holdfast-worker:{settings.label}"
-        # Claim, finish and heartbeat never wait for each other's connection, nor for handlers'.
+        # Claim, finish, heartbeat and handlers never wait for each other's connections.
         self._claiming = Store(settings, connections=1, application_name=name)
         self._finishing = Store(settings, connections=1, application_name=name)
         self._beating = Store(settings, connections=1, application_name=name)
@@ -72,28 +73,37 @@ class Worker:
         )
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
-        self.slots = Slots(settings, registry, self._transactions, self._finisher, telling, log)
+        self.slots = SlotPool(settings.worker_concurrency, log)
+        self._executor = Executor(
+            settings,
+            registry,
+            self._transactions,
+            self._finisher,
+            self.slots,
+            self._telemetry,
+            log,
+        )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
         self.claims = Loops(log, telemetry.metrics)
-        self._intake = Intake(
+        self._claimer = Claimer(
             settings,
             self.id,
             self._claiming,
             self._queue,
-            self.slots,
-            Ending(self.claims, self._lease, self._grace_left),
-            telling,
+            self._executor,
+            Shutdown(self.claims, self._lease, self._grace_left),
+            self._telemetry,
             log,
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
-        self.claims.add("claim", self._intake.turn, stalled_seconds=stalled)
+        self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
         self.beats = Loops(log, telemetry.metrics)
-        self.beats.add("heartbeat", self._beat_turn, stalled_seconds=settings.lease_seconds)
+        self.beats.add("heartbeat", self._heartbeat, stalled_seconds=settings.lease_seconds)
         self._show_health(telemetry.metrics)
 
     async def run(self) -> int:
-        """Returns an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
+        """Return an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
         if not await self._register():
             await self._close()
             return 0
@@ -102,7 +112,7 @@ class Worker:
         beating = asyncio.create_task(self.beats.run())
         try:
             await self.claims.run()
-            await self._intake.leave()
+            await self._claimer.leave()
             await self._wind_down(finishing)
             self.beats.stop()
             await beating
@@ -119,7 +129,7 @@ class Worker:
         return 0
 
     def stop(self) -> None:
-        """Stops taking hints; running handlers get the grace, then are handed back."""
+        """Stop claiming; running handlers get the grace, then their attempts are released."""
         if not self.claims.stopping:
             now = asyncio.get_running_loop().time()
             self._grace_ends = now + self._settings.shutdown_grace_seconds
@@ -127,13 +137,13 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """What makes no progress, as ``Loops.stalled``."""
+        """Return what makes no progress, as ``Loops.stalled`` does."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
     def _show_health(self, metrics: Metrics) -> None:
-        """What nobody's transition tells: the event loop, slots, connections."""
-        Pulse(self.beats, metrics)
+        """Register metrics that no transition emits: event loop lag, slots, connections."""
+        LoopLag(self.beats, metrics)
         metrics.slots.set(self._settings.worker_concurrency)
         metrics.slots_free.set_function(lambda: self.slots.free)
         metrics.watch_pool("claim", self._claiming.connections_used, 1)
@@ -144,45 +154,51 @@ class Worker:
 
     # Staying alive
 
-    async def _beat_turn(self) -> None:
-        """Renews the lease and compares what the database says is ours with what runs here."""
+    async def _heartbeat(self) -> None:
+        """Renew the lease; reconcile the attempts the database has under this worker with ours."""
         sent = time.monotonic()
-        known = self.slots.known
-        claims = self._intake.claims_answered
+        known = self._executor.known
+        mark = self._claimer.claim_mark()
         owned = await self._beating.heartbeat(self.id)
         if owned is None:
             self._die()
             return
         self._lease.renew(sent)
-        self._compare(known, owned, claims)
-        self._telling.beat(time.monotonic() - sent)
+        self._reconcile(known, owned, mark)
+        self._telemetry.heartbeat_answered(time.monotonic() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
 
-    def _compare(self, known: set[Key], owned: Sequence[Owned], claims: int) -> None:
-        here = {(task.task_id, task.epoch): task for task in owned}
-        for key in sorted(known - here.keys()):
-            self.slots.lost(key)
-        for key, task in here.items():
-            attempt = self.slots.attempts.get(key)
-            if attempt is not None and task.cancel_requested:
-                attempt.stop(StopReason.CANCEL_REQUESTED)
-            elif attempt is None and key not in known and claims == self._intake.claims_sent:
+    def _reconcile(
+        self, known: set[AttemptKey], owned: Sequence[OwnedAttempt], mark: int | None
+    ) -> None:
+        """Stop what was lost or is to be cancelled; release strays.
+
+        ``known`` and ``mark`` (of the claims) were taken before the heartbeat was sent.
+        """
+        listed = {attempt.key: attempt for attempt in owned}
+        for key in sorted(known - listed.keys()):
+            self._executor.lost(key)
+        for key, attempt in listed.items():
+            running = self._executor.attempts.get(key)
+            if running is not None and attempt.cancel_requested:
+                running.stop(StopReason.CANCEL_REQUESTED)
+            elif running is None and key not in known and self._claimer.no_claim_since(mark):
                 self._log.warning("handing back a task not known here", task_id=str(key[0]))
                 end = Failure(*key, Reason.HANDED_BACK)
-                self.slots.hand_back(task, end, self._telling.found(task))
+                self._executor.release(attempt, end, self._telemetry.found(attempt))
 
     def _die(self) -> None:
-        """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""
+        """Stop everything: once marked dead, no write of this incarnation is accepted any more."""
         self._log.error("this incarnation was marked dead, stopping its handlers")
         self._lease.lose()
-        self.slots.stop(StopReason.LEASE_LOST)
+        self._executor.stop(StopReason.LEASE_LOST)
         self.beats.stop()
         self.stop()
 
     # Beginning and end
 
     async def _register(self) -> bool:
-        """Begins this incarnation; False if ``stop`` came first."""
+        """Register this incarnation; return False if ``stop`` came first."""
         while not self.claims.stopping:
             try:
                 await self._beating.register(
@@ -202,12 +218,12 @@ class Worker:
         return self._grace_ends - asyncio.get_running_loop().time()
 
     async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
-        """Grace for handlers, then hand the rest back, then let every end be answered."""
+        """Give handlers the grace, release the rest, then wait until every end is answered."""
         if await self._ended_within(self._grace_left()):
             self._log.info("all handlers ended")
         elif not self._lease.dead.is_set():
-            self._log.info("handing back", attempts=len(self.slots.attempts))
-            self.slots.stop(StopReason.SHUTTING_DOWN)
+            self._log.info("handing back", attempts=len(self._executor.attempts))
+            self._executor.stop(StopReason.SHUTTING_DOWN)
             await self._ended_within(self._settings.statement_timeout_seconds)
         if not self._lease.dead.is_set():
             self._finisher.stop()
@@ -215,12 +231,13 @@ class Worker:
                 await finishing
 
     async def _ended_within(self, seconds: float) -> bool:
-        """Whether every attempt was settled within ``seconds``; looks no longer when dead."""
-        await self.slots.wait(lambda: not self.slots.attempts or self._lease.dead.is_set(), seconds)
-        return not self.slots.attempts
+        """Whether every attempt was settled within ``seconds``; gives up once dead."""
+        attempts = self._executor.attempts
+        await self.slots.wait(lambda: not attempts or self._lease.dead.is_set(), seconds)
+        return not attempts
 
     async def _close(self) -> None:
-        await self.slots.close()
+        await self._executor.close()
         for store in (self._claiming, self._finishing, self._beating):
             await store.close()
         await self._engine.dispose()

@@ -19,9 +19,10 @@ from system.handlers import Context
 from system.handlers.builtin.http_request import (
     HttpRequest,
 )
+from system.handlers.commit import Commit
 from system.records import Grant
 from system.settings import Settings
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -113,13 +114,14 @@ def granted(timeout_seconds: float = 30.0) -> Grant:
         queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         waited_seconds=0.01,
         age_seconds=0.01,
-        last_life=False,
+        quarantined=False,
     )
 
 
-def context(timeout_seconds: float = 30.0, trace: AttemptTrace | None = None) -> Context:
+def context(timeout_seconds: float = 30.0, span: AttemptSpan | None = None) -> Context:
     loop = asyncio.get_running_loop()
-    return Context(granted(timeout_seconds), clock=loop.time, started=loop.time(), trace=trace)
+    grant = granted(timeout_seconds)
+    return Context(grant, clock=loop.time, started=loop.time(), commit=Commit(grant, span))
 
 
 @asynccontextmanager

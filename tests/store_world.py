@@ -101,7 +101,7 @@ async def queued(store: Store) -> World:
 async def queued_last_life(store: Store) -> World:
     """Lost once of at most twice."""
     world = await _run(store, "dead")
-    assert len(await store.take_back(10, "scheduler")) == 1
+    assert len(await store.reclaim(10, "scheduler")) == 1
     assert len((await store.dispatch(10, "scheduler")).tasks) == 1
     world.epoch, world.owner = world.epoch + 1, None
     return world
@@ -110,7 +110,7 @@ async def queued_last_life(store: Store) -> World:
 async def running_last_life(store: Store) -> World:
     world = await queued_last_life(store)
     world.owner = world.alive
-    claimed = await store.claim([world.hint()], world.owner, world.token, alone=True)
+    claimed = await store.claim([world.hint()], world.owner, world.token, exclusive=True)
     assert len(claimed.grants) == 1
     world.epoch += 1
     return world

@@ -61,8 +61,8 @@ def test_context_tells_what_the_grant_says() -> None:
     assert (context.attempt, context.epoch, context.max_attempts) == (2, 3, 5)
     assert context.traceparent == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert context.deadline == CLAIMED_AT + timedelta(seconds=30)
-    assert not context.finished
-    assert not context.unsettled
+    assert not context._commit.committed
+    assert not context._commit.unknown
 
 
 def test_remaining_seconds_counts_down_from_the_claim_and_stops_at_zero() -> None:

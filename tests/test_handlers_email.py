@@ -95,7 +95,7 @@ def context(attempt: int = 1, timeout_seconds: float = 30.0) -> Context:
         queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
         waited_seconds=0.01,
         age_seconds=0.01,
-        last_life=False,
+        quarantined=False,
     )
     return Context(grant, clock=loop.time, started=loop.time())
 

@@ -37,7 +37,7 @@ async def test_the_handlers_sql_and_the_success_commit_together(bench: Bench) ->
         tx.result = {"orders": count}
         assert await bench.state() == (State.RUNNING, None, [])
     assert await bench.state() == (State.SUCCEEDED, {"orders": 3}, [1, 2, 3])
-    assert context.finished
+    assert context._commit.committed
     with pytest.raises(RuntimeError, match="has committed and the task is SUCCEEDED"):
         async with context.transaction():
             pytest.fail("a second transaction began")
@@ -50,7 +50,7 @@ async def test_an_exception_rolls_back_and_the_handler_may_begin_anew(bench: Ben
             await tx.execute(INSERT, {"id": 1})
             raise LookupError("mine")
     assert await bench.state() == (State.RUNNING, None, [])
-    assert not context.finished
+    assert not context._commit.committed
     async with context.transaction() as tx:
         await tx.execute(INSERT, {"id": 2})
     assert await bench.state() == (State.SUCCEEDED, None, [2])
@@ -63,7 +63,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
             await tx.execute(INSERT, {"id": 1})
             assert await bench.release() is State.SCHEDULED
     assert await bench.state() == (State.SCHEDULED, None, [])
-    assert not context.finished
+    assert not context._commit.committed
 
 
 async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench) -> None:
@@ -101,7 +101,7 @@ async def test_sql_errors_are_the_handlers_and_a_swallowed_one_commits_nothing(
             with pytest.raises(DBAPIError):
                 await tx.execute(INSERT, {"id": 1})
     assert await bench.state() == (State.RUNNING, None, [])
-    assert not context.unsettled
+    assert not context._commit.unknown
     assert bench.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
@@ -195,7 +195,7 @@ async def test_a_connection_lost_in_the_block_commits_nothing(bench: Bench) -> N
             await tx.execute(INSERT, {"id": 1})
             bench.sql(f"SELECT pg_terminate_backend({await backend(tx)}, 5000)")
             await tx.execute(PID)
-    assert not context.unsettled
+    assert not context._commit.unknown
     assert await bench.state() == (State.RUNNING, None, [])
 
 
@@ -205,7 +205,7 @@ async def test_a_connection_lost_before_the_finish_commits_nothing(bench: Bench)
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
             bench.sql(f"SELECT pg_terminate_backend({await backend(tx)}, 5000)")
-    assert not context.unsettled
+    assert not context._commit.unknown
     assert await bench.state() == (State.RUNNING, None, [])
 
 
@@ -244,7 +244,7 @@ async def test_a_commit_refused_by_a_deferred_constraint_is_known_not_to_stand(
     with pytest.raises(Unstorable, match="not today"):
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
-    assert not context.unsettled
+    assert not context._commit.unknown
     assert await bench.state() == (State.RUNNING, None, [])
 
 
@@ -254,8 +254,8 @@ async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Be
     with pytest.raises(OutcomeUnknown):
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
-    assert context.unsettled
-    assert not context.finished
+    assert context._commit.unknown
+    assert not context._commit.committed
     with pytest.raises(RuntimeError, match="unknown outcome"):
         async with context.transaction():
             pytest.fail("nothing may be sent again")
@@ -287,7 +287,7 @@ async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
             tx.result = "mine"
-    assert context.unsettled
+    assert context._commit.unknown
     assert await bench.release() is State.SUCCEEDED
     assert await bench.state() == (State.SUCCEEDED, "mine", [1])
 
@@ -301,7 +301,7 @@ async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
     with pytest.raises(OutcomeUnknown, match=r"no reply within 0\.3 s"):
         async with context.transaction() as tx:
             await tx.execute(INSERT, {"id": 1})
-    assert context.unsettled
+    assert context._commit.unknown
 
 
 async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
@@ -323,7 +323,7 @@ async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
     relay.let_go.set()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert context.finished
+    assert context._commit.committed
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
@@ -337,7 +337,7 @@ async def test_a_commit_answered_after_the_attempts_time_is_a_success(
     async with context.transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
     assert loop.time() > context._ends
-    assert context.finished
+    assert context._commit.committed
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 

@@ -14,19 +14,19 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 from observability.logs import create_logger
 from observability.metrics import Metrics
 from system.loops import Loops
-from system.pulse import Pulse
+from system.pulse import LoopLag
 from system.records import Success
-from system.watch import Watch
+from system.watch import BacklogMetrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
-def watch_of(bench: Bench) -> tuple[Watch, Loops]:
+def backlog_metrics_of(bench: Bench) -> tuple[BacklogMetrics, Loops]:
     loops = Loops(create_logger(stream=bench.log), bench.metrics)
-    watch = Watch(bench.store, loops, bench.metrics)
-    loops.stop()  # a turn of it does not sleep then
-    return watch, loops
+    backlog = BacklogMetrics(bench.store, loops, bench.metrics)
+    loops.stop()  # so that refresh() does not sleep
+    return backlog, loops
 
 
 def test_exemplars_are_there_for_who_asks_for_openmetrics() -> None:
@@ -67,25 +67,25 @@ def test_a_pool_is_asked_at_each_scrape() -> None:
 
 
 async def test_the_watch_shows_what_waits_by_queue(bench: Bench) -> None:
-    watch, _ = watch_of(bench)
+    backlog, _ = backlog_metrics_of(bench)
     await bench.submit("echo", "echo", queue="slow", priority=3)
     await bench.submit("echo", queue="slow")
     await bench.submit("echo", "echo")
     bench.sql("UPDATE tasks SET due_at = due_at + interval '1 h' WHERE queue = 'slow' AND id = "
               "(SELECT min(id::text)::uuid FROM tasks WHERE queue = 'slow')")  # fmt: skip
     bench.sql("UPDATE tasks SET due_at = due_at - interval '90 s' WHERE queue = 'default'")
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_backlog_tasks", queue="slow") == 2
     assert bench.count("holdfast_backlog_tasks", queue="default") == 2
     assert bench.count("holdfast_oldest_due_age_seconds", queue="default") == pytest.approx(90, 0.2)
     assert bench.count("holdfast_oldest_due_age_seconds", queue="slow") < 30
     await bench.hint()
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_backlog_tasks", queue="slow") == 0
     assert bench.count("holdfast_queued_tasks", queue="slow") == 2
     assert bench.count("holdfast_oldest_due_age_seconds", queue="default") >= 90
     bench.sql("DELETE FROM tasks")
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_queued_tasks", queue="slow") == 0
     assert bench.count("holdfast_oldest_due_age_seconds", queue="default") == 0
 
@@ -101,46 +101,46 @@ async def test_the_watch_counts_no_further_than_its_cap(bench: Bench) -> None:
 
 
 async def test_the_watch_counts_dead_letters(bench: Bench) -> None:
-    watch, _ = watch_of(bench)
-    await watch.turn()
+    backlog, _ = backlog_metrics_of(bench)
+    await backlog.refresh()
     assert bench.count("holdfast_dead_letter_tasks") == 0
     grants = await bench.claimed("echo", "echo")
     bench.sql(
         "UPDATE tasks SET state = 'FAILED', epoch = 2, worker_id = NULL, claim_token = NULL, "
         f"finished_at = clock_timestamp() WHERE id = '{grants[0].task_id}'"
     )
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_dead_letter_tasks") == 1
 
 
 async def test_the_watch_shows_refused_writes_of_workers_that_are_gone(bench: Bench) -> None:
-    watch, _ = watch_of(bench)
-    await watch.turn()
+    backlog, _ = backlog_metrics_of(bench)
+    await backlog.refresh()
     assert bench.count("holdfast_stale_write_number") == 0
     worker = await bench.registered()
     (grant,) = await bench.claimed("echo", worker=worker)
     late = Success(grant.task_id, grant.epoch - 2, "1")
     assert not (await bench.store.finish([late], worker))[0].done
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_stale_write_number") == 1
 
 
 async def test_of_more_queues_than_can_be_told_apart_the_rest_is_one(bench: Bench) -> None:
-    watch, _ = watch_of(bench)
+    backlog, _ = backlog_metrics_of(bench)
     for number in range(103):
         await bench.submit("echo", queue=f"q{number:03}")
-    await watch.turn()
-    await watch.turn()
+    await backlog.refresh()
+    await backlog.refresh()
     assert bench.count("holdfast_backlog_tasks", queue="q099") == 1
     assert bench.count("holdfast_backlog_tasks", queue="other") == 3
     bench.sql("DELETE FROM tasks")
-    await watch.turn()
+    await backlog.refresh()
     assert bench.count("holdfast_backlog_tasks", queue="other") == 0
 
 
 async def test_whoever_blocks_the_event_loop_is_seen(bench: Bench) -> None:
     loops = Loops(create_logger(stream=bench.log), bench.metrics)
-    Pulse(loops, bench.metrics)
+    LoopLag(loops, bench.metrics)
     beating = asyncio.create_task(loops.run())
     lags = "holdfast_event_loop_lag_seconds_bucket"
     await until(lambda: bench.count(lags, le="+Inf") >= 1)

@@ -29,8 +29,14 @@ SOURCES = Path(__file__).parent.parent
 # The files whose guards the catalogue goes through, one by one.
 GUARDED = {
     *(f"system/{name}.py" for name in ("statements", "scans", "store", "submission", "resend")),
-    *(f"system/{name}.py" for name in ("queue", "scheduler", "loops", "database")),
-    *(f"system/{name}.py" for name in ("worker", "intake", "slots", "attempts", "finisher")),
+    *(
+        f"system/{name}.py"
+        for name in ("queue", "scheduler", "failure_detector", "loops", "database")
+    ),
+    *(
+        f"system/{name}.py"
+        for name in ("worker", "intake", "slots", "slot_pool", "attempts", "finisher")
+    ),
     "system/handlers/transaction.py",
     *(f"system/telling/{name}.py" for name in ("submits", "dispatches", "attempts")),
     "system/telling/attempt_trace.py",

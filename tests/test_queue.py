@@ -63,10 +63,28 @@ def entries(server: redis.Redis, queue: str = "default") -> tuple[int, int]:
 async def test_a_hint_is_read_as_it_was_published_and_gone_when_acked(
     queue: HintQueue, server: redis.Redis
 ) -> None:
-    hint = Hint(uuid4(), 4, "default", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
-    await queue.publish([hint])
+    batch, sampled = f"00-{'b' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'c' * 16}-01"
+    first, second = Hint(uuid4(), 4, "default", traceparent=sampled), Hint(uuid4(), 0, "default")
+    await queue.publish([first, second], batch)
     found = await read(queue, uuid4())
-    assert [delivery.hint for delivery in found] == [hint]
+    assert [delivery.hint for delivery in found] == [
+        Hint(first.task_id, 4, "default", batch_traceparent=batch),
+        second,
+    ]
+    assert entries(server) == (2, 2)
+    await queue.ack(found)
+    assert entries(server) == (0, 0)
+
+
+async def test_requeued_hint_keeps_its_batch(queue: HintQueue, server: redis.Redis) -> None:
+    batch = f"00-{'b' * 32}-{'b' * 16}-01"
+    hint = Hint(uuid4(), 4, "default", traceparent=batch)
+    await queue.publish([hint], batch)
+    await queue.requeue(await read(queue, uuid4()))
+    found = await read(queue, uuid4())
+    assert [delivery.hint for delivery in found] == [
+        Hint(hint.task_id, 4, "default", batch_traceparent=batch)
+    ]
     assert entries(server) == (1, 1)
     await queue.ack(found)
     assert entries(server) == (0, 0)
@@ -148,12 +166,12 @@ async def test_the_dead_are_buried_and_their_hints_go_on(
     server.xdel(STREAM, given[0].entry_id)
     assert await read(queue, living) == []
     assert sorted(await queue.consumers("default")) == sorted([dead, living])
-    assert await queue.bury("default", dead) == 449
+    assert await queue.drain("default", dead) == 449
     assert await queue.consumers("default") == [living]
     assert entries(server) == (449, 0)
     found = await read(queue, living, count=450)
     assert {d.hint for d in found} == set(published[1:])
-    assert await queue.bury("default", dead) == 0, "a second scheduler finds nothing to do"
+    assert await queue.drain("default", dead) == 0, "a second scheduler finds nothing to do"
 
 
 async def test_strangers_in_redis_do_not_stop_the_janitor(

@@ -307,7 +307,7 @@ async def test_a_worker_ends_although_its_handlers_never_do(
             assert worker.terminate() == 0
             assert worker.events()[-1] == "worker stopped"
         assert await bench.state(in_thread) is State.SCHEDULED
-        (taken,) = await bench.store.take_back(10, "scheduler:test")
+        (taken,) = await bench.store.reclaim(10, "scheduler:test")
         assert taken.task_id == in_loop, "nobody could end it but a scheduler"
 
 

@@ -44,7 +44,7 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
     "claim": (
         statements.CLAIM,
-        {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "alone": True},
+        {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},
     ),
     "heartbeat": (statements.HEARTBEAT, {"worker": UUID(int=1), "lease": 3.0}),
     "finish": (statements.FINISH, {**_ENDS, **_EPOCHS, "results": ["1"] * 20, "actor": "test"}),

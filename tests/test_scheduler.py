@@ -12,10 +12,11 @@ import pytest
 from bench import Bench, bench_for, until
 from wire import wire_to
 
+from system.failure_detector import FailureDetector
 from system.handlers import Context
 from system.lifecycle import Reason, State
 from system.records import Failure, Hint, Success
-from system.scheduler import Scheduler, Steadiness
+from system.scheduler import Scheduler
 from system.settings import Settings
 from system.store import Store
 
@@ -40,34 +41,34 @@ def at(seconds: float, clock_ahead: float = 0.0) -> tuple[float, datetime]:
 
 
 def test_steady_is_who_ticked_for_long_enough() -> None:
-    steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)
-    ticks = [steadiness.tick(*at(second)) for second in range(6)]
+    detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
+    ticks = [detector.tick(*at(second)) for second in range(6)]
     assert ticks == [False, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("seconds", [1.6, 60.0])
 def test_a_gap_begins_anew(seconds: float) -> None:
-    steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)
-    assert [steadiness.tick(*at(second)) for second in range(4)][-1]
+    detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
+    assert [detector.tick(*at(second)) for second in range(4)][-1]
     after = 3 + seconds
-    assert [steadiness.tick(*at(after + n)) for n in range(4)] == [False, False, False, True]
+    assert [detector.tick(*at(after + n)) for n in range(4)] == [False, False, False, True]
 
 
 def test_slow_answers_are_no_gap_but_one_that_stays_away_is() -> None:
-    steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)
+    detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
     for turn in range(3):
-        steadiness.tick(*at(2 * turn))
-        steadiness.answered(at(2 * turn + 1)[0])
-    assert steadiness.tick(*at(6))
-    steadiness.answered(at(8)[0])
-    assert not steadiness.tick(*at(9))
+        detector.tick(*at(2 * turn))
+        detector.answered(at(2 * turn + 1)[0])
+    assert detector.tick(*at(6))
+    detector.answered(at(8)[0])
+    assert not detector.tick(*at(9))
 
 
 @pytest.mark.parametrize("jump", [-30.0, 30.0])
 def test_a_jump_of_the_databases_clock_begins_anew(jump: float) -> None:
-    steadiness = Steadiness(needed_seconds=3, gap_seconds=1.5)
-    assert [steadiness.tick(*at(second)) for second in range(4)][-1]
-    ticks = [steadiness.tick(*at(second, clock_ahead=jump)) for second in range(4, 9)]
+    detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
+    assert [detector.tick(*at(second)) for second in range(4)][-1]
+    ticks = [detector.tick(*at(second, clock_ahead=jump)) for second in range(4, 9)]
     assert ticks == [False, False, False, True, True]
 
 
@@ -82,7 +83,7 @@ async def test_a_gap_that_goes_unnoticed_costs_no_living_worker_its_lease(
     async with bench_for(settings) as bench:
         async with bench.scheduler(**times) as scheduler:
             pass
-        gap = scheduler._steadiness._gap_seconds
+        gap = scheduler._failure_detector._gap_seconds
     assert gap + heartbeat < lease
     assert gap > bench_settings.poll_seconds, "or its own sleep would count as one"
 

@@ -257,7 +257,7 @@ def test_the_hint_queue_works_unmodified(world: World) -> None:
             got = await working
             generation, queues = await queue.generation(), await queue.queues()
             facts = generation, queues, await queue.consumers("default")
-            assert await queue.bury("default", consumer) == 0
+            assert await queue.drain("default", consumer) == 0
             assert await queue.memory_policy() == "noeviction"
             await queue.poke()
             poked = await queue.wait_poke("0", 2)

@@ -147,7 +147,7 @@ def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:
             for number in range(38):
                 await queue.publish([hint(number), hint(number, 2)])
                 await asyncio.sleep(0.1)
-            await queue.bury("default", UUID(int=1))
+            await queue.drain("default", UUID(int=1))
             await queue.consumers("default")
 
     async def harness() -> list[str]:

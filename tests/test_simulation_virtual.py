@@ -346,7 +346,8 @@ async def called(function: Callable[..., object], *args: object) -> None:
 _COPIES = """
 import gc, pkgutil, random, sys, types
 import httpx, aiosmtplib, redis.asyncio, asyncpg, sqlalchemy.ext.asyncio, uvicorn
-import system.api.role, system.roles, system.client, system.handlers.registry, chaos.sink
+import system.api.role, system.scheduler_role, system.worker_role, system.client
+import system.handlers.registry, chaos.sink
 from chaos.simulation.kernel import audit
 from chaos.simulation.kernel import virtual
 

@@ -34,8 +34,10 @@ OPERATIONS: dict[str, Operation] = {
     "expire_hints": lambda s, _: s.expire_hints(),
     "claim": lambda s, w: s.claim([w.hint()], w.alive, w.token),
     "claim_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1)),
-    "claim_alone": lambda s, w: s.claim([w.hint()], w.alive, w.token, alone=True),
-    "claim_alone_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1), alone=True),
+    "claim_alone": lambda s, w: s.claim([w.hint()], w.alive, w.token, exclusive=True),
+    "claim_alone_other_token": lambda s, w: s.claim(
+        [w.hint()], w.lapsed, UUID(int=1), exclusive=True
+    ),
     "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed),
     "heartbeat_lapsed": lambda s, w: s.heartbeat(w.lapsed),
     "finish": lambda s, w: s.finish([Success(w.task_id, w.epoch, "1")], w.owner or w.alive),
@@ -47,7 +49,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
-    "take_back": lambda s, _: s.take_back(10, "scheduler"),
+    "take_back": lambda s, _: s.reclaim(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),
     "retry": lambda s, w: s.retry([w.task_id], "api"),
     "prune": lambda s, _: s.prune(10),
@@ -115,7 +117,7 @@ def _answer(world: World, value: Any) -> str:
     if type(value).__name__ == "Submitted":
         return f"{value.outcome} {value.task.state}"
     if type(value).__name__ == "Claimed":
-        granted = [(grant.epoch, grant.attempt, grant.last_life) for grant in value.grants]
+        granted = [(grant.epoch, grant.attempt, grant.quarantined) for grant in value.grants]
         return f"granted {granted} deferred {len(value.deferred)}"
     return _names(world, re.sub(r"datetime\.datetime\([^)]*\)", "an instant", str(value)))
 

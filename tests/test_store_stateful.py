@@ -143,11 +143,11 @@ class StoreMachine(RuleBasedStateMachine):
         target=grants,
         some=st.lists(hints, min_size=1, max_size=4),
         worker=workers,
-        alone=st.booleans(),
+        exclusive=st.booleans(),
     )
-    def claim(self, some: list[Hint], worker: UUID, alone: bool) -> Any:
+    def claim(self, some: list[Hint], worker: UUID, exclusive: bool) -> Any:
         token = uuid4()
-        claimed = self.run(self.store.claim(some, worker, token, alone=alone))
+        claimed = self.run(self.store.claim(some, worker, token, exclusive=exclusive))
         latest = {hint.task_id: hint.epoch for hint in sorted(some, key=lambda h: h.epoch)}
         wanted = {
             task
@@ -156,51 +156,51 @@ class StoreMachine(RuleBasedStateMachine):
         }
         granted = {grant.task_id for grant in claimed.grants}
         assert claimed.deferred == wanted - granted
-        self._obey_the_last_life(wanted, granted, worker, alone=alone)
+        self._obey_the_last_life(wanted, granted, worker, exclusive=exclusive)
         for grant in claimed.grants:
             model = self.models[grant.task_id]
-            assert grant.last_life == model.counters.last_life
+            assert grant.quarantined == model.counters.quarantined
             model.attempt += 1
             model.move(State.RUNNING, Reason.CLAIMED)
             model.owner = worker
             assert (grant.epoch, grant.attempt) == (model.epoch, model.attempt)
-        again = self.run(self.store.claim(some, worker, token, alone=alone))
+        again = self.run(self.store.claim(some, worker, token, exclusive=exclusive))
         assert again == claimed, "the same claim sent again must return the same grants"
         new = [(grant.task_id, grant.epoch, worker) for grant in claimed.grants]
         self.granted += new
         return multiple(*new)
 
     def _obey_the_last_life(
-        self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, alone: bool
+        self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, exclusive: bool
     ) -> None:
         """Which of the wanted may be granted: the rule "a task on its last life runs alone"."""
         owned = [model for model in self.models.values() if model.owner == worker]
-        last = {task for task in wanted if self.models[task].counters.last_life}
-        if any(model.counters.last_life for model in owned):
+        last = {task for task in wanted if self.models[task].counters.quarantined}
+        if any(model.counters.quarantined for model in owned):
             assert not granted, "nothing beside a task on its last life"
-        elif wanted - last or owned or not alone:
+        elif wanted - last or owned or not exclusive:
             assert granted == wanted - last, "no task on its last life beside another"
         else:
             assert granted <= last
             assert len(granted) == min(1, len(last)), "one after the other"
 
-    @rule(target=grants, worker=workers, alone=st.booleans())
-    def dispatch_and_claim(self, worker: UUID, alone: bool) -> Any:
-        """The everyday path in one step: random steps alone seldom get past it."""
+    @rule(target=grants, worker=workers, exclusive=st.booleans())
+    def dispatch_and_claim(self, worker: UUID, exclusive: bool) -> Any:
+        """The everyday path in one step: random steps by themselves seldom get past it."""
         dispatched = self.dispatch(10)
         hints = [dispatched] if isinstance(dispatched, Hint) else list(dispatched.values)
-        return self.claim(hints, worker, alone) if hints else multiple()
+        return self.claim(hints, worker, exclusive) if hints else multiple()
 
     @precondition(lambda self: any(not model.state.terminal for model in self.models.values()))
-    @rule(target=grants, worker=workers, alone=st.booleans())
-    def lose_all_and_go_on(self, worker: UUID, alone: bool) -> Any:
+    @rule(target=grants, worker=workers, exclusive=st.booleans())
+    def lose_all_and_go_on(self, worker: UUID, exclusive: bool) -> Any:
         """A newborn takes all there is and dies of it; what is left of it goes to a worker."""
         newborn = UUID(int=1000 + len(self.dead))
         self.run(self.store.register(newborn, "w", ["default"], []))
-        self.dispatch_and_claim(newborn, alone=True)
+        self.dispatch_and_claim(newborn, exclusive=True)
         self.kill_worker(newborn)
         self.take_back()
-        return self.dispatch_and_claim(worker, alone=alone)
+        return self.dispatch_and_claim(worker, exclusive=exclusive)
 
     def _present_hints(self) -> list[Hint]:
         found = {
@@ -212,23 +212,23 @@ class StoreMachine(RuleBasedStateMachine):
         return list(found.values())
 
     @precondition(lambda self: self._present_hints())
-    @rule(target=grants, data=st.data(), alone=st.booleans())
-    def claim_all_that_wait(self, data: st.DataObject, alone: bool) -> Any:
+    @rule(target=grants, data=st.data(), exclusive=st.booleans())
+    def claim_all_that_wait(self, data: st.DataObject, exclusive: bool) -> Any:
         """By somebody who owns something, if there is one: company for it."""
         owners = {model.owner for model in self.models.values() if model.owner}
         worker = data.draw(st.sampled_from(sorted(owners) or [UUID(int=0)]))
-        return self.claim(self._present_hints(), worker, alone)
+        return self.claim(self._present_hints(), worker, exclusive)
 
     def _lonely(self) -> list[UUID]:
         """Those that own a task on its last life."""
-        running = [model for model in self.models.values() if model.counters.last_life]
+        running = [model for model in self.models.values() if model.counters.quarantined]
         return [model.owner for model in running if model.owner]
 
     @precondition(lambda self: self._lonely() and len(self.models) < 8)
-    @rule(target=grants, alone=st.booleans())
-    def offer_company(self, alone: bool) -> Any:
+    @rule(target=grants, exclusive=st.booleans())
+    def offer_company(self, exclusive: bool) -> Any:
         self._submit(1, max_attempts=2)
-        return self.dispatch_and_claim(self._lonely()[0], alone)
+        return self.dispatch_and_claim(self._lonely()[0], exclusive)
 
     @rule(grant=grants, twice=st.booleans())
     def finish(self, grant: tuple[UUID, int, UUID], twice: bool) -> None:
@@ -266,7 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
             if self.models[grant[0]].epoch == grant[1]:
                 self.release(grant, Reason.FAILED)
         if claimed:
-            self.dispatch_and_claim(worker, alone=False)
+            self.dispatch_and_claim(worker, exclusive=False)
         else:
             self.dispatch(10)
 
@@ -281,7 +281,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._stale_hints())
     @rule(data=st.data(), worker=workers)
     def claim_late(self, data: st.DataObject, worker: UUID) -> None:
-        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, alone=True)
+        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, exclusive=True)
 
     @rule(grant=grants, reason=st.sampled_from(ENDS))
     def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
@@ -310,7 +310,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def take_back(self) -> None:
         lost = {task for task, model in self.models.items() if model.owner in self.dead}
-        taken = self.run(self.store.take_back(1000, "scheduler"))
+        taken = self.run(self.store.reclaim(1000, "scheduler"))
         assert {end.task_id for end in taken} == lost
         for task in lost:
             self.models[task].end(Reason.LOST)
@@ -360,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
             story = self.run(self.store.get(task))
             assert story is not None
             self._compare(story, model)
-            if model.owner is not None and model.counters.last_life:
+            if model.owner is not None and model.counters.quarantined:
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
         assert rows == self.stale, "each refused write has its witness"

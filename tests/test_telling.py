@@ -75,7 +75,7 @@ async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(
     def words(*_: Any) -> dict[str, object]:
         raise AssertionError("a line that nobody reads")
 
-    monkeypatch.setattr("system.telling.words.line", words)
+    monkeypatch.setattr("system.telling.words.transition_fields", words)
     ids = await bench.submit("echo", "echo", "echo")
     async with bench.scheduler(), bench.worker():
         await bench.until_state(ids, State.SUCCEEDED)

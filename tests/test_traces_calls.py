@@ -21,7 +21,7 @@ from observability.tracing import create_tracing, new_root
 from system.handlers import Context, Retry
 from system.handlers.builtin.send_email import SendEmail
 from system.settings import Settings
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 
 
 @pytest.fixture(scope="module")
@@ -31,38 +31,38 @@ def server() -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def attempt(collector: Receiver) -> AsyncIterator[AttemptTrace]:
+async def attempt(collector: Receiver) -> AsyncIterator[AttemptSpan]:
     """The trace of an attempt that is under way."""
     log = create_logger(level="ERROR")
     tracing = create_tracing(
         collector.url, 1.0, Metrics("test"), log, role="worker", label="w", version="1"
     )
     tracing.start()
-    yield AttemptTrace(tracing, granted(), new_root(1.0), uuid4())
+    yield AttemptSpan(tracing, granted(), new_root(1.0), uuid4())
     await tracing.aclose()
 
 
 async def run(function: Any, ctx: Context, payload: dict[str, Any]) -> Any:
     """As a worker does."""
-    assert ctx.trace is not None
-    inside = ctx.trace.inside()
+    assert ctx._span is not None
+    inside = ctx._span.inside()
     return await asyncio.get_running_loop().create_task(function(ctx, payload), context=inside)
 
 
-def below(trace: AttemptTrace, spans: list[Seen]) -> bool:
-    return {span.parent_id for span in spans} == {f"{trace.context.span_id:016x}"}
+def below(attempt: AttemptSpan, spans: list[Seen]) -> bool:
+    return {span.parent_id for span in spans} == {f"{attempt.context.span_id:016x}"}
 
 
 async def test_each_hop_of_a_request_is_a_span(server: Server) -> None:
     start = f"{server.url}/redirect/302?to=/answer/200%3Fsecret=s3cr3t"
     async with receiving() as collector, handler("127.0.0.1") as http:
-        async with attempt(collector) as trace:
-            await run(http.run, context(trace=trace), {"url": start, "method": "GET"})
+        async with attempt(collector) as own:
+            await run(http.run, context(span=own), {"url": start, "method": "GET"})
             failing = {"url": f"{server.url}/answer/503", "method": "GET"}
             with pytest.raises(Retry):
-                await run(http.run, context(trace=trace), failing)
+                await run(http.run, context(span=own), failing)
         spans = collector.named("GET")
-    assert below(trace, spans)
+    assert below(own, spans)
     assert {span.kind for span in spans} == {"CLIENT"}
     assert [span.attributes.get("http.request.resend_count") for span in spans] == [None, 1, None]
     statuses = [span.attributes["http.response.status_code"] for span in spans]
@@ -78,10 +78,10 @@ async def test_each_hop_of_a_request_is_a_span(server: Server) -> None:
 
 async def test_a_request_without_an_answer_is_an_error() -> None:
     async with receiving() as collector, handler("127.0.0.1") as http:
-        async with attempt(collector) as trace:
+        async with attempt(collector) as own:
             nowhere = {"url": "http://127.0.0.1:1/", "method": "PUT"}
             with pytest.raises(Retry):
-                await run(http.run, context(trace=trace), nowhere)
+                await run(http.run, context(span=own), nowhere)
         span = collector.one("PUT")
     assert (span.error, span.attributes["error.type"]) == (True, "ConnectError")
 
@@ -108,13 +108,13 @@ async def test_a_mail_is_a_span_and_carries_its_context() -> None:
     controller.start()
     try:
         async with receiving() as collector:
-            async with attempt(collector) as trace:
+            async with attempt(collector) as own:
                 mail = SendEmail(Settings(smtp_port=port))
-                await run(mail.run, context(trace=trace), {"to": "user@example.com"})
+                await run(mail.run, context(span=own), {"to": "user@example.com"})
             span = collector.one("smtp send")
     finally:
         controller.stop()
-    assert below(trace, [span])
+    assert below(own, [span])
     assert (span.kind, span.attributes["server.port"]) == ("CLIENT", port)
     assert mailbox.traceparent == span.traceparent
     assert "user@example.com" not in str(span)

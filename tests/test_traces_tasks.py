@@ -293,7 +293,7 @@ async def test_a_dispatch_whose_hints_were_lost_is_told_as_such(
 ) -> None:
     task_id, _ = await submit(traced, "echo")
 
-    async def broken(hints: list[Hint]) -> None:
+    async def broken(hints: list[Hint], batch_traceparent: str | None) -> None:
         raise ConnectionError(SECRET)
 
     async with traced.scheduler() as scheduler:

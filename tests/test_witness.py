@@ -162,18 +162,21 @@ def own_valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
         yield valkey
 
 
+SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 async def test_every_hint_is_seen_as_it_reaches_redis(own_valkey: EmbeddedValkey) -> None:
     settings = Settings(redis_url=own_valkey.url())
     queue = HintQueue(settings, connections=1)
     watch = HintWatch(own_valkey.url())
     hints = [
         Hint(new_id(), 0, "default", None),
-        Hint(new_id(), 4, "other", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        Hint(new_id(), 4, "other", traceparent=SAMPLED),
     ]
     async with watch.watching(), Redis.from_url(own_valkey.url()) as redis:
         while not any(client["flags"] == "O" for client in await redis.client_list()):
             await asyncio.sleep(0.01)
-        await queue.publish(hints)
+        await queue.publish(hints, SAMPLED)
         async with asyncio.timeout(5):
             while len(watch.hints) < 2:
                 await asyncio.sleep(0.01)

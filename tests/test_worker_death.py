@@ -47,7 +47,7 @@ async def test_an_incarnation_marked_dead_stops_and_says_so(bench: Bench) -> Non
     assert told == [StopReason.LEASE_LOST] * 2
     states = [await bench.state(task_id) for task_id in ids]
     assert states == [State.RUNNING] * 2, "it writes nothing any more: a scheduler takes them"
-    taken = await bench.store.take_back(10, "scheduler:test")
+    taken = await bench.store.reclaim(10, "scheduler:test")
     assert {end.task_id for end in taken} == set(ids)
     assert all(end.owner == worker.id for end in taken)
 
@@ -65,7 +65,7 @@ async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
             wire.heal()
             assert await running == EXIT_DEAD
     assert told in ([], [StopReason.LEASE_LOST])
-    (end,) = await bench.store.take_back(10, "scheduler:test")
+    (end,) = await bench.store.reclaim(10, "scheduler:test")
     assert end.task_id == task_id
 
 

@@ -61,7 +61,7 @@ def stage(bench: Bench) -> Stage:
     return Stage(bench)
 
 
-async def last_life(bench: Bench, *names: str, **fields: Any) -> list[UUID]:
+async def quarantined(bench: Bench, *names: str, **fields: Any) -> list[UUID]:
     """New tasks that were lost twice of thrice; not hinted at yet."""
     ids = await bench.submit(*names, **fields)
     listed = ", ".join(f"'{task_id}'" for task_id in ids)
@@ -79,7 +79,7 @@ async def test_it_waits_for_those_before_it_and_those_after_it_wait(
     (before,) = await bench.offer("held")
     async with bench.worker() as worker:
         await bench.until_state(before, State.RUNNING)
-        (last,) = await last_life(bench, "held")
+        (last,) = await quarantined(bench, "held")
         await bench.hint()
         await until(lambda: WAITS in bench.logged())
         (after,) = await bench.offer("held")
@@ -100,7 +100,7 @@ async def test_it_waits_for_those_before_it_and_those_after_it_wait(
 async def test_many_in_one_batch_run_one_after_the_other_on_all_workers(
     bench: Bench, stage: Stage
 ) -> None:
-    last = await last_life(bench, *["short"] * 12)
+    last = await quarantined(bench, *["short"] * 12)
     others = await bench.submit(*["short"] * 40)
     async with bench.worker() as one, bench.worker() as two:
         await bench.hint()
@@ -126,7 +126,7 @@ async def _stops_waiting(
     (before,) = await bench.offer("held")
     async with bench.worker():
         await bench.until_state(before, State.RUNNING)
-        (last,) = await last_life(bench, "held")
+        (last,) = await quarantined(bench, "held")
         await bench.hint()
         await until(lambda: WAITS in bench.logged())
         await end(last)
@@ -153,7 +153,7 @@ async def test_another_worker_ends_the_waiting(bench: Bench, stage: Stage) -> No
         bench.sql("UPDATE tasks SET hint_deadline = clock_timestamp() WHERE state = 'QUEUED'")
         (hint,) = await bench.store.republish(10, "scheduler:test")
         other = await bench.registered(immortal=True)
-        claimed = await bench.store.claim([hint], other, hint.task_id, alone=True)
+        claimed = await bench.store.claim([hint], other, hint.task_id, exclusive=True)
         assert [grant.task_id for grant in claimed.grants] == [task]
         bench.sql(
             f"UPDATE tasks SET state = 'SUCCEEDED', epoch = 6, worker_id = NULL, "
@@ -181,7 +181,7 @@ async def test_a_thread_that_does_not_end_is_not_waited_for(
         let_go.wait(60)
 
     (deaf_id,) = await bench.offer("deaf", timeout_seconds=0.1, max_attempts=1)
-    (last,) = await last_life(bench, "held")
+    (last,) = await quarantined(bench, "held")
     async with bench.worker():
         await bench.until_state(deaf_id, State.FAILED)
         await bench.hint()
@@ -206,7 +206,7 @@ async def test_a_last_life_whose_thread_does_not_end_blocks_nobody(
     def deaf(ctx: Context, payload: Payload) -> None:
         let_go.wait(60)
 
-    (last,) = await last_life(bench, "deaf", timeout_seconds=0.1, max_attempts=1)
+    (last,) = await quarantined(bench, "deaf", timeout_seconds=0.1, max_attempts=1)
     async with bench.worker():
         await bench.hint()
         await bench.until_state(last, State.FAILED)
@@ -227,7 +227,7 @@ async def test_a_last_life_that_was_taken_away_blocks_nobody(bench: Bench, stage
             except asyncio.CancelledError:
                 continue
 
-    (last,) = await last_life(bench, "deaf", timeout_seconds=0.1, max_attempts=1)
+    (last,) = await quarantined(bench, "deaf", timeout_seconds=0.1, max_attempts=1)
     async with bench.worker():
         await bench.hint()
         await bench.until_state(last, State.RUNNING)
@@ -238,14 +238,14 @@ async def test_a_last_life_that_was_taken_away_blocks_nobody(bench: Bench, stage
 
 
 async def _taken_back(bench: Bench) -> bool:
-    return len(await bench.store.take_back(10, "scheduler:test")) == 1
+    return len(await bench.store.reclaim(10, "scheduler:test")) == 1
 
 
 async def test_who_stops_gives_the_hint_to_others(bench: Bench, stage: Stage) -> None:
     (before,) = await bench.offer("held")
     async with bench.incarnation() as (worker, running):
         await bench.until_state(before, State.RUNNING)
-        (last,) = await last_life(bench, "held")
+        (last,) = await quarantined(bench, "held")
         await bench.hint()
         await until(lambda: WAITS in bench.logged())
         assert (await bench.queue._redis.xpending("holdfast:hints:default", "workers"))[
@@ -267,7 +267,7 @@ async def test_the_hint_of_one_that_died_waiting_goes_to_others(bench: Bench, st
     async with bench.scheduler(hint_deadline_seconds=60.0):
         async with bench.incarnation() as (_, running):
             await bench.until_state(before, State.RUNNING)
-            (last,) = await last_life(bench, "short")
+            (last,) = await quarantined(bench, "short")
             await until(lambda: WAITS in bench.logged())
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -278,7 +278,7 @@ async def test_the_hint_of_one_that_died_waiting_goes_to_others(bench: Bench, st
 
 
 async def test_a_lost_reply_to_the_claim_grants_it_once(bench: Bench, stage: Stage) -> None:
-    (last,) = await last_life(bench, "short")
+    (last,) = await quarantined(bench, "short")
     async with wire_to(bench.settings.database_url) as wire:
         wire.lose_reply_to(last.bytes)
         async with bench.worker(database_url=wire.url):
@@ -293,7 +293,7 @@ async def test_a_stray_of_the_database_is_mended_before(bench: Bench, stage: Sta
     """Idle by its own account, not by the database's: the heartbeat hands the stray back."""
     async with bench.worker(heartbeat_seconds=0.4) as worker:
         await bench.claimed("held", worker=worker.id)
-        (last,) = await last_life(bench, "short")
+        (last,) = await quarantined(bench, "short")
         await bench.hint()
         await bench.until_state(last, State.SUCCEEDED)
     assert WAITS in bench.logged()
@@ -308,7 +308,7 @@ async def test_an_ack_that_fails_is_made_up_for(bench: Bench, stage: Stage) -> N
         bench.worker(redis_url=wire.url),
     ):
         await bench.until_state(before, State.RUNNING)
-        (last,) = await last_life(bench, "short")
+        (last,) = await quarantined(bench, "short")
         await bench.hint()
         await until(lambda: WAITS in bench.logged())
         wire.down()

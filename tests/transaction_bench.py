@@ -50,7 +50,9 @@ class Bench:
         started = loop.time()
         if timeout_seconds is not None:
             started += timeout_seconds - self.grant.timeout_seconds
-        return Context(self.grant, clock=loop.time, started=started, begin=transactions.begin)
+        return Context(
+            self.grant, clock=loop.time, started=started, open_transaction=transactions.open
+        )
 
     async def state(self) -> tuple[State, Any, list[int]]:
         """The task's state, its ledger result, and the handler's own rows, as others see them."""

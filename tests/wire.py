@@ -33,8 +33,12 @@ class Wire:
 
     def down(self) -> None:
         """Resets every open connection and refuses new ones."""
-        self._refusing = True
+        self.refuse()
         self.cut()
+
+    def refuse(self) -> None:
+        """Refuses new connections; open ones stay."""
+        self._refusing = True
 
     def heal(self) -> None:
         """Everything passes again."""

@@ -152,13 +152,13 @@ def _distinct(ids""",
         edits=(
             Edit(
                 _TRANSACTION,
-                "                await self._finish(context, transaction)\n",
+                "                await self._finish(commit, transaction)\n",
                 "",
             ),
             Edit(
                 _TRANSACTION,
-                "        context.commit = Commit.DONE\n\n\ndef",
-                "        context.commit = Commit.NONE\n\n\ndef",
+                "        commit.applied()\n\n\nasync def",
+                "        commit.refused()\n\n\nasync def",
             ),
         ),
     ),

@@ -6,6 +6,7 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 from chaos.mutants.queue import MUTANTS as _QUEUE
 
 _FILE = "system/scheduler.py"
+_DETECTOR = "system/failure_detector.py"
 _GROUP_FROM_NOW_ON = next(mutant for mutant in _QUEUE if mutant.name == "group_from_now_on")
 
 HINTS_ONCE = Mutant(
@@ -97,7 +98,7 @@ MUTANTS = (
     both("bound_by_xlen_dead_not_buried", _BOUND_BY_XLEN, DEAD_NOT_BURIED, killers=("L1",)),
     Mutant(
         name="never_steady",
-        guard="nobody is marked dead right after a scheduler's own outage (Steadiness)",
+        guard="nobody is marked dead right after a scheduler's own outage (FailureDetector)",
         what="every expired lease is a death at once",
         scenario="database_down_longer_than_lease",
         killers=("S16",),
@@ -162,13 +163,13 @@ UNPLANTED = (
         "only later: Redis is back at the heal",
     ),
     Unplanted(
-        "a jump of the database's clock unsettles (Steadiness)",
-        _FILE,
+        "a jump of the database's clock restarts its wait (FailureDetector)",
+        _DETECTOR,
         "the arena cannot step the clock of Postgres; tests/test_scheduler.py",
     ),
     Unplanted(
-        "every answer of Postgres counts, not only the clock's (Steadiness.answered)",
-        _FILE,
+        "every answer of Postgres counts, not only the clock's (FailureDetector.answered)",
+        _DETECTOR,
         "only later: the heal ends the latency; tests/test_scheduler.py",
     ),
     Unplanted(
@@ -177,9 +178,9 @@ UNPLANTED = (
         "short cuts: without them only slower",
     ),
     Unplanted(
-        "only consumers marked dead are buried",
+        "only consumers marked dead are drained",
         _FILE,
-        "burying a living one only publishes its hints twice, which claims refuse",
+        "draining a living one only publishes its hints twice, which claims refuse",
     ),
     Unplanted(
         "each kind of sweep has a connection of its own",

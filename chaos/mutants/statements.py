@@ -69,7 +69,7 @@ _CLAIMS = (
         what="it is granted like any other",
         scenario="poison_task",
         killers=("S15",),
-        edits=(Edit(_FILE, "  WHERE CASE WHEN last_life\n", "  WHERE CASE WHEN false\n"),),
+        edits=(Edit(_FILE, "  WHERE CASE WHEN quarantined\n", "  WHERE CASE WHEN false\n"),),
     ),
     Mutant(
         name="heartbeat_of_the_dead",
@@ -355,7 +355,7 @@ UNPLANTED = (
     Unplanted(
         "beside a task on its last life nothing is granted",
         _FILE,
-        "covered by the worker, which reads no hints while such a one runs (slots.alone)",
+        "covered by the worker, which reads no hints while such a one runs (SlotPool.exclusive)",
     ),
     Unplanted(
         "FAILED when attempt - losses - handed_back reaches max_attempts; discarded: at once",

@@ -1,4 +1,4 @@
-"""Guards of what is told of a task: the facades of system/telling, and the export of spans."""
+"""Guards of telemetry: the instrumentation in system/telling, and the export of spans."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _TOLD = (
         edits=(
             Edit(
                 _DISPATCHES,
-                "                self._attempt(end, sweep)\n",
+                "                self._attempt(attempt, sweep)\n",
                 "                pass\n",
             ),
         ),
@@ -66,8 +66,8 @@ _TOLD = (
         edits=(
             Edit(
                 _ATTEMPTS,
-                "        if trace is not None:\n            trace.queued(",
-                "        if False:\n            trace.queued(",
+                "        if span is not None:\n            span.queued(",
+                "        if False:\n            span.queued(",
             ),
         ),
     ),
@@ -80,9 +80,9 @@ _TOLD = (
         edits=(
             Edit(
                 _ATTEMPTS,
-                "            trace.refused()\n",
+                "            span.refused()\n",
                 "            reason = _reason(end, answer.state)\n"
-                "            trace.ended(reason, answer.state, delay_seconds=0.0, error=None)\n",
+                "            span.ended(reason, answer.state, delay_seconds=0.0, error=None)\n",
             ),
         ),
     ),
@@ -170,7 +170,7 @@ _EXPORTED = (
             Edit(
                 "system/slots.py",
                 "        await attempt.released()\n",
-                "        export = self._telling._tracing._export\n"
+                "        export = self._telemetry._tracing._export\n"
                 "        await export._send(export._client)\n"
                 "        await attempt.released()\n",
             ),

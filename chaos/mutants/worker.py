@@ -1,4 +1,4 @@
-"""Guards of the worker: worker, intake, slots, attempts, finisher."""
+"""Guards of the worker: worker, claimer, executor, slots, attempts, finisher."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from chaos.mutants.scheduler import HINTS_ONCE
 from chaos.mutants.statements import MUTANTS as _STATEMENTS
 
 _FILE = "system/worker.py"
-_INTAKE = "system/intake.py"
+_CLAIMER = "system/intake.py"
 _LEASE = "system/lease.py"
-_SLOTS = "system/slots.py"
+_EXECUTOR = "system/slots.py"
+_SLOT_POOL = "system/slot_pool.py"
 _FINISHER = "system/finisher.py"
 _ATTEMPTS = "system/attempts.py"
 
@@ -27,8 +28,8 @@ _STRAYS_KEPT = Mutant(
     edits=(
         Edit(
             _FILE,
-            "elif attempt is None and key not in known and claims == self._intake.claims_sent:",
-            "elif False and claims:",
+            "elif running is None and key not in known and self._claimer.no_claim_since(mark):",
+            "elif False and mark:",
         ),
     ),
 )
@@ -43,15 +44,16 @@ _CLAIM_GIVEN_UP = Mutant(
     pair="claim_given_up_strays_kept",
     edits=(
         Edit(
-            _INTAKE,
-            "                    claimed = await self._store.claim("
-            "hints, self._worker_id, token, alone=alone)\n",
+            _CLAIMER,
+            "                    claimed = await self._store.claim(\n"
+            "                        hints, self._worker_id, token, exclusive=exclusive\n"
+            "                    )\n",
             """\
                     from system.errors import OutcomeUnknown
 
                     try:
                         claimed = await self._store.claim(
-                            hints, self._worker_id, token, alone=alone
+                            hints, self._worker_id, token, exclusive=exclusive
                         )
                     except (OutcomeUnknown, Unavailable):
                         return Claimed(), sent
@@ -85,7 +87,7 @@ _PENDING_NOT_REREAD = Mutant(
     killers=("L1",),
     covered_by="the hint's deadline: it is published again, only later",
     pair="pending_not_reread_hints_once",
-    edits=(Edit(_INTAKE, "            pending=pending,\n", "            pending=False,\n"),),
+    edits=(Edit(_CLAIMER, "            pending=pending,\n", "            pending=False,\n"),),
 )
 
 _ACK_BEFORE_CLAIM = Mutant(
@@ -98,7 +100,7 @@ _ACK_BEFORE_CLAIM = Mutant(
     pair="ack_before_claim_hints_once",
     edits=(
         Edit(
-            _INTAKE,
+            _CLAIMER,
             "        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)\n",
             "        await self._queue.ack(deliveries)\n"
             "        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)\n",
@@ -131,9 +133,9 @@ _TAKING = (
         scenario="late_grant",
         killers=("S16",),
         edits=(
-            Edit(_INTAKE, "                    sent = clock()\n", ""),
+            Edit(_CLAIMER, "                    sent = clock()\n", ""),
             Edit(
-                _INTAKE,
+                _CLAIMER,
                 "        clock = asyncio.get_running_loop().time\n",
                 "        sent = asyncio.get_running_loop().time()\n",
             ),
@@ -145,7 +147,7 @@ _TAKING = (
         what="it takes whatever there is",
         scenario="crowded",
         killers=("S9",),
-        edits=(Edit(_INTAKE, "min(self._slots.free, _CLAIM_MAX),", "_CLAIM_MAX,"),),
+        edits=(Edit(_CLAIMER, "min(self._slots.free, _CLAIM_MAX),", "_CLAIM_MAX,"),),
     ),
     Mutant(
         name="unknown_name_fails",
@@ -155,7 +157,7 @@ _TAKING = (
         killers=("S15",),
         edits=(
             Edit(
-                _SLOTS,
+                _EXECUTOR,
                 "        grant.epoch,\n        Reason.HANDED_BACK,\n",
                 "        grant.epoch,\n        Reason.FAILED,\n",
             ),
@@ -209,7 +211,7 @@ _LIVING = (
         edits=(
             Edit(
                 _FILE,
-                "            self.slots.stop(StopReason.SHUTTING_DOWN)\n",
+                "            self._executor.stop(StopReason.SHUTTING_DOWN)\n",
                 "            pass\n",
             ),
             Edit(
@@ -228,9 +230,9 @@ _LIVING = (
         edits=(
             Edit(
                 _FILE,
-                "            await self._intake.leave()\n",
+                "            await self._claimer.leave()\n",
                 "            await self._beating.retire(self.id)\n"
-                "            await self._intake.leave()\n",
+                "            await self._claimer.leave()\n",
             ),
         ),
     ),
@@ -253,17 +255,17 @@ UNPLANTED = (
     ),
     Unplanted(
         "a stopping worker gives hints back that it read but did not claim",
-        _INTAKE,
+        _CLAIMER,
         "covered by the janitor and the deadline",
     ),
     Unplanted(
         "a task waits unacked until nothing else runs here; further ones go back",
-        _INTAKE,
+        _CLAIMER,
         "only how soon a task on its last life runs; the database decides (last_life_in_company)",
     ),
     Unplanted(
         "while a task on its last life runs, no slot is free",
-        _SLOTS,
+        _SLOT_POOL,
         "covered by the claim, which grants nothing beside it (last_life_in_company)",
     ),
     Unplanted(

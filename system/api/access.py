@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from system.api import problems
 from system.api.services import SCOPE_KEY
-from system.telling.requests import Request, Requests
+from system.telling.requests import RequestInstrumentation, RequestTrace
 
 _FRAMES_MAX = 20
 _METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
@@ -19,9 +19,9 @@ _METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
 class AccessLog:
     """The outermost ASGI middleware. Records method, route and status, never payloads or keys."""
 
-    def __init__(self, app: ASGIApp, telling: Requests) -> None:
+    def __init__(self, app: ASGIApp, instrumentation: RequestInstrumentation) -> None:
         self._app = app
-        self._telling = telling
+        self._telemetry = instrumentation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,7 +30,7 @@ class AccessLog:
         loop = asyncio.get_running_loop()
         began = loop.time()
         status = 0
-        request = scope[SCOPE_KEY] = self._telling.began(scope)
+        request = scope[SCOPE_KEY] = self._telemetry.began(scope)
 
         async def observe(message: Message) -> None:
             nonlocal status
@@ -49,14 +49,14 @@ class AccessLog:
         finally:
             self._record(request, scope, status, loop.time() - began)
 
-    def _record(self, request: Request, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, request: RequestTrace, scope: Scope, status: int, seconds: float) -> None:
         # The template, not the path: ids would make the number of labels unbounded.
         route = getattr(scope.get("route"), "path", None)
         method = scope["method"] if scope["method"] in _METHODS else None
-        self._telling.answered(request, method, route, status, seconds)
+        self._telemetry.answered(request, method, route, status, seconds)
 
     def _log_error(self, scope: Scope, error: Exception) -> None:
         # Messages and local variables may hold payloads: only the location is logged.
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
         where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self._telling.broke(scope["path"], error, where)
+        self._telemetry.broke(scope["path"], error, where)

@@ -47,7 +47,7 @@ async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) 
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
-    services.telling.cancelled(answer, traced, began)
+    services.instrumentation.cancelled(answer, traced, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
         raise Problem(problems.CONFLICT, detail, state=answer.state)
@@ -64,7 +64,7 @@ async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
-    services.telling.retried(answer, traced, began)
+    services.instrumentation.retried(answer, traced, began)
     if not answer.done:
         detail = f"Task {task_id} is {answer.state}: only FAILED tasks can be retried."
         raise Problem(problems.CONFLICT, detail, state=answer.state)

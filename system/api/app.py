@@ -20,12 +20,12 @@ from system.api.poker import Wakeup
 from system.api.readiness import Readiness
 from system.api.services import Services
 from system.loops import Loops
-from system.pulse import Pulse
+from system.pulse import LoopLag
 from system.queue import HintQueue
 from system.settings import Settings
 from system.store import Store
-from system.telling.requests import Requests
-from system.telling.submits import Submits
+from system.telling.requests import RequestInstrumentation
+from system.telling.submits import TaskInstrumentation
 from system.telling.telemetry import create_telemetry
 
 _REDIS_CONNECTIONS = 2
@@ -60,13 +60,13 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
             wakeup=Wakeup(queue.poke),
             readiness=Readiness(settings, used),
             telemetry=telemetry,
-            telling=Submits(telemetry),
+            instrumentation=TaskInstrumentation(telemetry),
         )
         app.state.services = services
         telemetry.tracing.start()
         telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
         loops = Loops(telemetry.log, telemetry.metrics)
-        Pulse(loops, telemetry.metrics)
+        LoopLag(loops, telemetry.metrics)
         looping = asyncio.create_task(loops.run())
         try:
             yield
@@ -100,5 +100,5 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
     # The middleware added last is the outermost.
-    app.add_middleware(AccessLog, telling=Requests(telemetry))
+    app.add_middleware(AccessLog, instrumentation=RequestInstrumentation(telemetry))
     return app

@@ -13,8 +13,8 @@ from system.api.intake import RequestValidator
 from system.api.poker import Wakeup
 from system.api.readiness import Readiness
 from system.store import Store
-from system.telling.requests import Request
-from system.telling.submits import Submits
+from system.telling.requests import RequestTrace
+from system.telling.submits import TaskInstrumentation
 from system.telling.telemetry import Telemetry
 
 SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
@@ -31,7 +31,7 @@ class Services:
     wakeup: Wakeup
     readiness: Readiness
     telemetry: Telemetry
-    telling: Submits
+    instrumentation: TaskInstrumentation
 
 
 async def _services(request: HttpRequest) -> Services:
@@ -45,10 +45,10 @@ async def _request(
         str | None,
         Header(description="W3C trace context that the request, and a task it makes, continue."),
     ] = None,
-) -> Request:
-    traced: Request = request.scope[SCOPE_KEY]
+) -> RequestTrace:
+    traced: RequestTrace = request.scope[SCOPE_KEY]
     return traced
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-RequestDep = Annotated[Request, Depends(_request)]
+RequestDep = Annotated[RequestTrace, Depends(_request)]

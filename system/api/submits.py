@@ -70,7 +70,7 @@ async def submit_task(
     task = await services.validator.new_task(_with_key(request, key), new_id(), traceparent)
     began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
-    services.telling.submitted([task], [outcome], traced, began)
+    services.instrumentation.submitted([task], [outcome], traced, began)
     _wake_if_due(services, [outcome])
     submitted = _stored(task, outcome)
     replayed = submitted.outcome == "existing"
@@ -101,7 +101,7 @@ async def submit_batch(
         tasks = list(accepted.values())
         began = time.time_ns()
         outcomes = await services.coalescer.submit(tasks)
-        services.telling.submitted(tasks, outcomes, traced, began)
+        services.instrumentation.submitted(tasks, outcomes, traced, began)
         _wake_if_due(services, outcomes)
         for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
             results[index] = _result(index, task, outcome)

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
-from enum import Enum, auto
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-from opentelemetry.trace import INVALID_SPAN, SpanKind
 from opentelemetry.trace import Span as OpenTelemetrySpan
+from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from observability.tracing import Attributes
 from system.handlers.cancellation import Cancellation, StopReason
+from system.handlers.commit import Commit
+from system.handlers.transaction import OpenTransaction, Transaction
 from system.records import Grant
-from system.telling.attempt_trace import AttemptTrace
-
-if TYPE_CHECKING:
-    from system.handlers.transaction import Transaction
-
-
-class Commit(Enum):
-    """How far this attempt has come with ``ctx.transaction()``."""
-
-    NONE = auto()
-    OPEN = auto()
-    DONE = auto()
-    UNKNOWN = auto()
+from system.telling.attempt_trace import child_span
 
 
 class Context:
@@ -46,22 +34,21 @@ class Context:
         clock: Callable[[], float],
         started: float,
         cancellation: Cancellation | None = None,
-        begin: Callable[[Context], AbstractAsyncContextManager[Transaction]] | None = None,
-        trace: AttemptTrace | None = None,
+        commit: Commit | None = None,
+        open_transaction: OpenTransaction | None = None,
     ) -> None:
-        """``clock`` is the loop's ``time``; ``started`` its value when the task was claimed, or a
+        """``clock`` is the loop's ``time``, ``started`` its value when the task was claimed, or a
         little before: never after.
 
-        ``begin`` opens transactions (``Transactions.begin``); None for plain functions. ``trace``
-        is None where no spans are recorded.
+        ``open_transaction`` (``Transactions.open``) is None for plain functions.
         """
         self._grant = grant
         self._clock = clock
         self._ends = started + grant.timeout_seconds
         self._cancellation = cancellation or Cancellation()
-        self._begin = begin
-        self.commit = Commit.NONE
-        self.trace = trace
+        self._commit = commit or Commit(grant)
+        self._span = self._commit.span
+        self._open_transaction = open_transaction
 
     @property
     def task_id(self) -> UUID:
@@ -104,7 +91,7 @@ class Context:
 
         None where the task has none.
         """
-        return self._grant.traceparent if self.trace is None else self.trace.traceparent
+        return self._grant.traceparent if self._span is None else self._span.traceparent
 
     def span(
         self, name: str, **attributes: AttributeValue
@@ -114,9 +101,7 @@ class Context:
         Below the step it stands in, in coroutines and threads alike; costs nothing where the trace
         is not sampled. No payloads, no secrets: traces leave this system.
         """
-        if self.trace is None:
-            return nullcontext(INVALID_SPAN)
-        return self.trace.span(name, attributes)
+        return child_span(self._span, name, attributes)
 
     def client_span(
         self, name: str, attributes: Attributes
@@ -125,9 +110,7 @@ class Context:
 
         Within it ``traceparent`` is that of the call: send it along.
         """
-        if self.trace is None:
-            return nullcontext(INVALID_SPAN)
-        return self.trace.span(name, attributes, SpanKind.CLIENT)
+        return child_span(self._span, name, attributes, SpanKind.CLIENT)
 
     @property
     def claimed_at(self) -> datetime:
@@ -182,22 +165,12 @@ class Context:
             OutcomeUnknown: (at the end) the reply to COMMIT was lost; do not repeat it.
             TimeoutError: the attempt's time ended before the block did; rolled back.
         """
-        if self._begin is None:
+        if self._open_transaction is None:
             raise RuntimeError(
                 "ctx.transaction() is not available in a plain function, which runs in a thread: "
                 "write the handler as `async def`"
             )
-        return self._begin(self)
-
-    @property
-    def finished(self) -> bool:
-        """Whether ``ctx.transaction()`` committed: the task is SUCCEEDED, nothing can undo it."""
-        return self.commit is Commit.DONE
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether a COMMIT was sent and its reply lost: the worker must settle it."""
-        return self.commit is Commit.UNKNOWN
+        return self._open_transaction(self._commit, self.remaining_seconds)
 
 
 def _on_event_loop() -> bool:

@@ -1,18 +1,19 @@
 """``ctx.transaction()``: the handler's own SQL and the task's success in one COMMIT.
 
-No lock on the task is taken until the end of the block, so a long block keeps nobody waiting. A
-COMMIT is sent once. If its reply is lost nobody repeats it: the worker settles it by releasing
-the attempt as failed under the same epoch, and the fence decides which of the two came first.
+The task is not locked before the end of the block, so a long block delays no other process. COMMIT
+is sent once and never repeated. If its reply is lost, the worker settles the outcome by releasing
+the attempt as failed under the same epoch: the fence decides which of the two came first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+from opentelemetry.trace import Span, SpanKind
 from sqlalchemy import CursorResult, Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,11 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransactio
 
 from system.database import checkout, classify, discard
 from system.errors import OutcomeUnknown, TaskLost, Unavailable
-from system.handlers.context import Commit, Context
+from system.handlers.commit import Commit
 from system.handlers.result import encode_result
 from system.handlers.sql_spans import database_attributes
 from system.records import Success
 from system.store import Store
+from system.telling.attempt_trace import child_span
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
@@ -52,10 +54,14 @@ class Transaction:
         return await self._connection.execute(statement, parameters)
 
 
+# Opens the transaction of an attempt that has so many seconds left.
+OpenTransaction = Callable[[Commit, Callable[[], float]], AbstractAsyncContextManager[Transaction]]
+
+
 class Transactions:
     """Opens the transactions of one worker incarnation, on a bounded engine of their own.
 
-    ``commit_timeout_seconds``: a COMMIT unanswered for so long has an unknown outcome.
+    ``commit_timeout_seconds``: the outcome of a COMMIT unanswered for longer is unknown.
     """
 
     def __init__(
@@ -75,29 +81,29 @@ class Transactions:
         self._of_database = database_attributes(engine.url)
 
     @asynccontextmanager
-    async def begin(self, context: Context) -> AsyncIterator[Transaction]:
-        """What ``ctx.transaction()`` enters; see there for what it raises."""
-        _refuse_second(context)
-        context.commit = Commit.OPEN
+    async def open(
+        self, commit: Commit, remaining_seconds: Callable[[], float]
+    ) -> AsyncIterator[Transaction]:
+        """Enter ``ctx.transaction()``, which documents what it raises."""
+        commit.begin()
         try:
-            async with asyncio.timeout(context.remaining_seconds()) as limit:
-                with context.client_span("transaction", self._of_database):
-                    async with self._within(context) as transaction:
+            async with asyncio.timeout(remaining_seconds()) as limit:
+                with self._span(commit, "transaction"):
+                    async with self._within(commit) as transaction:
                         yield transaction
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            if context.commit is not Commit.DONE:
+            if not commit.committed:
                 raise TimeoutError(
                     "ctx.transaction() was still open when the attempt's time ended: rolled back"
                 ) from error
         finally:
-            if context.commit is Commit.OPEN:
-                context.commit = Commit.NONE
+            commit.end()
 
     @asynccontextmanager
-    async def _within(self, context: Context) -> AsyncIterator[Transaction]:
-        """BEGIN, the body, the finish, COMMIT; the connection is pooled again only if sound."""
+    async def _within(self, commit: Commit) -> AsyncIterator[Transaction]:
+        """Send BEGIN, run the body, finish, COMMIT; pool the connection again only if sound."""
         connection = await _connect(self._engine)
         sound = False
         try:
@@ -105,22 +111,26 @@ class Transactions:
             transaction = Transaction(connection)
             try:
                 yield transaction
-                await self._finish(context, transaction)
+                await self._finish(commit, transaction)
             except Exception:
-                with context.client_span("ROLLBACK", self._of_database):
+                with self._span(commit, "ROLLBACK"):
                     await root.rollback()
                 sound = True
                 raise
-            await _to_the_end(self._commit(context, root))
+            await _to_the_end(self._commit(commit, root))
             sound = True
         finally:
             await (connection.close() if sound else discard(connection))
 
-    async def _finish(self, context: Context, transaction: Transaction) -> None:
+    def _span(self, commit: Commit, name: str) -> AbstractContextManager[Span]:
+        return child_span(commit.span, name, self._of_database, SpanKind.CLIENT)
+
+    async def _finish(self, commit: Commit, transaction: Transaction) -> None:
+        attempt = commit.attempt
         result = encode_result(transaction.result, self._result_bytes_max)
-        success = Success(context.task_id, context.epoch, result)
+        success = Success(attempt.task_id, attempt.epoch, result)
         try:
-            with context.span("finish"):
+            with child_span(commit.span, "finish", {}):
                 answer = await self._store.finish_in(
                     transaction.connection, success, self._worker_id
                 )
@@ -131,46 +141,30 @@ class Transactions:
         # Not "done": the attempt may have ended otherwise meanwhile (the handler returned while a
         # task of its own still held this block), and only one end may take effect.
         if not answer.made:
-            if context.trace is not None:
-                context.trace.refused()
+            if commit.span is not None:
+                commit.span.refused()
             found = f"{answer.state} at epoch {answer.epoch}" if answer.state else "gone"
             raise TaskLost(
-                f"task {context.task_id} no longer belongs to this attempt (epoch "
-                f"{context.epoch}): it is {found}; the transaction was rolled back"
+                f"task {attempt.task_id} no longer belongs to this attempt (epoch "
+                f"{attempt.epoch}): it is {found}; the transaction was rolled back"
             )
 
-    async def _commit(self, context: Context, root: AsyncTransaction) -> None:
-        """Send COMMIT once. The state on the context is right even if nobody hears the error."""
-        context.commit = Commit.UNKNOWN
+    async def _commit(self, commit: Commit, root: AsyncTransaction) -> None:
+        """Send COMMIT once. ``commit`` has the right state even if the error reaches no caller."""
+        commit.sent()
         try:
             async with asyncio.timeout(self._commit_timeout_seconds):
-                with context.client_span("COMMIT", self._of_database):
+                with self._span(commit, "COMMIT"):
                     await root.commit()
         except DBAPIError as error:
             meaning = classify(error)
             if not isinstance(meaning, OutcomeUnknown):
-                context.commit = Commit.OPEN  # refused, for example by a deferred constraint
+                commit.refused()
             raise meaning from error
         except (OSError, TimeoutError) as error:
             reason = str(error) or f"no reply within {self._commit_timeout_seconds} s"
             raise OutcomeUnknown(f"the reply to COMMIT was lost: {reason}") from error
-        context.commit = Commit.DONE
-
-
-def _refuse_second(context: Context) -> None:
-    """At most one transaction of an attempt may ever reach COMMIT: the fence sees only attempts."""
-    if context.commit is Commit.OPEN:
-        raise RuntimeError("this attempt already has a ctx.transaction() open: use that one")
-    if context.commit is Commit.DONE:
-        raise RuntimeError(
-            "ctx.transaction() has committed and the task is SUCCEEDED: nothing can be added; "
-            "put all SQL of a task into one transaction"
-        )
-    if context.commit is Commit.UNKNOWN:
-        raise RuntimeError(
-            "the COMMIT of this attempt's transaction has an unknown outcome: let OutcomeUnknown "
-            "reach the worker, which settles it"
-        )
+        commit.applied()
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
@@ -186,7 +180,7 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work`` even if the caller is cancelled meanwhile; the cancellation then goes on."""
+    """Await ``work`` even if the caller is cancelled meanwhile; then re-raise the cancellation."""
     running = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not running.done():

@@ -1,10 +1,10 @@
-"""Telling what happened: one log line, the metrics and the spans of each transition.
+"""Emit one log line, the metrics and the spans of each transition; never carry data.
 
-The law: whoever makes a transition in the database tells it, once, and nobody else does. Roles call
-these nouns right after the database has answered; nothing reads back what was told.
+Telemetry for a transition is emitted exactly once, by the process that committed it, right after
+the database has answered. Nothing reads back what was emitted.
 
 - ``requests.py``, ``submits.py``: the API
 - ``dispatches.py``: the scheduler
 - ``attempts.py``, ``attempt_trace.py``: the worker
-- ``telemetry.py``: what all of them tell it to
+- ``telemetry.py``: where they emit to
 """

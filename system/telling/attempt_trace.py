@@ -1,15 +1,15 @@
-"""The trace of one attempt: its own span, and what happens below it while it runs here.
+"""The span of one attempt, and the spans below it while it runs in this process.
 
-The span is told once the database has ended the attempt, by whoever ended it. Its id follows from
-task and epoch, so spans below it have their parent even if this process dies: then the take-back
-tells it.
+The span is emitted once the database has ended the attempt, by the process that ended it. Its id is
+derived from task and epoch, so spans below it have their parent even if this process dies: then the
+scheduler that reclaims the attempt emits it.
 """
 
 from __future__ import annotations
 
 import contextvars
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
 from opentelemetry import context as variables
@@ -26,34 +26,32 @@ from observability.tracing import (
     named_child,
 )
 from system.lifecycle import Reason, State
-from system.records import Grant, Owned
+from system.records import AttemptRef
 from system.telling import words
 
 
-class AttemptTrace:
-    """Made only for attempts whose trace is recorded."""
+class AttemptSpan:
+    """The span of an attempt that is recorded; there is none for other attempts."""
 
     def __init__(
         self,
         tracing: Tracing,
-        attempt: Grant | Owned,
+        attempt: AttemptRef,
         create: SpanContext,
         worker_id: UUID,
         *,
         batch: SpanContext | None = None,
         began: int | None = None,
     ) -> None:
-        """``create``: the context of the row; ``batch``: that of the hint; ``began`` None: now."""
+        """``create``: the context in the row; ``batch``: that of the hint; ``began`` None: now."""
         self.context = attempt_context(create, attempt.task_id, attempt.epoch)
         self._tracing = tracing
         self._create = create
         self._links = links_of(create, attempt.task_id, attempt.epoch, batch)
         self._name = f"process {attempt.queue}"
-        self._of_task = words.of_task(attempt.task_id, attempt.epoch, attempt.attempt)
+        self._task_attributes = words.task_attributes(attempt)
         self._attributes = {
-            **words.messaging(
-                "process", attempt.queue, attempt.task_id, attempt.epoch, attempt.attempt
-            ),
+            **words.messaging("process", attempt.queue, attempt),
             "holdfast.task.name": attempt.name,
             "holdfast.worker.id": str(worker_id),
         }
@@ -62,44 +60,44 @@ class AttemptTrace:
 
     @property
     def traceparent(self) -> str:
-        """Of the span that is current; of the attempt where none below it is."""
+        """The traceparent of the current span, or of the attempt if there is none below it."""
         current = trace.get_current_span().get_span_context()
         return traceparent.write(current if current.is_valid else self.context)
 
     def event(self, name: str) -> None:
-        """Something happened to this attempt, now."""
+        """Add an event that happens now."""
         self._events.append(Happening(name, time.time_ns()))
 
     def inside(self) -> contextvars.Context:
-        """A context to run the handler in: what it does is below this attempt."""
+        """Return a context to run the handler in, whose spans are below this attempt."""
         inside = contextvars.copy_context()
         span = trace.NonRecordingSpan(self.context)
         inside.run(variables.attach, trace.set_span_in_context(span, variables.Context()))
         return inside
 
     def span(
-        self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL
+        self, name: str, attributes: Attributes, kind: SpanKind
     ) -> AbstractContextManager[trace.Span]:
-        """A span around a block of the handler."""
+        """Open a span around a block of the handler."""
         return self._tracing.span(name, kind, attributes)
 
     def queued(self, since: int, until: int) -> None:
-        """It waited as a hint, by the database's clock."""
+        """Record the wait as a hint, by the database's clock, in nanoseconds."""
         self._below(self._create, "queued", since, until)
 
     def finished(self, began: int) -> None:
-        """Its end was handed over at ``began`` to be written, and was answered just now."""
+        """Record the write of the attempt's end, from ``began`` until now."""
         self._below(self.context, "finish", began, time.time_ns())
 
     def refused(self) -> None:
-        """What it wrote was refused: the attempt had been ended for it."""
+        """Record that the fence refused its write: another process has ended the attempt."""
         now = time.time_ns()
         self._below(self.context, "stale write refused", now, now, error="stale write")
 
     def ended(
         self, reason: Reason, state: State | None, *, delay_seconds: float, error: str | None
     ) -> None:
-        """The database ended it for ``reason``, and the task is ``state`` now."""
+        """Emit the span of an attempt that ended for ``reason``; ``state`` is the task's."""
         now = time.time_ns()
         self._tracing.record(
             Finished(
@@ -121,19 +119,31 @@ class AttemptTrace:
     ) -> None:
         child = self._tracing.child(parent)
         self._tracing.record(
-            Finished(name, child, parent, start, end, attributes=self._of_task, error=error)
+            Finished(name, child, parent, start, end, attributes=self._task_attributes, error=error)
         )
 
 
+def child_span(
+    attempt: AttemptSpan | None,
+    name: str,
+    attributes: Attributes,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> AbstractContextManager[trace.Span]:
+    """Open a span below the current one, or an invalid one where none is recorded."""
+    if attempt is None:
+        return nullcontext(trace.INVALID_SPAN)
+    return attempt.span(name, attributes, kind)
+
+
 def attempt_context(create: SpanContext, task_id: UUID, epoch: int) -> SpanContext:
-    """The context of an attempt's span; ``epoch`` is the attempt's own, an odd one."""
+    """Return the context of an attempt's span; ``epoch`` is the attempt's own, an odd one."""
     return named_child(create, attempt_span_id(task_id, epoch))
 
 
 def links_of(
     create: SpanContext, task_id: UUID, epoch: int, batch: SpanContext | None
 ) -> tuple[SpanContext, ...]:
-    """What an attempt's span is linked to: the attempt before it, and a scheduler's batch."""
+    """Return the links of an attempt's span: the attempt before it and a scheduler's batch."""
     before = (attempt_context(create, task_id, epoch - 2),) if epoch > 1 else ()
     return (*before, batch) if batch is not None else before
 
@@ -141,7 +151,7 @@ def links_of(
 def ends_as(
     state: State | None, at: int, reason: str, delay_seconds: float
 ) -> tuple[Happening, ...]:
-    """What the end of an attempt means for its task."""
+    """Return the event that says what the end of an attempt means for its task."""
     if state is State.SUCCEEDED:
         return (Happening("effect committed", at),)
     if state is State.SCHEDULED:

@@ -1,4 +1,4 @@
-"""What a worker does to tasks: claims them, and ends its attempts."""
+"""Telemetry of what a worker does: claim tasks and end their attempts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from observability import traceparent
 from observability.tracing import nanoseconds
 from system.errors import Unstorable
 from system.lifecycle import Reason, State
-from system.records import Answer, Failure, Grant, Owned, Success
+from system.records import Answer, AttemptRef, Failure, Grant, OwnedAttempt, Success
 from system.telling import words
-from system.telling.attempt_trace import AttemptTrace
+from system.telling.attempt_trace import AttemptSpan
 from system.telling.telemetry import Telemetry
 
 _STALE, _LOST = "stale", "lost"
 _NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.HANDED_BACK})
 
 
-class Attempts:
-    """Told after the database has answered."""
+class WorkerInstrumentation:
+    """Emit telemetry of a worker's transitions after the database has answered."""
 
     def __init__(self, telemetry: Telemetry, worker_id: UUID) -> None:
         self._log = telemetry.log
@@ -31,19 +31,19 @@ class Attempts:
         self._worker_id = worker_id
 
     def now(self) -> int:
-        """Nanoseconds since 1970, by the clock of this process."""
+        """Return nanoseconds since 1970 by the clock of this process."""
         return time.time_ns()
 
     def not_granted(self, hints: int) -> None:
-        """So many hints were to no avail: their tasks were not to be had (any more)."""
+        """Count hints whose task could not be claimed (already claimed, cancelled or stale)."""
         self._metrics.claims_refused.inc(hints)
 
-    def beat(self, seconds: float) -> None:
-        """A heartbeat was answered after so long."""
+    def heartbeat_answered(self, seconds: float) -> None:
+        """Record the round trip of a heartbeat."""
         self._metrics.heartbeat_seconds.set(seconds)
 
-    def claimed(self, grant: Grant, batch: str | None) -> AttemptTrace | None:
-        """An attempt begins; its trace, if that is recorded. ``batch``: what the hint carried."""
+    def claimed(self, grant: Grant, batch_traceparent: str | None) -> AttemptSpan | None:
+        """Record the start of an attempt; return its span if the trace is recorded."""
         exemplar = self._exemplar(grant.traceparent)
         queued = (grant.claimed_at - grant.queued_at).total_seconds()
         self._metrics.claimed.labels(grant.queue).inc()
@@ -52,76 +52,75 @@ class Attempts:
         self._metrics.queue_seconds.labels(grant.queue).observe(queued, exemplar)
         if self._verbose:
             states = (State.QUEUED, State.RUNNING)
-            self._log.debug("claimed", **_line(grant, *states, Reason.CLAIMED))
+            fields = words.transition_fields(grant, *states, Reason.CLAIMED)
+            self._log.debug("claimed", **fields)
         if exemplar is None:
             return None
-        trace = self._trace(grant, batch=batch)
-        if trace is not None:
-            trace.queued(nanoseconds(grant.queued_at), nanoseconds(grant.claimed_at))
-        return trace
+        span = self._span(grant, batch_traceparent=batch_traceparent)
+        if span is not None:
+            span.queued(nanoseconds(grant.queued_at), nanoseconds(grant.claimed_at))
+        return span
 
-    def dropped(self, grant: Grant, batch: str | None) -> None:
-        """It was granted to a worker that had died meanwhile: it never begins here."""
-        self.claimed(grant, batch)
+    def dropped(self, grant: Grant, batch_traceparent: str | None) -> None:
+        """Record a grant to a worker that was marked dead meanwhile: it does not start."""
+        self.claimed(grant, batch_traceparent)
         self.lost(grant)
 
     def ran(self, grant: Grant, seconds: float) -> None:
-        """Its handler took so long."""
+        """Record the run time of a handler."""
         exemplar = self._exemplar(grant.traceparent)
         self._metrics.run_seconds.labels(grant.queue, grant.name).observe(seconds, exemplar)
 
-    def succeeded(self, grant: Grant, trace: AttemptTrace | None, seconds: float) -> None:
-        """``ctx.transaction()`` has committed: there is nothing left to be written.
-
-        ``seconds``: since it was claimed.
-        """
+    def succeeded(self, grant: Grant, span: AttemptSpan | None, seconds: float) -> None:
+        """Record a success that ``ctx.transaction()`` committed, ``seconds`` after the claim."""
         success = Success(grant.task_id, grant.epoch, "")
-        self._ended(grant, success, State.SUCCEEDED, trace, seconds)
+        self._ended(grant, success, State.SUCCEEDED, span, seconds)
 
     def lost(self, grant: Grant) -> None:
-        """It was no longer ours: others have ended it, and tell it."""
+        """Record an attempt that another process has ended; that process emits its span."""
         self._metrics.leases_lost.inc()
         self._metrics.attempts.labels(grant.queue, grant.name, _LOST).inc()
-        self._log.warning("attempt lost", **_line(grant, State.RUNNING, None, Reason.LOST))
+        fields = words.transition_fields(grant, State.RUNNING, None, Reason.LOST)
+        self._log.warning("attempt lost", **fields)
 
     def answered(
         self,
-        attempt: Grant | Owned,
+        attempt: AttemptRef,
         end: Success | Failure,
         answer: Answer,
-        trace: AttemptTrace | None,
+        span: AttemptSpan | None,
         seconds: float = 0.0,
     ) -> None:
-        """What the database says to an end: it stands, or the fence has refused it.
+        """Record the database's answer to an end: accepted, or refused by the fence.
 
-        ``seconds``: since it was claimed, where its handler ran.
+        ``seconds``: since the claim, if the handler ran.
         """
         if answer.done:
-            self._ended(attempt, end, answer.state, trace, seconds)
+            self._ended(attempt, end, answer.state, span, seconds)
             return
         self._metrics.stale_writes.inc()
         self._metrics.attempts.labels(attempt.queue, attempt.name, _STALE).inc()
-        if trace is not None:
-            trace.refused()
+        if span is not None:
+            span.refused()
         wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
             "stale write refused",
-            **_line(attempt, State.RUNNING, None, wanted),
+            **words.transition_fields(attempt, State.RUNNING, None, wanted),
             found=answer.state and str(answer.state),
         )
 
-    def found(self, owned: Owned) -> AttemptTrace | None:
-        """The database has it under this worker's name, but it is unknown here."""
+    def found(self, owned: OwnedAttempt) -> AttemptSpan | None:
+        """Return the span of an attempt that the database has under this worker but is not here."""
         if not self._tracing.wants(owned.traceparent):
             return None
-        return self._trace(owned, began=nanoseconds(owned.claimed_at))
+        return self._span(owned, began=nanoseconds(owned.claimed_at))
 
     def _ended(
         self,
-        attempt: Grant | Owned,
+        attempt: AttemptRef,
         end: Success | Failure,
         state: State | None,
-        trace: AttemptTrace | None,
+        span: AttemptSpan | None,
         seconds: float,
     ) -> None:
         reason = _reason(end, state)
@@ -134,52 +133,38 @@ class Attempts:
             self._metrics.task_seconds.labels(attempt.queue).observe(whole, exemplar)
         ordinary = reason is Reason.SUCCEEDED
         if self._verbose or not ordinary:
-            fields = _line(attempt, State.RUNNING, state, reason)
-            say = self._log.debug if ordinary else self._log.info
-            say("attempt ended", name=attempt.name, **fields)
-        if trace is not None:
+            fields = words.transition_fields(attempt, State.RUNNING, state, reason)
+            log = self._log.debug if ordinary else self._log.info
+            log("attempt ended", name=attempt.name, **fields)
+        if span is not None:
             delay = end.delay_seconds if isinstance(end, Failure) else 0.0
-            trace.ended(reason, state, delay_seconds=delay, error=_error(end, reason))
+            span.ended(reason, state, delay_seconds=delay, error=_error(end, reason))
 
     def _exemplar(self, text: str | None) -> dict[str, str] | None:
-        """What a histogram may show of one task: only a trace that will be found."""
+        """Return exemplar labels only for a trace that is recorded."""
         return words.exemplar(text) if self._tracing.wants(text) else None
 
-    def _trace(
-        self, attempt: Grant | Owned, *, batch: str | None = None, began: int | None = None
-    ) -> AttemptTrace | None:
+    def _span(
+        self, attempt: AttemptRef, *, batch_traceparent: str | None = None, began: int | None = None
+    ) -> AttemptSpan | None:
         create = traceparent.parse(attempt.traceparent)
         if create is None:
             return None
-        return AttemptTrace(
+        return AttemptSpan(
             self._tracing,
             attempt,
             create,
             self._worker_id,
-            batch=traceparent.parse(batch),
+            batch=traceparent.parse(batch_traceparent),
             began=began,
         )
 
 
-def _line(
-    attempt: Grant | Owned, source: State, target: State | None, reason: Reason
-) -> dict[str, object]:
-    return words.line(
-        attempt.task_id,
-        attempt.traceparent,
-        attempt.epoch,
-        attempt.attempt,
-        source,
-        target,
-        reason,
-    )
-
-
 def _reason(end: Success | Failure, state: State | None) -> Reason:
-    """As the event has it.
+    """Return the reason as the database's event has it.
 
-    A failure that found SUCCEEDED has settled a COMMIT of unknown outcome: that one stood. A
-    success that made anything else could not be stored.
+    A failure that found SUCCEEDED settled a COMMIT of unknown outcome, which was committed. A
+    success that led to any other state could not be stored.
     """
     if state is State.SUCCEEDED:
         return Reason.SUCCEEDED
@@ -187,7 +172,7 @@ def _reason(end: Success | Failure, state: State | None) -> Reason:
 
 
 def _error(end: Success | Failure, reason: Reason) -> str | None:
-    """The type of what the handler raised, else the reason; None where nothing went wrong."""
+    """Return the type the handler raised, else the reason; None if nothing went wrong."""
     if reason in _NO_FAULT:
         return None
     if isinstance(end, Success):

@@ -1,4 +1,4 @@
-"""What a scheduler does to tasks: dispatches, hints published again, attempts taken back."""
+"""Telemetry of what a scheduler does: dispatch, republish, reclaim."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from observability import traceparent
 from observability.tracing import Finished, Happening, nanoseconds
 from system.lifecycle import Reason, State
-from system.records import Dispatched, Hint, Republished, TakenBack
+from system.records import Dispatched, ReclaimedAttempt, Republished
 from system.telling import words
 from system.telling.attempt_trace import attempt_context, ends_as, links_of
 from system.telling.telemetry import Telemetry
@@ -25,10 +24,10 @@ _STARVED_NANOSECONDS = 1_000_000
 T = TypeVar("T", bound=Republished)
 
 
-class Dispatches:
-    """Told after the database has answered. ``now`` before a statement is sent says when it was.
+class SchedulerInstrumentation:
+    """Emit telemetry after the database has answered; ``now`` is taken before the statement.
 
-    A batch has a span of its own, a root, if any task in it is sampled.
+    A batch has a root span of its own if any task in it is sampled.
     """
 
     def __init__(self, telemetry: Telemetry, actor: str) -> None:
@@ -37,110 +36,114 @@ class Dispatches:
         self._tracing = telemetry.tracing
         self._verbose = telemetry.verbose
         self._actor = actor
+        # Counters exist from the start: an increase from no sample is not seen as one.
         for reason in (Reason.LOST, Reason.TIMED_OUT):
-            self._metrics.taken_back.labels(reason.text)  # an increase from nothing is none
+            self._metrics.taken_back.labels(reason.text)
 
     def now(self) -> int:
-        """Nanoseconds since 1970, by the clock of this process."""
+        """Return nanoseconds since 1970 by the clock of this process."""
         return time.time_ns()
 
     @contextmanager
-    def dispatched(self, tasks: Sequence[Dispatched], sent: int) -> Iterator[Sequence[Hint]]:
-        """``with ... as hints:`` publish these; what the database did is told either way."""
+    def dispatched(self, tasks: Sequence[Dispatched], sent: int) -> Iterator[str | None]:
+        """Span the publishing of a dispatch; yield the traceparent of its batch if sampled.
+
+        The dispatch itself is recorded even if publishing fails.
+        """
         for queue, count in Counter(task.queue for task in tasks).items():
             self._metrics.dispatched.labels(queue).inc(count)
         if self._verbose:
             for task in tasks:
-                self._log.debug("dispatched", **_line(task, State.SCHEDULED, Reason.DISPATCHED))
+                fields = words.transition_fields(
+                    task, State.SCHEDULED, State.QUEUED, Reason.DISPATCHED
+                )
+                self._log.debug("dispatched", **fields)
         sampled = self._sampled(tasks)
         for task in sampled:
             self._waited(task)
-        with self._published("dispatch", tasks, sampled, sent) as hints:
-            yield hints
+        with self._published("dispatch", len(tasks), sampled, sent) as batch_traceparent:
+            yield batch_traceparent
 
     @contextmanager
-    def republished(self, tasks: Sequence[Republished], sent: int) -> Iterator[Sequence[Hint]]:
-        """The same for hints that were not claimed by their deadline."""
+    def republished(self, tasks: Sequence[Republished], sent: int) -> Iterator[str | None]:
+        """Span the publishing of hints that were not claimed by their deadline."""
         self._metrics.republished.inc(len(tasks))
         for task in tasks:
-            self._log.info(str(Reason.REPUBLISHED), **_line(task, State.QUEUED, Reason.REPUBLISHED))
-        with self._published("republish", tasks, self._sampled(tasks), sent) as hints:
-            yield hints
+            fields = words.transition_fields(task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED)
+            self._log.info(str(Reason.REPUBLISHED), **fields)
+        with self._published("republish", len(tasks), self._sampled(tasks), sent) as batch:
+            yield batch
 
-    def taken_back(self, ends: Sequence[TakenBack], sent: int) -> None:
-        """Each of these attempts was ended for its worker: this is who tells its span."""
-        sampled = [end for end in ends if self._tracing.wants(end.traceparent)]
+    def reclaimed(self, attempts: Sequence[ReclaimedAttempt], sent: int) -> None:
+        """Record attempts that were ended for their workers, with the spans of those attempts."""
+        sampled = [attempt for attempt in attempts if self._tracing.wants(attempt.traceparent)]
         sweep = self._tracing.sampled_root() if sampled else None
-        for end in ends:
-            self._metrics.taken_back.labels(end.reason.text).inc()
-            if end.state in words.OUTCOMES:
-                self._metrics.finished.labels(end.queue, words.OUTCOMES[end.state]).inc()
-            epoch = end.epoch - 1
+        for attempt in attempts:
+            self._metrics.taken_back.labels(attempt.reason.text).inc()
+            if attempt.state in words.OUTCOMES:
+                outcome = words.OUTCOMES[attempt.state]
+                self._metrics.finished.labels(attempt.queue, outcome).inc()
             self._log.warning(
                 "attempt taken back",
-                **words.line(
-                    *(end.task_id, end.traceparent, epoch, end.attempt),
-                    *(State.RUNNING, end.state, end.reason),
-                ),
-                worker=str(end.owner),
+                **words.transition_fields(attempt, State.RUNNING, attempt.state, attempt.reason),
+                worker=str(attempt.owner),
             )
         if sweep is not None:
-            for end in sampled:
-                self._attempt(end, sweep)
-            self._batch("sweep", sweep, len(ends), sent)
+            for attempt in sampled:
+                self._attempt(attempt, sweep)
+            self._batch("sweep", sweep, len(attempts), sent)
 
-    def died(self, worker: UUID) -> None:
-        """A worker's lease had expired: it is dead for ever."""
+    def marked_dead(self, worker: UUID) -> None:
+        """Record a worker whose lease had expired."""
         self._metrics.workers_lost.inc()
         self._log.warning("worker marked dead: lease expired", worker=str(worker))
 
-    def forgotten(self, queued: int) -> None:
-        """Redis was found empty."""
+    def hints_lost(self, queued: int) -> None:
+        """Record that Redis was found empty while ``queued`` tasks had hints in it."""
         self._log.warning("redis is empty, publishing all hints again", queued=queued)
 
-    def remembered(self) -> None:
-        """All its hints are published again."""
+    def hints_restored(self) -> None:
+        """Count a hint loss whose hints have all been published again."""
         self._metrics.amnesia.inc()
 
-    def buried(self, worker: UUID, queue: str, hints: int) -> None:
-        """What a dead worker had read and not claimed was given to the living."""
+    def drained(self, worker: UUID, queue: str, hints: int) -> None:
+        """Record that the unclaimed hints of a dead worker were given to the living."""
         self._log.info("consumer removed", worker=str(worker), queue=queue, hints=hints)
 
     def pruned(self, tasks: int) -> None:
-        """So many tasks past their retention were deleted."""
+        """Count tasks deleted after their retention."""
         self._metrics.pruned.inc(tasks)
 
     def _sampled(self, tasks: Sequence[T]) -> list[T]:
-        return [task for task in tasks if self._tracing.wants(task.task_traceparent)]
+        return [task for task in tasks if self._tracing.wants(task.traceparent)]
 
     @contextmanager
     def _published(
-        self, name: str, tasks: Sequence[T], sampled: Sequence[T], sent: int
-    ) -> Iterator[Sequence[Hint]]:
-        """The hints of those sampled name the span of the batch, for whoever claims them."""
+        self, name: str, count: int, sampled: Sequence[Republished], sent: int
+    ) -> Iterator[str | None]:
+        """Span a batch of ``count`` hints and the send of each sampled task."""
         if not sampled:
-            yield tasks
+            yield None
             return
         batch = self._tracing.sampled_root()
-        named = {task.task_id: traceparent.write(batch) for task in sampled}
         error = None
         try:
-            yield [replace(task, traceparent=named.get(task.task_id)) for task in tasks]
+            yield traceparent.write(batch)
         except BaseException as raised:
             error = type(raised).__name__
             raise
         finally:
             for task in sampled:
                 self._send(name, task, batch, sent, error)
-            self._batch(name, batch, len(tasks), sent, error)
+            self._batch(name, batch, count, sent, error)
 
     def _waited(self, task: Dispatched) -> None:
-        """What the task waited for, by the database's clock: its time, then its turn."""
-        create = traceparent.parse(task.task_traceparent)
+        """Record what the task waited for, by the database's clock: its due time, then a turn."""
+        create = traceparent.parse(task.traceparent)
         since, due, at = map(nanoseconds, (task.since, task.due_at, task.at))
         if create is None:
             return
-        attributes = words.of_task(task.task_id, task.epoch, task.attempt)
+        attributes = words.task_attributes(task)
         if due > since:
             child = self._tracing.child(create)
             self._tracing.record(
@@ -154,7 +157,7 @@ class Dispatches:
     def _send(
         self, within: str, task: Republished, batch: SpanContext, sent: int, error: str | None
     ) -> None:
-        create = traceparent.parse(task.task_traceparent)
+        create = traceparent.parse(task.traceparent)
         if create is None:
             return
         self._tracing.record(
@@ -166,7 +169,7 @@ class Dispatches:
                 self.now(),
                 SpanKind.PRODUCER,
                 {
-                    **words.messaging("send", task.queue, task.task_id, task.epoch, task.attempt),
+                    **words.messaging("send", task.queue, task),
                     "holdfast.republished": within == "republish",
                 },
                 links=(batch,),
@@ -193,50 +196,38 @@ class Dispatches:
             )
         )
 
-    def _attempt(self, end: TakenBack, sweep: SpanContext) -> None:
-        """From the row: its worker is dead, or let it run far past its timeout."""
-        epoch = end.epoch - 1
-        create = traceparent.parse(end.traceparent)
+    def _attempt(self, attempt: ReclaimedAttempt, sweep: SpanContext) -> None:
+        """Record the span of an attempt whose worker is dead or let it run past its timeout."""
+        create = traceparent.parse(attempt.traceparent)
         if create is None:
             return
-        began, ended = nanoseconds(end.claimed_at), nanoseconds(end.at)
+        began, ended = nanoseconds(attempt.claimed_at), nanoseconds(attempt.at)
+        reason = attempt.reason.text
         why = {
-            "holdfast.reason": end.reason.text,
+            "holdfast.reason": reason,
             "holdfast.actor": self._actor,
-            "holdfast.worker.id": str(end.owner),
+            "holdfast.worker.id": str(attempt.owner),
         }
         self._tracing.record(
             Finished(
-                f"process {end.queue}",
-                attempt_context(create, end.task_id, epoch),
+                f"process {attempt.queue}",
+                attempt_context(create, attempt.task_id, attempt.epoch),
                 create,
                 began,
                 ended,
                 SpanKind.CONSUMER,
                 {
-                    **words.messaging("process", end.queue, end.task_id, epoch, end.attempt),
-                    "holdfast.task.name": end.name,
-                    "holdfast.worker.id": str(end.owner),
-                    "holdfast.outcome": end.reason.text,
+                    **words.messaging("process", attempt.queue, attempt),
+                    "holdfast.task.name": attempt.name,
+                    "holdfast.worker.id": str(attempt.owner),
+                    "holdfast.outcome": reason,
                 },
-                links=links_of(create, end.task_id, epoch, sweep),
+                links=links_of(create, attempt.task_id, attempt.epoch, sweep),
                 events=(
                     Happening("claimed", began),
                     Happening("taken back", ended, why),
-                    *ends_as(end.state, ended, end.reason.text, 0.0),
+                    *ends_as(attempt.state, ended, reason, 0.0),
                 ),
-                error=end.reason.text,
+                error=reason,
             )
         )
-
-
-def _line(task: Republished, source: State, reason: Reason) -> dict[str, object]:
-    return words.line(
-        task.task_id,
-        task.task_traceparent,
-        task.epoch,
-        task.attempt,
-        source,
-        State.QUEUED,
-        reason,
-    )

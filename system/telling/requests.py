@@ -1,4 +1,4 @@
-"""Requests to the API: one line, two metrics, and the SERVER span of those that are recorded."""
+"""Telemetry of HTTP requests: a log line, two metrics, and a SERVER span if it is recorded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADER = b"traceparent"
 
 
-class Request:
-    """One request while it is answered: its place in a trace, and what comes of it there."""
+class RequestTrace:
+    """The trace context of one request while it is being answered."""
 
     def __init__(self, tracing: Tracing, scope: Scope) -> None:
         self.began = time.time_ns()
@@ -28,7 +28,7 @@ class Request:
 
     @cached_property
     def incoming(self) -> SpanContext | None:
-        """The caller's context, if it sent a valid one."""
+        """The caller's context, None unless it sent a valid one."""
         for name, value in self.scope["headers"]:
             if name == _HEADER:
                 return traceparent.parse(value.decode("latin-1"))
@@ -36,26 +36,26 @@ class Request:
 
     @cached_property
     def context(self) -> SpanContext:
-        """The request's own; the caller decides whether it is sampled, else the ratio."""
+        """The request's own context, sampled as the caller's is, else by the ratio."""
         if self.incoming is not None:
             return self._tracing.child(self.incoming)
         return self._tracing.root()
 
     @property
     def recorded(self) -> bool:
-        """Whether there will be a span: it is sampled, or a span of some task names it."""
+        """Whether a span will be recorded: it is sampled, or a task's span links to it."""
         return self._tracing.recording and (self._named or self.context.trace_flags.sampled)
 
     def name(self) -> SpanContext:
-        """The context, for a link from elsewhere: so there will be a span."""
+        """Return the context for a link from another span, and have this span recorded."""
         self._named = True
         return self.context
 
     def new_task(self, *, one_of_many: bool) -> str:
-        """The traceparent of a task that this request submits: that of its ``create`` span.
+        """Return the traceparent of a task that this request submits: that of its create span.
 
-        Without such a span, because it is not sampled or nothing is recorded here, the caller's
-        own. Of many each begins a trace of its own, unless the caller brought one.
+        Without such a span (not sampled, or nothing is recorded here) it is the caller's own.
+        Tasks of a batch each start a trace of their own unless the caller sent a traceparent.
         """
         if one_of_many and self.incoming is None:
             return self._tracing.new_traceparent()
@@ -64,27 +64,27 @@ class Request:
         return traceparent.write(self.incoming or self.context)
 
 
-class Requests:
-    """What the API tells of its requests. Method, route and status: never payloads or keys."""
+class RequestInstrumentation:
+    """Emit telemetry of requests: method, route and status, never payloads or keys."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._log = telemetry.log
         self._metrics = telemetry.metrics
         self._tracing = telemetry.tracing
 
-    def began(self, scope: Scope) -> Request:
-        """Called when a request has come."""
-        return Request(self._tracing, scope)
+    def began(self, scope: Scope) -> RequestTrace:
+        """Start the trace context of a request."""
+        return RequestTrace(self._tracing, scope)
 
     def answered(
         self,
-        request: Request,
+        request: RequestTrace,
         known_method: str | None,
         route: str | None,
         status: int,
         seconds: float,
     ) -> None:
-        """Called when it is over. None: a method, or a path, that nobody knows."""
+        """Record a finished request; ``known_method`` and ``route`` are None if unknown."""
         labels = method, path = known_method or "OTHER", route or "unmatched"
         self._metrics.requests.labels(*labels, str(status)).inc()
         probe = request.scope["path"] in _PROBES
@@ -108,14 +108,14 @@ class Requests:
             )
 
     def broke(self, path: str, error: Exception, where: list[str]) -> None:
-        """A bug. Its message and variables may hold payloads: only where it happened is told."""
+        """Log a bug by type and place only: its message and variables may hold payloads."""
         self._log.error("bug", path=path, error=type(error).__name__, where=where)
 
 
 def _attributes(
     scope: Scope, known_method: str | None, route: str | None, status: int
 ) -> dict[str, AttributeValue]:
-    """By the conventions for HTTP servers; the query is left out: it is the caller's."""
+    """Return attributes by the conventions for HTTP servers, without the query string."""
     attributes: dict[str, AttributeValue] = {
         "http.request.method": known_method or "_OTHER",
         "http.response.status_code": status,

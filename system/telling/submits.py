@@ -1,4 +1,4 @@
-"""What the API does to tasks: submits, cancels, retries."""
+"""Telemetry of what the API does to tasks: submit, cancel, retry."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from observability import traceparent
 from observability.tracing import Finished
 from system.errors import HoldfastError
 from system.lifecycle import Reason, State
-from system.records import Acted, NewTask, Submitted
+from system.records import Acted, AttemptRef, NewTask, Submitted
 from system.telling import words
-from system.telling.requests import Request
+from system.telling.requests import RequestTrace
 from system.telling.telemetry import Telemetry
 
 
-class Submits:
-    """Told after the database has answered, or when it has not and the client must be."""
+class TaskInstrumentation:
+    """Emit telemetry after the database has answered, or once a request gives up waiting."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._log = telemetry.log
@@ -30,10 +30,10 @@ class Submits:
         self,
         tasks: Sequence[NewTask],
         outcomes: Sequence[Submitted | HoldfastError],
-        request: Request,
+        request: RequestTrace,
         began: int,
     ) -> None:
-        """``began``: when they were handed over to be stored, in nanoseconds since 1970."""
+        """Record a submit; ``began`` is when it was sent, in nanoseconds since 1970."""
         for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, Submitted):
                 self._metrics.submitted.labels(task.queue, outcome.outcome).inc()
@@ -44,26 +44,29 @@ class Submits:
                         "submit of unknown outcome was committed", task_id=str(task.id)
                     )
                 if self._verbose:
-                    self._log.debug("submitted", **_line(task))
+                    fields = words.transition_fields(
+                        _ref(task), None, State.SCHEDULED, Reason.SUBMITTED
+                    )
+                    self._log.debug("submitted", **fields)
             else:
                 self._metrics.submitted.labels(task.queue, type(outcome).__name__).inc()
             if self._tracing.wants(task.traceparent):
                 self._create(task, outcome, request, began)
 
-    def cancelled(self, answer: Acted, request: Request, began: int) -> None:
-        """A cancel was answered; ``began`` when it was sent."""
+    def cancelled(self, answer: Acted, request: RequestTrace, began: int) -> None:
+        """Record the answer to a cancel; ``began`` is when it was sent."""
         running = answer.state is State.RUNNING
         reason = Reason.CANCEL_REQUESTED if running else Reason.CANCELLED
         self._acted("cancel", answer, reason, request, began)
 
-    def retried(self, answer: Acted, request: Request, began: int) -> None:
-        """A retry was answered; ``began`` when it was sent."""
+    def retried(self, answer: Acted, request: RequestTrace, began: int) -> None:
+        """Record the answer to a retry; ``began`` is when it was sent."""
         self._acted("retry", answer, Reason.RETRIED, request, began)
 
     def _create(
-        self, task: NewTask, outcome: Submitted | HoldfastError, request: Request, began: int
+        self, task: NewTask, outcome: Submitted | HoldfastError, request: RequestTrace, began: int
     ) -> None:
-        """Also of one that may not be stored: if it is, its spans have their parent."""
+        """Record the create span, also of an unknown outcome: later spans need their parent."""
         context = traceparent.parse(task.traceparent)
         if context is None:
             return
@@ -77,7 +80,7 @@ class Submits:
                 time.time_ns(),
                 SpanKind.PRODUCER,
                 {
-                    **words.messaging("create", task.queue, task.id, 0, 0),
+                    **words.messaging("create", task.queue, _ref(task)),
                     "holdfast.task.name": task.name,
                 },
                 links=() if within else (request.name(),),
@@ -86,20 +89,12 @@ class Submits:
         )
 
     def _acted(
-        self, action: str, answer: Acted, reason: Reason, request: Request, began: int
+        self, action: str, answer: Acted, reason: Reason, request: RequestTrace, began: int
     ) -> None:
         if answer.made:
             if answer.state in words.OUTCOMES:
                 self._metrics.finished.labels(str(answer.queue), words.OUTCOMES[answer.state]).inc()
-            fields = words.line(
-                answer.task_id,
-                answer.traceparent,
-                answer.epoch or 0,
-                answer.attempt or 0,
-                answer.found,
-                answer.state,
-                reason,
-            )
+            fields = words.transition_fields(answer, answer.found, answer.state, reason)
             self._log.info(str(reason), **fields)
         create = traceparent.parse(answer.traceparent)
         if create is None or not self._tracing.wants(answer.traceparent):
@@ -113,7 +108,7 @@ class Submits:
                 began,
                 time.time_ns(),
                 attributes={
-                    **words.of_task(answer.task_id, answer.epoch or 0, answer.attempt or 0),
+                    **words.task_attributes(answer),
                     "holdfast.reason": reason.text,
                     "holdfast.answer": answered,
                     "holdfast.state": str(answer.state),
@@ -123,5 +118,6 @@ class Submits:
         )
 
 
-def _line(task: NewTask) -> dict[str, object]:
-    return words.line(task.id, task.traceparent, 0, 0, None, State.SCHEDULED, Reason.SUBMITTED)
+def _ref(task: NewTask) -> AttemptRef:
+    """Identify a new task: epoch and attempt are 0 until it is first claimed."""
+    return AttemptRef(task.id, 0, 0, task.name, task.queue, task.traceparent)

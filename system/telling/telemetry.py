@@ -1,4 +1,4 @@
-"""What a role tells things to: its log, its metrics, its traces. One of each per process."""
+"""The log, metrics and traces of one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from system.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Made by ``create_telemetry``."""
+    """Where a role emits to; made by ``create_telemetry``."""
 
     log: structlog.stdlib.BoundLogger
     metrics: Metrics
@@ -26,12 +26,12 @@ class Telemetry:
 
     @property
     def verbose(self) -> bool:
-        """Whether DEBUG lines are written: else nobody should even put one together."""
+        """Whether DEBUG lines are written; callers skip building them otherwise."""
         return self.log.is_enabled_for(logging.DEBUG)
 
 
 def create_telemetry(settings: Settings, role: str) -> Telemetry:
-    """The telemetry of one process; its tracing is to be started on the role's loop."""
+    """Create the telemetry of a process; its tracing must be started on the role's loop."""
     log = create_logger(
         level=settings.log_level, style=settings.log_format, role=role, label=settings.label
     )
@@ -51,7 +51,7 @@ def create_telemetry(settings: Settings, role: str) -> Telemetry:
 
 @asynccontextmanager
 async def open_telemetry(settings: Settings, role: str) -> AsyncIterator[Telemetry]:
-    """``create_telemetry``, exporting as long as the block lasts and for a bounded time after."""
+    """Export telemetry while the block runs, and what is left within a bounded time after it."""
     telemetry = create_telemetry(settings, role)
     telemetry.tracing.start()
     try:

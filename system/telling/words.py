@@ -1,11 +1,12 @@
-"""The words that lines and spans share: fields of a transition, attributes by the conventions.
+"""Attributes and log fields that name a task, an attempt or a transition.
 
-Attributes follow OpenTelemetry's conventions for messaging; what these have no name for begins with
-``holdfast.``.
+Span attributes follow OpenTelemetry's conventions for messaging; those without a conventional name
+begin with ``holdfast.``.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
 from uuid import UUID
 
 from opentelemetry.util.types import AttributeValue
@@ -13,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 from observability import traceparent as trace
 from system.lifecycle import Reason, State
 
-# How metrics name the end of a task.
+# Metric label values for the terminal states of a task.
 OUTCOMES: dict[State | None, str] = {
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
@@ -21,50 +22,58 @@ OUTCOMES: dict[State | None, str] = {
 }
 
 
+class TaskRef(Protocol):
+    """Whatever identifies a task at one epoch; ``traceparent`` is the row's."""
+
+    @property
+    def task_id(self) -> UUID: ...
+
+    @property
+    def epoch(self) -> int | None: ...
+
+    @property
+    def attempt(self) -> int | None: ...
+
+    @property
+    def traceparent(self) -> str | None: ...
+
+
 def exemplar(traceparent: str | None) -> dict[str, str]:
-    """The labels of an exemplar: what leads from a histogram to a trace."""
+    """Return the labels of an exemplar, which lead from a histogram to a trace."""
     return {"trace_id": trace.trace_id(traceparent) or ""}
 
 
-def line(
-    task_id: UUID,
-    traceparent: str | None,
-    epoch: int,
-    attempt: int,
-    source: State | None,
-    target: State | None,
-    reason: Reason,
+def transition_fields(
+    task: TaskRef, source: State | None, target: State | None, reason: Reason
 ) -> dict[str, object]:
-    """The fields of every line that tells a transition. ``epoch`` of an attempt: the odd one."""
+    """Return the fields of a log line about a transition; an attempt's epoch is the odd one."""
     return {
-        "task_id": str(task_id),
-        "trace_id": trace.trace_id(traceparent),
-        "epoch": epoch,
-        "attempt": attempt,
+        "task_id": str(task.task_id),
+        "trace_id": trace.trace_id(task.traceparent),
+        "epoch": task.epoch or 0,
+        "attempt": task.attempt or 0,
         "from": source and str(source),
         "to": target and str(target),
         "reason": str(reason),
     }
 
 
-def messaging(
-    operation: str, queue: str, task_id: UUID, epoch: int, attempt: int
-) -> dict[str, AttributeValue]:
-    """The attributes of a task's create, send and process."""
+def messaging(operation: str, queue: str, task: TaskRef) -> dict[str, AttributeValue]:
+    """Return the attributes of a task's create, send and process spans."""
     return {
         "messaging.system": "holdfast",
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
         "messaging.destination.name": queue,
-        "messaging.message.id": str(task_id),
-        **of_task(task_id, epoch, attempt),
+        "messaging.message.id": str(task.task_id),
+        **task_attributes(task),
     }
 
 
-def of_task(task_id: UUID, epoch: int, attempt: int) -> dict[str, AttributeValue]:
-    """What every span of a task has."""
+def task_attributes(task: TaskRef) -> dict[str, AttributeValue]:
+    """Return the attributes that every span of a task has."""
     return {
-        "holdfast.task.id": str(task_id),
-        "holdfast.epoch": epoch,
-        "holdfast.attempt": attempt,
+        "holdfast.task.id": str(task.task_id),
+        "holdfast.epoch": task.epoch or 0,
+        "holdfast.attempt": task.attempt or 0,
     }

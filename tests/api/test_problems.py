@@ -16,7 +16,7 @@ from system.api.access import AccessLog
 from system.api.app import create_api
 from system.api.problems import PROBLEM_TYPES
 from system.settings import Settings
-from system.telling.requests import Requests
+from system.telling.requests import RequestInstrumentation
 from system.telling.telemetry import create_telemetry
 
 ERRORS = [
@@ -56,7 +56,7 @@ async def test_the_unexpected_is_a_500_that_tells_nothing() -> None:
 
     telemetry = create_telemetry(Settings(log_format="json"), "api")
     telemetry = replace(telemetry, log=create_logger(style="json", stream=log))
-    app = AccessLog(broken, Requests(telemetry))
+    app = AccessLog(broken, RequestInstrumentation(telemetry))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         answer = await client.get("/tasks/")

@@ -30,8 +30,9 @@ from chaos.witness import Witness
 from chaos.workload import plan
 from system.api.role import run_api
 from system.health import start_server
-from system.roles import run_scheduler, run_worker
+from system.scheduler_role import run_scheduler
 from system.settings import Settings
+from system.worker_role import run_worker
 
 API_PORT, HEALTH_PORT, SINK_PORT, COLLECTOR_PORT = 8000, 8081, 8090, 4318
 _STOP_GRACE_SECONDS = 2.0

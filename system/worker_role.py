@@ -1,7 +1,4 @@
-"""Runs a scheduler or a worker in this process: settings in, exit code out.
-
-The API has its own, ``api/role.py``: who schedules or works need not load a web framework.
-"""
+"""Run a worker in this process: settings in, exit code out."""
 
 from __future__ import annotations
 
@@ -10,29 +7,14 @@ from collections.abc import Sequence
 from system import revision
 from system.handlers.registry import Registry
 from system.health import create_health, start_server, stop_server
-from system.scheduler import Scheduler
 from system.settings import Settings
 from system.signals import on_stop_signal
 from system.telling.telemetry import open_telemetry
 from system.worker import Worker
 
 
-async def run_scheduler(settings: Settings) -> int:
-    """Schedules until a signal."""
-    await revision.check(settings)
-    async with open_telemetry(settings, "scheduler") as telemetry:
-        scheduler = Scheduler(settings, telemetry)
-        health = create_health(scheduler.loops.stalled, telemetry.metrics)
-        server, task = await start_server(health, settings.health_host, settings.health_port)
-        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
-        on_stop_signal(scheduler.stop)
-        await scheduler.run()
-        await stop_server(server, task)
-    return 0
-
-
 async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
-    """Works until a signal, or until this incarnation is dead (EXIT_DEAD)."""
+    """Work until a stop signal, or until this incarnation is marked dead (EXIT_DEAD)."""
     registry = Registry()
     registry.load_builtin(settings)
     for app in apps:

@@ -75,7 +75,7 @@ def test_an_error_is_logged_with_its_code(style: str, error: Exception, code: st
 
 
 def test_each_class_of_errors_has_its_own_code() -> None:
-    classes = [Unavailable, OutcomeUnknown, *HoldfastError.__subclasses__()]
+    classes: list[type[HoldfastError]] = HoldfastError.__subclasses__()
     codes = {each: each.code for each in classes if "code" in vars(each)}
     assert {Unavailable, OutcomeUnknown} <= codes.keys()
     assert len({*codes.values()}) == len(codes)

@@ -14,13 +14,13 @@ from typing import Any
 from chaos.records import Event, Record, Sometimes, parse_instant
 from observability.event_names import ErrorCode, EventName
 
-# Two clocks of one machine, read by two programs: closer than this is not called late.
+# Two programs read the clock of one machine; a smaller difference proves nothing.
 _LATE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class SeenHint:
-    """A hint as it reached Redis; ``at`` is Unix time by the server's clock."""
+    """A hint that reached Redis; ``at`` is Unix time by the server's clock."""
 
     at: float
     task_id: str
@@ -28,11 +28,11 @@ class SeenHint:
 
 
 def late_hints(hints: Iterable[SeenHint], events: Iterable[Event]) -> list[SeenHint]:
-    """The hints whose epoch was already gone when they reached Redis."""
+    """Return the hints that reached Redis after their task had left their epoch."""
     left: dict[tuple[str, int], float] = {}
     for event in events:
         moment = parse_instant(event.at).timestamp()
-        # Entering an epoch ends all those below it.
+        # Entering an epoch ends all lower ones.
         key = event.task_id, event.epoch - 1
         left[key] = min(moment, left.get(key, moment))
     never = float("inf")

@@ -1,8 +1,8 @@
 """Constants by which programs recognise log lines and errors; their texts are for people only.
 
-Every line carries an ``EventName`` as ``event_name``, and a line about an error carries an
-``ErrorCode`` as ``error_code``. Tests, chaos runs and alerts match these two fields, so a text can
-be reworded freely. Values are stable: renaming one breaks whoever searches old logs.
+Every line carries an ``EventName`` as ``event_name``; a line with a field ``error`` also carries an
+``ErrorCode`` as ``error_code``. Tests, chaos runs and alerts match these two fields, so texts may
+be reworded freely. Values are an interface: a renamed one breaks searches in existing logs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class EventName(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """What went wrong; the classes of ``system.errors`` say what the caller may do about it."""
+    """What went wrong; the classes in ``system.errors`` say what the caller may do next."""
 
     UNAVAILABLE = "unavailable"
     REDIS_TIMEOUT = "redis_timeout"

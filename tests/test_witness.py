@@ -220,7 +220,7 @@ def line(second: float, **more: object) -> str:
 
 
 # The lines that count as each observation.
-SAID: dict[str, list[dict[str, object]]] = {
+MATCHING: dict[str, list[dict[str, object]]] = {
     "statement_outcome_unknown": [
         {"event_name": "loop_failed", "error_code": "outcome_unknown"},
         {"event_name": "claim_resent", "error_code": "outcome_unknown", "hints": 1},
@@ -232,7 +232,7 @@ SAID: dict[str, list[dict[str, object]]] = {
     "redis_given_up": [{"event_name": "loop_failed", "error_code": "redis_timeout"}],
 }
 # Near misses: other constants, the right constant in the wrong field, texts.
-INNOCENT: list[dict[str, object]] = [
+NEAR_MISSES: list[dict[str, object]] = [
     {"event_name": "worker_started"},
     {"event_name": "loop_failed", "error_code": "unavailable"},
     {"event_name": "loop_failed", "error": "Redis: no answer within 5.0 s"},
@@ -244,38 +244,38 @@ INNOCENT: list[dict[str, object]] = [
 
 
 def held(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
-    """How often whoever said it, by sighting."""
+    """Return the number of matching lines of each role, by observation."""
     found = log_sightings(logs, since)
     assert all(record.held == bool(record.evidence) for record in found)
     return {record.name: record.evidence for record in found}
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_each_sighting_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
-    innocent = "".join(line(20, **entry) for entry in INNOCENT)
-    told = "".join(line(20 + n, **entry) for n, entry in enumerate(SAID[name]))
+@pytest.mark.parametrize("name", MATCHING)
+def test_each_observation_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
+    innocent = "".join(line(20, **entry) for entry in NEAR_MISSES)
+    told = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
     (tmp_path / "worker-1.log").write_text(innocent + told + told)
     (tmp_path / "api-2.log").write_text(told)
     (tmp_path / "scheduler-1.log").write_text(innocent)
-    # Helpers have no number; they are no roles, whatever they say.
+    # Helpers have no number: their lines never count.
     (tmp_path / "toxiproxy.log").write_text(told)
-    once = len(SAID[name])
+    once = len(MATCHING[name])
     seen = held(tmp_path)
     assert seen.pop(name) == {"api-2": once, "worker-1": 2 * once}
-    assert seen == {other: {} for other in SAID if other != name}
+    assert seen == {other: {} for other in MATCHING if other != name}
 
 
-def test_what_was_said_before_the_run_does_not_count(tmp_path: Path) -> None:
-    # Redis is empty at the start of every run: a scheduler says so.
-    (entry,) = SAID["amnesia_healed"]
+def test_lines_before_the_run_are_ignored(tmp_path: Path) -> None:
+    # Redis is empty at the start of every run, which a scheduler logs.
+    (entry,) = MATCHING["amnesia_healed"]
     (tmp_path / "scheduler-1.log").write_text(line(10.4, **entry) + line(10.499999, **entry))
     assert held(tmp_path)["amnesia_healed"] == {}
     (tmp_path / "scheduler-2.log").write_text(line(10.4, **entry) + line(10.5, **entry))
     assert held(tmp_path)["amnesia_healed"] == {"scheduler-2": 1}
 
 
-def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
-    (entry,) = SAID["claim_unknown"]
+def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
+    (entry,) = MATCHING["claim_unknown"]
     whole = line(20, **entry)
     timeless = json.dumps(entry) + "\n"
     log = b"Traceback (most recent call last):\n[]\n3\n\xff\xfe\n\n" + whole[:-20].encode()
@@ -284,8 +284,8 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     assert held(tmp_path)["claim_unknown"] == {"worker-1": 1}
 
 
-def test_all_sightings_of_the_vocabulary_are_told_of_every_run(tmp_path: Path) -> None:
-    (tmp_path / "worker-1.log").write_text(line(20, **SAID["redis_given_up"][0]))
+def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "worker-1.log").write_text(line(20, **MATCHING["redis_given_up"][0]))
     hints = [SeenHint(ZERO + 11, "a", 0)]
     records = sightings(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
     told = {record.name: record.held for record in records}

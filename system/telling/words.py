@@ -12,7 +12,7 @@ from uuid import UUID
 from opentelemetry.util.types import AttributeValue
 
 from observability import traceparent as trace
-from system.lifecycle import State
+from system.lifecycle import Reason, State
 
 # Metric label values for the terminal states of a task.
 OUTCOMES: dict[State | None, str] = {
@@ -44,7 +44,7 @@ def exemplar(traceparent: str | None) -> dict[str, str]:
 
 
 def transition_fields(
-    task: TaskRef, source: State | None, target: State | None, reason: str
+    task: TaskRef, source: State | None, target: State | None, reason: Reason
 ) -> dict[str, object]:
     """Return the fields of a log line about a transition; an attempt's epoch is the odd one."""
     return {
@@ -54,7 +54,7 @@ def transition_fields(
         "attempt": task.attempt or 0,
         "from": source and str(source),
         "to": target and str(target),
-        "reason": reason,
+        "reason": str(reason),
     }
 
 

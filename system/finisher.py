@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.errors import OutcomeUnknown, Unstorable
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
@@ -33,7 +33,7 @@ E = TypeVar("E", Success, Failure)
 class Finisher:
     """Accepts ends by ``settle``; ``run`` sends them until ``stop`` and none is left."""
 
-    def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, store: Store, worker_id: UUID, log: Logger) -> None:
         self._store = store
         self._worker_id = worker_id
         self._log = log
@@ -65,7 +65,11 @@ class Finisher:
                 except (Exception, asyncio.CancelledError) as error:
                     if isinstance(error, asyncio.CancelledError) and cancelled_from_outside():
                         raise
-                    self._log.exception("finish failed", ends=len(batch))
+                    self._log.exception(
+                        "Finish failed unexpectedly",
+                        event_name=EventName.FINISH_FAILED,
+                        ends=len(batch),
+                    )
                     self._in_trouble(error)
                     _give_up(batch, error)
                 else:
@@ -108,7 +112,12 @@ class Finisher:
             successes, lambda some: self._store.finish(some, self._worker_id)
         )
         for success, error in refused:
-            self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
+            self._log.error(
+                "Result cannot be stored",
+                event_name=EventName.RESULT_UNSTORABLE,
+                task_id=str(success.task_id),
+                error=error,
+            )
             failures.append(_not_storable(success))
         more, unstorable = await self._release(failures)
         if unstorable:  # the detail is the only value in a failure that Postgres could refuse
@@ -139,13 +148,22 @@ class Finisher:
             nonlocal unknown
             unknown = unknown or isinstance(error, OutcomeUnknown)
             self._in_trouble(error)
-            self._log.warning("finish sent again", ends=len(ends), error=str(error))
+            self._log.warning(
+                "Finish got no reply; sending it again",
+                event_name=EventName.FINISH_RESENT,
+                ends=len(ends),
+                error=error,
+            )
             await asyncio.sleep(_RESEND_SECONDS)
             return True
 
         answers = await until_answered(lambda: send_halving(ends, send, refused.__setitem__), again)
         if unknown and (stood := sum(each.done and not each.made for each in answers)):
-            self._log.warning("finish of unknown outcome was committed", ends=stood)
+            self._log.warning(
+                "Finish of unknown outcome had been committed",
+                event_name=EventName.FINISH_ALREADY_COMMITTED,
+                ends=stood,
+            )
         return answers, list(refused.items())
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.errors import Unavailable
 from system.lease import Lease
 from system.loops import Loops, wait_for_event
@@ -60,7 +60,7 @@ class Claimer:
         executor: Executor,
         shutdown: Shutdown,
         telemetry: WorkerInstrumentation,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -105,7 +105,11 @@ class Claimer:
         try:
             await self._queue.requeue([self._quarantined])
         except Unavailable as error:
-            self._log.warning("a hint was left behind: it is published again", error=str(error))
+            self._log.warning(
+                "Hint could not be requeued; it will be republished at its deadline",
+                event_name=EventName.HINT_NOT_REQUEUED,
+                error=error,
+            )
 
     async def _read_and_take(self, *, pending: bool) -> bool:
         """Whether there were any hints."""
@@ -180,7 +184,12 @@ class Claimer:
             return None, 0.0
 
         async def again(error: Unanswered) -> bool:
-            self._log.warning("claim sent again", hints=len(hints), error=str(error))
+            self._log.warning(
+                "Claim got no reply; sending it again",
+                event_name=EventName.CLAIM_RESENT,
+                hints=len(hints),
+                error=error,
+            )
             await wait_for_event(shutdown.lease.dead, _RESEND_SECONDS)
             return True
 
@@ -191,7 +200,11 @@ class Claimer:
         finally:
             self._claims_in_flight -= 1
         if claimed is not None and claimed.again:
-            self._log.warning("claim of unknown outcome was committed", grants=claimed.again)
+            self._log.warning(
+                "Claim of unknown outcome had been committed",
+                event_name=EventName.CLAIM_ALREADY_COMMITTED,
+                grants=claimed.again,
+            )
         return claimed, sent
 
     # Quarantined tasks
@@ -199,7 +212,8 @@ class Claimer:
     def _hold(self, delivery: Delivery | None) -> None:
         if delivery is not None and delivery != self._quarantined and delivery.hint:
             self._log.info(
-                "a task waits until nothing else runs here",
+                "Quarantined task waits for exclusive use of this worker",
+                event_name=EventName.QUARANTINED_TASK_WAITING,
                 task_id=str(delivery.hint.task_id),
             )
         self._quarantined = delivery
@@ -216,7 +230,10 @@ class Claimer:
         if self._quarantined is None:
             return
         if self._slots.stuck:  # a handler that ignores its stop would block this worker
-            self._log.warning("what runs here does not end: the task is left to other workers")
+            self._log.warning(
+                "Running attempts do not end; leaving the quarantined task to other workers",
+                event_name=EventName.QUARANTINED_TASK_SKIPPED,
+            )
             self._quarantined = None
             await self._queue.ack([delivery])  # republished at its deadline
         elif idle:  # the database still has another attempt here: a heartbeat resolves that

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+from observability.event_names import EventName
 from observability.metrics import Metrics
 from system.failure_detector import FailureDetector
 from system.loops import Loops, wait_for_event
@@ -70,14 +71,14 @@ class Scheduler:
 
     async def run(self) -> None:
         """Run until ``stop`` was called and every iteration has ended."""
-        self._log.info("scheduler started")
+        self._log.info("Scheduler started", event_name=EventName.SCHEDULER_STARTED)
         try:
             await self.loops.run()
         finally:
             await self._dispatching.close()
             await self._sweeping.close()
             await self._queue.close()
-            self._log.info("scheduler stopped")
+            self._log.info("Scheduler stopped", event_name=EventName.SCHEDULER_STOPPED)
 
     def stop(self) -> None:
         """End the loops after their current iterations."""

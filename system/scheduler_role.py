@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from observability.event_names import EventName
 from system import revision
 from system.health import create_health, start_server, stop_server
 from system.scheduler import Scheduler
@@ -17,7 +18,11 @@ async def run_scheduler(settings: Settings) -> int:
         scheduler = Scheduler(settings, telemetry)
         health = create_health(scheduler.loops.stalled, telemetry.metrics)
         server, task = await start_server(health, settings.health_host, settings.health_port)
-        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
+        telemetry.log.info(
+            "Health server started",
+            event_name=EventName.HEALTH_STARTED,
+            url=f"http://{settings.health_host}:{server.port}/readyz",
+        )
         on_stop_signal(scheduler.stop)
         await scheduler.run()
         await stop_server(server, task)

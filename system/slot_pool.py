@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.attempts import RunningAttempt
 from system.loops import wait_for_event
 
@@ -20,7 +20,7 @@ class SlotPool:
     While an attempt has exclusive use no slot is free, so nothing is started beside it.
     """
 
-    def __init__(self, size: int, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, size: int, log: Logger) -> None:
         self._size = size
         self._log = log
         self._running: dict[asyncio.Task[object], RunningAttempt | None] = {}
@@ -93,4 +93,8 @@ class SlotPool:
         del self._running[task]
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            self._log.error("attempt broke", exc_info=error)
+            self._log.error(
+                "Attempt ended with an unexpected exception",
+                event_name=EventName.ATTEMPT_CRASHED,
+                exc_info=error,
+            )

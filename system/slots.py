@@ -9,8 +9,8 @@ import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.attempts import RunningAttempt
 from system.finisher import Finisher
 from system.handlers.cancellation import Cancellation, StopReason
@@ -39,7 +39,7 @@ class Executor:
         finisher: Finisher,
         slots: SlotPool,
         telemetry: WorkerInstrumentation,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
     ) -> None:
         self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
@@ -69,7 +69,10 @@ class Executor:
         handler = self._registry.get(grant.name)
         if handler is None:
             self._log.warning(
-                "no handler for this name", task_id=str(grant.task_id), name=grant.name
+                "No handler is registered for this task name",
+                event_name=EventName.HANDLER_MISSING,
+                task_id=str(grant.task_id),
+                name=grant.name,
             )
             end = _unknown_name(grant, self._settings.unknown_name_seconds)
             self.release(grant, end, span)

@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import nanoseconds
 from system.errors import Unstorable
 from system.lifecycle import Reason, State
@@ -52,8 +53,11 @@ class WorkerInstrumentation:
         self._metrics.queue_seconds.labels(grant.queue).observe(queued, exemplar)
         if self._verbose:
             states = (State.QUEUED, State.RUNNING)
-            fields = words.transition_fields(grant, *states, Reason.CLAIMED)
-            self._log.debug("claimed", **fields)
+            self._log.debug(
+                "Task claimed",
+                event_name=EventName.TASK_CLAIMED,
+                **words.transition_fields(grant, *states, Reason.CLAIMED),
+            )
         if exemplar is None:
             return None
         span = self._span(grant, batch_traceparent=batch_traceparent)
@@ -80,8 +84,11 @@ class WorkerInstrumentation:
         """Record an attempt that another process has ended; that process emits its span."""
         self._metrics.leases_lost.inc()
         self._metrics.attempts.labels(grant.queue, grant.name, _LOST).inc()
-        fields = words.transition_fields(grant, State.RUNNING, None, Reason.LOST)
-        self._log.warning("attempt lost", **fields)
+        self._log.warning(
+            "Attempt lost its lease",
+            event_name=EventName.ATTEMPT_LOST,
+            **words.transition_fields(grant, State.RUNNING, None, Reason.LOST),
+        )
 
     def answered(
         self,
@@ -104,7 +111,8 @@ class WorkerInstrumentation:
             span.refused()
         wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
-            "stale write refused",
+            "Stale write refused",
+            event_name=EventName.STALE_WRITE_REFUSED,
             **words.transition_fields(attempt, State.RUNNING, None, wanted),
             found=answer.state and str(answer.state),
         )
@@ -135,7 +143,7 @@ class WorkerInstrumentation:
         if self._verbose or not ordinary:
             fields = words.transition_fields(attempt, State.RUNNING, state, reason)
             log = self._log.debug if ordinary else self._log.info
-            log("attempt ended", name=attempt.name, **fields)
+            log("Attempt ended", event_name=EventName.ATTEMPT_ENDED, name=attempt.name, **fields)
         if span is not None:
             delay = end.delay_seconds if isinstance(end, Failure) else 0.0
             span.ended(reason, state, delay_seconds=delay, error=_error(end, reason))

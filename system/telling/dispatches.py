@@ -12,6 +12,7 @@ from uuid import UUID
 from opentelemetry.trace import SpanContext, SpanKind
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import Finished, Happening, nanoseconds
 from system.lifecycle import Reason, State
 from system.records import Dispatched, ReclaimedAttempt, Republished
@@ -54,10 +55,13 @@ class SchedulerInstrumentation:
             self._metrics.dispatched.labels(queue).inc(count)
         if self._verbose:
             for task in tasks:
-                fields = words.transition_fields(
-                    task, State.SCHEDULED, State.QUEUED, Reason.DISPATCHED
+                self._log.debug(
+                    "Task dispatched",
+                    event_name=EventName.TASK_DISPATCHED,
+                    **words.transition_fields(
+                        task, State.SCHEDULED, State.QUEUED, Reason.DISPATCHED
+                    ),
                 )
-                self._log.debug("dispatched", **fields)
         sampled = self._sampled(tasks)
         for task in sampled:
             self._waited(task)
@@ -69,8 +73,11 @@ class SchedulerInstrumentation:
         """Span the publishing of hints that were not claimed by their deadline."""
         self._metrics.republished.inc(len(tasks))
         for task in tasks:
-            fields = words.transition_fields(task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED)
-            self._log.info(str(Reason.REPUBLISHED), **fields)
+            self._log.info(
+                "Hint republished: its deadline passed without a claim",
+                event_name=EventName.HINT_REPUBLISHED,
+                **words.transition_fields(task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED),
+            )
         with self._published("republish", len(tasks), self._sampled(tasks), sent) as batch:
             yield batch
 
@@ -84,7 +91,8 @@ class SchedulerInstrumentation:
                 outcome = words.OUTCOMES[attempt.state]
                 self._metrics.finished.labels(attempt.queue, outcome).inc()
             self._log.warning(
-                "attempt taken back",
+                "Attempt reclaimed from its worker",
+                event_name=EventName.ATTEMPT_RECLAIMED,
                 **words.transition_fields(attempt, State.RUNNING, attempt.state, attempt.reason),
                 worker=str(attempt.owner),
             )
@@ -96,19 +104,33 @@ class SchedulerInstrumentation:
     def marked_dead(self, worker: UUID) -> None:
         """Record a worker whose lease had expired."""
         self._metrics.workers_lost.inc()
-        self._log.warning("worker marked dead: lease expired", worker=str(worker))
+        self._log.warning(
+            "Worker marked dead: its lease expired",
+            event_name=EventName.WORKER_MARKED_DEAD,
+            worker=str(worker),
+        )
 
     def hints_lost(self, queued: int) -> None:
         """Record that Redis was found empty while ``queued`` tasks had hints in it."""
-        self._log.warning("redis is empty, publishing all hints again", queued=queued)
+        self._log.warning(
+            "Redis lost its hints; republishing all of them",
+            event_name=EventName.HINT_LOSS_DETECTED,
+            queued=queued,
+        )
 
     def hints_restored(self) -> None:
         """Count a hint loss whose hints have all been published again."""
         self._metrics.amnesia.inc()
 
     def drained(self, worker: UUID, queue: str, hints: int) -> None:
-        """Record that the unclaimed hints of a dead worker were given to the living."""
-        self._log.info("consumer removed", worker=str(worker), queue=queue, hints=hints)
+        """Record that the unclaimed hints of a dead worker were requeued."""
+        self._log.info(
+            "Dead consumer drained: its unclaimed hints were requeued",
+            event_name=EventName.DEAD_CONSUMER_DRAINED,
+            worker=str(worker),
+            queue=queue,
+            hints=hints,
+        )
 
     def pruned(self, tasks: int) -> None:
         """Count tasks deleted after their retention."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from opentelemetry.trace import SpanKind
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import Finished
 from system.errors import HoldfastError
 from system.lifecycle import Reason, State
@@ -15,6 +16,12 @@ from system.records import Acted, AttemptRef, NewTask, Submitted
 from system.telling import words
 from system.telling.requests import RequestTrace
 from system.telling.telemetry import Telemetry
+
+_ACTIONS = {
+    Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),
+    Reason.CANCEL_REQUESTED: ("Cancellation requested", EventName.CANCEL_REQUESTED),
+    Reason.RETRIED: ("Task retried on request", EventName.TASK_RETRIED),
+}
 
 
 class TaskInstrumentation:
@@ -41,13 +48,15 @@ class TaskInstrumentation:
                     continue
                 if outcome.again:
                     self._log.warning(
-                        "submit of unknown outcome was committed", task_id=str(task.id)
+                        "Submit of unknown outcome had been committed",
+                        event_name=EventName.SUBMIT_ALREADY_COMMITTED,
+                        task_id=str(task.id),
                     )
                 if self._verbose:
                     fields = words.transition_fields(
                         _ref(task), None, State.SCHEDULED, Reason.SUBMITTED
                     )
-                    self._log.debug("submitted", **fields)
+                    self._log.debug("Task submitted", event_name=EventName.TASK_SUBMITTED, **fields)
             else:
                 self._metrics.submitted.labels(task.queue, type(outcome).__name__).inc()
             if self._tracing.wants(task.traceparent):
@@ -95,7 +104,8 @@ class TaskInstrumentation:
             if answer.state in words.OUTCOMES:
                 self._metrics.finished.labels(str(answer.queue), words.OUTCOMES[answer.state]).inc()
             fields = words.transition_fields(answer, answer.found, answer.state, reason)
-            self._log.info(str(reason), **fields)
+            text, event_name = _ACTIONS[reason]
+            self._log.info(text, event_name=event_name, **fields)
         create = traceparent.parse(answer.traceparent)
         if create is None or not self._tracing.wants(answer.traceparent):
             return

@@ -19,7 +19,7 @@ from system.handlers.handler import Handler
 from system.handlers.result import encode_result
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
-from system.records import Failure, Grant, Success
+from system.record_claim import Failure, Grant, Success
 from system.telling.attempt_trace import AttemptSpan
 
 _DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store

@@ -26,7 +26,7 @@ from observability.tracing import TRACE_RATIO, new_traceparent
 from system.errors import HoldfastError
 from system.ids import new_ids
 from system.payload import encode_python
-from system.records import Limits, NewTask
+from system.record_task import Limits, NewTask
 from system.submission import submit_rows
 from system.task_request import TaskRequest, to_new_task
 

@@ -17,7 +17,8 @@ from observability.logs import Logger
 from system.errors import OutcomeUnknown, Unstorable
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
-from system.records import Answer, Failure, Success
+from system.record_claim import Failure, Success
+from system.record_task import Answer
 from system.resend import Unanswered, send_halving, until_answered
 from system.store import Store
 

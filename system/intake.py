@@ -22,7 +22,8 @@ from system.errors import Unavailable
 from system.lease import Lease
 from system.loops import Loops, wait_for_event
 from system.queue import Delivery, HintQueue
-from system.records import Claimed, Hint
+from system.record_claim import Claimed
+from system.record_dispatch import Hint
 from system.resend import Unanswered, until_answered
 from system.settings import Settings
 from system.slots import Executor

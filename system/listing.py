@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
-from system.records import TaskFilter
+from system.record_task import TaskFilter
 from system.statements import TASK_COLUMNS
 
 

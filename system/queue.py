@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from observability.event_names import ErrorCode
 from observability.traceparent import is_sampled
 from system.errors import Unavailable
-from system.records import Hint
+from system.record_dispatch import Hint
 from system.redis_connection import connect
 from system.settings import Settings
 

@@ -11,19 +11,9 @@ import orjson
 from sqlalchemy import CursorResult
 
 from system.lifecycle import Reason, State
-from system.records import (
-    Acted,
-    Answer,
-    Claimed,
-    Dispatch,
-    Dispatched,
-    Effect,
-    Event,
-    Grant,
-    ReclaimedAttempt,
-    TaskRow,
-    TaskStory,
-)
+from system.record_claim import Claimed, Grant, ReclaimedAttempt
+from system.record_dispatch import Dispatch, Dispatched
+from system.record_task import Acted, Answer, Effect, Event, TaskRow, TaskStory
 
 Row = dict[str, Any]  # by the names of the columns
 

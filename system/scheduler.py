@@ -15,7 +15,7 @@ from system.failure_detector import FailureDetector
 from system.loops import Loops, wait_for_event
 from system.pulse import LoopLag
 from system.queue import HintQueue
-from system.records import Republished
+from system.record_dispatch import Republished
 from system.settings import Settings
 from system.store import Store
 from system.telling.dispatches import SchedulerInstrumentation

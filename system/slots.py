@@ -19,7 +19,8 @@ from system.handlers.context import Context
 from system.handlers.registry import Registry
 from system.handlers.transaction import Transactions
 from system.lifecycle import Reason
-from system.records import Answer, AttemptKey, AttemptRef, Failure, Grant, Success
+from system.record_claim import AttemptKey, AttemptRef, Failure, Grant, Success
+from system.record_task import Answer
 from system.settings import Settings
 from system.slot_pool import SlotPool
 from system.telling.attempt_trace import AttemptSpan

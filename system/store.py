@@ -18,23 +18,21 @@ from system.database import Database, connections_used
 from system.errors import OutcomeUnknown, Unavailable
 from system.ids import id_bound
 from system.listing import listing
-from system.records import (
-    Acted,
+from system.record_claim import (
     Announcement,
-    Answer,
-    Backlog,
     Claimed,
-    Dispatch,
     Failure,
-    Hint,
+    OwnedAttempt,
+    ReclaimedAttempt,
+    Success,
+)
+from system.record_dispatch import Backlog, Dispatch, Hint, QueueDepth, Republished
+from system.record_task import (
+    Acted,
+    Answer,
     Limits,
     NewTask,
-    OwnedAttempt,
-    QueueDepth,
-    ReclaimedAttempt,
-    Republished,
     Submitted,
-    Success,
     TaskFilter,
     TaskRow,
     TaskStory,

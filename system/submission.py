@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, TextClause
 
 from system import statements
-from system.records import Limits, NewTask, Submitted, TaskRow
+from system.record_task import Limits, NewTask, Submitted, TaskRow
 from system.rows import Row, all_rows, row_to_task
 
 _ROUNDS_MAX = 3

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from system.records import NewTask
+from system.record_task import NewTask
 
 TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.:-]{0,199}$"

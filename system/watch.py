@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from observability.metrics import Metrics
 from system.loops import Loops
-from system.records import QueueDepth
+from system.record_dispatch import QueueDepth
 from system.store import Store
 
 _EVERY_SECONDS = 5.0

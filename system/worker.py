@@ -28,7 +28,7 @@ from system.lifecycle import Reason
 from system.loops import Loops
 from system.pulse import LoopLag
 from system.queue import HintQueue
-from system.records import AttemptKey, Failure, OwnedAttempt
+from system.record_claim import AttemptKey, Failure, OwnedAttempt
 from system.settings import Settings
 from system.slot_pool import SlotPool
 from system.slots import Executor

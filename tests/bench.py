@@ -21,7 +21,9 @@ from system.handlers import Registry
 from system.ids import new_id
 from system.lifecycle import Reason, State
 from system.queue import HintQueue
-from system.records import Grant, Hint, NewTask, TaskStory
+from system.record_claim import Grant
+from system.record_dispatch import Hint
+from system.record_task import NewTask, TaskStory
 from system.scheduler import Scheduler
 from system.settings import Settings
 from system.store import Store

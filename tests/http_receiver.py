@@ -20,7 +20,7 @@ from system.handlers.builtin.http_request import (
     HttpRequest,
 )
 from system.handlers.commit import Commit
-from system.records import Grant
+from system.record_claim import Grant
 from system.settings import Settings
 from system.telling.attempt_trace import AttemptSpan
 

@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from system.ids import new_id
 from system.lifecycle import Reason
-from system.records import Failure, Hint, NewTask, Success
+from system.record_claim import Failure, Success
+from system.record_dispatch import Hint
+from system.record_task import NewTask
 from system.rows import Row, all_rows
 from system.settings import Settings
 from system.store import Store

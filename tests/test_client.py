@@ -16,7 +16,7 @@ from system.client import IdempotencyKeyReused, enqueue, enqueue_many
 from system.ids import new_id
 from system.lifecycle import Reason, State
 from system.payload import PayloadError
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.settings import Settings
 from system.store import Store
 from system.task_request import TaskRequest

@@ -16,7 +16,8 @@ from observability.event_names import EventName
 from observability.logs import create_logger
 from system.finisher import Finisher
 from system.lifecycle import Reason, State
-from system.records import Answer, Failure, Grant, Success
+from system.record_claim import Failure, Grant, Success
+from system.record_task import Answer
 from system.store import Store
 
 

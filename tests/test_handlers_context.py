@@ -14,7 +14,7 @@ from system.errors import Unstorable
 from system.handlers import Context, Discard, Registry, Retry
 from system.handlers.cancellation import Cancellation, StopReason
 from system.handlers.result import encode_result
-from system.records import Grant
+from system.record_claim import Grant
 from system.settings import Settings
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from system.handlers import Context, Discard, Retry
 from system.handlers.builtin.send_email import SendEmail
-from system.records import Grant
+from system.record_claim import Grant
 from system.settings import Settings
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")

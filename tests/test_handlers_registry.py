@@ -11,7 +11,7 @@ import pytest
 
 from system.errors import Misconfigured
 from system.handlers import Backoff, Context, Registry, task
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.settings import Settings
 
 

@@ -17,7 +17,7 @@ from system.database import create_engine
 from system.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
 from system.handlers.transaction import Transaction
 from system.lifecycle import State
-from system.records import Success
+from system.record_claim import Success
 from system.settings import Settings
 
 

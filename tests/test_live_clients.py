@@ -25,7 +25,7 @@ from chaos.workload import CLIENT_TIMEOUT_SECONDS, Planned, plan
 from system.api.app import create_api
 from system.guardian import Reaper
 from system.ids import new_id
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.settings import Settings
 from system.store import Store
 

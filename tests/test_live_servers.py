@@ -20,7 +20,7 @@ from system.guardian import Reaper
 from system.ids import new_id
 from system.machine import temporary_directory
 from system.migrate import upgrade_in_loop
-from system.records import NewTask
+from system.record_task import NewTask
 from system.settings import Settings
 from system.store import Store
 

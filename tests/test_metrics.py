@@ -15,7 +15,7 @@ from observability.logs import create_logger
 from observability.metrics import Metrics
 from system.loops import Loops
 from system.pulse import LoopLag
-from system.records import Success
+from system.record_claim import Success
 from system.watch import BacklogMetrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -13,7 +13,7 @@ from wire import wire_to
 
 from system.errors import Misconfigured, Unavailable
 from system.queue import Delivery, HintQueue
-from system.records import Hint
+from system.record_dispatch import Hint
 from system.settings import Settings
 
 STREAM = "holdfast:hints:default"

@@ -16,7 +16,8 @@ from observability.event_names import EventName
 from system.failure_detector import FailureDetector
 from system.handlers import Context
 from system.lifecycle import Reason, State
-from system.records import Failure, Hint, Success
+from system.record_claim import Failure, Success
+from system.record_dispatch import Hint
 from system.scheduler import Scheduler
 from system.settings import Settings
 from system.store import Store

@@ -17,7 +17,8 @@ from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable
 from system.guardian import Reaper
 from system.ids import new_id
-from system.records import Announcement, NewTask, TaskFilter
+from system.record_claim import Announcement
+from system.record_task import NewTask, TaskFilter
 from system.settings import Settings
 from system.store import Store
 

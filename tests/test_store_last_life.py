@@ -11,7 +11,8 @@ import pytest
 from bench import Bench
 
 from system.lifecycle import Reason, State
-from system.records import Failure, Hint, Success
+from system.record_claim import Failure, Success
+from system.record_dispatch import Hint
 
 
 @dataclass

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from store_world import PREPARATIONS, HeldStore, World
 
 from system.lifecycle import Reason
-from system.records import Failure, Success
+from system.record_claim import Failure, Success
 from system.settings import Settings
 from system.store import Store
 

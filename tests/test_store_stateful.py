@@ -29,7 +29,9 @@ from sqlalchemy import text
 from store_model import Model
 
 from system.lifecycle import Reason, State
-from system.records import Failure, Hint, NewTask, Success, TaskStory
+from system.record_claim import Failure, Success
+from system.record_dispatch import Hint
+from system.record_task import NewTask, TaskStory
 from system.settings import Settings
 from system.store import Store
 

@@ -14,7 +14,7 @@ from wire import wire_to
 from observability.tracing import nanoseconds
 from system.handlers import Backoff, Context, Discard, Retry
 from system.lifecycle import Reason, State
-from system.records import Hint
+from system.record_dispatch import Hint
 from system.worker import EXIT_DEAD
 
 

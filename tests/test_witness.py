@@ -35,7 +35,9 @@ from system.ids import new_id
 from system.lifecycle import Reason
 from system.machine import free_port, temporary_directory
 from system.queue import HintQueue
-from system.records import Failure, Hint, NewTask, Success
+from system.record_claim import Failure, Success
+from system.record_dispatch import Hint
+from system.record_task import NewTask
 from system.settings import Settings
 from system.store import Store
 

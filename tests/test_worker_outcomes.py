@@ -15,7 +15,7 @@ from wire import wire_to
 from observability.event_names import EventName
 from system.handlers import Backoff, Context, Discard, Retry, TaskLost
 from system.lifecycle import Reason, State
-from system.records import Hint
+from system.record_dispatch import Hint
 
 Payload = dict[str, Any]
 BEGIN = [Reason.SUBMITTED, Reason.DISPATCHED, Reason.CLAIMED]

@@ -19,7 +19,8 @@ from system.handlers import Context
 from system.handlers.transaction import Transactions
 from system.ids import new_id
 from system.lifecycle import Reason, State
-from system.records import Failure, Grant, NewTask
+from system.record_claim import Failure, Grant
+from system.record_task import NewTask
 from system.settings import Settings
 from system.store import Store
 

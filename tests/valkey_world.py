@@ -20,7 +20,7 @@ from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Network
 from chaos.simulation.valkey import Valkey, ValkeyNode
 from system.queue import HintQueue
-from system.records import Hint
+from system.record_dispatch import Hint
 from system.settings import Settings
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ _ANSWER_BEFORE_STORE = Mutant(
     from datetime import UTC, datetime
 
     from system.lifecycle import State
-    from system.records import TaskRow
+    from system.record_task import TaskRow
 
     storing = asyncio.ensure_future(services.coalescer.submit([task]))
     storing.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -12,7 +12,7 @@ import orjson
 from fastapi import Response
 
 from system.lifecycle import Reason, State
-from system.records import Event, TaskRow, TaskStory
+from system.record_task import Event, TaskRow, TaskStory
 
 Json = dict[str, Any]
 

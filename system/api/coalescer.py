@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from system.errors import HoldfastError, OutcomeUnknown, Unavailable
-from system.records import NewTask, Submitted
+from system.record_task import NewTask, Submitted
 from system.resend import Unanswered, send_halving, until_answered
 
 Submit = Callable[[Sequence[NewTask], str], Awaitable[list[Submitted]]]

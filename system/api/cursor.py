@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from uuid import UUID
 
-from system.records import TaskFilter
+from system.record_task import TaskFilter
 
 _VERSION = b"\x01"
 _DIGEST_BYTES = 8

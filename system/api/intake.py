@@ -12,7 +12,7 @@ from system.api.names import KnownNames
 from system.api.problems import Fault, Problem
 from system.errors import OutcomeUnknown, Unavailable
 from system.payload import PayloadError, PayloadTooLarge
-from system.records import NewTask
+from system.record_task import NewTask
 from system.settings import Settings
 from system.store import Store
 from system.task_request import TaskRequest, to_new_task

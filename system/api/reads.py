@@ -14,7 +14,7 @@ from system.api.openapi import described
 from system.api.problems import Fault, Problem
 from system.api.services import Services, ServicesDep
 from system.lifecycle import State
-from system.records import TaskFilter, TaskStory
+from system.record_task import TaskFilter, TaskStory
 from system.task_request import NAME_PATTERN, QUEUE_PATTERN, Instant
 
 

@@ -19,7 +19,7 @@ from system.api.problems import Fault, Problem
 from system.api.services import RequestDep, Services, ServicesDep
 from system.errors import HoldfastError, OutcomeUnknown, Unstorable
 from system.ids import new_id, new_ids
-from system.records import NewTask, Submitted
+from system.record_task import NewTask, Submitted
 from system.task_request import KEY_PATTERN, TaskRequest
 
 _KEY_HEADER = "Idempotency-Key"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from system.records import AttemptRef
+from system.record_claim import AttemptRef
 from system.telling.attempt_trace import AttemptSpan
 
 

@@ -16,7 +16,7 @@ from observability.tracing import Attributes
 from system.handlers.cancellation import Cancellation, StopReason
 from system.handlers.commit import Commit
 from system.handlers.transaction import OpenTransaction, Transaction
-from system.records import Grant
+from system.record_claim import Grant
 from system.telling.attempt_trace import child_span
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from system.errors import Misconfigured
 from system.lifecycle import Backoff
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.task_request import NAME_PATTERN, TIMEOUT_SECONDS_MAX
 
 _MARK = "__holdfast_task__"

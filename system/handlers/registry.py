@@ -10,7 +10,7 @@ from system.errors import Misconfigured
 from system.handlers.builtin import Builtins
 from system.handlers.handler import Function, Handler, handler_of, is_marked, task
 from system.lifecycle import Backoff
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.settings import Settings
 
 __all__ = ["Handler", "Registry", "task"]

@@ -24,7 +24,7 @@ from system.errors import OutcomeUnknown, TaskLost, Unavailable
 from system.handlers.commit import Commit
 from system.handlers.result import encode_result
 from system.handlers.sql_spans import database_attributes
-from system.records import Success
+from system.record_claim import Success
 from system.store import Store
 from system.telling.attempt_trace import child_span
 

@@ -26,7 +26,7 @@ from observability.tracing import (
     named_child,
 )
 from system.lifecycle import Reason, State
-from system.records import AttemptRef
+from system.record_claim import AttemptRef
 from system.telling import words
 
 

@@ -12,7 +12,8 @@ from observability.event_names import EventName
 from observability.tracing import nanoseconds
 from system.errors import Unstorable
 from system.lifecycle import Reason, State
-from system.records import Answer, AttemptRef, Failure, Grant, OwnedAttempt, Success
+from system.record_claim import AttemptRef, Failure, Grant, OwnedAttempt, Success
+from system.record_task import Answer
 from system.telling import words
 from system.telling.attempt_trace import AttemptSpan
 from system.telling.telemetry import Telemetry

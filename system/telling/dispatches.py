@@ -15,7 +15,8 @@ from observability import traceparent
 from observability.event_names import EventName
 from observability.tracing import Finished, Happening, nanoseconds
 from system.lifecycle import Reason, State
-from system.records import Dispatched, ReclaimedAttempt, Republished
+from system.record_claim import ReclaimedAttempt
+from system.record_dispatch import Dispatched, Republished
 from system.telling import words
 from system.telling.attempt_trace import attempt_context, ends_as, links_of
 from system.telling.telemetry import Telemetry

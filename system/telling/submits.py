@@ -12,7 +12,8 @@ from observability.event_names import EventName
 from observability.tracing import Finished
 from system.errors import HoldfastError
 from system.lifecycle import Reason, State
-from system.records import Acted, AttemptRef, NewTask, Submitted
+from system.record_claim import AttemptRef
+from system.record_task import Acted, NewTask, Submitted
 from system.telling import words
 from system.telling.requests import RequestTrace
 from system.telling.telemetry import Telemetry

@@ -17,7 +17,7 @@ import uvicorn
 
 from system.api.app import create_api
 from system.ids import new_id
-from system.records import Announcement
+from system.record_claim import Announcement
 from system.settings import Settings
 from system.store import Store
 

@@ -11,7 +11,7 @@ import pytest
 
 from system.ids import new_id
 from system.lifecycle import Reason
-from system.records import Failure, Grant, Success
+from system.record_claim import Failure, Grant, Success
 from system.store import Store
 
 WORKER = new_id()

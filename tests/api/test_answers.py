@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from system.api import answers
 from system.api.models import BatchResult, Task, TaskEvent
 from system.lifecycle import Reason, State
-from system.records import Effect, Event, TaskRow, TaskStory
+from system.record_task import Effect, Event, TaskRow, TaskStory
 
 INSTANTS = st.datetimes(
     datetime(1, 1, 1),  # noqa: DTZ001

@@ -11,7 +11,7 @@ import pytest
 from system.api.coalescer import Bounds, Coalescer, Overloaded
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.ids import new_id
-from system.records import NewTask, Submitted
+from system.record_task import NewTask, Submitted
 from system.store import Store
 
 MakeCoalescer = Callable[..., Coalescer]

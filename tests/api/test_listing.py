@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from system.api import cursor
 from system.lifecycle import State
-from system.records import TaskFilter
+from system.record_task import TaskFilter
 from system.store import Store
 
 INSTANTS = st.none() | st.datetimes(timezones=st.just(UTC))

@@ -12,7 +12,8 @@ import pytest
 
 from system.ids import new_id
 from system.lifecycle import State
-from system.records import Announcement, TaskFilter
+from system.record_claim import Announcement
+from system.record_task import TaskFilter
 from system.settings import Settings
 from system.store import Store
 

@@ -12,7 +12,8 @@ from otlp_receiver import Receiver, receiving
 
 from observability import traceparent
 from system.lifecycle import Reason
-from system.records import Failure, TaskFilter
+from system.record_claim import Failure
+from system.record_task import TaskFilter
 from system.settings import Settings
 from system.store import Store
 

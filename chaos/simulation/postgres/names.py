@@ -10,7 +10,7 @@ from sqlalchemy import TextClause
 from chaos.tasks import sql as chaos_sql
 from system import scans, statements
 from system.listing import listing
-from system.records import TaskFilter
+from system.record_task import TaskFilter
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
 _WORDS = 3

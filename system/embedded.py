@@ -55,7 +55,7 @@ class EmbeddedPostgres(ServerProcess):
     def create_database(
         self, name: str, template: str | None = None, *, exists_ok: bool = False
     ) -> None:
-        """Create a database, empty or as a copy of ``template`` (which nobody may be using).
+        """Create a database, empty or as a copy of ``template`` (which must not be in use).
 
         Raises:
             EmbeddedError: it exists (unless ``exists_ok``), or there is no such template.
@@ -67,7 +67,7 @@ class EmbeddedPostgres(ServerProcess):
                 raise
 
     def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, and disconnect whoever uses it."""
+        """Drop a database if it exists, and disconnect its clients."""
         self._tool("dropdb", "--if-exists", "--force", name)
 
     def kill(self) -> None:
@@ -222,7 +222,7 @@ class EmbeddedValkey(ServerProcess):
         client = redis.Redis.from_url(self.url(port=port), socket_timeout=1.0, retry=once)
         try:
             return bool(client.ping())
-        except redis.ConnectionError:  # nobody there yet, or still loading its data
+        except redis.ConnectionError:  # not listening yet, or still loading its data
             return False
         finally:
             client.close()

@@ -56,7 +56,7 @@ class EmbeddedJaeger(ServerProcess):
         listeners = {
             "query.http-server": port,
             "collector.otlp.http": self.otlp_port,
-            # What nobody asks for listens on any port that is free.
+            # Listeners that are not used get any free port.
             "admin.http": 0,
             "collector.grpc-server": 0,
             "collector.http-server": 0,

@@ -4,7 +4,7 @@ HoldfastError
 +-- Unavailable       nothing was done: try again later
 +-- OutcomeUnknown    may be done, or be done later: send the same guarded statement again
 +-- Unstorable        Postgres can never store this value: change it
-+-- TaskLost          the attempt belongs to nobody or somebody else: stop, write nothing
++-- TaskLost          the attempt is no longer owned here: stop, write nothing
 +-- Misconfigured     this process cannot run like this: an operator must act
 """
 

@@ -205,7 +205,7 @@ class Reaper:
         self._remember(f"shm {pid_file.absolute()}")
 
     def ensure_alive(self) -> None:
-        """Start the helper again if somebody killed it."""
+        """Restart the helper if it was killed."""
         if self._closed:
             raise RuntimeError("this reaper is closed: it cannot start processes any more")
         if self._helper.poll() is None:

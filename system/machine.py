@@ -24,7 +24,7 @@ class EmbeddedError(HoldfastError):
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody uses, outside the range of outgoing connections.
+    """Return an unused TCP port of loopback, outside the range of outgoing connections.
 
     A port from that range could be taken, while its server is down, by any client's connection:
     even by a client that tries to reach that very server and so connects to itself.
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def port_from(preferred: int) -> int:
-    """``preferred``, or the next port of loopback above it that nobody listens on."""
+    """Return ``preferred``, or the next port of loopback above it that is free."""
     for port in range(preferred, min(preferred + 100, 65_536)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             # As servers do: connections that linger from the last run are no obstacle.

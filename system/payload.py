@@ -1,4 +1,4 @@
-"""What may be a payload: exactly the JSON that Postgres stores and gives back equal.
+"""Valid payloads: exactly the JSON that Postgres stores and returns equal.
 
 ``jsonb`` refuses NUL and lone surrogates; JSON itself has no NaN and no Infinity; beyond a
 hundred levels some parser on the way gives up, and beyond 64 bits integers lose digits. Numbers
@@ -40,7 +40,7 @@ class PayloadTooLarge(PayloadError):
 
 
 def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
-    """``payload`` as canonical JSON text: keys sorted, no spaces, UTF-8 not escaped.
+    """Return ``payload`` as canonical JSON text: keys sorted, no spaces, UTF-8 not escaped.
 
     Any JSON value will do: results of handlers follow the same law.
 
@@ -65,7 +65,7 @@ def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
 
 
 def encode_python(payload: dict[str, Any], bytes_max: int = BYTES_MAX) -> str:
-    """``encode`` for values that did not come from JSON: what would come back changed is refused.
+    """Encode values that were not parsed from JSON; refuse those that would be read back changed.
 
     Raises:
         PayloadError: e.g. for tuples and for keys that are not strings.
@@ -87,7 +87,7 @@ def _raise_first_fault(payload: object) -> None:
 
 
 def _fault(value: object, depth: int) -> str | None:
-    """What is wrong with one value, not looking at what it contains."""
+    """Return what is wrong with one value, without looking inside it."""
     fault: str | None = None
     match value:
         case str():
@@ -123,7 +123,7 @@ def _string_fault(text: str) -> str | None:
 
 
 def _walk(payload: object) -> Iterator[tuple[str, int, object]]:
-    """(JSON pointer, depth, value) of everything inside, without recursion."""
+    """Yield (JSON pointer, depth, value) of all values inside, without recursion."""
     stack: list[tuple[str, int, object]] = [("", 1, payload)]
     while stack:
         pointer, depth, value = stack.pop()
@@ -138,6 +138,6 @@ def _walk(payload: object) -> Iterator[tuple[str, int, object]]:
 
 
 def escape(key: object) -> str:
-    """One reference token of a JSON pointer (RFC 6901), safe to print whatever ``key`` holds."""
+    """Return a reference token of a JSON pointer (RFC 6901), safe to print for any ``key``."""
     text = str(key)[:100].replace("~", "~0").replace("/", "~1")
     return text.encode("utf-8", "replace").decode()

@@ -71,7 +71,7 @@ async def run_up(options: UpOptions, settings: Settings) -> int:
     terminal = Terminal()
     with (data_dir / "lock").open("a+b") as lock:
         await _take(lock, data_dir)
-        # The helper holds the lock too: until it has cleaned up after us, nobody else may start.
+        # The helper holds the lock too: no other stack may start until it has cleaned up.
         with Reaper(hold=lock) as reaper:
             return await Supervisor(options, settings, data_dir, reaper, terminal).run()
 
@@ -228,7 +228,7 @@ class Supervisor:
                 part.kill()
 
     async def _stop(self) -> None:
-        """Whoever takes work in stops first, whoever stores it last."""
+        """Stop the processes that accept work first, and those that store it last."""
         grace = STOP_SECONDS + self._shutdown_grace_seconds()
         for prefix in ("api", "scheduler", "worker", "mail"):
             parts = [child for child in self._children if child.name.startswith(prefix)]

@@ -10,12 +10,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NoReturn, Protocol
 
 import greenlet  # type: ignore[import-untyped]
 
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.dice import Dice
 
 NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 
@@ -29,6 +28,24 @@ class Buried(BaseException):
     """Thrown into what is left of a node when the run is over, so that it can be freed."""
 
 
+class Kernel(Protocol):
+    """The loop, as far as a node and what runs in it need it (``loop.SimulationLoop``)."""
+
+    seed: int
+    dice: Dice
+    nodes: list[Node]
+    refused: list[str]
+
+    def time(self) -> float:
+        """Return the virtual seconds since the start of the run."""
+
+    def leave(self, code: int) -> NoReturn:
+        """End the node whose step is running."""
+
+    def send_signal(self, node: Node, number: int) -> None:
+        """Deliver a signal to a node."""
+
+
 class Node:
     """Lives from its start to its exit; a restart is another node of the same name.
 
@@ -36,7 +53,7 @@ class Node:
     ``clock_offset`` (seconds) moves the wall clock of this node only, never its monotonic one.
     """
 
-    def __init__(self, loop: SimulationLoop, name: str, number: int, incarnation: int) -> None:
+    def __init__(self, loop: Kernel, name: str, number: int, incarnation: int) -> None:
         self.loop = loop
         self.name = name
         self.number = number

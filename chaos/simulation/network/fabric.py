@@ -6,148 +6,24 @@ import asyncio
 import contextvars
 import errno
 import os
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
 
-from chaos.simulation.kernel import trace
 from chaos.simulation.kernel.audit import refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
-from chaos.simulation.network.link import Connection, Link, Message
-from chaos.simulation.network.toxics import STREAMS, Chunk, Kind, Stream, Toxic
+from chaos.simulation.network.link import Edge
+from chaos.simulation.network.message import Message, Tap
+from chaos.simulation.network.toxics import Chunk, Kind, Toxic
 from chaos.simulation.network.transport import Address, End, Socket
 
 __all__ = ["Edge", "Message", "Network", "Server", "Toxic"]
 
 Factory = Callable[[], asyncio.BaseProtocol]
-Tap = Callable[[Message], bool]
 
 # One way over the wire, in virtual seconds.
 LATENCY_SECONDS = (0.0001, 0.001)
 _OWN_ADDRESSES = frozenset({"", "0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104
 _FIRST_FREE_PORT = 49152
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Of one stream of an edge, since the start. What toxics cut arrives as several messages."""
-
-    sent_messages: int = 0
-    sent_bytes: int = 0
-    received_messages: int = 0
-    received_bytes: int = 0
-    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
-    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
-
-
-class Edge:
-    """All connections from one host to another: Toxiproxy with one proxy, listening at the client.
-
-    ``opened`` and ``refused`` count connections.
-    """
-
-    def __init__(self, network: Network, name: str) -> None:
-        self.name = name
-        self.loop = network.loop
-        self.context = network.context
-        self.dice = self.loop.dice.stream(name)
-        self.enabled = True
-        self.toxics: list[Toxic] = []
-        self.connections: list[Connection] = []
-        self.traffic: dict[Stream, Traffic] = {stream: Traffic() for stream in STREAMS}
-        self.opened = 0
-        self.refused = 0
-        self._network = network
-
-    # ------------------------------------------------------------------------------ faults
-
-    def add(self, toxic: Toxic) -> None:
-        """From now on, for open connections too, behind the toxics that stand already."""
-        self.note(f"add {toxic}", kind="fault")
-        toxic = replace(toxic)  # equal ones may stand side by side
-        self.toxics.append(toxic)
-        for link in self._links():
-            link.add(toxic)
-
-    def remove(self, toxic: Toxic) -> None:
-        """Held bytes arrive at once; a timeout closes its connections. No matter if it is gone."""
-        if toxic not in self.toxics:
-            return
-        standing = self.toxics.pop(self.toxics.index(toxic))
-        self.note(f"remove {toxic}", kind="fault")
-        for link in self._links():
-            link.remove(standing)
-
-    def down(self) -> None:
-        """Nobody listens, and open connections are closed; what toxics hold is lost."""
-        self.note("down", kind="fault")
-        self.enabled = False
-        for link in self._links():
-            link.cut(Kind.FIN)
-
-    def up(self) -> None:
-        """Connections can be made again."""
-        self.note("up", kind="fault")
-        self.enabled = True
-
-    def heal(self) -> None:
-        """Up, and without any toxic."""
-        for toxic in list(self.toxics):
-            self.remove(toxic)
-        if not self.enabled:
-            self.up()
-
-    # ------------------------------------------------------------------------------ evidence
-
-    @property
-    def open(self) -> int:
-        """Connections of which neither end is closed."""
-        return sum(
-            not (connection.client.closed or connection.server.closed)
-            for connection in self.connections
-        )
-
-    def counters(self) -> dict[str, int]:
-        """Both streams together. All but those of what is held now only ever grow."""
-        counted = {
-            field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
-            for field in fields(Traffic)
-        }
-        held = [chunk for link in self._links() for stage in link.stages for chunk in stage.held]
-        return counted | {
-            "opened": self.opened,
-            "closed": self.opened - self.open,
-            "refused": self.refused,
-            "held_messages": len(held),
-            "held_bytes": sum(len(chunk.data) for chunk in held),
-        }
-
-    # ------------------------------------------------------------------------------ for links
-
-    @property
-    def tap(self) -> Tap | None:
-        return self._network.tap
-
-    def connect(self, client: End, server: End) -> Connection:
-        """A new connection between two ends; forgets those that are over."""
-        self.opened += 1
-        connection = Connection(self, self.opened, client, server)
-        self.connections = [each for each in self.connections if not each.over]
-        self.connections.append(connection)
-        return connection
-
-    def latency(self, dice: random.Random) -> float:
-        """Virtual seconds of one way over the wire."""
-        low, high = self._network.latency_seconds
-        return low + (high - low) * dice.random()
-
-    def note(self, what: str, data: bytes = b"", kind: trace.Kind = "wire") -> None:
-        """An entry of the trace."""
-        self.loop.trace.note(kind, self.name, what, data)
-
-    def _links(self) -> list[Link]:
-        return [link for connection in self.connections for link in connection.links]
 
 
 class Server(asyncio.AbstractServer):

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
-from chaos.simulation.network.toxics import Chunk, Kind, Stage, Stream, Toxic, create_stage
-
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.node import Node
-    from chaos.simulation.network.fabric import Edge
-    from chaos.simulation.network.transport import End
+from chaos.simulation.kernel import trace
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.network.message import Message, Tap
+from chaos.simulation.network.toxics import (
+    STREAMS,
+    Chunk,
+    Kind,
+    Stage,
+    Stream,
+    Toxic,
+    create_stage,
+)
+from chaos.simulation.network.transport import End
 
 _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
 
 
-@dataclass(slots=True)
-class Message:
-    """Bytes about to reach their receiver. ``number``: per edge and stream, from 1.
+class Fabric(Protocol):
+    """What an edge needs of the network it belongs to (``fabric.Network``).
 
-    ``connection``: of the edge, from 1. ``label`` is for whoever can read the bytes.
+    ``context``: that of the network's own node, in which the edge's timers run.
     """
 
-    edge: str
-    stream: Stream
-    number: int
-    data: bytes
-    sender: Node
-    receiver: Node
-    connection: int = 0
-    label: str = ""
+    loop: SimulationLoop
+    context: contextvars.Context
+    tap: Tap | None
+    latency_seconds: tuple[float, float]
 
 
 class Link:
@@ -256,3 +259,124 @@ class Connection:
     def over(self) -> bool:
         """Whether both ends are closed."""
         return self.client.closed and self.server.closed
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Of one stream of an edge, since the start. What toxics cut arrives as several messages."""
+
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    received_messages: int = 0
+    received_bytes: int = 0
+    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
+    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
+
+
+class Edge:
+    """All connections from one host to another: Toxiproxy with one proxy, listening at the client.
+
+    ``opened`` and ``refused`` count connections.
+    """
+
+    def __init__(self, network: Fabric, name: str) -> None:
+        self.name = name
+        self.loop = network.loop
+        self.context = network.context
+        self.dice = self.loop.dice.stream(name)
+        self.enabled = True
+        self.toxics: list[Toxic] = []
+        self.connections: list[Connection] = []
+        self.traffic: dict[Stream, Traffic] = {stream: Traffic() for stream in STREAMS}
+        self.opened = 0
+        self.refused = 0
+        self._network = network
+
+    # ------------------------------------------------------------------------------ faults
+
+    def add(self, toxic: Toxic) -> None:
+        """From now on, for open connections too, behind the toxics that stand already."""
+        self.note(f"add {toxic}", kind="fault")
+        toxic = replace(toxic)  # equal ones may stand side by side
+        self.toxics.append(toxic)
+        for link in self._links():
+            link.add(toxic)
+
+    def remove(self, toxic: Toxic) -> None:
+        """Held bytes arrive at once; a timeout closes its connections. No matter if it is gone."""
+        if toxic not in self.toxics:
+            return
+        standing = self.toxics.pop(self.toxics.index(toxic))
+        self.note(f"remove {toxic}", kind="fault")
+        for link in self._links():
+            link.remove(standing)
+
+    def down(self) -> None:
+        """Nobody listens, and open connections are closed; what toxics hold is lost."""
+        self.note("down", kind="fault")
+        self.enabled = False
+        for link in self._links():
+            link.cut(Kind.FIN)
+
+    def up(self) -> None:
+        """Connections can be made again."""
+        self.note("up", kind="fault")
+        self.enabled = True
+
+    def heal(self) -> None:
+        """Up, and without any toxic."""
+        for toxic in list(self.toxics):
+            self.remove(toxic)
+        if not self.enabled:
+            self.up()
+
+    # ------------------------------------------------------------------------------ evidence
+
+    @property
+    def open(self) -> int:
+        """Connections of which neither end is closed."""
+        return sum(
+            not (connection.client.closed or connection.server.closed)
+            for connection in self.connections
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Both streams together. All but those of what is held now only ever grow."""
+        counted = {
+            field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
+            for field in fields(Traffic)
+        }
+        held = [chunk for link in self._links() for stage in link.stages for chunk in stage.held]
+        return counted | {
+            "opened": self.opened,
+            "closed": self.opened - self.open,
+            "refused": self.refused,
+            "held_messages": len(held),
+            "held_bytes": sum(len(chunk.data) for chunk in held),
+        }
+
+    # ------------------------------------------------------------------------------ for links
+
+    @property
+    def tap(self) -> Tap | None:
+        return self._network.tap
+
+    def connect(self, client: End, server: End) -> Connection:
+        """A new connection between two ends; forgets those that are over."""
+        self.opened += 1
+        connection = Connection(self, self.opened, client, server)
+        self.connections = [each for each in self.connections if not each.over]
+        self.connections.append(connection)
+        return connection
+
+    def latency(self, dice: random.Random) -> float:
+        """Virtual seconds of one way over the wire."""
+        low, high = self._network.latency_seconds
+        return low + (high - low) * dice.random()
+
+    def note(self, what: str, data: bytes = b"", kind: trace.Kind = "wire") -> None:
+        """An entry of the trace."""
+        self.loop.trace.note(kind, self.name, what, data)
+
+    def _links(self) -> list[Link]:
+        return [link for connection in self.connections for link in connection.links]

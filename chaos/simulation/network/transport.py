@@ -7,14 +7,10 @@ import contextvars
 import socket
 from asyncio import transports
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.toxics import Kind
-
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.node import Node
-    from chaos.simulation.network.fabric import Server
-    from chaos.simulation.network.link import Link
 
 # What the kernels and the wire take before a writer's own buffer fills.
 KERNEL_BYTES = 64 * 1024
@@ -54,6 +50,49 @@ class Socket:
         return 0
 
 
+class Flow(Protocol):
+    """One direction of a connection, as the ends see it (``link.Link``)."""
+
+    sender: End
+    in_flight: int
+    arrived: int
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes wait in the receiver's kernel."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a reset waits in the receiver's kernel."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def finish(self, kind: Kind) -> None:
+        """Send FIN or RST."""
+
+    def discard(self) -> bool:
+        """Drop what is on the wire; return whether bytes were lost."""
+
+    def drain(self) -> None:
+        """Deliver what has arrived, as long as the receiver takes it."""
+
+
+class Listener(Protocol):
+    """A listening server, as the ends of its connections see it (``fabric.Server``)."""
+
+    factory: Callable[[], asyncio.BaseProtocol]
+
+    def is_serving(self) -> bool:
+        """Whether it accepts connections."""
+
+    def attach(self, end: End) -> None:
+        """Register an accepted connection."""
+
+    def detach(self, end: End) -> None:
+        """Unregister a connection that is over."""
+
+
 class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-pressure
     """A transport whose socket is simulated.
 
@@ -62,8 +101,8 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     without what differs by itself in every run; the digest of the trace sees only those.
     """
 
-    inbound: Link
-    outbound: Link
+    inbound: Flow
+    outbound: Flow
 
     if TYPE_CHECKING:  # what the base class has and its stubs leave out
         _protocol_paused: bool
@@ -79,7 +118,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         context: contextvars.Context,
         descriptor: int,
         addresses: tuple[Address, Address],
-        server: Server | None = None,
+        server: Listener | None = None,
     ) -> None:
         name, peer = addresses
         extra = {
@@ -100,6 +139,11 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         self._eof = False
 
     # ------------------------------------------------------------- for the network
+
+    @property
+    def peer(self) -> Node:
+        """The node at the other end."""
+        return self.inbound.sender.node
 
     @property
     def takes(self) -> bool:

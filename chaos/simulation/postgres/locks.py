@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-from chaos.simulation.postgres.backend import Control, array
-
-if TYPE_CHECKING:
-    from chaos.simulation.postgres.connection import Connection
+from chaos.simulation.postgres.backend import Backend, Control, array
 
 _FREEZE_SECONDS = 0.05
 
 
-class LockWaits:
+class Waiter(Protocol):
+    """A connection whose statement may have to wait for a lock."""
+
+    backend: Backend
+
+
+_W = TypeVar("_W", bound=Waiter)
+
+
+class LockWaits(Generic[_W]):
     """Who waits for a lock, in the order in which they began to."""
 
     def __init__(self) -> None:
-        self.parked: list[Connection] = []
+        self.parked: list[_W] = []
 
-    def park(self, control: Control, connection: Connection) -> bool:
+    def park(self, control: Control, connection: _W) -> bool:
         """Stops the backend of ``connection`` if it waits for a lock; whether it does.
 
         One whose wait closes a circle is left running: Postgres soon ends it as the victim of the
@@ -44,14 +50,14 @@ class LockWaits:
         self.parked.append(connection)
         return True
 
-    def granted(self, control: Control) -> list[Connection]:
+    def granted(self, control: Control) -> list[_W]:
         """Those that nothing blocks any more."""
         if not self.parked:
             return []
         blockers = _blockers(control, [waiter.backend.pid for waiter in self.parked])
         return [waiter for waiter in self.parked if not blockers[waiter.backend.pid]]
 
-    def release(self, connection: Connection, *signals: int) -> None:
+    def release(self, connection: _W, *signals: int) -> None:
         """Lets it run again, with ``signals`` that it gets first."""
         self.parked.remove(connection)
         connection.backend.signal(*signals, signal.SIGCONT)

@@ -50,7 +50,7 @@ class PostgresNode:
         self.loop = loop
         self.postgres = postgres
         self.names = Names()
-        self.locks = LockWaits()
+        self.locks: LockWaits[Connection] = LockWaits()
         self._network = network
         self._held_share = held_share
         self._held_dice = loop.dice.stream("held commits")

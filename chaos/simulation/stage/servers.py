@@ -67,8 +67,8 @@ class ServerStrike:
 
     async def _pause(self, target: str, hold: Hold) -> Felt:
         """Its node is not picked; felt: nothing of it had run when the pause ended."""
-        node = self._postgres.node if target == "postgres" else self._valkey.node
-        loop = node.loop
+        server = self._postgres if target == "postgres" else self._valkey
+        node, loop = server.node, server.loop
         loop.pause(node)
         done = self._postgres.statements_done
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Message
 from chaos.simulation.stage.actors import RESTART_DELAY_SECONDS
@@ -169,7 +170,7 @@ class Struck:
 class Striker:
     """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
 
-    ``see`` is the run's tap; ``stand`` is to be called on the harness's node, before anything is
+    ``see`` is the run's tap. ``attach`` must be called on the harness's node, before anything is
     started.
     """
 
@@ -181,8 +182,8 @@ class Striker:
         self._labels: Labels | None = None
         self._harness = contextvars.copy_context()
 
-    def stand(self, stage: Stage) -> None:
-        """This is what there is to strike."""
+    def attach(self, stage: Stage) -> None:
+        """Name the environment whose processes are killed."""
         self._stage = stage
         self._labels = Labels(stage.postgres.names)
         self._harness = contextvars.copy_context()
@@ -191,15 +192,15 @@ class Striker:
         """Whether the message is to be delivered (``Network.tap``)."""
         if message.edge.startswith("harness->"):
             return True
-        assert self._labels is not None  # noqa: S101 - it stands
+        assert self._labels is not None  # noqa: S101 - attach() came first
         label = self._labels.of(message)
         sender, receiver = _killable(message.sender), _killable(message.receiver)
-        now = message.receiver.loop.time()
+        now = self._loop.time()
         self.points.append(Point(now, label.text, label.changes, sender, receiver))
         strike = self._todo.pop(label.text, None)
         if strike is None:
             return True
-        message.receiver.loop.trace.note("fault", message.edge, str(strike))
+        self._loop.trace.note("fault", message.edge, str(strike))
         if not strike.victim:
             # The network breaks the connection of a message that is lost.
             evidence = {"connection": message.connection, "bytes": len(message.data)}
@@ -207,6 +208,15 @@ class Striker:
             return False
         self._kill(strike, message, now)
         return True
+
+    @property
+    def _attached(self) -> Stage:
+        assert self._stage is not None  # noqa: S101 - attach() came first
+        return self._stage
+
+    @property
+    def _loop(self) -> SimulationLoop:
+        return self._attached.postgres.loop
 
     def _kill(self, strike: Strike, message: Message, now: float) -> None:
         if strike.victim in SERVERS:
@@ -220,19 +230,18 @@ class Striker:
             self._end(strike, victim)
         else:
             # Behind what the delivery itself makes ready, which is the victim's reaction to it.
-            loop, context = victim.loop, victim.context.copy()
+            loop, context = self._loop, victim.context.copy()
             loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
 
     def _end(self, strike: Strike, victim: Node) -> None:
-        alive, now = victim.alive, victim.loop.time()
-        victim.loop.kill(victim)
+        alive, now = victim.alive, self._loop.time()
+        self._loop.kill(victim)
         evidence = {"pid": victim.number, "exit": victim.exit_code}
         self.struck.append(Struck(strike, now, felt=alive, evidence=evidence))
 
     def _kill_server(self, strike: Strike, now: float) -> None:
         """The real server dies, and another one starts."""
-        assert self._stage is not None  # noqa: S101 - it stands
-        stage = self._stage
+        stage = self._attached
         server = stage.postgres if strike.victim == "postgres" else stage.valkey
         pid = server.pid
         if server is stage.postgres:
@@ -240,8 +249,7 @@ class Striker:
         else:
             stage.valkey.kill()
         self.struck.append(Struck(strike, now, felt=pid is not None and server.pid is None))
-        loop = server.node.loop
-        loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
+        self._loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
 
 
 def _killable(node: Node) -> str:

@@ -101,7 +101,7 @@ def tried(schedule: Schedule, trial: Trial, foundation: Foundation) -> Verdict:
         story=trial.story,
         held_share=0.0,
         tap=striker.see,
-        on_stage=striker.stand,
+        on_stage=striker.attach,
     )
     try:
         ran = simulate(order, foundation)

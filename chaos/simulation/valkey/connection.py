@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
+from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.network.transport import End
 from chaos.simulation.valkey.commands import (
     Command,
@@ -22,9 +24,6 @@ from chaos.simulation.valkey.commands import (
     with_ids,
 )
 from chaos.simulation.valkey.server import RealConnection
-
-if TYPE_CHECKING:
-    from chaos.simulation.valkey.node import ValkeyNode
 
 _NILS = (b"*-1\r\n", b"_\r\n")
 _QUEUED = b"+OK\r\n+QUEUED\r\n*1\r\n"
@@ -49,13 +48,41 @@ class _Sent:
     effects: list[Command]
 
 
+class Host(Protocol):
+    """What a connection needs of the node that serves it (``node.ValkeyNode``)."""
+
+    loop: SimulationLoop
+    waiting: dict[Connection, Parked]
+
+    def connect(self, connection: Connection) -> RealConnection:
+        """Register a connection and open the real one behind it."""
+
+    def disconnect(self, connection: Connection) -> None:
+        """Unregister a closed connection."""
+
+    def refusal(self, client: str, command: Command) -> str | None:
+        """Return the error for a command that is not simulated, and None for any other."""
+
+    def milliseconds(self) -> int:
+        """Return the server's clock, which never goes back."""
+
+    def wakes(self, commands: Sequence[Command]) -> bool:
+        """Whether a waiting read may be answered once these commands have taken effect."""
+
+    def done(self, commands: Sequence[Command]) -> None:
+        """Retry the reads that wait for the keys of these commands."""
+
+    def saw(self, client: str, command: Command, how: str, raw: bytes = b"") -> None:
+        """Record an answered command in the trace and the counters."""
+
+
 class Connection(asyncio.Protocol):
     """What its client sends is answered in order, also when something of it has to wait."""
 
-    def __init__(self, node: ValkeyNode) -> None:
+    def __init__(self, host: Host) -> None:
         self.client = "?"
         self.database = 0
-        self._node = node
+        self._host = host
         self._reader = hiredis.Reader()
         self._todo: deque[Command] = deque()
         self._queued: list[Command] | None = None  # since the client's MULTI
@@ -66,8 +93,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("End", transport)
-        self.client = self._transport.inbound.edge.name.partition("->")[0]
-        self._real = self._node.connect(self)
+        self.client = self._transport.peer.name
+        self._real = self._host.connect(self)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -101,10 +128,10 @@ class Connection(asyncio.Protocol):
 
     def forget(self) -> None:
         """Gives up its place and its real connection. Idempotent."""
-        parked = self._node.waiting.pop(self, None)
+        parked = self._host.waiting.pop(self, None)
         if parked is not None and parked.timer is not None:
             parked.timer.cancel()
-        self._node.disconnect(self)
+        self._host.disconnect(self)
         self._todo.clear()
         if self._real is not None:
             self._real.close()
@@ -113,7 +140,7 @@ class Connection(asyncio.Protocol):
     # -------------------------------------------------------------------------------------
 
     def _take(self, command: Command) -> None:
-        refusal = self._node.refusal(self.client, command) if command else None
+        refusal = self._host.refusal(self.client, command) if command else None
         if refusal is not None:
             self._go_on()
             self._write(f"-ERR {refusal}".replace("\n", " ").encode() + b"\r\n")
@@ -122,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Has answered what came, until a read has to wait."""
-        while self._todo and self not in self._node.waiting:
+        while self._todo and self not in self._host.waiting:
             seconds = self._block_seconds(self._todo[0])
             if seconds is not None:
                 self._read(self._todo.popleft(), seconds)
@@ -138,9 +165,9 @@ class Connection(asyncio.Protocol):
         while self._todo and self._block_seconds(self._todo[0]) is None:
             if run and needs_a_look(self._todo[0]):
                 break
-            sent = self._send(stamped(self._todo.popleft(), self._node.milliseconds()))
+            sent = self._send(stamped(self._todo.popleft(), self._host.milliseconds()))
             run.append(sent)
-            if needs_a_look(sent.command) or self._node.wakes(sent.effects):
+            if needs_a_look(sent.command) or self._host.wakes(sent.effects):
                 break
         return run
 
@@ -166,9 +193,9 @@ class Connection(asyncio.Protocol):
         self._write(raw)
         for sent, answer in zip(run, answers, strict=True):
             data = raw if sent is run[-1] else b""
-            self._node.saw(self.client, sent.command, _short(answer), data)
+            self._host.saw(self.client, sent.command, _short(answer), data)
             if sent.effects and answer is not None and not isinstance(answer, Exception):
-                self._node.done(sent.effects)
+                self._host.done(sent.effects)
         if lower_name(run[-1].command) == "quit":
             self.cut()
 
@@ -177,23 +204,23 @@ class Connection(asyncio.Protocol):
         raw, answer = self._attempt(command)
         if raw not in _NILS:
             self._write(raw)
-            self._node.saw(self.client, command, _short(answer), raw)
+            self._host.saw(self.client, command, _short(answer), raw)
             return
         parked = Parked(command, frozenset(streams(command)), raw)
         if seconds:
-            loop = self._node.loop
+            loop = self._host.loop
             parked.timer = loop.call_later(seconds, self._end_wait, parked, raw, "nil")
-        self._node.waiting[self] = parked
-        self._node.loop.trace.note("redis", self.client, f"{about(command)} waits")
+        self._host.waiting[self] = parked
+        self._host.loop.trace.note("redis", self.client, f"{about(command)} waits")
 
     def _end_wait(self, parked: Parked, raw: bytes, how: str) -> None:
         if parked.timer is not None:
             parked.timer.cancel()
-        del self._node.waiting[self]
+        del self._host.waiting[self]
         self._write(raw)
-        self._node.saw(self.client, parked.command, how, raw)
+        self._host.saw(self.client, parked.command, how, raw)
         if self._todo:
-            self._node.loop.call_soon(self._go_on)
+            self._host.loop.call_soon(self._go_on)
 
     def _attempt(self, command: Command) -> tuple[bytes, Any]:
         """The answer if the command does not wait: as it comes, and as a value."""

@@ -1,27 +1,26 @@
-"""What only the arena can see: hints that came too late, and what the roles say in their logs."""
+"""Observations only the arena can make: late hints, and events in the logs of the roles."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from chaos.records import Event, Record, Sometimes, parse_instant
+from observability.event_names import ErrorCode, EventName
 
-# What a role logs when the reply to a statement was lost or late (system/database.py).
-_UNANSWERED = ("did not answer within", "broke while waiting for a reply")
-# Two clocks of one machine, read by two programs: closer than this is not called late.
+# Two programs read the clock of one machine; a smaller difference proves nothing.
 _LATE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class SeenHint:
-    """A hint as it reached Redis; ``at`` is Unix time by the server's clock."""
+    """A hint that reached Redis; ``at`` is Unix time by the server's clock."""
 
     at: float
     task_id: str
@@ -29,11 +28,11 @@ class SeenHint:
 
 
 def late_hints(hints: Iterable[SeenHint], events: Iterable[Event]) -> list[SeenHint]:
-    """The hints whose epoch was already gone when they reached Redis."""
+    """Return the hints that reached Redis after their task had left their epoch."""
     left: dict[tuple[str, int], float] = {}
     for event in events:
         moment = parse_instant(event.at).timestamp()
-        # Entering an epoch ends all those below it.
+        # Entering an epoch ends all lower ones.
         key = event.task_id, event.epoch - 1
         left[key] = min(moment, left.get(key, moment))
     never = float("inf")
@@ -44,35 +43,27 @@ def late_hints(hints: Iterable[SeenHint], events: Iterable[Event]) -> list[SeenH
     ]
 
 
-def _unanswered(entry: Mapping[str, Any]) -> bool:
-    return any(text in str(entry.get("error")) for text in _UNANSWERED)
-
-
-def _says(event: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda entry: entry.get("event") == event
-
-
-# What a line of a role's log must be to count.
-_LINES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = MappingProxyType(
+# The field, and its constant, by which a line of a role's log counts as an observation.
+_LINES: Mapping[str, tuple[str, EventName | ErrorCode]] = MappingProxyType(
     {
-        "statement_outcome_unknown": _unanswered,
-        "claim_unknown": _says("claim of unknown outcome was committed"),
-        "finish_unknown": _says("finish of unknown outcome was committed"),
-        "submit_unknown": _says("submit of unknown outcome was committed"),
-        "amnesia_healed": _says("redis is empty, publishing all hints again"),
-        "redis_given_up": lambda entry: "Redis: no answer" in str(entry.get("error")),
+        "statement_outcome_unknown": ("error_code", ErrorCode.OUTCOME_UNKNOWN),
+        "claim_unknown": ("event_name", EventName.CLAIM_ALREADY_COMMITTED),
+        "finish_unknown": ("event_name", EventName.FINISH_ALREADY_COMMITTED),
+        "submit_unknown": ("event_name", EventName.SUBMIT_ALREADY_COMMITTED),
+        "amnesia_healed": ("event_name", EventName.HINT_LOSS_DETECTED),
+        "redis_given_up": ("error_code", ErrorCode.REDIS_TIMEOUT),
     }
 )
 
 
 def log_sightings(logs: Path, since: str) -> list[Sometimes]:
-    """How often each role said each of them in its log, from the instant ``since`` (ISO) on."""
+    """Count the matching lines of each role's log from the instant ``since`` (ISO) on."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in _LINES}
     for log in sorted(logs.glob("*-*.log")):
         for entry in _entries(log):
             if str(entry.get("timestamp", "")) >= since:
-                for name, is_one in _LINES.items():
-                    counts[name][log.stem] += is_one(entry)
+                for name, (field, constant) in _LINES.items():
+                    counts[name][log.stem] += entry.get(field) == constant
     return [
         Sometimes(name=name, held=bool(+found), evidence=dict(+found))
         for name, found in counts.items()
@@ -82,7 +73,7 @@ def log_sightings(logs: Path, since: str) -> list[Sometimes]:
 def sightings(
     hints: Iterable[SeenHint], records: Iterable[Record], logs: Path, since: str
 ) -> list[Sometimes]:
-    """All of them as records of the history."""
+    """Return all of these observations as records of the history."""
     events = [record for record in records if isinstance(record, Event)]
     late = late_hints(hints, events)
     seen = Sometimes(

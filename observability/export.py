@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 import httpx
-import structlog
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from observability.event_names import ErrorCode, EventName
+from observability.logs import Logger
 from observability.metrics import Metrics
 
 QUEUE_MAX = 2048
@@ -45,7 +46,7 @@ class SpanExport(SpanProcessor):
         self,
         endpoint: str,
         metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
         *,
         export_seconds: float,
     ) -> None:
@@ -129,7 +130,11 @@ class SpanExport(SpanProcessor):
                 if tried < _TRIES:
                     await self._pause()
         except Exception:  # noqa: BLE001  what cannot be encoded must not end the export
-            self._log.exception("spans cannot be encoded", spans=len(batch))
+            self._log.exception(
+                "Spans could not be encoded",
+                event_name=EventName.SPANS_UNENCODABLE,
+                spans=len(batch),
+            )
         finally:
             self._metrics.spans.labels(result).inc(len(batch))
 
@@ -147,13 +152,20 @@ class SpanExport(SpanProcessor):
             return self._trouble(f"it answered {status}")
         if self._in_trouble:
             self._in_trouble = False
-            self._log.info("the collector of traces answers again")
+            self._log.info(
+                "The trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
+            )
         return _Answer.TAKEN if 200 <= status <= 299 else _Answer.REFUSED
 
     def _trouble(self, why: str) -> _Answer:
         if not self._in_trouble:
             self._in_trouble = True
-            self._log.warning("the collector of traces does not take spans", error=why)
+            self._log.warning(
+                "The trace collector does not accept spans",
+                event_name=EventName.COLLECTOR_FAILED,
+                error=why,
+                error_code=ErrorCode.COLLECTOR_UNAVAILABLE,
+            )
         return _Answer.TROUBLE
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from enum import Enum
+from typing import Protocol, Self, TextIO
 
 import structlog
+
+from observability.event_names import ErrorCode, EventName
 
 # Without locals: they hold payloads.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
@@ -14,10 +17,31 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 )
 
 
+class Logger(Protocol):
+    """Type of structlog's logger under which no line can be written without ``event_name``.
+
+    A field ``error`` that is an exception is logged as its message, with its ``error_code``.
+    """
+
+    def debug(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+
+    def info(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+
+    def warning(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+
+    def error(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+
+    def exception(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+
+    def bind(self, **context: object) -> Self: ...
+
+    def is_enabled_for(self, level: int) -> bool: ...
+
+
 def create_logger(
     *, level: str = "INFO", style: str = "auto", stream: TextIO | None = None, **context: object
-) -> structlog.stdlib.BoundLogger:
-    """A logger of its own (nothing global is configured) with ``context`` on every line.
+) -> Logger:
+    """Create a logger with ``context`` on every line; nothing global is configured.
 
     ``style``: "json", "text", or "auto" for text on a terminal and JSON elsewhere.
     """
@@ -30,11 +54,12 @@ def create_logger(
         if text
         else structlog.processors.JSONRenderer()
     )
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+    logger: Logger = structlog.wrap_logger(
         structlog.WriteLogger(target),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _plain_values,
             *([] if text else [_TRACEBACKS]),
             renderer,
         ],
@@ -42,3 +67,18 @@ def create_logger(
         cache_logger_on_first_use=True,
     )
     return logger.bind(**context)
+
+
+def _plain_values(
+    _logger: structlog.typing.WrappedLogger, _method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Replace an exception by its message and code, and enum members by their values."""
+    error = fields.get("error")
+    if isinstance(error, BaseException):
+        code = getattr(error, "code", None)  # SQLAlchemy's exceptions have one of their own kind
+        fields["error"] = str(error)
+        fields["error_code"] = code if isinstance(code, ErrorCode) else ErrorCode.OTHER
+    for key, value in fields.items():
+        if isinstance(value, Enum):
+            fields[key] = value.value
+    return fields

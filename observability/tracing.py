@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -27,6 +26,7 @@ from opentelemetry.util.types import AttributeValue
 
 from observability import traceparent
 from observability.export import SpanExport
+from observability.logs import Logger
 from observability.metrics import Metrics
 
 TRACE_RATIO = 0.01  # where nobody says more
@@ -162,7 +162,7 @@ def create_tracing(
     endpoint: str | None,
     ratio: float,
     metrics: Metrics,
-    log: structlog.stdlib.BoundLogger,
+    log: Logger,
     *,
     role: str,
     label: str,

@@ -10,26 +10,48 @@ HoldfastError
 
 from __future__ import annotations
 
+from observability.event_names import ErrorCode
+
 
 class HoldfastError(Exception):
-    """Base of every error that Holdfast raises on purpose."""
+    """Base of every error that Holdfast raises on purpose.
+
+    ``code`` is logged as ``error_code``: programs recognise the error by it, never by its text.
+    """
+
+    code = ErrorCode.OTHER
+
+    def __init__(self, *args: object, code: ErrorCode | None = None) -> None:
+        super().__init__(*args)
+        if code is not None:
+            self.code = code
 
 
 class Unavailable(HoldfastError):
     """A server could not be reached; the statement was never sent, nothing was done."""
 
+    code = ErrorCode.UNAVAILABLE
+
 
 class OutcomeUnknown(HoldfastError):
     """The reply was lost: the statement may have taken effect, or may still do so."""
+
+    code = ErrorCode.OUTCOME_UNKNOWN
 
 
 class Unstorable(HoldfastError):
     """Postgres refused the value itself (SQLSTATE class 22, 23 or 54)."""
 
+    code = ErrorCode.UNSTORABLE
+
 
 class TaskLost(HoldfastError):
     """This attempt's lease was lost; nothing it writes is accepted any more."""
 
+    code = ErrorCode.TASK_LOST
+
 
 class Misconfigured(HoldfastError):
     """The process cannot start with these settings or this database; the message says why."""
+
+    code = ErrorCode.MISCONFIGURED

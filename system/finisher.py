@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.errors import OutcomeUnknown, Unavailable, Unstorable
 from system.lifecycle import Reason
 from system.loops import cancelled_from_outside
@@ -32,7 +32,7 @@ E = TypeVar("E", Success, Failure)
 class Finisher:
     """Takes ends by ``settle``; ``run`` sends them until ``stop`` and nothing is left."""
 
-    def __init__(self, store: Store, worker_id: UUID, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, store: Store, worker_id: UUID, log: Logger) -> None:
         self._store = store
         self._worker_id = worker_id
         self._log = log
@@ -64,7 +64,11 @@ class Finisher:
                 except (Exception, asyncio.CancelledError) as error:
                     if isinstance(error, asyncio.CancelledError) and cancelled_from_outside():
                         raise
-                    self._log.exception("finish failed", ends=len(batch))
+                    self._log.exception(
+                        "Finish failed unexpectedly",
+                        event_name=EventName.FINISH_FAILED,
+                        ends=len(batch),
+                    )
                     self._in_trouble(error)
                     _give_up(batch, error)
                 else:
@@ -107,7 +111,12 @@ class Finisher:
             successes, lambda some: self._store.finish(some, self._worker_id)
         )
         for success, error in unstorable:
-            self._log.error("result not storable", task_id=str(success.task_id), error=str(error))
+            self._log.error(
+                "Result cannot be stored",
+                event_name=EventName.RESULT_UNSTORABLE,
+                task_id=str(success.task_id),
+                error=error,
+            )
             failures.append(_not_storable(success))
         more, nameless = await self._release(failures)
         if nameless:  # the detail is the only value in it that Postgres could refuse
@@ -135,12 +144,21 @@ class Finisher:
             try:
                 answers, guilty = await split_guilty(ends, send)
                 if unknown and (stood := sum(each.done and not each.made for each in answers)):
-                    self._log.warning("finish of unknown outcome was committed", ends=stood)
+                    self._log.warning(
+                        "Finish of unknown outcome had been committed",
+                        event_name=EventName.FINISH_ALREADY_COMMITTED,
+                        ends=stood,
+                    )
                 return answers, guilty
             except (OutcomeUnknown, Unavailable) as error:
                 unknown = unknown or isinstance(error, OutcomeUnknown)
                 self._in_trouble(error)
-                self._log.warning("finish sent again", ends=len(ends), error=str(error))
+                self._log.warning(
+                    "Finish got no reply; sending it again",
+                    event_name=EventName.FINISH_RESENT,
+                    ends=len(ends),
+                    error=error,
+                )
                 await asyncio.sleep(_RESEND_SECONDS)
 
 

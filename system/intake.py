@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.errors import OutcomeUnknown, Unavailable
 from system.lease import Lease
 from system.loops import Loops, wait_for_event
@@ -59,7 +59,7 @@ class Intake:
         slots: Slots,
         ending: Ending,
         telling: Attempts,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
     ) -> None:
         self.claims_sent = 0
         self._settings = settings
@@ -111,7 +111,11 @@ class Intake:
         try:
             await self._queue.requeue([self._waiting])
         except Unavailable as error:
-            self._log.warning("a hint was left behind: it is published again", error=str(error))
+            self._log.warning(
+                "Hint could not be requeued; it will be republished at its deadline",
+                event_name=EventName.HINT_NOT_REQUEUED,
+                error=error,
+            )
 
     async def _free_slots(self) -> int:
         """Waits a while for as many free slots as there are queues to read."""
@@ -165,11 +169,20 @@ class Intake:
                 try:
                     claimed = await self._store.claim(hints, self._worker_id, token, alone=alone)
                 except (OutcomeUnknown, Unavailable) as error:
-                    self._log.warning("claim sent again", hints=len(hints), error=str(error))
+                    self._log.warning(
+                        "Claim got no reply; sending it again",
+                        event_name=EventName.CLAIM_RESENT,
+                        hints=len(hints),
+                        error=error,
+                    )
                     await wait_for_event(self._ending.lease.dead, _RESEND_SECONDS)
                     continue
                 if again := claimed.again:
-                    self._log.warning("claim of unknown outcome was committed", grants=again)
+                    self._log.warning(
+                        "Claim of unknown outcome had been committed",
+                        event_name=EventName.CLAIM_ALREADY_COMMITTED,
+                        grants=again,
+                    )
                 return claimed, sent
             return None, 0.0
         finally:
@@ -180,7 +193,8 @@ class Intake:
     def _wait_for(self, delivery: Delivery | None) -> None:
         if delivery is not None and delivery != self._waiting and delivery.hint:
             self._log.info(
-                "a task waits until nothing else runs here",
+                "Quarantined task waits for exclusive use of this worker",
+                event_name=EventName.QUARANTINED_TASK_WAITING,
                 task_id=str(delivery.hint.task_id),
             )
         self._waiting = delivery
@@ -197,7 +211,10 @@ class Intake:
         if self._waiting is None:
             return
         if self._slots.stuck:  # a thread or coroutine that does not stop would block this worker
-            self._log.warning("what runs here does not end: the task is left to other workers")
+            self._log.warning(
+                "Running attempts do not end; leaving the quarantined task to other workers",
+                event_name=EventName.QUARANTINED_TASK_SKIPPED,
+            )
             self._waiting = None
             await self._queue.ack([delivery])  # published again at its deadline
         elif alone:  # only by the database's account another attempt is ours: a heartbeat mends it

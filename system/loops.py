@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from observability.metrics import Metrics
 from system.errors import HoldfastError
 
@@ -35,7 +35,7 @@ class Loops:
     if it waits by ``sleep``. Progress is a turn that ended well.
     """
 
-    log: structlog.stdlib.BoundLogger
+    log: Logger
     metrics: Metrics
     _loops: list[_Loop] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,13 +79,26 @@ class Loops:
                 if cancelled_from_outside():
                     raise
                 self._failed(loop, error)  # something inside was cancelled: an error like others
-                self.log.exception("turn failed", loop=loop.name)
+                self.log.exception(
+                    "Loop iteration failed unexpectedly; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                )
             except HoldfastError as error:
                 self._failed(loop, error)
-                self.log.warning("turn failed", loop=loop.name, error=str(error))
+                self.log.warning(
+                    "Loop iteration failed; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                    error=error,
+                )
             except Exception as error:
                 self._failed(loop, error)
-                self.log.exception("turn failed", loop=loop.name)
+                self.log.exception(
+                    "Loop iteration failed unexpectedly; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                )
             else:
                 loop.progressed_at = asyncio.get_running_loop().time()
                 loop.failures = 0

@@ -17,6 +17,7 @@ from uuid import UUID
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
+from observability.event_names import ErrorCode
 from system.errors import Unavailable
 from system.records import Hint
 from system.redis_connection import connect
@@ -200,7 +201,9 @@ class HintQueue:
             async with asyncio.timeout(self._timeout_seconds):
                 yield
         except TimeoutError as error:
-            raise Unavailable(f"Redis: no answer within {self._timeout_seconds} s") from error
+            raise Unavailable(
+                f"Redis: no answer within {self._timeout_seconds} s", code=ErrorCode.REDIS_TIMEOUT
+            ) from error
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
 

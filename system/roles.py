@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from observability.event_names import EventName
 from system import revision
 from system.handlers.registry import Registry
 from system.health import create_health, start_server, stop_server
@@ -24,7 +25,11 @@ async def run_scheduler(settings: Settings) -> int:
         scheduler = Scheduler(settings, telemetry)
         health = create_health(scheduler.loops.stalled, telemetry.metrics)
         server, task = await start_server(health, settings.health_host, settings.health_port)
-        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
+        telemetry.log.info(
+            "Health server started",
+            event_name=EventName.HEALTH_STARTED,
+            url=f"http://{settings.health_host}:{server.port}/readyz",
+        )
         on_stop_signal(scheduler.stop)
         await scheduler.run()
         await stop_server(server, task)
@@ -42,7 +47,11 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
         worker = Worker(settings, registry, telemetry)
         health = create_health(worker.stalled, telemetry.metrics)
         server, task = await start_server(health, settings.health_host, settings.health_port)
-        telemetry.log.info("health", url=f"http://{settings.health_host}:{server.port}/readyz")
+        telemetry.log.info(
+            "Health server started",
+            event_name=EventName.HEALTH_STARTED,
+            url=f"http://{settings.health_host}:{server.port}/readyz",
+        )
         on_stop_signal(worker.stop)
         code = await worker.run()
         await stop_server(server, task)

@@ -10,6 +10,7 @@ import asyncio
 from datetime import datetime
 from uuid import uuid4
 
+from observability.event_names import EventName
 from observability.metrics import Metrics
 from system.loops import Loops, wait_for_event
 from system.pulse import Pulse
@@ -102,14 +103,14 @@ class Scheduler:
 
     async def run(self) -> None:
         """Returns after ``stop``, when every turn under way has ended."""
-        self._log.info("scheduler started")
+        self._log.info("Scheduler started", event_name=EventName.SCHEDULER_STARTED)
         try:
             await self.loops.run()
         finally:
             await self._dispatching.close()
             await self._sweeping.close()
             await self._queue.close()
-            self._log.info("scheduler stopped")
+            self._log.info("Scheduler stopped", event_name=EventName.SCHEDULER_STOPPED)
 
     def stop(self) -> None:
         """Ends the loops after their present turn."""

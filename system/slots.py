@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-import structlog
-
+from observability.event_names import EventName
+from observability.logs import Logger
 from system.attempts import Attempt
 from system.finisher import Finisher
 from system.handlers.cancellation import Cancellation, StopReason
@@ -42,7 +42,7 @@ class Slots:
         transactions: Transactions,
         finisher: Finisher,
         telling: Attempts,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
     ) -> None:
         self.attempts: dict[Key, Attempt] = {}
         self._settings = settings
@@ -111,7 +111,10 @@ class Slots:
         handler = self._registry.get(grant.name)
         if handler is None:
             self._log.warning(
-                "no handler for this name", task_id=str(grant.task_id), name=grant.name
+                "No handler is registered for this task name",
+                event_name=EventName.HANDLER_MISSING,
+                task_id=str(grant.task_id),
+                name=grant.name,
             )
             end = _unknown_name(grant, self._settings.unknown_name_seconds)
             self.hand_back(grant, end, trace)
@@ -174,7 +177,11 @@ class Slots:
         del self._running[task]
         self._freed.set()
         if not task.cancelled() and (error := task.exception()):
-            self._log.error("attempt broke", exc_info=error)
+            self._log.error(
+                "Attempt ended with an unexpected exception",
+                event_name=EventName.ATTEMPT_CRASHED,
+                exc_info=error,
+            )
 
     async def _run(self, attempt: Attempt) -> None:
         grant, loop = attempt.grant, asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
+from observability.event_names import EventName
 from observability.metrics import Metrics
 from system.database import connections_used, create_engine
 from system.errors import OutcomeUnknown, Unavailable
@@ -97,7 +98,9 @@ class Worker:
         if not await self._register():
             await self._close()
             return 0
-        self._log.info("worker started", queues=self._settings.queues)
+        self._log.info(
+            "Worker started", event_name=EventName.WORKER_STARTED, queues=self._settings.queues
+        )
         finishing = asyncio.create_task(self._finisher.run())
         beating = asyncio.create_task(self.beats.run())
         try:
@@ -110,12 +113,16 @@ class Worker:
                 return EXIT_DEAD
             await self._beating.retire(self.id)
         except (OutcomeUnknown, Unavailable, TimeoutError) as error:
-            self._log.warning("stopped without Postgres: the lease will expire", error=str(error))
+            self._log.warning(
+                "Worker stopped without reaching Postgres; its lease will expire",
+                event_name=EventName.WORKER_NOT_RETIRED,
+                error=error,
+            )
         finally:
             finishing.cancel()
             beating.cancel()
             await self._close()
-            self._log.info("worker stopped")
+            self._log.info("Worker stopped", event_name=EventName.WORKER_STOPPED)
         return 0
 
     def stop(self) -> None:
@@ -167,13 +174,20 @@ class Worker:
             if attempt is not None and task.cancel_requested:
                 attempt.stop(StopReason.CANCEL_REQUESTED)
             elif attempt is None and key not in known and claims == self._intake.claims_sent:
-                self._log.warning("handing back a task not known here", task_id=str(key[0]))
+                self._log.warning(
+                    "Releasing an attempt recorded for this worker that does not run here",
+                    event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
+                    task_id=str(key[0]),
+                )
                 end = Failure(*key, Reason.HANDED_BACK)
                 self.slots.hand_back(task, end, self._telling.found(task))
 
     def _die(self) -> None:
         """An incarnation marked dead is dead for ever: nothing it writes would be accepted."""
-        self._log.error("this incarnation was marked dead, stopping its handlers")
+        self._log.error(
+            "This incarnation was marked dead; stopping its handlers",
+            event_name=EventName.INCARNATION_DEAD,
+        )
         self._lease.lose()
         self.slots.stop(StopReason.LEASE_LOST)
         self.beats.stop()
@@ -192,7 +206,11 @@ class Worker:
                     self._registry.announcements(),
                 )
             except (OutcomeUnknown, Unavailable) as error:
-                self._log.warning("cannot register yet", error=str(error))
+                self._log.warning(
+                    "Registration failed; retrying",
+                    event_name=EventName.REGISTRATION_FAILED,
+                    error=error,
+                )
                 await self.claims.sleep(_RESEND_SECONDS)
             else:
                 return True
@@ -204,9 +222,15 @@ class Worker:
     async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
         """Grace for handlers, then hand the rest back, then let every end be answered."""
         if await self._ended_within(self._grace_left()):
-            self._log.info("all handlers ended")
+            self._log.info(
+                "All handlers ended within the grace period", event_name=EventName.HANDLERS_ENDED
+            )
         elif not self._lease.dead.is_set():
-            self._log.info("handing back", attempts=len(self.slots.attempts))
+            self._log.info(
+                "Grace period is over; releasing the remaining attempts",
+                event_name=EventName.ATTEMPTS_RELEASED,
+                attempts=len(self.slots.attempts),
+            )
             self.slots.stop(StopReason.SHUTTING_DOWN)
             await self._ended_within(self._settings.statement_timeout_seconds)
         if not self._lease.dead.is_set():

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from observability.event_names import EventName
 from observability.logs import create_logger
 from observability.metrics import Metrics
 from observability.tracing import create_tracing
@@ -66,8 +67,8 @@ class Bench:
         return self.settings.model_copy(update=changes)
 
     def logged(self) -> list[str]:
-        """What was logged so far, as the names of the events."""
-        return [json.loads(line)["event"] for line in self.log.getvalue().splitlines()]
+        """Return the ``event_name`` of every line logged so far."""
+        return [json.loads(line)["event_name"] for line in self.log.getvalue().splitlines()]
 
     def count(self, metric: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(metric, labels) or 0.0
@@ -174,7 +175,7 @@ class Bench:
         worker = Worker(settings, self.registry, telemetry)
         running = asyncio.create_task(worker.run())
         try:
-            await until(lambda: "worker started" in self.logged() or running.done())
+            await until(lambda: EventName.WORKER_STARTED in self.logged() or running.done())
             yield worker, running
         finally:
             if not running.done():

@@ -12,6 +12,7 @@ import pytest
 from bench import Bench, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from observability.logs import create_logger
 from system.finisher import Finisher
 from system.lifecycle import Reason, State
@@ -133,7 +134,7 @@ async def test_ends_wait_for_postgres_to_come_back(bench: Bench) -> None:
         assert (await finisher.settle(success(first))).done
         wire.down()
         waiting = asyncio.gather(*(finisher.settle(success(g)) for g in (second, third)))
-        await until(lambda: bench.logged().count("finish sent again") >= 2)
+        await until(lambda: bench.logged().count(EventName.FINISH_RESENT) >= 2)
         assert not waiting.done()
         wire.heal()
         assert all(answer.done for answer in await waiting)
@@ -178,7 +179,7 @@ async def test_a_bug_costs_its_batch_never_the_finisher(bench: Bench, error: Bas
         with pytest.raises(RuntimeError, match="finish failed"):
             await finisher.settle(success(first))
         assert (await finisher.settle(success(second))).done
-    assert "finish failed" in bench.logged()
+    assert EventName.FINISH_FAILED in bench.logged()
 
 
 async def test_an_end_that_nobody_waits_for_any_more_is_sent_all_the_same(bench: Bench) -> None:

@@ -20,6 +20,7 @@ from chaos.live.actors import Actor, Command
 from chaos.plan import FaultPlan
 from chaos.process_strike import ProcessEnd, ProcessStrike
 from chaos.witness import Witness
+from observability.event_names import EventName
 from system.guardian import Guardian
 from system.machine import free_port
 from system.settings import Settings
@@ -171,7 +172,7 @@ async def test_a_real_role_believes_in_its_wrong_clock_and_works_on(
     assert told == pytest.approx([HOUR, 0, -HOUR], abs=5)
     pid = scheduler.actor.terminate()
     assert await scheduler.actor.gone() == 0
-    assert scheduler.rows()[-1]["event"] == "scheduler stopped"
+    assert scheduler.rows()[-1]["event_name"] == EventName.SCHEDULER_STOPPED
     async with asyncio.timeout(5):
         while not scheduler.exits:
             await asyncio.sleep(0.01)
@@ -181,7 +182,7 @@ async def test_a_real_role_believes_in_its_wrong_clock_and_works_on(
 async def amnesia_noticed(scheduler: Skewed, redis_url: str) -> float:
     """Make it say something; by how many seconds the time it says it at is ahead."""
     noticed = asyncio.create_task(
-        scheduler.next_row(lambda row: str(row["event"]).startswith("redis is empty"))
+        scheduler.next_row(lambda row: row["event_name"] == EventName.HINT_LOSS_DETECTED)
     )
     await asyncio.sleep(0)
     async with Redis.from_url(redis_url) as redis:
@@ -205,5 +206,5 @@ async def test_a_role_that_is_stopped_while_its_clock_is_wrong_stops_in_order(
     assert not felt
     assert evidence["ahead"] == pytest.approx(HOUR, abs=1)
     assert evidence["ahead_after"] is None
-    assert scheduler.rows()[-1]["event"] == "scheduler stopped"
+    assert scheduler.rows()[-1]["event_name"] == EventName.SCHEDULER_STOPPED
     assert signal.SIGKILL not in {-end.code for end in scheduler.exits}

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from bench import until
 
+from observability.event_names import ErrorCode, EventName
 from observability.logs import create_logger
 from observability.metrics import Metrics
 from system.errors import Unavailable
@@ -71,7 +72,9 @@ async def test_an_error_costs_a_pause_and_is_told(
     loops.add("work", turns, stalled_seconds=5)
     await ended(loops, lambda: turns.taken >= 3)
     line = json.loads(log.getvalue().splitlines()[0])
-    assert (line["event"], line["loop"]) == ("turn failed", "work")
+    assert (line["event_name"], line["loop"]) == (EventName.LOOP_FAILED, "work")
+    expected = ErrorCode.UNAVAILABLE if isinstance(error, Unavailable) else None
+    assert line.get("error_code") == expected
     count = metrics.registry.get_sample_value
     labels = {"loop": "work", "result": "failed"}
     assert count("holdfast_loop_turns_total", labels) == 1

@@ -24,6 +24,7 @@ from otlp_receiver import receiving
 from starlette.applications import Starlette
 from typer.testing import CliRunner
 
+from observability.event_names import EventName
 from observability.metrics import Metrics
 from observability.traceparent import write
 from observability.tracing import new_root
@@ -121,7 +122,7 @@ class Running:
 
     def events(self) -> list[str]:
         lines = self.log.read_text().splitlines()
-        return [json.loads(line)["event"] for line in lines if line.startswith("{")]
+        return [json.loads(line)["event_name"] for line in lines if line.startswith("{")]
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -273,7 +274,7 @@ def test_a_role_answers_for_its_health_and_ends_on_a_signal(
         assert code == 1
         assert f"holdfast: cannot listen on 127.0.0.1:{port}: is the port in use?" in error
         assert running.terminate(end) == 0
-        assert running.events()[-1] == f"{role} stopped"
+        assert running.events()[-1] == f"{role}_stopped"
 
 
 def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
@@ -305,7 +306,7 @@ async def test_a_worker_ends_although_its_handlers_never_do(
         with command.running("worker", "--app", "deaf_handlers", **quick) as worker:
             await bench.until_state([in_thread, in_loop], State.RUNNING, seconds=30)
             assert worker.terminate() == 0
-            assert worker.events()[-1] == "worker stopped"
+            assert worker.events()[-1] == EventName.WORKER_STOPPED
         assert await bench.state(in_thread) is State.SCHEDULED
         (taken,) = await bench.store.take_back(10, "scheduler:test")
         assert taken.task_id == in_loop, "nobody could end it but a scheduler"

@@ -12,6 +12,7 @@ import pytest
 from bench import Bench, bench_for, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Context
 from system.lifecycle import Reason, State
 from system.records import Failure, Hint, Success
@@ -356,7 +357,7 @@ async def test_a_stop_ends_the_longest_sleep_at_once(bench: Bench) -> None:
             turns = {"loop": "prune", "result": "ok"}
             await until(lambda: _listening(bench))
     assert bench.count("holdfast_loop_turns_total", **turns) <= 1
-    assert "scheduler stopped" in bench.logged()
+    assert EventName.SCHEDULER_STOPPED in bench.logged()
 
 
 async def test_nothing_is_ready_before_it_runs(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from bench import until
 from opentelemetry.trace import SpanKind
 from otlp_receiver import receiving
 
+from observability.event_names import EventName
 from observability.export import BATCH_MAX, QUEUE_MAX
 from observability.logs import create_logger
 from observability.metrics import Metrics
@@ -50,7 +51,7 @@ class Traced:
         return self.metrics.registry.get_sample_value("holdfast_spans_total", labels) or 0.0
 
     def logged(self) -> list[str]:
-        return [json.loads(line)["event"] for line in self.log.getvalue().splitlines()]
+        return [json.loads(line)["event_name"] for line in self.log.getvalue().splitlines()]
 
 
 @contextlib.asynccontextmanager
@@ -128,9 +129,9 @@ async def test_a_bad_answer_costs_spans_and_nothing_else(answer: str) -> None:
         collector.answer = "ok"
         told.end(1, "later")
         await collector.until("later")
-    troubled = "the collector of traces does not take spans" in told.logged()
+    troubled = EventName.COLLECTOR_FAILED in told.logged()
     assert troubled == (told.count("lost") == 1)
-    assert troubled == ("the collector of traces answers again" in told.logged())
+    assert troubled == (EventName.COLLECTOR_RECOVERED in told.logged())
 
 
 async def test_a_refusal_is_not_sent_again() -> None:
@@ -153,7 +154,7 @@ async def test_no_collector_at_all() -> None:
     async with traced(NOWHERE) as told:
         told.end(5)
         await until(lambda: told.count("lost") == 5)
-        assert told.logged().count("the collector of traces does not take spans") == 1
+        assert told.logged().count(EventName.COLLECTOR_FAILED) == 1
 
 
 async def test_the_end_is_bounded_when_the_collector_is_paused() -> None:
@@ -187,7 +188,7 @@ async def test_what_cannot_be_encoded_harms_no_later_span(monkeypatch: pytest.Mo
         await until(lambda: told.count("lost") == 1)
         told.end(1, "good")
         await collector.until("good")
-    assert "spans cannot be encoded" in told.logged()
+    assert EventName.SPANS_UNENCODABLE in told.logged()
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:4318", "ftp://collector", "http://"])

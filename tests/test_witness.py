@@ -11,12 +11,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 
 from chaos.live.hint_watch import HintWatch
 from chaos.plan import After
 from chaos.records import Event, SqlEffect, StaleWrite, Task, Worker, decode, encode
 from chaos.sightings import (
-    _UNANSWERED,
     SeenHint,
     late_hints,
     log_sightings,
@@ -25,12 +25,15 @@ from chaos.sightings import (
 from chaos.tasks.sql import CHAOS_EFFECTS
 from chaos.vocabulary import SOMETIMES
 from chaos.witness import Witness
+from observability.event_names import EventName
+from observability.logs import create_logger
+from system.database import Database
 from system.embedded import EmbeddedValkey
-from system.errors import Unavailable
+from system.errors import OutcomeUnknown, Unavailable
 from system.guardian import Guardian
 from system.ids import new_id
 from system.lifecycle import Reason
-from system.machine import temporary_directory
+from system.machine import free_port, temporary_directory
 from system.queue import HintQueue
 from system.records import Failure, Hint, NewTask, Success
 from system.settings import Settings
@@ -216,64 +219,63 @@ def line(second: float, **more: object) -> str:
     return json.dumps(entry) + "\n"
 
 
-# What a role says of each; the words are compared with the product's own below.
-SAID: dict[str, list[dict[str, object]]] = {
+# The lines that count as each observation.
+MATCHING: dict[str, list[dict[str, object]]] = {
     "statement_outcome_unknown": [
-        {"event": "turn failed", "error": "Postgres did not answer within 2.0 s"},
-        {
-            "event": "turn failed",
-            "error": "the connection to Postgres broke while waiting for a reply: x",
-        },
+        {"event_name": "loop_failed", "error_code": "outcome_unknown"},
+        {"event_name": "claim_resent", "error_code": "outcome_unknown", "hints": 1},
     ],
-    "claim_unknown": [{"event": "claim of unknown outcome was committed", "grants": 2}],
-    "finish_unknown": [{"event": "finish of unknown outcome was committed", "ends": 1}],
-    "submit_unknown": [{"event": "submit of unknown outcome was committed", "task_id": "t"}],
-    "amnesia_healed": [{"event": "redis is empty, publishing all hints again", "queued": 0}],
-    "redis_given_up": [{"event": "turn failed", "error": "Redis: no answer within 5.0 s"}],
+    "claim_unknown": [{"event_name": "claim_already_committed", "grants": 2}],
+    "finish_unknown": [{"event_name": "finish_already_committed", "ends": 1}],
+    "submit_unknown": [{"event_name": "submit_already_committed", "task_id": "t"}],
+    "amnesia_healed": [{"event_name": "hint_loss_detected", "queued": 0}],
+    "redis_given_up": [{"event_name": "loop_failed", "error_code": "redis_timeout"}],
 }
-# Near misses: said of something else.
-INNOCENT: list[dict[str, object]] = [
-    {"event": "worker started"},
-    {"event": "turn failed", "error": "cannot reach Postgres: TimeoutError"},
-    {"event": "turn failed", "error": "Redis: Error 111 connecting to 127.0.0.1:1."},
-    {"event": "redis is empty"},
-    {"error": None},
+# Near misses: other constants, the right constant in the wrong field, texts.
+NEAR_MISSES: list[dict[str, object]] = [
+    {"event_name": "worker_started"},
+    {"event_name": "loop_failed", "error_code": "unavailable"},
+    {"event_name": "loop_failed", "error": "Redis: no answer within 5.0 s"},
+    {"event_name": "loop_failed", "error": "Postgres did not answer within 2.0 s"},
+    {"event": "claim_already_committed", "error": "outcome_unknown"},
+    {"event_name": "redis_timeout", "error_code": "hint_loss_detected"},
+    {"event_name": None, "error_code": None},
 ]
 
 
 def held(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
-    """How often whoever said it, by sighting."""
+    """Return the number of matching lines of each role, by observation."""
     found = log_sightings(logs, since)
     assert all(record.held == bool(record.evidence) for record in found)
     return {record.name: record.evidence for record in found}
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_each_sighting_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
-    innocent = "".join(line(20, **entry) for entry in INNOCENT)
-    told = "".join(line(20 + n, **entry) for n, entry in enumerate(SAID[name]))
+@pytest.mark.parametrize("name", MATCHING)
+def test_each_observation_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
+    innocent = "".join(line(20, **entry) for entry in NEAR_MISSES)
+    told = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
     (tmp_path / "worker-1.log").write_text(innocent + told + told)
     (tmp_path / "api-2.log").write_text(told)
     (tmp_path / "scheduler-1.log").write_text(innocent)
-    # Helpers have no number; they are no roles, whatever they say.
+    # Helpers have no number: their lines never count.
     (tmp_path / "toxiproxy.log").write_text(told)
-    once = len(SAID[name])
+    once = len(MATCHING[name])
     seen = held(tmp_path)
     assert seen.pop(name) == {"api-2": once, "worker-1": 2 * once}
-    assert seen == {other: {} for other in SAID if other != name}
+    assert seen == {other: {} for other in MATCHING if other != name}
 
 
-def test_what_was_said_before_the_run_does_not_count(tmp_path: Path) -> None:
-    # Redis is empty at the start of every run: a scheduler says so.
-    (entry,) = SAID["amnesia_healed"]
+def test_lines_before_the_run_are_ignored(tmp_path: Path) -> None:
+    # Redis is empty at the start of every run, which a scheduler logs.
+    (entry,) = MATCHING["amnesia_healed"]
     (tmp_path / "scheduler-1.log").write_text(line(10.4, **entry) + line(10.499999, **entry))
     assert held(tmp_path)["amnesia_healed"] == {}
     (tmp_path / "scheduler-2.log").write_text(line(10.4, **entry) + line(10.5, **entry))
     assert held(tmp_path)["amnesia_healed"] == {"scheduler-2": 1}
 
 
-def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
-    (entry,) = SAID["claim_unknown"]
+def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
+    (entry,) = MATCHING["claim_unknown"]
     whole = line(20, **entry)
     timeless = json.dumps(entry) + "\n"
     log = b"Traceback (most recent call last):\n[]\n3\n\xff\xfe\n\n" + whole[:-20].encode()
@@ -282,8 +284,8 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     assert held(tmp_path)["claim_unknown"] == {"worker-1": 1}
 
 
-def test_all_sightings_of_the_vocabulary_are_told_of_every_run(tmp_path: Path) -> None:
-    (tmp_path / "worker-1.log").write_text(line(20, **SAID["redis_given_up"][0]))
+def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "worker-1.log").write_text(line(20, **MATCHING["redis_given_up"][0]))
     hints = [SeenHint(ZERO + 11, "a", 0)]
     records = sightings(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
     told = {record.name: record.held for record in records}
@@ -292,18 +294,14 @@ def test_all_sightings_of_the_vocabulary_are_told_of_every_run(tmp_path: Path) -
     assert [decode(encode(record)) for record in records] == records
 
 
-def test_the_words_that_are_looked_for_are_those_of_the_product() -> None:
-    """If the product says it otherwise one day, this arena must learn it."""
-    root = Path(__file__).parent.parent / "system"
-    source = "".join(path.read_text() for path in sorted(root.rglob("*.py")))
-    for name, entries in SAID.items():
-        if name.endswith("_unknown") and name != "statement_outcome_unknown":
-            assert all(f'"{entry["event"]}"' in source for entry in entries), name
-    assert f'"{SAID["amnesia_healed"][0]["event"]}"' in source
-    assert all(text in (root / "database.py").read_text() for text in _UNANSWERED)
+def logged(directory: Path, error: Exception) -> None:
+    """Log a failed loop as a role does, through the product's own logger."""
+    with (directory / "worker-1.log").open("w") as stream:
+        log = create_logger(style="json", stream=stream)
+        log.warning("any text", event_name=EventName.LOOP_FAILED, error=error)
 
 
-async def test_redis_that_says_nothing_is_given_up_in_these_words(tmp_path: Path) -> None:
+async def test_silent_redis_is_observed_by_its_error_code(tmp_path: Path) -> None:
     """A half-open connection, and the error that its queue raises."""
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -318,5 +316,33 @@ async def test_redis_that_says_nothing_is_given_up_in_these_words(tmp_path: Path
         await queue.publish([Hint(new_id(), 0, "default", None)])
     await queue.close()
     silent.close()
-    (tmp_path / "worker-1.log").write_text(line(20, event="turn failed", error=str(caught.value)))
+    logged(tmp_path, caught.value)
     assert held(tmp_path)["redis_given_up"] == {"worker-1": 1}
+    assert held(tmp_path)["statement_outcome_unknown"] == {}
+
+
+async def test_unreachable_redis_is_not_observed_as_silent(tmp_path: Path) -> None:
+    """Connections that are refused get the code of their class."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    queue = HintQueue(Settings(redis_url=url), connections=1)
+    with pytest.raises(Unavailable) as caught:
+        await queue.publish([Hint(new_id(), 0, "default", None)])
+    await queue.close()
+    logged(tmp_path, caught.value)
+    assert not any(held(tmp_path).values())
+
+
+async def test_lost_replies_of_postgres_are_observed_by_their_error_code(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A statement that takes too long, and one whose connection is terminated."""
+    impatient = settings.model_copy(update={"statement_timeout_seconds": 0.2})
+    database = Database(impatient, connections=1, application_name="test")
+    with pytest.raises(OutcomeUnknown) as late:
+        await database.rows(text("SELECT pg_sleep(5)"))
+    with pytest.raises(OutcomeUnknown) as broken:
+        await database.rows(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    await database.close()
+    for error in (late.value, broken.value):
+        logged(tmp_path, error)
+        assert held(tmp_path)["statement_outcome_unknown"] == {"worker-1": 1}

@@ -10,6 +10,7 @@ import psycopg
 from bench import Bench, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import Reason, State
@@ -18,7 +19,7 @@ from system.worker import EXIT_DEAD
 
 Payload = dict[str, Any]
 
-_DIES = "this incarnation was marked dead, stopping its handlers"
+_DIES = EventName.INCARNATION_DEAD
 _WAITS_FOR_A_LOCK = """SELECT count(*) FROM pg_stat_activity
   WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
@@ -149,7 +150,7 @@ async def test_the_present_attempts_are_never_taken_for_strays(bench: Bench) -> 
         await until(lambda: bench.sql("SELECT count(*) FROM effects") == [(500,)])
     assert len(ids) == 500
     assert bench.sql("SELECT count(*) FROM tasks WHERE attempt <> 1 OR handed_back > 0") == [(0,)]
-    assert not {"handing back a task not known here", "attempt broke"} & set(bench.logged())
+    assert not {EventName.UNKNOWN_ATTEMPT_RELEASED, EventName.ATTEMPT_CRASHED} & set(bench.logged())
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 

@@ -14,11 +14,12 @@ import pytest
 from bench import Bench, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Context
 from system.lifecycle import Reason, State
 
 Payload = dict[str, Any]
-WAITS = "a task waits until nothing else runs here"
+WAITS = EventName.QUARANTINED_TASK_WAITING
 
 
 @dataclass
@@ -185,7 +186,7 @@ async def test_a_thread_that_does_not_end_is_not_waited_for(
     async with bench.worker():
         await bench.until_state(deaf_id, State.FAILED)
         await bench.hint()
-        left = "what runs here does not end: the task is left to other workers"
+        left = EventName.QUARANTINED_TASK_SKIPPED
         await until(lambda: left in bench.logged())
         (after,) = await bench.offer("short")
         await bench.until_state(after, State.SUCCEEDED)
@@ -286,7 +287,7 @@ async def test_a_lost_reply_to_the_claim_grants_it_once(bench: Bench, stage: Sta
             await bench.until_state(last, State.SUCCEEDED)
             assert wire.reply_lost.is_set()
     assert (await bench.reasons(last)).count(Reason.CLAIMED) == 1
-    assert "claim of unknown outcome was committed" in bench.logged()
+    assert EventName.CLAIM_ALREADY_COMMITTED in bench.logged()
 
 
 async def test_a_stray_of_the_database_is_mended_before(bench: Bench, stage: Stage) -> None:
@@ -297,7 +298,7 @@ async def test_a_stray_of_the_database_is_mended_before(bench: Bench, stage: Sta
         await bench.hint()
         await bench.until_state(last, State.SUCCEEDED)
     assert WAITS in bench.logged()
-    assert "handing back a task not known here" in bench.logged()
+    assert EventName.UNKNOWN_ATTEMPT_RELEASED in bench.logged()
     assert (await bench.story(last)).task.attempt == 3
 
 

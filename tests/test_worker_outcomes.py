@@ -12,6 +12,7 @@ import pytest
 from bench import Bench, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Backoff, Context, Discard, Retry, TaskLost
 from system.lifecycle import Reason, State
 from system.records import Hint
@@ -63,7 +64,7 @@ async def test_a_claim_sent_again_does_not_shorten_the_attempt(bench: Bench) -> 
         wire.down()
         (task_id,) = await bench.offer("slow", timeout_seconds=1.0)
         # Resent every 0.2 s: for longer than the attempt may take.
-        await until(lambda: bench.logged().count("claim sent again") >= 6)
+        await until(lambda: bench.logged().count(EventName.CLAIM_RESENT) >= 6)
         wire.heal()
         await bench.until_state([task_id], State.SUCCEEDED)
     assert await bench.reasons(task_id) == [*BEGIN, Reason.SUCCEEDED]
@@ -152,7 +153,7 @@ async def test_whatever_a_handler_raises_ends_its_attempt_alone(bench: Bench, pl
         assert (error["type"], message in error["message"]) == (kind, True), (name, error)
         assert "Traceback" in error["traceback"] or name in {"NaN", "NUL", "set", "too large"}
         assert len(error["traceback"]) <= 17_000
-    assert "attempt broke" not in bench.logged()
+    assert EventName.ATTEMPT_CRASHED not in bench.logged()
 
 
 async def test_failures_are_retried_with_backoff_until_none_is_left(bench: Bench) -> None:
@@ -284,7 +285,7 @@ async def test_a_claim_whose_reply_is_lost_is_settled_under_its_token(bench: Ben
             await bench.until_state(task_id, State.SUCCEEDED)
             assert wire.reply_lost.is_set()
     assert await bench.reasons(task_id) == [*BEGIN, Reason.SUCCEEDED]
-    assert "claim sent again" in bench.logged()
+    assert EventName.CLAIM_RESENT in bench.logged()
 
 
 async def test_an_ack_whose_reply_is_lost_makes_no_second_attempt(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bench import Bench, until
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Context
 from system.handlers.cancellation import StopReason
 from system.lifecycle import State
@@ -197,12 +198,12 @@ async def test_it_ends_without_postgres_too(bench: Bench, fault: str) -> None:
         await bench.until_state(task_id, State.RUNNING)
         getattr(wire, fault)()
         (unclaimed,) = await bench.offer("slow")
-        await until(lambda: "claim sent again" in bench.logged())
+        await until(lambda: EventName.CLAIM_RESENT in bench.logged())
         let_go.set()
         worker.stop()
         async with asyncio.timeout(20):
             assert await running == 0
-    assert "stopped without Postgres: the lease will expire" in bench.logged()
+    assert EventName.WORKER_NOT_RETIRED in bench.logged()
     assert await bench.state(unclaimed) in {State.QUEUED, State.RUNNING}
     assert dead_reason(bench, worker) is None
 
@@ -223,7 +224,7 @@ async def test_a_stop_before_the_beginning_is_obeyed(bench: Bench) -> None:
     nowhere = bench.quick(database_url="postgresql://x@127.0.0.1:1/x")
     worker = Worker(nowhere, bench.registry, bench.telemetry(nowhere, "worker"))
     running = asyncio.create_task(worker.run())
-    await until(lambda: "cannot register yet" in bench.logged())
+    await until(lambda: EventName.REGISTRATION_FAILED in bench.logged())
     assert set(worker.stalled()) == {"claim", "heartbeat"}
     worker.stop()
     assert await running == 0
@@ -235,7 +236,7 @@ async def test_it_waits_for_postgres_to_begin(bench: Bench) -> None:
         settings = bench.quick(database_url=wire.url)
         worker = Worker(settings, bench.registry, bench.telemetry(settings, "worker"))
         running = asyncio.create_task(worker.run())
-        await until(lambda: "cannot register yet" in bench.logged())
+        await until(lambda: EventName.REGISTRATION_FAILED in bench.logged())
         wire.heal()
         await until(lambda: worker.stalled() == {})
         worker.stop()

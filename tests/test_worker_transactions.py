@@ -11,6 +11,7 @@ from bench import Bench, bench_for, until
 from sqlalchemy import text
 from wire import wire_to
 
+from observability.event_names import EventName
 from system.handlers import Backoff, Context
 from system.lifecycle import Reason, State
 from system.settings import Settings
@@ -60,7 +61,7 @@ async def test_one_commit_is_the_effect_and_the_success(bench: Bench) -> None:
         await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
     assert bench.sql("SELECT attempt FROM orders") == [(1,)]
     assert await result(bench, task_id) == {"attempt": 1}
-    assert "finish sent again" not in bench.logged()
+    assert EventName.FINISH_RESENT not in bench.logged()
 
 
 async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:

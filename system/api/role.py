@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from observability.event_names import EventName
 from observability.logs import create_logger
 from system import revision
 from system.api.app import create_api
@@ -21,10 +22,14 @@ async def run_api(settings: Settings) -> int:
         level=settings.log_level, style=settings.log_format, role="api", label=settings.label
     )
     server, task = await start_server(create_api(settings), settings.api_host, settings.api_port)
-    log.info("api started", url=f"http://{settings.api_host}:{server.port}")
+    log.info(
+        "API started",
+        event_name=EventName.API_STARTED,
+        url=f"http://{settings.api_host}:{server.port}",
+    )
     stopping = asyncio.Event()
     on_stop_signal(stopping.set)
     await stopping.wait()
     await stop_server(server, task)
-    log.info("api stopped")
+    log.info("API stopped", event_name=EventName.API_STOPPED)
     return 0

@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import nanoseconds
 from system.errors import Unstorable
 from system.lifecycle import Reason, State
@@ -52,7 +53,11 @@ class Attempts:
         self._metrics.queue_seconds.labels(grant.queue).observe(queued, exemplar)
         if self._verbose:
             states = (State.QUEUED, State.RUNNING)
-            self._log.debug("claimed", **_line(grant, *states, Reason.CLAIMED))
+            self._log.debug(
+                "Task claimed",
+                event_name=EventName.TASK_CLAIMED,
+                **_line(grant, *states, Reason.CLAIMED),
+            )
         if exemplar is None:
             return None
         trace = self._trace(grant, batch=batch)
@@ -82,7 +87,11 @@ class Attempts:
         """It was no longer ours: others have ended it, and tell it."""
         self._metrics.leases_lost.inc()
         self._metrics.attempts.labels(grant.queue, grant.name, _LOST).inc()
-        self._log.warning("attempt lost", **_line(grant, State.RUNNING, None, Reason.LOST))
+        self._log.warning(
+            "Attempt lost its lease",
+            event_name=EventName.ATTEMPT_LOST,
+            **_line(grant, State.RUNNING, None, Reason.LOST),
+        )
 
     def answered(
         self,
@@ -105,7 +114,8 @@ class Attempts:
             trace.refused()
         wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
-            "stale write refused",
+            "Stale write refused",
+            event_name=EventName.STALE_WRITE_REFUSED,
             **_line(attempt, State.RUNNING, None, wanted),
             found=answer.state and str(answer.state),
         )
@@ -136,7 +146,7 @@ class Attempts:
         if self._verbose or not ordinary:
             fields = _line(attempt, State.RUNNING, state, reason)
             say = self._log.debug if ordinary else self._log.info
-            say("attempt ended", name=attempt.name, **fields)
+            say("Attempt ended", event_name=EventName.ATTEMPT_ENDED, name=attempt.name, **fields)
         if trace is not None:
             delay = end.delay_seconds if isinstance(end, Failure) else 0.0
             trace.ended(reason, state, delay_seconds=delay, error=_error(end, reason))

@@ -13,6 +13,7 @@ from uuid import UUID
 from opentelemetry.trace import SpanContext, SpanKind
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import Finished, Happening, nanoseconds
 from system.lifecycle import Reason, State
 from system.records import Dispatched, Hint, Republished, TakenBack
@@ -51,7 +52,11 @@ class Dispatches:
             self._metrics.dispatched.labels(queue).inc(count)
         if self._verbose:
             for task in tasks:
-                self._log.debug("dispatched", **_line(task, State.SCHEDULED, Reason.DISPATCHED))
+                self._log.debug(
+                    "Task dispatched",
+                    event_name=EventName.TASK_DISPATCHED,
+                    **_line(task, State.SCHEDULED, Reason.DISPATCHED),
+                )
         sampled = self._sampled(tasks)
         for task in sampled:
             self._waited(task)
@@ -63,7 +68,11 @@ class Dispatches:
         """The same for hints that were not claimed by their deadline."""
         self._metrics.republished.inc(len(tasks))
         for task in tasks:
-            self._log.info(str(Reason.REPUBLISHED), **_line(task, State.QUEUED, Reason.REPUBLISHED))
+            self._log.info(
+                "Hint republished: its deadline passed without a claim",
+                event_name=EventName.HINT_REPUBLISHED,
+                **_line(task, State.QUEUED, Reason.REPUBLISHED),
+            )
         with self._published("republish", tasks, self._sampled(tasks), sent) as hints:
             yield hints
 
@@ -77,7 +86,8 @@ class Dispatches:
                 self._metrics.finished.labels(end.queue, words.OUTCOMES[end.state]).inc()
             epoch = end.epoch - 1
             self._log.warning(
-                "attempt taken back",
+                "Attempt reclaimed from its worker",
+                event_name=EventName.ATTEMPT_RECLAIMED,
                 **words.line(
                     *(end.task_id, end.traceparent, epoch, end.attempt),
                     *(State.RUNNING, end.state, end.reason),
@@ -92,11 +102,19 @@ class Dispatches:
     def died(self, worker: UUID) -> None:
         """A worker's lease had expired: it is dead for ever."""
         self._metrics.workers_lost.inc()
-        self._log.warning("worker marked dead: lease expired", worker=str(worker))
+        self._log.warning(
+            "Worker marked dead: its lease expired",
+            event_name=EventName.WORKER_MARKED_DEAD,
+            worker=str(worker),
+        )
 
     def forgotten(self, queued: int) -> None:
         """Redis was found empty."""
-        self._log.warning("redis is empty, publishing all hints again", queued=queued)
+        self._log.warning(
+            "Redis lost its hints; republishing all of them",
+            event_name=EventName.HINT_LOSS_DETECTED,
+            queued=queued,
+        )
 
     def remembered(self) -> None:
         """All its hints are published again."""
@@ -104,7 +122,13 @@ class Dispatches:
 
     def buried(self, worker: UUID, queue: str, hints: int) -> None:
         """What a dead worker had read and not claimed was given to the living."""
-        self._log.info("consumer removed", worker=str(worker), queue=queue, hints=hints)
+        self._log.info(
+            "Dead consumer drained: its unclaimed hints were requeued",
+            event_name=EventName.DEAD_CONSUMER_DRAINED,
+            worker=str(worker),
+            queue=queue,
+            hints=hints,
+        )
 
     def pruned(self, tasks: int) -> None:
         """So many tasks past their retention were deleted."""

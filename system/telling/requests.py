@@ -10,6 +10,7 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
 from observability import traceparent
+from observability.event_names import ErrorCode, EventName
 from observability.tracing import Finished, Tracing
 from system.telling.telemetry import Telemetry
 
@@ -92,7 +93,14 @@ class Requests:
         exemplar = {"trace_id": f"{request.context.trace_id:032x}"} if traced else None
         self._metrics.request_seconds.labels(*labels).observe(seconds, exemplar)
         level = self._log.debug if probe and status < 400 else self._log.info
-        level("request", method=method, route=path, status=status, seconds=round(seconds, 6))
+        level(
+            "Request served",
+            event_name=EventName.REQUEST_SERVED,
+            method=method,
+            route=path,
+            status=status,
+            seconds=round(seconds, 6),
+        )
         if traced:
             self._tracing.record(
                 Finished(
@@ -109,7 +117,14 @@ class Requests:
 
     def broke(self, path: str, error: Exception, where: list[str]) -> None:
         """A bug. Its message and variables may hold payloads: only where it happened is told."""
-        self._log.error("bug", path=path, error=type(error).__name__, where=where)
+        self._log.error(
+            "Request failed because of a bug",
+            event_name=EventName.REQUEST_CRASHED,
+            path=path,
+            error=type(error).__name__,
+            error_code=ErrorCode.OTHER,
+            where=where,
+        )
 
 
 def _attributes(

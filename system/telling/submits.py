@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from opentelemetry.trace import SpanKind
 
 from observability import traceparent
+from observability.event_names import EventName
 from observability.tracing import Finished
 from system.errors import HoldfastError
 from system.lifecycle import Reason, State
@@ -15,6 +16,12 @@ from system.records import Acted, NewTask, Submitted
 from system.telling import words
 from system.telling.requests import Request
 from system.telling.telemetry import Telemetry
+
+_ACTIONS = {
+    Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),
+    Reason.CANCEL_REQUESTED: ("Cancellation requested", EventName.CANCEL_REQUESTED),
+    Reason.RETRIED: ("Task retried on request", EventName.TASK_RETRIED),
+}
 
 
 class Submits:
@@ -41,10 +48,14 @@ class Submits:
                     continue
                 if outcome.again:
                     self._log.warning(
-                        "submit of unknown outcome was committed", task_id=str(task.id)
+                        "Submit of unknown outcome had been committed",
+                        event_name=EventName.SUBMIT_ALREADY_COMMITTED,
+                        task_id=str(task.id),
                     )
                 if self._verbose:
-                    self._log.debug("submitted", **_line(task))
+                    self._log.debug(
+                        "Task submitted", event_name=EventName.TASK_SUBMITTED, **_line(task)
+                    )
             else:
                 self._metrics.submitted.labels(task.queue, type(outcome).__name__).inc()
             if self._tracing.wants(task.traceparent):
@@ -100,7 +111,8 @@ class Submits:
                 answer.state,
                 reason,
             )
-            self._log.info(str(reason), **fields)
+            text, event_name = _ACTIONS[reason]
+            self._log.info(text, event_name=event_name, **fields)
         create = traceparent.parse(answer.traceparent)
         if create is None or not self._tracing.wants(answer.traceparent):
             return
@@ -124,4 +136,4 @@ class Submits:
 
 
 def _line(task: NewTask) -> dict[str, object]:
-    return words.line(task.id, task.traceparent, 0, 0, None, State.SCHEDULED, str(Reason.SUBMITTED))
+    return words.line(task.id, task.traceparent, 0, 0, None, State.SCHEDULED, Reason.SUBMITTED)

@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import structlog
-
-from observability.logs import create_logger
+from observability.logs import Logger, create_logger
 from observability.metrics import Metrics
 from observability.tracing import Tracing, create_tracing
 from system.settings import Settings
@@ -20,7 +18,7 @@ from system.settings import Settings
 class Telemetry:
     """Made by ``create_telemetry``."""
 
-    log: structlog.stdlib.BoundLogger
+    log: Logger
     metrics: Metrics
     tracing: Tracing
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from opentelemetry.util.types import AttributeValue
 
 from observability import traceparent as trace
-from system.lifecycle import State
+from system.lifecycle import Reason, State
 
 # How metrics name the end of a task.
 OUTCOMES: dict[State | None, str] = {
@@ -33,7 +33,7 @@ def line(
     attempt: int,
     source: State | None,
     target: State | None,
-    reason: str,
+    reason: Reason,
 ) -> dict[str, object]:
     """The fields of every line that tells a transition. ``epoch`` of an attempt: the odd one."""
     return {
@@ -43,7 +43,7 @@ def line(
         "attempt": attempt,
         "from": source and str(source),
         "to": target and str(target),
-        "reason": reason,
+        "reason": str(reason),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from observability.event_names import EventName
 from observability.logs import create_logger
 from system.api import openapi
 from system.api.access import Access
@@ -64,6 +65,7 @@ async def test_the_unexpected_is_a_500_that_tells_nothing() -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["type"] == "urn:holdfast:problem:internal-error"
     bug, request = map(json.loads, log.getvalue().splitlines())
+    assert bug["event_name"] == EventName.REQUEST_CRASHED
     assert bug["error"] == "RuntimeError"
     assert "test_problems.py" in bug["where"][-1]
     assert request["status"] == 500

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.records import Bound, Term
 from chaos.scenario import Scenario
 from chaos.vocabulary import FaultSort
@@ -203,7 +203,7 @@ def last_lives(scenario: Scenario) -> int:
     return min(load.tasks, lost)
 
 
-def _deaths(scenario: Scenario, plan: FaultPlan) -> int:
+def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
     """How many incarnations of workers may lose their lease by this fault.
 
     None if all of Postgres is away: then nobody is marked dead before all could come back.

@@ -13,7 +13,7 @@ from itertools import pairwise
 from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.violation import Violation
-from chaos.records import Event, Task
+from chaos.records import ArenaName, Event, Task
 from system.lifecycle import TERMINAL, Reason
 
 
@@ -104,7 +104,7 @@ def progress_under_faults(history: History) -> list[Violation]:
     if begun is None or healed is None:
         return []
     allowed = allowed_seconds(history, "L2")
-    if history.run.arena == "compose":
+    if history.run.arena is ArenaName.COMPOSE:
         allowed += CONTAINER_START_SECONDS
     by_end = sorted(spans(history), key=_end, reverse=True)
     ends = [_end(span) for span in by_end if begun < _end(span) < healed]

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.errors import ChaosError
+
 PACKAGES = ("system", "observability", "chaos")
 SOURCES = Path(__file__).parent.parent.parent
 
 
-class MutantError(ValueError):
+class MutantError(ChaosError):
     """A mutant that does not fit the sources any more; the message names file and text."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from chaos import scenario as scenarios
-from chaos.records import Bound, Phase, Record
+from chaos.records import ArenaName, Bound, Phase, Record
 from chaos.report import curves
 from chaos.report.catalogue import Entry, Tag, catalogue, chosen
 from chaos.report.finding import Broken, broken
@@ -121,11 +121,11 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
     )
 
 
-def replay(scenario: str, seed: int, mutant: str | None, arena: str = "live") -> str:
+def replay(scenario: str, seed: int, mutant: str | None, arena: ArenaName = ArenaName.LIVE) -> str:
     """The command that runs it again; one that does not come along by its file."""
     what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
     words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
-    words += [] if arena == "live" else ["--arena", arena]
+    words += [] if arena is ArenaName.LIVE else ["--arena", arena]
     return shlex.join([*words, "--mutant", mutant] if mutant else words)
 
 

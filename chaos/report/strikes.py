@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos.history import History
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.records import Fault, InFlight
 from chaos.scenario import Scenario
 
@@ -71,13 +71,13 @@ def planned(history: History) -> tuple[Planned, ...]:
 def _planned(history: History) -> Iterator[Planned]:
     left = {strike.fault_id: strike for strike in strikes(history)}
     for plan in Scenario.model_validate(history.run.scenario).faults:
-        mine = tuple(left.pop(each) for each in plan.strikes if each in left)
+        mine = tuple(left.pop(each) for each in plan.fault_ids if each in left)
         yield Planned(plan.name, plan.fault, _aim(plan), plan.times, mine)
     for strike in left.values():
         yield Planned(strike.name, strike.fault, ", ".join(strike.targets), 0, (strike,))
 
 
-def _aim(plan: FaultPlan) -> str:
+def _aim(plan: FaultSpec) -> str:
     some = f"{plan.pick} of " if plan.pick else ""
     return some + ", ".join(plan.target)
 

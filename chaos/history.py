@@ -7,7 +7,7 @@ reads it, invariants are pure functions of ``History``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -137,7 +137,15 @@ class History:
                 raise HistoryError(f"task {task.task_id} stands twice in the final read")
             self.tasks[task.task_id] = task
         self.operations: dict[str, Operation] = self._pair(self._all(Op))
+        self._views: dict[Callable[[History], Any], Any] = {}
         self.phases: dict[str, float] = {phase.phase: phase.at for phase in self._all(Phase)}
+
+    def view(self, compute: Callable[[History], _T]) -> _T:
+        """Return ``compute(self)``, computed once per history."""
+        if compute not in self._views:
+            self._views[compute] = compute(self)
+        found: _T = self._views[compute]
+        return found
 
     def _all(self, kind: type[_T]) -> list[_T]:
         return [record for record in self.records if isinstance(record, kind)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chaos import scenario
+from chaos.invariants.registry import INVARIANTS
 from chaos.mutants import (
     MUTANTS,
     PACKAGES,
@@ -23,7 +24,6 @@ from chaos.mutants import (
     find,
     plant,
 )
-from chaos.vocabulary import INVARIANTS
 
 SOURCES = Path(__file__).parent.parent
 # The files whose guards the catalogue goes through, one by one.

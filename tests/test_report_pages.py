@@ -133,7 +133,7 @@ def test_a_false_run_says_what_broke_when_and_during_which_fault() -> None:
 
 
 def test_an_unknown_run_says_why() -> None:
-    assert "fault murder#1 struck, but was not felt" in rendered(judged("unknown")).words
+    assert "fault murder#1 was injected, but not observed" in rendered(judged("unknown")).words
 
 
 def test_hostile_strings_stay_text() -> None:

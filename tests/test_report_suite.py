@@ -98,7 +98,7 @@ def test_junit_has_a_case_per_run_with_what_went_wrong() -> None:
     assert "SUCCEEDED with 0 ledger rows" in (failure.get("message") or "")
     assert "S11 violated 2 times in all" in (failure.text or "")
     (error,) = doubtful.findall("error")
-    assert error.get("message") == "unknown: fault murder#1 struck, but was not felt"
+    assert error.get("message") == "unknown: fault murder#1 was injected, but not observed"
     assert failed.findall("error")[0].get("message") == "unknown: the harness failed: no port"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chaos.history import History
-from chaos.invariants.liveness import spans
+from chaos.invariants.liveness import lifetimes
 from chaos.report.curves import latencies
 from chaos.verdict import Judgement
 from system.lifecycle import TERMINAL, State
@@ -68,7 +68,7 @@ def catalogue(judgement: Judgement) -> list[Entry]:
         call.task_id for calls in history.sink_calls.values() for call in calls if not call.applied
     )
     late = {latency.task_id: latency.seconds for latency in latencies(history)}
-    due = {span.task.task_id: span.due for span in spans(history)}
+    due = {each.task.task_id: each.due for each in history.view(lifetimes)}
     known = dict.fromkeys([*history.tasks, *laws])
     entries = [
         _entry(history, task_id, tuple(laws.get(task_id, ())), suppressed[task_id], due, late)

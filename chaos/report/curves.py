@@ -11,7 +11,7 @@ from itertools import accumulate, groupby
 from typing import TypeAlias
 
 from chaos.history import History
-from chaos.invariants.liveness import spans
+from chaos.invariants.liveness import lifetimes
 from chaos.records import Event
 from system.lifecycle import Reason, State
 
@@ -89,7 +89,7 @@ def stays(history: History, task_id: str) -> list[Stay]:
 
 def latencies(history: History) -> tuple[Latency, ...]:
     """Of every task with an effect, in the order of the effects."""
-    due = {span.task.task_id: span.due for span in spans(history)}
+    due = {each.task.task_id: each.due for each in history.view(lifetimes)}
     found = [
         Latency(at, max(0.0, at - due[task_id]), task_id)
         for task_id, rows in history.effects.items()

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.history import History
+from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.violation import Violation
 from chaos.records import Event, Record, Task
 from chaos.report.story import Gap, Line, Stories, shortened
 from chaos.report.strikes import Strike, strikes
 from chaos.report.words import moment, witness, words
 from chaos.verdict import Judgement
-from chaos.vocabulary import INVARIANTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def _broken(judgement: Judgement, most: int) -> Iterator[Broken]:
         mine = [v for v in judgement.violations if v.invariant == law]
         mine.sort(key=lambda v: _last_instant(history, v) or float("inf"))
         found = tuple(_finding(history, stories, struck, each) for each in mine[:most])
-        yield Broken(law, INVARIANTS.get(law, ""), found, count - len(found))
+        yield Broken(law, INVARIANTS[law].sentence, found, count - len(found))
 
 
 def _finding(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from chaos.verdict import Judgement, Meters
+from chaos.verdict import Judgement, RunMeters
 
 Verdict = Literal["true", "false", "unknown"]
 # A list of runs tells a few violations of each; the run's own files tell all.
@@ -39,7 +39,7 @@ class Outcome:
     commit: str | None = None
     seconds: float | None = None
     directory: str | None = None
-    meters: Meters | None = None
+    meters: RunMeters | None = None
     doubts: tuple[str, ...] = ()
     laws: dict[str, int] | None = None
     violations: tuple[Broken, ...] = ()

@@ -21,7 +21,7 @@ from chaos.report.timeline import Timeline, duration, timeline
 from chaos.report.words import Witness
 from chaos.scenario import Scenario
 from chaos.verdict import Judgement
-from chaos.vocabulary import SOMETIMES
+from chaos.witnesses import OCCURRENCES
 
 # Tasks that are drawn although nothing happened to them; the others are always there.
 STORIES_MAX = 600
@@ -109,7 +109,7 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
         recovery=_recovery(judgement),
         plans=planned(history),
         sometimes=tuple(
-            Seen(name, SOMETIMES.get(name, ""), count)
+            Seen(name, OCCURRENCES[name].description, count)
             for name, count in judgement.sometimes.items()
         ),
         broken=laws,

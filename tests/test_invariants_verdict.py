@@ -225,9 +225,9 @@ def test_lines_of_runs_stand_under_each_other() -> None:
     assert "specimen" in good
     assert len(good) <= 165
     assert " true " in good
-    assert "felt  2/2 " in good
+    assert "faults  2/2 " in good
     assert "recovery  0.0/20.0 s" in good
-    assert "felt  1/2 " in other
+    assert "faults  1/2 " in other
 
 
 def test_a_violation_is_told_as_the_story_of_its_task() -> None:

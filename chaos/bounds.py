@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.records import Bound, Term
 from chaos.scenario import Scenario
 from chaos.vocabulary import FaultSort
@@ -205,7 +205,7 @@ def quarantined(scenario: Scenario) -> int:
     return min(load.tasks, lost)
 
 
-def _deaths(scenario: Scenario, plan: FaultPlan) -> int:
+def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
     """Return how many incarnations of workers may lose their lease by this fault.
 
     An outage of Postgres costs none: no worker is marked dead before all could reconnect.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeVar
 
+from chaos.errors import ChaosError
 from chaos.records import (
     Effect,
     Event,
@@ -39,7 +40,7 @@ from chaos.records import (
 _T = TypeVar("_T")
 
 
-class HistoryError(ValueError):
+class HistoryError(ChaosError):
     """A history cannot be read; the message names the file, the line and the problem."""
 
 

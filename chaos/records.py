@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
@@ -30,6 +31,14 @@ def parse_instant(text: str) -> datetime:
 def _check_instant(text: str) -> str:
     parse_instant(text)
     return text
+
+
+class ArenaName(StrEnum):
+    """Where a run happens."""
+
+    LIVE = "live"
+    SIMULATION = "simulation"
+    COMPOSE = "compose"
 
 
 Instant = Annotated[str, AfterValidator(_check_instant)]
@@ -65,7 +74,7 @@ class Run:
     kind: Literal["run"] = "run"
     scenario: dict[str, Any]
     seed: int
-    arena: Literal["live", "simulation", "compose"]
+    arena: ArenaName
     database_epoch: Instant
     bound: Bound
     settings: dict[str, Any]
@@ -111,7 +120,7 @@ class InFlight:
 class Fault:
     """One step of the injection of a planned fault, as it really happened.
 
-    ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultPlan.strikes``). An
+    ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultSpec.fault_ids``). An
     injection has one ``start`` (with ``in_flight``), one ``felt`` once it was observed by something
     other than the harness's intention (``evidence``: bytes held, latency measured, exit status,
     ...), and one ``end`` if it ended. ``targets`` are the edges, processes or servers really hit.

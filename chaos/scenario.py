@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from chaos import storm as storms
+from chaos.errors import ChaosError
 from chaos.explain import did_you_mean, explain
 from chaos.load import Workload
-from chaos.plan import DeclaredSettings, FaultPlan, Part, Survivors, Topology
+from chaos.plan import DeclaredSettings, FaultSpec, Part, Survivors, Topology
 from chaos.storm import Storm
 from chaos.vocabulary import LIVENESS, SAFETY, SOMETIMES, UNCONDITIONAL
 from system.settings import Settings
@@ -27,7 +28,7 @@ from system.settings import Settings
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(ChaosError):
     """A scenario that cannot be used; the message names file, key and what is allowed."""
 
 
@@ -69,7 +70,7 @@ class Scenario(Part):
     windows: tuple[Annotated[str, Field(pattern=r"^W\d\d$")], ...] = ()
     topology: Topology = Topology()
     workload: Workload
-    faults: tuple[FaultPlan, ...] = ()
+    faults: tuple[FaultSpec, ...] = ()
     storm: Storm | None = None
     survivors: Survivors | None = None
     expect: Expectations = Expectations()

@@ -23,7 +23,8 @@ from chaos.invariants.liveness import allowed_seconds, recovery_seconds, undecid
 from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.traces import TraceFindings, examine
 from chaos.invariants.violation import Violation
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
+from chaos.records import ArenaName
 from chaos.scenario import Scenario
 from chaos.witnesses import seen
 
@@ -61,7 +62,7 @@ class Judgement:
     verdict: Literal["true", "false", "unknown"]
     scenario: str
     seed: int
-    arena: str
+    arena: ArenaName
     mutant: str | None
     meters: RunMeters
     violations: tuple[Violation, ...]
@@ -141,7 +142,7 @@ def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
         yield f"only {accepted} submits were accepted, at least {least} are needed"
     for plan in scenario.faults:
         yield from _fault_doubts(history, plan)
-    planned = {strike for plan in scenario.faults for strike in plan.strikes}
+    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
     for fault_id in sorted(history.faults.keys() - planned):
         yield f"fault {fault_id} was injected, but the scenario does not plan it"
     for name in scenario.expect.sometimes:
@@ -149,9 +150,9 @@ def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
             yield f"{name} was never seen"
 
 
-def _fault_doubts(history: History, plan: FaultPlan) -> Iterator[str]:
+def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:
     open_tasks = 0
-    for strike in plan.strikes:
+    for strike in plan.fault_ids:
         records = {record.type: record for record in history.faults.get(strike, ())}
         start, end = records.get("start"), records.get("end")
         if start is None:
@@ -162,7 +163,7 @@ def _fault_doubts(history: History, plan: FaultPlan) -> Iterator[str]:
         if end is not None and end.at > history.phases.get("healed", end.at):
             yield f"fault {strike} ended after the heal"
         open_tasks = max(open_tasks, start.in_flight.open if start.in_flight else 0)
-    if any(strike in history.faults for strike in plan.strikes) and not open_tasks:
+    if any(strike in history.faults for strike in plan.fault_ids) and not open_tasks:
         yield f"fault {plan.name} was injected while no task was in flight"
 
 
@@ -173,7 +174,7 @@ def _accepted(history: History) -> int:
 
 
 def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunMeters:
-    planned = {strike for plan in scenario.faults for strike in plan.strikes}
+    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
     observed = {
         fault_id
         for fault_id, records in history.faults.items()

@@ -10,7 +10,7 @@ import pytest
 
 from chaos import scenario as scenarios
 from chaos.load import Workload
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.scenario import SCENARIOS, Scenario, ScenarioError
 from chaos.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, FaultSort
 
@@ -109,7 +109,7 @@ def test_settings_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPat
 def test_targets_are_matched_in_a_fixed_order() -> None:
     spike = scenarios.find("database_latency").faults[1]
     topology = scenarios.find("database_latency").topology
-    assert spike.strikes == ("spike#1", "spike#2")
+    assert spike.fault_ids == ("spike#1", "spike#2")
     assert spike.candidates(topology) == (
         "scheduler-1->postgres",
         "scheduler-2->postgres",
@@ -124,7 +124,7 @@ def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() ->
     topology = scenarios.find("calm").topology
 
     def struck(*patterns: str) -> set[str]:
-        plan = FaultPlan.model_validate({"fault": "down", "target": patterns, "at": 0})
+        plan = FaultSpec.model_validate({"fault": "down", "target": patterns, "at": 0})
         assert plan.unmatched(topology) == ()
         return set(plan.candidates(topology))
 
@@ -279,7 +279,7 @@ def test_every_fault_of_the_vocabulary_can_be_planned() -> None:
             attributes = ", ".join(f"{attribute}: 1" for attribute in kind.attributes)
             line = f"{{fault: {name}, target: {target}, at: 1, attributes: {{{attributes}}}}}"
             scenario = scenarios.parse(with_fault(line), "one.yaml")
-            assert scenario.faults[0].strikes == (f"{name}-1#1",)
+            assert scenario.faults[0].fault_ids == (f"{name}-1#1",)
 
 
 def test_a_name_must_be_that_of_the_file(tmp_path: Path) -> None:

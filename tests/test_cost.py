@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.network.fabric import Message
 from chaos.simulation.postgres import Statement
-from chaos.simulation.run import Order, simulate
+from chaos.simulation.run import SimulationOptions, simulate
 from chaos.simulation.stage.foundation import Foundation
 from chaos.simulation.stage.stage import Stage
 
@@ -81,7 +83,11 @@ def spent(scenario: Scenario, foundation: Foundation, tmp_path: Path) -> Counter
 
     control = foundation.postgres.control
     control.rows("SELECT pg_stat_reset()")
-    ran = simulate(Order(scenario, 1, tmp_path, tap=tap, on_stage=watch), foundation)
+    ran = simulate(
+        RunSpec(ArenaName.SIMULATION, scenario, 1, tmp_path),
+        foundation,
+        SimulationOptions(tap=tap, on_stage=watch),
+    )
     assert ran.judgement.verdict == "true", ran.judgement.verdict
     inserted, updated, deleted = (int(each) for each in control.rows(_ROWS)[0])
     counts.update({"rows inserted": inserted, "rows updated": updated, "rows deleted": deleted})

@@ -12,7 +12,7 @@ from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
 from chaos.invariants.registry import INVARIANTS
-from chaos.records import Phase, Run
+from chaos.records import ArenaName, Phase, Run
 from chaos.verdict import judge
 
 bad = BadHistories()
@@ -124,7 +124,9 @@ def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start()
         life = run.submit("a")
         run.now += seconds
         life.dispatch().claim().succeed()
-        return run.edited(lambda r: replace(r, arena="compose") if isinstance(r, Run) else r)
+        return run.edited(
+            lambda r: replace(r, arena=ArenaName.COMPOSE) if isinstance(r, Run) else r
+        )
 
     assert INVARIANTS["L2"](in_containers(6.0)) == []
     assert INVARIANTS["L2"](in_containers(5.0 + CONTAINER_START_SECONDS + 1.0))

@@ -13,7 +13,7 @@ import pytest
 from specimen import Life, Specimen
 
 from chaos.history import History
-from chaos.records import Effect, Event, Fault, Record
+from chaos.records import ArenaName, Effect, Event, Fault, Record
 from chaos.report import catalogue as catalogues
 from chaos.report import page as pages
 from chaos.report.catalogue import Tag, catalogue, chosen
@@ -176,7 +176,7 @@ def test_embedded_json_cannot_end_its_element() -> None:
 def test_the_replay_command_names_seed_and_mutant() -> None:
     assert replay("calm", 7, None) == "python -m chaos run calm --seed 7"
     simulated = "python -m chaos run calm --seed 7 --arena simulation"
-    assert replay("calm", 7, None, "simulation") == simulated
+    assert replay("calm", 7, None, ArenaName.SIMULATION) == simulated
     assert replay("calm", 7, "a b") == "python -m chaos run calm --seed 7 --mutant 'a b'"
 
 

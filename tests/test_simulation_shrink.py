@@ -21,7 +21,7 @@ from chaos.simulation.diagnosis.shrink import Shrinker, write_regression
 from chaos.simulation.diagnosis.variants import Broken, Strike, Tried, Variants
 from chaos.simulation.suite.pool import Pool
 from chaos.verdict import judge
-from chaos.workload import plan
+from chaos.workload import generate
 from system.lifecycle import Reason
 
 __all__ = ["chaos", "home"]  # fixtures
@@ -151,11 +151,11 @@ def test_strikes_become_faults_of_their_own() -> None:
 
 
 def test_tasks_that_stay_are_as_they_were_among_the_others() -> None:
-    whole = {op.key: op for op in plan(LARGE.workload, 7) if op.kind == "submit"}
+    whole = {op.key: op for op in generate(LARGE.workload, 7) if op.kind == "submit"}
     first = next(reduce.fewer_tasks(LARGE, BROKE, LAW)).scenario
     shorter = next(reduce.shorter_load(first, BROKE, LAW)).scenario
     for scenario in (first, shorter):
-        submits = [op for op in plan(scenario.workload, 7) if op.kind == "submit"]
+        submits = [op for op in generate(scenario.workload, 7) if op.kind == "submit"]
         assert submits == [whole[f"s7-{GUILTY:05d}"]]
     assert shorter.workload.seconds == pytest.approx(3.8)
 

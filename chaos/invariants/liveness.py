@@ -15,7 +15,7 @@ from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
-from chaos.records import Event, Task
+from chaos.records import ArenaName, Event, Task
 from system.lifecycle import TERMINAL, Reason
 
 
@@ -114,7 +114,7 @@ def progress_under_faults(history: History) -> list[Violation]:
     if begun is None or healed is None:
         return []
     allowed = allowed_seconds(history, "L2")
-    if history.run.arena == "compose":
+    if history.run.arena is ArenaName.COMPOSE:
         allowed += CONTAINER_START_SECONDS
     by_end = sorted(history.view(lifetimes), key=_end, reverse=True)
     ends = [_end(lifetime) for lifetime in by_end if begun < _end(lifetime) < healed]

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.errors import ChaosError
+
 PACKAGES = ("system", "observability", "chaos")
 SOURCES = Path(__file__).parent.parent.parent
 
 
-class MutantError(ValueError):
+class MutantError(ChaosError):
     """A mutant does not match the sources; the message names the file and the text."""
 
 

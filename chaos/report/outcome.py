@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from chaos.records import ArenaName
 from chaos.verdict import Judgement, RunMeters
 
 Verdict = Literal["true", "false", "unknown"]
@@ -34,7 +35,7 @@ class Outcome:
     scenario: str
     seed: int
     verdict: Verdict
-    arena: str = "live"
+    arena: ArenaName = ArenaName.LIVE
     mutant: str | None = None
     commit: str | None = None
     seconds: float | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from chaos import scenario as scenarios
-from chaos.records import Bound, Phase, Record
+from chaos.records import ArenaName, Bound, Phase, Record
 from chaos.report.catalogue import Tag, TaskEntry, catalogue, chosen
 from chaos.report.finding import ViolatedInvariant, violated_invariants
 from chaos.report.model import RunModel
@@ -119,11 +119,11 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
     )
 
 
-def replay(scenario: str, seed: int, mutant: str | None, arena: str = "live") -> str:
+def replay(scenario: str, seed: int, mutant: str | None, arena: ArenaName = ArenaName.LIVE) -> str:
     """Return the command that repeats a run; other people's scenarios are named by their file."""
     what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
     words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
-    words += [] if arena == "live" else ["--arena", arena]
+    words += [] if arena is ArenaName.LIVE else ["--arena", arena]
     return shlex.join([*words, "--mutant", mutant] if mutant else words)
 
 

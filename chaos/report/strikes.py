@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos.history import History
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.records import Fault, InFlight
 
 
@@ -61,22 +61,22 @@ def injections(history: History) -> tuple[Injection, ...]:
 
 
 def planned_faults(
-    plans: Sequence[FaultPlan], injected: Sequence[Injection]
+    plans: Sequence[FaultSpec], injected: Sequence[Injection]
 ) -> tuple[PlannedFault, ...]:
     """Return the planned faults in the scenario's order, then injections that were not planned."""
     return tuple(_planned(plans, injected))
 
 
-def _planned(plans: Sequence[FaultPlan], injected: Sequence[Injection]) -> Iterator[PlannedFault]:
+def _planned(plans: Sequence[FaultSpec], injected: Sequence[Injection]) -> Iterator[PlannedFault]:
     left = {injection.fault_id: injection for injection in injected}
     for plan in plans:
-        mine = tuple(left.pop(each) for each in plan.strikes if each in left)
+        mine = tuple(left.pop(each) for each in plan.fault_ids if each in left)
         yield PlannedFault(plan.name, plan.fault, _aim(plan), plan.times, mine)
     for each in left.values():
         yield PlannedFault(each.name, each.fault, ", ".join(each.targets), 0, (each,))
 
 
-def _aim(plan: FaultPlan) -> str:
+def _aim(plan: FaultSpec) -> str:
     some = f"{plan.pick} of " if plan.pick else ""
     return some + ", ".join(plan.target)
 

@@ -60,7 +60,7 @@ def concrete(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
     strikes = {strike.fault_id: strike for strike in tried.strikes}
     faults: list[_Document] = []
     for plan, fault in zip(scenario.faults, scenario.document["faults"], strict=True):
-        for number, fault_id in enumerate(plan.strikes, start=1):
+        for number, fault_id in enumerate(plan.fault_ids, start=1):
             if fault_id in strikes:
                 name = plan.name if plan.times == 1 else f"{plan.name}-{number}"
                 faults.append(fault | {"name": name} | _pinned(fault, strikes[fault_id]))

@@ -20,10 +20,12 @@ from chaos.filing import RunFailed
 from chaos.history import History
 from chaos.invariants.violation import Violation
 from chaos.mutants import SOURCES, find, plant
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.diagram import mermaid
 from chaos.simulation.kernel.dice import Branch
-from chaos.simulation.run import Order, simulate
+from chaos.simulation.run import SimulationOptions, simulate
 from chaos.simulation.stage.foundation import Foundation
 from chaos.simulation.story import Story, virtual_seconds
 from chaos.simulation.suite.pool import Pool
@@ -97,17 +99,20 @@ def variant_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
     salt]; ``tell``: the law whose first violation is to be told (None: none). A ``Tried``.
     """
     tell = job["tell"]
-    order = Order(
+    spec = RunSpec(
+        ArenaName.SIMULATION,
         Scenario.model_validate(job["scenario"]),
         job["seed"],
         foundation.directory / "tried",
         mutant=job["mutant"],
+    )
+    options = SimulationOptions(
         apps=tuple(job["apps"]),
         branch=Branch(*job["branch"]) if job["branch"] else None,
         story=tell is not None,
     )
     try:
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation, options)
     except RunFailed as error:
         return {"verdict": "unknown", "doubts": [f"the harness failed: {r}" for r in error.reasons]}
     tried = _tried(ran.judgement)

@@ -6,14 +6,13 @@ import contextlib
 import importlib
 import importlib.util
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.load import EFFECTS
-from chaos.mutants import SOURCES
+from chaos.run_spec import sources_commit
 from chaos.simulation.postgres import Postgres
 from chaos.simulation.valkey import Valkey
 from system.guardian import Guardian
@@ -49,16 +48,6 @@ class Foundation:
             with Guardian() as guardian:
                 guardian.own_directory(directory)
                 with Postgres(guardian) as postgres, Valkey(guardian) as valkey:
-                    yield cls(directory, postgres, valkey, _commit())
+                    yield cls(directory, postgres, valkey, sources_commit())
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _commit() -> str | None:
-    """The commit of the sources; None outside a repository, or before its first one."""
-    argv = ["git", "-C", str(SOURCES), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        found = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

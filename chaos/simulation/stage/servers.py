@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from chaos.nemesis import Felt, Hold
+from chaos.process_strike import Hold, Observed
 from chaos.simulation.postgres import PostgresNode
 from chaos.simulation.valkey import ValkeyNode
 
@@ -21,7 +21,7 @@ class ServerStrike:
         self._postgres = postgres
         self._valkey = valkey
 
-    async def run(self, fault: str, target: str, hold: Hold) -> Felt:
+    async def run(self, fault: str, target: str, hold: Hold) -> Observed:
         """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
         if fault in {"kill", "restart", "restart_empty"}:
             return await self._end(fault, target, hold)
@@ -35,7 +35,7 @@ class ServerStrike:
             return await self._once("keys", self._valkey.flush, hold)
         return await self._once("connections", self._valkey.client_kill, hold)
 
-    async def _once(self, what: str, strike: Callable[[], int], hold: Hold) -> Felt:
+    async def _once(self, what: str, strike: Callable[[], int], hold: Hold) -> Observed:
         """Strike as soon as there is something to hit; felt: so many were hit."""
         give_up = asyncio.get_running_loop().time() + _SOMETHING_SECONDS
         while not (hit := strike()) and asyncio.get_running_loop().time() < give_up:
@@ -43,7 +43,7 @@ class ServerStrike:
         await hold()
         return hit > 0, {what: hit}
 
-    async def _end(self, fault: str, target: str, hold: Hold) -> Felt:
+    async def _end(self, fault: str, target: str, hold: Hold) -> Observed:
         """The real server ends, and another one starts; Postgres recovers from its log."""
         server: PostgresNode | ValkeyNode
         server = self._postgres if target == "postgres" else self._valkey
@@ -65,7 +65,7 @@ class ServerStrike:
             server.start()
         return gone and server.pid != before, {"replaced": server.pid != before}
 
-    async def _pause(self, target: str, hold: Hold) -> Felt:
+    async def _pause(self, target: str, hold: Hold) -> Observed:
         """Its node is not picked; felt: nothing of it had run when the pause ended."""
         node = self._postgres.node if target == "postgres" else self._valkey.node
         loop = node.loop
@@ -78,7 +78,7 @@ class ServerStrike:
         answered = self._postgres.statements_done - done if target == "postgres" else 0
         return not answered, {"statements_meanwhile": answered}
 
-    async def _exhaust(self, hold: Hold) -> Felt:
+    async def _exhaust(self, hold: Hold) -> Observed:
         """Take every connection there is, and each that becomes free."""
         taken = self._postgres.exhaust()
         try:

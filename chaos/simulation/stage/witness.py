@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from chaos.plan import After
 from chaos.simulation.postgres import PostgresNode, Statement
-from chaos.witness import PATIENCE_SECONDS, Counts, Witness
+from chaos.witness import PATIENCE_SECONDS, Counts, DatabaseObserver
 
 _HARNESS = "harness"
 
 _Answer = TypeVar("_Answer")
 
 
-class FrugalWitness(Witness):
+class FrugalWitness(DatabaseObserver):
     """A fault that waits for its event has it counted every 20 ms, which is mostly in vain.
 
     Nothing in the database changes but by a statement of somebody else.

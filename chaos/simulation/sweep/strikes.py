@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from chaos.errors import ChaosError
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Message
 from chaos.simulation.stage.actors import RESTART_DELAY_SECONDS
@@ -36,7 +37,7 @@ class Kind(StrEnum):
     REDIS = "kill redis at a message to or from it"
 
 
-class ScheduleError(ValueError):
+class ScheduleError(ChaosError):
     """A text that names no schedule; the message says how one is written."""
 
 

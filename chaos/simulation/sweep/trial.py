@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chaos import filing
 from chaos import scenario as scenarios
 from chaos.explain import did_you_mean
 from chaos.filing import RunFailed
 from chaos.history import History, HistoryWriter
-from chaos.records import Fault, InFlight, Record, parse_instant
+from chaos.records import ArenaName, Fault, InFlight, Record, parse_instant
 from chaos.report import files, terminal
+from chaos.run_spec import RunSpec
 from chaos.runs import RunStore
 from chaos.scenario import Scenario, ScenarioError
 from chaos.simulation.kernel.node import EPOCH
-from chaos.simulation.run import Order, Ran, simulate
+from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
 from chaos.simulation.stage.foundation import Foundation
 from chaos.simulation.sweep.strikes import Point, Schedule, Strike, Striker, Struck
 from chaos.verdict import judge
@@ -92,19 +92,22 @@ def sweep_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
 def tried(schedule: Schedule, trial: Trial, foundation: Foundation) -> Verdict:
     """Run it and judge it."""
     striker = Striker(schedule.strikes)
-    order = Order(
+    spec = RunSpec(
+        ArenaName.SIMULATION,
         scope(schedule.scope),
         trial.seed,
         trial.runs,
         keep=trial.keep,
         mutant=trial.mutant,
+    )
+    options = SimulationOptions(
         story=trial.story,
         held_share=0.0,
         tap=striker.see,
         on_stage=striker.stand,
     )
     try:
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation, options)
     except RunFailed as error:
         place = f"what was recorded: {trial.runs / (error.outcome.directory or '')}"
         told = ("the harness failed:", *error.reasons, place)
@@ -112,7 +115,7 @@ def tried(schedule: Schedule, trial: Trial, foundation: Foundation) -> Verdict:
     return _verdict(schedule, trial, striker, ran)
 
 
-def _verdict(schedule: Schedule, trial: Trial, striker: Striker, ran: Ran) -> Verdict:
+def _verdict(schedule: Schedule, trial: Trial, striker: Striker, ran: SimulatedRun) -> Verdict:
     history = ran.judgement.history
     zero = parse_instant(history.run.database_epoch).timestamp() - EPOCH
     healed = zero + history.phases["healed"]
@@ -161,7 +164,7 @@ def _in_flight(history: History, second: float) -> InFlight:
 
 
 def _filed(
-    ran: Ran, trial: Trial, struck: list[Struck], flights: list[InFlight], zero: float
+    ran: SimulatedRun, trial: Trial, struck: list[Struck], flights: list[InFlight], zero: float
 ) -> Iterator[str]:
     """Keep the history with the strikes in it; the story of what was violated."""
     history = ran.judgement.history
@@ -183,7 +186,7 @@ def _filed(
         store.point_latest(directory)
     with HistoryWriter(directory / files.HISTORY) as writer:
         writer.write(*records)
-    filing.report(directory, judgement, ran.seconds)
+    files.write_run(directory, judgement, ran.seconds)
     yield terminal.line(judgement)
     if judgement.violations:
         yield terminal.details(judgement)

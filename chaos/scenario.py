@@ -22,7 +22,7 @@ from chaos.explain import did_you_mean, explain
 from chaos.load import Workload
 from chaos.plan import DeclaredSettings, FaultSpec, Part, Survivors, Topology
 from chaos.storm import Storm
-from chaos.vocabulary import INVARIANTS, SOMETIMES, UNCONDITIONAL
+from chaos.vocabulary import LIVENESS, SAFETY, SOMETIMES, UNCONDITIONAL
 from system.settings import Settings
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -49,12 +49,11 @@ class Expectations(Part):
     @field_validator("always", "eventually", "sometimes")
     @classmethod
     def _known(cls, names: Any, info: ValidationInfo) -> Any:
-        letter = {"always": "S", "eventually": "L"}.get(info.field_name or "")
-        allowed = [name for name in INVARIANTS if name[0] == letter] if letter else list(SOMETIMES)
+        allowed = {"always": SAFETY, "eventually": LIVENESS}.get(info.field_name or "", SOMETIMES)
         for name in names:
             if name not in allowed:
                 raise ValueError(f"{name} is not known here{did_you_mean(name, allowed)}")
-        if letter == "L" and names.get("L5") == "computed":
+        if allowed is LIVENESS and names.get("L5") == "computed":
             raise ValueError("L5 is a share of a rate, such as 0.9: nothing computes it")
         return names
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest.curves import Curves, curves, quantile
+from loadtest.curves import Curves, curves
 from loadtest.locust_run import BATCH, EFFECT, SINGLE, Load, Tally
 from loadtest.machine import Machine
 from loadtest.record import Record
 from loadtest.thresholds import Judgement
+from observability.charts import quantile
 
 # Every figure that there is, with what it means; limits are set on these names.
 MEANINGS = {

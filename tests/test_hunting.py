@@ -200,7 +200,7 @@ async def test_a_worker_that_breaks_proves_nothing(
 
 async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path: Path) -> None:
     unfit = replace(DUE, edits=(replace(DUE.edits[0], old="no such text anywhere"),))
-    with pytest.raises(MutantError, match="does not fit"):
+    with pytest.raises(MutantError, match="does not match"):
         await killed(unfit, tmp_path)
 
 

@@ -105,8 +105,8 @@ async def test_several_runs_have_one_report(
     latest = RunStore(tmp_path).find()
     assert f"report: {latest / 'report.html'}\n" in said
     assert "1 of 4 true, 1 false, 2 unknown" in said
-    assert "  murder: kill worker-1; in flight 1 (1 run); felt 1/1\n" in said
-    assert "  murder: kill worker-1; in flight 1 (1 run); felt 0/1\n" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); observed 1/1\n" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); observed 0/1\n" in said
     assert "what was recorded: " in said
     suite = read(latest).suite
     assert suite is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest.curves import curves, quantile
+from loadtest.curves import curves
 from loadtest.locust_run import BATCH, EFFECT, SINGLE, Load, Tally
 from loadtest.machine import Machine
 from loadtest.plot import plot
@@ -19,6 +19,7 @@ from loadtest.soak import Options, Sample, Soak
 from loadtest.stopwatch import Stopwatch
 from loadtest.summary import MEANINGS, figures_of
 from loadtest.thresholds import DEFAULT_FILE, judge, read_limits
+from observability.charts import quantile
 
 LOAD = Load(users=1, spawn_rate=1, seconds=1, shape="steady", batch_size=10)
 
@@ -125,12 +126,12 @@ def test_the_stopwatch_starts_when_a_tenth_is_done() -> None:
 
 def test_a_plot_has_round_ticks_gaps_and_few_points() -> None:
     drawn = plot("x", "ms", [("a", [0, 37, None, 90]), ("b", [])])
-    assert [tick.label for tick in drawn.up] == ["0", "25", "50", "75", "100"]
+    assert [tick.text for tick in drawn.up] == ["0", "25", "50", "75", "100"]
     assert drawn.lines[0].path.count("M") == 2
     assert drawn.lines[1].path == ""
     long = plot("x", "ms", [("a", [float(n % 7) for n in range(10_000)])])
     assert long.lines[0].path.count("L") <= 400
-    assert [tick.label for tick in long.across][:2] == ["0 min", "30 min"]
+    assert [tick.text for tick in long.across][:2] == ["0 min", "30 min"]
     assert plot("x", "ms", [("a", [])]).across == ()
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from chaos import records
 from chaos.records import Op, Record, parse_instant
-from chaos.report.words import words
+from chaos.report.words import describe
 from chaos.simulation import trace_words
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
@@ -137,13 +137,13 @@ class Story:
                 # Odd while it is owned; the ledger has the epoch that the finish left behind.
                 owned = record.epoch - (record.epoch + 1) % 2
                 who = self._owners.get((record.task_id, owned), "postgres")
-                yield self._about(record.at, who, record.task_id, words(history, record))
+                yield self._about(record.at, who, record.task_id, describe(history, record))
             case records.StaleWrite():
                 who = f"worker:{record.worker_id}"
-                what = words(history, record).replace(f" by {history.actor(who)}", "")
+                what = describe(history, record).replace(f" by {history.actor(who)}", "")
                 yield self._about(record.at, self._label(who), record.task_id, what)
             case records.SinkCall():
-                line = self._about(None, "sink", record.task_id, words(history, record))
+                line = self._about(None, "sink", record.task_id, describe(history, record))
                 yield replace(line, at=record.at + self.zero)
             case records.Worker():
                 yield from self._life(record)
@@ -166,7 +166,7 @@ class Story:
         answered = completion.value.get("task_id") if completion is not None else None
         known = self._history.task_by_key.get(half.value.get("key") or "")
         task_id = known.task_id if known else half.value.get("task_id") or answered or ""
-        what = words(self._history, half).removeprefix(f"{half.process} ")
+        what = describe(self._history, half).removeprefix(f"{half.process} ")
         name = f"{self.name(task_id)}  " if task_id else ""
         return Told(half.at + self.zero, half.process, name + what, task_id)
 

@@ -34,6 +34,6 @@ def sweep_messages(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Lose every message of a small system once, and kill every process at each (simulation)."""
     names = tuple(scopes or scope_names())
-    wish = sweeps.Wish(runs_directory, processes, names, seed, sample, restarts, mutant)
+    wish = sweeps.SweepOptions(runs_directory, processes, names, seed, sample, restarts, mutant)
     sweep = sweeps.Sweep(wish)
     exit_with(success=finish(sweep.only(only, story=trace) if only else sweep.run()))

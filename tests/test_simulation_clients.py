@@ -18,7 +18,7 @@ from chaos.records import Op
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Network, Toxic
-from chaos.simulation.stage.clients import Clients
+from chaos.simulation.stage.clients import SimulatedClients
 from chaos.sink import Sink, create_sink, read_calls
 from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation, generate
 from system.health import start_server
@@ -85,11 +85,11 @@ class World:
 
         return self.loop.start(name, main)
 
-    def clients(self, operations: list[PlannedOperation], *apis: str) -> Clients:
+    def clients(self, operations: list[PlannedOperation], *apis: str) -> SimulatedClients:
         urls = [f"http://{self.network.host(name)}:{PORT}" for name in apis]
-        return Clients(operations, urls, self.ops.append, lambda: ZERO + 1)
+        return SimulatedClients(operations, urls, self.ops.append, lambda: ZERO + 1)
 
-    async def drive(self, clients: Clients) -> None:
+    async def drive(self, clients: SimulatedClients) -> None:
         async def main() -> None:
             await asyncio.sleep(1)
             await clients.run()
@@ -107,7 +107,7 @@ class World:
 def world() -> Iterator[World]:
     world = World()
     yield world
-    world.loop.bury()
+    world.loop.dispose()
     world.network.close()
 
 
@@ -206,7 +206,7 @@ def test_a_run_of_the_clients_is_the_same_each_time() -> None:
 
         world.run(harness)
         runs.append((world.loop.trace.digest, world.ops))
-        world.loop.bury()
+        world.loop.dispose()
         world.network.close()
     assert runs[0] == runs[2]
     assert runs[0][0] != runs[1][0]

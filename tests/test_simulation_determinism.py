@@ -21,7 +21,7 @@ from chaos.simulation.kernel import audit
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.run import SimulatedRun, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.pool import Pool
 
@@ -82,13 +82,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def foundation() -> Iterator[Foundation]:
-    with Foundation.laid() as foundation:
+def foundation() -> Iterator[SharedServers]:
+    with SharedServers.open() as foundation:
         yield foundation
 
 
 @pytest.fixture(scope="module")
-def ran(foundation: Foundation, tmp_path_factory: pytest.TempPathFactory) -> SimulatedRun:
+def ran(foundation: SharedServers, tmp_path_factory: pytest.TempPathFactory) -> SimulatedRun:
     """The run that all others must be like."""
     return run(foundation, tmp_path_factory.mktemp("runs"))
 
@@ -97,11 +97,11 @@ def spec(runs: Path, seed: int = SEED) -> RunSpec:
     return RunSpec(ArenaName.SIMULATION, FAULTY, seed, runs)
 
 
-def run(foundation: Foundation, runs: Path, seed: int = SEED) -> SimulatedRun:
+def run(foundation: SharedServers, runs: Path, seed: int = SEED) -> SimulatedRun:
     return simulate(spec(runs, seed), foundation)
 
 
-def course(foundation: Foundation, runs: Path) -> str:
+def course(foundation: SharedServers, runs: Path) -> str:
     """What tells two runs apart: the digest, or why there is none."""
     try:
         return run(foundation, runs).digest
@@ -117,7 +117,7 @@ def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
 
 
 def test_again_in_the_same_process(
-    foundation: Foundation, tmp_path: Path, ran: SimulatedRun
+    foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     others = {run(foundation, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
     again = run(foundation, tmp_path)
@@ -161,7 +161,7 @@ class RealEntropy(random.SystemRandom):
 
 
 @contextmanager
-def one_source_is_real(source: str, foundation: Foundation) -> Iterator[None]:
+def one_source_is_real(source: str, foundation: SharedServers) -> Iterator[None]:
     """Within, the simulation leaks."""
     sql = foundation.postgres.control.rows
     clock = "FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
@@ -196,7 +196,7 @@ def graves() -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["entropy"])
 def test_one_real_source_is_enough_to_tell_two_runs_apart(
-    source: str, foundation: Foundation, tmp_path: Path, ran: SimulatedRun
+    source: str, foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     with one_source_is_real(source, foundation):
         courses = {course(foundation, tmp_path) for _ in range(2)}

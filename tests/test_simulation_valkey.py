@@ -12,19 +12,19 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
-from chaos.simulation.valkey import Valkey
+from chaos.simulation.valkey import SharedValkey
 from system.errors import Unavailable
 from system.guardian import Guardian
 
 
 @pytest.fixture(scope="module")
-def server(guardian: Guardian) -> Iterator[Valkey]:
-    with Valkey(guardian) as valkey:
+def server(guardian: Guardian) -> Iterator[SharedValkey]:
+    with SharedValkey(guardian) as valkey:
         yield valkey
 
 
 @pytest.fixture
-def world(server: Valkey) -> Iterator[World]:
+def world(server: SharedValkey) -> Iterator[World]:
     world = World(server)
     yield world
     world.close()

@@ -27,10 +27,10 @@ from chaos.simulation.kernel.dice import Branch
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.network.fabric import Message, Network
-from chaos.simulation.postgres import PostgresNode, Statement
+from chaos.simulation.postgres import ExecutedStatement, PostgresNode
 from chaos.simulation.stage.apps import longest_backoff
-from chaos.simulation.stage.foundation import Foundation
-from chaos.simulation.stage.stage import SINK_PORT, Stage
+from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.stage.stage import SINK_PORT, SimulatedEnvironment
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
@@ -56,16 +56,16 @@ class SimulationOptions:
 
     ``apps``: modules of handlers beside the workload's. ``story``: keep every event of the trace.
     ``held_share``: share of the single statements whose COMMIT is held back so that others overlap
-    them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_stage`` is given
-    the environment before anything of it is started. ``branch``: an instant from which on random
-    draws differ from the seed's.
+    them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_environment``
+    gets the environment before anything in it is started. ``branch``: an instant from which on
+    random draws differ from the seed's.
     """
 
     apps: tuple[str, ...] = ()
     story: bool = False
     held_share: float = _HELD_SHARE
     tap: Callable[[Message], bool] | None = None
-    on_stage: Callable[[Stage], None] | None = None
+    on_environment: Callable[[SimulatedEnvironment], None] | None = None
     branch: Branch | None = None
 
 
@@ -87,7 +87,7 @@ class SimulatedRun:
 
 
 def simulate(
-    spec: RunSpec, foundation: Foundation, options: SimulationOptions | None = None
+    spec: RunSpec, foundation: SharedServers, options: SimulationOptions | None = None
 ) -> SimulatedRun:
     """Run one seed and judge it. A run that is true is kept only with ``spec.keep``.
 
@@ -130,7 +130,9 @@ def simulate(
 class _Simulation:
     """What the parts of one run share. ``spec``: with a concrete scenario."""
 
-    def __init__(self, spec: RunSpec, foundation: Foundation, options: SimulationOptions) -> None:
+    def __init__(
+        self, spec: RunSpec, foundation: SharedServers, options: SimulationOptions
+    ) -> None:
         self._spec = spec
         self._options = options
         self._foundation = foundation
@@ -138,7 +140,7 @@ class _Simulation:
         attempts = spec.scenario.workload.max_attempts
         self._bound = bounds.allowed(spec.scenario, longest_backoff(options.apps, attempts))
         self.records: list[Record] = []
-        self.statements: list[Statement] = []
+        self.statements: list[ExecutedStatement] = []
         self.zero = 0.0
         self.digest = ""
         self.virtual_seconds = 0.0
@@ -161,13 +163,13 @@ class _Simulation:
 
         async def main() -> None:
             clock = ArenaClock()
-            stage = Stage(*parts, apps=options.apps)
-            if options.on_stage is not None:
-                options.on_stage(stage)
-            await stage.up()
+            environment = SimulatedEnvironment(*parts, apps=options.apps)
+            if options.on_environment is not None:
+                options.on_environment(environment)
+            await environment.up()
             runner = Runner(
                 spec,
-                stage,
+                environment,
                 clock,
                 self.records.append,
                 bound=self._bound,
@@ -177,7 +179,7 @@ class _Simulation:
             await runner.collect()
             exports.extend(runner.exports)
             self.zero = loop.time() - clock.now()
-            await stage.observer.close()
+            await environment.observer.close()
 
         workload = spec.scenario.workload
         longest = workload.last_due_seconds + self._bound.seconds + _SPARE_SECONDS
@@ -189,7 +191,7 @@ class _Simulation:
             self.entries = loop.trace.entries
             postgres.close()
             valkey.close()
-            loop.bury()
+            loop.dispose()
             network.close()
         forwarding.forward(exports)
         for record in self.records:

@@ -11,7 +11,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
-from chaos.simulation.kernel.node import NODE, lift, simulated
+from chaos.simulation.kernel.node import NODE, escape, simulated
 
 Function = Callable[..., Any]
 Wrap = Callable[[Function], Function]  # makes the replacement out of the real one
@@ -86,11 +86,11 @@ def real() -> Iterator[None]:
 
     The block must not await: other nodes would run in it.
     """
-    lift.depth += 1
+    escape.depth += 1
     try:
         yield
     finally:
-        lift.depth -= 1
+        escape.depth -= 1
 
 
 def refuse(what: str, instead: str) -> NoReturn:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 import greenlet  # type: ignore[import-untyped]
 
 from chaos.simulation.kernel import virtual
-from chaos.simulation.kernel.dice import Branch, Dice
+from chaos.simulation.kernel.dice import Branch, RngStreams
 from chaos.simulation.kernel.node import NODE, Node, current_node
 from chaos.simulation.kernel.trace import Trace
 from chaos.simulation.kernel.virtual_time import VirtualTimeLoop
@@ -44,7 +44,7 @@ class Stuck(RuntimeError):
     """Nothing can happen any more, or virtual time is up, and the harness has not returned."""
 
 
-class Task(asyncio.Task[_T]):
+class SimulatedTask(asyncio.Task[_T]):
     """A task numbered at birth."""
 
     __slots__ = ("node", "number")
@@ -58,7 +58,7 @@ class Task(asyncio.Task[_T]):
 
 
 class SimulationLoop(VirtualTimeLoop):
-    """Runs nodes in virtual time: ``run`` the harness, then judge, then ``bury`` what is left.
+    """Runs nodes in virtual time: ``run`` the harness, then judge, then ``dispose`` what is left.
 
     ``exited`` is called for every node that ends; ``refused`` lists what was asked for but is not
     simulated.
@@ -69,13 +69,13 @@ class SimulationLoop(VirtualTimeLoop):
     ) -> None:
         super().__init__()
         self.seed = seed
-        self.dice = Dice(seed, branch)
+        self.rng = RngStreams(seed, branch)
         self.trace = Trace(self.time, keep=keep_trace)
         self.nodes: list[Node] = []
         self.exited: list[Callable[[Node], None]] = []
         self.refused: list[str] = []
         self._until = math.inf
-        self._draw = self.dice.stream("schedule").random
+        self._draw = self.rng.stream("schedule").random
         self._able: list[Node] = []  # running nodes with something ready
         self._running: Node | None = None
         self._stacks: list[Any] = []
@@ -107,8 +107,8 @@ class SimulationLoop(VirtualTimeLoop):
         self._until = self._now + max_seconds
         node = self.start("harness", harness)
         self.exited.append(lambda ended: self.stop() if ended is node else None)
-        if (branch := self.dice.branch) is not None:
-            self.call_at(branch.at, self.dice.turn, context=node.context.copy())
+        if (branch := self.rng.branch) is not None:
+            self.call_at(branch.at, self.rng.diverge, context=node.context.copy())
         with virtual.installed():
             self.run_forever()
         if failures:
@@ -117,7 +117,7 @@ class SimulationLoop(VirtualTimeLoop):
             raise RuntimeError(f"the harness was killed (exit code {node.exit_code})")
         return results[0]
 
-    def bury(self) -> None:
+    def dispose(self) -> None:
         """After a run: what is left of all nodes ends, unseen; then the loop is closed."""
         trace, self.trace = self.trace, Trace(self.time)  # of the run: nothing is added to it
         asyncio._set_running_loop(self)  # for those who ask in a ``finally``
@@ -126,7 +126,7 @@ class SimulationLoop(VirtualTimeLoop):
             with virtual.installed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 for node in self.nodes:
-                    node.bury()
+                    node.dispose()
                 for stack in self._stacks:
                     if not stack.dead:
                         stack.throw()  # one that waits keeps the whole run alive
@@ -177,7 +177,7 @@ class SimulationLoop(VirtualTimeLoop):
     def _step(self, node: Node, handle: Any) -> None:
         callback = handle._callback
         task: Any = getattr(callback, "__self__", None)
-        numbered = type(task) is Task
+        numbered = type(task) is SimulatedTask
         self.trace.step(node.name, str(task.number) if numbered else _name(callback))
         self._running = node
         try:
@@ -202,7 +202,7 @@ class SimulationLoop(VirtualTimeLoop):
             node = self._current()
             handle._context.run(NODE.set, node)
         if node.state == "dead":
-            node.grave.append(handle)  # its arguments must stay referenced
+            node.retained.append(handle)  # its arguments must stay referenced
             return
         node.ready.append(handle)
         if len(node.ready) == 1 and node.state == "running":
@@ -218,7 +218,7 @@ class SimulationLoop(VirtualTimeLoop):
                 return
             heapq.heappop(self._timers)
             if node is not None:
-                node.grave.append(handle)
+                node.retained.append(handle)
         raise Stuck(f"nothing can happen any more at {self._now:.6f} s\n{self._waits()}")
 
     def _waits(self) -> str:
@@ -264,7 +264,7 @@ class SimulationLoop(VirtualTimeLoop):
         self.kill(node, code)
         if (task := asyncio.current_task(self)) is not None:
             asyncio.tasks._leave_task(self, task)
-        node.grave += [node.stack, greenlet.getcurrent()]
+        node.retained += [node.stack, greenlet.getcurrent()]
         node.stack.parent.switch()
         raise AssertionError("a dead process went on")
 
@@ -348,7 +348,9 @@ class SimulationLoop(VirtualTimeLoop):
         number = next(self._births)
         # asyncio's own counter of names belongs to the interpreter, not to the run.
         name = name or f"Task-{number}"
-        task = Task[_T](node, number, coro, loop=self, name=name, context=context, **options)
+        task = SimulatedTask[_T](
+            node, number, coro, loop=self, name=name, context=context, **options
+        )
         node.tasks[number] = task
         return task
 
@@ -371,7 +373,7 @@ class SimulationLoop(VirtualTimeLoop):
         if node.alive:
             self.create_task(generator.aclose(), context=node.context.copy())
         else:
-            node.grave.append(generator)
+            node.retained.append(generator)
 
 
 def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
@@ -385,7 +387,7 @@ def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
 def _number(handle: Any) -> int:
     """The birth number of the task whose step this is; 0 for what is no task."""
     task = getattr(handle._callback, "__self__", None)
-    return task.number if type(task) is Task else 0
+    return task.number if type(task) is SimulatedTask else 0
 
 
 def _name(callback: Any) -> str:

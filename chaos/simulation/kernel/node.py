@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 import greenlet  # type: ignore[import-untyped]
 
-from chaos.simulation.kernel.dice import Dice
+from chaos.simulation.kernel.dice import RngStreams
 
 NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 
@@ -24,7 +24,7 @@ _FIRST_PID = 1000
 _PATIENCE = 100  # awaits of a coroutine that is being closed
 
 
-class Buried(BaseException):
+class Disposed(BaseException):
     """Thrown into what is left of a node when the run is over, so that it can be freed."""
 
 
@@ -32,7 +32,7 @@ class Kernel(Protocol):
     """The loop, as far as a node and what runs in it need it (``loop.SimulationLoop``)."""
 
     seed: int
-    dice: Dice
+    rng: RngStreams
     nodes: list[Node]
     refused: list[str]
 
@@ -65,7 +65,7 @@ class Node:
         self.signal_handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         # One stream of entropy per process: its draws do not shift those of another.
         self.entropy = random.Random(f"{loop.seed} entropy {name} {incarnation}")
-        self.random = loop.dice.stream(f"random {name} {incarnation}")  # random.random()
+        self.random = loop.rng.stream(f"random {name} {incarnation}")  # random.random()
         self.context = contextvars.Context()  # everything of this node runs in a copy of it
         self.context.run(NODE.set, self)
         self.hashes = itertools.count()  # see virtual.ADDRESSED
@@ -73,7 +73,7 @@ class Node:
         self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by birth number
         self.stack: Any = None  # the loop's: on which its steps run
         # What must stay referenced once the node is dead, so that nothing of it is finalised.
-        self.grave: list[object] = []
+        self.retained: list[object] = []
         self._line = ""
         self._waiters: list[asyncio.Future[int]] = []
 
@@ -117,25 +117,25 @@ class Node:
         self.state, self.exit_code = "dead", code
         if self._line:
             self.output.append(self._line)
-        self.grave.extend(self.ready)
+        self.retained.extend(self.ready)
         self.ready.clear()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(code)
 
-    def bury(self) -> None:
+    def dispose(self) -> None:
         """The loop's, after the run: what is left ends now, unseen and without effect."""
         self.state = "dead"
-        for abandoned in list(self.grave):  # a stack that called os._exit
+        for abandoned in list(self.retained):  # a stack that called os._exit
             if isinstance(abandoned, greenlet.greenlet):
                 with contextlib.suppress(BaseException):
-                    abandoned.throw(Buried)
+                    abandoned.throw(Disposed)
         while self.tasks:  # what ends may start others
             _, task = self.tasks.popitem()
             # The run is over: asyncio need not complain that it never ended.
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
             self.context.copy().run(_close, task.get_coro())
-        self.grave.clear()
+        self.retained.clear()
 
 
 def _close(coroutine: Any) -> None:
@@ -159,18 +159,18 @@ def _place(coroutine: Any) -> str:
     return f"{path.parent.name}/{path.name}:{frame.f_lineno} ({coroutine.__qualname__})"
 
 
-class _Lift:
+class _Escape:
     """How many ``audit.real()`` blocks are open: bridges doing real work at zero virtual time."""
 
     depth = 0
 
 
-lift = _Lift()
+escape = _Escape()
 
 
 def simulated() -> Node | None:
     """The node whose code is running; None outside a simulation and within ``audit.real()``."""
-    return None if lift.depth else NODE.get(None)
+    return None if escape.depth else NODE.get(None)
 
 
 def current_node() -> Node:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["wire", "sql", "redis", "node", "fault"]
+EntryKind = Literal["wire", "sql", "redis", "node", "fault"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Entry:
     """One line of the story. ``at``: virtual seconds; ``who``: a node or an edge."""
 
     at: float
-    kind: Kind
+    kind: EntryKind
     who: str
     what: str
 
@@ -34,7 +34,7 @@ class Trace:
         self._hash = hashlib.blake2b(digest_size=16)
         self.entries: list[Entry] = []
 
-    def note(self, kind: Kind, who: str, what: str, data: bytes = b"") -> None:
+    def note(self, kind: EntryKind, who: str, what: str, data: bytes = b"") -> None:
         """``data`` goes into the digest only; it must not contain what differs by itself."""
         at = self._clock()
         self._hash.update(f"{at:.6f} {kind} {who} {what}\n".encode())

@@ -35,7 +35,7 @@ REFUSED = (
 _Ts = TypeVarTuple("_Ts")
 
 
-class Network(Protocol):
+class NetworkBackend(Protocol):
     """Where the loop's connections and servers come from."""
 
     async def create_connection(
@@ -81,7 +81,7 @@ class Timer(Handle, asyncio.TimerHandle):
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """``network`` is set by the network that is built on this loop."""
 
-    network: Network
+    network: NetworkBackend
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
 from chaos.simulation.network.link import Edge
 from chaos.simulation.network.message import Message, Tap
-from chaos.simulation.network.toxics import Chunk, Kind, Toxic
+from chaos.simulation.network.toxics import Chunk, ChunkKind, Toxic
 from chaos.simulation.network.transport import Address, End, Socket
 
 __all__ = ["Edge", "Message", "Network", "Server", "Toxic"]
@@ -167,9 +167,9 @@ class Network:
         if name is None:
             refuse(f"a connection to {host}:{port}", "only simulated hosts can be reached")
         edge = self.edge(f"{node.name}->{name}")
-        await asyncio.sleep(edge.latency(edge.dice))
+        await asyncio.sleep(edge.latency(edge.rng))
         server = self.listening(name, port)
-        if not edge.enabled or (server is None and edge.dice.random() < 0.5):
+        if not edge.enabled or (server is None and edge.rng.random() < 0.5):
             edge.refused += 1
             edge.note("refused")
             raise ConnectionRefusedError(
@@ -186,7 +186,7 @@ class Network:
         if server is None:
             far.die()
         else:
-            connection.upstream.wire(Chunk(Kind.SYN, b"", 0.0))
+            connection.upstream.wire(Chunk(ChunkKind.SYN, b"", 0.0))
         protocol = factory()
         client.set_protocol(protocol)
         protocol.connection_made(client)

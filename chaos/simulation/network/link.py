@@ -15,18 +15,18 @@ from chaos.simulation.network.message import Message, Tap
 from chaos.simulation.network.toxics import (
     STREAMS,
     Chunk,
-    Kind,
-    Stage,
+    ChunkKind,
     Stream,
     Toxic,
-    create_stage,
+    ToxicStage,
+    create_toxic_stage,
 )
 from chaos.simulation.network.transport import End
 
 _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
 
 
-class Fabric(Protocol):
+class EdgeNetwork(Protocol):
     """What an edge needs of the network it belongs to (``fabric.Network``).
 
     ``context``: that of the network's own node, in which the edge's timers run.
@@ -56,16 +56,16 @@ class Link:
         self.loop: asyncio.AbstractEventLoop = edge.loop
         self.context: contextvars.Context = edge.context
         # One stream of chance per link: what others send, and in which order, does not shift it.
-        self.dice = edge.loop.dice.stream(f"{edge.name} {stream} {number}")
+        self.rng = edge.loop.rng.stream(f"{edge.name} {stream} {number}")
         self.in_flight = 0
         self.arrived = 0
         self.queue: deque[Chunk] = deque()
         self._due = 0.0  # when the last on the wire arrives
         self._written = -1.0  # when the last was written
-        self._fate: Kind | None = None  # FIN or RST, once one of them is on the wire
+        self._fate: ChunkKind | None = None  # FIN or RST, once one of them is on the wire
         self._shut = False  # nothing is taken from the sender any more
         self._traffic = edge.traffic[stream]
-        self.stages: list[Stage] = []
+        self.stages: list[ToxicStage] = []
         for toxic in edge.toxics:
             self.add(toxic, fresh=True)
 
@@ -74,7 +74,7 @@ class Link:
     def write(self, data: bytes) -> None:
         """Bytes of the sender. What one step writes is one message, but for toxics under way."""
         if self._shut:
-            self.reverse.finish(Kind.RST)
+            self.reverse.finish(ChunkKind.RST)
             return
         now = self.loop.time()
         self.in_flight += len(data)
@@ -84,11 +84,11 @@ class Link:
             return
         self._written = now
         self._traffic.sent_messages += 1
-        self._enter(Chunk(Kind.DATA, data, now))
+        self._enter(Chunk(ChunkKind.DATA, data, now))
 
-    def finish(self, kind: Kind) -> None:
+    def finish(self, kind: ChunkKind) -> None:
         """The sender writes no more (FIN), or is gone with things unread (RST)."""
-        if not self._shut or kind is Kind.RST:
+        if not self._shut or kind is ChunkKind.RST:
             self._shut = True
             self._enter(Chunk(kind, b"", self.loop.time()))
 
@@ -103,16 +103,16 @@ class Link:
     def add(self, toxic: Toxic, *, fresh: bool = False) -> None:
         """A toxic takes its place behind those that stand. ``fresh``: the connection is new."""
         if toxic.stream == self.stream:
-            self.stages.append(create_stage(toxic, self, fresh=fresh))
+            self.stages.append(create_toxic_stage(toxic, self, fresh=fresh))
 
     def remove(self, toxic: Toxic) -> None:
         """The toxic is gone; what it held goes on."""
         for stage in [stage for stage in self.stages if stage.toxic is toxic]:
-            stage.lift()
+            stage.removed()
             if stage in self.stages:
                 self.stages.remove(stage)
 
-    def forward(self, stage: Stage, chunk: Chunk) -> None:
+    def forward(self, stage: ToxicStage, chunk: Chunk) -> None:
         after = self.stages.index(stage) + 1
         if after < len(self.stages):
             self.stages[after].push(chunk)
@@ -127,7 +127,7 @@ class Link:
     def slowed(self) -> None:
         self._traffic.slowed_messages += 1
 
-    def shut(self, stage: Stage, kind: Kind) -> None:
+    def shut(self, stage: ToxicStage, kind: ChunkKind) -> None:
         """As Toxiproxy: the end of one direction is the end of the whole connection."""
         before = self.stages[: self.stages.index(stage)]
         self.forward(stage, Chunk(kind, b"", self.loop.time()))
@@ -137,7 +137,7 @@ class Link:
         self._shut = True
         self.reverse.finish(kind)
 
-    def cut(self, kind: Kind) -> None:
+    def cut(self, kind: ChunkKind) -> None:
         """The proxy closes the connection; what toxics hold is lost."""
         for stage in self.stages:
             stage.discard()
@@ -149,12 +149,12 @@ class Link:
 
     def wire(self, chunk: Chunk) -> None:
         """On its way, behind all that went before. Nothing follows a RST, only a RST a FIN."""
-        if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not Kind.RST):
+        if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not ChunkKind.RST):
             self.drop(chunk)
             return
-        if chunk.kind in (Kind.FIN, Kind.RST):
+        if chunk.kind in (ChunkKind.FIN, ChunkKind.RST):
             self._fate = chunk.kind
-        self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.dice))
+        self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.rng))
         self.queue.append(chunk)
         # What comes for a closed socket is refused even if its process is paused or gone.
         context = self.context if self.receiver.closed else self.receiver.context
@@ -162,7 +162,7 @@ class Link:
 
     def discard(self) -> bool:
         """Forgets what is on the wire; whether there were bytes among it."""
-        lost = [chunk for chunk in self.queue if chunk.kind is Kind.DATA]
+        lost = [chunk for chunk in self.queue if chunk.kind is ChunkKind.DATA]
         # Another queue: what is still to arrive of the old one finds nothing.
         self.queue, self.arrived = deque(), 0
         for chunk in lost:
@@ -174,12 +174,12 @@ class Link:
     @property
     def unread(self) -> bool:
         """Whether bytes wait in the receiver's kernel."""
-        return self.arrived > 0 and self.queue[0].kind is Kind.DATA
+        return self.arrived > 0 and self.queue[0].kind is ChunkKind.DATA
 
     @property
     def broken(self) -> bool:
         """Whether a RST waits there."""
-        return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is Kind.RST
+        return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is ChunkKind.RST
 
     def drain(self) -> None:
         """Hands over what has arrived, as long as the receiver takes it."""
@@ -194,17 +194,17 @@ class Link:
 
     def _hand_over(self, chunk: Chunk) -> None:
         receiver = self.receiver
-        if chunk.kind is Kind.DATA:
+        if chunk.kind is ChunkKind.DATA:
             self._taken(chunk)
             if receiver.closed:
-                self.reverse.finish(Kind.RST)
+                self.reverse.finish(ChunkKind.RST)
             elif self._passes(chunk.data):
                 receiver.receive(chunk.data)
         elif not receiver.closed:
             self.edge.note(f"{_ARROWS[self.stream]} {chunk.kind.value}")
-            if chunk.kind is Kind.SYN:
+            if chunk.kind is ChunkKind.SYN:
                 receiver.accept()
-            elif chunk.kind is Kind.FIN:
+            elif chunk.kind is ChunkKind.FIN:
                 receiver.receive_eof()
             else:
                 receiver.receive_reset()
@@ -226,7 +226,7 @@ class Link:
             edge.note(f"{_ARROWS[self.stream]} #{number} lost")
             for link in (self, self.reverse):
                 link.discard()
-                link.cut(Kind.RST)
+                link.cut(ChunkKind.RST)
             return False
         return not self.receiver.dead  # the tap may have killed it
 
@@ -279,11 +279,11 @@ class Edge:
     ``opened`` and ``refused`` count connections.
     """
 
-    def __init__(self, network: Fabric, name: str) -> None:
+    def __init__(self, network: EdgeNetwork, name: str) -> None:
         self.name = name
         self.loop = network.loop
         self.context = network.context
-        self.dice = self.loop.dice.stream(name)
+        self.rng = self.loop.rng.stream(name)
         self.enabled = True
         self.toxics: list[Toxic] = []
         self.connections: list[Connection] = []
@@ -316,7 +316,7 @@ class Edge:
         self.note("down", kind="fault")
         self.enabled = False
         for link in self._links():
-            link.cut(Kind.FIN)
+            link.cut(ChunkKind.FIN)
 
     def up(self) -> None:
         """Connections can be made again."""
@@ -369,12 +369,12 @@ class Edge:
         self.connections.append(connection)
         return connection
 
-    def latency(self, dice: random.Random) -> float:
+    def latency(self, rng: random.Random) -> float:
         """Virtual seconds of one way over the wire."""
         low, high = self._network.latency_seconds
-        return low + (high - low) * dice.random()
+        return low + (high - low) * rng.random()
 
-    def note(self, what: str, data: bytes = b"", kind: trace.Kind = "wire") -> None:
+    def note(self, what: str, data: bytes = b"", kind: trace.EntryKind = "wire") -> None:
         """An entry of the trace."""
         self.loop.trace.note(kind, self.name, what, data)
 

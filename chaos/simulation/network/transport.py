@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.network.toxics import Kind
+from chaos.simulation.network.toxics import ChunkKind
 
 # What the kernels and the wire take before a writer's own buffer fills.
 KERNEL_BYTES = 64 * 1024
@@ -68,7 +68,7 @@ class Flow(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes."""
 
-    def finish(self, kind: Kind) -> None:
+    def finish(self, kind: ChunkKind) -> None:
         """Send FIN or RST."""
 
     def discard(self) -> bool:
@@ -197,7 +197,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     def break_off(self) -> None:
         """Reset towards the peer, closed on this side."""
         self.closed = True
-        self.outbound.finish(Kind.RST)
+        self.outbound.finish(ChunkKind.RST)
 
     def die(self) -> None:
         """The process is gone and its kernel closes the socket. Nobody is told on this side."""
@@ -205,7 +205,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         lost = self.inbound.discard()
         if lost or not self.closed:
             self.closed = True
-            self.outbound.finish(Kind.RST if lost else Kind.FIN)
+            self.outbound.finish(ChunkKind.RST if lost else ChunkKind.FIN)
 
     def resume(self) -> None:
         """What was written has been taken."""
@@ -252,7 +252,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     def write_eof(self) -> None:
         if not self.closed and not self._eof:
             self._eof = True
-            self.outbound.finish(Kind.FIN)
+            self.outbound.finish(ChunkKind.FIN)
 
     def can_write_eof(self) -> bool:
         return True
@@ -276,7 +276,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         if self.closed:
             return
         self.closed = True
-        self.outbound.finish(Kind.RST if self.inbound.unread else Kind.FIN)
+        self.outbound.finish(ChunkKind.RST if self.inbound.unread else ChunkKind.FIN)
         self.loop.call_soon(self._lose, error, context=self.context)
 
     def _lose(self, error: Exception | None) -> None:

@@ -21,7 +21,7 @@ from chaos.simulation.postgres.batch import Batch, Batches
 from chaos.simulation.postgres.locks import LockWaits
 from chaos.simulation.postgres.messages import Message
 from chaos.simulation.postgres.names import Names
-from chaos.simulation.postgres.server import Postgres
+from chaos.simulation.postgres.server import SharedPostgres
 
 # Real time, without a word from the backend: then it is asked whether it waits for a lock.
 _SILENCE_SECONDS = 0.001
@@ -34,21 +34,21 @@ CONNECTION_CHECK_SECONDS = 5.0
 Then = Callable[[list[Message]], None]
 
 
-class Host(Protocol):
+class PostgresHost(Protocol):
     """What a connection needs of the node that serves it (``node.PostgresNode``)."""
 
     loop: SimulationLoop
-    postgres: Postgres
+    postgres: SharedPostgres
     names: Names
-    locks: LockWaits[Connection]
+    locks: LockWaits[PostgresConnection]
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: PostgresConnection) -> None:
         """Register a connection that has a backend."""
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: PostgresConnection) -> None:
         """Unregister a connection whose backend is gone."""
 
-    def key_data(self, connection: Connection, message: bytes) -> bytes:
+    def key_data(self, connection: PostgresConnection, message: bytes) -> bytes:
         """Return the BackendKeyData that the client gets instead of the real one."""
 
     def cancel(self, pid: bytes, secret: bytes) -> None:
@@ -68,21 +68,21 @@ class Host(Protocol):
     def hold_seconds(self) -> float:
         """Draw how long the next single write holds its commit; mostly 0."""
 
-    def park(self, connection: Connection) -> bool:
+    def park(self, connection: PostgresConnection) -> bool:
         """Park the connection if its statement waits for a lock; return whether it does."""
 
-    def resume(self, connection: Connection, *signals: int) -> None:
+    def resume(self, connection: PostgresConnection, *signals: int) -> None:
         """Let a parked statement run on, delivering ``signals`` first."""
 
     def look_again(self) -> None:
         """Check soon whether a parked statement has got its lock."""
 
-    def note(self, connection: Connection, what: str, data: bytes = b"") -> None:
+    def note(self, connection: PostgresConnection, what: str, data: bytes = b"") -> None:
         """Add an entry to the trace."""
 
     def answered(
         self,
-        connection: Connection,
+        connection: PostgresConnection,
         batch: Batch,
         replies: list[Message],
         *,
@@ -93,7 +93,7 @@ class Host(Protocol):
         """Report a completed batch to the trace and the listeners."""
 
 
-class Connection(asyncio.Protocol):
+class PostgresConnection(asyncio.Protocol):
     """Asks one batch after the other. ``backend``: from the startup message to the end.
 
     ``busy``: a batch is not answered yet (parked, or its commit is held); what comes meanwhile
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     backend: Backend
     transport: End
 
-    def __init__(self, host: Host, number: int) -> None:
+    def __init__(self, host: PostgresHost, number: int) -> None:
         self.number = number
         self.client = ""
         self.busy = False

@@ -13,12 +13,12 @@ from chaos.simulation.network.fabric import Network
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.backend import Backend, Gone, array
 from chaos.simulation.postgres.batch import Batch
-from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, Connection
+from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, PostgresConnection
 from chaos.simulation.postgres.locks import LockWaits
 from chaos.simulation.postgres.messages import Message
 from chaos.simulation.postgres.names import Names
-from chaos.simulation.postgres.server import DATABASE, Postgres
-from chaos.simulation.postgres.statement import Statement
+from chaos.simulation.postgres.server import DATABASE, SharedPostgres
+from chaos.simulation.postgres.statement import ExecutedStatement
 
 NAME = "postgres"
 PORT = 5432
@@ -40,24 +40,24 @@ class PostgresNode:
 
     def __init__(
         self,
-        postgres: Postgres,
+        postgres: SharedPostgres,
         loop: SimulationLoop,
         network: Network,
         held_share: float = 0.1,
     ) -> None:
-        self.listeners: list[Callable[[Statement], None]] = []
+        self.listeners: list[Callable[[ExecutedStatement], None]] = []
         self.statements_done = 0
         self.loop = loop
         self.postgres = postgres
         self.names = Names()
-        self.locks: LockWaits[Connection] = LockWaits()
+        self.locks: LockWaits[PostgresConnection] = LockWaits()
         self._network = network
         self._held_share = held_share
-        self._held_dice = loop.dice.stream("held commits")
-        self._lock_dice = loop.dice.stream("locks")
-        self._key_dice = loop.dice.stream("backend keys")
-        self._connections: dict[int, Connection] = {}
-        self._keys: dict[tuple[bytes, bytes], Connection] = {}
+        self._held_rng = loop.rng.stream("held commits")
+        self._lock_rng = loop.rng.stream("locks")
+        self._key_rng = loop.rng.stream("backend keys")
+        self._connections: dict[int, PostgresConnection] = {}
+        self._keys: dict[tuple[bytes, bytes], PostgresConnection] = {}
         self._numbers = 0
         self._waking: asyncio.TimerHandle | None = None
         self._grabbed: list[Backend] | None = None
@@ -153,11 +153,11 @@ class PostgresNode:
         offset = self._node.clock_offset if self._node else 0.0
         self.postgres.set_clock(self.loop.time() + offset)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: PostgresConnection) -> None:
         """It has a backend."""
         self._connections[connection.number] = connection
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: PostgresConnection) -> None:
         """It has none any more."""
         if connection in self.locks.parked:
             self.locks.parked.remove(connection)
@@ -167,10 +167,10 @@ class PostgresNode:
         if self._grabbed is not None:
             self.later(_GRAB_SECONDS, self._grab)
 
-    def key_data(self, connection: Connection, message: bytes) -> bytes:
+    def key_data(self, connection: PostgresConnection, message: bytes) -> bytes:
         """BackendKeyData with a process id and a secret that are the same in every run."""
         pid = (1000 + connection.number).to_bytes(4, "big")
-        secret = self._key_dice.randbytes(len(message) - 9)
+        secret = self._key_rng.randbytes(len(message) - 9)
         self._keys[pid, secret] = connection
         return message[:5] + pid + secret
 
@@ -182,15 +182,15 @@ class PostgresNode:
 
     def check_seconds(self) -> float:
         """How long until the server looks whether a client is still there."""
-        return self._lock_dice.uniform(0, CONNECTION_CHECK_SECONDS)
+        return self._lock_rng.uniform(0, CONNECTION_CHECK_SECONDS)
 
     def hold_seconds(self) -> float:
         """How long the next single statement that writes is to hold its commit; mostly 0."""
-        if self._held_dice.random() >= self._held_share:
+        if self._held_rng.random() >= self._held_share:
             return 0.0
-        return self._held_dice.uniform(*_HOLD_SECONDS)
+        return self._held_rng.uniform(*_HOLD_SECONDS)
 
-    def park(self, connection: Connection) -> bool:
+    def park(self, connection: PostgresConnection) -> bool:
         """Whether it waits for a lock; then it is parked."""
         parked = self.locks.park(self.postgres.control, connection)
         if parked:
@@ -198,7 +198,7 @@ class PostgresNode:
             self.look_again()
         return parked
 
-    def resume(self, connection: Connection, *signals: int) -> None:
+    def resume(self, connection: PostgresConnection, *signals: int) -> None:
         """A parked statement runs on."""
         self.set_clock()
         self.locks.release(connection, *signals)
@@ -207,16 +207,16 @@ class PostgresNode:
     def look_again(self) -> None:
         """A backend has run: soon, somebody who waited may have got the lock."""
         if self.locks.parked and self._waking is None:
-            seconds = self._lock_dice.uniform(0, _WAKE_SECONDS_MAX)
+            seconds = self._lock_rng.uniform(0, _WAKE_SECONDS_MAX)
             self._waking = self.later(seconds, self._wake)
 
-    def note(self, connection: Connection, what: str, data: bytes = b"") -> None:
+    def note(self, connection: PostgresConnection, what: str, data: bytes = b"") -> None:
         """An entry of the trace."""
         self.loop.trace.note("sql", connection.client, what, data)
 
     def answered(
         self,
-        connection: Connection,
+        connection: PostgresConnection,
         batch: Batch,
         replies: list[Message],
         *,
@@ -231,7 +231,7 @@ class PostgresNode:
         how = " (waited for a lock)" * parked + " (commit held)" * held
         self.note(connection, ", ".join(what) + how, b"".join(message for _, message in replies))
         for name, message in outcomes:
-            statement = Statement(
+            statement = ExecutedStatement(
                 at=self.loop.time(),
                 client=connection.client,
                 name=name,
@@ -259,16 +259,16 @@ class PostgresNode:
             raise ProcessLookupError("the node postgres does not run: nothing to break")
         return self.node.context.copy().run(work)
 
-    def _accept(self) -> Connection:
+    def _accept(self) -> PostgresConnection:
         self._numbers += 1
-        return Connection(self, self._numbers)
+        return PostgresConnection(self, self._numbers)
 
     def _wake(self) -> None:
         """One that got its lock goes on; then the next."""
         self._waking = None
         granted = self.locks.granted(self.postgres.control)
         if granted:
-            self.resume(self._lock_dice.choice(granted))
+            self.resume(self._lock_rng.choice(granted))
         if len(granted) > 1:
             self.look_again()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class ExecutedStatement:
     """A statement that was answered. ``at``: virtual seconds.
 
     ``client``: the node that sent it. ``outcome``: the command tag ("SELECT 3"), or the SQLSTATE.

@@ -19,7 +19,7 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
-class Clients:
+class SimulatedClients:
     """All clients of a run. ``record`` is called with each half of each operation.
 
     ``zero``: Unix time (virtual) of arena second 0. ``answered`` counts the operations that are

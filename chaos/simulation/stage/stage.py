@@ -1,4 +1,4 @@
-"""The stack of one simulated run, under the names that scenarios use (``chaos.course.Stage``)."""
+"""The environment of one simulated run (``chaos.course.Environment``): roles, servers, clients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.edges import inject_edge_fault
 from chaos.simulation.network.fabric import Network
 from chaos.simulation.postgres import PostgresNode
-from chaos.simulation.stage.actors import Actor, Main, write_logs
-from chaos.simulation.stage.clients import Clients
-from chaos.simulation.stage.servers import ServerStrike
-from chaos.simulation.stage.witness import FrugalWitness
+from chaos.simulation.stage.actors import Main, SimulatedProcess, write_logs
+from chaos.simulation.stage.clients import SimulatedClients
+from chaos.simulation.stage.servers import SimulatedServerFaults
+from chaos.simulation.stage.witness import CachingObserver
 from chaos.simulation.valkey import ValkeyNode
 from chaos.sink import Call, Sink, create_sink, read_calls
 from chaos.witness import DatabaseObserver
@@ -37,8 +37,8 @@ _STOP_GRACE_SECONDS = 2.0
 _WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
 
 
-class Stage:
-    """Everything of one run. Made on the harness's node, by ``up``.
+class SimulatedEnvironment:
+    """All processes of one run. ``up`` starts them, on the harness's node.
 
     ``apps``: modules of handlers beside those of the workload. ``directory``: for logs, and the
     files of sink and collector.
@@ -62,9 +62,9 @@ class Stage:
         self.valkey = valkey
         self._directory = directory
         self._apps = apps
-        self.actors: dict[str, Actor] = {}
-        self.observer: DatabaseObserver = FrugalWitness(postgres)
-        self.clients = Load(scenario, seed, network)
+        self.actors: dict[str, SimulatedProcess] = {}
+        self.observer: DatabaseObserver = CachingObserver(postgres)
+        self.clients = ClientNode(scenario, seed, network)
         self._logs = directory / "logs"
         self._sink_log = directory / "sink.jsonl"
         self._spans_file = directory / "spans.otlp"
@@ -78,7 +78,7 @@ class Stage:
         loop.start(COLLECTOR, self._serve_collector)
         for name in self.scenario.topology.processes:
             port = API_PORT if name.startswith("api-") else HEALTH_PORT
-            actor = Actor(name, self._main(name), (self._network.host(name), port))
+            actor = SimulatedProcess(name, self._main(name), (self._network.host(name), port))
             self.actors[name] = actor
             actor.start()
         await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
@@ -96,7 +96,7 @@ class Stage:
     async def inject_server_fault(self, fault: str, server: str, hold: Hold) -> Observed:
         self._loop.trace.note("fault", server, f"{fault} begins")
         try:
-            return await ServerStrike(self.postgres, self.valkey).run(fault, server, hold)
+            return await SimulatedServerFaults(self.postgres, self.valkey).run(fault, server, hold)
         finally:
             self._loop.trace.note("fault", server, f"{fault} ends")
 
@@ -164,8 +164,8 @@ class Stage:
         await serving
 
 
-class Load:
-    """The clients on a node of their own (``chaos.course.Clients``)."""
+class ClientNode:
+    """The clients on a node of their own (``chaos.course.SimulatedClients``)."""
 
     def __init__(self, scenario: Scenario, seed: int, network: Network) -> None:
         operations = generate(scenario.workload, seed)
@@ -174,7 +174,9 @@ class Load:
         self._zero = 0.0
         self._began = asyncio.Event()
         self._operations: list[Record] = []
-        self._clients = Clients(operations, urls, self._operations.append, lambda: self._zero)
+        self._clients = SimulatedClients(
+            operations, urls, self._operations.append, lambda: self._zero
+        )
         self._node: Node | None = None
 
     def start(self, loop: SimulationLoop) -> None:

@@ -18,7 +18,7 @@ from chaos.records import ArenaName
 from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.run import simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.suite.pool import Pool
 from chaos.simulation.suite.sampler import StackSampler
 from chaos.simulation.sweep import trial
@@ -31,7 +31,7 @@ _SAMPLED_SEEDS = 2
 _FIRST_SEED = 1000
 
 
-def benchmark_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
+def benchmark_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
     """Run one seed: ``scenario`` (document), ``seed``, ``runs``.
 
     ``sampled``: also measure where the time goes, which costs some.

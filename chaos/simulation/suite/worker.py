@@ -25,15 +25,15 @@ from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.variants import variant_job
 from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.story import Story
 from chaos.simulation.suite.benchmark import benchmark_job
 from chaos.simulation.sweep.trial import sweep_job
 
-Job = Callable[[Foundation, dict[str, Any]], dict[str, Any]]
+Job = Callable[[SharedServers, dict[str, Any]], dict[str, Any]]
 
 
-def run_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
+def run_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
     """Run one seed (the job is made by ``SimulationArena``); ``task``: limits the story."""
     spec = RunSpec(
         ArenaName.SIMULATION,
@@ -79,7 +79,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with Foundation.laid() as foundation:
+    with SharedServers.open() as foundation:
         replies.write(b'{"ready":true}\n')
         for line in sys.stdin.buffer:
             job = orjson.loads(line)

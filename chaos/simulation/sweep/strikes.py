@@ -14,7 +14,7 @@ from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Message
 from chaos.simulation.stage.actors import RESTART_DELAY_SECONDS
-from chaos.simulation.stage.stage import Stage
+from chaos.simulation.stage.stage import SimulatedEnvironment
 from chaos.simulation.sweep.labels import Labels
 from chaos.vocabulary import SERVERS
 
@@ -26,7 +26,7 @@ _STRIKE = re.compile(
 _AND = " + "
 
 
-class Kind(StrEnum):
+class MessageFaultKind(StrEnum):
     """The kinds of single strikes."""
 
     SENDER = "kill the sender, the message is on its way"
@@ -43,7 +43,7 @@ class ScheduleError(ChaosError):
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class MessageFault:
     """``victim`` is killed ``before`` the ``message`` is delivered, or just ``after``; no victim:
     the message is lost. ``message`` is a label (``labels.Label``).
     """
@@ -56,7 +56,7 @@ class Strike:
         return f"kill {self.victim} {self.when} {self.message}" if self.victim else self._lose
 
     @classmethod
-    def parse(cls, text: str) -> Strike:
+    def parse(cls, text: str) -> MessageFault:
         """Back from ``str``; raises ScheduleError."""
         found = _STRIKE.fullmatch(text)
         if found is None:
@@ -77,17 +77,19 @@ class Strike:
         return self.message.split(" ", 2)[1] == "up"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageFaultKind:
         """What sort of strike it is."""
         if not self.victim:
-            return Kind.REQUEST if self.is_request else Kind.REPLY
+            return MessageFaultKind.REQUEST if self.is_request else MessageFaultKind.REPLY
         if self.victim in SERVERS:
-            return Kind.POSTGRES if self.victim == "postgres" else Kind.REDIS
+            return (
+                MessageFaultKind.POSTGRES if self.victim == "postgres" else MessageFaultKind.REDIS
+            )
         if self.when == "after":
-            return Kind.RECEIVED
+            return MessageFaultKind.RECEIVED
         client, _, server = self.edge.partition("->")
         sender = client if self.is_request else server
-        return Kind.SENDER if self.victim == sender else Kind.RECEIVER
+        return MessageFaultKind.SENDER if self.victim == sender else MessageFaultKind.RECEIVER
 
     @property
     def fault(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class Schedule:
     """Strikes in the order in which they come, in one scope (the name of its scenario)."""
 
     scope: str
-    strikes: tuple[Strike, ...]
+    strikes: tuple[MessageFault, ...]
 
     def __str__(self) -> str:
         return f"{self.scope}: {_AND.join(map(str, self.strikes))}"
@@ -126,11 +128,11 @@ class Schedule:
             raise ScheduleError(
                 f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'"
             )
-        return cls(scope, tuple(Strike.parse(each) for each in rest.split(_AND)))
+        return cls(scope, tuple(MessageFault.parse(each) for each in rest.split(_AND)))
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MessagePoint:
     """A message that was about to be delivered at a virtual second; ``changes`` as of its label.
 
     ``sender`` and ``receiver`` are processes that could have been killed there, "" if it cannot.
@@ -142,51 +144,51 @@ class Point:
     sender: str
     receiver: str
 
-    def strikes(self) -> Iterator[Strike]:
+    def strikes(self) -> Iterator[MessageFault]:
         """Everything that can be done here, but for servers."""
         if self.sender:
-            yield Strike(self.message, self.sender, "before")
+            yield MessageFault(self.message, self.sender, "before")
         if self.receiver:
-            yield Strike(self.message, self.receiver, "before")
-            yield Strike(self.message, self.receiver, "after")
-        yield Strike(self.message)
+            yield MessageFault(self.message, self.receiver, "before")
+            yield MessageFault(self.message, self.receiver, "after")
+        yield MessageFault(self.message)
 
-    def server_strikes(self) -> Iterator[Strike]:
+    def server_strikes(self) -> Iterator[MessageFault]:
         """The server at one end of it is killed."""
         server = self.message.partition(" ")[0].partition("->")[2]
         if server in SERVERS:
-            yield Strike(self.message, server, "before")
+            yield MessageFault(self.message, server, "before")
 
 
 @dataclass(slots=True)
-class Struck:
-    """A strike that came. ``at``: virtual second; ``evidence`` shows that it was felt."""
+class InjectedMessageFault:
+    """A strike that came. ``at``: virtual second; ``evidence`` shows that it was observed."""
 
-    strike: Strike
+    strike: MessageFault
     at: float
-    felt: bool
+    observed: bool
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-class Striker:
+class MessageFaultInjector:
     """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
 
     ``see`` is the run's tap. ``attach`` must be called on the harness's node, before anything is
     started.
     """
 
-    def __init__(self, strikes: Sequence[Strike]) -> None:
-        self.points: list[Point] = []
-        self.struck: list[Struck] = []
+    def __init__(self, strikes: Sequence[MessageFault]) -> None:
+        self.points: list[MessagePoint] = []
+        self.injected: list[InjectedMessageFault] = []
         self._todo = {strike.message: strike for strike in strikes}
-        self._stage: Stage | None = None
+        self._environment: SimulatedEnvironment | None = None
         self._labels: Labels | None = None
         self._harness = contextvars.copy_context()
 
-    def attach(self, stage: Stage) -> None:
+    def attach(self, environment: SimulatedEnvironment) -> None:
         """Name the environment whose processes are killed."""
-        self._stage = stage
-        self._labels = Labels(stage.postgres.names)
+        self._environment = environment
+        self._labels = Labels(environment.postgres.names)
         self._harness = contextvars.copy_context()
 
     def see(self, message: Message) -> bool:
@@ -197,7 +199,7 @@ class Striker:
         label = self._labels.of(message)
         sender, receiver = _killable(message.sender), _killable(message.receiver)
         now = self._loop.time()
-        self.points.append(Point(now, label.text, label.changes, sender, receiver))
+        self.points.append(MessagePoint(now, label.text, label.changes, sender, receiver))
         strike = self._todo.pop(label.text, None)
         if strike is None:
             return True
@@ -205,28 +207,30 @@ class Striker:
         if not strike.victim:
             # The network breaks the connection of a message that is lost.
             evidence = {"connection": message.connection, "bytes": len(message.data)}
-            self.struck.append(Struck(strike, now, felt=True, evidence=evidence))
+            self.injected.append(
+                InjectedMessageFault(strike, now, observed=True, evidence=evidence)
+            )
             return False
         self._kill(strike, message, now)
         return True
 
     @property
-    def _attached(self) -> Stage:
-        assert self._stage is not None  # noqa: S101 - attach() came first
-        return self._stage
+    def _attached(self) -> SimulatedEnvironment:
+        assert self._environment is not None  # noqa: S101 - attach() came first
+        return self._environment
 
     @property
     def _loop(self) -> SimulationLoop:
         return self._attached.postgres.loop
 
-    def _kill(self, strike: Strike, message: Message, now: float) -> None:
+    def _kill(self, strike: MessageFault, message: Message, now: float) -> None:
         if strike.victim in SERVERS:
             self._kill_server(strike, now)
             return
         ends = {message.sender.name: message.sender, message.receiver.name: message.receiver}
         victim = ends.get(strike.victim)
         if victim is None or not victim.alive:
-            self.struck.append(Struck(strike, now, felt=False))
+            self.injected.append(InjectedMessageFault(strike, now, observed=False))
         elif strike.when == "before":
             self._end(strike, victim)
         else:
@@ -234,22 +238,24 @@ class Striker:
             loop, context = self._loop, victim.context.copy()
             loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
 
-    def _end(self, strike: Strike, victim: Node) -> None:
+    def _end(self, strike: MessageFault, victim: Node) -> None:
         alive, now = victim.alive, self._loop.time()
         self._loop.kill(victim)
         evidence = {"pid": victim.number, "exit": victim.exit_code}
-        self.struck.append(Struck(strike, now, felt=alive, evidence=evidence))
+        self.injected.append(InjectedMessageFault(strike, now, observed=alive, evidence=evidence))
 
-    def _kill_server(self, strike: Strike, now: float) -> None:
+    def _kill_server(self, strike: MessageFault, now: float) -> None:
         """The real server dies, and another one starts."""
-        stage = self._attached
-        server = stage.postgres if strike.victim == "postgres" else stage.valkey
+        environment = self._attached
+        server = environment.postgres if strike.victim == "postgres" else environment.valkey
         pid = server.pid
-        if server is stage.postgres:
-            stage.postgres.crash()
+        if server is environment.postgres:
+            environment.postgres.crash()
         else:
-            stage.valkey.kill()
-        self.struck.append(Struck(strike, now, felt=pid is not None and server.pid is None))
+            environment.valkey.kill()
+        self.injected.append(
+            InjectedMessageFault(strike, now, observed=pid is not None and server.pid is None)
+        )
         self._loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
 
 

@@ -48,16 +48,16 @@ class _Sent:
     effects: list[Command]
 
 
-class Host(Protocol):
+class ValkeyHost(Protocol):
     """What a connection needs of the node that serves it (``node.ValkeyNode``)."""
 
     loop: SimulationLoop
-    waiting: dict[Connection, Parked]
+    waiting: dict[ValkeyConnection, Parked]
 
-    def connect(self, connection: Connection) -> RealConnection:
+    def connect(self, connection: ValkeyConnection) -> RealConnection:
         """Register a connection and open the real one behind it."""
 
-    def disconnect(self, connection: Connection) -> None:
+    def disconnect(self, connection: ValkeyConnection) -> None:
         """Unregister a closed connection."""
 
     def refusal(self, client: str, command: Command) -> str | None:
@@ -76,10 +76,10 @@ class Host(Protocol):
         """Record an answered command in the trace and the counters."""
 
 
-class Connection(asyncio.Protocol):
+class ValkeyConnection(asyncio.Protocol):
     """What its client sends is answered in order, also when something of it has to wait."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ValkeyHost) -> None:
         self.client = "?"
         self.database = 0
         self._host = host

@@ -15,8 +15,8 @@ from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
 from chaos.simulation.network.fabric import Network
 from chaos.simulation.valkey.commands import Command, about, group_of, hint_of, may_wake
-from chaos.simulation.valkey.connection import Connection, Parked
-from chaos.simulation.valkey.server import RealConnection, Valkey
+from chaos.simulation.valkey.connection import Parked, ValkeyConnection
+from chaos.simulation.valkey.server import RealConnection, SharedValkey
 
 NAME = "redis"
 PORT = 6379
@@ -29,14 +29,14 @@ class ValkeyNode:
     command. ``waiting``: the reads that wait, first come first served.
     """
 
-    def __init__(self, valkey: Valkey, loop: SimulationLoop, network: Network) -> None:
+    def __init__(self, valkey: SharedValkey, loop: SimulationLoop, network: Network) -> None:
         self.hints: list[SeenHint] = []
         self.counters: Counter[tuple[str, str]] = Counter()
-        self.waiting: dict[Connection, Parked] = {}
+        self.waiting: dict[ValkeyConnection, Parked] = {}
         self.loop = loop
         self._valkey = valkey
         self._network = network
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[ValkeyConnection, None] = {}
         self._node: Node | None = None
         self._context = contextvars.Context()
         self._milliseconds = 0
@@ -62,7 +62,7 @@ class ValkeyNode:
         """What the node runs, in each of its lives: it serves for ever."""
         self._node = current_node()
         self._context = contextvars.copy_context()
-        await self.loop.create_server(lambda: Connection(self), "0.0.0.0", PORT)  # noqa: S104
+        await self.loop.create_server(lambda: ValkeyConnection(self), "0.0.0.0", PORT)  # noqa: S104
         for_ever: asyncio.Future[int] = self.loop.create_future()
         return await for_ever
 
@@ -105,12 +105,12 @@ class ValkeyNode:
 
     # ---------------------------------------------------------------------- for connections
 
-    def connect(self, connection: Connection) -> RealConnection:
+    def connect(self, connection: ValkeyConnection) -> RealConnection:
         """The real connection behind a simulated one."""
         self._connections[connection] = None
         return self._valkey.connect()
 
-    def disconnect(self, connection: Connection) -> None:
+    def disconnect(self, connection: ValkeyConnection) -> None:
         """It is closed."""
         self._connections.pop(connection, None)
 

@@ -69,7 +69,7 @@ class RealConnection:
             self._socket.close()
 
 
-class Valkey:
+class SharedValkey:
     """A real server, one for all runs of this OS process; it keeps nothing on disk.
 
     A context manager: entering starts it, leaving stops it and removes its directory.

@@ -15,7 +15,7 @@ from loadtest import load as loads
 from loadtest import profiler, submits
 from loadtest import scale as scales
 from loadtest import soak as soaks
-from loadtest.locust_run import Load
+from loadtest.locust_run import LocustLoad
 from loadtest.peers import side_by_side
 from loadtest.peers.environments import default_cache
 from loadtest.peers.rival import NAMES
@@ -27,7 +27,7 @@ EXIT_MISSED = 3
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures there, too.")]
 
 
-class Measured(Protocol):
+class Measurement(Protocol):
     """What a command measured: for people, and for a machine."""
 
     def lines(self) -> list[str]:
@@ -63,7 +63,7 @@ def drain(
 ) -> None:
     """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
     _check_parent(json_file)
-    options = drains.Options(
+    options = drains.DrainOptions(
         tasks=tasks,
         rounds=rounds,
         workers=workers,
@@ -94,7 +94,7 @@ def submit(
 ) -> None:
     """Store tasks in each way there is, and time single ones while nothing else is to be done."""
     _check_parent(json_file)
-    options = submits.Options(
+    options = submits.SubmitOptions(
         rounds=rounds,
         seconds=seconds,
         connections=connections,
@@ -106,7 +106,7 @@ def submit(
     _tell(rates, json_file)
 
 
-class Shape(StrEnum):
+class LoadShape(StrEnum):
     """Load shapes of the locustfile."""
 
     STEADY = "steady"
@@ -125,7 +125,9 @@ def load(  # noqa: PLR0913 - one for each option
     users: Annotated[int, typer.Option(min=1, help="Locust's users.")] = 30,
     spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users that come per second.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 60.0,
-    shape: Annotated[Shape, typer.Option(help="How many users are there when.")] = Shape.STEADY,
+    shape: Annotated[
+        LoadShape, typer.Option(help="How many users are there when.")
+    ] = LoadShape.STEADY,
     batch_size: Annotated[
         int, typer.Option(min=1, max=1000, help="Tasks in a batch submit.")
     ] = 100,
@@ -158,8 +160,8 @@ def load(  # noqa: PLR0913 - one for each option
     out = out or _new_directory("load")
     if out.exists():
         raise typer.BadParameter(f"{out} exists", param_hint="--out")
-    options = loads.Options(
-        load=Load(
+    options = loads.LoadOptions(
+        load=LocustLoad(
             users=users,
             spawn_rate=spawn_rate,
             seconds=seconds,
@@ -208,7 +210,7 @@ def peers(
     names = tuple(dict.fromkeys(only or NAMES))
     if unknown := [name for name in names if name not in NAMES]:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(NAMES)}", param_hint="--only")
-    options = side_by_side.Options(names, cache, tasks, rounds, workers, schedulers)
+    options = side_by_side.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
     comparison = run(side_by_side.compare(options, say))
     typer.echo(comparison.markdown(), nl=False)
     if out is not None:
@@ -235,7 +237,7 @@ def profile(
 ) -> None:
     """Where does the time go? Per statement in Postgres, per function in Python."""
     out = out or _new_directory("profile")
-    options = profiler.Options(out, tasks, workers, python=python, extension=extension)
+    options = profiler.ProfileOptions(out, tasks, workers, python=python, extension=extension)
     for line in run(profiler.run(options, say)).lines():
         typer.echo(line)
     say(f"profile.json, and stacks for a flame graph, lie in {out}")
@@ -256,7 +258,7 @@ def scale(
     json_file: JsonFile = None,
 ) -> None:
     """Drain beside a large table (filled by SQL) and beside an empty one."""
-    options = scales.Options(future, finished, tasks, rounds, workers, schedulers)
+    options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers)
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
     _tell(scaling, json_file)
@@ -287,7 +289,7 @@ def soak(
     ] = None,
 ) -> None:
     """A steady load for long: memory, sizes of tables and indexes, dead tuples over time."""
-    options = soaks.Options(
+    options = soaks.SoakOptions(
         minutes=minutes,
         rate=rate,
         every_seconds=every,
@@ -308,7 +310,7 @@ def _new_directory(what: str) -> Path:
     return Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{what}"
 
 
-def _tell(measured: Measured, json_file: Path | None) -> None:
+def _tell(measured: Measurement, json_file: Path | None) -> None:
     for line in measured.lines():
         typer.echo(line)
     if json_file is not None:

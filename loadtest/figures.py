@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from loadtest.witness import Latency
+from loadtest.witness import LatencySummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Figures:
 
     holdfast: list[Round] = field(default_factory=list)
     procrastinate: list[Round] = field(default_factory=list)
-    latency: dict[str, Latency] = field(default_factory=dict)
+    latency: dict[str, LatencySummary] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for a machine."""

@@ -25,7 +25,7 @@ _MEASURED = frozenset({0, 1})
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LocustLoad:
     """Who shall do what for how long. ``arguments`` go to Locust as they are."""
 
     users: int
@@ -38,7 +38,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RequestStats:
     """What Locust counted under one type and name. ``times``: milliseconds -> how often."""
 
     requests: int
@@ -57,7 +57,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LoadProgress:
     """Where the load stands now; rates per second, times in milliseconds."""
 
     users: int
@@ -70,7 +70,7 @@ class Progress:
 class LocustRun:
     """One headless run against ``host``; its files lie in ``out``."""
 
-    def __init__(self, load: Load, host: str, run_id: str, out: Path) -> None:
+    def __init__(self, load: LocustLoad, host: str, run_id: str, out: Path) -> None:
         self.load = load
         self._host = host
         self._run_id = run_id
@@ -123,14 +123,14 @@ class LocustRun:
         if self._process is not None:
             await end(self._process)
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> LoadProgress | None:
         """From the newest complete second of its history; None before the first."""
         rows = _last_second(self._out / "locust_stats_history.csv")
         total = rows.get(("", "Aggregated"))
         if total is None:
             return None
         effect = rows.get(EFFECT, {})
-        return Progress(
+        return LoadProgress(
             users=int(total["User Count"]),
             submitted_per_second=_rate(rows.get(SINGLE))
             + _rate(rows.get(BATCH)) * self.load.batch_size,
@@ -139,11 +139,11 @@ class LocustRun:
             failures=int(total["Total Failure Count"]),
         )
 
-    def tallies(self) -> dict[tuple[str, str], Tally]:
+    def tallies(self) -> dict[tuple[str, str], RequestStats]:
         """All it counted, by type and name."""
         entries = orjson.loads(self._totals_file.read_bytes())
         return {
-            (entry["method"], entry["name"]): Tally(
+            (entry["method"], entry["name"]): RequestStats(
                 requests=entry["num_requests"],
                 failures=entry["num_failures"],
                 times={float(time): count for time, count in entry["response_times"].items()},

@@ -40,7 +40,7 @@ class Sampled:
     functions: list[Function]
 
 
-class Sampler:
+class PySpySampler:
     """Samples one process until ``stop``; the stacks are left in ``file``, in folded form."""
 
     def __init__(self, role: str, pid: int, file: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Literal, Self
 import httpx
 
 from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
+from loadtest.roles import PRODUCT_MODULE
 
 Role = Literal["api", "scheduler", "worker"]
 
@@ -39,7 +40,7 @@ def find_places(line: str, found: dict[str, str]) -> None:
             found[place] = match.group(1)
 
 
-class Stack:
+class LoadtestStack:
     """Servers, API, workers and schedulers; an async context manager. More start when asked to."""
 
     def __init__(
@@ -140,7 +141,7 @@ class Stack:
     async def _start(self) -> None:
         self._places.clear()
         self._ready.clear()
-        arguments = ["system", "up", "--data-dir", str(self._directory)]
+        arguments = [PRODUCT_MODULE, "up", "--data-dir", str(self._directory)]
         arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
         environment = {"HOLDFAST_API_PORT": str(free_port()), **self._environment}
         self._up = await spawn(arguments, environment, stdout=PIPE, stderr=STDOUT)
@@ -170,7 +171,9 @@ class Stack:
             "HOLDFAST_DATABASE_URL": self.database_url,
             "HOLDFAST_REDIS_URL": self.redis_url,
         }
-        process = await spawn(["system", role], {**self._environment, **places, **environment})
+        process = await spawn(
+            [PRODUCT_MODULE, role], {**self._environment, **places, **environment}
+        )
         self._started[role].append(process)
 
     def _failed(self, what: str) -> LoadtestError:

@@ -40,7 +40,7 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
         raise failures.exceptions[0] from None
 
 
-class Submitter:
+class HttpSubmitter:
     """A client of one API; an answer other than "stored" ends the measurement."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:

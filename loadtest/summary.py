@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtest.curves import Curves, curves
-from loadtest.locust_run import BATCH, EFFECT, SINGLE, Load, Tally
+from loadtest.locust_run import BATCH, EFFECT, SINGLE, LocustLoad, RequestStats
 from loadtest.machine import Machine
 from loadtest.record import Record
-from loadtest.thresholds import Judgement
+from loadtest.thresholds import LimitResult
 from observability.charts import quantile
 
 # Every figure that there is, with what it means; limits are set on these names.
@@ -46,10 +46,10 @@ class Summary:
     host: str
     embedded: bool
     started_at: str
-    load: Load
+    load: LocustLoad
     machine: Machine
     figures: dict[str, float | None]
-    judgements: list[Judgement]
+    judgements: list[LimitResult]
     errors: list[dict[str, str]]
     curves: Curves
     notes: list[str]
@@ -79,7 +79,7 @@ class Summary:
 
 
 def figures_of(
-    record: Record, tallies: Mapping[tuple[str, str], Tally], load: Load
+    record: Record, tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad
 ) -> tuple[dict[str, float | None], Curves]:
     """Every figure of MEANINGS, None where it could not be measured; and the curves."""
     drawn = curves(record.lives)
@@ -120,7 +120,7 @@ def _from_record(record: Record) -> dict[str, float | None]:
     }
 
 
-def _from_locust(tallies: Mapping[tuple[str, str], Tally]) -> dict[str, float | None]:
+def _from_locust(tallies: Mapping[tuple[str, str], RequestStats]) -> dict[str, float | None]:
     requests = sum(tally.requests for tally in tallies.values())
     failures = sum(tally.failures for tally in tallies.values())
     effect = tallies.get(EFFECT)
@@ -138,7 +138,7 @@ def _from_locust(tallies: Mapping[tuple[str, str], Tally]) -> dict[str, float | 
     }
 
 
-def _accepted(tallies: Mapping[tuple[str, str], Tally], load: Load) -> int:
+def _accepted(tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad) -> int:
     """Tasks that were told to be stored; a batch counts only if all of it was."""
     singles, batches = tallies.get(SINGLE), tallies.get(BATCH)
     count = singles.requests - singles.failures if singles else 0

@@ -30,7 +30,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class LimitResult:
     """One limit and what was measured."""
 
     limit: Limit
@@ -64,9 +64,9 @@ def read_limits(path: Path, known: Sequence[str]) -> list[Limit]:
     return limits
 
 
-def judge(limits: Sequence[Limit], figures: Mapping[str, float | None]) -> list[Judgement]:
+def judge(limits: Sequence[Limit], figures: Mapping[str, float | None]) -> list[LimitResult]:
     """Every limit with what was measured, in the order of the file."""
     return [
-        Judgement(limit, figures[limit.figure], limit.holds(figures[limit.figure]))
+        LimitResult(limit, figures[limit.figure], limit.holds(figures[limit.figure]))
         for limit in limits
     ]

@@ -35,7 +35,7 @@ FROM (
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class LatencySummary:
     """Seconds from due to claimed, over ``count`` tasks."""
 
     count: int
@@ -44,7 +44,7 @@ class Latency:
     max: float
 
 
-class Witness:
+class DatabaseProbe:
     """One connection to Holdfast's database. It looks at tasks from ``begin`` on only.
 
     Ids of tasks are UUIDv7: a range of them is a range of time, found by the primary key.
@@ -78,12 +78,12 @@ class Witness:
         """Rows in the ledger: tasks that succeeded."""
         return int(await self.connection.fetchval(FINISHED, self._since))
 
-    async def latency(self, *, ahead: bool) -> Latency:
+    async def latency(self, *, ahead: bool) -> LatencySummary:
         """Due to start, of tasks submitted ahead of time, or of those due at once."""
         row = await self.connection.fetchrow(LATENCY, ahead, self._since)
         if row is None or not row["count"]:
             raise LoadtestError("no task started: there is no latency to tell")
-        return Latency(row["count"], row["p50"], row["p99"], row["max"])
+        return LatencySummary(row["count"], row["p50"], row["p99"], row["max"])
 
     async def check_all_succeeded(self, count: int) -> None:
         """Exactly ``count`` tasks, each SUCCEEDED, each with one ledger row.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +73,17 @@ def test_a_forbidden_import_is_noticed(module: str, line: str, tmp_path: Path) -
     )
     assert done.returncode == 1, done.stdout
     assert "BROKEN" in done.stdout
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports under TYPE_CHECKING count: a circle of types is a circle for the reader."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > 300, "the graph must cover the whole repository"
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,6 +7,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         assert function.end_lineno is not None
         lines = function.end_lineno - function.lineno + 1
         assert lines <= FUNCTION_LINES_MAX, f"{function.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("packages", [("system", "observability"), ("chaos", "loadtest")])
+def test_no_public_class_name_stands_twice(packages: tuple[str, ...]) -> None:
+    """The adapters in loadtest/peers implement one interface, each in a process of its own."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in _tracked(*(f"{package}/*.py" for package in packages)):
+        name = str(path.relative_to(ROOT))
+        if not name.startswith("loadtest/peers/"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(name)
+    assert len(places) > 100, "the classes of these packages must be found"
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_other_top_level_folders() -> None:

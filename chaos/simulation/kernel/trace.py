@@ -1,8 +1,8 @@
-"""What happened in a simulated run, step by step: always as a digest, on request as a story.
+"""The steps of a simulated run: always as a digest, on request as a list of entries.
 
 The digest covers what every node did, every byte on the wire and every result of a server: two
-runs with the same digest went the same way. The steps alone would not do: they are blind to a race
-inside Postgres that only changes an answer.
+runs with the same digest behaved identically. The steps alone would miss a race inside Postgres
+that only changes an answer.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Trace:
             self.entries.append(Entry(at, kind, who, what))
 
     def step(self, who: str, what: str) -> None:
-        """Of all that happens most is this: into the digest, never into the story."""
+        """Add a plain step to the digest only; most of a run consists of these."""
         self._hash.update(f"{self._clock():.6f} {who} {what}\n".encode())
 
     @property
     def digest(self) -> str:
-        """Of everything so far, as hexadecimal text."""
+        """Return the digest of everything so far, in hexadecimal."""
         return self._hash.hexdigest()

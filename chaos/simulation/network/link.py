@@ -55,15 +55,15 @@ class Link:
         self.receiver = receiver
         self.loop: asyncio.AbstractEventLoop = edge.loop
         self.context: contextvars.Context = edge.context
-        # One stream of chance per link: what others send, and in which order, does not shift it.
+        # One random stream per link: the traffic of other links does not shift it.
         self.rng = edge.loop.rng.stream(f"{edge.name} {stream} {number}")
         self.in_flight = 0
         self.arrived = 0
         self.queue: deque[Chunk] = deque()
         self._due = 0.0  # when the last on the wire arrives
         self._written = -1.0  # when the last was written
-        self._fate: ChunkKind | None = None  # FIN or RST, once one of them is on the wire
-        self._shut = False  # nothing is taken from the sender any more
+        self._fate: ChunkKind | None = None  # FIN or RST, once it is on the wire
+        self._shut = False  # no more data is accepted from the sender
         self._traffic = edge.traffic[stream]
         self.stages: list[ToxicStage] = []
         for toxic in edge.toxics:
@@ -72,7 +72,7 @@ class Link:
     # -------------------------------------------------------------------- the sender's side
 
     def write(self, data: bytes) -> None:
-        """Bytes of the sender. What one step writes is one message, but for toxics under way."""
+        """Send bytes. Without toxics, all writes of one step form one message."""
         if self._shut:
             self.reverse.finish(ChunkKind.RST)
             return
@@ -87,7 +87,7 @@ class Link:
         self._enter(Chunk(ChunkKind.DATA, data, now))
 
     def finish(self, kind: ChunkKind) -> None:
-        """The sender writes no more (FIN), or is gone with things unread (RST)."""
+        """End the stream: the sender is done (FIN), or gone with unread data (RST)."""
         if not self._shut or kind is ChunkKind.RST:
             self._shut = True
             self._enter(Chunk(kind, b"", self.loop.time()))
@@ -101,12 +101,12 @@ class Link:
     # -------------------------------------------------------------------- toxics
 
     def add(self, toxic: Toxic, *, fresh: bool = False) -> None:
-        """A toxic takes its place behind those that stand. ``fresh``: the connection is new."""
+        """Add a toxic behind the existing ones. ``fresh``: the connection is new."""
         if toxic.stream == self.stream:
             self.stages.append(create_toxic_stage(toxic, self, fresh=fresh))
 
     def remove(self, toxic: Toxic) -> None:
-        """The toxic is gone; what it held goes on."""
+        """Remove a toxic; the chunks that it held move on."""
         for stage in [stage for stage in self.stages if stage.toxic is toxic]:
             stage.removed()
             if stage in self.stages:
@@ -128,7 +128,7 @@ class Link:
         self._traffic.slowed_messages += 1
 
     def shut(self, stage: ToxicStage, kind: ChunkKind) -> None:
-        """As Toxiproxy: the end of one direction is the end of the whole connection."""
+        """Close the whole connection, as Toxiproxy does when one direction ends."""
         before = self.stages[: self.stages.index(stage)]
         self.forward(stage, Chunk(kind, b"", self.loop.time()))
         for each in [*before, stage]:
@@ -138,7 +138,7 @@ class Link:
         self.reverse.finish(kind)
 
     def cut(self, kind: ChunkKind) -> None:
-        """The proxy closes the connection; what toxics hold is lost."""
+        """Close the connection as the proxy; chunks held by toxics are lost."""
         for stage in self.stages:
             stage.discard()
         self.stages.clear()
@@ -148,7 +148,7 @@ class Link:
     # -------------------------------------------------------------------- the wire
 
     def wire(self, chunk: Chunk) -> None:
-        """On its way, behind all that went before. Nothing follows a RST, only a RST a FIN."""
+        """Put a chunk on the wire, in order. Nothing follows a RST; only a RST follows a FIN."""
         if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not ChunkKind.RST):
             self.drop(chunk)
             return
@@ -156,14 +156,14 @@ class Link:
             self._fate = chunk.kind
         self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.rng))
         self.queue.append(chunk)
-        # What comes for a closed socket is refused even if its process is paused or gone.
+        # The kernel answers for a closed socket even if its process is paused or gone.
         context = self.context if self.receiver.closed else self.receiver.context
         self.loop.call_at(chunk.at, self._arrive, self.queue, context=context)
 
     def discard(self) -> bool:
-        """Forgets what is on the wire; whether there were bytes among it."""
+        """Drop what is on the wire; return whether bytes were lost."""
         lost = [chunk for chunk in self.queue if chunk.kind is ChunkKind.DATA]
-        # Another queue: what is still to arrive of the old one finds nothing.
+        # A new queue makes the pending arrivals of the old one no-ops.
         self.queue, self.arrived = deque(), 0
         for chunk in lost:
             self._taken(chunk)
@@ -182,7 +182,7 @@ class Link:
         return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is ChunkKind.RST
 
     def drain(self) -> None:
-        """Hands over what has arrived, as long as the receiver takes it."""
+        """Deliver what has arrived, as long as the receiver takes it."""
         while self.arrived and self.receiver.takes:
             self.arrived -= 1
             self._hand_over(self.queue.popleft())
@@ -210,7 +210,7 @@ class Link:
                 receiver.receive_reset()
 
     def _passes(self, data: bytes) -> bool:
-        """Counts, shows to the tap, notes; False when the message is lost."""
+        """Count, trace and tap a message; return False if it is lost."""
         edge, traffic = self.edge, self._traffic
         traffic.received_messages += 1
         traffic.received_bytes += len(data)
@@ -263,7 +263,7 @@ class Connection:
 
 @dataclass(slots=True)
 class Traffic:
-    """Of one stream of an edge, since the start. What toxics cut arrives as several messages."""
+    """Counters of one stream of an edge. A message split by a toxic arrives as several."""
 
     sent_messages: int = 0
     sent_bytes: int = 0
@@ -274,7 +274,7 @@ class Traffic:
 
 
 class Edge:
-    """All connections from one host to another: Toxiproxy with one proxy, listening at the client.
+    """All connections from one host to another, like one Toxiproxy proxy at the client.
 
     ``opened`` and ``refused`` count connections.
     """
@@ -295,15 +295,15 @@ class Edge:
     # ------------------------------------------------------------------------------ faults
 
     def add(self, toxic: Toxic) -> None:
-        """From now on, for open connections too, behind the toxics that stand already."""
+        """Add a toxic behind the existing ones, for open connections too."""
         self.note(f"add {toxic}", kind="fault")
-        toxic = replace(toxic)  # equal ones may stand side by side
+        toxic = replace(toxic)  # equal toxics may coexist
         self.toxics.append(toxic)
         for link in self._links():
             link.add(toxic)
 
     def remove(self, toxic: Toxic) -> None:
-        """Held bytes arrive at once; a timeout closes its connections. No matter if it is gone."""
+        """Remove a toxic if present: held bytes arrive at once, a timeout closes connections."""
         if toxic not in self.toxics:
             return
         standing = self.toxics.pop(self.toxics.index(toxic))
@@ -312,19 +312,19 @@ class Edge:
             link.remove(standing)
 
     def down(self) -> None:
-        """Nobody listens, and open connections are closed; what toxics hold is lost."""
+        """Refuse connections and close the open ones; bytes held by toxics are lost."""
         self.note("down", kind="fault")
         self.enabled = False
         for link in self._links():
             link.cut(ChunkKind.FIN)
 
     def up(self) -> None:
-        """Connections can be made again."""
+        """Accept connections again."""
         self.note("up", kind="fault")
         self.enabled = True
 
     def heal(self) -> None:
-        """Up, and without any toxic."""
+        """Remove all toxics and accept connections."""
         for toxic in list(self.toxics):
             self.remove(toxic)
         if not self.enabled:
@@ -334,14 +334,14 @@ class Edge:
 
     @property
     def open(self) -> int:
-        """Connections of which neither end is closed."""
+        """Count the connections of which neither end is closed."""
         return sum(
             not (connection.client.closed or connection.server.closed)
             for connection in self.connections
         )
 
     def counters(self) -> dict[str, int]:
-        """Both streams together. All but those of what is held now only ever grow."""
+        """Return counters over both streams. All but the ``held`` ones are monotonic."""
         counted = {
             field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
             for field in fields(Traffic)
@@ -362,7 +362,7 @@ class Edge:
         return self._network.tap
 
     def connect(self, client: End, server: End) -> Connection:
-        """A new connection between two ends; forgets those that are over."""
+        """Connect two ends; forget connections that are over."""
         self.opened += 1
         connection = Connection(self, self.opened, client, server)
         self.connections = [each for each in self.connections if not each.over]
@@ -370,12 +370,12 @@ class Edge:
         return connection
 
     def latency(self, rng: random.Random) -> float:
-        """Virtual seconds of one way over the wire."""
+        """Draw the virtual seconds of one way over the wire."""
         low, high = self._network.latency_seconds
         return low + (high - low) * rng.random()
 
     def note(self, what: str, data: bytes = b"", kind: trace.EntryKind = "wire") -> None:
-        """An entry of the trace."""
+        """Add an entry to the trace."""
         self.loop.trace.note(kind, self.name, what, data)
 
     def _links(self) -> list[Link]:

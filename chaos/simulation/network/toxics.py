@@ -43,7 +43,7 @@ class ChunkKind(Enum):
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Something under way. ``at``: the virtual second of its last change of place."""
+    """A unit in flight. ``at``: the virtual second at which it last moved."""
 
     kind: ChunkKind
     data: bytes
@@ -81,27 +81,27 @@ class Toxic:
 
 
 class DeliveryPath(Protocol):
-    """What a stage needs of the direction it stands in."""
+    """The direction of a connection, as its toxic stages see it (``link.Link``)."""
 
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context
     rng: random.Random
 
     def forward(self, stage: ToxicStage, chunk: Chunk) -> None:
-        """Hand on to what comes after the stage."""
+        """Pass a chunk on to what follows the stage."""
 
     def drop(self, chunk: Chunk) -> None:
-        """The chunk is gone."""
+        """Count a chunk as lost."""
 
     def slowed(self) -> None:
-        """Something does not pass as it came."""
+        """Count a message as delayed or split."""
 
     def shut(self, stage: ToxicStage, kind: ChunkKind) -> None:
-        """Close the connection from here: to the receiver behind what was handed on before."""
+        """Close the connection; the receiver still gets what was passed on before."""
 
 
 class ToxicStage:
-    """One toxic at work on one direction of one connection. ``fresh``: it stood before it."""
+    """A toxic applied to one direction of a connection. ``fresh``: it is older than that."""
 
     def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
         self.toxic = toxic
@@ -110,19 +110,19 @@ class ToxicStage:
         self._timer: asyncio.TimerHandle | None = None
 
     def push(self, chunk: Chunk) -> None:
-        """Takes DATA, FIN or RST (both are just a close to Toxiproxy)."""
+        """Process DATA, FIN or RST (Toxiproxy treats both as a close)."""
         raise NotImplementedError
 
     def removed(self) -> None:
-        """The toxic was removed."""
+        """Handle the removal of the toxic."""
 
     @property
     def held(self) -> Collection[Chunk]:
-        """What waits here."""
+        """Return the chunks held here."""
         return ()
 
     def discard(self) -> None:
-        """The connection is gone: nothing happens here any more."""
+        """Stop; the connection is gone."""
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -137,16 +137,16 @@ class ToxicStage:
 
 
 class _Holding(ToxicStage):
-    """Keeps chunks, in order, until each is due. Removal releases all of them at once."""
+    """Holds chunks, in order, until each is due. Removal releases them all at once."""
 
     def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
         super().__init__(toxic, path, fresh=fresh)
         self._held: deque[tuple[float, Chunk]] = deque()
-        # When the last one taken leaves.
+        # When the last accepted chunk leaves.
         self._free = 0.0
 
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
-        """When which pieces leave, in order; called once per chunk."""
+        """Return the pieces of a chunk with the times they leave, in order."""
         raise NotImplementedError
 
     def push(self, chunk: Chunk) -> None:
@@ -310,5 +310,5 @@ _STAGES: dict[str, type[ToxicStage]] = {
 
 
 def create_toxic_stage(toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> ToxicStage:
-    """The toxic at work in one direction of one connection."""
+    """Create the stage that applies a toxic to one direction of a connection."""
     return _STAGES[toxic.name](toxic, path, fresh=fresh)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.toxics import ChunkKind
 
-# What the kernels and the wire take before a writer's own buffer fills.
+# Capacity of the kernels and the wire before a writer's own buffer fills.
 KERNEL_BYTES = 64 * 1024
 
 Address = tuple[str, int]
 
 
 class Socket:
-    """What clients ask of a socket. ``fileno()`` is real and may be polled for reading:
+    """The socket API that clients use. ``fileno()`` is real and may be polled for reading:
 
     it is never readable while a read would block, and -1 when it would not (or after the close).
     """
@@ -147,7 +147,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
 
     @property
     def takes(self) -> bool:
-        """Whether what arrives is taken at once. A closed socket takes everything, to refuse it."""
+        """Whether arriving data is taken at once. A closed socket takes it to refuse it."""
         return self._reading or self.closed
 
     @property
@@ -161,7 +161,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         return self._protocol_paused
 
     def accept(self) -> None:
-        """The server's node takes the connection from its kernel."""
+        """Accept the connection on the server's node."""
         if self._server is None or not self._server.is_serving():
             self.break_off()
             return
@@ -171,7 +171,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         protocol.connection_made(self)
 
     def receive(self, data: bytes) -> None:
-        """Bytes for the protocol."""
+        """Deliver bytes to the protocol."""
         try:
             if isinstance(self._protocol, asyncio.BufferedProtocol):
                 _fill(self._protocol, data)
@@ -181,7 +181,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             self._fail(error, "data_received() failed")
 
     def receive_eof(self) -> None:
-        """The peer writes no more."""
+        """Handle the end of the peer's stream."""
         try:
             keep = cast("asyncio.Protocol", self._protocol).eof_received()
         except Exception as error:  # noqa: BLE001
@@ -191,16 +191,16 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             self.close()
 
     def receive_reset(self) -> None:
-        """The peer's kernel knows nothing of this connection any more."""
+        """Handle a reset from the peer's kernel."""
         self._close(ConnectionResetError(104, "Connection reset by peer"))
 
     def break_off(self) -> None:
-        """Reset towards the peer, closed on this side."""
+        """Close this side and reset the peer."""
         self.closed = True
         self.outbound.finish(ChunkKind.RST)
 
     def die(self) -> None:
-        """The process is gone and its kernel closes the socket. Nobody is told on this side."""
+        """Close the socket of a dead process, as its kernel does, without callbacks."""
         self.dead = True
         lost = self.inbound.discard()
         if lost or not self.closed:
@@ -208,7 +208,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             self.outbound.finish(ChunkKind.RST if lost else ChunkKind.FIN)
 
     def resume(self) -> None:
-        """What was written has been taken."""
+        """Let the protocol write again."""
         if not self.closed:
             self._maybe_resume_protocol()
 
@@ -243,7 +243,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             raise RuntimeError("Cannot call write() after write_eof()")
         if self.closed or not data:
             return
-        if self.inbound.broken:  # the reset is here, but nobody has read it
+        if self.inbound.broken:  # a reset has arrived but was not read yet
             self.receive_reset()
             return
         self.outbound.write(bytes(data))

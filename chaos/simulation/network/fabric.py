@@ -1,4 +1,4 @@
-"""The simulated network: hosts, servers, connections, and what is broken on the edges between."""
+"""The simulated network: hosts, listening servers, and the edges between hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIRST_FREE_PORT = 49152
 
 
 class Server(asyncio.AbstractServer):
-    """What ``loop.create_server`` returns. New connections are accepted on its node."""
+    """The result of ``loop.create_server``. It accepts connections on its node."""
 
     def __init__(self, network: Network, factory: Factory, address: Address) -> None:
         self.factory = factory
@@ -47,12 +47,12 @@ class Server(asyncio.AbstractServer):
         return self._network.listening(self.node.name, self.port) is self
 
     def close(self) -> None:
-        """Nobody new; open connections stay."""
+        """Stop listening; open connections stay."""
         self._network.forget(self)
         self._wake()
 
     async def wait_closed(self) -> None:
-        """Until it is closed and the last of its connections is gone, as Python documents it."""
+        """Wait until it is closed and its last connection is gone, as Python documents it."""
         if self.is_serving() or self._ends:
             waiter: asyncio.Future[None] = self.get_loop().create_future()
             self._waiters.append(waiter)
@@ -62,7 +62,7 @@ class Server(asyncio.AbstractServer):
         return self._network.loop
 
     async def start_serving(self) -> None:
-        """It does from the start."""
+        """Do nothing: it serves from the start."""
 
     async def serve_forever(self) -> None:
         try:
@@ -80,11 +80,11 @@ class Server(asyncio.AbstractServer):
             end.abort()
 
     def attach(self, end: End) -> None:
-        """A connection of this server has begun."""
+        """Register an accepted connection."""
         self._ends[end] = None
 
     def detach(self, end: End) -> None:
-        """A connection of this server is over."""
+        """Unregister a connection that is over."""
         self._ends.pop(end, None)
         self._wake()
 
@@ -109,7 +109,7 @@ class Network:
         # Timers of proxies and of hosts without a process run as this node.
         self.node = Node(loop, "network", 0, 1)
         self.context = self.node.context
-        # The reading side of a pipe to which nobody ever writes.
+        # The read end of a pipe that is never written to.
         self._descriptors: tuple[int, ...] = os.pipe()
         self._hosts: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -120,13 +120,13 @@ class Network:
         loop.exited.append(self._exited)
 
     def close(self) -> None:
-        """After the run."""
+        """Release the descriptors after the run."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = ()
 
     def host(self, name: str) -> str:
-        """The IP address of the nodes of this name, whichever lives."""
+        """Return the IP address that all nodes of this name share."""
         if name not in self._hosts:
             number = len(self._hosts) + 1
             self._hosts[name] = address = f"10.0.{number >> 8}.{number & 255}"
@@ -134,7 +134,7 @@ class Network:
         return self._hosts[name]
 
     def edge(self, name: str) -> Edge:
-        """``client->server``, by names of hosts; made on demand."""
+        """Return the edge ``client->server`` (names of hosts), created on demand."""
         if name not in self._edges:
             if "" in name.split("->", 1) or "->" not in name:
                 raise ValueError(f"no edge {name!r}: it must be 'client->server'")
@@ -146,7 +146,7 @@ class Network:
         return tuple(self._edges.values())
 
     def heal(self) -> None:
-        """All edges are up and without toxics."""
+        """Bring all edges up and remove their toxics."""
         for edge in self.edges:
             edge.heal()
 
@@ -211,11 +211,11 @@ class Network:
     # ------------------------------------------------------------------------------ for servers
 
     def listening(self, name: str, port: int) -> Server | None:
-        """Who accepts connections there."""
+        """Return the server that listens there, if any."""
         return self._servers.get((name, port))
 
     def forget(self, server: Server) -> None:
-        """It listens no more."""
+        """Stop listening."""
         if server.is_serving():
             del self._servers[server.node.name, server.port]
 
@@ -236,7 +236,7 @@ class Network:
         return port
 
     def _exited(self, node: Node) -> None:
-        """The kernel closes the sockets of a process that is gone."""
+        """Close the sockets of an exited process, as its kernel does."""
         for server in [each for each in self._servers.values() if each.node is node]:
             self.forget(server)
         for edge in self.edges:

@@ -1,7 +1,7 @@
-"""One connection of a client: bytes in virtual time on one side, a real backend on the other.
+"""One client connection: bytes in virtual time on one side, a real backend on the other.
 
-A batch of the client goes to the backend, and its replies are read to the end before anything else
-in the simulation goes on: it takes no virtual time. Unless it waits for a lock; then it is parked.
+A batch is sent to the backend and its replies are read completely before the simulation continues,
+so it takes no virtual time. A batch that waits for a lock is parked instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from chaos.simulation.postgres.messages import Message
 from chaos.simulation.postgres.names import Names
 from chaos.simulation.postgres.server import SharedPostgres
 
-# Real time, without a word from the backend: then it is asked whether it waits for a lock.
+# Real time without a reply, after which to check whether the backend waits for a lock.
 _SILENCE_SECONDS = 0.001
 _SILENCE_SECONDS_MAX = 0.05
 _STUCK_SECONDS = 60.0
@@ -94,10 +94,10 @@ class PostgresHost(Protocol):
 
 
 class PostgresConnection(asyncio.Protocol):
-    """Asks one batch after the other. ``backend``: from the startup message to the end.
+    """Runs one batch after the other. ``backend`` exists from the startup message on.
 
-    ``busy``: a batch is not answered yet (parked, or its commit is held); what comes meanwhile
-    waits. ``client``: the node at the other end.
+    ``busy``: a batch is not answered yet (parked, or its commit is held); later batches wait.
+    ``client``: the node at the other end.
     """
 
     backend: Backend
@@ -137,13 +137,13 @@ class PostgresConnection(asyncio.Protocol):
         if not self.busy:
             self._work()
         elif self._waits:
-            # Postgres looks every few seconds whether the client of a running statement lives.
+            # Postgres checks every few seconds whether the client of a running statement is alive.
             self._host.later(self._host.check_seconds(), self._check_client)
 
     # ------------------------------------------------------------------ for the node
 
     def proceed(self) -> None:
-        """Reads what the backend answers, until all is there or it waits for a lock."""
+        """Read replies until the batch is complete or the backend waits for a lock."""
         silence = _SILENCE_SECONDS
         silent = 0.0
         try:
@@ -151,7 +151,7 @@ class PostgresConnection(asyncio.Protocol):
                 try:
                     self._take(self.backend.read(silence))
                 except Silent:
-                    # The cancelled still waits until it has seen the signal.
+                    # A cancelled backend still waits until it has handled the signal.
                     waits = not self._cancelled and self.backend.rests
                     if waits and self._host.park(self):
                         self._parked = True
@@ -171,7 +171,7 @@ class PostgresConnection(asyncio.Protocol):
         self._then(replies)
 
     def end(self, replies: Iterable[Message]) -> None:
-        """The backend has ended; of what it said the client hears the errors."""
+        """Close after the backend has ended; the client gets the errors among ``replies``."""
         self.backend.drop()
         self._forget()
         errors = [reply for reply in replies if reply[0] == ord("E")]
@@ -181,19 +181,19 @@ class PostgresConnection(asyncio.Protocol):
         self.transport.close()
 
     def terminated(self) -> None:
-        """The backend was told to end: hear its last words."""
+        """Close after the backend was told to end, passing on its last errors."""
         if self._waits:
             self._host.locks.release(self)
         self.end(self.backend.rest())
 
     def cancel(self) -> None:
-        """A cancel request of the client: only a statement that waits is not over yet."""
+        """Handle a cancel request; only a parked statement can still be cancelled."""
         if self._waits:
             self._cancelled = True
             self._host.resume(self, signal.SIGINT)
 
     def drop(self) -> None:
-        """The backend was killed, nobody is told."""
+        """Forget the killed backend without telling the client."""
         if self._started:
             self.backend.drop()
         self._forget()
@@ -218,7 +218,7 @@ class PostgresConnection(asyncio.Protocol):
             self._goodbye()
 
     def _start(self) -> bool:
-        """Reads the first message; False if it has not come, or the connection is over."""
+        """Process the startup message; return False if incomplete or the connection is over."""
         found = self._batches.startup()
         if found is None:
             return False
@@ -262,7 +262,7 @@ class PostgresConnection(asyncio.Protocol):
         self._ask(data, kinds + batch.kinds[:-1], partial(self._hold, batch, hold))
 
     def _ask(self, data: bytes, kinds: Iterable[bytes], then: Then) -> None:
-        """Sends to the backend; ``then`` gets the replies, now or when a lock wait is over."""
+        """Send to the backend; ``then`` gets the replies, now or after a lock wait."""
         self.busy = True
         self._cancelled = False
         self._expected.extend(kinds)
@@ -290,7 +290,7 @@ class PostgresConnection(asyncio.Protocol):
     # ------------------------------------------------------------------ held commits
 
     def _hold(self, batch: Batch, seconds: float, replies: list[Message]) -> None:
-        """The statement has done its work inside a transaction of ours, which stays open."""
+        """Hold the commit: the statement ran inside a transaction of ours, which stays open."""
         kept = _without_command(replies)
         if self._skipping:
             rollback, kinds = messages.command("ROLLBACK")
@@ -307,7 +307,7 @@ class PostgresConnection(asyncio.Protocol):
         self._ask(commit + messages.SYNC, [*kinds, b"Z"], partial(self._settle, batch, kept))
 
     def _settle(self, batch: Batch, kept: list[Message], replies: list[Message]) -> None:
-        """As if it had been one statement in autocommit, whose commit came last."""
+        """Deliver the replies as if it had been one autocommit statement."""
         failed = [reply for reply in replies if reply[0] == ord("E")]
         self._deliver(batch, [*kept, *failed, replies[-1]], held=True)
 
@@ -323,7 +323,7 @@ class PostgresConnection(asyncio.Protocol):
         self._host.answered(self, batch, replies, parked=parked, held=held, in_block=in_block)
         if in_block:
             self._timer = self._host.later(IDLE_IN_TRANSACTION_SECONDS, self._idle_too_long)
-        if parked or held:  # else the caller goes on with what came meanwhile
+        if parked or held:  # else the caller continues with the batches that waited
             self._work()
 
     def _idle_too_long(self) -> None:
@@ -337,7 +337,7 @@ class PostgresConnection(asyncio.Protocol):
             self.terminated()
 
     def _goodbye(self) -> None:
-        """The client is gone: what was not committed is rolled back."""
+        """Close after the client is gone; uncommitted work is rolled back."""
         if self._started:
             self.backend.close()
         self._forget()
@@ -352,11 +352,11 @@ class PostgresConnection(asyncio.Protocol):
 
     @staticmethod
     def _nothing(_: list[Message]) -> None:
-        """Nothing was asked yet."""
+        """Ignore replies before the first batch."""
 
 
 def _without_command(replies: list[Message]) -> list[Message]:
-    """Without the four replies to ``messages.command``."""
+    """Remove the four replies to ``messages.command``."""
     found = []
     skip = 4
     for reply in replies:

@@ -1,7 +1,7 @@
 """Statements that wait for a lock: parked in virtual time, woken one at a time by seed.
 
-Left alone, several waiters of one lock would race in real time when it is released. So a backend
-that waits is stopped (SIGSTOP) and goes on only when nothing blocks it any more and it is picked.
+Otherwise several waiters of one lock would race in real time when it is released. So a waiting
+backend is stopped (SIGSTOP) and continues only when nothing blocks it and it is picked.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _W = TypeVar("_W", bound=Waiter)
 
 
 class LockWaits(Generic[_W]):
-    """Who waits for a lock, in the order in which they began to."""
+    """The connections that wait for a lock, in the order in which they began to wait."""
 
     def __init__(self) -> None:
         self.parked: list[_W] = []
 
     def park(self, control: Control, connection: _W) -> bool:
-        """Stops the backend of ``connection`` if it waits for a lock; whether it does.
+        """Stop the backend of ``connection`` if it waits for a lock; return whether it does.
 
-        One whose wait closes a circle is left running: Postgres soon ends it as the victim of the
-        deadlock. Of those in the circle it alone runs, so it is always the one that came last.
+        A wait that completes a deadlock is left running, so that Postgres picks it as the victim.
+        As the only running backend of the cycle, the victim is always the last one to wait.
         """
         pids = [waiter.backend.pid for waiter in (*self.parked, connection)]
         blockers = _blockers(control, pids)
@@ -43,7 +43,7 @@ class LockWaits(Generic[_W]):
             return False
         connection.backend.stop()
         while not control.answers(_question([pid]), _FREEZE_SECONDS):
-            # It was stopped in the middle of the lock table, which is now closed to everybody.
+            # It was stopped while holding the latch of the lock table, which blocks everyone.
             connection.backend.signal(signal.SIGCONT)
             control.settle()
             connection.backend.stop()
@@ -51,14 +51,14 @@ class LockWaits(Generic[_W]):
         return True
 
     def granted(self, control: Control) -> list[_W]:
-        """Those that nothing blocks any more."""
+        """Return the connections that nothing blocks any more."""
         if not self.parked:
             return []
         blockers = _blockers(control, [waiter.backend.pid for waiter in self.parked])
         return [waiter for waiter in self.parked if not blockers[waiter.backend.pid]]
 
     def release(self, connection: _W, *signals: int) -> None:
-        """Lets it run again, with ``signals`` that it gets first."""
+        """Let a backend run again, delivering ``signals`` first."""
         self.parked.remove(connection)
         connection.backend.signal(*signals, signal.SIGCONT)
 
@@ -68,7 +68,7 @@ def _question(pids: list[int]) -> str:
 
 
 def _blockers(control: Control, pids: list[int]) -> dict[int, set[int]]:
-    """By process id, those it waits for."""
+    """Return, by process id, the processes it waits for."""
     return {
         int(pid): {int(word) for word in found.strip("{}").split(",") if word}
         for pid, found in control.rows(_question(pids))

@@ -1,4 +1,4 @@
-"""What the crash sweep does to a run: kill a process at a message, or lose the message."""
+"""Faults of the crash sweep: kill a process at a message, or lose the message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AND = " + "
 
 
 class MessageFaultKind(StrEnum):
-    """The kinds of single strikes."""
+    """Kinds of single message faults."""
 
     SENDER = "kill the sender, the message is on its way"
     RECEIVER = "kill the receiver before it gets it"
@@ -39,7 +39,7 @@ class MessageFaultKind(StrEnum):
 
 
 class ScheduleError(ChaosError):
-    """A text that names no schedule; the message says how one is written."""
+    """A text is not a valid schedule; the message explains the syntax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class MessageFault:
 
     @property
     def kind(self) -> MessageFaultKind:
-        """What sort of strike it is."""
+        """Classify the fault."""
         if not self.victim:
             return MessageFaultKind.REQUEST if self.is_request else MessageFaultKind.REPLY
         if self.victim in SERVERS:
@@ -93,7 +93,7 @@ class MessageFault:
 
     @property
     def fault(self) -> dict[str, Any]:
-        """The strike as a planned fault of a scenario, its moment missing."""
+        """Return it as a fault of a scenario, without its time."""
         if self.victim:
             return {"name": str(self), "fault": "kill", "target": self.victim}
         way = "up" if self.is_request else "down"
@@ -112,7 +112,7 @@ class MessageFault:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Strikes in the order in which they come, in one scope (the name of its scenario)."""
+    """Message faults in order, in one scope (the name of its scenario)."""
 
     scope: str
     strikes: tuple[MessageFault, ...]
@@ -133,7 +133,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class MessagePoint:
-    """A message that was about to be delivered at a virtual second; ``changes`` as of its label.
+    """A message about to be delivered at a virtual second; ``changes`` as in its label.
 
     ``sender`` and ``receiver`` are processes that could have been killed there, "" if it cannot.
     """
@@ -145,7 +145,7 @@ class MessagePoint:
     receiver: str
 
     def strikes(self) -> Iterator[MessageFault]:
-        """Everything that can be done here, but for servers."""
+        """Yield all faults possible here, except for kills of servers."""
         if self.sender:
             yield MessageFault(self.message, self.sender, "before")
         if self.receiver:
@@ -154,7 +154,7 @@ class MessagePoint:
         yield MessageFault(self.message)
 
     def server_strikes(self) -> Iterator[MessageFault]:
-        """The server at one end of it is killed."""
+        """Yield the kill of the server at one end, if there is one."""
         server = self.message.partition(" ")[0].partition("->")[2]
         if server in SERVERS:
             yield MessageFault(self.message, server, "before")
@@ -162,7 +162,7 @@ class MessagePoint:
 
 @dataclass(slots=True)
 class InjectedMessageFault:
-    """A strike that came. ``at``: virtual second; ``evidence`` shows that it was observed."""
+    """A fault that was injected. ``at``: virtual second; ``evidence``: of its effect."""
 
     strike: MessageFault
     at: float
@@ -171,7 +171,7 @@ class InjectedMessageFault:
 
 
 class MessageFaultInjector:
-    """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
+    """Injects a schedule into one run. ``points``: all messages except the harness's.
 
     ``see`` is the run's tap. ``attach`` must be called on the harness's node, before anything is
     started.
@@ -234,7 +234,7 @@ class MessageFaultInjector:
         elif strike.when == "before":
             self._end(strike, victim)
         else:
-            # Behind what the delivery itself makes ready, which is the victim's reaction to it.
+            # After the callbacks that the delivery makes ready: the victim's reaction to it.
             loop, context = self._loop, victim.context.copy()
             loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
 
@@ -245,7 +245,7 @@ class MessageFaultInjector:
         self.injected.append(InjectedMessageFault(strike, now, observed=alive, evidence=evidence))
 
     def _kill_server(self, strike: MessageFault, now: float) -> None:
-        """The real server dies, and another one starts."""
+        """Kill the real server and start a new one."""
         environment = self._attached
         server = environment.postgres if strike.victim == "postgres" else environment.valkey
         pid = server.pid

@@ -32,7 +32,7 @@ _OK = b"+OK\r\n"
 
 @dataclass(slots=True, eq=False)
 class Parked:
-    """A read that waits. ``nil``: the answer when nothing comes."""
+    """A blocking read that waits. ``nil``: the reply at its timeout."""
 
     command: Command
     keys: frozenset[bytes]
@@ -42,7 +42,7 @@ class Parked:
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A command under way. ``effects``: what happens when it succeeds (all of a MULTI: at EXEC)."""
+    """A command in flight. ``effects``: what takes effect with it (EXEC: the whole MULTI)."""
 
     command: Command
     effects: list[Command]
@@ -77,7 +77,7 @@ class ValkeyHost(Protocol):
 
 
 class ValkeyConnection(asyncio.Protocol):
-    """What its client sends is answered in order, also when something of it has to wait."""
+    """Answers the commands of its client in order, blocking reads included."""
 
     def __init__(self, host: ValkeyHost) -> None:
         self.client = "?"
@@ -113,7 +113,7 @@ class ValkeyConnection(asyncio.Protocol):
     # -------------------------------------------------------------------------- the node's
 
     def try_again(self, parked: Parked) -> bool:
-        """Whether the read that waits got its answer now."""
+        """Retry a waiting read; return whether it was answered."""
         raw, answer = self._attempt(parked.command)
         if raw in _NILS:
             return False
@@ -121,13 +121,13 @@ class ValkeyConnection(asyncio.Protocol):
         return True
 
     def cut(self) -> None:
-        """The server closes it."""
+        """Close it as the server."""
         self.forget()
         if self._transport is not None:
             self._transport.close()
 
     def forget(self) -> None:
-        """Gives up its place and its real connection. Idempotent."""
+        """Stop waiting and close the real connection. Idempotent."""
         parked = self._host.waiting.pop(self, None)
         if parked is not None and parked.timer is not None:
             parked.timer.cancel()
@@ -148,7 +148,7 @@ class ValkeyConnection(asyncio.Protocol):
             self._todo.append(command)
 
     def _go_on(self) -> None:
-        """Has answered what came, until a read has to wait."""
+        """Answer the received commands until a read has to wait."""
         while self._todo and self not in self._host.waiting:
             seconds = self._block_seconds(self._todo[0])
             if seconds is not None:
@@ -160,7 +160,7 @@ class ValkeyConnection(asyncio.Protocol):
         return block_seconds(command) if self._queued is None else None
 
     def _next_run(self) -> list[_Sent]:
-        """The commands that go to the server together: after the last, others may have to look."""
+        """Take the commands to send together; other readers may have to retry after the last."""
         run: list[_Sent] = []
         while self._todo and self._block_seconds(self._todo[0]) is None:
             if run and needs_a_look(self._todo[0]):
@@ -172,7 +172,7 @@ class ValkeyConnection(asyncio.Protocol):
         return run
 
     def _send(self, command: Command) -> _Sent:
-        """What the command does to this connection, and when it takes effect."""
+        """Track the state of the connection; return the command with its effects."""
         name = lower_name(command)
         if name == "select" and command[1:] and command[1].isdigit():
             self.database = int(command[1])
@@ -223,15 +223,15 @@ class ValkeyConnection(asyncio.Protocol):
             self._host.loop.call_soon(self._go_on)
 
     def _attempt(self, command: Command) -> tuple[bytes, Any]:
-        """The answer if the command does not wait: as it comes, and as a value."""
+        """Run the command without waiting; return the raw reply and its value."""
         raw, answers = self._server().ask([b"MULTI"], command, [b"EXEC"])
         if raw.startswith(_QUEUED):
             return raw[len(_QUEUED) :], answers[2][0]
-        # It was not even queued: the error is the answer.
+        # It was rejected by MULTI: the error is the reply.
         return raw[len(_OK) : raw.index(b"\r\n", len(_OK)) + 2], answers[1]
 
     def _from_now_on(self, command: Command) -> Command:
-        """``$`` means the last entry at the time of asking, also when it is tried again later."""
+        """Replace ``$`` by the last id now, so that retries read from the same place."""
         if lower_name(command) != "xread":
             return command
         asked = [key for key, place in streams(command).items() if place == b"$"]

@@ -24,17 +24,19 @@ from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures there, too.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write all figures to this file.")
+]
 
 
 class Measurement(Protocol):
-    """What a command measured: for people, and for a machine."""
+    """The result of a command."""
 
     def lines(self) -> list[str]:
-        """One below the other."""
+        """Return it as lines of text."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return it as JSON."""
 
 
 app = typer.Typer(
@@ -49,7 +51,7 @@ app = typer.Typer(
 def drain(
     *,
     tasks: Annotated[int, typer.Option(min=1, help="No-op tasks in each round.")] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     peer_tasks: Annotated[
@@ -79,10 +81,10 @@ def drain(
 @app.command()
 def submit(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="wrk: so long each time.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="wrk: duration of each run.")] = 8.0,
     connections: Annotated[
-        int, typer.Option(min=1, help="wrk: single requests over so many.")
+        int, typer.Option(min=1, help="wrk: connections for single requests.")
     ] = 64,
     tasks: Annotated[
         int,
@@ -120,10 +122,10 @@ def load(  # noqa: PLR0913 - one for each option
     *,
     host: Annotated[
         str | None,
-        typer.Option(help="Base URL of a Holdfast that runs. Absent: a stack of its own."),
+        typer.Option(help="Base URL of a running Holdfast. Default: start a stack."),
     ] = None,
     users: Annotated[int, typer.Option(min=1, help="Locust's users.")] = 30,
-    spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users that come per second.")] = 10.0,
+    spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users started per second.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 60.0,
     shape: Annotated[
         LoadShape, typer.Option(help="How many users are there when.")
@@ -138,7 +140,7 @@ def load(  # noqa: PLR0913 - one for each option
         float, typer.Option(min=0, help="Longest wait for the drain after the load.")
     ] = 120.0,
     tasks_max: Annotated[
-        int, typer.Option(min=1, help="Read back no more tasks than that.")
+        int, typer.Option(min=1, help="Read back at most this many tasks.")
     ] = 1_000_000,
     workers: Annotated[int, typer.Option(min=1, help="Workers of a stack of its own.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Its schedulers.")] = 1,
@@ -150,7 +152,9 @@ def load(  # noqa: PLR0913 - one for each option
     ] = None,
     locust_arguments: Annotated[
         list[str] | None,
-        typer.Argument(help="After --: what Locust shall get as it is, e.g. -- --tags submit"),
+        typer.Argument(
+            help="After --: arguments passed to Locust unchanged, e.g. -- --tags submit"
+        ),
     ] = None,
 ) -> None:
     """Load Holdfast with Locust's users for a while, and judge it by limits.
@@ -196,7 +200,7 @@ def peers(
     tasks: Annotated[
         int, typer.Option(min=1, help="Tasks for the fastest; a slow peer gets a fixed share.")
     ] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Each is measured so often.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of each.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes of ours.")] = 1,
     cache: Annotated[

@@ -40,7 +40,7 @@ class DrainOptions:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The stack under measurement, and the two who look at it."""
+    """The stack under measurement, with its submitter and its probe."""
 
     stack: LoadtestStack
     submitter: HttpSubmitter
@@ -78,7 +78,7 @@ async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
 
 @asynccontextmanager
 async def bench_of(stack: LoadtestStack) -> AsyncIterator[Bench]:
-    """Those who look at a stack that is up."""
+    """Open the submitter and the probe of a running stack."""
     try:
         connection = await asyncpg.connect(stack.database_url)
     except (OSError, asyncpg.PostgresError) as error:
@@ -91,7 +91,7 @@ async def bench_of(stack: LoadtestStack) -> AsyncIterator[Bench]:
 
 
 def client_of(url: str) -> httpx.AsyncClient:
-    """A client of one API."""
+    """Create a client of one API."""
     return httpx.AsyncClient(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
 
 
@@ -118,7 +118,7 @@ async def _latency(
 ) -> None:
     await bench.probe.reset()
     await bench.stack.start("scheduler", options.schedulers)
-    # The first tasks wait for the scheduler to start: they are no part of the measurement.
+    # The first tasks wait for the scheduler to start and are not measured.
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
     await until(warm_up, bench.probe.finished, bench.stack.check)
@@ -136,7 +136,7 @@ async def _latency(
 
 
 def told(measured: Round) -> str:
-    """A round in a line."""
+    """Format a round in one line."""
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
         f"{measured.drained_per_second:,.0f} drained/s, "

@@ -44,7 +44,7 @@ class ProfilePhase:
     sampled: list[Sampled]
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Return it as lines of text."""
         rate = self.tasks / self.seconds
         head = f"== {self.name}: {self.tasks:,} tasks in {self.seconds:.1f} s, {rate:,.0f}/s"
         columns = f"{'calls/task':>12}{'rows/task':>11}{'us/task':>9}{'WAL B/task':>12}"
@@ -80,7 +80,7 @@ class Profile:
     phases: list[ProfilePhase] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Return it as lines of text."""
         how = (
             "Statements: by pg_stat_statements."
             if self.exact
@@ -92,7 +92,7 @@ class Profile:
         return lines + (["", f"note: {warning}"] if warning else [])
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return asdict(self)
 
 
@@ -136,7 +136,7 @@ async def _drain(
     say("draining them")
     await statements.begin()
     await bench.stack.start("scheduler", 1)
-    # From the first one on: before, an interpreter starts.
+    # From the first task on, to exclude the start of the interpreters.
     await until(1, bench.probe.finished, bench.stack.check)
     async with _sampling("drain", ["scheduler", "worker"], options) as sampled:
         stopwatch = await drained(options.tasks, bench.probe.finished, bench.stack.check)
@@ -150,7 +150,7 @@ async def _drain(
 async def _sampling(
     phase: str, roles: list[str], options: ProfileOptions
 ) -> AsyncIterator[list[Sampled]]:
-    """Fills the list it gives at its end: one process of each role."""
+    """Sample one process of each role; the yielded list is filled at the end of the block."""
     sampled: list[Sampled] = []
     samplers: list[PySpySampler] = []
     try:

@@ -79,7 +79,7 @@ class PySpySampler:
             raise LoadtestError(self._complaint()) from None
 
     async def stop(self) -> Sampled:
-        """End sampling, and tell."""
+        """Stop sampling and return the result."""
         assert self._process is not None  # noqa: S101 - started before
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
@@ -92,7 +92,7 @@ class PySpySampler:
         return folded(self.role, text)
 
     async def abandon(self) -> None:
-        """End it if it still runs."""
+        """Stop it if it is still running."""
         if self._process is not None and self._process.returncode is None:
             await end(self._process)
 

@@ -47,12 +47,12 @@ class Scaling:
 
     @property
     def share(self) -> float:
-        """Of the drain rate of the empty table, what is left beside the large one; medians."""
+        """Return the drain rate beside the large table over that beside the empty one (medians)."""
         return _median(self.full) / _median(self.empty)
 
     @property
     def cpu_share(self) -> float:
-        """How many times the processor time a task costs beside the large table; medians."""
+        """Return the CPU time per task beside the large table over that beside the empty one."""
         cost = [statistics.median(each.cpu_ms_per_task for each in rounds) for rounds in self._both]
         return cost[1] / cost[0]
 
@@ -61,12 +61,12 @@ class Scaling:
         return self.empty, self.full
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         shares = {"share": self.share, "cpu_share": self.cpu_share}
         return dict(without_nan({**asdict(self), **shares}))
 
     def lines(self) -> list[str]:
-        """For people: medians, and the range over the rounds in brackets."""
+        """Return medians and, in brackets, ranges over the rounds as lines of text."""
         lines = [f"{'table':42}{'drained/s':>26}{'CPU ms/task':>22}"]
         large = f"{self.options.future:,} future, {self.options.finished:,} finished"
         for name, rounds in (("empty", self.empty), (large, self.full)):
@@ -103,7 +103,7 @@ async def run(options: ScaleOptions, say: Callable[[str], None]) -> Scaling:
         sizes = [dict(row) for row in await bench.probe.connection.fetch(SIZES)]
         full = await _rounds(bench, options, "large table", say)
         await bench.probe.reset()
-        # Again, so that a machine that became busier or less busy meanwhile is noticed.
+        # Measured again, to notice a change of other load on the machine.
         empty += await _rounds(bench, options, "empty table again", say)
         say("stopping")
     return Scaling(machine, options, empty, full, sizes)

@@ -48,7 +48,7 @@ class SoakOptions:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen ``at`` seconds after the start: MB of each role, figures of each table."""
+    """A sample ``at`` seconds after the start: MB of each role, figures of each table."""
 
     at: float
     memory: dict[str, float]
@@ -58,7 +58,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """All samples. ``late_seconds``: by how much the load itself fell behind at worst."""
+    """All samples. ``late_seconds``: the largest delay of the load behind its schedule."""
 
     machine: Machine
     options: SoakOptions
@@ -88,17 +88,17 @@ class Soak:
 
     @property
     def hot_share(self) -> float | None:
-        """Of the updates of ``tasks``, how many needed no index: HOT."""
+        """Return the share of HOT updates among the updates of ``tasks``."""
         tasks = self.samples[-1].tables["tasks"]
         return tasks["hot_updates"] / tasks["updates"] if tasks["updates"] else None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         told = {"flat": self.flat, "growth": self.growth(), "hot_share": self.hot_share}
         return {**told, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The beginning and the end of each figure, for a terminal."""
+        """Return the start and the end of each figure as lines of text."""
         growth = self.growth()
         lines = [f"{self.sent:,} tasks, {self.options.rate}/s for {self.options.minutes:g} minutes"]
         for name, values in self._series().items():
@@ -116,7 +116,7 @@ class Soak:
         return lines + ([f"note: {warning}"] if warning else [])
 
     def plots(self) -> list[Plot]:
-        """Curves of all that was seen."""
+        """Return the samples as curves."""
         step = self.options.every_seconds
         series = self._series()
 
@@ -184,7 +184,7 @@ def save(soak: Soak, out: Path) -> Path:
 async def _look(
     bench: Bench, load: asyncio.Task[Any], options: SoakOptions, say: Callable[[str], None]
 ) -> list[Sample]:
-    """A sample every so often until the load has ended, and one after it."""
+    """Sample periodically until the load has ended, and once after it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     samples: list[Sample] = []

@@ -34,14 +34,14 @@ _PLACES = {
 
 
 def find_places(line: str, found: dict[str, str]) -> None:
-    """Note the URLs that a line of ``system up`` tells: api, postgres, valkey."""
+    """Record the URLs in a line of output: api, postgres, valkey."""
     for place, pattern in _PLACES.items():
         if place not in found and (match := pattern.search(line)):
             found[place] = match.group(1)
 
 
 class LoadtestStack:
-    """Servers, API, workers and schedulers; an async context manager. More start when asked to."""
+    """Servers, API, workers and schedulers, as an async context manager; ``start`` adds more."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class LoadtestStack:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
-        # Run as root, the servers become a user who must be able to get at their data.
+        # Under root, the servers run as another user, who needs access to the data directory.
         self._directory.chmod(0o755)
         try:
             await self._start()
@@ -120,12 +120,12 @@ class LoadtestStack:
         return url
 
     async def stop(self, role: Role) -> None:
-        """Stop what was started of a role; tasks stay where they are."""
+        """Stop the started processes of a role; tasks keep their state."""
         stopping, self._started[role] = self._started[role], []
         await asyncio.gather(*(end(process) for process in stopping))
 
     async def restart(self) -> None:
-        """Stop the servers and all that runs on them, and start it again on the same data."""
+        """Restart the servers and everything that runs on them, on the same data."""
         await self._stop()
         await self._start()
 
@@ -155,7 +155,7 @@ class LoadtestStack:
             raise self._failed("did not come up")
 
     async def _read(self, process: Process) -> None:
-        """Keep the pipe empty for as long as the stack lives."""
+        """Drain the pipe until the stack ends."""
         assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
         while line := await process.stdout.readline():
             text = line.decode(errors="replace").rstrip()

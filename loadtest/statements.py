@@ -62,7 +62,7 @@ class StatementCosts:
         self._looking: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Forget what was, and count from here."""
+        """Reset the statistics."""
         if self.exact:
             await self._connection.execute("SELECT pg_stat_statements_reset()")
         else:
@@ -70,7 +70,7 @@ class StatementCosts:
             self._looking = asyncio.create_task(self._look())
 
     async def end(self) -> list[StatementCost]:
-        """What was executed since, the most expensive first. The measurement's own is left out."""
+        """Return the executed statements by cost, without those of the measurement itself."""
         if self.exact:
             rows = await self._connection.fetch(TOP)
             ours = [row for row in rows if not _is_of_the_loadtest(row["query"])]
@@ -91,7 +91,7 @@ class StatementCosts:
         return [StatementCost(text, seen / looks) for text, seen in self._seen.most_common()]
 
     async def stop(self) -> None:
-        """Look no longer."""
+        """Stop sampling."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -121,7 +121,7 @@ async def watching(stack: LoadtestStack, *, exact: bool) -> AsyncIterator[Statem
 
 
 async def preload(stack: LoadtestStack) -> bool:
-    """Give the stack's Postgres pg_stat_statements, which takes a restart; False: it has none."""
+    """Enable pg_stat_statements by a restart; return False if Postgres does not have it."""
     connection = await asyncpg.connect(stack.database_url)
     try:
         available = "SELECT count(*) FROM pg_available_extensions WHERE name = $1"
@@ -147,5 +147,5 @@ def _is_of_the_loadtest(query: str) -> bool:
 
 
 def _flat(query: str) -> str:
-    """In one line."""
+    """Collapse whitespace."""
     return " ".join(query.split())

@@ -51,7 +51,7 @@ class SubmitOptions:
 
 @dataclass(slots=True)
 class Rates:
-    """Tasks per second, round by round; seconds of single requests and of lonely tasks."""
+    """Tasks per second per round; seconds of single requests and of tasks on an idle system."""
 
     posted: list[float] = field(default_factory=list)
     posted_p50: list[float] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Rates:
     idle: list[float] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Medians, and the range over the rounds in brackets."""
+        """Return medians and, in brackets, ranges over the rounds as lines of text."""
         rows = [
             ("POST /tasks/ (wrk)", self.posted),
             (f"POST /tasks/batch, {BATCH} in a request", self.batched),
@@ -123,7 +123,7 @@ async def run(options: SubmitOptions, say: Callable[[str], None]) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class Wrk:
-    """The program, and where it is to store tasks for so many seconds."""
+    """The wrk program, its target and its duration."""
 
     program: str
     bench: Bench
@@ -162,7 +162,7 @@ async def _post(wrk: Wrk, apis: Sequence[str], connections: int, rates: Rates) -
 
 
 def _rate(told: Sequence[Told]) -> float:
-    """Requests per second, of all of them."""
+    """Return the requests per second over all processes."""
     return sum(each["requests"] / (each["microseconds"] / 1e6) for each in told)
 
 

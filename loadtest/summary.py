@@ -1,4 +1,4 @@
-"""What a run of the load came to: figures, limits, errors, curves; as JSON and in words."""
+"""The result of a load run: figures, limits, errors and curves, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadtest.record import Record
 from loadtest.thresholds import LimitResult
 from observability.charts import quantile
 
-# Every figure that there is, with what it means; limits are set on these names.
+# Every figure with its meaning; limits refer to these names.
 MEANINGS = {
     "submitted_per_second": "tasks stored, over the time from the first to the last",
     "drained_per_second": "tasks ended, over the time from the first one due to the last one's end",
@@ -40,7 +40,7 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything about one run."""
+    """The result of one run."""
 
     run_id: str
     host: str
@@ -59,11 +59,11 @@ class Summary:
         return all(judgement.holds for judgement in self.judgements)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return {"passed": self.passed, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The figures, and which limits were missed, for a terminal."""
+        """Return the figures and the missed limits as lines of text."""
         told = [f"{name:26}{tell(value):>12}  {MEANINGS[name]}" for name, value in self.rows()]
         for judgement in self.judgements:
             if not judgement.holds:
@@ -93,7 +93,7 @@ def figures_of(
 
 
 def tell(value: float | None) -> str:
-    """A figure for people: three digits are enough for a measured one."""
+    """Format a figure; measured ones get three significant digits."""
     if value is None:
         return "-"
     if value == int(value) or value >= 100:
@@ -139,13 +139,13 @@ def _from_locust(tallies: Mapping[tuple[str, str], RequestStats]) -> dict[str, f
 
 
 def _accepted(tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad) -> int:
-    """Tasks that were told to be stored; a batch counts only if all of it was."""
+    """Count the acknowledged tasks; a batch counts only as a whole."""
     singles, batches = tallies.get(SINGLE), tallies.get(BATCH)
     count = singles.requests - singles.failures if singles else 0
     return count + ((batches.requests - batches.failures) * load.batch_size if batches else 0)
 
 
 def _rate(count: int, begins: Sequence[float], ends: Sequence[float]) -> float | None:
-    """Per second; None of what took no time."""
+    """Return a rate per second; None for a duration of zero."""
     seconds = max(ends, default=0.0) - min(begins, default=0.0)
     return count / seconds if seconds > 0 else None

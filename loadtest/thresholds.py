@@ -16,14 +16,14 @@ DEFAULT_FILE = Path(__file__).with_name("thresholds.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A figure shall be at least (``min``) or at most (``max``) ``value``."""
+    """A figure must be at least (``min``) or at most (``max``) ``value``."""
 
     figure: str
     bound: str
     value: float
 
     def holds(self, measured: float | None) -> bool:
-        """Whether it is kept; what could not be measured keeps nothing."""
+        """Whether it holds; a figure that could not be measured fails."""
         if measured is None:
             return False
         return measured >= self.value if self.bound == "min" else measured <= self.value
@@ -65,7 +65,7 @@ def read_limits(path: Path, known: Sequence[str]) -> list[Limit]:
 
 
 def judge(limits: Sequence[Limit], figures: Mapping[str, float | None]) -> list[LimitResult]:
-    """Every limit with what was measured, in the order of the file."""
+    """Check every limit, in the order of the file."""
     return [
         LimitResult(limit, figures[limit.figure], limit.holds(figures[limit.figure]))
         for limit in limits

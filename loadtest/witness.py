@@ -1,4 +1,4 @@
-"""Reads what happened from the databases, by their own clocks. Its SQL is its own."""
+"""Reads progress and latencies from the databases, by their own clocks and with its own SQL."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ class DatabaseProbe:
         self._since = UUID(int=0)
 
     async def begin(self) -> None:
-        """What is there by now is no part of what is measured from here on."""
+        """Exclude everything stored so far from the measurement."""
         milliseconds = await self.connection.fetchval(CLOCK)
         self._since = UUID(int=milliseconds << 80)
 
     async def reset(self) -> None:
-        """Remove every task, so that each round begins alike."""
+        """Delete every task, so that each round starts from the same state."""
         await self.connection.execute(RESET)
 
     async def settle(self) -> None:
-        """Give the planner statistics, as a database has that has been running for a while."""
+        """Run ANALYZE, so that the planner has the statistics of a database in use."""
         await self.connection.execute(SETTLE)
 
     async def workers_ready(self, count: int, check: Callable[[], None]) -> None:
-        """Wait until so many workers that live have said hello; ``check()`` may raise."""
+        """Wait until ``count`` live workers have registered; ``check()`` may raise."""
         await until(count, self._workers, check)
 
     async def _workers(self) -> int:
         return int(await self.connection.fetchval(WORKERS))
 
     async def finished(self) -> int:
-        """Rows in the ledger: tasks that succeeded."""
+        """Count the rows of the ledger: tasks that succeeded."""
         return int(await self.connection.fetchval(FINISHED, self._since))
 
     async def latency(self, *, ahead: bool) -> LatencySummary:

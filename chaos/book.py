@@ -1,4 +1,4 @@
-"""What the runs of one command have in common: a line each, and the report of the suite."""
+"""Collect the runs of one command: the lines of each, and the report of the suite."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from chaos.filing import RunFailed
 from chaos.report import files, terminal
 from chaos.report.outcome import Outcome
 from chaos.report.suite import SuiteReport
+from chaos.run_spec import RunSpec
 from chaos.runs import RunStore
-from chaos.scenario import Scenario
 from chaos.verdict import Judgement
 
-# Simulated runs end faster than a report of thousands of them is written.
+# Writing the report of thousands of runs takes longer than simulating one of them.
 _WRITE_SECONDS = 2.0
 
 
-class Book:
-    """Written anew as runs end: a suite that is ended early has its report so far. A single run is
-    its own report.
+class SuiteRecorder:
+    """Writes the report of ``specs`` (at least one, all with the same mutant) as their runs end.
+
+    An interrupted suite keeps the report so far. A single run has its own report instead.
     """
 
-    def __init__(
-        self, store: RunStore, todo: Sequence[tuple[Scenario, int]], mutant: str | None
-    ) -> None:
+    def __init__(self, store: RunStore, specs: Sequence[RunSpec]) -> None:
         self._store = store
         self._started = time.monotonic()
         self._start = datetime.now(UTC).isoformat(timespec="seconds")
-        self.planned = len(todo)
-        seeds = sorted({seed for _, seed in todo})
-        names = dict.fromkeys(scenario.id for scenario, _ in todo)
-        told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        self._title = f"{', '.join(names)}: {told}" + (f", mutant {mutant}" if mutant else "")
+        self.planned = len(specs)
+        seeds = sorted({spec.seed for spec in specs})
+        names = dict.fromkeys(spec.scenario.id for spec in specs)
+        mutant = specs[0].mutant
+        drawn = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        self._title = f"{', '.join(names)}: {drawn}" + (f", mutant {mutant}" if mutant else "")
         several = self.planned > 1
         self._directory = store.new_suite(seeds[0], mutant) if several else None
         self.outcomes: list[Outcome] = []
@@ -46,17 +46,17 @@ class Book:
 
     @property
     def seconds(self) -> float:
-        """Since the book was opened."""
+        """Seconds since the suite began."""
         return time.monotonic() - self._started
 
     @property
     def all_true(self) -> bool:
-        """Whether every run planned was made and is true."""
+        """Whether every planned run is over and true."""
         true = [outcome for outcome in self.outcomes if outcome.verdict == "true"]
         return len(true) == self.planned
 
     def add(self, outcome: Outcome) -> None:
-        """One more run is over."""
+        """Record the outcome of a run."""
         self.outcomes.append(outcome)
         if self._directory is not None:
             self._store.point_latest(self._directory)
@@ -69,7 +69,7 @@ class Book:
             self.report = alone / files.REPORT if (alone / files.REPORT).exists() else None
 
     def close(self) -> None:
-        """Print how many were true, and where the report is, which is then complete."""
+        """Complete the report; print how many runs were true and where the report is."""
         self._write()
         verdicts = [outcome.verdict for outcome in self.outcomes]
         typer.echo(
@@ -94,20 +94,22 @@ class Book:
         )
 
 
-def lines(judgement: Judgement, seconds: float, seed: int, directory: Path | None) -> list[str]:
-    """A judged run: one line, one per planned fault, and details where it is not true."""
-    told = [f"{terminal.line(judgement)}  {seconds:.0f} s"]
+def run_lines(
+    judgement: Judgement, seconds: float, seed: int, directory: Path | None
+) -> tuple[str, ...]:
+    """Describe a judged run: one line, one per planned fault, and details unless it is true."""
+    lines = [f"{terminal.line(judgement)}  {seconds:.0f} s"]
     if faults := terminal.faults(judgement):
-        told.append(faults)
+        lines.append(faults)
     if details := terminal.details(judgement):
-        told += [details, f"  seed {seed}; history and logs: {directory}"]
-    return told
+        lines += [details, f"  seed {seed}; history and logs: {directory}"]
+    return tuple(lines)
 
 
-def failure_lines(error: RunFailed, scenario: Scenario, seed: int, store: RunStore) -> list[str]:
-    """A run that the harness could not bring to its end."""
-    return [
-        f"{scenario.id:<18} unknown  the harness failed (seed {seed})",
+def failure_lines(error: RunFailed, spec: RunSpec) -> tuple[str, ...]:
+    """Describe a run during which the harness failed."""
+    return (
+        f"{spec.scenario.id:<18} unknown  the harness failed (seed {spec.seed})",
         *(f"  {line}" for line in error.reasons),
-        f"  what was recorded: {store.root / (error.outcome.directory or '')}",
-    ]
+        f"  what was recorded: {spec.runs / (error.outcome.directory or '')}",
+    )

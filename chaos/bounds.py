@@ -1,47 +1,49 @@
-"""T, the bound of L1: within how many seconds after the heal must every due task be terminal?
+"""Computes T, the bound of L1: the seconds after the heal within which every due task must end.
 
-The sum of the waits that stand one after the other in the worst case, each derived from Settings
-and the scenario, none a safety factor. "After the heal" every process is up, every connection
-works, and no fault comes back; what is left over from before is:
+T is the sum of the waits that follow each other in the worst case. Each is derived from Settings
+and the scenario; none is a safety factor. After the heal every process is up, every connection
+works, and no fault returns. What remains from before:
 
-1. *Leftovers settle.* A process waits for a reply that will never come, at most one statement
-   timeout, then reconnects. Only then do schedulers tick without a gap, and after three heartbeat
-   intervals of that may they mark the dead. The lease of an incarnation that died just before the
-   heal runs meanwhile. Then mark_dead and take_back need a tick each. From here on only poison
-   tasks cost attempts: every worker left is alive, every dead one has been dispossessed.
-2. *Hints lost before* are published again at their deadline. It doubles with each publishing, but
-   one that was set at the heal or before cannot be longer than the time since the first (its
-   predecessors add up to it) plus one deadline, and never longer than the cap.
-3. *The last troubled attempt*: it began while leftovers settled, hangs until its own timeout, and
-   if its worker does not end it, a scheduler does after the grace; the task then backs off.
-4. *The planned failures* and the last attempt: as often as the workload says, each with its run,
-   its retry delay, and the way from due to claimed.
-5. *The backlog*: all tasks may be due at once; every slot of every worker is busy until the last.
+1. *Leftovers settle.* A process waits for a reply that never comes, at most one statement timeout,
+   and reconnects. Only then do schedulers tick without gaps, and only after three heartbeat
+   intervals of that may they mark workers dead. Meanwhile the lease of an incarnation that died
+   just before the heal runs out. mark_dead and take_back then need one tick each. From here on
+   only poison tasks cost attempts: every remaining worker is alive, every dead one has lost its
+   tasks.
+2. *Lost hints* are republished at their deadline. It doubles with each publishing, but a deadline
+   set by the heal is at most the time since the first one (its predecessors add up to that) plus
+   one deadline, and at most the cap.
+3. *The last troubled attempt* began while leftovers settled and hangs until its timeout. If its
+   worker does not end it, a scheduler does after the grace; the task then backs off.
+4. *Planned failures* and the last attempt: as often as the workload says, each with its run, its
+   retry delay, and the time from due to claimed.
+5. *The backlog*: all tasks may be due at once, and every slot of every worker is busy until the
+   last one.
 6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
-   one before; the workers that die of it have to start again.
-7. *Last lives*: a task lost so often that one more loss would be its end runs alone in its worker,
-   which first lets end what it runs. How many can there be? Each took ``max_losses - 1`` losses,
-   and each death of a worker costs at most ``worker_concurrency`` tasks one: those that strikes
-   kill or cut off from Postgres for longer than the lease, those that are not healed, and those
-   that die of poison (but for the last time: then nothing else runs there). They are spread over
-   the workers left, on each one after the other.
+   previous worker; the killed workers must restart.
+7. *Quarantine*: a task that one more loss would dead-letter runs alone in its worker, which first
+   finishes what it runs. To count these tasks: each suffered ``max_losses - 1`` losses, and each
+   death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when faults
+   kill them or cut them off from Postgres for longer than the lease, when they are not healed, and
+   of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
+   over the remaining workers, on each one after the other.
 """
 
 from __future__ import annotations
 
 import math
 
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.records import Bound, Term
 from chaos.scenario import Scenario
 from chaos.vocabulary import FaultSort
 from system.lifecycle import Backoff
 from system.settings import Settings
 
-# What the harness assumes of the machine, not of the system: two shared cores, everything healthy.
-# One round trip to Postgres or Redis, waiting for a CPU included:
+# Assumptions about the machine, not the system: two shared cores, everything healthy.
+# One round trip to Postgres or Redis, including the wait for a CPU.
 ROUND_TRIP_SECONDS = 0.1
-# The whole path of a task, submit to finish; measured are hundreds to thousands.
+# Throughput from submit to finish; measured values are hundreds to thousands.
 TASKS_PER_SECOND = 200.0
 # The longest pause of a supervised loop after an error (system/loops.py).
 LOOP_RESTART_SECONDS = 2.0
@@ -49,20 +51,20 @@ LOOP_RESTART_SECONDS = 2.0
 SWEEP_ROUND_TRIPS = 6
 # From due to claimed: generation, dispatch, publish, read, claim.
 START_ROUND_TRIPS = 5
-# A hint of a last life in a batch: read, claim (not yet), give others back, claim again.
-ALONE_ROUND_TRIPS = 4
-# From the death of a worker to the next one: the longest pause of the harness, and its start.
+# A batch with the hint of a quarantined task: read, claim (refused), release others, claim again.
+QUARANTINE_ROUND_TRIPS = 4
+# From the death of a worker to its replacement: the longest pause of the harness, and the start.
 WORKER_START_SECONDS = 4.0
-# How much longer a container takes than a process: Docker's part, and its share of a CPU.
+# Additional time of a container over a process: Docker's work and a share of the CPU.
 CONTAINER_START_SECONDS = 10.0
-# What can keep a heartbeat from Postgres; the others only slow it down.
+# Faults that can keep a heartbeat from Postgres; the others only delay it.
 _CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
 
 
 def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
-    """T of a scenario with its terms.
+    """Compute T of a scenario with its terms.
 
-    ``backoff`` is the one of the workload's handlers (default: that of every handler).
+    ``backoff`` is that of the workload's handlers (default: the default of handlers).
     """
     settings, load = scenario.settings(), scenario.workload
     settled = _settled(settings)
@@ -73,7 +75,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     tick = _tick(settings)
     start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
     failures = load.flaky.failures[1] if load.flaky.share else 0
-    # Nobody knows how long other people's handlers take, but for the timeout of an attempt.
+    # The run time of users' handlers is unknown; the timeout of an attempt bounds it.
     handler_seconds = load.timeout_seconds if load.handlers else load.handler_seconds[1]
     longest = handler_seconds + ROUND_TRIP_SECONDS
     delay = (backoff or Backoff()).delay_seconds(max(1, load.max_attempts - 1), 0.0)
@@ -83,28 +85,28 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         Term(
             name="troubled attempt",
             seconds=load.timeout_seconds + settings.timeout_grace_seconds + tick,
-            why="attempt timeout, grace, and the tick that takes it back",
+            why="attempt timeout, grace, and the tick that reclaims it",
         ),
         Term(
             name="backoff",
             seconds=max(delay, load.flaky.retry_seconds),
-            why=f"the longest before attempt {load.max_attempts}",
+            why=f"the longest delay before attempt {load.max_attempts}",
         ),
         Term(
             name="planned failures",
             seconds=failures * (start + longest + load.flaky.retry_seconds),
-            why=f"{failures} times: due to claimed, a run, its retry delay",
+            why=f"{failures} times: due to claimed, the run, its retry delay",
         ),
-        Term(name="last attempt", seconds=start + longest, why="due to claimed, a run, its finish"),
+        Term(name="last attempt", seconds=start + longest, why="due to claimed, run, finish"),
         Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
         *_poison(scenario, start + longest),
-        *_last_lives(scenario, longest),
+        *_quarantine(scenario, longest),
     ]
     return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
 
 
 def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
-    """What L1 allows: the computed T, or the number that the scenario gives instead."""
+    """Return what L1 allows: the computed T, or the number that the scenario gives instead."""
     asked = scenario.expect.eventually.get("L1", "computed")
     if asked == "computed":
         return compute(scenario, backoff)
@@ -124,7 +126,7 @@ def _settled(settings: Settings) -> list[Term]:
             seconds=broken + LOOP_RESTART_SECONDS,
             why="statement timeout, connect timeout, restart of the loop",
         ),
-        Term(name="steadiness", seconds=steady, why="3 heartbeats before anybody is marked dead"),
+        Term(name="steadiness", seconds=steady, why="3 heartbeats before a worker is marked dead"),
         Term(
             name="lease",
             seconds=max(0.0, settings.lease_seconds - before),
@@ -141,7 +143,7 @@ def _tick(settings: Settings) -> float:
 
 
 def _backlog(scenario: Scenario) -> float:
-    """Seconds until the last task of a full backlog gets its slot, plus the system's own work."""
+    """Return the seconds until the last task of a full backlog gets a slot, plus overhead."""
     load = scenario.workload
     failures = load.flaky.failures[1] if load.flaky.share else 0
     attempts = load.tasks * (1 + load.flaky.share * failures)
@@ -150,12 +152,12 @@ def _backlog(scenario: Scenario) -> float:
 
 
 def _workers_left(scenario: Scenario) -> int:
-    """After the heal."""
+    """Return the number of workers after the heal."""
     return scenario.survivors.workers if scenario.survivors else scenario.topology.workers
 
 
 def _poison(scenario: Scenario, attempt: float) -> list[Term]:
-    """``attempt``: seconds from due to the end of a run."""
+    """Return the terms of poison tasks; ``attempt``: seconds from due to the end of a run."""
     settings, poison = scenario.settings(), scenario.workload.poison
     if not poison:
         return []
@@ -175,27 +177,27 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
     ]
 
 
-def _last_lives(scenario: Scenario, longest: float) -> list[Term]:
-    """``longest``: seconds of a run."""
-    many = last_lives(scenario)
+def _quarantine(scenario: Scenario, longest: float) -> list[Term]:
+    """Return the term of quarantined tasks; ``longest``: seconds of a run."""
+    many = quarantined(scenario)
     if not many:
         return []
     rounds = math.ceil(many / _workers_left(scenario))
     return [
         Term(
-            name="last lives",
-            seconds=rounds * (2 * longest + ALONE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
-            why=f"at most {many} tasks, {rounds} times: what runs there ends, then one runs alone",
+            name="quarantine",
+            seconds=rounds * (2 * longest + QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
+            why=f"at most {many} tasks, {rounds} times: running attempts end, then one runs alone",
         )
     ]
 
 
-def last_lives(scenario: Scenario) -> int:
-    """How many tasks can come to their last life at most, poison included."""
+def quarantined(scenario: Scenario) -> int:
+    """Return how many tasks can be quarantined at most, poison included."""
     settings, load = scenario.settings(), scenario.workload
-    before = settings.max_losses - 1  # losses that lead there
+    before = settings.max_losses - 1  # losses before quarantine
     if not before:
-        return 0  # a task that may never be lost has no last life but its first
+        return 0  # a task that may never be lost is never quarantined
     deaths = sum(_deaths(scenario, plan) for plan in scenario.faults)
     deaths += scenario.topology.workers - _workers_left(scenario) + load.poison * before
     lost = deaths * settings.worker_concurrency // before
@@ -203,10 +205,10 @@ def last_lives(scenario: Scenario) -> int:
     return min(load.tasks, lost)
 
 
-def _deaths(scenario: Scenario, plan: FaultPlan) -> int:
-    """How many incarnations of workers may lose their lease by this fault.
+def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
+    """Return how many incarnations of workers may lose their lease by this fault.
 
-    None if all of Postgres is away: then nobody is marked dead before all could come back.
+    An outage of Postgres costs none: no worker is marked dead before all could reconnect.
     """
     if plan.sort is FaultSort.SERVER:
         return 0
@@ -225,9 +227,9 @@ def _deaths(scenario: Scenario, plan: FaultPlan) -> int:
 
 
 def fault_seconds(scenario: Scenario) -> float:
-    """How long the phase of faults lasts at most: the load, or the last fault if it ends later.
+    """Return how long the fault phase lasts at most: the load, or the last fault if that is later.
 
-    A fault after an event strikes at the latest when the load ends (else it is not felt).
+    A fault that waits for an event is injected by the end of the load, or not at all.
     """
     load = scenario.workload.last_due_seconds
     ends = [

@@ -1,7 +1,7 @@
-"""The course of every run, in any arena: load and break, heal, drain, collect.
+"""Run one scenario in any arena: load and faults, heal, drain, collect.
 
-A ``Stage`` is what an arena has to offer; the same lines run on real processes in real time, and
-inside a simulation in virtual time.
+An arena provides the ``Environment``. The same code runs on real processes in real time and inside
+a simulation in virtual time.
 """
 
 from __future__ import annotations
@@ -10,44 +10,44 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import asdict
+from typing import Literal, Protocol
 
 from chaos import otlp, telemetry
-from chaos.nemesis import Battlefield, Nemesis
+from chaos.nemesis import FaultTarget, Nemesis
 from chaos.process_strike import ProcessEnd
 from chaos.records import Bound, Exit, Fault, Phase, Record, Run, SinkCall, Sometimes
+from chaos.run_spec import RunSpec
 from chaos.run_trace import SERVICE, run_spans
-from chaos.scenario import Scenario
 from chaos.sink import Call
-from chaos.witness import WitnessAway, instant
+from chaos.witness import DatabaseUnavailable, instant
 
 _POLL_SECONDS = 0.1
-# A client that waits for its last answers, and its last resends, after the planned end.
+# For the last responses and resends after the planned end of the load.
 _LOAD_GRACE_SECONDS = 40.0
 
 
-class Clients(Protocol):
-    """Those who submit, cancel and read; ready before the course begins."""
+class LoadGenerator(Protocol):
+    """The clients, which submit, cancel and read; ready before the run begins."""
 
-    def go(self, zero: float) -> None:
-        """Arena second 0 is that Unix time: begin."""
+    def begin(self, zero: float) -> None:
+        """Let the clients send; ``zero``: the Unix time of arena second 0."""
 
     async def done(self) -> None:
-        """Wait until every client has worked off its share."""
+        """Wait until every client has finished its share."""
 
     def answered(self) -> int:
-        """Operations that are over so far, whatever their answer."""
+        """Return how many operations have completed so far, with any outcome."""
 
     def operations(self) -> Iterable[Record]:
-        """Both halves of every operation, in the order they were recorded."""
+        """Return both halves of every operation, in the order they were recorded."""
 
 
-class Stage(Battlefield, Protocol):
-    """A stack that is up, and its clients."""
+class Environment(FaultTarget, Protocol):
+    """A running system under test with its clients."""
 
     @property
-    def clients(self) -> Clients:
+    def clients(self) -> LoadGenerator:
         """The load."""
 
     @property
@@ -55,71 +55,61 @@ class Stage(Battlefield, Protocol):
         """Every end of a role's process so far, in order."""
 
     async def heal(self, core: Sequence[str]) -> None:
-        """Mend all edges of the core and wait until it works; every other role is killed."""
+        """Repair all edges of the core and wait until it is ready; kill every other role."""
 
     async def stop_roles(self) -> None:
         """Stop all roles for good."""
 
     def sink_calls(self) -> list[Call]:
-        """What the receiver of external effects has seen."""
+        """Return the calls that the sink of external effects received."""
 
     def exports(self) -> list[bytes]:
-        """What the collector of spans has received, request by request."""
+        """Return the span exports that the collector received, one per request."""
 
-    def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
-        """What only the arena can see, from the instant ``since`` on."""
+    def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
+        """Return what only the arena can observe, from the instant ``since`` on."""
 
 
-class LoadTooLong(Exception):
-    """The clients did not come to an end."""
+class LoadTimeout(Exception):
+    """The clients did not finish in time."""
 
 
 class ArenaClock:
-    """Seconds since arena second 0, which is set when the course begins."""
+    """Measures seconds since arena second 0, which is set when the run begins."""
 
     def __init__(self) -> None:
         self.zero = time.time()
 
     def now(self) -> float:
-        """Before the course begins: since this clock was made."""
+        """Return the arena second; before the run begins, seconds since this clock was created."""
         return time.time() - self.zero
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is run. ``scenario`` is a concrete one (``Scenario.drawn``).
+class Runner:
+    """Runs one spec, whose scenario is concrete (``RunSpec.drawn``), in an environment.
 
-    ``drain_seconds``: the drain is given up after so long (None: after T), what is open then stays
-    undecided. ``commit``: of the sources, if known. ``mutant``: what was changed in them.
-    """
-
-    arena: Literal["live", "simulation", "compose"]
-    scenario: Scenario
-    seed: int
-    bound: Bound
-    commit: str | None = None
-    mutant: str | None = None
-    drain_seconds: float | None = None
-
-
-class Course:
-    """One run. ``write`` takes every record; ``show`` is told the phase, and how far it is.
-
-    ``exports``: once collected, all spans as they were received, and those of the harness.
+    ``write`` takes every record. ``show`` is called with the phase and its progress. ``commit``: of
+    the sources, if known. After ``collect``, ``exports`` has all spans as they were received and
+    those of the harness.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        stage: Stage,
+        spec: RunSpec,
+        environment: Environment,
         clock: ArenaClock,
         write: Callable[[Record], None],
+        *,
+        bound: Bound,
+        commit: str | None,
         show: Callable[[str, str], None] | None = None,
     ) -> None:
-        self._plan = plan
-        self._stage = stage
+        self._spec = spec
+        self._environment = environment
         self._clock = clock
         self._write = write
+        self._bound = bound
+        self._commit = commit
         self._show = show
         self._epoch = ""
         self._run: Run | None = None
@@ -127,106 +117,107 @@ class Course:
         self.exports: list[bytes] = []
 
     async def run(self) -> None:
-        """Returns when everything is written."""
+        """Load, break and drain the environment; it still runs afterwards."""
         await self._begin()
-        await self._break()
+        await self._load_and_break()
         await self._heal()
         await self._drain()
 
     async def collect(self) -> None:
-        """Everybody's testimony, read when no role is there any more to change it."""
+        """Stop the roles, then record everything that only then cannot change any more."""
         if self._show:
             self._show("reading", "")
-        stage = self._stage
-        await stage.stop_roles()
-        self._tell(stage.clients.operations())
-        testimony = await stage.witness.testimony()
-        self._tell(testimony)
-        self._tell(stage.sightings(testimony, self._epoch))
-        for call in stage.sink_calls():
+        environment, zero = self._environment, self._clock.zero
+        await environment.stop_roles()
+        self._write_all(environment.clients.operations())
+        final_records = await environment.observer.final_records()
+        self._write_all(final_records)
+        self._write_all(environment.observations(final_records, self._epoch))
+        for call in environment.sink_calls():
             self._write(
                 SinkCall(
-                    at=call.at - self._clock.zero,
+                    at=call.at - zero,
                     key=call.key,
                     task_id=call.task_id or call.key,
                     epoch=call.epoch or 0,
                     applied=call.applied,
                 )
             )
-        self._tell(Exit(**asdict(end) | {"at": end.at - self._clock.zero}) for end in stage.exits)
+        self._write_all(Exit(**asdict(end) | {"at": end.at - zero}) for end in environment.exits)
         self._collect_spans()
         self._phase("drained")
 
     def _collect_spans(self) -> None:
-        """Roles tell their last spans when they stop: read after that."""
+        """Read the spans after the stop, because roles export their last ones when they stop."""
         zero = self._clock.zero
-        self.exports = self._stage.exports()
+        self.exports = self._environment.exports()
         if self._run is not None:
             own = run_spans(self._run, self._faults, self._clock.now())
-            about = {"service.name": SERVICE, "service.instance.id": self._plan.arena}
+            about = {"service.name": SERVICE, "service.instance.id": self._spec.arena}
             self.exports.append(otlp.encode(own, zero, about))
-        self._tell(otlp.decode(self.exports, zero))
+        self._write_all(otlp.decode(self.exports, zero))
 
     async def _begin(self) -> None:
-        # One clock: arena second 0 is an instant that harness and database know exactly.
-        epoch = await self._stage.witness.clock()
+        # Taking arena second 0 from the database gives the harness and the database one clock.
+        epoch = await self._environment.observer.clock()
         self._clock.zero = epoch.timestamp()
         self._epoch = instant(epoch)
-        plan = self._plan
+        spec = self._spec
         self._run = Run(
-            scenario=plan.scenario.document,
-            seed=plan.seed,
-            arena=plan.arena,
+            scenario=spec.scenario.document,
+            seed=spec.seed,
+            arena=spec.arena,
             database_epoch=self._epoch,
-            bound=plan.bound,
-            settings=telemetry.settings(plan.scenario.topology.settings),
-            commit=plan.commit,
-            mutant=plan.mutant,
+            bound=self._bound,
+            settings=telemetry.settings(spec.scenario.topology.settings),
+            commit=self._commit,
+            mutant=spec.mutant,
         )
         self._write(self._run)
         self._phase("faults", at=0.0)
-        self._stage.clients.go(self._clock.zero)
+        self._environment.clients.begin(self._clock.zero)
 
-    async def _break(self) -> None:
-        """The load, and the faults meanwhile; returns when both are over."""
-        workload = self._plan.scenario.workload
-        nemesis = Nemesis(self._stage, self._plan.seed, self._clock.now, self._strike)
+    async def _load_and_break(self) -> None:
+        """Return when both the load and the faults are over."""
+        environment, workload = self._environment, self._spec.scenario.workload
+        nemesis = Nemesis(environment, self._spec.seed, self._clock.now, self._write_fault)
 
         async def load() -> None:
             limit = workload.seconds + _LOAD_GRACE_SECONDS
             try:
-                await asyncio.wait_for(self._stage.clients.done(), limit)
+                await asyncio.wait_for(environment.clients.done(), limit)
             except TimeoutError:
-                raise LoadTooLong(f"the clients were still busy after {limit:.0f} s") from None
+                raise LoadTimeout(f"the clients did not finish within {limit:.0f} s") from None
             await asyncio.sleep(workload.last_due_seconds - self._clock.now())
             nemesis.load_over()
 
-        async with self._watched("faults"), asyncio.TaskGroup() as group:
+        async with self._progress("faults"), asyncio.TaskGroup() as group:
             group.create_task(load())
             group.create_task(nemesis.run())
 
-    def _strike(self, record: Fault) -> None:
+    def _write_fault(self, record: Fault) -> None:
         self._faults.append(record)
         self._write(record)
 
     async def _heal(self) -> None:
-        core = self._plan.scenario.core(self._plan.seed)
-        async with self._watched("healing"):
-            await self._stage.heal(core)
+        core = self._spec.scenario.core(self._spec.seed)
+        async with self._progress("healing"):
+            await self._environment.heal(core)
         self._phase("healed", core=core)
 
     async def _drain(self) -> None:
-        """Until all tasks are terminal, or T is over and then some of the rest is due."""
-        longest = self._plan.bound.seconds + 1.0
-        asked = self._plan.drain_seconds
-        give_up = time.monotonic() + (longest if asked is None else min(longest, asked))
-        async with self._watched("draining"):
-            while (await self._stage.witness.counts()).open and time.monotonic() < give_up:
+        """Wait until all tasks are terminal, at most slightly longer than T."""
+        limit = self._bound.seconds + 1.0
+        if self._spec.drain_seconds is not None:
+            limit = min(limit, self._spec.drain_seconds)
+        give_up = time.monotonic() + limit
+        async with self._progress("draining"):
+            while (await self._environment.observer.counts()).open and time.monotonic() < give_up:
                 await asyncio.sleep(_POLL_SECONDS)
 
     @contextlib.asynccontextmanager
-    async def _watched(self, phase: str) -> AsyncIterator[None]:
-        """Progress is shown inside the block, if anybody looks."""
+    async def _progress(self, phase: str) -> AsyncIterator[None]:
+        """Show progress inside the block, if ``show`` was given."""
         if self._show is None:
             yield
             return
@@ -238,10 +229,11 @@ class Course:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _keep_showing(self, phase: str, show: Callable[[str, str], None]) -> None:
+        environment = self._environment
         while True:
-            with contextlib.suppress(WitnessAway):
-                counts = await self._stage.witness.counts()
-                detail = f"answered {self._stage.clients.answered()}, terminal {counts.terminal}, "
+            with contextlib.suppress(DatabaseUnavailable):
+                counts = await environment.observer.counts()
+                detail = f"answered {environment.clients.answered()}, terminal {counts.terminal}, "
                 detail += f"in flight {counts.open}, stale writes refused {counts.stale_writes}"
                 show(phase, detail)
             await asyncio.sleep(2 * _POLL_SECONDS)
@@ -254,6 +246,6 @@ class Course:
     ) -> None:
         self._write(Phase(phase=phase, at=self._clock.now() if at is None else at, core=core))
 
-    def _tell(self, records: Iterable[Any]) -> None:
+    def _write_all(self, records: Iterable[Record]) -> None:
         for record in records:
             self._write(record)

@@ -1,13 +1,13 @@
-"""What happened in one run, as JSON lines: the only input of the judge.
+"""Reads and writes the history of a run as JSON lines: the only input of the checker.
 
-Each line is one record of ``chaos.records``. Both arenas write it (``HistoryWriter``), ``load``
-reads it, invariants are pure functions of ``History``.
+Each line is one record of ``chaos.records``. All arenas write it (``HistoryWriter``), ``load``
+reads it, and invariants are pure functions of ``History``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeVar
 
+from chaos.errors import ChaosError
 from chaos.records import (
     Effect,
     Event,
@@ -39,12 +40,12 @@ from chaos.records import (
 _T = TypeVar("_T")
 
 
-class HistoryError(ValueError):
-    """A history that cannot be read; the message names the file, the line and what is wrong."""
+class HistoryError(ChaosError):
+    """A history cannot be read; the message names the file, the line and the problem."""
 
 
 class HistoryWriter:
-    """Writes a history line by line, each flushed, so that a crashed harness leaves a prefix."""
+    """Appends records and flushes each, so that a crashed harness leaves a valid prefix."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
@@ -70,10 +71,10 @@ class HistoryWriter:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of a file, one line in memory at a time.
+    """Yield the records of a file, keeping one line in memory at a time.
 
     Raises:
-        HistoryError: a line cannot be read; the message has file and line number.
+        HistoryError: a line is invalid; the message has file and line number.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -84,10 +85,10 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def load(path: Path) -> History:
-    """The whole history of a file, indexed.
+    """Load and index the history of a file.
 
     Raises:
-        HistoryError: unreadable line, no run record at the start, or contradicting records.
+        HistoryError: a line is invalid, the run record is not first, or records contradict.
         OSError: the file cannot be opened.
     """
     try:
@@ -101,7 +102,7 @@ def load(path: Path) -> History:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Both halves of a client operation. ``type`` is info while (or if for ever) it is open."""
+    """Both halves of a client operation; ``type`` is info if it has no completion."""
 
     invoke: Op
     completion: Op | None
@@ -113,31 +114,41 @@ class Operation:
 
     @property
     def value(self) -> dict[str, Any]:
-        """What was asked, overlaid with what was answered."""
+        """The values of the invoke, overlaid with those of the completion."""
         return self.invoke.value | (self.completion.value if self.completion else {})
 
 
 class History:
-    """All records of a run with the views that invariants need; never changes.
+    """All records of a run, immutable, with the views that invariants need.
 
     Raises:
-        HistoryError: no run record at the start, a second one, two halves of an operation that do
-            not fit, or a task twice in the final read.
+        HistoryError: the run record is not first or not unique, the halves of an operation do not
+            match, or the final read has a task twice.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.records: tuple[Record, ...] = tuple(records)
         runs = self._all(Run)
         if len(runs) != 1 or not isinstance(self.records[0], Run):
-            raise HistoryError(f"a history starts with its one run record; this has {len(runs)}")
+            raise HistoryError(
+                f"a history starts with its only run record; this one has {len(runs)}"
+            )
         self.run: Run = runs[0]
         self.tasks: dict[str, Task] = {}
         for task in self._all(Task):
             if task.task_id in self.tasks:
-                raise HistoryError(f"task {task.task_id} stands twice in the final read")
+                raise HistoryError(f"task {task.task_id} is twice in the final read")
             self.tasks[task.task_id] = task
         self.operations: dict[str, Operation] = self._pair(self._all(Op))
+        self._views: dict[Callable[[History], Any], Any] = {}
         self.phases: dict[str, float] = {phase.phase: phase.at for phase in self._all(Phase)}
+
+    def view(self, compute: Callable[[History], _T]) -> _T:
+        """Return ``compute(self)``, computed once per history."""
+        if compute not in self._views:
+            self._views[compute] = compute(self)
+        found: _T = self._views[compute]
+        return found
 
     def _all(self, kind: type[_T]) -> list[_T]:
         return [record for record in self.records if isinstance(record, kind)]
@@ -160,12 +171,12 @@ class History:
         return pairs
 
     def of(self, op: str) -> list[Operation]:
-        """All operations of one sort, in the order of their invokes."""
+        """Return all operations of one kind in the order of their invokes."""
         return [pair for pair in self.operations.values() if pair.invoke.op == op]
 
     @cached_property
     def events(self) -> dict[str, tuple[Event, ...]]:
-        """Events by task, in the order of ``seq``: the order in which the database made them."""
+        """Events by task in the order of ``seq``, which is the order of the database."""
         grouped = _group(self._all(Event), "task_id")
         return {key: tuple(sorted(rows, key=lambda e: e.seq)) for key, rows in grouped.items()}
 
@@ -196,39 +207,39 @@ class History:
 
     @cached_property
     def faults(self) -> dict[str, tuple[Fault, ...]]:
-        """Fault records by strike."""
+        """Fault records by injection."""
         return _group(self._all(Fault), "fault_id")
 
     @cached_property
     def exits(self) -> dict[str, tuple[Exit, ...]]:
-        """Ends of processes by actor."""
+        """Exits of processes by actor."""
         return _group(self._all(Exit), "actor")
 
     @cached_property
     def spans(self) -> dict[str, tuple[Span, ...]]:
-        """Spans by trace, in the order in which they were received."""
+        """Spans by trace in the order of their arrival."""
         return _group(self._all(Span), "trace_id")
 
     @cached_property
     def sometimes(self) -> dict[str, Sometimes]:
-        """What the arena itself saw, by name; the one that held wins."""
+        """Occurrences reported by the arena, by name; one that held takes precedence."""
         ordered = sorted(self._all(Sometimes), key=lambda record: record.held)
         return {record.name: record for record in ordered}
 
     @cached_property
     def task_by_key(self) -> dict[str, Task]:
-        """Final rows by idempotency key (S10 judges keys that stand on two rows)."""
+        """Final rows by idempotency key (S10 reports keys that are on two rows)."""
         return {task.key: task for task in self.tasks.values() if task.key is not None}
 
     def task_of(self, submit: Operation) -> Task | None:
-        """The final row that a submit made, by key, else by the task id it was answered."""
+        """Return the final row created by a submit, by its key, else by the answered task id."""
         key, task_id = submit.value.get("key"), submit.value.get("task_id")
         by_key = self.task_by_key.get(key) if key is not None else None
         return by_key or (self.tasks.get(task_id) if task_id is not None else None)
 
     @cached_property
     def submits_by_task(self) -> dict[str, tuple[Operation, ...]]:
-        """Submits by the final row that each made or may have made."""
+        """Submits by the final row that each created or may have created."""
         found: defaultdict[str, list[Operation]] = defaultdict(list)
         for submit in self.of("submit"):
             task = self.task_of(submit)
@@ -237,7 +248,7 @@ class History:
         return {task_id: tuple(submits) for task_id, submits in found.items()}
 
     def actor(self, actor: str) -> str:
-        """An actor of the log as people know it: a worker by its label and its incarnation."""
+        """Return the display name of an actor: a worker's label and incarnation."""
         role, _, who = actor.partition(":")
         worker = self.workers.get(who) if role == "worker" else None
         return f"{worker.label} ({who[-8:]})" if worker else who or actor
@@ -247,7 +258,7 @@ class History:
         return parse_instant(self.run.database_epoch)
 
     def seconds(self, instant: str) -> float:
-        """A database instant in arena seconds (for stories and L1/L4; never for safety)."""
+        """Convert a database instant to arena seconds (for liveness, never for safety)."""
         return (parse_instant(instant) - self._epoch).total_seconds()
 
 

@@ -1,11 +1,11 @@
-"""The clients, driven by Locust: ``python -m locust -f chaos/locustfile.py --headless``.
+"""Run the clients with Locust: ``python -m locust -f chaos/locustfile.py --headless``.
 
-Each user has one conversation (``chaos.conversation``) with its API, and writes down every
-operation as invoke and completion.
+Each user is one client (``chaos.conversation``) that records every operation as invoke and
+completion.
 
-Environment: CHAOS_APIS (JSON list of URLs, shared out among the clients), CHAOS_PLAN (JSON list of
-operations), CHAOS_OPS (JSON lines to write), CHAOS_GO (a file that appears, with the Unix time of
-arena second 0). ``time.sleep`` is made cooperative by Locust.
+Environment: CHAOS_APIS (JSON list of URLs, spread over the clients), CHAOS_OPERATIONS (file with
+the JSON list of operations), CHAOS_OPS (JSON lines to write), CHAOS_START (file that appears with
+the Unix time of arena second 0). Locust makes ``time.sleep`` cooperative.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ from typing import Any
 from locust import HttpUser, constant, events, task
 from locust.exception import StopUser
 
-from chaos.conversation import Answer, Conversation, Meeting, Request, api_of
+from chaos.conversation import Client, OperationLog, Request, Response, api_of
 from chaos.history import HistoryWriter
 from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, from_json
 
 
-class Clients:
-    """What all users of this process share: the plan, the clock, the record."""
+class ClientRun:
+    """What all users of this process share: the operations, the clock, the log."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        plan = json.loads(Path(environment["CHAOS_PLAN"]).read_text(encoding="utf-8"))
-        self.plan = from_json(plan)
+        operations = Path(environment["CHAOS_OPERATIONS"]).read_text(encoding="utf-8")
+        self.operations = from_json(json.loads(operations))
         self.history = HistoryWriter(Path(environment["CHAOS_OPS"]))
         self.apis: list[str] = json.loads(environment["CHAOS_APIS"])
-        self._go = Path(environment["CHAOS_GO"])
+        self._start_file = Path(environment["CHAOS_START"])
         self._zero: float | None = None
-        self.meeting = Meeting(self.history.write, lambda: self.zero, time.time)
+        self.log = OperationLog(self.history.write, lambda: self.zero, time.time)
         self.numbers = itertools.count()
         self.working = CLIENTS
 
     @property
     def zero(self) -> float:
-        """Unix time of arena second 0; waits for it."""
+        """The Unix time of arena second 0; waits until it is known."""
         while self._zero is None:
-            if self._go.exists():
-                self._zero = float(self._go.read_text(encoding="ascii"))
+            if self._start_file.exists():
+                self._zero = float(self._start_file.read_text(encoding="ascii"))
             else:
                 time.sleep(0.01)
         return self._zero
 
 
-class Client(HttpUser):
+class ClientUser(HttpUser):
     """One client, with one operation at a time."""
 
     wait_time = constant(0)
 
-    shared: Clients
+    shared: ClientRun
 
     def on_start(self) -> None:
         number = next(self.shared.numbers)
         self.client.base_url = api_of(number, self.shared.apis)
-        self.conversation = Conversation(number, self.shared.plan, self.shared.meeting)
+        self.chaos_client = Client(number, self.shared.operations, self.shared.log)
 
     @task
     def work(self) -> None:
-        """The whole share; then this user stops, and with the last one the process."""
-        while (due := self.conversation.due) is not None:
-            time.sleep(max(0.0, due - self.shared.meeting.now()))
-            request = self.conversation.ask()
+        """Run the client's whole share; the process ends with its last user."""
+        while (due := self.chaos_client.due) is not None:
+            time.sleep(max(0.0, due - self.shared.log.now()))
+            request = self.chaos_client.next_request()
             if request is not None:
-                self.conversation.hear(self._send(request))
+                self.chaos_client.handle_response(self._send(request))
         self.shared.working -= 1
         if self.shared.working == 0:
             self.shared.history.close()
             self.environment.runner.quit()
         raise StopUser
 
-    def _send(self, request: Request) -> Answer:
+    def _send(self, request: Request) -> Response:
         with self.client.request(
             request.method,
             request.path,
@@ -88,18 +88,17 @@ class Client(HttpUser):
             allow_redirects=False,
             catch_response=True,
         ) as response:
-            wrong = response.error
-            error = None if wrong is None else repr(wrong)[:300]
-            # Whether Holdfast did right is judged from the history, not by Locust.
+            error = None if response.error is None else repr(response.error)[:300]
+            # The checker judges Holdfast from the history; Locust must not count failures.
             response.success()
-            return Answer(response.status_code, _body(response), error)
+            return Response(response.status_code, _body(response), error)
 
 
 def _share_clients(**_: Any) -> None:
-    Client.shared = Clients(os.environ)
+    ClientUser.shared = ClientRun(os.environ)
 
 
-# Not when this file is imported: Locust itself imports it more than once.
+# On init rather than on import, because Locust imports this file more than once.
 events.init.add_listener(_share_clients)  # type: ignore[no-untyped-call]
 
 

@@ -1,75 +1,72 @@
-"""The options of ``python -m chaos run``, one type each."""
+"""The options of ``python -m chaos``, one type each."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from chaos.records import ArenaName
 
-class Arena(StrEnum):
-    """Where the faults happen."""
-
-    LIVE = "live"
-    SIMULATION = "simulation"
-    COMPOSE = "compose"
-
+RUNS = Path(".holdfast/runs")
+PROCESSES = os.cpu_count() or 1
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME]...",
-        help="Scenarios, YAML files, or suites (default, full). None: the default suite, or "
-        "when simulating 50 seeds spread over all scenarios.",
+        help="Scenarios, YAML files, or suites (default, full). Default: the default suite; in "
+        "the simulation 50 seeds spread over all scenarios.",
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="Of the workload and of who is struck; default: drawn.")
+    int | None,
+    typer.Option(help="Seed of the workload and of the targets of faults; default: random."),
 ]
-Runs = Annotated[int, typer.Option(min=1, help="Each scenario so often, seeds going up.")]
+Runs = Annotated[int, typer.Option(min=1, help="Runs per scenario, with increasing seeds.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Keep logs of runs that are true.")]
-Where = Annotated[
-    Arena,
+Arena = Annotated[
+    ArenaName,
     typer.Option(
         help="live: real processes on this machine. simulation: the same code on real servers, "
-        "in virtual time, from the seed. compose: live, in containers, by Docker."
+        "in virtual time, determined by the seed. compose: live, in Docker containers."
     ),
 ]
 Mutant = Annotated[
     str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
 ]
-Trace = Annotated[bool, typer.Option("--trace", help="Tell every event of each run (simulation).")]
+Trace = Annotated[bool, typer.Option("--trace", help="Print every event of each run (simulation).")]
 Task = Annotated[
     str | None, typer.Option(help="With --trace: only the events of this task, by its key.")
 ]
 Shrink = Annotated[
-    bool, typer.Option("--shrink", help="Then make the plan of the first false run smaller.")
+    bool, typer.Option("--shrink", help="Then reduce the scenario of the first false run.")
 ]
-ShrinkRuns = Annotated[int, typer.Option(min=1, help="In so many runs at most.")]
+ShrinkRuns = Annotated[int, typer.Option(min=1, help="Maximum number of runs of --shrink.")]
 Into = Annotated[
     Path | None, typer.Option(help="The YAML file of --shrink; default: with the run.")
 ]
 Why = Annotated[
-    bool, typer.Option("--why", help="Then find the event after which it was bound to fail.")
+    bool, typer.Option("--why", help="Then find the event after which the run had to fail.")
 ]
-WhyRuns = Annotated[int, typer.Option(min=1, help="In so many runs at most.")]
+WhyRuns = Annotated[int, typer.Option(min=1, help="Maximum number of runs of --why.")]
 Apps = Annotated[
     list[str] | None,
-    typer.Option("--app", help="A module with your @task functions, too (simulation)."),
+    typer.Option("--app", help="A further module with @task functions (simulation)."),
 ]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Simulate so many seeds at a time; default: one per core.")
+    int, typer.Option(min=1, help="Number of parallel simulations; default: one per core.")
 ]
 Benchmark = Annotated[
     bool, typer.Option("--benchmark", help="Instead, measure how fast the simulation is.")
 ]
-RunsDirectory = Annotated[Path, typer.Option(help="Where histories are kept.")]
+RunsDirectory = Annotated[Path, typer.Option(help="Directory of the run store.")]
 Targets = Annotated[
     Path | None,
     typer.Option(
         help="While a run is up, list its processes in this JSON file for Prometheus "
-        "(file_sd_configs), and the faults that hold as a metric (live)."
+        "(file_sd_configs), and export the active faults as a metric (live)."
     ),
 ]

@@ -120,7 +120,7 @@ class After(Part):
         return event
 
 
-class FaultPlan(Part):
+class FaultSpec(Part):
     """One planned fault: ``times`` strikes, the first ``at`` a second or ``after`` an event.
 
     ``target``: pattern or list of patterns of edges (``worker-*->redis``; those to the collector
@@ -206,7 +206,7 @@ class FaultPlan(Part):
         return FaultSort.EDGE if "->" in self.target[0] else FaultSort.PROCESS
 
     @property
-    def strikes(self) -> tuple[str, ...]:
+    def fault_ids(self) -> tuple[str, ...]:
         """``fault_id`` of each planned strike."""
         return tuple(f"{self.name}#{n + 1}" for n in range(self.times))
 

@@ -1,4 +1,4 @@
-"""Faults of processes: what is done to a role, in any arena, and the evidence that it struck."""
+"""Inject faults into processes of roles, in any arena, and collect the evidence."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from chaos.plan import FaultPlan
-from chaos.witness import Incarnation, Witness, WitnessAway
+from chaos.errors import ChaosError
+from chaos.plan import FaultSpec
+from chaos.witness import DatabaseObserver, DatabaseUnavailable, Incarnation
 
 Hold = Callable[[], Awaitable[None]]
-# A strike waits so long for its worker to have something to lose.
+# Whether the effect of a fault was observed, and the evidence.
+Observed = tuple[bool, dict[str, Any]]
+# How long an injection waits for its worker to run a task.
 _BUSY_SECONDS = 0.5
 _STOP_SECONDS = 1.0
 _REPLACED_SECONDS = 10.0
 _GRACEFUL_SECONDS = 30.0
-# A process comes back only when its database does.
+# A process becomes ready only after its database.
 _BACK_SECONDS = 60.0
 _UP_SECONDS = 10.0
 
 
-class ActorFailed(Exception):
-    """A process could not be brought to work; the message ends with the tail of its log."""
+class ActorFailed(ChaosError):
+    """A process did not start or ended unexpectedly; the message ends with the tail of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """A process of a role ended: ``code`` negative for a signal, ``at`` Unix time, ``planned`` when
-    the harness meant it.
+    """The end of a role's process.
+
+    ``code``: negative for a signal. ``at``: Unix time. ``planned``: whether the harness ended it.
     """
 
     actor: str
@@ -42,15 +46,16 @@ class ProcessEnd:
 
 
 class Actor(Protocol):
-    """One named role that has a process, kept running: after an end that was not planned a new one
-    is started at once, after a planned one when ``restart`` says so.
+    """One named role whose process is kept running.
+
+    After an unplanned end a new process is started at once, after a planned one by ``restart``.
     """
 
     name: str
 
     @property
     def pid(self) -> int:
-        """Of the current process; raises ActorFailed when there is none."""
+        """The current process; raises ActorFailed when there is none."""
 
     @property
     def alive(self) -> bool:
@@ -58,11 +63,12 @@ class Actor(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether its process is paused, as the system tells it."""
+        """Whether the operating system reports its process as paused."""
 
     async def ready(self, timeout_seconds: float = ..., *, patient: bool = ...) -> None:
-        """Wait until the role says that it can work (patient: however often it dies meanwhile);
-        raises ActorFailed.
+        """Wait until the role reports that it is ready; raises ActorFailed.
+
+        ``patient``: keep waiting however often its process dies meanwhile.
         """
 
     def kill(self) -> int:
@@ -72,10 +78,10 @@ class Actor(Protocol):
         """SIGTERM, the graceful stop; returns the pid. No new process until ``restart``."""
 
     def pause(self) -> int:
-        """Nothing of it runs until ``resume``; returns the pid."""
+        """Stop its execution until ``resume``; returns the pid."""
 
     def resume(self) -> int:
-        """It goes on; returns the pid."""
+        """Continue its execution; returns the pid."""
 
     def restart(self) -> None:
         """Let a new process start after a planned end."""
@@ -84,23 +90,26 @@ class Actor(Protocol):
         """Kill it if it runs, and never start it again."""
 
     async def gone(self) -> int:
-        """Wait until the current process has ended; its exit code."""
+        """Wait until the current process has ended; returns its exit code."""
 
     async def move_clock(self, seconds: float) -> float | None:
-        """Its wall clock is ahead by so many; by how many it then says it is (None: it is mute)."""
+        """Set its wall clock ahead by ``seconds``.
+
+        Returns how far ahead its clock then reads; None if it did not report it.
+        """
 
 
-class ProcessStrike:
-    """One strike on one process. ``run`` returns whether it was felt, and the evidence."""
+class ProcessFault:
+    """One injection of a fault into one process."""
 
-    def __init__(self, plan: FaultPlan, actor: Actor, witness: Witness) -> None:
-        self._plan = plan
+    def __init__(self, fault: FaultSpec, actor: Actor, observer: DatabaseObserver) -> None:
+        self._fault = fault
         self._actor = actor
-        self._witness = witness
+        self._observer = observer
         self._is_worker = actor.name.startswith("worker-")
 
-    async def run(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        """Strike, ``hold``, undo."""
+    async def run(self, hold: Hold) -> Observed:
+        """Inject the fault, ``hold``, undo it; return whether it was observed, and the evidence."""
         faults = {
             "kill": self._kill,
             "pause": self._pause,
@@ -108,15 +117,15 @@ class ProcessStrike:
             "restart": self._restart,
             "skew": self._skew,
         }
-        return await faults[self._plan.fault](hold)
+        return await faults[self._fault.fault](hold)
 
     async def busy(self) -> None:
-        """Wait a moment for a worker to run something: a strike on an idle one proves little.
+        """Wait briefly until the worker runs a task: a fault in an idle worker proves little.
 
-        Only a process that is there can be struck, and only one that is up can stop gracefully: for
-        that it is waited longer (the database may still call busy one whose process is gone).
+        A graceful stop needs a process that is ready, so that is awaited for longer. The database
+        alone does not tell: it may still list tasks of a process that is gone.
         """
-        if self._plan.fault in {"terminate", "restart"}:
+        if self._fault.fault in {"terminate", "restart"}:
             with contextlib.suppress(ActorFailed):
                 await self._actor.ready(_UP_SECONDS, patient=True)
         give_up = time.monotonic() + _UP_SECONDS
@@ -125,30 +134,30 @@ class ProcessStrike:
         give_up = time.monotonic() + _BUSY_SECONDS
         while self._is_worker and time.monotonic() < give_up:
             try:
-                if await self._witness.running(self._actor.name):
+                if await self._observer.running(self._actor.name):
                     return
-            except WitnessAway:
+            except DatabaseUnavailable:
                 return
             await asyncio.sleep(0.01)
 
-    async def _kill(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+    async def _kill(self, hold: Hold) -> Observed:
         return await self._ended(self._actor.kill(), hold, code=-signal.SIGKILL)
 
-    async def _terminate(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+    async def _terminate(self, hold: Hold) -> Observed:
         return await self._ended(self._actor.terminate(), hold, code=0)
 
-    async def _restart(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
+    async def _restart(self, hold: Hold) -> Observed:
         async def at_once() -> None:
             return
 
-        felt, evidence = await self._terminate(at_once)
+        observed, evidence = await self._terminate(at_once)
         await hold()
-        return felt, evidence
+        return observed, evidence
 
-    async def _ended(self, pid: int, hold: Hold, *, code: int) -> tuple[bool, dict[str, Any]]:
-        """The process is reaped with ``code``; a worker comes back as another incarnation."""
-        # One clock: whoever registered before is the one that was struck.
-        struck = time.time()
+    async def _ended(self, pid: int, hold: Hold, *, code: int) -> Observed:
+        """Wait for the exit with ``code``, and for the next incarnation of a worker."""
+        # Harness and database share a clock: an incarnation registered before this is the target.
+        began = time.time()
         try:
             found = await asyncio.wait_for(self._actor.gone(), _GRACEFUL_SECONDS)
             await hold()
@@ -158,30 +167,33 @@ class ProcessStrike:
         evidence: dict[str, Any] = {"actor": self._actor.name, "pid": pid, "exit": found}
         if not self._is_worker:
             return found == code, evidence
-        before, after = await self._replaced(struck)
+        before, after = await self._replaced(began)
         evidence["incarnation"] = before and before.worker_id
         evidence["replaced_by"] = after and after.worker_id
         return found == code and after is not None, evidence
 
-    async def _around(self, struck: float) -> tuple[Incarnation | None, Incarnation | None]:
-        """The incarnation of that instant (Unix time), and the first one after it so far."""
-        known = await self._witness.incarnations(self._actor.name)
-        before = [each for each in known if each.started <= struck]
-        after = [each for each in known if each.started > struck]
+    async def _around(self, instant: float) -> tuple[Incarnation | None, Incarnation | None]:
+        """Return the incarnation at that instant (Unix time), and the first one after it so far."""
+        known = await self._observer.incarnations(self._actor.name)
+        before = [each for each in known if each.started <= instant]
+        after = [each for each in known if each.started > instant]
         return before[-1] if before else None, after[0] if after else None
 
-    async def _replaced(self, struck: float) -> tuple[Incarnation | None, Incarnation | None]:
-        """The incarnation struck, and the first one after it (None: there was none in time)."""
+    async def _replaced(self, instant: float) -> tuple[Incarnation | None, Incarnation | None]:
+        """Wait for the incarnation that replaces the one at that instant; None if it is late."""
         give_up = time.monotonic() + _REPLACED_SECONDS
         while True:
-            before, after = await self._around(struck)
+            before, after = await self._around(instant)
             if after or time.monotonic() > give_up:
                 return before, after
             await asyncio.sleep(0.05)
 
-    async def _pause(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        """Stopped at both ends of the pause; whether it was marked dead meanwhile is told too."""
-        struck = time.time()
+    async def _pause(self, hold: Hold) -> Observed:
+        """Observed if the process is stopped at both ends of the pause.
+
+        The evidence says whether the worker was marked dead meanwhile.
+        """
+        began = time.time()
         pid = self._actor.pause()
         started = time.monotonic()
         try:
@@ -200,14 +212,14 @@ class ProcessStrike:
             "held_seconds": round(seconds, 3),
         }
         if self._is_worker:
-            before, _ = await self._around(struck)
+            before, _ = await self._around(began)
             evidence["incarnation"] = before and before.worker_id
             evidence["marked_dead"] = before and before.dead_reason
         return stopped and still, evidence
 
-    async def _skew(self, hold: Hold) -> tuple[bool, dict[str, Any]]:
-        """The clock that the process itself reads shows the wrong time, and later the right one."""
-        wanted = self._plan.attributes["seconds"]
+    async def _skew(self, hold: Hold) -> Observed:
+        """Observed if the clock that the process itself reads is wrong by about what was asked."""
+        wanted = self._fault.attributes["seconds"]
         pid = self._actor.pid
         ahead = await self._actor.move_clock(wanted)
         try:

@@ -1,14 +1,15 @@
-"""The vocabulary of a history: one frozen class per ``kind`` of record, closed.
+"""Defines the records of a history: one frozen class per ``kind``, a closed set.
 
-Two clocks: ``at: float`` is the arena's, in seconds since the start of the run; ``at: str`` is an
-instant of the database, ISO 8601 with ``Z``. ``Run.database_epoch`` is the database's clock at
-arena second 0; ``History.seconds`` converts. Safety is never judged across clocks.
+There are two clocks. ``at: float`` is the arena's, in seconds since the start of the run; ``at:
+str`` is an instant of the database, ISO 8601 with ``Z``. ``Run.database_epoch`` is the database's
+clock at arena second 0; ``History.seconds`` converts. Safety is never judged across clocks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
@@ -16,10 +17,10 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 
 def parse_instant(text: str) -> datetime:
-    """An instant of the database (ISO 8601, ``Z`` or an offset) as an aware datetime.
+    """Parse an instant of the database (ISO 8601, ``Z`` or an offset) as an aware datetime.
 
     Raises:
-        ValueError: not ISO 8601, or without an offset.
+        ValueError: the text is not ISO 8601 or has no offset.
     """
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
@@ -32,13 +33,21 @@ def _check_instant(text: str) -> str:
     return text
 
 
+class ArenaName(StrEnum):
+    """Where a run happens."""
+
+    LIVE = "live"
+    SIMULATION = "simulation"
+    COMPOSE = "compose"
+
+
 Instant = Annotated[str, AfterValidator(_check_instant)]
 _STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One summand of the bound T: what it waits for, how long at most, and why."""
+    """One term of the bound T: a name, its seconds, and why it is needed."""
 
     name: str
     seconds: float
@@ -47,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """T of L1 with its terms; ``seconds`` is their sum, or what the scenario says itself."""
+    """T of L1 with its terms; ``seconds`` is their sum, or the scenario's own number."""
 
     seconds: float
     terms: tuple[Term, ...]
@@ -55,9 +64,9 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """First line of each history. ``scenario`` is the whole scenario (``Scenario.document``).
+    """The first line of each history; ``scenario`` is the whole ``Scenario.document``.
 
-    ``settings``: those that matter, as given to the processes (no secrets, no addresses).
+    ``settings``: the relevant ones, as given to the processes (no secrets, no addresses).
     ``database_epoch``: the database's clock at arena second 0.
     """
 
@@ -65,7 +74,7 @@ class Run:
     kind: Literal["run"] = "run"
     scenario: dict[str, Any]
     seed: int
-    arena: Literal["live", "simulation", "compose"]
+    arena: ArenaName
     database_epoch: Instant
     bound: Bound
     settings: dict[str, Any]
@@ -77,16 +86,16 @@ class Run:
 class Op:
     """One half of a client operation: its ``invoke``, or its completion under the same op_id.
 
-    ok: it happened. fail: it certainly did not. info: unknown (a timeout, a 5xx, a broken
+    ok: it happened. fail: it certainly did not happen. info: unknown (a timeout, a 5xx, a broken
     connection); an invoke without completion counts as info. ``value`` by ``op``:
       submit  invoke {key, name, payload, run_at, effect}; completion {task_id, status}.
-              run_at: ISO instant asked for, or None (now). effect: ledger, sql or external.
-              task_id: None where the answer named none. A repeat of a submit is an op of its own.
+              run_at: requested ISO instant, or None (now). effect: ledger, sql or external.
+              task_id: None if the answer has none. A repeated submit is a separate operation.
       cancel  invoke {task_id}; ok {answer: cancelled | requested | too_late}. A 409 is ok/too_late.
       get     invoke {task_id}; ok {state} (None: 404).
       retry   invoke {task_id}; ok {answer: retried | refused}.
       list    invoke {}; ok {task_ids}.
-    A completion may repeat the keys of its invoke, and add ``status`` (HTTP) and ``error``.
+    A completion may repeat keys of its invoke and add ``status`` (HTTP) and ``error``.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -101,7 +110,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
-    """Tasks not terminal (``open``), and those of them RUNNING, counted in the database."""
+    """The number of tasks that are not terminal (``open``), and of those in RUNNING."""
 
     open: int
     running: int
@@ -109,12 +118,12 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One strike of a planned fault as it really took hold.
+    """One step of the injection of a planned fault, as it really happened.
 
-    ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultPlan.strikes``). A strike
-    has one ``start`` (with ``in_flight``), one ``felt`` once something other than the harness's own
-    intention showed it (``evidence`` says what: bytes held, latency measured, exit status, ...),
-    and one ``end`` where it ended. ``targets`` are the edges, processes or servers really hit.
+    ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultSpec.fault_ids``). An
+    injection has one ``start`` (with ``in_flight``), one ``felt`` once it was observed by something
+    other than the harness's intention (``evidence``: bytes held, latency measured, exit status,
+    ...), and one ``end`` if it ended. ``targets`` are the edges, processes or servers really hit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -130,9 +139,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """faults: load and faults begin. healed: all faults are off, every process is up and the load
-    is over. drained: the final reads below were made (whether or not all tasks were terminal).
-    ``core``: the processes that were healed; any other was killed at the heal and stays dead.
+    """The beginning of a phase of the run.
+
+    faults: load and faults begin. healed: all faults are off, every process is up and the load is
+    over. drained: the final reads were made (whether or not all tasks were terminal). ``core``: the
+    processes that were healed; all others were killed at the heal and stay dead.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -161,7 +172,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """A row of the ledger."""
+    """A row of the ledger of effects."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["effect"] = "effect"
@@ -198,7 +209,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaleWrite:
-    """A row of ``stale_writes``: what the fence refused."""
+    """A row of ``stale_writes``: a write that the fence refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["stale_write"] = "stale_write"
@@ -226,7 +237,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkCall:
-    """A physical call as the sink saw it, by its own clock; ``applied`` False: deduplicated."""
+    """A physical call received by the sink; ``applied`` is False if it was a duplicate."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["sink"] = "sink"
@@ -251,7 +262,7 @@ class SqlEffect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sometimes:
-    """Something the arena itself saw (or did not) that no other witness records."""
+    """Whether the arena observed an occurrence that no other record shows."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["sometimes"] = "sometimes"
@@ -262,8 +273,9 @@ class Sometimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """A process of the system ended: ``code`` is negative for a signal, ``planned`` when the
-    harness meant it (a process that was told to kill itself was not).
+    """The exit of a process of the system; ``code`` is negative for a signal.
+
+    ``planned``: the harness intended it (a process killed by its own handler is not planned).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -277,7 +289,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanLink:
-    """Another span that a span points to; ids in hex, as everywhere."""
+    """A reference to another span; ids are in hex."""
 
     trace_id: str
     span_id: str
@@ -294,9 +306,10 @@ class SpanEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A span as the collector received it, or one of the harness's own (service
-    ``holdfast-chaos``). ``start`` and ``end`` are by the wall clock of the process that made it, on
-    the arena's scale: of a skewed process they are wrong. ``role``: OpenTelemetry's kind of span.
+    """A span that the collector received, or one of the harness (service ``holdfast-chaos``).
+
+    ``start`` and ``end`` are arena seconds by the wall clock of the process that made the span, so
+    they are wrong for a process with a skewed clock. ``role``: OpenTelemetry's span kind.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -336,15 +349,15 @@ _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminato
 
 
 def encode(record: Record) -> bytes:
-    """One line of a history, newline included."""
+    """Encode a record as one line of a history, including the newline."""
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def decode(line: bytes | str) -> Record:
-    """The record of one line.
+    """Decode one line of a history.
 
     Raises:
-        ValueError: not JSON, an unknown kind, or a field missing, unknown or of a wrong type.
+        ValueError: the line is not JSON, has an unknown kind, or a missing, unknown or wrong field.
     """
     try:
         return _ADAPTER.validate_json(line)

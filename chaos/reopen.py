@@ -46,7 +46,7 @@ def rebuild(place: Path) -> Path:
     return place / files.REPORT
 
 
-def story_of(place: Path, task: str) -> list[str]:
+def task_story(place: Path, task: str) -> list[str]:
     """The whole story of one task, by its key or its id, with the evidence of its violations.
 
     Raises:

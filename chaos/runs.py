@@ -17,6 +17,7 @@ from typing import Literal
 import orjson
 from pydantic import ValidationError
 
+from chaos.errors import ChaosError
 from chaos.report import outcome as outcomes
 from chaos.report import suite as suites
 from chaos.report.files import HISTORY, SUMMARY
@@ -27,7 +28,7 @@ LATEST = "latest"
 _SUFFIXES = 1000
 
 
-class RunNotFound(LookupError):
+class RunNotFound(ChaosError):
     """No such run in the store; the message says where it was looked for."""
 
 

@@ -17,17 +17,18 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from chaos import storm as storms
+from chaos.errors import ChaosError
 from chaos.explain import did_you_mean, explain
 from chaos.load import Workload
-from chaos.plan import DeclaredSettings, FaultPlan, Part, Survivors, Topology
+from chaos.plan import DeclaredSettings, FaultSpec, Part, Survivors, Topology
 from chaos.storm import Storm
-from chaos.vocabulary import INVARIANTS, SOMETIMES, UNCONDITIONAL
+from chaos.vocabulary import LIVENESS, SAFETY, SOMETIMES, UNCONDITIONAL
 from system.settings import Settings
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(ChaosError):
     """A scenario that cannot be used; the message names file, key and what is allowed."""
 
 
@@ -48,12 +49,11 @@ class Expectations(Part):
     @field_validator("always", "eventually", "sometimes")
     @classmethod
     def _known(cls, names: Any, info: ValidationInfo) -> Any:
-        letter = {"always": "S", "eventually": "L"}.get(info.field_name or "")
-        allowed = [name for name in INVARIANTS if name[0] == letter] if letter else list(SOMETIMES)
+        allowed = {"always": SAFETY, "eventually": LIVENESS}.get(info.field_name or "", SOMETIMES)
         for name in names:
             if name not in allowed:
                 raise ValueError(f"{name} is not known here{did_you_mean(name, allowed)}")
-        if letter == "L" and names.get("L5") == "computed":
+        if allowed is LIVENESS and names.get("L5") == "computed":
             raise ValueError("L5 is a share of a rate, such as 0.9: nothing computes it")
         return names
 
@@ -70,7 +70,7 @@ class Scenario(Part):
     windows: tuple[Annotated[str, Field(pattern=r"^W\d\d$")], ...] = ()
     topology: Topology = Topology()
     workload: Workload
-    faults: tuple[FaultPlan, ...] = ()
+    faults: tuple[FaultSpec, ...] = ()
     storm: Storm | None = None
     survivors: Survivors | None = None
     expect: Expectations = Expectations()

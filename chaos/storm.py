@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chaos.explain import did_you_mean
 from chaos.load import Counts, Seconds, Shares, Workload, in_order
-from chaos.plan import COLLECTOR, FaultPlan, Part, Topology
+from chaos.plan import COLLECTOR, FaultSpec, Part, Topology
 from chaos.vocabulary import SERVERS, FaultSort
 
 # A process that ended is back, and busy again, so long after its strike.
@@ -50,10 +50,10 @@ class Option(Part):
         self.plan()
         return self
 
-    def plan(self, **more: Any) -> FaultPlan:
+    def plan(self, **more: Any) -> FaultSpec:
         """The planned fault that comes of it."""
         fields = {"target": self.target, "stream": self.stream, "attributes": self.attributes}
-        return FaultPlan.model_validate({"fault": self.fault, "at": 0} | fields | more)
+        return FaultSpec.model_validate({"fault": self.fault, "at": 0} | fields | more)
 
 
 class Storm(Part):
@@ -79,7 +79,7 @@ class Storm(Part):
 class _Taken:
     """What a fault drawn already keeps others from, and when."""
 
-    plan: FaultPlan
+    plan: FaultSpec
     start: float
     end: float
 
@@ -133,7 +133,7 @@ def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> di
     return changed
 
 
-def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultPlan]:
+def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultSpec]:
     field = Topology.model_validate(topology)
     wanted = dice.randint(*storm.faults)
     taken: list[_Taken] = []
@@ -178,7 +178,7 @@ def _collide(a: _Taken, b: _Taken) -> bool:
     return bool(_processes(a.plan) & _processes(b.plan))
 
 
-def _processes(plan: FaultPlan) -> set[str]:
+def _processes(plan: FaultSpec) -> set[str]:
     """The processes that a fault keeps busy (an edge: of both its ends)."""
     ends = {end for target in plan.target for end in target.split("->")}
     return ends - {*SERVERS, "sink", "client", COLLECTOR}

@@ -1,13 +1,13 @@
-"""The verdict of a run, from its history alone: false > unknown > true.
+"""Computes the verdict of a run from its history alone: false > unknown > true.
 
-false: an invariant is violated. unknown: nothing is, but the run does not prove it, since a planned
-fault never took hold, nothing was in flight, something required was never seen, too little was
-accepted, an invariant crashed, or the history is incomplete. true: everything held and was tried.
+false: an invariant is violated. unknown: no invariant is violated, but the run does not prove that
+they hold, because a planned fault had no effect, nothing was in flight, a required occurrence was
+never seen, too few tasks were accepted, a check crashed, or the history is incomplete. true: every
+invariant held and was put to the test.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,21 +18,24 @@ from pydantic import ValidationError
 from chaos import history as histories
 from chaos.explain import explain
 from chaos.history import History, HistoryError
+from chaos.invariants.declaration import Check
 from chaos.invariants.liveness import allowed_seconds, recovery_seconds, undecided
-from chaos.invariants.registry import CHECKS, Invariant
-from chaos.invariants.traces import Findings, examine
+from chaos.invariants.registry import INVARIANTS
+from chaos.invariants.traces import TraceFindings, examine
 from chaos.invariants.violation import Violation
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
+from chaos.records import ArenaName
 from chaos.scenario import Scenario
 from chaos.witnesses import seen
 
 
 @dataclass(frozen=True, slots=True)
-class Meters:
-    """The figures of a run. ``recovery_seconds`` None: not everything due was done, or no heal.
+class RunMeters:
+    """The figures of a run.
 
-    ``spans``: of the sampled tasks' traces and all others; ``excused``: how many that S13 expects
-    are missing for a good reason, by reason. Both are empty where S13 is not judged.
+    ``recovery_seconds`` is None if some due task never ended or there was no heal. ``spans`` counts
+    all recorded spans; ``excused`` counts the missing spans that S13 exempts, by reason. Both are
+    empty where S13 is not judged.
     """
 
     accepted: int
@@ -51,17 +54,17 @@ class Meters:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run proved. ``violations`` make it false, ``doubts`` (sentences) unknown.
+    """What a run proved: ``violations`` make it false, ``doubts`` (sentences) unknown.
 
-    ``sometimes``: how often each required thing was seen.
+    ``sometimes`` counts how often each required occurrence was seen.
     """
 
     verdict: Literal["true", "false", "unknown"]
     scenario: str
     seed: int
-    arena: str
+    arena: ArenaName
     mutant: str | None
-    meters: Meters
+    meters: RunMeters
     violations: tuple[Violation, ...]
     doubts: tuple[str, ...]
     sometimes: dict[str, int]
@@ -69,17 +72,17 @@ class Judgement:
 
 
 def check_file(path: Path) -> Judgement:
-    """Judges the history in a file.
+    """Judge the history in a file.
 
     Raises:
-        HistoryError: it cannot be read.
-        OSError: it cannot be opened.
+        HistoryError: the file is not a valid history.
+        OSError: the file cannot be opened.
     """
     return judge(histories.load(path))
 
 
-def judge(history: History, checks: Mapping[str, Invariant] = CHECKS) -> Judgement:
-    """Judges a history by the expectations of the scenario in its run record.
+def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgement:
+    """Judge a history by the expectations of the scenario in its run record.
 
     Raises:
         HistoryError: the run record has no usable scenario.
@@ -87,15 +90,15 @@ def judge(history: History, checks: Mapping[str, Invariant] = CHECKS) -> Judgeme
     scenario = _scenario(history)
     violations: list[Violation] = []
     doubts = list(_doubts(history, scenario))
-    # Without the final reads every accepted task would look lost.
-    traced = _traced(history, scenario)
-    if "drained" in history.phases:
+    traced = TraceFindings()
+    if "drained" in history.phases:  # without the final reads every accepted task would look lost
         for name in (*scenario.expect.always, *scenario.expect.eventually):
             found, crash = _check(name, checks[name], history)
             violations += found
             doubts += crash
-        if traced is not None and not traced.sampled:
-            doubts.append("S13 had nothing to judge: no task was sampled")
+            if name == "S13" and not crash:
+                traced = history.view(examine)
+                doubts += _untraced(traced)
         doubts += undecided(history) if "L1" in scenario.expect.eventually else []
     return Judgement(
         verdict="false" if violations else "unknown" if doubts else "true",
@@ -103,7 +106,7 @@ def judge(history: History, checks: Mapping[str, Invariant] = CHECKS) -> Judgeme
         seed=history.run.seed,
         arena=history.run.arena,
         mutant=history.run.mutant,
-        meters=_meters(history, scenario, traced or Findings()),
+        meters=_meters(history, scenario, traced),
         violations=tuple(violations),
         doubts=tuple(doubts),
         sometimes={name: seen(history, name) for name in scenario.expect.sometimes},
@@ -119,20 +122,15 @@ def _scenario(history: History) -> Scenario:
         raise HistoryError(f"the scenario in the run record: {line}") from None
 
 
-def _check(name: str, check: Invariant, history: History) -> tuple[list[Violation], list[str]]:
+def _check(name: str, check: Check, history: History) -> tuple[list[Violation], list[str]]:
     try:
         return check(history), []
-    except Exception as error:  # noqa: BLE001 - a checker that crashed has proved nothing
+    except Exception as error:  # noqa: BLE001 - a check that crashed proves nothing
         return [], [f"{name} crashed: {type(error).__name__}: {error}"]
 
 
-def _traced(history: History, scenario: Scenario) -> Findings | None:
-    """What S13 saw beyond its violations; None: it is not judged, or it crashed."""
-    if "S13" not in scenario.expect.always or "drained" not in history.phases:
-        return None
-    with contextlib.suppress(Exception):
-        return examine(history)
-    return None
+def _untraced(traced: TraceFindings) -> list[str]:
+    return [] if traced.sampled else ["S13 had nothing to judge: no task was sampled"]
 
 
 def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
@@ -144,40 +142,40 @@ def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
         yield f"only {accepted} submits were accepted, at least {least} are needed"
     for plan in scenario.faults:
         yield from _fault_doubts(history, plan)
-    planned = {strike for plan in scenario.faults for strike in plan.strikes}
+    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
     for fault_id in sorted(history.faults.keys() - planned):
-        yield f"fault {fault_id} struck, but the scenario does not plan it"
+        yield f"fault {fault_id} was injected, but the scenario does not plan it"
     for name in scenario.expect.sometimes:
         if not seen(history, name):
             yield f"{name} was never seen"
 
 
-def _fault_doubts(history: History, plan: FaultPlan) -> Iterator[str]:
+def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:
     open_tasks = 0
-    for strike in plan.strikes:
+    for strike in plan.fault_ids:
         records = {record.type: record for record in history.faults.get(strike, ())}
         start, end = records.get("start"), records.get("end")
         if start is None:
-            yield f"fault {strike} never struck"
+            yield f"fault {strike} was never injected"
             continue
         if "felt" not in records:
-            yield f"fault {strike} struck, but was not felt"
+            yield f"fault {strike} was injected, but not observed"
         if end is not None and end.at > history.phases.get("healed", end.at):
             yield f"fault {strike} ended after the heal"
         open_tasks = max(open_tasks, start.in_flight.open if start.in_flight else 0)
-    if any(strike in history.faults for strike in plan.strikes) and not open_tasks:
-        yield f"fault {plan.name} struck while no task was in flight"
+    if any(strike in history.faults for strike in plan.fault_ids) and not open_tasks:
+        yield f"fault {plan.name} was injected while no task was in flight"
 
 
 def _accepted(history: History) -> int:
-    """Tasks that some client was told are accepted."""
+    """Count the tasks that were reported as accepted to some client."""
     ids = {s.value.get("task_id") for s in history.of("submit") if s.type == "ok"}
     return len(ids - {None})
 
 
-def _meters(history: History, scenario: Scenario, traced: Findings) -> Meters:
-    planned = {strike for plan in scenario.faults for strike in plan.strikes}
-    felt = {
+def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunMeters:
+    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
+    observed = {
         fault_id
         for fault_id, records in history.faults.items()
         if any(record.type == "felt" for record in records)
@@ -188,12 +186,12 @@ def _meters(history: History, scenario: Scenario, traced: Findings) -> Meters:
         for record in records
         if record.in_flight is not None
     ]
-    return Meters(
+    return RunMeters(
         accepted=_accepted(history),
         effects=sum(len(rows) for rows in history.effects.values()),
         duplicates_suppressed=seen(history, "duplicate_suppressed"),
         stale_writes_refused=seen(history, "stale_write_refused"),
-        faults_felt=len(felt & planned),
+        faults_felt=len(observed & planned),
         faults_planned=len(planned),
         in_flight=max((flight.open for flight in flights), default=0),
         running=max((flight.running for flight in flights), default=0),

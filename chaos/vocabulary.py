@@ -70,54 +70,37 @@ FAULTS: dict[str, FaultKind] = {
 # Events that a fault may wait for: the reasons of transitions.
 EVENTS: dict[str, Reason] = {reason.name.lower(): reason for reason in Reason}
 
-# One sentence each; the laws themselves are in chaos/invariants. S14 (the same seed gives the same
-# run) compares runs, and is a test.
-INVARIANTS: dict[str, str] = {
-    "S1": "no effect is applied twice",
-    "S2": "every task and effect goes back to a submit that may have happened",
-    "S3": "no attempt starts before the task is due, by the database's clock",
-    "S4": "what a cancel was answered comes true, and a cancelled task has no effect",
-    "S5": "no accepted task is lost",
-    "S6": "every transition is legal, logged, and in an unbroken order",
-    "S7": "attempts, losses and hand backs are counted exactly and limits are kept",
-    "S8": "the epoch fences: it grows exactly with ownership, and stale writes are refused",
-    "S9": "an attempt has one owner, and only it (or a scheduler) ends it; the dead claim nothing",
-    "S10": "one idempotency key makes one task, another payload under it is refused",
-    "S11": "SUCCEEDED has exactly one effect; FAILED and CANCELLED have none",
-    "S12": "an accepted task can be read at once and never disappears",
-    "S13": "the trace of every task is complete: each attempt has one span, nothing leads nowhere",
-    "S15": "the dead letter holds exactly the tasks that were made to fail",
-    "S16": "no attempt is wasted: none is lost, none times out",
-    "S17": "no more tasks are QUEUED at a time than the bound of the queue allows",
-    "L1": "every task is terminal within T after it was due and everything healed",
-    "L2": "while faults last, tasks still end",
-    "L4": "without faults, every attempt starts on time",
-    "L5": "what an overload left is worked off as fast as before (a share of that rate)",
-}
+# The invariants that a scenario may name; ``chaos.invariants`` declares what each requires.
+SAFETY = (
+    "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S12",
+    "S13", "S15", "S16", "S17",
+)  # fmt: skip
+LIVENESS = ("L1", "L2", "L4", "L5")
 
-# Those that hold whatever breaks; the other laws of safety depend on what a scenario does.
-UNCONDITIONAL = tuple(f"S{number}" for number in range(1, 13))
+# These hold under any fault; whether the other safety invariants apply depends on the scenario.
+UNCONDITIONAL = SAFETY[:12]
 
-SOMETIMES: dict[str, str] = {
-    "stale_write_refused": "the fence refused a write of a worker that had lost its lease",
-    "duplicate_suppressed": "the sink got a call again and did not apply it again",
-    "submit_repeated": "a submit under a used key was answered with the task already there",
-    "submit_mismatched": "another payload under a used key was refused",
-    "outcome_unknown": "a client operation ended unknown",
-    "statement_outcome_unknown": "a role got no answer to a statement (seen by the arena)",
-    "lease_lost": "an attempt was taken back from a worker",
-    "attempt_failed": "an attempt failed and the task was tried again",
-    "hint_republished": "a hint was published again",
-    "handed_back": "a stopping worker gave an attempt back",
-    "worker_replaced": "an actor came back as another incarnation",
-    "cancelled": "a task was cancelled",
-    "cancel_too_late": "a cancel was refused because the task had ended",
-    "cancel_requested": "a running attempt was asked to stop",
-    "poisoned": "a task went to the dead letter because workers died of it",
-    "claim_unknown": "a committed claim was reported as unknown (seen by the arena)",
-    "finish_unknown": "a committed finish was reported as unknown (seen by the arena)",
-    "submit_unknown": "a committed submit was reported as unknown (seen by the arena)",
-    "amnesia_healed": "a scheduler found Redis empty and published again (seen by the arena)",
-    "redis_given_up": "a role gave up waiting for Redis and went on (seen by the arena)",
-    "stale_hint_delivered": "a hint of an epoch gone by reached Redis late (seen by the arena)",
-}
+# What a scenario may require to be seen; ``chaos.witnesses`` defines how each is counted.
+SOMETIMES = (
+    "stale_write_refused",
+    "duplicate_suppressed",
+    "submit_repeated",
+    "submit_mismatched",
+    "outcome_unknown",
+    "statement_outcome_unknown",
+    "lease_lost",
+    "attempt_failed",
+    "hint_republished",
+    "handed_back",
+    "worker_replaced",
+    "cancelled",
+    "cancel_too_late",
+    "cancel_requested",
+    "poisoned",
+    "claim_unknown",
+    "finish_unknown",
+    "submit_unknown",
+    "amnesia_healed",
+    "redis_given_up",
+    "stale_hint_delivered",
+)

@@ -64,15 +64,15 @@ class Incarnation:
     dead_reason: str | None
 
 
-class WitnessAway(Exception):
+class DatabaseUnavailable(Exception):
     """Postgres did not answer the harness itself."""
 
 
-class Witness:
+class DatabaseObserver:
     """Reads by one direct connection, opened again when Postgres was restarted.
 
     While Postgres is down or full every method waits for it, at most a minute; then it raises
-    WitnessAway.
+    DatabaseUnavailable.
     """
 
     def __init__(self, url: str) -> None:
@@ -110,7 +110,7 @@ class Witness:
         """Tasks open and running, now; while Postgres is down, as they were last seen."""
         try:
             counts = await self.counts(_GLANCE_SECONDS)
-        except WitnessAway:
+        except DatabaseUnavailable:
             counts = self._last
         return InFlight(open=counts.open, running=counts.running)
 
@@ -126,7 +126,7 @@ class Witness:
         return sum(int(row["n"]) for row in rows if fnmatchcase(row["label"], pattern))
 
     async def running(self, label: str) -> int:
-        """Tasks that run under the incarnations of this actor; WitnessAway comes soon."""
+        """Tasks that run under the incarnations of this actor; DatabaseUnavailable comes soon."""
         (row,) = await self._fetch(
             "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
             " WHERE t.state = 'RUNNING' AND w.label = $1",
@@ -153,7 +153,7 @@ class Witness:
         )
         return int(row["n"])
 
-    async def testimony(self) -> list[Record]:
+    async def final_records(self) -> list[Record]:
         """Everything the final judgement needs, in the order of the tables."""
         found: list[Record] = []
         for row in await self._fetch("SELECT * FROM tasks ORDER BY id"):
@@ -185,7 +185,7 @@ class Witness:
                     return await self._fetch_once(query, *arguments)
             except _AWAY as error:
                 if time.monotonic() > give_up:
-                    raise WitnessAway(f"Postgres does not answer: {error!r}") from error
+                    raise DatabaseUnavailable(f"Postgres does not answer: {error!r}") from error
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:

@@ -15,7 +15,7 @@ from loadtest import load as loads
 from loadtest import profiler, submits
 from loadtest import scale as scales
 from loadtest import soak as soaks
-from loadtest.locust_run import Load
+from loadtest.locust_run import LocustLoad
 from loadtest.peers import side_by_side
 from loadtest.peers.environments import default_cache
 from loadtest.peers.rival import NAMES
@@ -24,17 +24,19 @@ from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures there, too.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write all figures to this file.")
+]
 
 
-class Measured(Protocol):
-    """What a command measured: for people, and for a machine."""
+class Measurement(Protocol):
+    """The result of a command."""
 
     def lines(self) -> list[str]:
-        """One below the other."""
+        """Return it as lines of text."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return it as JSON."""
 
 
 app = typer.Typer(
@@ -49,7 +51,7 @@ app = typer.Typer(
 def drain(
     *,
     tasks: Annotated[int, typer.Option(min=1, help="No-op tasks in each round.")] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     peer_tasks: Annotated[
@@ -63,7 +65,7 @@ def drain(
 ) -> None:
     """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
     _check_parent(json_file)
-    options = drains.Options(
+    options = drains.DrainOptions(
         tasks=tasks,
         rounds=rounds,
         workers=workers,
@@ -79,10 +81,10 @@ def drain(
 @app.command()
 def submit(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is told.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="wrk: so long each time.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="wrk: duration of each run.")] = 8.0,
     connections: Annotated[
-        int, typer.Option(min=1, help="wrk: single requests over so many.")
+        int, typer.Option(min=1, help="wrk: connections for single requests.")
     ] = 64,
     tasks: Annotated[
         int,
@@ -94,7 +96,7 @@ def submit(
 ) -> None:
     """Store tasks in each way there is, and time single ones while nothing else is to be done."""
     _check_parent(json_file)
-    options = submits.Options(
+    options = submits.SubmitOptions(
         rounds=rounds,
         seconds=seconds,
         connections=connections,
@@ -106,7 +108,7 @@ def submit(
     _tell(rates, json_file)
 
 
-class Shape(StrEnum):
+class LoadShape(StrEnum):
     """Load shapes of the locustfile."""
 
     STEADY = "steady"
@@ -120,12 +122,14 @@ def load(  # noqa: PLR0913 - one for each option
     *,
     host: Annotated[
         str | None,
-        typer.Option(help="Base URL of a Holdfast that runs. Absent: a stack of its own."),
+        typer.Option(help="Base URL of a running Holdfast. Default: start a stack."),
     ] = None,
     users: Annotated[int, typer.Option(min=1, help="Locust's users.")] = 30,
-    spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users that come per second.")] = 10.0,
+    spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users started per second.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 60.0,
-    shape: Annotated[Shape, typer.Option(help="How many users are there when.")] = Shape.STEADY,
+    shape: Annotated[
+        LoadShape, typer.Option(help="How many users are there when.")
+    ] = LoadShape.STEADY,
     batch_size: Annotated[
         int, typer.Option(min=1, max=1000, help="Tasks in a batch submit.")
     ] = 100,
@@ -136,7 +140,7 @@ def load(  # noqa: PLR0913 - one for each option
         float, typer.Option(min=0, help="Longest wait for the drain after the load.")
     ] = 120.0,
     tasks_max: Annotated[
-        int, typer.Option(min=1, help="Read back no more tasks than that.")
+        int, typer.Option(min=1, help="Read back at most this many tasks.")
     ] = 1_000_000,
     workers: Annotated[int, typer.Option(min=1, help="Workers of a stack of its own.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Its schedulers.")] = 1,
@@ -148,7 +152,9 @@ def load(  # noqa: PLR0913 - one for each option
     ] = None,
     locust_arguments: Annotated[
         list[str] | None,
-        typer.Argument(help="After --: what Locust shall get as it is, e.g. -- --tags submit"),
+        typer.Argument(
+            help="After --: arguments passed to Locust unchanged, e.g. -- --tags submit"
+        ),
     ] = None,
 ) -> None:
     """Load Holdfast with Locust's users for a while, and judge it by limits.
@@ -158,8 +164,8 @@ def load(  # noqa: PLR0913 - one for each option
     out = out or _new_directory("load")
     if out.exists():
         raise typer.BadParameter(f"{out} exists", param_hint="--out")
-    options = loads.Options(
-        load=Load(
+    options = loads.LoadOptions(
+        load=LocustLoad(
             users=users,
             spawn_rate=spawn_rate,
             seconds=seconds,
@@ -194,7 +200,7 @@ def peers(
     tasks: Annotated[
         int, typer.Option(min=1, help="Tasks for the fastest; a slow peer gets a fixed share.")
     ] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Each is measured so often.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of each.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes of ours.")] = 1,
     cache: Annotated[
@@ -208,7 +214,7 @@ def peers(
     names = tuple(dict.fromkeys(only or NAMES))
     if unknown := [name for name in names if name not in NAMES]:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(NAMES)}", param_hint="--only")
-    options = side_by_side.Options(names, cache, tasks, rounds, workers, schedulers)
+    options = side_by_side.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
     comparison = run(side_by_side.compare(options, say))
     typer.echo(comparison.markdown(), nl=False)
     if out is not None:
@@ -235,7 +241,7 @@ def profile(
 ) -> None:
     """Where does the time go? Per statement in Postgres, per function in Python."""
     out = out or _new_directory("profile")
-    options = profiler.Options(out, tasks, workers, python=python, extension=extension)
+    options = profiler.ProfileOptions(out, tasks, workers, python=python, extension=extension)
     for line in run(profiler.run(options, say)).lines():
         typer.echo(line)
     say(f"profile.json, and stacks for a flame graph, lie in {out}")
@@ -256,7 +262,7 @@ def scale(
     json_file: JsonFile = None,
 ) -> None:
     """Drain beside a large table (filled by SQL) and beside an empty one."""
-    options = scales.Options(future, finished, tasks, rounds, workers, schedulers)
+    options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers)
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
     _tell(scaling, json_file)
@@ -287,7 +293,7 @@ def soak(
     ] = None,
 ) -> None:
     """A steady load for long: memory, sizes of tables and indexes, dead tuples over time."""
-    options = soaks.Options(
+    options = soaks.SoakOptions(
         minutes=minutes,
         rate=rate,
         every_seconds=every,
@@ -308,7 +314,7 @@ def _new_directory(what: str) -> Path:
     return Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{what}"
 
 
-def _tell(measured: Measured, json_file: Path | None) -> None:
+def _tell(measured: Measurement, json_file: Path | None) -> None:
     for line in measured.lines():
         typer.echo(line)
     if json_file is not None:

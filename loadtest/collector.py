@@ -22,14 +22,14 @@ from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
 
 
 class Collected:
-    """The collector at ``url``, as seen by who measures."""
+    """A client of the collector at ``url``."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.url = str(client.base_url).rstrip("/")
         self._client = client
 
     async def count(self) -> int:
-        """How many spans have come since this was asked before."""
+        """Return the number of spans received since the last call."""
         try:
             answer = (await self._client.get("/spans")).raise_for_status()
         except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""Processor time: what a task costs. Other load on the machine changes it far less than rates."""
+"""CPU time per task, which depends far less than rates on other load of the machine."""
 
 from __future__ import annotations
 

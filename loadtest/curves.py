@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.record import Life
+from observability.charts import quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,3 @@ def curves(lives: Sequence[Life]) -> Curves:
         latency_p50=tuple(quantile(took[second], 0.5) for second in seconds),
         latency_p99=tuple(quantile(took[second], 0.99) for second in seconds),
     )
-
-
-def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value that ``share`` of the values do not exceed (nearest rank); None of nothing."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -12,17 +12,17 @@ import httpx
 
 from loadtest.figures import Figures, Round
 from loadtest.peers.environments import default_cache
-from loadtest.peers.rival import Rival, Servers
+from loadtest.peers.rival import PeerProcess, Servers
 from loadtest.processes import LoadtestError
-from loadtest.stack import Stack
-from loadtest.submit import Submitter
-from loadtest.witness import Witness, drained, until
+from loadtest.stack import LoadtestStack
+from loadtest.submit import HttpSubmitter
+from loadtest.witness import DatabaseProbe, drained, until
 
 REQUEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DrainOptions:
     """What to measure."""
 
     tasks: int = 20_000
@@ -40,14 +40,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The stack under measurement, and the two who look at it."""
+    """The stack under measurement, with its submitter and its probe."""
 
-    stack: Stack
-    submitter: Submitter
-    witness: Witness
+    stack: LoadtestStack
+    submitter: HttpSubmitter
+    probe: DatabaseProbe
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Figures:
+async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
     """Start a stack, measure, stop it. ``say`` gets a line of progress now and then.
 
     Raises:
@@ -56,12 +56,12 @@ async def run(options: Options, say: Callable[[str], None]) -> Figures:
     figures = Figures()
     peer = None
     if options.peer_tasks:
-        peer = await Rival.ready("procrastinate", options.cache)
+        peer = await PeerProcess.ready("procrastinate", options.cache)
     say("starting Postgres, Valkey, the API and the workers")
-    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
+    async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
         say(f"up at {stack.api_url}")
         for number in range(1, options.rounds + 1):
-            await bench.witness.reset()
+            await bench.probe.reset()
             ours = await holdfast_round(bench, options.tasks, options.schedulers)
             figures.holdfast.append(ours)
             say(f"round {number} of {options.rounds}, Holdfast: {told(ours)}")
@@ -77,21 +77,21 @@ async def run(options: Options, say: Callable[[str], None]) -> Figures:
 
 
 @asynccontextmanager
-async def bench_of(stack: Stack) -> AsyncIterator[Bench]:
-    """Those who look at a stack that is up."""
+async def bench_of(stack: LoadtestStack) -> AsyncIterator[Bench]:
+    """Open the submitter and the probe of a running stack."""
     try:
         connection = await asyncpg.connect(stack.database_url)
     except (OSError, asyncpg.PostgresError) as error:
         raise LoadtestError(f"cannot reach Postgres at {stack.database_url}: {error}") from error
     try:
         async with client_of(stack.api_url) as client:
-            yield Bench(stack, Submitter(client), Witness(connection))
+            yield Bench(stack, HttpSubmitter(client), DatabaseProbe(connection))
     finally:
         await connection.close()
 
 
 def client_of(url: str) -> httpx.AsyncClient:
-    """A client of one API."""
+    """Create a client of one API."""
     return httpx.AsyncClient(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
 
 
@@ -103,40 +103,40 @@ async def holdfast_round(
     Raises:
         LoadtestError: a task was not stored, or did not end SUCCEEDED with one effect.
     """
-    await bench.witness.begin()
+    await bench.probe.begin()
     submitted_seconds = await bench.submitter.flood(tasks)
-    await bench.witness.settle()
+    await bench.probe.settle()
     await bench.stack.start("scheduler", schedulers, added)
-    stopwatch = await drained(tasks, bench.witness.finished, bench.stack.check)
+    stopwatch = await drained(tasks, bench.probe.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
-    await bench.witness.check_all_succeeded(tasks)
+    await bench.probe.check_all_succeeded(tasks)
     return Round(tasks, tasks / submitted_seconds, stopwatch.rate, stopwatch.cpu_ms_per_task)
 
 
 async def _latency(
-    bench: Bench, options: Options, figures: Figures, say: Callable[[str], None]
+    bench: Bench, options: DrainOptions, figures: Figures, say: Callable[[str], None]
 ) -> None:
-    await bench.witness.reset()
+    await bench.probe.reset()
     await bench.stack.start("scheduler", options.schedulers)
-    # The first tasks wait for the scheduler to start: they are no part of the measurement.
+    # The first tasks wait for the scheduler to start and are not measured.
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
-    await until(warm_up, bench.witness.finished, bench.stack.check)
-    await bench.witness.begin()
+    await until(warm_up, bench.probe.finished, bench.stack.check)
+    await bench.probe.begin()
     say(f"{options.rate} tasks/s for {options.latency_seconds:g} s")
     sent, late = await bench.submitter.steady(options.rate, options.latency_seconds)
-    await until(sent, bench.witness.finished, bench.stack.check)
+    await until(sent, bench.probe.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
-    await bench.witness.check_all_succeeded(sent)
+    await bench.probe.check_all_succeeded(sent)
     if late > 1.0:
         say(f"the load came up to {late:.1f} s late: this machine cannot keep up the rate")
     title = f"due -> start at {options.rate} tasks/s"
-    figures.latency[f"{title}, due at once"] = await bench.witness.latency(ahead=False)
-    figures.latency[f"{title}, due 3 s ahead"] = await bench.witness.latency(ahead=True)
+    figures.latency[f"{title}, due at once"] = await bench.probe.latency(ahead=False)
+    figures.latency[f"{title}, due 3 s ahead"] = await bench.probe.latency(ahead=True)
 
 
 def told(measured: Round) -> str:
-    """A round in a line."""
+    """Format a round in one line."""
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
         f"{measured.drained_per_second:,.0f} drained/s, "

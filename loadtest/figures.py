@@ -1,4 +1,4 @@
-"""The figures of a run, and how they are told."""
+"""The figures of a drain measurement, as text and JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from loadtest.witness import Latency
+from loadtest.witness import LatencySummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +26,29 @@ class Round:
 
 @dataclass(slots=True)
 class Figures:
-    """Everything one run measured."""
+    """The figures of one run."""
 
     holdfast: list[Round] = field(default_factory=list)
     procrastinate: list[Round] = field(default_factory=list)
-    latency: dict[str, Latency] = field(default_factory=dict)
+    latency: dict[str, LatencySummary] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         told = {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
         return cast("dict[str, Any]", without_nan(told))
 
     def ratios(self) -> list[float]:
-        """How many times Procrastinate's drain, round by round: neighbours share their noise."""
+        """Return our drain rate over Procrastinate's per round; adjacent rounds share noise."""
         pairs = zip(self.holdfast, self.procrastinate, strict=False)
         return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
 
     def cpu_ratios(self) -> list[float]:
-        """How many times our processor time a task costs Procrastinate, round by round."""
+        """Return Procrastinate's CPU time per task over ours, per round."""
         pairs = zip(self.holdfast, self.procrastinate, strict=False)
         return [theirs.cpu_ms_per_task / ours.cpu_ms_per_task for ours, theirs in pairs]
 
     def lines(self) -> list[str]:
-        """A table for people: medians, and the range over the rounds in brackets."""
+        """Return a table of medians and, in brackets, ranges over the rounds."""
         told = [
             f"{'':14}{'submitted/s':>26}{'drained/s':>26}{'CPU ms/task':>22}",
             _row("Holdfast", self.holdfast),
@@ -66,7 +66,7 @@ class Figures:
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
-    """``median (lowest..highest)``; one value stands alone."""
+    """Format as ``median (lowest..highest)``; a single value without the range."""
     middle = f"{statistics.median(values):,.{digits}f}{unit}"
     if len(values) < 2:
         return middle
@@ -74,7 +74,7 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """Replace NaN by None, since JSON has no NaN."""
     match value:
         case float() if math.isnan(value):
             return None

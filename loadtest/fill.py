@@ -34,20 +34,20 @@ class Filler:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._connection: asyncpg.Connection = bench.witness.connection
+        self._connection: asyncpg.Connection = bench.probe.connection
 
     async def fill(self, future: int, finished: int, say: Callable[[str], None]) -> None:
         """Add so many tasks, due in a month and SUCCEEDED; then as after a while of running."""
         bench = self._bench
-        await bench.witness.begin()
+        await bench.probe.begin()
         await bench.submitter.send([noop(0, datetime.now(UTC) + AHEAD), noop(1)])
         await bench.stack.start("scheduler", 1)
-        await until(1, bench.witness.finished, bench.stack.check)
+        await until(1, bench.probe.finished, bench.stack.check)
         await bench.stack.stop("scheduler")
         await self._copy(await self._future_sql(), "SCHEDULED", future, say)
         await self._copy(await self._finished_sql(), "SUCCEEDED", finished, say)
         say("VACUUM ANALYZE")
-        await bench.witness.settle()
+        await bench.probe.settle()
         await self._connection.execute("CHECKPOINT")
 
     async def _copy(self, sql: str, state: str, count: int, say: Callable[[str], None]) -> None:

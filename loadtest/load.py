@@ -16,12 +16,12 @@ from uuid import uuid4
 
 import httpx
 
-from loadtest.locust_run import Load, LocustRun
+from loadtest.locust_run import LocustLoad, LocustRun
 from loadtest.machine import Machine
 from loadtest.page import render_summary
 from loadtest.processes import LoadtestError
 from loadtest.record import Recorder
-from loadtest.stack import Stack
+from loadtest.stack import LoadtestStack
 from loadtest.summary import MEANINGS, Summary, figures_of
 from loadtest.thresholds import Limit, judge, read_limits
 
@@ -31,10 +31,10 @@ QUIET_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LoadOptions:
     """What to load how. ``host`` None: a stack of its own."""
 
-    load: Load
+    load: LocustLoad
     out: Path
     thresholds: Path
     host: str | None = None
@@ -46,7 +46,7 @@ class Options:
     """No more tasks than that are read back."""
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Summary:
+async def run(options: LoadOptions, say: Callable[[str], None]) -> Summary:
     """Load it, wait for the drain, write the files into ``options.out``.
 
     Raises:
@@ -69,20 +69,20 @@ async def run(options: Options, say: Callable[[str], None]) -> Summary:
 
 @asynccontextmanager
 async def _host(
-    options: Options, say: Callable[[str], None]
+    options: LoadOptions, say: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Callable[[], None]]]:
     """Its base URL, and a check that raises once it has died."""
     if options.host is not None:
         yield options.host.rstrip("/"), lambda: None
         return
     say("starting Postgres, Valkey, the API, the workers and a scheduler")
-    async with Stack(workers=options.workers, schedulers=options.schedulers) as stack:
+    async with LoadtestStack(workers=options.workers, schedulers=options.schedulers) as stack:
         yield stack.api_url, stack.check
         say("stopping")
 
 
 async def _measure(
-    options: Options,
+    options: LoadOptions,
     host: str,
     check: Callable[[], None],
     limits: list[Limit],
@@ -144,7 +144,7 @@ async def _watch(
     locust: LocustRun,
     recorder: Recorder,
     check: Callable[[], None],
-    load: Load,
+    load: LocustLoad,
     say: Callable[[str], None],
 ) -> None:
     """A line of progress that renews itself on a terminal; elsewhere a line now and then."""
@@ -165,7 +165,7 @@ async def _watch(
         sys.stderr.write("\n")
 
 
-async def _line(locust: LocustRun, recorder: Recorder, load: Load, passed: float) -> str:
+async def _line(locust: LocustRun, recorder: Recorder, load: LocustLoad, passed: float) -> str:
     now = locust.progress()
     if now is None:
         return "Locust is starting"

@@ -20,13 +20,13 @@ EFFECT = ("EFFECT", "submit due -> effect")
 SINGLE = ("POST", "/tasks/")
 BATCH = ("POST", "/tasks/batch")
 TAIL_BYTES = 1 << 15
-# Locust's own: 1 is its exit code where a request failed. Whether that is too bad, limits decide.
+# Locust exits with 1 when a request failed; whether the run passes is decided by the limits.
 _MEASURED = frozenset({0, 1})
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Who shall do what for how long. ``arguments`` go to Locust as they are."""
+class LocustLoad:
+    """Users, shape and length of a load. ``arguments`` are passed to Locust unchanged."""
 
     users: int
     spawn_rate: float
@@ -38,7 +38,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RequestStats:
     """What Locust counted under one type and name. ``times``: milliseconds -> how often."""
 
     requests: int
@@ -57,8 +57,8 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the load stands now; rates per second, times in milliseconds."""
+class LoadProgress:
+    """The current state of the load; rates per second, times in milliseconds."""
 
     users: int
     submitted_per_second: float
@@ -70,7 +70,7 @@ class Progress:
 class LocustRun:
     """One headless run against ``host``; its files lie in ``out``."""
 
-    def __init__(self, load: Load, host: str, run_id: str, out: Path) -> None:
+    def __init__(self, load: LocustLoad, host: str, run_id: str, out: Path) -> None:
         self.load = load
         self._host = host
         self._run_id = run_id
@@ -88,7 +88,7 @@ class LocustRun:
             "--shape": load.shape,
             "--batch-size": load.batch_size,
             "--effect-seconds": load.effect_seconds,
-            # What is being watched at the end shall be seen to its end: cut off, the slow are lost.
+            # Tasks being watched at the end are watched to theirs; else slow ones would be missing.
             "--stop-timeout": f"{math.ceil(load.effect_seconds) + 5}s",
             "--run-id": self._run_id,
             "--csv": self._out / "locust",
@@ -123,14 +123,14 @@ class LocustRun:
         if self._process is not None:
             await end(self._process)
 
-    def progress(self) -> Progress | None:
-        """From the newest complete second of its history; None before the first."""
+    def progress(self) -> LoadProgress | None:
+        """Return the newest complete second of the history; None before the first."""
         rows = _last_second(self._out / "locust_stats_history.csv")
         total = rows.get(("", "Aggregated"))
         if total is None:
             return None
         effect = rows.get(EFFECT, {})
-        return Progress(
+        return LoadProgress(
             users=int(total["User Count"]),
             submitted_per_second=_rate(rows.get(SINGLE))
             + _rate(rows.get(BATCH)) * self.load.batch_size,
@@ -139,11 +139,11 @@ class LocustRun:
             failures=int(total["Total Failure Count"]),
         )
 
-    def tallies(self) -> dict[tuple[str, str], Tally]:
-        """All it counted, by type and name."""
+    def tallies(self) -> dict[tuple[str, str], RequestStats]:
+        """Return all request statistics, by type and name."""
         entries = orjson.loads(self._totals_file.read_bytes())
         return {
-            (entry["method"], entry["name"]): Tally(
+            (entry["method"], entry["name"]): RequestStats(
                 requests=entry["num_requests"],
                 failures=entry["num_failures"],
                 times={float(time): count for time, count in entry["response_times"].items()},
@@ -168,12 +168,12 @@ class LocustRun:
 
 
 def _last_second(history: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """The rows of the last time that an Aggregated row closes."""
+    """Return the rows of the last second that ends in an Aggregated row."""
     try:
         with history.open("rb") as file:
             header = file.readline()
             file.seek(max(len(header), file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            # A long run has a long history: only its end matters. Both ends may be cut lines.
+            # Only the end of a long history is read; its first and last line may be incomplete.
             *lines, _ = file.read().decode(errors="replace").split("\n")
     except OSError:
         return {}

@@ -21,7 +21,7 @@ class Machine:
 
     @classmethod
     def now(cls) -> Self:
-        """This one."""
+        """Return this machine."""
         return cls(
             cores=len(os.sched_getaffinity(0)),
             load_average=round(os.getloadavg()[0], 2),
@@ -31,11 +31,11 @@ class Machine:
 
     @property
     def busy(self) -> bool:
-        """Whether other work took more than a quarter of a core for each that there is."""
+        """Whether other load exceeded a quarter of the cores."""
         return self.load_average > BUSY_SHARE * self.cores
 
     def warning(self) -> str | None:
-        """What to say of figures from a busy machine; None on an idle one."""
+        """Return a warning about figures from a busy machine; None on an idle one."""
         if not self.busy:
             return None
         return (

@@ -1,4 +1,4 @@
-"""Processes of a measurement: started in sessions of their own, ended for certain."""
+"""Child processes of a measurement: each in its own session, always ended."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def spawn(
 
 
 async def until_up(client: httpx.AsyncClient, path: str, check: Callable[[], None]) -> None:
-    """Waits until a server answers ``path`` well; ``check`` raises where it never will.
+    """Wait for a successful response on ``path``; ``check`` raises if it cannot come.
 
     Raises:
         LoadtestError: it did not within two minutes.
@@ -73,7 +73,7 @@ async def _answers(client: httpx.AsyncClient, path: str) -> bool:
 
 
 async def end(process: Process) -> None:
-    """SIGTERM, and SIGKILL if that was not enough."""
+    """Send SIGTERM, then SIGKILL after a timeout."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
@@ -84,7 +84,7 @@ async def end(process: Process) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody uses at the moment."""
+    """Return a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

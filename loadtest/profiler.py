@@ -13,9 +13,9 @@ from loadtest.drain import Bench, bench_of
 from loadtest.machine import Machine
 from loadtest.processes import LoadtestError
 from loadtest.roles import processes
-from loadtest.sampling import Sampled, Sampler
-from loadtest.stack import Stack
-from loadtest.statements import Statement, Statements, preload, watching
+from loadtest.sampling import PySpySampler, Sampled
+from loadtest.stack import LoadtestStack
+from loadtest.statements import StatementCost, StatementCosts, preload, watching
 from loadtest.witness import drained, until
 
 TOP = 12
@@ -23,7 +23,7 @@ TEXT = 110
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ProfileOptions:
     """``python``: sample functions too; ``extension``: by pg_stat_statements if it is there."""
 
     out: Path
@@ -34,17 +34,17 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class ProfilePhase:
     """What was executed while ``tasks`` were submitted, or drained."""
 
     name: str
     tasks: int
     seconds: float
-    statements: list[Statement]
+    statements: list[StatementCost]
     sampled: list[Sampled]
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Return it as lines of text."""
         rate = self.tasks / self.seconds
         head = f"== {self.name}: {self.tasks:,} tasks in {self.seconds:.1f} s, {rate:,.0f}/s"
         columns = f"{'calls/task':>12}{'rows/task':>11}{'us/task':>9}{'WAL B/task':>12}"
@@ -61,7 +61,7 @@ class Phase:
             lines += ["", head, f"{'own':>7}{'total':>8}", *functions]
         return lines
 
-    def _per_task(self, statement: Statement) -> str:
+    def _per_task(self, statement: StatementCost) -> str:
         if statement.calls is None:
             return " " * 44
         microseconds = (statement.milliseconds or 0.0) * 1000 / self.tasks
@@ -77,10 +77,10 @@ class Profile:
 
     machine: Machine
     exact: bool
-    phases: list[Phase] = field(default_factory=list)
+    phases: list[ProfilePhase] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Return it as lines of text."""
         how = (
             "Statements: by pg_stat_statements."
             if self.exact
@@ -92,11 +92,11 @@ class Profile:
         return lines + (["", f"note: {warning}"] if warning else [])
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return asdict(self)
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Profile:
+async def run(options: ProfileOptions, say: Callable[[str], None]) -> Profile:
     """Profile one flood and its drain; ``profile.json`` and folded stacks go to ``options.out``.
 
     Raises:
@@ -105,7 +105,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Profile:
     machine = Machine.now()
     options.out.mkdir(parents=True, exist_ok=True)
     say("starting Postgres, Valkey, the API and the workers")
-    async with Stack(workers=options.workers) as stack:
+    async with LoadtestStack(workers=options.workers) as stack:
         exact = options.extension and await preload(stack)
         profile = Profile(machine, exact)
         async with bench_of(stack) as bench, watching(stack, exact=exact) as statements:
@@ -118,39 +118,41 @@ async def run(options: Options, say: Callable[[str], None]) -> Profile:
 
 
 async def _submit(
-    bench: Bench, statements: Statements, options: Options, say: Callable[[str], None]
-) -> Phase:
+    bench: Bench, statements: StatementCosts, options: ProfileOptions, say: Callable[[str], None]
+) -> ProfilePhase:
     say(f"submitting {options.tasks:,} tasks")
-    await bench.witness.begin()
+    await bench.probe.begin()
     async with _sampling("submit", ["api"], options) as sampled:
         await statements.begin()
         seconds = await bench.submitter.flood(options.tasks)
         found = await statements.end()
-    await bench.witness.settle()
-    return Phase("submit", options.tasks, seconds, found, sampled)
+    await bench.probe.settle()
+    return ProfilePhase("submit", options.tasks, seconds, found, sampled)
 
 
 async def _drain(
-    bench: Bench, statements: Statements, options: Options, say: Callable[[str], None]
-) -> Phase:
+    bench: Bench, statements: StatementCosts, options: ProfileOptions, say: Callable[[str], None]
+) -> ProfilePhase:
     say("draining them")
     await statements.begin()
     await bench.stack.start("scheduler", 1)
-    # From the first one on: before, an interpreter starts.
-    await until(1, bench.witness.finished, bench.stack.check)
+    # From the first task on, to exclude the start of the interpreters.
+    await until(1, bench.probe.finished, bench.stack.check)
     async with _sampling("drain", ["scheduler", "worker"], options) as sampled:
-        stopwatch = await drained(options.tasks, bench.witness.finished, bench.stack.check)
+        stopwatch = await drained(options.tasks, bench.probe.finished, bench.stack.check)
     found = await statements.end()
     await bench.stack.stop("scheduler")
-    await bench.witness.check_all_succeeded(options.tasks)
-    return Phase("drain", options.tasks, options.tasks / stopwatch.rate, found, sampled)
+    await bench.probe.check_all_succeeded(options.tasks)
+    return ProfilePhase("drain", options.tasks, options.tasks / stopwatch.rate, found, sampled)
 
 
 @asynccontextmanager
-async def _sampling(phase: str, roles: list[str], options: Options) -> AsyncIterator[list[Sampled]]:
-    """Fills the list it gives at its end: one process of each role."""
+async def _sampling(
+    phase: str, roles: list[str], options: ProfileOptions
+) -> AsyncIterator[list[Sampled]]:
+    """Sample one process of each role; the yielded list is filled at the end of the block."""
     sampled: list[Sampled] = []
-    samplers: list[Sampler] = []
+    samplers: list[PySpySampler] = []
     try:
         if options.python:
             running = processes()
@@ -158,7 +160,7 @@ async def _sampling(phase: str, roles: list[str], options: Options) -> AsyncIter
                 if not running.get(role):
                     raise LoadtestError(f"no {role} is running")
                 file = options.out / f"{phase}-{role}.folded"
-                samplers.append(Sampler(role, running[role][-1].pid, file))
+                samplers.append(PySpySampler(role, running[role][-1].pid, file))
                 await samplers[-1].start()
         yield sampled
         sampled += [await sampler.stop() for sampler in samplers]

@@ -33,13 +33,13 @@ class Life:
     id: str
     created: float
     due: float
-    """When it could first run: stored, and not before its ``run_at``."""
+    """Return when it could first run: once stored, and not before its ``run_at``."""
     finished: float | None
     state: str
 
     @classmethod
     def of(cls, task: dict[str, Any]) -> Life:
-        """From a task as the API tells it."""
+        """Create it from a task of the API."""
         created, run_at = _instant(task["created_at"]), _instant(task["run_at"])
         finished = task["finished_at"] and _instant(task["finished_at"])
         return cls(task["id"], created, max(created, run_at), finished or None, task["state"])
@@ -47,7 +47,7 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All tasks of a run, oldest first. ``complete``: there were no more than could be read."""
+    """The tasks of a run, oldest first. ``complete``: the limit of tasks to read was not hit."""
 
     lives: tuple[Life, ...]
     complete: bool
@@ -77,7 +77,7 @@ class Recorder:
         return sum(_is_waiting(life, self._clock(tasks)) for life in self._ours(tasks))
 
     async def read(self) -> Record:
-        """Every task of the run, as it is now."""
+        """Read every task of the run in its current state."""
         lives: list[Life] = []
         cursor: str | None = None
         while True:
@@ -90,11 +90,11 @@ class Recorder:
                 return Record(tuple(reversed(lives)), complete=False)
 
     async def read_when_drained(self, seconds: float) -> Record:
-        """As ``read``, as soon as nothing of the run is waiting; after ``seconds`` anyway."""
+        """Like ``read``, once no task of the run is open or ``seconds`` have passed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
-            # The newest are mostly the last to end: one page tells when a full look is worth it.
+            # The newest tasks mostly end last: one page shows when a full read is worthwhile.
             if loop.time() < deadline and await self.waiting():
                 await asyncio.sleep(POLL_SECONDS)
                 continue
@@ -106,7 +106,7 @@ class Recorder:
             await asyncio.sleep(POLL_SECONDS)
 
     async def cancel(self, lives: Iterable[Life]) -> None:
-        """Cancel what users submitted for later and left behind."""
+        """Cancel the future tasks that users left behind."""
         for life in lives:
             await self._client.post(f"/tasks/{life.id}/cancel")
 
@@ -114,7 +114,7 @@ class Recorder:
         return [Life.of(task) for task in tasks if task["payload"].get("run") == self._run_id]
 
     def _clock(self, tasks: list[dict[str, Any]]) -> float:
-        """The newest instant that the server is known to have reached."""
+        """Return the latest known time of the server."""
         return _instant(tasks[0]["created_at"]) if tasks else 0.0
 
     async def _page(self, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:

@@ -1,4 +1,4 @@
-"""Which process plays which role, and how much memory it holds: seen from outside."""
+"""Find the product's processes by role and measure their memory from outside."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from collections import defaultdict
 import psutil
 
 ROLES = ("api", "scheduler", "worker")
+# The module that every role is started with: ``python -m PRODUCT_MODULE ROLE``.
+PRODUCT_MODULE = "system"
 
 
 def processes() -> dict[str, list[psutil.Process]]:
-    """The processes below this one that are ``python -m system ROLE``, oldest first."""
+    """Return the descendants that run ``python -m PRODUCT_MODULE ROLE`` by role, oldest first."""
     found: defaultdict[str, list[psutil.Process]] = defaultdict(list)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
-            if "system" in words and (role := words[words.index("system") + 1]) in ROLES:
+            if PRODUCT_MODULE not in words:
+                continue
+            if (role := words[words.index(PRODUCT_MODULE) + 1]) in ROLES:
                 found[role].append(process)
     return {role: sorted(each, key=lambda one: one.create_time()) for role, each in found.items()}
 
 
 def megabytes() -> dict[str, float]:
-    """Resident memory of each role, in MB: of the largest of its processes."""
+    """Return the resident memory in MB of the largest process of each role."""
     sizes: defaultdict[str, float] = defaultdict(float)
     for role, each in processes().items():
         for process in each:

@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 
 def run(measurement: Coroutine[Any, Any, Result]) -> Result:
-    """What it measured. SIGTERM and SIGHUP clean up as Ctrl-C does.
+    """Run a measurement and return its result. SIGTERM and SIGHUP clean up like Ctrl-C.
 
     Raises:
-        typer.Exit: 130 after a signal, 1 if it cannot be measured; the reason has been told.
+        typer.Exit: 130 after a signal, 1 after a LoadtestError, which is printed.
     """
     try:
         return asyncio.run(_until_signal(measurement))
@@ -31,7 +31,7 @@ def run(measurement: Coroutine[Any, Any, Result]) -> Result:
 
 
 def say(line: str) -> None:
-    """Progress, on standard error: figures alone go to standard output."""
+    """Print progress to standard error; standard output is for figures only."""
     typer.echo(line, err=True)
 
 
@@ -39,7 +39,7 @@ async def _until_signal(measurement: Coroutine[Any, Any, Result]) -> Result:
     task = asyncio.ensure_future(measurement)
 
     def interrupt() -> None:
-        # Once: a second signal would cancel the cleaning up.
+        # Only once: a second signal would cancel the cleanup.
         if not task.cancelling():
             say("stopping")
             task.cancel()

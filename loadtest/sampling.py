@@ -40,7 +40,7 @@ class Sampled:
     functions: list[Function]
 
 
-class Sampler:
+class PySpySampler:
     """Samples one process until ``stop``; the stacks are left in ``file``, in folded form."""
 
     def __init__(self, role: str, pid: int, file: Path) -> None:
@@ -79,7 +79,7 @@ class Sampler:
             raise LoadtestError(self._complaint()) from None
 
     async def stop(self) -> Sampled:
-        """End sampling, and tell."""
+        """Stop sampling and return the result."""
         assert self._process is not None  # noqa: S101 - started before
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
@@ -92,7 +92,7 @@ class Sampler:
         return folded(self.role, text)
 
     async def abandon(self) -> None:
-        """End it if it still runs."""
+        """Stop it if it is still running."""
         if self._process is not None and self._process.returncode is None:
             await end(self._process)
 

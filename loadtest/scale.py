@@ -14,7 +14,7 @@ from loadtest.figures import Round, spread, without_nan
 from loadtest.fill import FINISHED_BYTES, FUTURE_BYTES, Filler
 from loadtest.machine import Machine
 from loadtest.processes import LoadtestError
-from loadtest.stack import Stack
+from loadtest.stack import LoadtestStack
 
 SIZES = """
 SELECT relname AS name, pg_table_size(oid)::bigint AS table_bytes,
@@ -24,7 +24,7 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamesp
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ScaleOptions:
     """``future`` and ``finished``: tasks in the large table; ``rounds``: at each size."""
 
     future: int = 5_000_000
@@ -40,19 +40,19 @@ class Scaling:
     """``empty``: rounds before the table was filled and after it was emptied again."""
 
     machine: Machine
-    options: Options
+    options: ScaleOptions
     empty: list[Round]
     full: list[Round]
     sizes: list[dict[str, Any]]
 
     @property
     def share(self) -> float:
-        """Of the drain rate of the empty table, what is left beside the large one; medians."""
+        """Return the drain rate beside the large table over that beside the empty one (medians)."""
         return _median(self.full) / _median(self.empty)
 
     @property
     def cpu_share(self) -> float:
-        """How many times the processor time a task costs beside the large table; medians."""
+        """Return the CPU time per task beside the large table over that beside the empty one."""
         cost = [statistics.median(each.cpu_ms_per_task for each in rounds) for rounds in self._both]
         return cost[1] / cost[0]
 
@@ -61,12 +61,12 @@ class Scaling:
         return self.empty, self.full
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         shares = {"share": self.share, "cpu_share": self.cpu_share}
         return dict(without_nan({**asdict(self), **shares}))
 
     def lines(self) -> list[str]:
-        """For people: medians, and the range over the rounds in brackets."""
+        """Return medians and, in brackets, ranges over the rounds as lines of text."""
         lines = [f"{'table':42}{'drained/s':>26}{'CPU ms/task':>22}"]
         large = f"{self.options.future:,} future, {self.options.finished:,} finished"
         for name, rounds in (("empty", self.empty), (large, self.full)):
@@ -87,7 +87,7 @@ class Scaling:
         return lines + ([f"note: {warning}"] if warning else [])
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Scaling:
+async def run(options: ScaleOptions, say: Callable[[str], None]) -> Scaling:
     """Measure beside the empty table, the large one, and the empty one again.
 
     Raises:
@@ -96,21 +96,21 @@ async def run(options: Options, say: Callable[[str], None]) -> Scaling:
     machine = Machine.now()
     _check_room(options)
     say("starting Postgres, Valkey, the API and the workers")
-    async with Stack(workers=options.workers) as stack, bench_of(stack) as bench:
+    async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
         empty = await _rounds(bench, options, "empty table", say)
-        await bench.witness.reset()
+        await bench.probe.reset()
         await Filler(bench).fill(options.future, options.finished, say)
-        sizes = [dict(row) for row in await bench.witness.connection.fetch(SIZES)]
+        sizes = [dict(row) for row in await bench.probe.connection.fetch(SIZES)]
         full = await _rounds(bench, options, "large table", say)
-        await bench.witness.reset()
-        # Again, so that a machine that became busier or less busy meanwhile is noticed.
+        await bench.probe.reset()
+        # Measured again, to notice a change of other load on the machine.
         empty += await _rounds(bench, options, "empty table again", say)
         say("stopping")
     return Scaling(machine, options, empty, full, sizes)
 
 
 async def _rounds(
-    bench: Bench, options: Options, name: str, say: Callable[[str], None]
+    bench: Bench, options: ScaleOptions, name: str, say: Callable[[str], None]
 ) -> list[Round]:
     rounds = []
     for number in range(1, options.rounds + 1):
@@ -120,7 +120,7 @@ async def _rounds(
     return rounds
 
 
-def _check_room(options: Options) -> None:
+def _check_room(options: ScaleOptions) -> None:
     needed = options.future * FUTURE_BYTES + options.finished * FINISHED_BYTES
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > 0.8 * free:

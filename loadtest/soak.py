@@ -18,7 +18,7 @@ from loadtest.machine import Machine
 from loadtest.page import render
 from loadtest.plot import Plot, plot
 from loadtest.roles import ROLES, megabytes
-from loadtest.stack import Stack
+from loadtest.stack import LoadtestStack
 
 TABLES = """
 SELECT s.relname AS name, pg_table_size(s.relid)::float8 / 1e6 AS table_mb,
@@ -34,7 +34,7 @@ LIMITED = ("memory", "size")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SoakOptions:
     """``rate``: tasks per second; finished ones are deleted after ``retention_minutes``."""
 
     minutes: float = 20.0
@@ -48,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen ``at`` seconds after the start: MB of each role, figures of each table."""
+    """A sample ``at`` seconds after the start: MB of each role, figures of each table."""
 
     at: float
     memory: dict[str, float]
@@ -58,10 +58,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """All samples. ``late_seconds``: by how much the load itself fell behind at worst."""
+    """All samples. ``late_seconds``: the largest delay of the load behind its schedule."""
 
     machine: Machine
-    options: Options
+    options: SoakOptions
     sent: int
     late_seconds: float
     samples: list[Sample]
@@ -88,17 +88,17 @@ class Soak:
 
     @property
     def hot_share(self) -> float | None:
-        """Of the updates of ``tasks``, how many needed no index: HOT."""
+        """Return the share of HOT updates among the updates of ``tasks``."""
         tasks = self.samples[-1].tables["tasks"]
         return tasks["hot_updates"] / tasks["updates"] if tasks["updates"] else None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         told = {"flat": self.flat, "growth": self.growth(), "hot_share": self.hot_share}
         return {**told, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The beginning and the end of each figure, for a terminal."""
+        """Return the start and the end of each figure as lines of text."""
         growth = self.growth()
         lines = [f"{self.sent:,} tasks, {self.options.rate}/s for {self.options.minutes:g} minutes"]
         for name, values in self._series().items():
@@ -116,7 +116,7 @@ class Soak:
         return lines + ([f"note: {warning}"] if warning else [])
 
     def plots(self) -> list[Plot]:
-        """Curves of all that was seen."""
+        """Return the samples as curves."""
         step = self.options.every_seconds
         series = self._series()
 
@@ -145,7 +145,7 @@ class Soak:
         return found
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Soak:
+async def run(options: SoakOptions, say: Callable[[str], None]) -> Soak:
     """Keep up the load, and look now and then.
 
     Raises:
@@ -154,7 +154,9 @@ async def run(options: Options, say: Callable[[str], None]) -> Soak:
     machine = Machine.now()
     retention = {"HOLDFAST_RETENTION_DAYS": str(options.retention_minutes / 1440)}
     say("starting Postgres, Valkey, the API, the workers and a scheduler")
-    stack = Stack(workers=options.workers, schedulers=options.schedulers, environment=retention)
+    stack = LoadtestStack(
+        workers=options.workers, schedulers=options.schedulers, environment=retention
+    )
     async with stack, bench_of(stack) as bench:
         seconds = options.minutes * 60
         say(f"{options.rate} tasks/s for {options.minutes:g} minutes")
@@ -180,15 +182,15 @@ def save(soak: Soak, out: Path) -> Path:
 
 
 async def _look(
-    bench: Bench, load: asyncio.Task[Any], options: Options, say: Callable[[str], None]
+    bench: Bench, load: asyncio.Task[Any], options: SoakOptions, say: Callable[[str], None]
 ) -> list[Sample]:
-    """A sample every so often until the load has ended, and one after it."""
+    """Sample periodically until the load has ended, and once after it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     samples: list[Sample] = []
     while True:
         bench.stack.check()
-        sample = await _sample(bench.witness.connection, loop.time() - began)
+        sample = await _sample(bench.probe.connection, loop.time() - began)
         samples.append(sample)
         memory = "  ".join(f"{role} {sample.memory.get(role, 0):.0f} MB" for role in ROLES)
         size = sum(row["table_mb"] + row["index_mb"] for row in sample.tables.values())

@@ -21,6 +21,7 @@ from typing import Literal, Self
 import httpx
 
 from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
+from loadtest.roles import PRODUCT_MODULE
 
 Role = Literal["api", "scheduler", "worker"]
 
@@ -33,14 +34,14 @@ _PLACES = {
 
 
 def find_places(line: str, found: dict[str, str]) -> None:
-    """Note the URLs that a line of ``system up`` tells: api, postgres, valkey."""
+    """Record the URLs in a line of output: api, postgres, valkey."""
     for place, pattern in _PLACES.items():
         if place not in found and (match := pattern.search(line)):
             found[place] = match.group(1)
 
 
-class Stack:
-    """Servers, API, workers and schedulers; an async context manager. More start when asked to."""
+class LoadtestStack:
+    """Servers, API, workers and schedulers, as an async context manager; ``start`` adds more."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
-        # Run as root, the servers become a user who must be able to get at their data.
+        # Under root, the servers run as another user, who needs access to the data directory.
         self._directory.chmod(0o755)
         try:
             await self._start()
@@ -119,12 +120,12 @@ class Stack:
         return url
 
     async def stop(self, role: Role) -> None:
-        """Stop what was started of a role; tasks stay where they are."""
+        """Stop the started processes of a role; tasks keep their state."""
         stopping, self._started[role] = self._started[role], []
         await asyncio.gather(*(end(process) for process in stopping))
 
     async def restart(self) -> None:
-        """Stop the servers and all that runs on them, and start it again on the same data."""
+        """Restart the servers and everything that runs on them, on the same data."""
         await self._stop()
         await self._start()
 
@@ -140,7 +141,7 @@ class Stack:
     async def _start(self) -> None:
         self._places.clear()
         self._ready.clear()
-        arguments = ["system", "up", "--data-dir", str(self._directory)]
+        arguments = [PRODUCT_MODULE, "up", "--data-dir", str(self._directory)]
         arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
         environment = {"HOLDFAST_API_PORT": str(free_port()), **self._environment}
         self._up = await spawn(arguments, environment, stdout=PIPE, stderr=STDOUT)
@@ -154,7 +155,7 @@ class Stack:
             raise self._failed("did not come up")
 
     async def _read(self, process: Process) -> None:
-        """Keep the pipe empty for as long as the stack lives."""
+        """Drain the pipe until the stack ends."""
         assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
         while line := await process.stdout.readline():
             text = line.decode(errors="replace").rstrip()
@@ -170,7 +171,9 @@ class Stack:
             "HOLDFAST_DATABASE_URL": self.database_url,
             "HOLDFAST_REDIS_URL": self.redis_url,
         }
-        process = await spawn(["system", role], {**self._environment, **places, **environment})
+        process = await spawn(
+            [PRODUCT_MODULE, role], {**self._environment, **places, **environment}
+        )
         self._started[role].append(process)
 
     def _failed(self, what: str) -> LoadtestError:

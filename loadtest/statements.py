@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from loadtest.stack import Stack
+from loadtest.stack import LoadtestStack
 
 EXTENSION = "pg_stat_statements"
 LOOK_SECONDS = 0.01
@@ -29,7 +29,7 @@ WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_databas
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class StatementCost:
     """One statement in a phase. Of a sampled one only ``share`` is known.
 
     ``share``: of all time spent executing. ``milliseconds``: executing, in all.
@@ -49,7 +49,7 @@ class Statement:
         return f"[{' '.join(written) or 'reads'}] {self.text}"
 
 
-class Statements:
+class StatementCosts:
     """By pg_stat_statements, exact; where a server has it not, by looking at who is active.
 
     The connection must be for this alone: it is busy looking.
@@ -62,21 +62,21 @@ class Statements:
         self._looking: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Forget what was, and count from here."""
+        """Reset the statistics."""
         if self.exact:
             await self._connection.execute("SELECT pg_stat_statements_reset()")
         else:
             self._seen.clear()
             self._looking = asyncio.create_task(self._look())
 
-    async def end(self) -> list[Statement]:
-        """What was executed since, the most expensive first. The measurement's own is left out."""
+    async def end(self) -> list[StatementCost]:
+        """Return the executed statements by cost, without those of the measurement itself."""
         if self.exact:
             rows = await self._connection.fetch(TOP)
             ours = [row for row in rows if not _is_of_the_loadtest(row["query"])]
             total = sum(row["milliseconds"] for row in ours) or 1.0
             return [
-                Statement(
+                StatementCost(
                     text=_flat(row["query"]),
                     share=row["milliseconds"] / total,
                     calls=row["calls"],
@@ -88,10 +88,10 @@ class Statements:
             ]
         await self.stop()
         looks = self._seen.total() or 1
-        return [Statement(text, seen / looks) for text, seen in self._seen.most_common()]
+        return [StatementCost(text, seen / looks) for text, seen in self._seen.most_common()]
 
     async def stop(self) -> None:
-        """Look no longer."""
+        """Stop sampling."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -107,11 +107,11 @@ class Statements:
 
 
 @asynccontextmanager
-async def watching(stack: Stack, *, exact: bool) -> AsyncIterator[Statements]:
+async def watching(stack: LoadtestStack, *, exact: bool) -> AsyncIterator[StatementCosts]:
     """Over the stack's database, on a connection of its own."""
     connection = await asyncpg.connect(stack.database_url)
     try:
-        statements = Statements(connection, exact=exact)
+        statements = StatementCosts(connection, exact=exact)
         try:
             yield statements
         finally:
@@ -120,8 +120,8 @@ async def watching(stack: Stack, *, exact: bool) -> AsyncIterator[Statements]:
         await connection.close()
 
 
-async def preload(stack: Stack) -> bool:
-    """Give the stack's Postgres pg_stat_statements, which takes a restart; False: it has none."""
+async def preload(stack: LoadtestStack) -> bool:
+    """Enable pg_stat_statements by a restart; return False if Postgres does not have it."""
     connection = await asyncpg.connect(stack.database_url)
     try:
         available = "SELECT count(*) FROM pg_available_extensions WHERE name = $1"
@@ -147,5 +147,5 @@ def _is_of_the_loadtest(query: str) -> bool:
 
 
 def _flat(query: str) -> str:
-    """In one line."""
+    """Collapse whitespace."""
     return " ".join(query.split())

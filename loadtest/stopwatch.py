@@ -1,4 +1,4 @@
-"""The same stopwatch for everybody: a rate from how many were done when."""
+"""The stopwatch for all systems under test: a rate from counts over time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WARM_SHARE = 0.1
 
 
 class Stopwatch:
-    """Starts when a tenth of ``count`` is done, so that no interpreter's start is in the rate."""
+    """Starts at a tenth of ``count``, to exclude the start of interpreters from the rate."""
 
     def __init__(self, count: int) -> None:
         self._count = count

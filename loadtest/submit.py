@@ -1,4 +1,4 @@
-"""Submitting over HTTP: as fast as it goes, or at a steady rate whatever the answers take."""
+"""Submits over HTTP: as fast as possible, or at a steady rate independent of the responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AHEAD = timedelta(seconds=3)
 
 
 def noop(number: int, run_at: datetime | None = None) -> dict[str, Any]:
-    """A task that does nothing."""
+    """Return the body of a no-op task."""
     task: dict[str, Any] = {"name": "echo", "payload": {"number": number}}
     if run_at is not None:
         task["run_at"] = run_at.isoformat()
@@ -40,7 +40,7 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
         raise failures.exceptions[0] from None
 
 
-class Submitter:
+class HttpSubmitter:
     """A client of one API; an answer other than "stored" ends the measurement."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:

@@ -20,7 +20,7 @@ import httpx
 from loadtest.drain import Bench, bench_of
 from loadtest.figures import spread
 from loadtest.processes import LoadtestError, end, spawn
-from loadtest.stack import Stack
+from loadtest.stack import LoadtestStack
 from loadtest.submit import BATCH, IN_FLIGHT, noop
 
 _SCRIPT = Path(__file__).with_name("post.lua")
@@ -36,7 +36,7 @@ Told = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SubmitOptions:
     """``seconds``, ``connections``: wrk's, for single requests. Each round ``tasks`` by
     ``enqueue_many`` and ``singly`` by ``enqueue``; without ``wrk`` also ``tasks`` in batches.
     """
@@ -51,7 +51,7 @@ class Options:
 
 @dataclass(slots=True)
 class Rates:
-    """Tasks per second, round by round; seconds of single requests and of lonely tasks."""
+    """Tasks per second per round; seconds of single requests and of tasks on an idle system."""
 
     posted: list[float] = field(default_factory=list)
     posted_p50: list[float] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Rates:
     idle: list[float] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Medians, and the range over the rounds in brackets."""
+        """Return medians and, in brackets, ranges over the rounds as lines of text."""
         rows = [
             ("POST /tasks/ (wrk)", self.posted),
             (f"POST /tasks/batch, {BATCH} in a request", self.batched),
@@ -91,7 +91,7 @@ class Rates:
         return told
 
 
-async def run(options: Options, say: Callable[[str], None]) -> Rates:
+async def run(options: SubmitOptions, say: Callable[[str], None]) -> Rates:
     """Start a stack, measure, stop it. One API process, but where two are named.
 
     Raises:
@@ -102,18 +102,18 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
         raise LoadtestError(_WRK_MISSING)
     rates = Rates()
     say("starting Postgres, Valkey, the API and a worker")
-    async with Stack(workers=1) as stack, bench_of(stack) as bench:
+    async with LoadtestStack(workers=1) as stack, bench_of(stack) as bench:
         apis = [stack.api_url, await stack.start_api()] if wrk else []
         for number in range(1, options.rounds + 1):
             if wrk is None:
-                await bench.witness.reset()
+                await bench.probe.reset()
                 rates.batched.append(options.tasks / await bench.submitter.flood(options.tasks))
             else:
                 await _post(Wrk(wrk, bench, options.seconds), apis, options.connections, rates)
-            await bench.witness.reset()
+            await bench.probe.reset()
             await _enqueue(bench, options, rates)
             say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
-        await bench.witness.reset()
+        await bench.probe.reset()
         await bench.stack.start("scheduler", 1)
         say("one task after the other, when nothing else is to be done")
         rates.idle = await _alone(stack.api_url)
@@ -123,7 +123,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class Wrk:
-    """The program, and where it is to store tasks for so many seconds."""
+    """The wrk program, its target and its duration."""
 
     program: str
     bench: Bench
@@ -135,9 +135,9 @@ class Wrk:
         Raises:
             LoadtestError: a request failed, or a task was not stored.
         """
-        await self.bench.witness.reset()
+        await self.bench.probe.reset()
         told = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
-        stored = await self.bench.witness.connection.fetchval("SELECT count(*) FROM tasks")
+        stored = await self.bench.probe.connection.fetchval("SELECT count(*) FROM tasks")
         sent = sum(each["requests"] for each in told) * (batch or 1)
         if any(each["refused"] or each["broken"] for each in told) or stored < sent:
             raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
@@ -162,11 +162,11 @@ async def _post(wrk: Wrk, apis: Sequence[str], connections: int, rates: Rates) -
 
 
 def _rate(told: Sequence[Told]) -> float:
-    """Requests per second, of all of them."""
+    """Return the requests per second over all processes."""
     return sum(each["requests"] / (each["microseconds"] / 1e6) for each in told)
 
 
-async def _enqueue(bench: Bench, options: Options, rates: Rates) -> None:
+async def _enqueue(bench: Bench, options: SubmitOptions, rates: Rates) -> None:
     sizes = (options.singly, options.tasks, BATCH)
     arguments = ["loadtest.enqueue_client", bench.stack.database_url, *map(str, sizes)]
     process = await spawn(arguments, {}, stdout=PIPE, stderr=PIPE)

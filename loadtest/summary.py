@@ -1,4 +1,4 @@
-"""What a run of the load came to: figures, limits, errors, curves; as JSON and in words."""
+"""The result of a load run: figures, limits, errors and curves, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest.curves import Curves, curves, quantile
-from loadtest.locust_run import BATCH, EFFECT, SINGLE, Load, Tally
+from loadtest.curves import Curves, curves
+from loadtest.locust_run import BATCH, EFFECT, SINGLE, LocustLoad, RequestStats
 from loadtest.machine import Machine
 from loadtest.record import Record
-from loadtest.thresholds import Judgement
+from loadtest.thresholds import LimitResult
+from observability.charts import quantile
 
-# Every figure that there is, with what it means; limits are set on these names.
+# Every figure with its meaning; limits refer to these names.
 MEANINGS = {
     "submitted_per_second": "tasks stored, over the time from the first to the last",
     "drained_per_second": "tasks ended, over the time from the first one due to the last one's end",
@@ -39,16 +40,16 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything about one run."""
+    """The result of one run."""
 
     run_id: str
     host: str
     embedded: bool
     started_at: str
-    load: Load
+    load: LocustLoad
     machine: Machine
     figures: dict[str, float | None]
-    judgements: list[Judgement]
+    judgements: list[LimitResult]
     errors: list[dict[str, str]]
     curves: Curves
     notes: list[str]
@@ -58,11 +59,11 @@ class Summary:
         return all(judgement.holds for judgement in self.judgements)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return everything as JSON."""
         return {"passed": self.passed, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The figures, and which limits were missed, for a terminal."""
+        """Return the figures and the missed limits as lines of text."""
         told = [f"{name:26}{tell(value):>12}  {MEANINGS[name]}" for name, value in self.rows()]
         for judgement in self.judgements:
             if not judgement.holds:
@@ -78,7 +79,7 @@ class Summary:
 
 
 def figures_of(
-    record: Record, tallies: Mapping[tuple[str, str], Tally], load: Load
+    record: Record, tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad
 ) -> tuple[dict[str, float | None], Curves]:
     """Every figure of MEANINGS, None where it could not be measured; and the curves."""
     drawn = curves(record.lives)
@@ -92,7 +93,7 @@ def figures_of(
 
 
 def tell(value: float | None) -> str:
-    """A figure for people: three digits are enough for a measured one."""
+    """Format a figure; measured ones get three significant digits."""
     if value is None:
         return "-"
     if value == int(value) or value >= 100:
@@ -119,7 +120,7 @@ def _from_record(record: Record) -> dict[str, float | None]:
     }
 
 
-def _from_locust(tallies: Mapping[tuple[str, str], Tally]) -> dict[str, float | None]:
+def _from_locust(tallies: Mapping[tuple[str, str], RequestStats]) -> dict[str, float | None]:
     requests = sum(tally.requests for tally in tallies.values())
     failures = sum(tally.failures for tally in tallies.values())
     effect = tallies.get(EFFECT)
@@ -137,14 +138,14 @@ def _from_locust(tallies: Mapping[tuple[str, str], Tally]) -> dict[str, float | 
     }
 
 
-def _accepted(tallies: Mapping[tuple[str, str], Tally], load: Load) -> int:
-    """Tasks that were told to be stored; a batch counts only if all of it was."""
+def _accepted(tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad) -> int:
+    """Count the acknowledged tasks; a batch counts only as a whole."""
     singles, batches = tallies.get(SINGLE), tallies.get(BATCH)
     count = singles.requests - singles.failures if singles else 0
     return count + ((batches.requests - batches.failures) * load.batch_size if batches else 0)
 
 
 def _rate(count: int, begins: Sequence[float], ends: Sequence[float]) -> float | None:
-    """Per second; None of what took no time."""
+    """Return a rate per second; None for a duration of zero."""
     seconds = max(ends, default=0.0) - min(begins, default=0.0)
     return count / seconds if seconds > 0 else None

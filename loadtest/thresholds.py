@@ -16,21 +16,21 @@ DEFAULT_FILE = Path(__file__).with_name("thresholds.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A figure shall be at least (``min``) or at most (``max``) ``value``."""
+    """A figure must be at least (``min``) or at most (``max``) ``value``."""
 
     figure: str
     bound: str
     value: float
 
     def holds(self, measured: float | None) -> bool:
-        """Whether it is kept; what could not be measured keeps nothing."""
+        """Whether it holds; a figure that could not be measured fails."""
         if measured is None:
             return False
         return measured >= self.value if self.bound == "min" else measured <= self.value
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class LimitResult:
     """One limit and what was measured."""
 
     limit: Limit
@@ -64,9 +64,9 @@ def read_limits(path: Path, known: Sequence[str]) -> list[Limit]:
     return limits
 
 
-def judge(limits: Sequence[Limit], figures: Mapping[str, float | None]) -> list[Judgement]:
-    """Every limit with what was measured, in the order of the file."""
+def judge(limits: Sequence[Limit], figures: Mapping[str, float | None]) -> list[LimitResult]:
+    """Check every limit, in the order of the file."""
     return [
-        Judgement(limit, figures[limit.figure], limit.holds(figures[limit.figure]))
+        LimitResult(limit, figures[limit.figure], limit.holds(figures[limit.figure]))
         for limit in limits
     ]

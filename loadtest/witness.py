@@ -1,4 +1,4 @@
-"""Reads what happened from the databases, by their own clocks. Its SQL is its own."""
+"""Reads progress and latencies from the databases, by their own clocks and with its own SQL."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FROM (
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class LatencySummary:
     """Seconds from due to claimed, over ``count`` tasks."""
 
     count: int
@@ -44,7 +44,7 @@ class Latency:
     max: float
 
 
-class Witness:
+class DatabaseProbe:
     """One connection to Holdfast's database. It looks at tasks from ``begin`` on only.
 
     Ids of tasks are UUIDv7: a range of them is a range of time, found by the primary key.
@@ -55,35 +55,35 @@ class Witness:
         self._since = UUID(int=0)
 
     async def begin(self) -> None:
-        """What is there by now is no part of what is measured from here on."""
+        """Exclude everything stored so far from the measurement."""
         milliseconds = await self.connection.fetchval(CLOCK)
         self._since = UUID(int=milliseconds << 80)
 
     async def reset(self) -> None:
-        """Remove every task, so that each round begins alike."""
+        """Delete every task, so that each round starts from the same state."""
         await self.connection.execute(RESET)
 
     async def settle(self) -> None:
-        """Give the planner statistics, as a database has that has been running for a while."""
+        """Run ANALYZE, so that the planner has the statistics of a database in use."""
         await self.connection.execute(SETTLE)
 
     async def workers_ready(self, count: int, check: Callable[[], None]) -> None:
-        """Wait until so many workers that live have said hello; ``check()`` may raise."""
+        """Wait until ``count`` live workers have registered; ``check()`` may raise."""
         await until(count, self._workers, check)
 
     async def _workers(self) -> int:
         return int(await self.connection.fetchval(WORKERS))
 
     async def finished(self) -> int:
-        """Rows in the ledger: tasks that succeeded."""
+        """Count the rows of the ledger: tasks that succeeded."""
         return int(await self.connection.fetchval(FINISHED, self._since))
 
-    async def latency(self, *, ahead: bool) -> Latency:
+    async def latency(self, *, ahead: bool) -> LatencySummary:
         """Due to start, of tasks submitted ahead of time, or of those due at once."""
         row = await self.connection.fetchrow(LATENCY, ahead, self._since)
         if row is None or not row["count"]:
             raise LoadtestError("no task started: there is no latency to tell")
-        return Latency(row["count"], row["p50"], row["p99"], row["max"])
+        return LatencySummary(row["count"], row["p50"], row["p99"], row["max"])
 
     async def check_all_succeeded(self, count: int) -> None:
         """Exactly ``count`` tasks, each SUCCEEDED, each with one ledger row.

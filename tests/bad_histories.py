@@ -8,15 +8,15 @@ import pytest
 from specimen import Life, Specimen
 
 from chaos.history import History
-from chaos.invariants.registry import CHECKS
+from chaos.invariants.registry import INVARIANTS
 from chaos.records import Event, Record, Task
 from chaos.verdict import judge
-from chaos.vocabulary import INVARIANTS, UNCONDITIONAL
+from chaos.vocabulary import SAFETY, UNCONDITIONAL
 from system.lifecycle import Reason
 
 Maker = Callable[[Specimen], History]
-# Laws that a run obeys only where its scenario says so.
-CONDITIONAL = frozenset(name for name in INVARIANTS if name[0] == "S") - {*UNCONDITIONAL}
+# Invariants that hold only where the scenario says so.
+CONDITIONAL = frozenset(SAFETY) - {*UNCONDITIONAL}
 Change = Callable[[Record], Record | None]
 
 
@@ -48,7 +48,7 @@ def under(law: str) -> Specimen:
 
 def refused(history: History, law: str, message: str) -> None:
     """The law is named, no other one; there is evidence; and the verdict is false."""
-    violations = CHECKS[law](history)
+    violations = INVARIANTS[law](history)
     assert [v for v in violations if message in v.message], violations
     assert {v.invariant for v in violations} == {law}
     assert all(v.evidence for v in violations)

@@ -86,7 +86,7 @@ class World:
         try:
             return self.loop.run(body, max_seconds=3600)
         finally:
-            self.loop.bury()
+            self.loop.dispose()
             self.network.close()
 
     @property

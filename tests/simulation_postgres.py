@@ -15,7 +15,7 @@ from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.network.fabric import Network
-from chaos.simulation.postgres import Postgres, PostgresNode, Statement
+from chaos.simulation.postgres import ExecutedStatement, PostgresNode, SharedPostgres
 
 Link: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Client: TypeAlias = "Callable[[Link], Coroutine[Any, Any, Any]]"
@@ -26,7 +26,7 @@ class Result:
     """What is left of a run. ``said``: what the clients noted, in order."""
 
     said: list[Any] = field(default_factory=list)
-    statements: list[Statement] = field(default_factory=list)
+    statements: list[ExecutedStatement] = field(default_factory=list)
     digest: str = ""
     entries: list[Entry] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class World:
 
 
 def run(
-    postgres: Postgres,
+    postgres: SharedPostgres,
     seed: int,
     course: Callable[[World], Awaitable[None]],
     *,
@@ -96,7 +96,7 @@ def run(
         server.close()
         with warnings.catch_warnings():  # the killed could not close their connections
             warnings.simplefilter("ignore", ResourceWarning)
-            loop.bury()
+            loop.dispose()
         network.close()
     assert loop.refused == []
     return result

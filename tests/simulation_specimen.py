@@ -61,7 +61,7 @@ def run(seed: int) -> str:
                 loop.pause(node)
 
     loop.run(main)
-    loop.bury()
+    loop.dispose()
     return loop.trace.digest
 
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from chaos.history import History
 from chaos.records import (
+    ArenaName,
     Bound,
     Effect,
     Event,
@@ -174,7 +175,7 @@ class Specimen:
             Run(
                 scenario=scenario.document,
                 seed=7,
-                arena="live",
+                arena=ArenaName.LIVE,
                 database_epoch=instant(0),
                 bound=Bound(seconds=ALLOWED_SECONDS, terms=(term,)),
                 settings={},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +76,17 @@ def test_a_forbidden_import_is_noticed(module: str, line: str, tmp_path: Path) -
     assert "BROKEN" in done.stdout
 
 
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports under TYPE_CHECKING count: a circle of types is a circle for the reader."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > 300, "the graph must cover the whole repository"
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+
+
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     source = path.read_text()
@@ -81,6 +95,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         assert function.end_lineno is not None
         lines = function.end_lineno - function.lineno + 1
         assert lines <= FUNCTION_LINES_MAX, f"{function.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("packages", [("system", "observability"), ("chaos", "loadtest")])
+def test_no_public_class_name_stands_twice(packages: tuple[str, ...]) -> None:
+    """The adapters in loadtest/peers implement one interface, each in a process of its own."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in _tracked(*(f"{package}/*.py" for package in packages)):
+        name = str(path.relative_to(ROOT))
+        if not name.startswith("loadtest/peers/"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(name)
+    assert len(places) > 100, "the classes of these packages must be found"
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_other_top_level_folders() -> None:

@@ -63,7 +63,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_a_history_without_its_run_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "h.jsonl", '{"kind":"phase","phase":"faults","at":0}')
-    with pytest.raises(HistoryError, match=r"h\.jsonl: a history starts with its one run record"):
+    with pytest.raises(HistoryError, match=r"h\.jsonl: a history starts with its only run record"):
         load(path)
 
 
@@ -71,11 +71,11 @@ def test_contradicting_records_are_refused() -> None:
     records = a_run().all_records()
     run, task = records[0], next(r for r in records if isinstance(r, Task))
     ops = [r for r in records if isinstance(r, Op)]
-    with pytest.raises(HistoryError, match="one run record"):
+    with pytest.raises(HistoryError, match="only run record"):
         History([*records, run])
-    with pytest.raises(HistoryError, match="one run record"):
+    with pytest.raises(HistoryError, match="only run record"):
         History([*records[1:], run])
-    with pytest.raises(HistoryError, match="stands twice in the final read"):
+    with pytest.raises(HistoryError, match="is twice in the final read"):
         History([*records, task])
     with pytest.raises(HistoryError, match="is invoked twice"):
         History([*records, ops[0]])
@@ -125,3 +125,15 @@ def test_what_held_once_held() -> None:
         Sometimes(name="stale_hint_delivered", held=held) for held in (False, True, False)
     ]
     assert run.history().sometimes["stale_hint_delivered"].held
+
+
+def test_view_is_computed_once_per_history() -> None:
+    computed: list[History] = []
+
+    def view(history: History) -> int:
+        computed.append(history)
+        return len(history.records)
+
+    one, other = Specimen().history(), Specimen().history()
+    assert [one.view(view), one.view(view), other.view(view)] == [4, 4, 4]
+    assert computed == [one, other]

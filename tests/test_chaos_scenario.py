@@ -10,9 +10,9 @@ import pytest
 
 from chaos import scenario as scenarios
 from chaos.load import Workload
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
 from chaos.scenario import SCENARIOS, Scenario, ScenarioError
-from chaos.vocabulary import FAULTS, INVARIANTS, UNCONDITIONAL, FaultSort
+from chaos.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, FaultSort
 
 SHIPPED = scenarios.names()
 # The laws that every scenario is judged by.
@@ -85,7 +85,7 @@ def test_every_fault_and_every_conditional_law_is_used_by_some_scenario() -> Non
     # Kept for scenarios of one's own: what they do is a part of what these do.
     spare = {"reset_peer", "slicer", "slow_close", "limit_data", "restart_empty"}
     assert {*FAULTS} - faults <= spare
-    conditional = {law for law in INVARIANTS if law[0] == "S"} - UNIVERSAL
+    conditional = {*SAFETY} - UNIVERSAL
     assert conditional <= {law for each in found for law in each.expect.always}
 
 
@@ -109,7 +109,7 @@ def test_settings_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPat
 def test_targets_are_matched_in_a_fixed_order() -> None:
     spike = scenarios.find("database_latency").faults[1]
     topology = scenarios.find("database_latency").topology
-    assert spike.strikes == ("spike#1", "spike#2")
+    assert spike.fault_ids == ("spike#1", "spike#2")
     assert spike.candidates(topology) == (
         "scheduler-1->postgres",
         "scheduler-2->postgres",
@@ -124,7 +124,7 @@ def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() ->
     topology = scenarios.find("calm").topology
 
     def struck(*patterns: str) -> set[str]:
-        plan = FaultPlan.model_validate({"fault": "down", "target": patterns, "at": 0})
+        plan = FaultSpec.model_validate({"fault": "down", "target": patterns, "at": 0})
         assert plan.unmatched(topology) == ()
         return set(plan.candidates(topology))
 
@@ -279,7 +279,7 @@ def test_every_fault_of_the_vocabulary_can_be_planned() -> None:
             attributes = ", ".join(f"{attribute}: 1" for attribute in kind.attributes)
             line = f"{{fault: {name}, target: {target}, at: 1, attributes: {{{attributes}}}}}"
             scenario = scenarios.parse(with_fault(line), "one.yaml")
-            assert scenario.faults[0].strikes == (f"{name}-1#1",)
+            assert scenario.faults[0].fault_ids == (f"{name}-1#1",)
 
 
 def test_a_name_must_be_that_of_the_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from chaos import forwarding, otlp
 from chaos.collector import Collector, create_collector, read_exports
 from chaos.history import HistoryWriter, read
-from chaos.records import Bound, Fault, Run, Span, SpanEvent, SpanLink
+from chaos.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
 from chaos.run_trace import SERVICE, run_spans
 
 ZERO = 1_767_225_600.0
@@ -108,7 +108,7 @@ def run_record(seed: int = 7) -> Run:
     return Run(
         scenario={"id": "calm"},
         seed=seed,
-        arena="live",
+        arena=ArenaName.LIVE,
         database_epoch="2026-01-01T00:00:00Z",
         bound=Bound(seconds=1.0, terms=()),
         settings={},

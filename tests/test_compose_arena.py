@@ -19,7 +19,7 @@ from chaos.compose.containers import Container
 from chaos.compose.docker import DockerError, Sight, exit_code
 from chaos.compose.gauge import Gauge
 from chaos.compose.servers import ContainerServer
-from chaos.live.wire import Meters, Traffic
+from chaos.live.wire import ByteCounts, EdgeTraffic
 from chaos.process_strike import ProcessEnd
 from system.healthcheck import problem
 from system.machine import free_port
@@ -136,7 +136,7 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"before")
         await reader.readexactly(12)
-        meters = Meters(gauge, {"worker-1->redis": port})
+        meters = EdgeTraffic(gauge, {"worker-1->redis": port})
         await meters.count()
         writer.write(b"123")
         await reader.readexactly(6)
@@ -145,7 +145,7 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
         assert seconds < 5
         counted = None
         async with asyncio.timeout(5):  # received means acknowledged: the kernel takes its time
-            while counted != Traffic(sent=3, received=6, connections=1, closed=0):
+            while counted != ByteCounts(sent=3, received=6, connections=1, closed=0):
                 counted = (await meters.count())["worker-1->redis"]
         writer.close()
         await writer.wait_closed()

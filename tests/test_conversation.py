@@ -9,15 +9,15 @@ import pytest
 from chaos.conversation import (
     RESEND_AFTER_SECONDS,
     RESENDS_MAX,
-    Answer,
-    Conversation,
-    Meeting,
+    Client,
+    OperationLog,
     Request,
+    Response,
     api_of,
-    judge,
+    interpret,
 )
 from chaos.records import Op
-from chaos.workload import Planned
+from chaos.workload import PlannedOperation
 
 ZERO = 1767225600.0  # 2026-01-01T00:00:00Z
 BODY: dict[str, Any] = {"name": "chaos_ledger", "payload": {"number": 1}}
@@ -26,23 +26,23 @@ BODY: dict[str, Any] = {"name": "chaos_ledger", "payload": {"number": 1}}
 class Run:
     """One client with a clock that the test moves."""
 
-    def __init__(self, *operations: Planned) -> None:
+    def __init__(self, *operations: PlannedOperation) -> None:
         self.seconds = 0.0
         self.ops: list[Op] = []
-        meeting = Meeting(self.ops.append, lambda: ZERO, lambda: ZERO + self.seconds)
-        self.conversation = Conversation(0, list(operations), meeting)
+        log = OperationLog(self.ops.append, lambda: ZERO, lambda: ZERO + self.seconds)
+        self.client = Client(0, list(operations), log)
 
     def ask(self) -> Request | None:
-        due = self.conversation.due
+        due = self.client.due
         assert due is not None
         self.seconds = max(self.seconds, due)
-        return self.conversation.ask()
+        return self.client.next_request()
 
     def exchange(self, *answer: Any) -> Request:
         request = self.ask()
         assert request is not None
         self.seconds += 0.1
-        self.conversation.hear(Answer(*answer))
+        self.client.handle_response(Response(*answer))
         return request
 
     @property
@@ -50,8 +50,8 @@ class Run:
         return [(op.op_id, op.op, op.type) for op in self.ops]
 
 
-def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> Planned:
-    return Planned(at, 0, kind, key, "ledger", request=BODY, **options)
+def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> PlannedOperation:
+    return PlannedOperation(at, 0, kind, key, "ledger", request=BODY, **options)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> P
 def test_what_an_answer_means(
     op: str, status: int, body: Any, outcome: str, value: dict[str, Any]
 ) -> None:
-    assert judge(op, status, body) == (outcome, {"status": status} | value)
+    assert interpret(op, status, body) == (outcome, {"status": status} | value)
 
 
 def test_a_submit_is_recorded_as_asked_and_as_answered() -> None:
@@ -92,7 +92,7 @@ def test_a_submit_is_recorded_as_asked_and_as_answered() -> None:
     assert invoke.process == completion.process == "client-1"
     assert invoke.value == BODY | {"key": "k", "run_at": due, "effect": "ledger"}
     assert completion.value == {"status": 201, "task_id": "t"}
-    assert run.conversation.due is None
+    assert run.client.due is None
 
 
 def test_what_is_not_known_is_sent_again_as_an_operation_of_its_own() -> None:
@@ -101,7 +101,7 @@ def test_what_is_not_known_is_sent_again_as_an_operation_of_its_own() -> None:
     assert run.ops[-1].value == {"status": 0, "task_id": None, "error": "ReadTimeout()"}
     # What is planned meanwhile is not held up.
     assert run.exchange(201, {"id": "other"}).key == "later"
-    assert run.conversation.due == pytest.approx(1.1 + RESEND_AFTER_SECONDS)
+    assert run.client.due == pytest.approx(1.1 + RESEND_AFTER_SECONDS)
     again = run.exchange(200, {"id": "t"})
     assert (again.key, again.path) == ("k", "/tasks/")
     assert run.told == [
@@ -119,14 +119,14 @@ def test_a_client_does_not_ask_for_ever_and_never_about_what_was_refused() -> No
     run.exchange(503)
     run.exchange(422, {"detail": "no"})
     sends = 1
-    while run.conversation.due is not None:
+    while run.client.due is not None:
         assert run.exchange(503).key == "k"
         sends += 1
     assert sends == RESENDS_MAX + 1
 
 
 def test_only_a_task_that_is_known_is_asked_about() -> None:
-    companions = [Planned(2.0, 0, kind, "k") for kind in ("cancel", "get")]
+    companions = [PlannedOperation(2.0, 0, kind, "k") for kind in ("cancel", "get")]
     unknown = Run(submit("k"), *companions, submit("k", 3.0, "mismatch"))
     unknown.exchange(422, {})
     assert [unknown.ask() for _ in range(3)] == [None, None, None]
@@ -141,7 +141,7 @@ def test_only_a_task_that_is_known_is_asked_about() -> None:
 
 def test_each_submit_of_a_batch_is_answered_by_itself() -> None:
     items = tuple(submit(key) for key in "abc")
-    run = Run(Planned(1.0, 0, "batch", "a", items=items))
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=items))
     results = [
         {"status": 201, "task": {"id": "t"}},
         {"status": 422, "problem": {"detail": "no"}},
@@ -153,19 +153,19 @@ def test_each_submit_of_a_batch_is_answered_by_itself() -> None:
     assert [op.type for op in run.ops] == ["invoke"] * 3 + ["ok", "fail", "info"]
     again = run.exchange(201, {"id": "u"})
     assert (again.path, again.key) == ("/tasks/", "c")
-    assert run.conversation.due is None
+    assert run.client.due is None
 
 
 def test_a_batch_without_an_answer_leaves_all_of_it_unknown() -> None:
-    run = Run(Planned(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
     run.exchange(0, None, "broken")
     assert [op.type for op in run.ops] == ["invoke", "invoke", "info", "info"]
     assert {run.exchange(201, {"id": key}).key for key in "ab"} == {"a", "b"}
 
 
-def test_an_answer_needs_a_question() -> None:
-    with pytest.raises(RuntimeError, match="without a question"):
-        Run(submit("k")).conversation.hear(Answer(200))
+def test_response_without_a_request_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no request is pending"):
+        Run(submit("k")).client.handle_response(Response(200))
 
 
 def test_clients_are_shared_out_among_the_apis() -> None:

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.network.fabric import Message
-from chaos.simulation.postgres import Statement
-from chaos.simulation.run import Order, simulate
-from chaos.simulation.stage.foundation import Foundation
-from chaos.simulation.stage.stage import Stage
+from chaos.simulation.postgres import ExecutedStatement
+from chaos.simulation.run import SimulationOptions, simulate
+from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.stage.stage import SimulatedEnvironment
 
 BUDGETS = yaml.safe_load(Path(__file__).with_name("budgets.yaml").read_text(encoding="utf-8"))
 _ROLES = {"api", "scheduler", "worker"}
@@ -29,9 +31,9 @@ _ROWS = """SELECT COALESCE(sum(n_tup_ins), 0), COALESCE(sum(n_tup_upd), 0),
 
 
 @pytest.fixture(scope="module")
-def foundation() -> Iterator[Foundation]:
-    with Foundation.laid() as laid:
-        yield laid
+def foundation() -> Iterator[SharedServers]:
+    with SharedServers.open() as servers:
+        yield servers
 
 
 def shape(name: str, tasks: int) -> Scenario:
@@ -61,14 +63,14 @@ def shape(name: str, tasks: int) -> Scenario:
     )
 
 
-def spent(scenario: Scenario, foundation: Foundation, tmp_path: Path) -> Counter[str]:
+def spent(scenario: Scenario, foundation: SharedServers, tmp_path: Path) -> Counter[str]:
     """All that the run took."""
     counts: Counter[str] = Counter()
 
-    def statement(each: Statement) -> None:
+    def statement(each: ExecutedStatement) -> None:
         counts["statements"] += each.client.partition("-")[0] in _ROLES
 
-    def watch(stage: Stage) -> None:
+    def watch(stage: SimulatedEnvironment) -> None:
         stage.postgres.listeners.append(statement)
 
     def tap(message: Message) -> bool:
@@ -81,7 +83,11 @@ def spent(scenario: Scenario, foundation: Foundation, tmp_path: Path) -> Counter
 
     control = foundation.postgres.control
     control.rows("SELECT pg_stat_reset()")
-    ran = simulate(Order(scenario, 1, tmp_path, tap=tap, on_stage=watch), foundation)
+    ran = simulate(
+        RunSpec(ArenaName.SIMULATION, scenario, 1, tmp_path),
+        foundation,
+        SimulationOptions(tap=tap, on_environment=watch),
+    )
     assert ran.judgement.verdict == "true", ran.judgement.verdict
     inserted, updated, deleted = (int(each) for each in control.rows(_ROWS)[0])
     counts.update({"rows inserted": inserted, "rows updated": updated, "rows deleted": deleted})
@@ -91,7 +97,7 @@ def spent(scenario: Scenario, foundation: Foundation, tmp_path: Path) -> Counter
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["alone", "herd"])
 def test_a_task_costs_no_more_than_its_budget(
-    name: str, foundation: Foundation, tmp_path: Path
+    name: str, foundation: SharedServers, tmp_path: Path
 ) -> None:
     few, many = {"alone": (10, 40), "herd": (500, 2000)}[name]
     less, more = (spent(shape(name, n), foundation, tmp_path) for n in (few, many))

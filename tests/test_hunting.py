@@ -1,4 +1,4 @@
-"""The hunt for mutants: what counts as killed, what is told, and one end to end in each arena."""
+"""Mutation runs: what counts as killed, what is printed, and one end to end in each arena."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from typing import Any
 
 import pytest
 
-from chaos.hunting import Board, Hunted, Start, drain_seconds, judged, pursue
-from chaos.mutants import MutantError, find
+from chaos.hunting import (
+    KillAttempt,
+    MutantResult,
+    MutationReport,
+    attempt_of,
+    drain_seconds,
+    until_killed,
+)
+from chaos.mutants import Mutant, MutantError, find
 from chaos.report.outcome import Outcome
 from chaos.simulation.suite import hunt as simulated
 from chaos.simulation.suite.pool import WorkerFailed
@@ -23,22 +30,22 @@ from chaos.simulation.suite.pool import WorkerFailed
 SOURCES = Path(__file__).parent.parent
 DUE, COVERED = find("finish_without_epoch"), find("finish_without_state")
 HIDDEN = replace(DUE, name="hidden", unlive="the dice of the kernel")
-DEAD, ALIVE = Start(8, killers=("S1", "S8")), Start(9, runs=3)
+DEAD, ALIVE = KillAttempt(8, killers=("S1", "S8")), KillAttempt(9, runs=3)
 
 
-def hunted(*starts: Start) -> Hunted:
-    return Hunted(DUE, starts, 20.0)
+def result_of(*attempts: KillAttempt) -> MutantResult:
+    return MutantResult(DUE, attempts, 20.0)
 
 
-FATES: Mapping[str, tuple[Hunted, bool]] = {
-    "S1 S8": (hunted(DEAD), True),
-    "S1 S8 S9": (hunted(DEAD, replace(DEAD, killers=("S1", "S9"))), True),
-    "SURVIVED": (hunted(DEAD, ALIVE), False),
-    "SURVIVED (S4)": (hunted(replace(ALIVE, others=("S4",))), False),
-    "SURVIVED (unknown)": (hunted(replace(ALIVE, doubts="x")), False),
-    "not judged": (hunted(replace(ALIVE, trouble="no port")), False),
-    "covered": (Hunted(COVERED, (ALIVE,), 20.0), False),
-    "left to simulation": (Hunted(HIDDEN, (), 0.0), False),
+FATES: Mapping[str, tuple[MutantResult, bool]] = {
+    "S1 S8": (result_of(DEAD), True),
+    "S1 S8 S9": (result_of(DEAD, replace(DEAD, killers=("S1", "S9"))), True),
+    "SURVIVED": (result_of(DEAD, ALIVE), False),
+    "SURVIVED (S4)": (result_of(replace(ALIVE, others=("S4",))), False),
+    "SURVIVED (unknown)": (result_of(replace(ALIVE, doubts="x")), False),
+    "not judged": (result_of(replace(ALIVE, trouble="no port")), False),
+    "covered": (MutantResult(COVERED, (ALIVE,), 20.0), False),
+    "left to simulation": (MutantResult(HIDDEN, (), 0.0), False),
 }
 
 
@@ -51,29 +58,29 @@ def test_the_table_says_what_became_of_a_mutant(told: str) -> None:
 
 
 def test_runs_to_kill_are_the_median_of_the_starts() -> None:
-    starts = [replace(DEAD, runs=runs) for runs in (1, 7, 2)]
-    assert hunted(*starts).runs == 2
-    assert re.search(r" 1.5 +20$", hunted(*starts[::2]).row())
+    attempts = [replace(DEAD, runs=runs) for runs in (1, 7, 2)]
+    assert result_of(*attempts).runs == 2
+    assert re.search(r" 1.5 +20$", result_of(*attempts[::2]).row())
 
 
 async def test_seed_after_seed_until_it_is_killed() -> None:
     shot: list[int] = []
 
-    async def shoot(seed: int) -> Start:
+    async def shoot(seed: int) -> KillAttempt:
         shot.append(seed)
-        return Start(seed, killers=("S1",) if seed == 9 else ())
+        return KillAttempt(seed, killers=("S1",) if seed == 9 else ())
 
-    assert await pursue(range(7, 20), shoot) == Start(9, runs=3, killers=("S1",))
+    assert await until_killed(range(7, 20), shoot) == KillAttempt(9, runs=3, killers=("S1",))
     assert shot == [7, 8, 9]
-    assert await pursue(range(7, 9), shoot) == Start(8, runs=2)
+    assert await until_killed(range(7, 9), shoot) == KillAttempt(8, runs=2)
     with pytest.raises(ValueError, match="no seed"):
-        await pursue([], shoot)
+        await until_killed([], shoot)
 
 
 def test_only_the_invariants_that_a_mutant_names_kill_it() -> None:
     run = Outcome(scenario="x", seed=4, verdict="false", laws={"S4": 1, "S9": 2}, doubts=("d", "e"))
-    assert judged(DUE, run) == Start(4, killers=("S9",), others=("S4",), doubts="d; e")
-    assert judged(DUE, replace(run, laws=None)) == Start(4, doubts="d; e")
+    assert attempt_of(DUE, run) == KillAttempt(4, killers=("S9",), others=("S4",), doubts="d; e")
+    assert attempt_of(DUE, replace(run, laws=None)) == KillAttempt(4, doubts="d; e")
 
 
 def test_only_liveness_needs_the_whole_drain() -> None:
@@ -82,19 +89,19 @@ def test_only_liveness_needs_the_whole_drain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "good", "told"),
+    ("attempt", "good", "told"),
     [
         (DEAD, True, "1 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
         (ALIVE, False, "0 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
     ],
 )
 def test_the_board_ends_with_the_table(
-    start: Start, good: bool, told: str, capsys: pytest.CaptureFixture[str]
+    attempt: KillAttempt, good: bool, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    board = Board([DUE, COVERED, HIDDEN])
-    board.add(Hunted(HIDDEN, (), 0.0))
-    board.add(Hunted(COVERED, (ALIVE,), 5.0))
-    board.add(hunted(start))
+    board = MutationReport([DUE, COVERED, HIDDEN])
+    board.add(MutantResult(HIDDEN, (), 0.0))
+    board.add(MutantResult(COVERED, (ALIVE,), 5.0))
+    board.add(result_of(attempt))
     assert board.close() is good
     said = capsys.readouterr().out
     assert told in said
@@ -105,8 +112,8 @@ def test_the_board_ends_with_the_table(
 
 
 def test_a_hunt_that_did_not_get_through_is_no_success() -> None:
-    board = Board([DUE, COVERED])
-    board.add(hunted(DEAD))
+    board = MutationReport([DUE, COVERED])
+    board.add(result_of(DEAD))
     assert not board.close()
 
 
@@ -132,7 +139,8 @@ class Pools:
             if self.error is not None:
                 raise self.error
             outcome = {"scenario": "x", "seed": job["seed"], "verdict": "true"}
-            yield job, {"outcome": outcome | {"laws": self.laws.get(job["seed"], {})}}
+            laws = self.laws.get(job["seed"], {})
+            yield job, {"outcome": outcome | {"laws": laws}, "lines": []}
 
 
 @pytest.fixture
@@ -142,15 +150,18 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> Pools:
     return found
 
 
-def chase(tmp_path: Path, seeds: int = 10) -> simulated.Chase:
-    return simulated.Chase(tmp_path / "runs", seed=100, seeds=seeds, starts=3, processes=1)
+async def killed(mutant: Mutant, tmp_path: Path, seeds: int = 10) -> bool:
+    settings = simulated.MutationSettings(
+        tmp_path / "runs", seed=100, seeds=seeds, attempts=3, processes=1
+    )
+    return await simulated.run_simulated_mutants([mutant], settings)
 
 
 async def test_every_start_has_seeds_of_its_own(
     pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools.laws = {100: {"S9": 1}, 113: {"S9": 1}, 121: {"S1": 2}}
-    assert await simulated.Hunt(chase(tmp_path)).run([DUE.name])
+    assert await killed(DUE, tmp_path)
     assert [job["seed"] for job in pools.jobs] == [100, 110, 111, 112, 113, 120, 121]
     assert all(job["mutant"] == DUE.name and job["drain_seconds"] == 10.0 for job in pools.jobs)
     assert re.search(rf"^{DUE.name} +late_finish +S9 S1 +2 ", capsys.readouterr().out, re.MULTILINE)
@@ -160,13 +171,13 @@ async def test_one_start_that_a_mutant_survives_is_enough(
     pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools.laws = {100: {"S9": 1}}
-    assert not await simulated.Hunt(chase(tmp_path, seeds=2)).run([DUE.name])
+    assert not await killed(DUE, tmp_path, seeds=2)
     assert [job["seed"] for job in pools.jobs] == [100, 102, 103]
     assert "0 of 1 killed" in capsys.readouterr().out
 
 
 async def test_a_covered_mutant_survives_as_many_runs(pools: Pools, tmp_path: Path) -> None:
-    assert await simulated.Hunt(chase(tmp_path)).run([COVERED.name])
+    assert await killed(COVERED, tmp_path)
     assert [job["seed"] for job in pools.jobs] == [100, 101, 102]
 
 
@@ -181,19 +192,16 @@ async def test_a_worker_that_breaks_proves_nothing(
     error: Exception, told: str, pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools.error = error
-    assert not await simulated.Hunt(chase(tmp_path)).run([DUE.name])
+    assert not await killed(DUE, tmp_path)
     said = capsys.readouterr().out
     assert told in said
     assert "not judged" in said
 
 
-async def test_a_mutant_that_does_not_fit_is_told_as_such(
-    pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path: Path) -> None:
     unfit = replace(DUE, edits=(replace(DUE.edits[0], old="no such text anywhere"),))
-    monkeypatch.setattr(simulated, "find", lambda _: unfit)
-    with pytest.raises(MutantError, match="does not fit"):
-        await simulated.Hunt(chase(tmp_path)).run([DUE.name])
+    with pytest.raises(MutantError, match="does not match"):
+        await killed(unfit, tmp_path)
 
 
 # ------------------------------------------------------------------------------------ end to end

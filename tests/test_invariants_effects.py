@@ -20,7 +20,7 @@ def _(run: Specimen) -> History:
     return run.history(copy_of(Effect, run))
 
 
-@bad("S1", "under the key other")
+@bad("S1", "has the key other instead")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(lambda r: replace(r, effect_key="other") if isinstance(r, Effect) else r)
@@ -83,7 +83,7 @@ def _(run: Specimen) -> History:
     return run.history(call)
 
 
-@bad("S4", "CANCELLED, but it has its effect")
+@bad("S4", "CANCELLED, but its effect was applied")
 def _(run: Specimen) -> History:
     life = run.submit("a").cancel()
     effect = Effect(
@@ -92,7 +92,7 @@ def _(run: Specimen) -> History:
     return run.history(effect)
 
 
-@bad("S4", "CANCELLED, but it has its effect")
+@bad("S4", "CANCELLED, but its effect was applied")
 def _(run: Specimen) -> History:
     life = run.submit("a", effect="sql").dispatch().claim().cancel().end(Reason.LOST)
     return run.history(SqlEffect(task_id=life.task_id, epoch=1, attempt=1, at=instant(2)))
@@ -138,13 +138,13 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S5", "its task is gone")
+@bad("S5", "its task is missing")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(without(Task))
 
 
-@bad("S5", "its task is gone")
+@bad("S5", "its task is missing")
 def _(run: Specimen) -> History:
     # The key is there, but under another id than the one that was answered.
     done(run)
@@ -157,14 +157,14 @@ def _(run: Specimen) -> History:
     )
 
 
-@bad("S10", "stands on 2 tasks")
+@bad("S10", "is stored on 2 tasks")
 def _(run: Specimen) -> History:
     done(run)
     done(run)
     return run.history()
 
 
-@bad("S10", "answered with the id another too")
+@bad("S10", "also answered with the id another")
 def _(run: Specimen) -> History:
     done(run).submit_again()
     return run.edited(
@@ -176,7 +176,7 @@ def _(run: Specimen) -> History:
     )
 
 
-@bad("S10", "another request under key a was accepted")
+@bad("S10", "different request under key a was accepted")
 def _(run: Specimen) -> History:
     life = done(run).submit_again(other=True)
     told = {"status": 200, "task_id": life.task_id}
@@ -201,13 +201,13 @@ def _(run: Specimen) -> History:
     )
 
 
-@bad("S10", "is not the request that was accepted")
+@bad("S10", "differs from the accepted request")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_row(lambda t: replace(t, payload={"key": "other"})))
 
 
-@bad("S10", "is not the request that was accepted")
+@bad("S10", "differs from the accepted request")
 def _(run: Specimen) -> History:
     run.submit("a", later=1.0).dispatch().cancel()
     return run.edited(on_row(lambda t: replace(t, run_at=instant(9.0))))
@@ -225,19 +225,19 @@ def _(run: Specimen) -> History:
     return run.history(copy_of(Effect, run))
 
 
-@bad("S11", "SUCCEEDED with 0 business rows; its effect is sql")
+@bad("S11", "SUCCEEDED with 0 business rows; the kind of its effect is sql")
 def _(run: Specimen) -> History:
     done(run, effect="sql")
     return run.edited(without(SqlEffect))
 
 
-@bad("S11", "SUCCEEDED with 0 applied calls; its effect is external")
+@bad("S11", "SUCCEEDED with 0 applied calls; the kind of its effect is external")
 def _(run: Specimen) -> History:
     done(run, effect="external")
     return run.edited(without(SinkCall))
 
 
-@bad("S11", "SUCCEEDED with 0 applied calls; its effect is external")
+@bad("S11", "SUCCEEDED with 0 applied calls; the kind of its effect is external")
 def _(run: Specimen) -> History:
     # Every call was suppressed: there was nothing it could have been a duplicate of.
     done(run, effect="external")
@@ -265,14 +265,14 @@ def _(run: Specimen) -> History:
     return run.history(row)
 
 
-@bad("S12", "did not find it")
+@bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
     life = done(run)
     run.complete(run.op("get", {"task_id": life.task_id}), "ok", {"state": None})
     return run.history()
 
 
-@bad("S12", "did not find it")
+@bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
     # Its submit is unknown, but a first GET had seen it.
     life = run.submit("a", answer="info").read().dispatch().claim().succeed()
@@ -280,7 +280,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S12", "did not find it")
+@bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
     # What counts is the first time that somebody was told, not the last.
     life = done(run).read()
@@ -289,7 +289,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S12", "did not find it")
+@bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
     life = run.submit("a", answer="info").cancel()
     run.complete(run.op("get", {"task_id": life.task_id}), "ok", {"state": None})

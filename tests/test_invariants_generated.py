@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from specimen import Life, Specimen, instant
 
 from chaos.history import History
-from chaos.invariants.registry import CHECKS
+from chaos.invariants.registry import INVARIANTS
 from chaos.records import (
     Effect,
     Event,
@@ -105,10 +105,10 @@ def test_legal_executions_are_true(run: Specimen) -> None:
 @settings(max_examples=60, deadline=None)
 def test_the_laws_of_losses_name_exactly_the_tasks_they_are_about(run: Specimen) -> None:
     history = run.history()
-    wasted = Counter(violation.task_id for violation in CHECKS["S16"](history))
+    wasted = Counter(violation.task_id for violation in INVARIANTS["S16"](history))
     assert wasted == {life.task_id: life.losses for life in run.lives if life.losses}
     wrong = {life.task_id for life in run.lives if life.state in _WRONG[_is_poison(life)]}
-    assert {violation.task_id for violation in CHECKS["S15"](history)} == wrong
+    assert {violation.task_id for violation in INVARIANTS["S15"](history)} == wrong
 
 
 _WRONG = {True: {State.SUCCEEDED}, False: {State.FAILED}}

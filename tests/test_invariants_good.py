@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from specimen import Life, Specimen
 
-from chaos.invariants.registry import CHECKS
+from chaos import scenario
+from chaos.invariants.registry import INVARIANTS, table
 from chaos.invariants.violation import Violation
 from chaos.verdict import judge
-from chaos.vocabulary import INVARIANTS, UNCONDITIONAL
+from chaos.vocabulary import LIVENESS, SAFETY, UNCONDITIONAL
 from system.lifecycle import Reason, State
 
 
@@ -142,15 +144,14 @@ def handed_back_then_failed_within_its_limit(run: Specimen) -> None:
 
 def broken(run: Specimen, laws: Iterable[str]) -> dict[str, list[Violation]]:
     history = run.history()
-    return {law: found for law in laws if (found := CHECKS[law](history))}
+    return {law: found for law in laws if (found := INVARIANTS[law](history))}
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 def test_good(make: Callable[[Specimen], object]) -> None:
     run = Specimen(plan={"expect": {"eventually": {"L1": "computed", "L2": 5, "L4": 5}}})
     make(run)
-    liveness = [law for law in INVARIANTS if law[0] == "L"]
-    assert broken(run, [*UNCONDITIONAL, *liveness]) == {}
+    assert broken(run, [*UNCONDITIONAL, *LIVENESS]) == {}
 
 
 def test_the_dead_letter_may_hold_poison_and_nothing_else() -> None:
@@ -184,8 +185,16 @@ def test_attempts_that_were_given_back_failed_or_stopped_are_not_wasted() -> Non
     assert broken(run, [*UNCONDITIONAL, "S16"]) == {}
 
 
-def test_every_law_of_the_vocabulary_has_its_check() -> None:
-    assert set(CHECKS) == set(INVARIANTS)
+def test_every_invariant_of_the_vocabulary_is_declared() -> None:
+    assert list(INVARIANTS) == [*SAFETY, *LIVENESS]
+    assert all(name == each.name and each.sentence for name, each in INVARIANTS.items())
+
+
+def test_readme_shows_the_table_of_invariants() -> None:
+    readme = Path(scenario.__file__).parent / "README.md"
+    assert table() in readme.read_text(encoding="utf-8"), (
+        "chaos/README.md: paste the output of chaos.invariants.registry.table()"
+    )
 
 
 def test_stale_writes_are_no_violation_but_a_witness() -> None:

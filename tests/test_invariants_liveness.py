@@ -11,8 +11,8 @@ from specimen import ALLOWED_SECONDS, Specimen, instant
 from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
-from chaos.invariants.registry import CHECKS
-from chaos.records import Phase, Run
+from chaos.invariants.registry import INVARIANTS
+from chaos.records import ArenaName, Phase, Run
 from chaos.verdict import judge
 
 bad = BadHistories()
@@ -38,7 +38,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("L2", "nothing ended for 6.0")
+@bad("L2", "no task ended for 6.0")
 def _(run: Specimen) -> History:
     life = run.submit("a").dispatch().claim()
     run.now += 6.0
@@ -46,7 +46,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("L2", "nothing ended for 6.0")
+@bad("L2", "no task ended for 6.0")
 def _(run: Specimen) -> History:
     # The stretch before the heal counts too.
     done(run)
@@ -115,7 +115,7 @@ def test_idle_time_is_no_lack_of_progress() -> None:
     run.submit("later", later=30.0)
     run.now = 45.0
     done(run, "b")
-    assert CHECKS["L2"](run.history()) == []
+    assert INVARIANTS["L2"](run.history()) == []
 
 
 def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start() -> None:
@@ -124,16 +124,18 @@ def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start()
         life = run.submit("a")
         run.now += seconds
         life.dispatch().claim().succeed()
-        return run.edited(lambda r: replace(r, arena="compose") if isinstance(r, Run) else r)
+        return run.edited(
+            lambda r: replace(r, arena=ArenaName.COMPOSE) if isinstance(r, Run) else r
+        )
 
-    assert CHECKS["L2"](in_containers(6.0)) == []
-    assert CHECKS["L2"](in_containers(5.0 + CONTAINER_START_SECONDS + 1.0))
+    assert INVARIANTS["L2"](in_containers(6.0)) == []
+    assert INVARIANTS["L2"](in_containers(5.0 + CONTAINER_START_SECONDS + 1.0))
 
 
 def test_a_task_cancelled_before_it_started_is_on_time() -> None:
     run = Specimen(plan={"expect": {"eventually": {"L4": 1.25}}})
     run.submit("a", later=3.0).cancel()
-    assert CHECKS["L4"](run.history()) == []
+    assert INVARIANTS["L4"](run.history()) == []
 
 
 def test_what_is_open_at_the_deadline_is_late() -> None:
@@ -157,8 +159,8 @@ def test_progress_is_judged_between_two_phases_or_not_at_all(phase: str) -> None
     run.now += 6.0
     life.dispatch().claim().succeed()
     history = run.edited(lambda r: None if isinstance(r, Phase) and r.phase == phase else r)
-    assert CHECKS["L2"](run.history())
-    assert CHECKS["L2"](history) == []
+    assert INVARIANTS["L2"](run.history())
+    assert INVARIANTS["L2"](history) == []
 
 
 def test_the_longest_allowed_stall_is_no_violation() -> None:
@@ -168,7 +170,7 @@ def test_the_longest_allowed_stall_is_no_violation() -> None:
         life = run.submit("a")
         run.now = 2.96
         life.dispatch().claim().succeed()
-        return bool(CHECKS["L2"](run.history()))
+        return bool(INVARIANTS["L2"](run.history()))
 
     # Due at 1.00, ended at 2.99.
     assert stalls(1.98)

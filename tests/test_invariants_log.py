@@ -154,19 +154,19 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.DISPATCHED, lambda e: replace(e, attempt=1)))
 
 
-@bad("S7", "counts losses = 0, its log 1")
+@bad("S7", "the row has losses = 0, its log 1")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     return run.edited(on_row(lambda t: replace(t, losses=0)))
 
 
-@bad("S7", "counts handed_back = 1, its log 0")
+@bad("S7", "the row has handed_back = 1, its log 0")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_row(lambda t: replace(t, handed_back=1)))
 
 
-@bad("S7", "counts attempt = 2, its log 1")
+@bad("S7", "has attempt = 2, its log 1")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_row(lambda t: replace(t, attempt=2)))
@@ -278,7 +278,7 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.LOST, lambda e: replace(e, actor=life.owner)))
 
 
-@bad("S9", "no known incarnation")
+@bad("S9", "not a known incarnation")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, actor="worker:nobody")))
@@ -291,13 +291,13 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.LOST, dropped))
 
 
-@bad("S9", "that nobody owned")
+@bad("S9", "that had no owner")
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_event(Reason.CLAIMED, dropped))
 
 
-@bad("S15", "in the dead letter after 3 losses, but nothing is wrong with it")
+@bad("S15", "dead-lettered after 3 losses, but its payload has no poison")
 def _(run: Specimen) -> History:
     # The neighbour of a poison task, lost with it each time.
     poison, life = run.submit("p", poison=True), run.submit("a")
@@ -307,7 +307,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S15", "in the dead letter after 0 losses, but nothing is wrong with it")
+@bad("S15", "dead-lettered after 0 losses, but its payload has no poison")
 def _(run: Specimen) -> History:
     run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     return run.history()

@@ -8,7 +8,7 @@ from bad_histories import BadHistories, Maker, refused
 from specimen import Specimen
 
 from chaos.history import History
-from chaos.invariants.registry import CHECKS
+from chaos.invariants.registry import INVARIANTS
 from chaos.records import Phase
 from chaos.vocabulary import UNCONDITIONAL
 
@@ -53,7 +53,7 @@ def backlog(seconds_each: float, *, tasks: int = 20) -> History:
     )
 
 
-@bad("L5", "(90% asked)")
+@bad("L5", "(90% required)")
 def _(_: Specimen) -> History:
     return backlog(1.2)
 
@@ -64,13 +64,13 @@ def test_a_bad_history_of_an_overload_is_refused(law: str, message: str, make: M
 
 
 def test_every_scheduler_may_fill_the_room_that_it_saw() -> None:
-    assert CHECKS["S17"](crowd(SCHEDULERS * DEPTH).history()) == []
+    assert INVARIANTS["S17"](crowd(SCHEDULERS * DEPTH).history()) == []
 
 
 def test_a_backlog_that_ends_as_fast_as_before_is_no_lack_of_capacity() -> None:
-    assert CHECKS["L5"](backlog(1.0)) == []
-    assert CHECKS["L5"](backlog(1.05)) == []
+    assert INVARIANTS["L5"](backlog(1.0)) == []
+    assert INVARIANTS["L5"](backlog(1.05)) == []
 
 
 def test_without_a_backlog_there_is_no_rate_to_judge() -> None:
-    assert CHECKS["L5"](backlog(5.0, tasks=1)) == []
+    assert INVARIANTS["L5"](backlog(5.0, tasks=1)) == []

@@ -8,7 +8,7 @@ from bad_histories import BadHistories, Maker, on_row, refused
 from specimen import Life, Specimen
 
 from chaos.history import History
-from chaos.invariants.registry import CHECKS
+from chaos.invariants.registry import INVARIANTS
 from chaos.records import Fault, Op, Record, Run
 from system.lifecycle import Reason, State
 
@@ -48,7 +48,7 @@ def timed_out(life: Life) -> Life:
     return life.step(State.SCHEDULED, Reason.TIMED_OUT, "scheduler:scheduler-1")
 
 
-@bad("S3", "after a failure that asked for 0.5 s")
+@bad("S3", "after a failure with a 0.5 s retry delay")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
     return flaky(run, 0.5)
@@ -62,13 +62,13 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S8", "was refused to who ended it")
+@bad("S8", "was refused to its own worker")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim("worker-1").succeed().stale_finish("worker-1", 1)
     return run.history()
 
 
-@bad("S8", "was refused to who ended it")
+@bad("S8", "was refused to its own worker")
 def _(run: Specimen) -> History:
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
     life.stale_finish("worker-1", 1).dispatch().claim().succeed()
@@ -82,7 +82,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S9", "owns 3 attempts, it has 2 slots")
+@bad("S9", "owns 3 attempts but has 2 slots")
 def _(run: Specimen) -> History:
     lives = [run.submit(key).dispatch().claim("worker-1") for key in ("a", "b", "c")]
     for life in lives:
@@ -108,7 +108,7 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S12", "a cancel after it was accepted did not find it")
+@bad("S12", "a cancel after the submit was accepted did not find the task")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().succeed().cancel()
     return run.edited(told_not_found)
@@ -124,13 +124,13 @@ def test_a_retry_after_its_delay_is_in_time() -> None:
     life = run.submit("a").dispatch().claim().end(Reason.FAILED)
     run.now += 0.5
     life.dispatch().claim().succeed()
-    assert CHECKS["S3"](flaky(run, 0.5)) == []
+    assert INVARIANTS["S3"](flaky(run, 0.5)) == []
 
 
 def test_an_attempt_that_was_lost_may_be_tried_again_at_once() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
-    assert CHECKS["S3"](flaky(run, 0.5)) == []
+    assert INVARIANTS["S3"](flaky(run, 0.5)) == []
 
 
 def test_a_worker_killed_after_the_time_was_over_had_let_it_time_out() -> None:
@@ -139,14 +139,14 @@ def test_a_worker_killed_after_the_time_was_over_had_let_it_time_out() -> None:
     run.now += 60.0
     killed(run, "worker-1")
     timed_out(life).dispatch().claim("worker-2").succeed()
-    assert CHECKS["S7"](run.history()) == []
+    assert INVARIANTS["S7"](run.history()) == []
 
 
 def test_an_end_told_again_when_the_task_went_on_may_be_refused() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
     life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()
-    assert CHECKS["S8"](run.history()) == []
+    assert INVARIANTS["S8"](run.history()) == []
 
 
 def test_a_claim_under_way_when_its_worker_died_may_be_granted() -> None:
@@ -155,7 +155,7 @@ def test_a_claim_under_way_when_its_worker_died_may_be_granted() -> None:
     lost.end(Reason.LOST).dispatch().claim("worker-2").succeed()
     run.dead.clear()
     late.claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
-    assert CHECKS["S9"](run.history()) == []
+    assert INVARIANTS["S9"](run.history()) == []
 
 
 def test_slots_are_taken_one_after_the_other_by_any_number() -> None:
@@ -166,4 +166,4 @@ def test_slots_are_taken_one_after_the_other_by_any_number() -> None:
     running[0].end(Reason.LOST).dispatch().claim("worker-1").succeed()
     run.submit("f").dispatch().claim("worker-2").succeed()
     running[1].succeed()
-    assert CHECKS["S9"](with_slots(run)) == []
+    assert INVARIANTS["S9"](with_slots(run)) == []

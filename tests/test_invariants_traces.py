@@ -14,7 +14,8 @@ from test_invariants_good import GOOD
 from traced import create_id, history, trace_id, traced
 
 from chaos.history import History
-from chaos.invariants.excuses import KILLED, UNHEARD, UNREACHED
+from chaos.invariants import traces
+from chaos.invariants.excuses import COLLECTOR_UNREACHABLE, KILLED, REPLY_LOST
 from chaos.invariants.traces import attempt_span_id, examine
 from chaos.records import Exit, Fault, Record, Span, SpanLink
 from chaos.verdict import judge
@@ -116,35 +117,35 @@ BAD: dict[str, Callable[[Life], tuple[Change, ...]]] = {
     "says succeeded, the log lease lost": lambda _: (
         spans(PROCESS, with_outcome(Reason.SUCCEEDED), epoch=1),
     ),
-    "is by worker-1, but scheduler-1 ended it": lambda _: (
+    "is from worker-1, but scheduler-1 ended it": lambda _: (
         spans(PROCESS, lambda s: replace(s, instance="worker-1"), epoch=1),
     ),
-    "is no child of the create": lambda _: (
+    "is not a child of the create span": lambda _: (
         spans(PROCESS, lambda s: replace(s, parent_span_id=None), epoch=1),
     ),
-    "has no link to the one before it": lambda _: (
+    "has no link to the previous attempt": lambda _: (
         spans(PROCESS, lambda s: replace(s, links=s.links[1:]), epoch=3),
     ),
     "has no link to its dispatch batch": lambda _: (
         spans(PROCESS, lambda s: replace(s, links=s.links[:1]), epoch=3),
     ),
-    "it was accepted, but has no create span": lambda _: (without(CREATE),),
+    "the task was accepted, but has no create span": lambda _: (without(CREATE),),
     "no send span under epoch 2": lambda _: (without(SEND, 2),),
-    "no queued span of the claim of epoch 3": lambda _: (without("queued", 3),),
-    "an attempt has a span, but the log has no end of it": lambda _: (
+    "no queued span for the claim of epoch 3": lambda _: (without("queued", 3),),
+    "a span claims an attempt that did not end in the log": lambda _: (
         spans(PROCESS, lambda s: replace(s, attributes=s.attributes | {"holdfast.epoch": 5})),
     ),
-    "POST by worker-1 is not below an attempt of its own": lambda life: (
+    "POST from worker-1 is not a descendant of one of its attempts": lambda life: (
         spans("POST", below(lambda each: create_id(each.task_id))(life)),
     ),
-    "POST by worker-2 is not below an attempt of its own": lambda life: (
+    "POST from worker-2 is not a descendant of one of its attempts": lambda life: (
         spans("POST", below(lambda each: attempt_span_id(each.task_id, 1))(life)),
     ),
-    "the parent of POST by worker-1 leads nowhere": lambda _: (
+    "the parent of POST from worker-1 does not exist": lambda _: (
         spans("POST", lambda s: replace(s, parent_span_id=NOWHERE)),
     ),
-    "the parent of create default by api-1 leads nowhere": lambda _: (without("POST /tasks/"),),
-    "a link of send default by scheduler-1 leads nowhere": lambda _: (without("dispatch"),),
+    "the parent of create default from api-1 does not exist": lambda _: (without("POST /tasks/"),),
+    "a link of send default from scheduler-1 does not exist": lambda _: (without("dispatch"),),
 }
 
 
@@ -277,10 +278,10 @@ def test_what_the_log_says_after_the_end_of_its_incarnation_nobody_can_tell() ->
 
 
 STRIKES = {
-    "collector": (struck("down", "worker-1->collector", 1.0, 3.0), UNREACHED),
-    "reply": (struck("timeout", "worker-1->postgres", 1.0, 3.0), UNHEARD),
-    "postgres": (struck("kill", "postgres", 1.0, 3.0), UNHEARD),
-    "frozen": (struck("pause", "worker-1", 1.0, 3.0), UNHEARD),
+    "collector": (struck("down", "worker-1->collector", 1.0, 3.0), COLLECTOR_UNREACHABLE),
+    "reply": (struck("timeout", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
+    "postgres": (struck("kill", "postgres", 1.0, 3.0), REPLY_LOST),
+    "frozen": (struck("pause", "worker-1", 1.0, 3.0), REPLY_LOST),
 }
 
 
@@ -324,19 +325,19 @@ def test_a_task_that_is_not_sampled_owes_nothing() -> None:
     assert "S13 had nothing to judge: no task was sampled" in judgement.doubts
 
 
-def test_a_batch_without_task_that_leads_nowhere_is_named_too() -> None:
+def test_dangling_link_of_a_batch_without_task_is_reported() -> None:
     run = under("S13")
     lost(run)
     link = SpanLink(trace_id="b" * 32, span_id=NOWHERE)
     changed = edited(run, spans("dispatch", lambda s: replace(s, links=(link,))))
-    refused(changed, "S13", "a link of dispatch by scheduler-1 leads nowhere")
+    refused(changed, "S13", "a link of dispatch from scheduler-1 does not exist")
 
 
 def test_a_circle_of_parents_does_not_keep_the_judge() -> None:
     run = under("S13")
     lost(run)
     changed = edited(run, spans("POST", lambda s: replace(s, parent_span_id=s.span_id)))
-    refused(changed, "S13", "is not below an attempt of its own")
+    refused(changed, "S13", "is not a descendant of one of its attempts")
 
 
 def test_the_id_of_an_attempt_is_the_one_that_the_system_computes() -> None:
@@ -352,3 +353,19 @@ def test_seconds_of_the_specimen_are_those_of_the_history() -> None:
     (row,) = whole.tasks.values()
     create = next(s for s in whole.spans[trace_id(row.task_id)] if s.name == CREATE)
     assert instant(create.start) == row.created_at
+
+
+def test_traces_are_examined_once_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = under("S13")
+    lost(run)
+    made: list[History] = []
+
+    class Counted(traces._Examination):
+        def __init__(self, examined: History) -> None:
+            made.append(examined)
+            super().__init__(examined)
+
+    monkeypatch.setattr(traces, "_Examination", Counted)
+    judgement = judge(history(run))
+    assert judgement.meters.spans > 0
+    assert made == [judgement.history]

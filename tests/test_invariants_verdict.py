@@ -13,7 +13,7 @@ from specimen import Specimen
 
 from chaos import bounds, scenario
 from chaos.history import History, HistoryError, HistoryWriter
-from chaos.invariants.registry import CHECKS
+from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.violation import Violation
 from chaos.records import Effect, Fault, InFlight, Phase, Record, Run, Sometimes
 from chaos.report import summary, terminal
@@ -21,6 +21,7 @@ from chaos.report.story import story
 from chaos.tasks.attempt import BACKOFF
 from chaos.verdict import check_file, judge
 from chaos.vocabulary import SOMETIMES
+from chaos.witnesses import OCCURRENCES
 from system.lifecycle import Backoff, Reason
 
 KILLS: dict[str, Any] = {
@@ -68,13 +69,15 @@ def test_what_was_tried_and_held_is_true() -> None:
 
 
 def test_a_fault_that_was_not_felt_is_unknown() -> None:
-    assert doubts_of(killed(felt=False).history()) == ["fault murder#2 struck, but was not felt"]
+    assert doubts_of(killed(felt=False).history()) == [
+        "fault murder#2 was injected, but not observed"
+    ]
 
 
 def test_a_fault_that_never_struck_is_unknown() -> None:
     run = killed()
     history = run.edited(lambda r: None if isinstance(r, Fault) and r.fault_id == "murder#2" else r)
-    assert doubts_of(history) == ["fault murder#2 never struck"]
+    assert doubts_of(history) == ["fault murder#2 was never injected"]
 
 
 def test_a_fault_with_nothing_in_flight_is_unknown() -> None:
@@ -83,7 +86,9 @@ def test_a_fault_with_nothing_in_flight_is_unknown() -> None:
             return replace(record, in_flight=InFlight(open=0, running=0))
         return record
 
-    assert doubts_of(killed().edited(idle)) == ["fault murder struck while no task was in flight"]
+    assert doubts_of(killed().edited(idle)) == [
+        "fault murder was injected while no task was in flight"
+    ]
 
 
 def test_a_fault_that_outlasts_the_heal_is_unknown() -> None:
@@ -99,7 +104,7 @@ def test_a_fault_that_nobody_planned_is_unknown() -> None:
     run = killed()
     run.strike("surprise#1", "kill", "worker-1")
     assert doubts_of(run.history()) == [
-        "fault surprise#1 struck, but the scenario does not plan it"
+        "fault surprise#1 was injected, but the scenario does not plan it"
     ]
 
 
@@ -143,7 +148,7 @@ def test_a_crashed_invariant_is_unknown_unless_another_is_violated() -> None:
     def crash(history: History) -> list[Violation]:
         raise ZeroDivisionError("by accident")
 
-    crashing = dict(CHECKS) | {"S3": crash}
+    crashing = dict(INVARIANTS) | {"S3": crash}
     judgement = judge(killed().history(), crashing)
     assert judgement.verdict == "unknown"
     assert judgement.doubts == ("S3 crashed: ZeroDivisionError: by accident",)
@@ -173,6 +178,10 @@ def test_a_run_record_without_a_scenario_is_refused() -> None:
         judge(history)
 
 
+def test_every_occurrence_of_the_vocabulary_is_defined() -> None:
+    assert tuple(OCCURRENCES) == SOMETIMES
+
+
 def test_every_sometimes_can_be_seen() -> None:
     run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
     life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
@@ -186,8 +195,8 @@ def test_every_sometimes_can_be_seen() -> None:
         poison.dispatch().claim("worker-2").end(Reason.LOST)
     run.records += [
         Sometimes(name=name, held=True)
-        for name, what in SOMETIMES.items()
-        if what.endswith("(seen by the arena)")
+        for name, occurrence in OCCURRENCES.items()
+        if occurrence.count is None
     ]
     judgement = judge(run.history())
     assert (judgement.verdict, judgement.doubts) == ("true", ())
@@ -216,9 +225,9 @@ def test_lines_of_runs_stand_under_each_other() -> None:
     assert "specimen" in good
     assert len(good) <= 165
     assert " true " in good
-    assert "felt  2/2 " in good
+    assert "faults  2/2 " in good
     assert "recovery  0.0/20.0 s" in good
-    assert "felt  1/2 " in other
+    assert "faults  1/2 " in other
 
 
 def test_a_violation_is_told_as_the_story_of_its_task() -> None:
@@ -256,7 +265,7 @@ def test_the_summary_is_for_machines() -> None:
     document = json.loads(orjson.dumps(summary.summarise(judgements)))
     assert document["verdict"] == "unknown"
     assert [run["verdict"] for run in document["runs"]] == ["true", "unknown"]
-    assert document["runs"][1]["doubts"] == ["fault murder#2 struck, but was not felt"]
+    assert document["runs"][1]["doubts"] == ["fault murder#2 was injected, but not observed"]
     assert document["runs"][0]["meters"]["faults_felt"] == 2
     broken = killed().edited(lambda r: None if isinstance(r, Effect) else r)
     told = summary.summarise([*judgements, judge(broken)])

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.live.actors import Actor, Command, process_state
-from chaos.live.topology import Stack
+from chaos.live.actors import Command, SupervisedProcess, process_state
+from chaos.live.topology import ProcessStack
 from chaos.process_strike import ActorFailed, ProcessEnd
 from system.guardian import Reaper
 from system.machine import free_port
@@ -27,7 +27,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
 """
-Make = Callable[..., Actor]
+Make = Callable[..., SupervisedProcess]
 
 
 class Troupe:
@@ -36,14 +36,16 @@ class Troupe:
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
         self.reaper = reaper
-        self.actors: list[Actor] = []
+        self.actors: list[SupervisedProcess] = []
         self.exits: list[ProcessEnd] = []
 
-    def play(self, code: str, *arguments: str, ready_url: str | None = None) -> Actor:
+    def play(self, code: str, *arguments: str, ready_url: str | None = None) -> SupervisedProcess:
         argv = [sys.executable, "-c", code, *arguments]
         log = self.directory / f"{len(self.actors)}.log"
         command = Command(argv, {}, self.directory, log, ready_url)
-        actor = Actor(f"actor-{len(self.actors)}", command, self.reaper, self.exits.append)
+        actor = SupervisedProcess(
+            f"actor-{len(self.actors)}", command, self.reaper, self.exits.append
+        )
         self.actors.append(actor)
         actor.start()
         return actor
@@ -183,7 +185,7 @@ async def test_one_that_is_abandoned_stays_dead_even_if_it_was_about_to_come_bac
 
 async def test_only_the_core_is_left_alive(troupe: Troupe, tmp_path: Path) -> None:
     nobody = cast("Any", None)
-    stack = Stack(nobody, nobody, tmp_path, tmp_path, tmp_path, nobody, "database", nobody)
+    stack = ProcessStack(nobody, nobody, nobody, tmp_path)
     stack.actors = {name: troupe.play(FOREVER) for name in ("worker-1", "worker-2", "api-1")}
     stack.abandon(["worker-2", "api-1"])
     assert await stack.actors["worker-1"].gone() == -signal.SIGKILL

@@ -18,10 +18,10 @@ import uvicorn
 from fastapi import FastAPI, Header, Response
 
 from chaos.history import History
-from chaos.live.clients import Clients
+from chaos.live.clients import LocustProcess
 from chaos.load import Workload
-from chaos.records import Bound, Op, Run, parse_instant
-from chaos.workload import CLIENT_TIMEOUT_SECONDS, Planned, plan
+from chaos.records import ArenaName, Bound, Op, Run, parse_instant
+from chaos.workload import CLIENT_TIMEOUT_SECONDS, PlannedOperation, generate
 from system.api.app import create_api
 from system.guardian import Reaper
 from system.ids import new_id
@@ -128,13 +128,15 @@ class Unreliable:
             await send({"type": "http.response.body", "body": b'{"detail": "as told"}'})
 
 
-async def driven(operations: list[Planned], port: int, directory: Path, reaper: Reaper) -> History:
-    clients = Clients(directory, directory / "clients.log", reaper)
+async def driven(
+    operations: list[PlannedOperation], port: int, directory: Path, reaper: Reaper
+) -> History:
+    clients = LocustProcess(directory, directory / "clients.log", reaper)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent)}
     clients.start(operations, [port], environment)
     try:
         await asyncio.wait_for(clients.ready(), 20)
-        clients.go(time.time())
+        clients.begin(time.time())
         await asyncio.wait_for(clients.done(), 40)
     finally:
         await clients.stop()
@@ -143,7 +145,7 @@ async def driven(operations: list[Planned], port: int, directory: Path, reaper: 
     run = Run(
         scenario={},
         seed=1,
-        arena="live",
+        arena=ArenaName.LIVE,
         database_epoch="2026-01-01T00:00:00Z",
         bound=Bound(seconds=1, terms=()),
         settings={},
@@ -155,7 +157,7 @@ async def test_every_operation_is_recorded_as_what_is_known_of_it(
     api: tuple[FakeApi, int], tmp_path: Path, reaper: Reaper
 ) -> None:
     fake, port = api
-    operations = plan(WORKLOAD, 1)
+    operations = generate(WORKLOAD, 1)
     history = await driven(operations, port, tmp_path, reaper)
     submits = history.of("submit")
     by_key: dict[str, list[str]] = {}
@@ -180,10 +182,13 @@ async def test_answers_of_the_other_operations_are_told_apart(
 ) -> None:
     _, port = api
     operations = [
-        *(Planned(0.1, 0, "submit", f"s-{n:02d}", "ledger", None, REQUEST) for n in (3, 8, 9, 12)),
-        *(Planned(0.2, 0, "cancel", f"s-{n:02d}") for n in (3, 8, 9, 12)),
-        *(Planned(0.3, 0, "get", f"s-{n:02d}") for n in (3, 12)),
-        Planned(0.4, 0, "list"),
+        *(
+            PlannedOperation(0.1, 0, "submit", f"s-{n:02d}", "ledger", None, REQUEST)
+            for n in (3, 8, 9, 12)
+        ),
+        *(PlannedOperation(0.2, 0, "cancel", f"s-{n:02d}") for n in (3, 8, 9, 12)),
+        *(PlannedOperation(0.3, 0, "get", f"s-{n:02d}") for n in (3, 12)),
+        PlannedOperation(0.4, 0, "list"),
     ]
     history = await driven(operations, port, tmp_path, reaper)
     answers = {op.value["task_id"]: op.value["answer"] for op in history.of("cancel")}
@@ -203,7 +208,7 @@ async def test_answers_of_the_other_operations_are_told_apart(
 async def test_nobody_there_is_info_never_fail(tmp_path: Path, reaper: Reaper) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and not listening
-        operations = [Planned(0.0, 3, "list"), Planned(0.1, 3, "list")]
+        operations = [PlannedOperation(0.0, 3, "list"), PlannedOperation(0.1, 3, "list")]
         history = await driven(operations, nobody.getsockname()[1], tmp_path, reaper)
     assert [op.type for op in history.of("list")] == ["info", "info"]
     assert all(op.value["status"] == 0 and op.value["error"] for op in history.of("list"))
@@ -212,12 +217,12 @@ async def test_nobody_there_is_info_never_fail(tmp_path: Path, reaper: Reaper) -
 REQUEST: dict[str, Any] = {"name": "chaos_ledger", "payload": {"number": 1}}
 
 
-def item(key: str, client: int = 0, due: float | None = None, **request: Any) -> Planned:
-    return Planned(0.1, client, "submit", key, "ledger", due, REQUEST | request)
+def item(key: str, client: int = 0, due: float | None = None, **request: Any) -> PlannedOperation:
+    return PlannedOperation(0.1, client, "submit", key, "ledger", due, REQUEST | request)
 
 
-def batch(*items: Planned) -> Planned:
-    return Planned(items[0].at, items[0].client, "batch", items[0].key, items=items)
+def batch(*items: PlannedOperation) -> PlannedOperation:
+    return PlannedOperation(items[0].at, items[0].client, "batch", items[0].key, items=items)
 
 
 @pytest.fixture
@@ -252,10 +257,10 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
             item("good", payload={"number": 2}),
         ),
         batch(item("other-client", client=5)),
-        Planned(1.0, 0, "get", "good"),
-        Planned(1.1, 0, "cancel", "later"),
+        PlannedOperation(1.0, 0, "get", "good"),
+        PlannedOperation(1.1, 0, "cancel", "later"),
         # Never accepted: there is nothing to cancel.
-        Planned(1.2, 0, "cancel", "unknown-name"),
+        PlannedOperation(1.2, 0, "cancel", "unknown-name"),
     ]
     async with served(door) as port:
         history = await driven(operations, port, tmp_path, reaper)

@@ -61,7 +61,7 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     files = {"history.jsonl", "summary.json", "report.html", "junit.xml"}
     assert {path.name for path in run.iterdir()} == files
     assert f"report: {run / 'report.html'}" in said
-    assert re.search(r"murder: kill .*in flight \d+ \(\d+ run\); felt 1/1", said)
+    assert re.search(r"murder: kill .*in flight \d+ \(\d+ run\); observed 1/1", said)
     assert left_behind(home) == set()
     judgement = check_file(run / "history.jsonl")
     assert judgement.verdict == "true"

@@ -12,9 +12,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from chaos.live.servers import ServerStrike
+from chaos.live.servers import ServerFault
 from chaos.records import InFlight
-from chaos.witness import Witness, WitnessAway
+from chaos.witness import DatabaseObserver, DatabaseUnavailable
 from system.embedded import EmbeddedPostgres, EmbeddedValkey
 from system.guardian import Reaper
 from system.ids import new_id
@@ -73,9 +73,9 @@ async def until_free(postgres: EmbeddedPostgres, others: int = 0) -> None:
 
 
 @pytest.fixture
-async def strike(servers: Servers) -> AsyncIterator[ServerStrike]:
-    witness = Witness(servers.postgres.url("postgres"))
-    yield ServerStrike(servers.postgres, servers.valkey, witness)
+async def strike(servers: Servers) -> AsyncIterator[ServerFault]:
+    witness = DatabaseObserver(servers.postgres.url("postgres"))
+    yield ServerFault(servers.postgres, servers.valkey, witness)
     await witness.close()
 
 
@@ -85,7 +85,7 @@ async def at_once() -> None:
 
 @pytest.mark.parametrize("fault", ["kill", "restart"])
 async def test_postgres_is_down_for_a_while_and_comes_back_with_its_data(
-    servers: Servers, strike: ServerStrike, fault: str
+    servers: Servers, strike: ServerFault, fault: str
 ) -> None:
     url = servers.postgres.url("postgres")
     connection = await asyncpg.connect(url)
@@ -105,7 +105,7 @@ async def test_postgres_is_down_for_a_while_and_comes_back_with_its_data(
 
 
 async def test_all_backends_but_the_witness_are_terminated(
-    servers: Servers, strike: ServerStrike
+    servers: Servers, strike: ServerFault
 ) -> None:
     assert await strike.run("terminate_backends", "postgres", at_once) == (False, {"backends": 0})
     connection = await asyncpg.connect(servers.postgres.url("postgres"))
@@ -118,7 +118,7 @@ async def test_all_backends_but_the_witness_are_terminated(
 
 
 async def test_a_flush_is_felt_if_there_was_something(
-    servers: Servers, strike: ServerStrike
+    servers: Servers, strike: ServerFault
 ) -> None:
     async with Redis.from_url(servers.valkey.url()) as redis:
         await redis.flushall()
@@ -128,7 +128,7 @@ async def test_a_flush_is_felt_if_there_was_something(
         assert await redis.dbsize() == 0
 
 
-async def test_clients_of_redis_are_disconnected(servers: Servers, strike: ServerStrike) -> None:
+async def test_clients_of_redis_are_disconnected(servers: Servers, strike: ServerFault) -> None:
     async with Redis.from_url(servers.valkey.url(), single_connection_client=True) as redis:
         before = await redis.client_id()
         felt, evidence = await strike.run("client_kill", "redis", at_once)
@@ -140,7 +140,7 @@ async def test_clients_of_redis_are_disconnected(servers: Servers, strike: Serve
         assert after != before
 
 
-async def test_redis_comes_back_empty(servers: Servers, strike: ServerStrike) -> None:
+async def test_redis_comes_back_empty(servers: Servers, strike: ServerFault) -> None:
     async with Redis.from_url(servers.valkey.url()) as redis:
         await redis.set("a", 1)
     felt, _ = await strike.run("restart_empty", "redis", at_once)
@@ -150,7 +150,7 @@ async def test_redis_comes_back_empty(servers: Servers, strike: ServerStrike) ->
 
 
 async def test_redis_is_down_as_long_as_the_fault_lasts(
-    servers: Servers, strike: ServerStrike
+    servers: Servers, strike: ServerFault
 ) -> None:
     async with Redis.from_url(servers.valkey.url()) as redis:
         await redis.set("a", 1)
@@ -169,7 +169,7 @@ async def test_redis_is_down_as_long_as_the_fault_lasts(
 
 @pytest.mark.parametrize("target", ["redis", "postgres"])
 async def test_a_strike_that_is_given_up_in_the_middle_starts_its_server_again(
-    servers: Servers, strike: ServerStrike, target: str
+    servers: Servers, strike: ServerFault, target: str
 ) -> None:
     server = servers.valkey if target == "redis" else servers.postgres
     striking, holding = given_up(strike, "kill", target)
@@ -182,7 +182,7 @@ async def test_a_strike_that_is_given_up_in_the_middle_starts_its_server_again(
 
 
 def given_up(
-    strike: ServerStrike, fault: str, target: str
+    strike: ServerFault, fault: str, target: str
 ) -> tuple[asyncio.Task[object], asyncio.Event]:
     """A strike that holds until it is cancelled, and the event that it has begun to."""
     holding = asyncio.Event()
@@ -195,11 +195,11 @@ def given_up(
 
 
 async def test_while_postgres_is_exhausted_only_those_who_are_in_get_on(
-    servers: Servers, strike: ServerStrike
+    servers: Servers, strike: ServerFault
 ) -> None:
     url = servers.postgres.url("postgres")
     inside, leaving = await asyncpg.connect(url), await asyncpg.connect(url)
-    stranger = Witness(url)
+    stranger = DatabaseObserver(url)
 
     async def hold() -> None:
         assert await inside.fetchval("SELECT 1") == 1
@@ -218,7 +218,7 @@ async def test_while_postgres_is_exhausted_only_those_who_are_in_get_on(
                 await asyncio.sleep(0.01)
         with pytest.raises(asyncpg.TooManyConnectionsError):
             await asyncpg.connect(url)
-        with pytest.raises(WitnessAway, match=r"does not answer.*too many clients"):
+        with pytest.raises(DatabaseUnavailable, match=r"does not answer.*too many clients"):
             await stranger.counts(0.0)
 
     felt, evidence = await strike.run("exhaust", "postgres", hold)
@@ -231,7 +231,7 @@ async def test_while_postgres_is_exhausted_only_those_who_are_in_get_on(
 
 @pytest.mark.parametrize("full", [True, False], ids=["when it is full", "while it fills up"])
 async def test_exhausting_that_is_given_up_in_the_middle_leaves_nothing(
-    servers: Servers, strike: ServerStrike, *, full: bool
+    servers: Servers, strike: ServerFault, *, full: bool
 ) -> None:
     watching = await asyncpg.connect(servers.postgres.url("postgres"))
     striking, holding = given_up(strike, "exhaust", "postgres")
@@ -251,7 +251,7 @@ async def test_exhausting_that_is_given_up_in_the_middle_leaves_nothing(
 
 
 @pytest.fixture
-async def lasting_witness(servers: Servers) -> AsyncIterator[Witness]:
+async def lasting_observer(servers: Servers) -> AsyncIterator[DatabaseObserver]:
     """A witness of a database with two tasks that wait."""
     database = f"witness_{time.time_ns()}"
     await asyncio.to_thread(servers.postgres.create_database, database)
@@ -260,27 +260,27 @@ async def lasting_witness(servers: Servers) -> AsyncIterator[Witness]:
     store = Store(settings, connections=1, application_name="test")
     await store.submit([NewTask(new_id(), "echo", "{}") for _ in range(2)], "api:api-1")
     await store.close()
-    witness = Witness(servers.postgres.url(database))
+    witness = DatabaseObserver(servers.postgres.url(database))
     yield witness
     await witness.close()
 
 
 async def while_down(
-    strike: ServerStrike, during: Callable[[], Awaitable[None]], fault: str = "kill"
+    strike: ServerFault, during: Callable[[], Awaitable[None]], fault: str = "kill"
 ) -> None:
     felt, _ = await strike.run(fault, "postgres", during)
     assert felt
 
 
 async def test_a_witness_waits_while_postgres_is_down(
-    strike: ServerStrike, lasting_witness: Witness
+    strike: ServerFault, lasting_observer: DatabaseObserver
 ) -> None:
-    before = await lasting_witness.clock()
+    before = await lasting_observer.clock()
     waiting: list[asyncio.Task[object]] = []
 
     async def hold() -> None:
-        waiting.append(asyncio.create_task(lasting_witness.clock()))
-        waiting.append(asyncio.create_task(lasting_witness.counts()))
+        waiting.append(asyncio.create_task(lasting_observer.clock()))
+        waiting.append(asyncio.create_task(lasting_observer.counts()))
         _, pending = await asyncio.wait(waiting, timeout=0.5)
         assert len(pending) == 2
 
@@ -288,16 +288,16 @@ async def test_a_witness_waits_while_postgres_is_down(
     clock, counts = await asyncio.wait_for(asyncio.gather(*waiting), 10)
     assert isinstance(clock, type(before))
     assert clock > before
-    assert counts == await lasting_witness.counts()
+    assert counts == await lasting_observer.counts()
 
 
 async def test_a_witness_that_was_never_asked_before_waits_too(
-    strike: ServerStrike, lasting_witness: Witness
+    strike: ServerFault, lasting_observer: DatabaseObserver
 ) -> None:
     waiting: list[asyncio.Task[list[object]]] = []
 
     async def hold() -> None:
-        waiting.append(asyncio.create_task(lasting_witness.incarnations("worker-1")))  # type: ignore[arg-type]
+        waiting.append(asyncio.create_task(lasting_observer.incarnations("worker-1")))  # type: ignore[arg-type]
         await asyncio.sleep(0.2)
         assert not waiting[0].done()
 
@@ -306,40 +306,42 @@ async def test_a_witness_that_was_never_asked_before_waits_too(
 
 
 async def test_in_flight_falls_back_to_what_was_seen_last(
-    strike: ServerStrike, lasting_witness: Witness
+    strike: ServerFault, lasting_observer: DatabaseObserver
 ) -> None:
-    assert await lasting_witness.in_flight() == InFlight(open=2, running=0)
+    assert await lasting_observer.in_flight() == InFlight(open=2, running=0)
 
     async def hold() -> None:
         started = time.monotonic()
-        assert await lasting_witness.in_flight() == InFlight(open=2, running=0)
+        assert await lasting_observer.in_flight() == InFlight(open=2, running=0)
         # A strike must not wait for what it strikes.
         assert time.monotonic() - started < 2
 
     await while_down(strike, hold)
 
 
-async def test_a_witness_loses_its_patience(strike: ServerStrike, lasting_witness: Witness) -> None:
+async def test_a_witness_loses_its_patience(
+    strike: ServerFault, lasting_observer: DatabaseObserver
+) -> None:
     async def hold() -> None:
         started = time.monotonic()
-        with pytest.raises(WitnessAway, match="Postgres does not answer"):
-            await lasting_witness.counts(0.3)
+        with pytest.raises(DatabaseUnavailable, match="Postgres does not answer"):
+            await lasting_observer.counts(0.3)
         assert 0.3 <= time.monotonic() - started < 3
-        with pytest.raises(WitnessAway):
-            await lasting_witness.running("worker-1")
-        await lasting_witness.close()
+        with pytest.raises(DatabaseUnavailable):
+            await lasting_observer.running("worker-1")
+        await lasting_observer.close()
 
     await while_down(strike, hold)
-    assert (await lasting_witness.counts(5.0)).open == 2
+    assert (await lasting_observer.counts(5.0)).open == 2
 
 
 async def test_terminated_backends_do_not_disturb_the_witness(
-    servers: Servers, lasting_witness: Witness
+    servers: Servers, lasting_observer: DatabaseObserver
 ) -> None:
-    await lasting_witness.counts()
-    other = ServerStrike(servers.postgres, servers.valkey, lasting_witness)
-    connection = await asyncpg.connect(lasting_witness._url)
+    await lasting_observer.counts()
+    other = ServerFault(servers.postgres, servers.valkey, lasting_observer)
+    connection = await asyncpg.connect(lasting_observer._url)
     felt, evidence = await other.run("terminate_backends", "postgres", at_once)
     assert (felt, evidence) == (True, {"backends": 1})
     connection.terminate()
-    assert (await lasting_witness.counts(0.0)).open == 2
+    assert (await lasting_observer.counts(0.0)).open == 2

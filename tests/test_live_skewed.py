@@ -16,10 +16,10 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from chaos.live.actors import Actor, Command
-from chaos.plan import FaultPlan
-from chaos.process_strike import ProcessEnd, ProcessStrike
-from chaos.witness import Witness
+from chaos.live.actors import Command, SupervisedProcess
+from chaos.plan import FaultSpec
+from chaos.process_strike import ProcessEnd, ProcessFault
+from chaos.witness import DatabaseObserver
 from observability.event_names import EventName
 from system.guardian import Reaper
 from system.machine import free_port
@@ -56,23 +56,25 @@ class Skewed:
         self.clock_file = directory / "actor.clock"
         self.log = directory / "actor.log"
         self.exits: list[ProcessEnd] = []
-        self.actor: Actor | None = None
+        self.actor: SupervisedProcess | None = None
 
-    def play(self, *module: str, ready_url: str | None = None, **variables: str) -> Actor:
+    def play(
+        self, *module: str, ready_url: str | None = None, **variables: str
+    ) -> SupervisedProcess:
         argv = [sys.executable, "-m", "chaos.live.skewed", str(self.clock_file), *module]
         path = f"{ROOT}{os.pathsep}{self.directory}"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TZ": "UTC"} | variables
         command = Command(argv, environment, self.directory, self.log, ready_url, self.clock_file)
-        self.actor = Actor("scheduler-1", command, self.reaper, self.exits.append)
+        self.actor = SupervisedProcess("scheduler-1", command, self.reaper, self.exits.append)
         self.actor.start()
         return self.actor
 
     async def struck(self, seconds: int, hold: Callable[[], Any]) -> tuple[bool, dict[str, Any]]:
         assert self.actor is not None
         plan = {"fault": "skew", "target": "scheduler-1", "at": 0}
-        fault = FaultPlan.model_validate(plan | {"attributes": {"seconds": seconds}})
-        nobody = cast("Witness", None)  # a scheduler has no incarnation to ask about
-        return await ProcessStrike(fault, self.actor, nobody).run(hold)
+        fault = FaultSpec.model_validate(plan | {"attributes": {"seconds": seconds}})
+        nobody = cast("DatabaseObserver", None)  # a scheduler has no incarnation to ask about
+        return await ProcessFault(fault, self.actor, nobody).run(hold)
 
     def rows(self) -> list[dict[str, Any]]:
         """The whole JSON lines of its log."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from specimen import Specimen
 from test_report_pages import judged
 
 from chaos import scenario as scenarios
-from chaos.filing import Report, failure
+from chaos.book import run_lines
+from chaos.filing import failure
 from chaos.history import HistoryWriter
-from chaos.live import suite as suites
-from chaos.live.run import Order
-from chaos.live.suite import Suite
-from chaos.live.topology import Foundation
+from chaos.live.suite import run_suite
 from chaos.process_strike import ActorFailed
+from chaos.records import ArenaName
 from chaos.report import files
+from chaos.run_spec import RunResult, RunSpec
 from chaos.runs import RunStore, read
 
 CALM = scenarios.find("calm")
@@ -36,6 +33,10 @@ def accepted() -> Specimen:
     return run
 
 
+def spec(runs: Path, seed: int = 3, mutant: str | None = None) -> RunSpec:
+    return RunSpec(ArenaName.LIVE, CALM, seed, runs, mutant=mutant)
+
+
 # ------------------------------------------------------------------------ a harness that failed
 
 
@@ -43,7 +44,7 @@ def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     directory = store.new_run("calm", 3)
     record(directory, accepted(), drained=False)
-    failed = failure(CALM, 3, "m", directory, ActorFailed("worker-2"), 12.0).outcome
+    failed = failure(spec(tmp_path, mutant="m"), directory, ActorFailed("worker-2"), 12.0).outcome
     assert failed.verdict == "unknown"
     assert failed.doubts[0] == "the harness failed: ActorFailed: worker-2"
     assert "the history is incomplete: it has no phase drained" in failed.doubts
@@ -54,7 +55,7 @@ def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
 def test_a_run_that_failed_after_the_last_record_is_not_true(tmp_path: Path) -> None:
     directory = RunStore(tmp_path).new_run("calm", 3)
     record(directory, accepted())
-    failed = failure(CALM, 3, None, directory, OSError("disk full"), 12.0).outcome
+    failed = failure(spec(tmp_path), directory, OSError("disk full"), 12.0).outcome
     assert (failed.verdict, failed.doubts) == (
         "unknown",
         ("the harness failed: OSError: disk full",),
@@ -68,7 +69,7 @@ def test_a_failed_run_without_a_history_is_in_the_list(
     directory = RunStore(tmp_path).new_run("calm", 3)
     if content is not None:
         (directory / files.HISTORY).write_bytes(content)
-    failed = failure(CALM, 3, None, directory, OSError("no port"), 2.0).outcome
+    failed = failure(spec(tmp_path), directory, OSError("no port"), 2.0).outcome
     assert (failed.scenario, failed.seed, failed.meters) == ("calm", 3, None)
     assert read(directory).outcomes == (failed,)
 
@@ -76,44 +77,36 @@ def test_a_failed_run_without_a_history_is_in_the_list(
 # ------------------------------------------------------------------------------------ the suite
 
 
-@pytest.fixture
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+class ScriptedArena:
     """Runs end with these verdicts, one after the other; ``failed``: the harness fails."""
-    wanted: list[str] = []
 
-    @contextlib.asynccontextmanager
-    async def laid() -> AsyncIterator[Any]:
-        yield None
+    def __init__(self, *verdicts: str) -> None:
+        self._verdicts = iter(verdicts)
 
-    async def run(order: Order, foundation: Foundation) -> Report:
-        store, verdict = RunStore(order.runs), wanted.pop(0)
-        directory = store.new_run(order.scenario.id, order.seed, order.mutant)
+    async def run(self, spec: RunSpec) -> RunResult:
+        store, verdict = RunStore(spec.runs), next(self._verdicts)
+        directory = store.new_run(spec.scenario.id, spec.seed, spec.mutant)
         if verdict == "interrupted":
             raise KeyboardInterrupt
         if verdict == "failed":
-            raise failure(order.scenario, order.seed, None, directory, OSError("no port"), 1.0)
+            raise failure(spec, directory, OSError("no port"), 1.0)
         judgement = judged(verdict)
-        files.write_run(directory, judgement, 2.0)
+        outcome = files.write_run(directory, judgement, 2.0)
         store.point_latest(directory)
-        return Report(judgement, directory, 2.0)
-
-    monkeypatch.setattr(suites, "run", run)
-    monkeypatch.setattr(Foundation, "laid", laid)
-    return wanted
+        return RunResult(outcome=outcome, lines=run_lines(judgement, 2.0, spec.seed, directory))
 
 
 async def test_several_runs_have_one_report(
-    tmp_path: Path, verdicts: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdicts += ["true", "failed", "unknown", "false"]
-    todo = [(CALM, seed) for seed in range(3, 7)]
-    assert not await Suite(tmp_path, keep=False).run(todo, None)
+    arena = ScriptedArena("true", "failed", "unknown", "false")
+    assert not await run_suite(arena, [spec(tmp_path, seed) for seed in range(3, 7)])
     said = capsys.readouterr().out
     latest = RunStore(tmp_path).find()
     assert f"report: {latest / 'report.html'}\n" in said
     assert "1 of 4 true, 1 false, 2 unknown" in said
-    assert "  murder: kill worker-1; in flight 1 (1 run); felt 1/1\n" in said
-    assert "  murder: kill worker-1; in flight 1 (1 run); felt 0/1\n" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); observed 1/1\n" in said
+    assert "  murder: kill worker-1; in flight 1 (1 run); observed 0/1\n" in said
     assert "what was recorded: " in said
     suite = read(latest).suite
     assert suite is not None
@@ -123,10 +116,9 @@ async def test_several_runs_have_one_report(
 
 
 async def test_a_single_run_is_its_own_report(
-    tmp_path: Path, verdicts: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdicts += ["true"]
-    assert await Suite(tmp_path, keep=False).run([(CALM, 3)], None)
+    assert await run_suite(ScriptedArena("true"), [spec(tmp_path)])
     (kept,) = RunStore(tmp_path).kept()
     assert RunStore(tmp_path).find() == kept.directory
     assert (kept.directory / files.JUNIT).exists()
@@ -134,11 +126,11 @@ async def test_a_single_run_is_its_own_report(
 
 
 async def test_a_suite_that_is_ended_early_has_its_report_so_far(
-    tmp_path: Path, verdicts: list[str]
+    tmp_path: Path,
 ) -> None:
-    verdicts += ["true", "interrupted"]
+    arena = ScriptedArena("true", "interrupted")
     with pytest.raises(KeyboardInterrupt):
-        await Suite(tmp_path, keep=False).run([(CALM, 3), (CALM, 4)], None)
+        await run_suite(arena, [spec(tmp_path, 3), spec(tmp_path, 4)])
     suite = read(RunStore(tmp_path).find()).suite
     assert suite is not None
     assert (suite.verdict, len(suite.runs), suite.planned) == ("unknown", 1, 2)

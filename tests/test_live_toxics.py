@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import requests
 
-from chaos.live.edges import Measured, strike_edges, was_felt
-from chaos.live.toxics import Change, Proxies, Stream, Toxic, ToxiproxyError
+from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
+from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.wire import LocalWire, Meters, Traffic, client_bytes
-from chaos.plan import FaultPlan
-from system.guardian import Reaper
+from chaos.live.wire import ByteCounts, EdgeTraffic, LocalWire, client_bytes
+from chaos.plan import FaultSpec
+from system.reaper import Reaper
 from system.machine import free_port
 
 EDGE = "worker-1->redis"
@@ -86,8 +86,10 @@ async def line(toxiproxy: int) -> AsyncIterator[Line]:
     await server.wait_closed()
 
 
-def latency(milliseconds: int, *streams: Any) -> list[Toxic]:
-    return [Toxic(EDGE, "latency", each, (("latency", milliseconds),)) for each in streams or BOTH]
+def latency(milliseconds: int, *streams: Any) -> list[ProxyToxic]:
+    return [
+        ProxyToxic(EDGE, "latency", each, (("latency", milliseconds),)) for each in streams or BOTH
+    ]
 
 
 async def standing(line: Line) -> set[str]:
@@ -112,7 +114,7 @@ async def test_latency_is_what_was_asked_for_and_gone_afterwards(line: Line) -> 
 
 async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) -> None:
     async with line.connected() as (reader, writer):
-        meters = Meters(LocalWire(), {EDGE: line.port})
+        meters = EdgeTraffic(LocalWire(), {EDGE: line.port})
         await meters.count()
         async with line.proxies.toxic(*latency(600_000)):
             for byte in (b"1", b"2", b"3"):
@@ -121,7 +123,7 @@ async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) 
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(reader.read(1), 0.3)
             counted = await meters.count()
-            assert counted[EDGE] == Traffic(sent=3, received=0, connections=1, closed=0)
+            assert counted[EDGE] == ByteCounts(sent=3, received=0, connections=1, closed=0)
             assert line.heard == []
         assert await asyncio.wait_for(reader.readexactly(3), 2) == b"123"
 
@@ -142,9 +144,11 @@ async def test_what_was_sent_arrives_even_if_its_sender_is_gone(line: Line) -> N
 
 async def test_a_misspelt_attribute_is_refused_though_toxiproxy_would_take_it(line: Line) -> None:
     with pytest.raises(ToxiproxyError, match="latencyy"):
-        await line.proxies.add(Toxic(EDGE, "latency", "upstream", (("latencyy", 5),)))
+        await line.proxies.add(ProxyToxic(EDGE, "latency", "upstream", (("latencyy", 5),)))
     with pytest.raises(ToxiproxyError, match="jitter"):
-        await line.proxies.add(Toxic(EDGE, "latency", "upstream", (("jitter", 5), ("latency", 5))))
+        await line.proxies.add(
+            ProxyToxic(EDGE, "latency", "upstream", (("jitter", 5), ("latency", 5)))
+        )
     assert await standing(line) == set()
     assert line.journal == []
 
@@ -188,8 +192,8 @@ async def test_toxics_go_when_the_block_fails_or_is_cancelled(line: Line) -> Non
 
 
 async def test_overlapping_faults_of_one_kind_do_not_take_each_other_away(line: Line) -> None:
-    slow = Toxic(EDGE, "latency", "upstream", (("latency", 20),), tag="slow#1")
-    spike = Toxic(EDGE, "latency", "upstream", (("latency", 90),), tag="spike#2")
+    slow = ProxyToxic(EDGE, "latency", "upstream", (("latency", 20),), tag="slow#1")
+    spike = ProxyToxic(EDGE, "latency", "upstream", (("latency", 90),), tag="spike#2")
     async with line.proxies.toxic(slow):
         async with line.proxies.toxic(spike):
             assert await standing(line) == {slow.name, spike.name}
@@ -222,7 +226,7 @@ async def test_heal_leaves_the_edges_of_those_who_stay_dead(line: Line) -> None:
     client = "client->api-1"
     await line.proxies.create(client, free_port())
     for edge in (EDGE, client):
-        await line.proxies.add(Toxic(edge, "latency", "upstream", (("latency", 10),)))
+        await line.proxies.add(ProxyToxic(edge, "latency", "upstream", (("latency", 10),)))
         await line.proxies.set_enabled(edge, enabled=False)
     await line.proxies.heal(["worker-2", "worker-11", "scheduler-1", "redis-2"])
     assert await enabled(line) == {EDGE: False, client: False}
@@ -243,7 +247,7 @@ async def enabled(line: Line) -> dict[str, bool]:
 
 async def test_an_unknown_edge_is_named_with_those_there_are(line: Line) -> None:
     with pytest.raises(ToxiproxyError, match=r"worker-9->redis.*worker-1->redis"):
-        await line.proxies.remove(Toxic("worker-9->redis", "latency", "upstream", ()))
+        await line.proxies.remove(ProxyToxic("worker-9->redis", "latency", "upstream", ()))
 
 
 async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,12 +270,12 @@ def test_bytes_of_a_port_are_those_of_its_clients_only() -> None:
     assert client_bytes(free_port()) == {}
 
 
-def plan(**more: Any) -> FaultPlan:
+def plan(**more: Any) -> FaultSpec:
     values: dict[str, Any] = {"name": "f", "fault": "latency", "target": EDGE, "at": 0}
-    return FaultPlan.model_validate(values | {"attributes": {"latency": 600_000}} | more)
+    return FaultSpec.model_validate(values | {"attributes": {"latency": 600_000}} | more)
 
 
-async def felt_by(line: Line, fault: FaultPlan, *, speaking: bool) -> bool:
+async def felt_by(line: Line, fault: FaultSpec, *, speaking: bool) -> bool:
     """Strike the edge for 0.4 s while a client talks over it, or is silent."""
     async with line.connected() as (reader, writer):
         writer.write(b"before")
@@ -284,7 +288,7 @@ async def felt_by(line: Line, fault: FaultPlan, *, speaking: bool) -> bool:
 
         talking = asyncio.create_task(talk() if speaking else asyncio.sleep(60))
         try:
-            felt, evidence = await strike_edges(
+            felt, evidence = await inject_edge_fault(
                 fault,
                 "f#1",
                 {EDGE: line.port},
@@ -321,22 +325,22 @@ async def test_a_limit_inside_the_traffic_is_felt(line: Line) -> None:
     assert await felt_by(line, limit, speaking=True)
 
 
-def seen(**more: Any) -> Measured:
+def seen(**more: Any) -> EdgeMeasurement:
     values: dict[str, Any] = {
         "baseline_seconds": None,
         "probe_seconds": 2.0,
         "answered": False,
-        "traffic": Traffic(sent=100, received=0, connections=1, closed=0),
+        "traffic": ByteCounts(sent=100, received=0, connections=1, closed=0),
         "open_before": 1,
         "closed": 0,
         "released": 0,
         "held_seconds": 2.0,
     }
-    return Measured(**(values | more))
+    return EdgeMeasurement(**(values | more))
 
 
-IDLE = Traffic(sent=0, received=0, connections=1, closed=0)
-THROUGH = Traffic(sent=100, received=50, connections=1, closed=0)
+IDLE = ByteCounts(sent=0, received=0, connections=1, closed=0)
+THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +385,6 @@ THROUGH = Traffic(sent=100, received=50, connections=1, closed=0)
     ],
 )
 def test_felt_is_judged_from_the_measurement(
-    fault: FaultPlan, measured: Measured, *, felt: bool
+    fault: FaultSpec, measured: EdgeMeasurement, *, felt: bool
 ) -> None:
-    assert was_felt(fault, measured) is felt
+    assert was_observed(fault, measured) is felt

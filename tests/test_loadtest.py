@@ -10,7 +10,7 @@ from loadtest_runs import RUN_SECONDS, interrupted, loadtest, those_of
 
 from loadtest.figures import Figures, Round, spread
 from loadtest.stack import find_places
-from loadtest.witness import Latency
+from loadtest.witness import LatencySummary
 
 
 @pytest.mark.timeout(RUN_SECONDS)
@@ -91,7 +91,7 @@ def test_figures_are_told_as_median_and_spread() -> None:
     figures = Figures(
         holdfast=[Round(10, 1000, 600, 0.5), Round(10, 2000, 900, 0.5)],
         procrastinate=[Round(10, 500, 100, 2.0), Round(10, 500, 100, 3.0)],
-        latency={"due -> start": Latency(7, 0.001, 0.0205, 0.5)},
+        latency={"due -> start": LatencySummary(7, 0.001, 0.0205, 0.5)},
     )
     assert figures.ratios() == [6, 9]
     assert figures.cpu_ratios() == [4, 6]

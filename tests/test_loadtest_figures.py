@@ -8,19 +8,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest.curves import curves, quantile
-from loadtest.locust_run import BATCH, EFFECT, SINGLE, Load, Tally
+from loadtest.curves import curves
+from loadtest.locust_run import BATCH, EFFECT, SINGLE, LocustLoad, RequestStats
 from loadtest.machine import Machine
 from loadtest.plot import plot
 from loadtest.processes import LoadtestError
 from loadtest.record import Life, Record, Recorder
 from loadtest.sampling import folded
-from loadtest.soak import Options, Sample, Soak
+from loadtest.soak import Sample, Soak, SoakOptions
 from loadtest.stopwatch import Stopwatch
 from loadtest.summary import MEANINGS, figures_of
 from loadtest.thresholds import DEFAULT_FILE, judge, read_limits
+from observability.charts import quantile
 
-LOAD = Load(users=1, spawn_rate=1, seconds=1, shape="steady", batch_size=10)
+LOAD = LocustLoad(users=1, spawn_rate=1, seconds=1, shape="steady", batch_size=10)
 
 
 def life(due: float, finished: float | None, state: str = "SUCCEEDED") -> Life:
@@ -54,9 +55,9 @@ def test_figures_of_a_run() -> None:
         complete=True,
     )
     tallies = {
-        SINGLE: Tally(5, 1, {10.0: 5}, 10),
-        BATCH: Tally(1, 0, {20.0: 1}, 20),
-        EFFECT: Tally(4, 1, {100.0: 2, 300.0: 1, 900.0: 1}, 880),
+        SINGLE: RequestStats(5, 1, {10.0: 5}, 10),
+        BATCH: RequestStats(1, 0, {20.0: 1}, 20),
+        EFFECT: RequestStats(4, 1, {100.0: 2, 300.0: 1, 900.0: 1}, 880),
     }
     figures, drawn = figures_of(record, tallies, LOAD)
     assert list(figures) == list(MEANINGS)
@@ -71,7 +72,7 @@ def test_figures_of_a_run() -> None:
 
 
 def test_a_record_that_was_cut_short_tells_of_no_missing_task() -> None:
-    tallies = {SINGLE: Tally(5, 0, {1.0: 5}, 1)}
+    tallies = {SINGLE: RequestStats(5, 0, {1.0: 5}, 1)}
     assert figures_of(Record((), complete=False), tallies, LOAD)[0]["missing"] is None
     empty, _ = figures_of(Record((), complete=True), {}, LOAD)
     assert empty["drained_per_second"] is None
@@ -125,12 +126,12 @@ def test_the_stopwatch_starts_when_a_tenth_is_done() -> None:
 
 def test_a_plot_has_round_ticks_gaps_and_few_points() -> None:
     drawn = plot("x", "ms", [("a", [0, 37, None, 90]), ("b", [])])
-    assert [tick.label for tick in drawn.up] == ["0", "25", "50", "75", "100"]
+    assert [tick.text for tick in drawn.up] == ["0", "25", "50", "75", "100"]
     assert drawn.lines[0].path.count("M") == 2
     assert drawn.lines[1].path == ""
     long = plot("x", "ms", [("a", [float(n % 7) for n in range(10_000)])])
     assert long.lines[0].path.count("L") <= 400
-    assert [tick.label for tick in long.across][:2] == ["0 min", "30 min"]
+    assert [tick.text for tick in long.across][:2] == ["0 min", "30 min"]
     assert plot("x", "ms", [("a", [])]).across == ()
 
 
@@ -156,7 +157,7 @@ def test_growth_compares_the_last_quarter_with_the_second() -> None:
         return Sample(n, {"worker": 100.0}, tables, 0)
 
     samples = [sample(n) for n in range(8)]
-    soak = Soak(Machine(2, 0, "3", "Linux"), Options(), 10, 0.0, samples)
+    soak = Soak(Machine(2, 0, "3", "Linux"), SoakOptions(), 10, 0.0, samples)
     assert soak.growth()["memory worker"] == 1
     assert soak.growth()["size tasks"] == pytest.approx(7.5 / 3.5)
     assert not soak.flat

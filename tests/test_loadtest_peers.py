@@ -14,7 +14,7 @@ from loadtest_runs import RUN_SECONDS, loadtest, those_of
 from loadtest.figures import Round
 from loadtest.machine import Machine
 from loadtest.peers.environments import LOCKS
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 from loadtest.peers.rival import NAMES
 from loadtest.peers.side_by_side import SHARES, Comparison, Row
 
@@ -80,6 +80,6 @@ def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
 
 
 def test_a_place_survives_the_environment() -> None:
-    place = Place("postgresql://x/y", "redis://z/1", "best", 7, 3)
-    assert Place.here(place.environment() | dict(os.environ)) == place
+    place = PeerConfig("postgresql://x/y", "redis://z/1", "best", 7, 3)
+    assert PeerConfig.from_environment(place.environment() | dict(os.environ)) == place
     assert not place.durable

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.nemesis import Felt, Hold, Nemesis
-from chaos.plan import After, FaultPlan
+from chaos.nemesis import Nemesis
+from chaos.plan import After, FaultSpec
+from chaos.process_strike import Hold, Observed
 from chaos.records import Fault, InFlight
 from chaos.scenario import Scenario
 
 
-class FakeWitness:
+class FakeObserver:
     """Events happen when the test says so."""
 
     def __init__(self) -> None:
@@ -42,12 +43,12 @@ class Field:
         self.scenario = Scenario.model_validate(document)
         self.standing: set[str] = set()
         self.slowness = 0.0  # seconds that mending takes
-        self.witness = FakeWitness()
+        self.observer = FakeObserver()
         self.actors: dict[str, Any] = {}
 
-    async def strike_edges(
-        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
-    ) -> Felt:
+    async def inject_edge_fault(
+        self, plan: FaultSpec, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Observed:
         self.standing.update(edges)
         try:
             await hold()
@@ -114,10 +115,10 @@ async def test_strikes_of_one_edge_do_not_overlap_when_they_take_longer_than_pla
 async def test_a_strike_waits_for_its_event() -> None:
     war = War({"name": "f", "after": {"event": "claimed", "count": 3}, "for": 0.05})
     async with war.waged() as waging:
-        war.field.witness.happened["claimed"] = 2
+        war.field.observer.happened["claimed"] = 2
         await asyncio.sleep(0.15)
         assert war.told() == []
-        war.field.witness.happened["claimed"] = 3
+        war.field.observer.happened["claimed"] = 3
         await waging
     assert ("f#1", "start") in war.told()
 
@@ -133,13 +134,13 @@ async def test_an_event_that_never_comes_leaves_nothing_in_the_history() -> None
 async def test_until_an_event_counts_from_the_strike_on() -> None:
     until_lost = {"event": "lost", "count": 2}
     war = War({"name": "f", "at": 0, "for": 60, "until": until_lost})
-    war.field.witness.happened["lost"] = 7
+    war.field.observer.happened["lost"] = 7
     async with war.waged() as waging:
         await until(lambda: bool(war.field.standing))
-        war.field.witness.happened["lost"] = 8
+        war.field.observer.happened["lost"] = 8
         await asyncio.sleep(0.15)
         assert war.field.standing
-        war.field.witness.happened["lost"] = 9
+        war.field.observer.happened["lost"] = 9
         await asyncio.wait_for(waging, 5)
     assert ("f#1", "end") in war.told()
 
@@ -174,7 +175,7 @@ def test_who_is_struck_comes_from_the_seed() -> None:
 
     def victims(seed: int) -> list[tuple[str, ...]]:
         nemesis = War(picked, seed=seed).nemesis
-        plan = nemesis._field.scenario.faults[0]
+        plan = nemesis._target.scenario.faults[0]
         return [nemesis._pick(plan, f"f#{n}") for n in range(1, 13)]
 
     assert victims(1) == victims(1)

@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from chaos.live.actors import Actor, Command, process_state
-from chaos.plan import FaultPlan
-from chaos.process_strike import ProcessStrike
-from chaos.witness import Incarnation, Witness, WitnessAway
-from system.guardian import Reaper
+from chaos.live.actors import Command, SupervisedProcess, process_state
+from chaos.plan import FaultSpec
+from chaos.process_strike import ProcessFault
+from chaos.witness import DatabaseObserver, DatabaseUnavailable, Incarnation
+from system.reaper import Reaper
 
 # Registers itself as a worker does: by a line with the time of its start.
 ROLE = """
@@ -38,7 +38,7 @@ signal.signal(signal.SIGUSR1, show)
 """
 
 
-class FakeWitness:
+class FakeObserver:
     """Knows what the processes wrote down, and whom the test declares dead."""
 
     def __init__(self, register: Path) -> None:
@@ -55,36 +55,38 @@ class FakeWitness:
 
     async def running(self, label: str) -> int:
         if self.away:
-            raise WitnessAway(f"nobody knows {label}")
+            raise DatabaseUnavailable(f"nobody knows {label}")
         return 0
 
 
 class Stage:
-    """One actor and a witness."""
+    """One actor and a observer."""
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
         self.reaper = reaper
-        self.witness = FakeWitness(directory / "register")
-        self.actor: Actor | None = None
+        self.observer = FakeObserver(directory / "register")
+        self.actor: SupervisedProcess | None = None
 
-    async def play(self, name: str = "worker-1", *, code: int = 0, more: str = "") -> Actor:
+    async def play(
+        self, name: str = "worker-1", *, code: int = 0, more: str = ""
+    ) -> SupervisedProcess:
         argv = [sys.executable, "-c", ROLE.format(code=code, more=more)]
         command = Command(
             argv, {}, self.directory, self.directory / "log", None, self.directory / "clock"
         )
-        self.actor = Actor(name, command, self.reaper, lambda _: None)
+        self.actor = SupervisedProcess(name, command, self.reaper, lambda _: None)
         self.actor.start()
         async with asyncio.timeout(5):
-            while not await self.witness.incarnations(name):
+            while not await self.observer.incarnations(name):
                 await asyncio.sleep(0.01)
         return self.actor
 
-    def strike(self, fault: str, **attributes: int) -> ProcessStrike:
+    def strike(self, fault: str, **attributes: int) -> ProcessFault:
         assert self.actor is not None
         plan = {"fault": fault, "target": self.actor.name, "at": 0, "attributes": attributes}
-        witness = cast("Witness", self.witness)
-        return ProcessStrike(FaultPlan.model_validate(plan), self.actor, witness)
+        witness = cast("DatabaseObserver", self.observer)
+        return ProcessFault(FaultSpec.model_validate(plan), self.actor, witness)
 
 
 @pytest.fixture
@@ -135,8 +137,8 @@ async def test_an_end_is_not_felt_if_nobody_came_instead(
     monkeypatch.setattr("chaos.process_strike._REPLACED_SECONDS", 0.2)
     actor = await stage.play()
     # It is started again, but the database does not know of it.
-    stage.witness.register = stage.directory / "register as it was"
-    stage.witness.register.write_text((stage.directory / "register").read_text())
+    stage.observer.register = stage.directory / "register as it was"
+    stage.observer.register.write_text((stage.directory / "register").read_text())
     felt, evidence = await stage.strike("kill").run(a_moment)
     assert not felt
     assert actor.alive
@@ -192,7 +194,7 @@ async def test_a_strike_does_not_wait_for_work_that_nobody_can_see(
     strike = stage.strike("kill")
     await asyncio.wait_for(strike.busy(), 5)  # idle all the time: it gives up waiting
     monkeypatch.setattr("chaos.process_strike._BUSY_SECONDS", 60.0)
-    stage.witness.away = True
+    stage.observer.away = True
     await asyncio.wait_for(strike.busy(), 5)
 
 
@@ -204,7 +206,7 @@ async def test_a_pause_is_felt_by_its_state_and_tells_if_somebody_noticed(
     states: list[str] = []
 
     async def hold() -> None:
-        stage.witness.dead_reason = dead_reason
+        stage.observer.dead_reason = dead_reason
         states.append(process_state(actor.pid))
 
     felt, evidence = await stage.strike("pause").run(hold)

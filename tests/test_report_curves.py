@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 from specimen import Specimen
 from test_invariants_generated import executions
 
-from chaos.report import axis, curves
-from chaos.report.axis import Axis
-from chaos.report.curves import DUE, PLACES, WAITING, Curve
+from chaos.history import History
+from chaos.report import curves
+from chaos.report.curves import DUE, PLACES, WAITING
+from chaos.report.model import RunModel
 from chaos.report.timeline import duration, timeline
 from chaos.verdict import judge
+from observability import charts
+from observability.charts import Axis, Steps
 from system.lifecycle import TERMINAL, Reason, State
 
 steps = st.lists(
     st.tuples(st.floats(0, 100, allow_nan=False), st.integers(0, 50)), max_size=400
 ).map(lambda points: tuple(dict(sorted(points)).items()))
+
+
+def depth_of(history: History) -> dict[str, Steps]:
+    return curves.depth(curves.stays_by_task(history))
 
 
 # ------------------------------------------------------------------------------- laws of curves
@@ -29,11 +36,11 @@ steps = st.lists(
 @given(run=executions())
 def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
     history = run.history()
-    depth = curves.depth(history)
+    depth = depth_of(history)
     births = [history.seconds(events[0].at) for events in history.events.values()]
     instants = {at for curve in depth.values() for at, _ in curve}
     for at in instants:
-        there = sum(curves.value_at(curve, at) for curve in depth.values())
+        there = sum(charts.value_at(curve, at) for curve in depth.values())
         assert there == sum(birth <= at for birth in births)
 
 
@@ -41,7 +48,7 @@ def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
 @given(run=executions())
 def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
     history = run.history()
-    last = {place: curve[-1][1] if curve else 0 for place, curve in curves.depth(history).items()}
+    last = {place: curve[-1][1] if curve else 0 for place, curve in depth_of(history).items()}
     for state in State:
         there = last[WAITING] + last[DUE] if state is State.SCHEDULED else last[state]
         assert there == sum(task.state == state for task in history.tasks.values())
@@ -54,8 +61,8 @@ def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
 def test_the_last_points_are_the_meters(run: Specimen) -> None:
     history = run.history()
     meters = judge(history).meters
-    assert curves.value_at(curves.accepted(history), 1e9) == meters.accepted
-    assert curves.value_at(curves.effects(history), 1e9) == meters.effects
+    assert charts.value_at(curves.accepted(history), 1e9) == meters.accepted
+    assert charts.value_at(curves.effects(history), 1e9) == meters.effects
     assert len(curves.latencies(history)) == len(history.effects)
 
 
@@ -72,8 +79,8 @@ def test_the_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(curve=steps, columns=st.integers(1, 20))
-def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Curve, columns: int) -> None:
-    thin = curves.thinned(curve, 0.0, 100.0, columns)
+def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Steps, columns: int) -> None:
+    thin = charts.thinned(curve, Axis(0.0, 100.0), columns)
     assert set(thin) <= set(curve)
     assert list(thin) == sorted(thin)
     assert len(thin) <= 4 * (columns + 1)
@@ -85,15 +92,15 @@ def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Curve, column
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, min_size=1, max_size=3), st.floats(0, 100))
-def test_stacked_curves_add_up(piled: list[Curve], at: float) -> None:
-    top = axis.stacked(piled)[-1]
-    assert curves.value_at(top, at) == sum(curves.value_at(curve, at) for curve in piled)
+def test_stacked_curves_add_up(piled: list[Steps], at: float) -> None:
+    top = charts.stacked(piled)[-1]
+    assert charts.value_at(top, at) == sum(charts.value_at(curve, at) for curve in piled)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
 def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q: float) -> None:
-    found = curves.quantile(values, q)
+    found = charts.quantile(values, q)
     assert found is not None
     assert found in values
     assert sum(value <= found for value in values) >= q * len(values) - 1e-6
@@ -102,7 +109,7 @@ def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-100, 1e5), st.floats(0.01, 1e5), st.integers(2, 20))
 def test_ticks_are_few_ascending_and_inside(start: float, span: float, most: int) -> None:
-    found = axis.ticks(start, start + span, most)
+    found = charts.ticks(start, start + span, most)
     assert 1 <= len(found) <= most
     assert found == sorted(set(found))
     slack = 1e-6 * max(1.0, abs(start) + span)
@@ -143,22 +150,22 @@ def test_a_republished_hint_is_no_new_stay() -> None:
 
 
 def test_nothing_gives_empty_panels_that_say_so() -> None:
-    drawn = timeline(judge(Specimen().history()))
+    drawn = timeline(RunModel(judge(Specimen().history())))
     assert [panel.empty for panel in drawn.panels] == [
-        "nothing was accepted",
+        "no task was accepted",
         "no task was ever due",
         "no effect was applied",
     ]
     assert not drawn.incidents
-    assert curves.quantile([], 0.5) is None
+    assert charts.quantile([], 0.5) is None
 
 
 def test_a_path_ends_at_the_end_of_the_axis_and_stays_inside() -> None:
-    drawn = axis.line(((0.0, 1), (5.0, 2)), Axis(0.0, 10.0), 2.0)
+    drawn = charts.step_line(((0.0, 1), (5.0, 2)), Axis(0.0, 10.0), 2.0)
     assert drawn == "M0.0 100.0H0.0V50.0H500.0V0.0H1000.0"
-    assert axis.area((), Axis(0.0, 1.0), 1.0) == ""
+    assert charts.step_area((), Axis(0.0, 1.0), 1.0) == ""
     assert Axis(0.0, 10.0).percent(99.0) == 100.0
-    assert axis.dots([(1.0, 0.5)] * 1000, Axis(0.0, 10.0)) == "M100.0 50.0h0"
+    assert charts.dots([(1.0, 0.5)] * 1000, Axis(0.0, 10.0)) == "M100.0 50.0h0"
 
 
 @pytest.mark.parametrize(

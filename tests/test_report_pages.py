@@ -13,15 +13,16 @@ import pytest
 from specimen import Life, Specimen
 
 from chaos.history import History
-from chaos.records import Effect, Event, Fault, Record
+from chaos.records import ArenaName, Effect, Event, Fault, Record
 from chaos.report import catalogue as catalogues
 from chaos.report import page as pages
 from chaos.report.catalogue import Tag, catalogue, chosen
-from chaos.report.finding import broken, during
+from chaos.report.finding import during, violated_invariants
 from chaos.report.html import render_run
+from chaos.report.model import RunModel
 from chaos.report.page import embedded, page, replay
 from chaos.report.story import Stories, shortened
-from chaos.report.strikes import planned, strikes
+from chaos.report.strikes import PlannedFault, injections
 from chaos.report.timeline import timeline
 from chaos.verdict import Judgement, judge
 from system.lifecycle import Reason
@@ -91,6 +92,10 @@ def judged(verdict: str) -> Judgement:
     return found
 
 
+def found(history: History) -> tuple[PlannedFault, ...]:
+    return RunModel(judge(history)).planned_faults
+
+
 def rendered(judgement: Judgement) -> Reader:
     return Reader(render_run(page(judgement, 12.0)))
 
@@ -133,7 +138,7 @@ def test_a_false_run_says_what_broke_when_and_during_which_fault() -> None:
 
 
 def test_an_unknown_run_says_why() -> None:
-    assert "fault murder#1 struck, but was not felt" in rendered(judged("unknown")).words
+    assert "fault murder#1 was injected, but not observed" in rendered(judged("unknown")).words
 
 
 def test_hostile_strings_stay_text() -> None:
@@ -171,7 +176,7 @@ def test_embedded_json_cannot_end_its_element() -> None:
 def test_the_replay_command_names_seed_and_mutant() -> None:
     assert replay("calm", 7, None) == "python -m chaos run calm --seed 7"
     simulated = "python -m chaos run calm --seed 7 --arena simulation"
-    assert replay("calm", 7, None, "simulation") == simulated
+    assert replay("calm", 7, None, ArenaName.SIMULATION) == simulated
     assert replay("calm", 7, "a b") == "python -m chaos run calm --seed 7 --mutant 'a b'"
 
 
@@ -184,7 +189,7 @@ def test_interesting_tasks_come_first_and_are_never_left_out(
     run = troubled()
     for n in range(30):
         run.submit(f"ordinary {n}").dispatch().claim("worker-2").succeed()
-    entries = catalogue(judge(run.history()))
+    entries = catalogue(RunModel(judge(run.history())))
     assert entries[0].key == "victim"
     assert entries[0].tags == (Tag.STALE, Tag.LOST, Tag.RETRIED)
     few = chosen(entries, 11)
@@ -195,7 +200,7 @@ def test_interesting_tasks_come_first_and_are_never_left_out(
     monkeypatch.setattr(pages, "STORIES_MAX", 11)
     read = rendered(judge(run.history()))
     assert len(read.data["tasks"]) == 11
-    assert "21 tasks to which nothing happened are left out" in " ".join(read.words)
+    assert "21 ordinary tasks are left out" in " ".join(read.words)
 
 
 def test_every_task_that_violates_a_law_has_its_story() -> None:
@@ -203,11 +208,11 @@ def test_every_task_that_violates_a_law_has_its_story() -> None:
     for n in range(20):
         run.submit(f"task {n}").dispatch().claim("worker-2").succeed()
     judgement = judge(without_effects(run))
-    shown = chosen(catalogue(judgement), 0)
+    shown = chosen(catalogue(RunModel(judgement)), 0)
     assert {entry.task_id for entry in shown} == {v.task_id for v in judgement.violations}
     assert all(entry.laws == ("S11",) for entry in shown)
     assert all(Tag.VIOLATED in entry.tags for entry in shown)
-    told = page(judgement).broken[0]
+    told = page(judgement).violated[0]
     assert len(told.findings) + told.more == 22
     assert catalogues.Tag.VIOLATED.value in [name for name, _ in page(judgement).tags]
 
@@ -228,31 +233,35 @@ def test_a_story_on_the_page_is_the_story_of_the_history() -> None:
 
 def test_strikes_have_what_they_met() -> None:
     history = troubled().history()
-    (strike,) = strikes(history)
-    assert (strike.fault_id, strike.name, strike.targets) == ("murder#1", "murder", ("worker-1",))
-    assert strike.in_flight is not None
-    assert (strike.in_flight.open, strike.in_flight.running) == (1, 1)
-    assert strike.felt is not None
-    assert strike.end is not None
-    (plan,) = planned(history)
-    assert (plan.felt, plan.times) == (1, 1)
-    (unplanned,) = planned(History([*Specimen().all_records(), *history.faults["murder#1"]]))
-    assert (unplanned.times, unplanned.felt) == (0, 1)
+    (injection,) = injections(history)
+    assert (injection.fault_id, injection.name, injection.targets) == (
+        "murder#1",
+        "murder",
+        ("worker-1",),
+    )
+    assert injection.in_flight is not None
+    assert (injection.in_flight.open, injection.in_flight.running) == (1, 1)
+    assert injection.observed is not None
+    assert injection.end is not None
+    (plan,) = found(history)
+    assert (plan.observed, plan.times) == (1, 1)
+    (unplanned,) = found(History([*Specimen().all_records(), *history.faults["murder#1"]]))
+    assert (unplanned.times, unplanned.observed) == (0, 1)
 
 
 def test_a_planned_fault_that_never_struck_is_on_the_page() -> None:
     history = troubled().edited(lambda r: None if isinstance(r, Fault) else r)
     words = " ".join(rendered(judge(history)).words)
-    assert "1 of 1 never struck" in words
+    assert "1 of 1 never injected" in words
 
 
 def test_a_violation_is_laid_at_the_fault_of_its_second() -> None:
-    (strike,) = strikes(troubled().history())
-    assert strike.end is not None
+    (injection,) = injections(troubled().history())
+    assert injection.end is not None
     where = "murder#1 (kill on worker-1)"
-    assert during((strike,), strike.start) == f"during {where}"
-    assert during((strike,), strike.end + 0.5) == f"0.500 s after {where} ended"
-    assert during((strike,), strike.start - 1) == ""
+    assert during((injection,), injection.start) == f"during {where}"
+    assert during((injection,), injection.end + 0.5) == f"0.500 s after {where} ended"
+    assert during((injection,), injection.start - 1) == ""
 
 
 def test_the_shortest_piece_has_all_the_evidence() -> None:
@@ -264,7 +273,7 @@ def test_the_shortest_piece_has_all_the_evidence() -> None:
         return record
 
     judgement = judge(run.edited(stolen))
-    laws = {law.law: law for law in broken(judgement, 5)}
+    laws = {law.law: law for law in violated_invariants(RunModel(judgement), 5)}
     finding = laws["S9"].findings[0]
     assert finding.at is not None
     assert finding.actors
@@ -287,7 +296,7 @@ def test_many_faults_at_once_each_have_a_lane() -> None:
         run.strike(f"{plan['name']}#1", "kill", "worker-1")
     life.claim().succeed()
     judgement = judge(run.history())
-    lanes = timeline(judgement).lanes
+    lanes = timeline(RunModel(judgement)).lanes
     assert len(lanes) == 15
     assert all(
         0 <= bar.left <= bar.left + bar.wide <= 100.01 for lane in lanes for bar in lane.bars

@@ -98,7 +98,7 @@ def test_junit_has_a_case_per_run_with_what_went_wrong() -> None:
     assert "SUCCEEDED with 0 ledger rows" in (failure.get("message") or "")
     assert "S11 violated 2 times in all" in (failure.text or "")
     (error,) = doubtful.findall("error")
-    assert error.get("message") == "unknown: fault murder#1 struck, but was not felt"
+    assert error.get("message") == "unknown: fault murder#1 was injected, but not observed"
     assert failed.findall("error")[0].get("message") == "unknown: the harness failed: no port"
 
 
@@ -141,7 +141,7 @@ def test_the_page_of_a_suite_has_a_row_and_a_link_per_run() -> None:
     assert (story or "").startswith("../run-false/report.html#task=")
     words = " ".join(page.words)
     assert "1 of 4 true" in words
-    assert "To look at:" in words
+    assert "Look at:" in words
     assert "1 of 4 runs are missing" in words
     assert "the harness failed: no port" in words
     assert "violated 2 times" in words
@@ -159,5 +159,5 @@ def test_a_suite_before_its_first_run_has_a_page() -> None:
 def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     files.write_page(tmp_path / "report.html", judge(Specimen().history()), None)
     words = " ".join(Reader((tmp_path / "report.html").read_text()).words)
-    assert "nothing was accepted" in words
-    assert "None: this scenario breaks nothing." in words
+    assert "no task was accepted" in words
+    assert "None: this scenario injects no faults." in words

@@ -252,4 +252,4 @@ def test_report_of_nothing(store: RunStore) -> None:
 def test_check_tells_each_fault_with_the_tasks_in_flight(store: RunStore) -> None:
     result = CliRunner().invoke(app, ["check", str(kept_run(store))])
     assert result.exit_code == 0, result.output
-    assert "  murder: kill worker-1; in flight 1 (1 run); felt 1/1\n" in result.output
+    assert "  murder: kill worker-1; in flight 1 (1 run); observed 1/1\n" in result.output

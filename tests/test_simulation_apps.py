@@ -13,7 +13,7 @@ from chaos import bounds
 from chaos import scenario as scenarios
 from chaos.simulation.stage.apps import AppError, beside, longest_backoff
 from chaos.tasks.attempt import BACKOFF
-from chaos.workload import plan
+from chaos.workload import generate
 
 HEAD = "from system.handlers import Backoff, task\n"
 GOOD = """
@@ -43,13 +43,15 @@ def module(place: Path, name: str, text: str) -> str:
 def test_a_share_of_the_tasks_is_the_users(place: Path) -> None:
     calm = scenarios.find("calm")
     beside_it = beside(calm, [module(place, "mine_good", GOOD)])
-    names = Counter(op.request["name"] for op in plan(beside_it.workload, 1) if op.kind == "submit")
+    names = Counter(
+        op.request["name"] for op in generate(beside_it.workload, 1) if op.kind == "submit"
+    )
     assert names["resize"] > 10
     assert names["tidy"] > 10
     assert names["chaos_ledger"] > names["resize"]
     widths = {
         op.request["payload"]["width"]
-        for op in plan(beside_it.workload, 1)
+        for op in generate(beside_it.workload, 1)
         if op.kind == "submit" and op.request["name"] == "resize"
     }
     assert widths == {1, 2}
@@ -59,8 +61,8 @@ def test_without_them_the_plan_of_a_seed_is_what_it_was(place: Path) -> None:
     calm = scenarios.find("calm")
     assert beside(calm, []) is calm
     mixed = beside(calm, [module(place, "mine_too", GOOD)])
-    old = {op.key: op for op in plan(calm.workload, 5) if op.kind == "submit"}
-    new = {op.key: op for op in plan(mixed.workload, 5) if op.kind == "submit"}
+    old = {op.key: op for op in generate(calm.workload, 5) if op.kind == "submit"}
+    new = {op.key: op for op in generate(mixed.workload, 5) if op.kind == "submit"}
     assert old.keys() == new.keys()
     same = [key for key in old if new[key].request["name"] == old[key].request["name"]]
     assert all(old[key] == new[key] for key in same)

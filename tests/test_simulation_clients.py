@@ -18,9 +18,9 @@ from chaos.records import Op
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Network, Toxic
-from chaos.simulation.stage.clients import Clients
+from chaos.simulation.stage.clients import SimulatedClients
 from chaos.sink import Sink, create_sink, read_calls
-from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, Planned, plan
+from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation, generate
 from system.health import start_server
 
 T = TypeVar("T")
@@ -85,11 +85,11 @@ class World:
 
         return self.loop.start(name, main)
 
-    def clients(self, operations: list[Planned], *apis: str) -> Clients:
+    def clients(self, operations: list[PlannedOperation], *apis: str) -> SimulatedClients:
         urls = [f"http://{self.network.host(name)}:{PORT}" for name in apis]
-        return Clients(operations, urls, self.ops.append, lambda: ZERO + 1)
+        return SimulatedClients(operations, urls, self.ops.append, lambda: ZERO + 1)
 
-    async def drive(self, clients: Clients) -> None:
+    async def drive(self, clients: SimulatedClients) -> None:
         async def main() -> None:
             await asyncio.sleep(1)
             await clients.run()
@@ -107,13 +107,13 @@ class World:
 def world() -> Iterator[World]:
     world = World()
     yield world
-    world.loop.bury()
+    world.loop.dispose()
     world.network.close()
 
 
 def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
     fakes = FakeApi(), FakeApi()
-    operations = plan(WORKLOAD, 1)
+    operations = generate(WORKLOAD, 1)
     clients = world.clients(operations, "api-1", "api-2")
 
     async def harness() -> None:
@@ -143,7 +143,7 @@ def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
 
 def test_operations_begin_when_planned_and_are_given_up_after_the_timeout(world: World) -> None:
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
-    operations = [Planned(0.5, 3, "submit", "k-00", "ledger", 10.0, request)]
+    operations = [PlannedOperation(0.5, 3, "submit", "k-00", "ledger", 10.0, request)]
 
     async def harness() -> None:
         world.serve("api-1", FakeApi().app)
@@ -164,7 +164,7 @@ def test_a_broken_api_is_info_and_the_task_is_stored_once_it_is_back(world: Worl
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
     ats = (0.0, 5.0, 6.0, 10.0)
     operations = [
-        Planned(at, 0, "submit", f"k-{n:02d}", "ledger", None, request)
+        PlannedOperation(at, 0, "submit", f"k-{n:02d}", "ledger", None, request)
         for n, at in enumerate(ats, start=2)
     ]
     fake = FakeApi()
@@ -202,11 +202,11 @@ def test_a_run_of_the_clients_is_the_same_each_time() -> None:
         async def harness(world: World = world, apis: list[FakeApi] = apis) -> None:
             for number, fake in enumerate(apis, start=1):
                 world.serve(f"api-{number}", fake.app)
-            await world.drive(world.clients(plan(WORKLOAD, 1), "api-1", "api-2"))
+            await world.drive(world.clients(generate(WORKLOAD, 1), "api-1", "api-2"))
 
         world.run(harness)
         runs.append((world.loop.trace.digest, world.ops))
-        world.loop.bury()
+        world.loop.dispose()
         world.network.close()
     assert runs[0] == runs[2]
     assert runs[0][0] != runs[1][0]

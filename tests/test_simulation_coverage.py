@@ -6,12 +6,12 @@ from specimen import Specimen
 
 from chaos.history import History
 from chaos.records import Fault
-from chaos.simulation.postgres import Statement
+from chaos.simulation.postgres import ExecutedStatement
 from chaos.simulation.suite.coverage import Coverage
 
 
-def made(at: float, client: str, name: str) -> Statement:
-    return Statement(
+def made(at: float, client: str, name: str) -> ExecutedStatement:
+    return ExecutedStatement(
         at=at,
         client=client,
         name=name,
@@ -27,7 +27,7 @@ def struck(fault: str, target: str, at: float) -> Fault:
     return Fault(type="start", fault_id=f"{fault}#1", fault=fault, targets=(target,), at=at)
 
 
-def covered(*faults: Fault, statements: list[Statement]) -> Coverage:
+def covered(*faults: Fault, statements: list[ExecutedStatement]) -> Coverage:
     run = Specimen()
     run.submit("a").dispatch().claim().succeed()
     return Coverage.of(History([*run.all_records(), *faults]), statements, zero=10.0)

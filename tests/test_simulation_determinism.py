@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from chaos.filing import RunFailed
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.kernel import audit
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.run import Order, Ran, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.run import SimulatedRun, simulate
+from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.pool import Pool
 
 FAULTY = Scenario.model_validate(
@@ -79,22 +82,26 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def foundation() -> Iterator[Foundation]:
-    with Foundation.laid() as foundation:
+def foundation() -> Iterator[SharedServers]:
+    with SharedServers.open() as foundation:
         yield foundation
 
 
 @pytest.fixture(scope="module")
-def ran(foundation: Foundation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(foundation: SharedServers, tmp_path_factory: pytest.TempPathFactory) -> SimulatedRun:
     """The run that all others must be like."""
     return run(foundation, tmp_path_factory.mktemp("runs"))
 
 
-def run(foundation: Foundation, runs: Path, seed: int = SEED) -> Ran:
-    return simulate(Order(FAULTY, seed, runs), foundation)
+def spec(runs: Path, seed: int = SEED) -> RunSpec:
+    return RunSpec(ArenaName.SIMULATION, FAULTY, seed, runs)
 
 
-def course(foundation: Foundation, runs: Path) -> str:
+def run(foundation: SharedServers, runs: Path, seed: int = SEED) -> SimulatedRun:
+    return simulate(spec(runs, seed), foundation)
+
+
+def course(foundation: SharedServers, runs: Path) -> str:
     """What tells two runs apart: the digest, or why there is none."""
     try:
         return run(foundation, runs).digest
@@ -102,14 +109,16 @@ def course(foundation: Foundation, runs: Path) -> str:
         return "; ".join(error.reasons)
 
 
-def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: Ran) -> None:
+def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
     assert ran.judgement.verdict == "true"
     assert all(records[-1].type == "end" for records in ran.judgement.history.faults.values())
     assert ran.coverage.strikes.total() == len(FAULTY.faults)
     assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
 
 
-def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: Ran) -> None:
+def test_again_in_the_same_process(
+    foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
+) -> None:
     others = {run(foundation, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
     again = run(foundation, tmp_path)
     assert len(others | {ran.digest}) == 4
@@ -123,12 +132,11 @@ def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: 
 # Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
 @pytest.mark.timeout(400)
 async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:
-    job = {"job": "run", "scenario": FAULTY.document, "seed": SEED, "runs": str(tmp_path)}
-
     async def digests(pool: Pool, times: int) -> list[str]:
-        return [answer["digest"] async for _, answer in pool.answers([job] * times)]
+        arena = SimulationArena(pool)
+        return [each.digest async for _, each in arena.results([spec(tmp_path)] * times)]
 
     async with AsyncExitStack() as stack:
         pools = []
@@ -153,7 +161,7 @@ class RealEntropy(random.SystemRandom):
 
 
 @contextmanager
-def one_source_is_real(source: str, foundation: Foundation) -> Iterator[None]:
+def one_source_is_real(source: str, foundation: SharedServers) -> Iterator[None]:
     """Within, the simulation leaks."""
     sql = foundation.postgres.control.rows
     clock = "FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
@@ -188,7 +196,7 @@ def graves() -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["entropy"])
 def test_one_real_source_is_enough_to_tell_two_runs_apart(
-    source: str, foundation: Foundation, tmp_path: Path, ran: Ran
+    source: str, foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     with one_source_is_real(source, foundation):
         courses = {course(foundation, tmp_path) for _ in range(2)}

@@ -18,7 +18,7 @@ from chaos.simulation.kernel.node import current_node
 def loop() -> Iterator[SimulationLoop]:
     loop = SimulationLoop(7)
     yield loop
-    loop.bury()
+    loop.dispose()
 
 
 def never() -> asyncio.Future[None]:
@@ -136,7 +136,7 @@ class TestOrder:
 
             seeded = SimulationLoop(seed)
             seeded.run(main)
-            seeded.bury()
+            seeded.dispose()
             return "".join(seen)
 
         orders = {order(seed) for seed in range(20)}
@@ -171,7 +171,7 @@ class TestOrder:
 
             fresh = SimulationLoop(1)
             result = fresh.run(main)
-            fresh.bury()
+            fresh.dispose()
             return result
 
         assert names() == names()

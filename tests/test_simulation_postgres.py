@@ -15,8 +15,8 @@ import pytest
 from simulation_postgres import Link, World, run
 
 from chaos.simulation.kernel.node import EPOCH
-from chaos.simulation.postgres import Postgres
-from system.guardian import Reaper
+from chaos.simulation.postgres import SharedPostgres
+from system.reaper import Reaper
 
 ROOT = Path(__file__).parent.parent
 _TABLES = """
@@ -27,8 +27,8 @@ _TABLES = """
 
 
 @pytest.fixture(scope="module")
-def real(reaper: Reaper) -> Iterator[Postgres]:
-    with Postgres(reaper) as postgres:
+def real(reaper: Reaper) -> Iterator[SharedPostgres]:
+    with SharedPostgres(reaper) as postgres:
         postgres.control.rows(_TABLES)
         yield postgres
 
@@ -62,7 +62,9 @@ async def _writers(world: World) -> None:
     world.said.append(row["who"])
 
 
-def test_waiting_writers_go_on_one_by_one_in_an_order_that_the_seed_draws(real: Postgres) -> None:
+def test_waiting_writers_go_on_one_by_one_in_an_order_that_the_seed_draws(
+    real: SharedPostgres,
+) -> None:
     worlds = [run(real, seed, _writers) for seed in range(8)]
     for world in worlds:
         assert sorted(world.said[-1]) == list("abcd")
@@ -94,7 +96,7 @@ async def _inserters(world: World) -> None:
     )
 
 
-def test_of_many_waiters_for_a_unique_key_the_seed_draws_the_winner(real: Postgres) -> None:
+def test_of_many_waiters_for_a_unique_key_the_seed_draws_the_winner(real: SharedPostgres) -> None:
     winners = []
     for seed in range(8):
         first, second = run(real, seed, _inserters), run(real, seed, _inserters)
@@ -124,7 +126,9 @@ async def _deadlock(world: World) -> None:
     world.said += [row["n"] for row in await world.sql("SELECT n FROM pairs ORDER BY id")]
 
 
-def test_the_victim_of_a_deadlock_is_always_the_one_that_closed_the_circle(real: Postgres) -> None:
+def test_the_victim_of_a_deadlock_is_always_the_one_that_closed_the_circle(
+    real: SharedPostgres,
+) -> None:
     for seed in range(4):
         first, second = run(real, seed, _deadlock), run(real, seed, _deadlock)
         victim, *counts = first.said
@@ -134,7 +138,7 @@ def test_the_victim_of_a_deadlock_is_always_the_one_that_closed_the_circle(real:
         assert first.digest == second.digest
 
 
-def test_a_statement_that_is_slow_but_not_blocked_is_waited_for(real: Postgres) -> None:
+def test_a_statement_that_is_slow_but_not_blocked_is_waited_for(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         began = world.loop.time()
         await world.sql("SELECT pg_sleep(0.02)")
@@ -144,7 +148,7 @@ def test_a_statement_that_is_slow_but_not_blocked_is_waited_for(real: Postgres) 
     assert not any(statement.parked for statement in world.statements)
 
 
-def test_a_cancelled_call_ends_its_wait_and_leaves_a_sound_connection(real: Postgres) -> None:
+def test_a_cancelled_call_ends_its_wait_and_leaves_a_sound_connection(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         await world.sql("INSERT INTO pairs VALUES (1, 0, '')")
 
@@ -183,7 +187,7 @@ async def _trap(world: World) -> None:
     world.said.append(len(await world.sql("SELECT FROM plain")))
 
 
-def test_single_statements_overlap_only_where_commits_are_held(real: Postgres) -> None:
+def test_single_statements_overlap_only_where_commits_are_held(real: SharedPostgres) -> None:
     assert {run(real, seed, _trap).said[0] for seed in range(4)} == {1}
     worlds = [run(real, seed, _trap, held_share=1.0) for seed in range(4)]
     assert max(world.said[0] for world in worlds) > 1
@@ -192,7 +196,7 @@ def test_single_statements_overlap_only_where_commits_are_held(real: Postgres) -
         assert run(real, seed, _trap, held_share=1.0).digest == world.digest
 
 
-def test_a_held_statement_looks_like_one_in_autocommit(real: Postgres) -> None:
+def test_a_held_statement_looks_like_one_in_autocommit(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def work(connection: Link) -> None:
             insert = "INSERT INTO keys VALUES ($1, 'x') RETURNING key"
@@ -219,7 +223,7 @@ def test_a_held_statement_looks_like_one_in_autocommit(real: Postgres) -> None:
     ]
 
 
-def test_what_a_client_sent_whole_is_committed_though_it_died(real: Postgres) -> None:
+def test_what_a_client_sent_whole_is_committed_though_it_died(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def insert(connection: Link) -> None:
             await connection.execute("INSERT INTO keys VALUES ($1, 'x')", "k")
@@ -239,7 +243,7 @@ def test_what_a_client_sent_whole_is_committed_though_it_died(real: Postgres) ->
 
 
 def test_the_clock_of_the_database_is_virtual_and_goes_on_during_a_lock_wait(
-    real: Postgres,
+    real: SharedPostgres,
 ) -> None:
     async def course(world: World) -> None:
         (row,) = await world.sql("SELECT clock_timestamp(), now() AS same")
@@ -267,7 +271,7 @@ def test_the_clock_of_the_database_is_virtual_and_goes_on_during_a_lock_wait(
 
 
 def test_control_experiment_by_the_real_clock_a_lease_of_virtual_time_never_ends(
-    real: Postgres,
+    real: SharedPostgres,
 ) -> None:
     async def course(world: World) -> None:
         for schema in ("pg_catalog", "sim"):
@@ -279,7 +283,7 @@ def test_control_experiment_by_the_real_clock_a_lease_of_virtual_time_never_ends
     assert run(real, 1, course).said == [False, True]
 
 
-def test_defaults_of_columns_and_random_values_are_virtual_too(real: Postgres) -> None:
+def test_defaults_of_columns_and_random_values_are_virtual_too(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         await world.sql("INSERT INTO plain (who) VALUES ('x')")
         (row,) = await world.sql("SELECT at, gen_random_uuid() AS id, random() AS r FROM plain")
@@ -290,7 +294,7 @@ def test_defaults_of_columns_and_random_values_are_virtual_too(real: Postgres) -
     assert run(real, 1, course).said == run(real, 1, course).said
 
 
-def test_a_clock_moved_by_the_harness_moves_the_database(real: Postgres) -> None:
+def test_a_clock_moved_by_the_harness_moves_the_database(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         node = next(node for node in world.loop.nodes if node.name == "postgres")
         node.clock_offset = -3600.0

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from simulation_postgres import Link, World, run
 
-from chaos.simulation.postgres import Postgres
+from chaos.simulation.postgres import SharedPostgres
 from chaos.simulation.postgres.names import Names
 from system import scans, statements
 from system.database import Database
@@ -26,8 +26,8 @@ _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 
 
 @pytest.fixture(scope="module")
-def real(reaper: Reaper) -> Iterator[Postgres]:
-    with Postgres(reaper) as postgres:
+def real(reaper: Reaper) -> Iterator[SharedPostgres]:
+    with SharedPostgres(reaper) as postgres:
         postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
         yield postgres
 
@@ -50,7 +50,7 @@ async def _keys(world: World) -> list[str]:
 # ------------------------------------------------------------------------------ clients
 
 
-def test_a_killed_client_is_rolled_back_and_who_waited_for_it_goes_on(real: Postgres) -> None:
+def test_a_killed_client_is_rolled_back_and_who_waited_for_it_goes_on(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         victim = world.client("victim", _insert("k", 100.0))
         await asyncio.sleep(0.5)
@@ -66,7 +66,7 @@ def test_a_killed_client_is_rolled_back_and_who_waited_for_it_goes_on(real: Post
 
 @pytest.mark.parametrize(("hold", "expected"), [(0.6, ["a", "b"]), (20.0, ["a"])])
 def test_the_statement_of_a_killed_client_waits_on_until_postgres_looks_after_it(
-    real: Postgres, hold: float, expected: list[str]
+    real: SharedPostgres, hold: float, expected: list[str]
 ) -> None:
     async def course(world: World) -> None:
         async def insert_both(connection: Link) -> None:
@@ -86,7 +86,7 @@ def test_the_statement_of_a_killed_client_waits_on_until_postgres_looks_after_it
     run(real, 1, course)
 
 
-def test_who_sleeps_in_a_transaction_too_long_is_thrown_out(real: Postgres) -> None:
+def test_who_sleeps_in_a_transaction_too_long_is_thrown_out(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def sleep(connection: Link) -> None:
             with pytest.raises(asyncpg.PostgresError) as caught:
@@ -103,7 +103,7 @@ def test_who_sleeps_in_a_transaction_too_long_is_thrown_out(real: Postgres) -> N
     assert any("25P03" in entry.what for entry in world.entries)
 
 
-def test_copy_is_refused_in_clear_words(real: Postgres) -> None:
+def test_copy_is_refused_in_clear_words(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async with world.connected() as connection:
             with pytest.raises(asyncpg.FeatureNotSupportedError, match="NotSimulated: COPY"):
@@ -114,7 +114,7 @@ def test_copy_is_refused_in_clear_words(real: Postgres) -> None:
     run(real, 1, course)
 
 
-def test_cursors_scripts_and_errors_in_between(real: Postgres) -> None:
+def test_cursors_scripts_and_errors_in_between(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async with world.connected() as connection:
             await work(connection)
@@ -179,7 +179,7 @@ async def _struck(world: World, strike: str) -> None:
 
 @pytest.mark.parametrize("strike", ["crash", "stop", "terminate_backends"])
 def test_whatever_ends_the_server_rolls_back_what_was_open_and_tells_everybody(
-    real: Postgres, strike: str
+    real: SharedPostgres, strike: str
 ) -> None:
     worlds = [run(real, 3, lambda world: _struck(world, strike)) for _ in range(2)]
     assert worlds[0].digest == worlds[1].digest
@@ -187,7 +187,7 @@ def test_whatever_ends_the_server_rolls_back_what_was_open_and_tells_everybody(
     assert sorted(told) == ([] if strike == "crash" else ["idle", "open", "waiting"])
 
 
-def test_a_crash_takes_a_held_commit_with_it(real: Postgres) -> None:
+def test_a_crash_takes_a_held_commit_with_it(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def insert(connection: Link) -> None:
             with pytest.raises(_CUT):
@@ -204,7 +204,7 @@ def test_a_crash_takes_a_held_commit_with_it(real: Postgres) -> None:
     run(real, 1, course, held_share=1.0)
 
 
-def test_nobody_gets_a_connection_while_the_server_is_exhausted(real: Postgres) -> None:
+def test_nobody_gets_a_connection_while_the_server_is_exhausted(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         before = await asyncpg.connect(world.postgres.url())
         assert world.postgres.exhaust() > 50
@@ -243,7 +243,7 @@ async def _life_of_a_task(world: World) -> None:
 
 @pytest.mark.parametrize("held_share", [0.0, 1.0])
 def test_the_store_runs_unmodified_and_its_statements_are_known_by_name(
-    real: Postgres, held_share: float
+    real: SharedPostgres, held_share: float
 ) -> None:
     world = run(real, 5, _life_of_a_task, held_share=held_share)
     named = [s.name for s in world.statements if s.client == "harness"]
@@ -253,13 +253,13 @@ def test_the_store_runs_unmodified_and_its_statements_are_known_by_name(
     assert run(real, 5, _life_of_a_task, held_share=held_share).digest == world.digest
 
 
-def test_another_server_gives_the_same_digest(real: Postgres, reaper: Reaper) -> None:
+def test_another_server_gives_the_same_digest(real: SharedPostgres, reaper: Reaper) -> None:
     digest = run(real, 5, _life_of_a_task).digest
-    with Postgres(reaper) as other:
+    with SharedPostgres(reaper) as other:
         assert run(other, 5, _life_of_a_task).digest == digest
 
 
-def test_an_outage_is_unavailable_to_the_product(real: Postgres) -> None:
+def test_an_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         database = Database(_settings(world), connections=1, application_name="test")
         assert await database.rows(statements.CLOCK)

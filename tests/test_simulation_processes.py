@@ -20,7 +20,7 @@ from chaos.simulation.kernel.node import current_node
 def loop() -> Iterator[SimulationLoop]:
     loop = SimulationLoop(7)
     yield loop
-    loop.bury()
+    loop.dispose()
 
 
 def never() -> asyncio.Future[None]:
@@ -157,7 +157,7 @@ class TestKill:
 
         assert loop.run(main) == -9
         assert seen == ["lives", "lives"]
-        loop.bury()
+        loop.dispose()
         assert capfd.readouterr() == ("", "")
 
     def test_what_was_ready_does_not_run(self, loop: SimulationLoop) -> None:
@@ -273,7 +273,7 @@ class TestKill:
             return codes[-1]
 
         assert loop.run(main) == code
-        loop.bury()
+        loop.dispose()
 
     def test_a_restart_is_a_new_process_of_the_same_name(self, loop: SimulationLoop) -> None:
         async def main() -> None:

@@ -18,10 +18,15 @@ from chaos.simulation.diagnosis import reduce
 from chaos.simulation.diagnosis.diagram import mermaid
 from chaos.simulation.diagnosis.search import regression_file
 from chaos.simulation.diagnosis.shrink import Shrinker, write_regression
-from chaos.simulation.diagnosis.variants import Broken, Strike, Tried, Variants
+from chaos.simulation.diagnosis.variants import (
+    BrokenInvariant,
+    InjectedFault,
+    VariantResult,
+    Variants,
+)
 from chaos.simulation.suite.pool import Pool
 from chaos.verdict import judge
-from chaos.workload import plan
+from chaos.workload import generate
 from system.lifecycle import Reason
 
 __all__ = ["chaos", "home"]  # fixtures
@@ -51,18 +56,20 @@ PLAN: dict[str, Any] = {
 LARGE = Scenario.model_validate(PLAN)
 GUILTY = 37
 STRIKES = (
-    Strike("needed#1", ("worker-1",), 2.03, 6.03),
-    Strike("twice#1", ("worker-2",), 1.234, 2.2),
-    Strike("twice#2", ("worker-3",), 4.234, 5.2),
-    Strike("idle#1", ("redis",), 4.0, 4.2),
+    InjectedFault("needed#1", ("worker-1",), 2.03, 6.03),
+    InjectedFault("twice#1", ("worker-2",), 1.234, 2.2),
+    InjectedFault("twice#2", ("worker-3",), 4.234, 5.2),
+    InjectedFault("idle#1", ("redis",), 4.0, 4.2),
 )
-BROKE = Tried("false", (Broken(LAW, "it broke", f"s7-{GUILTY:05d}", GUILTY),), strikes=STRIKES)
+BROKE = VariantResult(
+    "false", (BrokenInvariant(LAW, "it broke", f"s7-{GUILTY:05d}", GUILTY),), strikes=STRIKES
+)
 
 
 class Oracle(Pool):
     """Knows without a run what becomes of a variant."""
 
-    def __init__(self, guilty: Callable[[Scenario], bool], broke: Tried = BROKE) -> None:
+    def __init__(self, guilty: Callable[[Scenario], bool], broke: VariantResult = BROKE) -> None:
         super().__init__(0)
         self._guilty = guilty
         self._broke = broke
@@ -72,7 +79,7 @@ class Oracle(Pool):
     ) -> AsyncIterator[tuple[Mapping[str, Any], dict[str, Any]]]:
         for job in jobs:
             scenario = Scenario.model_validate(job["scenario"])
-            yield job, asdict(self._broke if self._guilty(scenario) else Tried("true"))
+            yield job, asdict(self._broke if self._guilty(scenario) else VariantResult("true"))
 
 
 def variants(oracle: Oracle) -> Variants:
@@ -151,11 +158,11 @@ def test_strikes_become_faults_of_their_own() -> None:
 
 
 def test_tasks_that_stay_are_as_they_were_among_the_others() -> None:
-    whole = {op.key: op for op in plan(LARGE.workload, 7) if op.kind == "submit"}
+    whole = {op.key: op for op in generate(LARGE.workload, 7) if op.kind == "submit"}
     first = next(reduce.fewer_tasks(LARGE, BROKE, LAW)).scenario
     shorter = next(reduce.shorter_load(first, BROKE, LAW)).scenario
     for scenario in (first, shorter):
-        submits = [op for op in plan(scenario.workload, 7) if op.kind == "submit"]
+        submits = [op for op in generate(scenario.workload, 7) if op.kind == "submit"]
         assert submits == [whole[f"s7-{GUILTY:05d}"]]
     assert shorter.workload.seconds == pytest.approx(3.8)
 

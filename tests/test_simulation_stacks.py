@@ -38,4 +38,4 @@ def test_a_process_that_ends_itself_leaves_the_calls_of_others_alone() -> None:
 
     assert loop.run(main) == (9, 5)
     assert not loop.nodes[1].output
-    loop.bury()
+    loop.dispose()

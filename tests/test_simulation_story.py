@@ -8,7 +8,7 @@ from specimen import EPOCH, Life, Specimen
 from chaos.history import History
 from chaos.records import Record
 from chaos.simulation.kernel.node import EPOCH as VIRTUAL_EPOCH
-from chaos.simulation.kernel.trace import Entry, Kind
+from chaos.simulation.kernel.trace import Entry, EntryKind
 from chaos.simulation.story import Story
 from chaos.simulation.trace_words import answer, words
 from chaos.simulation.valkey.commands import about
@@ -18,7 +18,7 @@ from system.lifecycle import Reason
 ZERO = EPOCH.timestamp() - VIRTUAL_EPOCH
 
 
-def entry(at: float, kind: Kind, who: str, what: str) -> Entry:
+def entry(at: float, kind: EntryKind, who: str, what: str) -> Entry:
     return Entry(ZERO + at, kind, who, what)
 
 
@@ -185,7 +185,7 @@ def test_an_unknown_task_is_said_with_those_there_are() -> None:
         ("fault", "add latency upstream latency=5", "add latency upstream latency=5"),
     ],
 )
-def test_words_of_one_entry(kind: Kind, what: str, expected: str) -> None:
+def test_words_of_one_entry(kind: EntryKind, what: str, expected: str) -> None:
     assert words(entry(0.0, kind, "worker-1", what)) == expected
 
 

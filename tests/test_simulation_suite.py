@@ -38,7 +38,7 @@ def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Cha
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "5")
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
-    assert re.search(r"^small +true .* felt  2/2", said, re.MULTILINE), said
+    assert re.search(r"^small +true .* faults  2/2", said, re.MULTILINE), said
     assert re.search(r"^kill +1", said, re.MULTILINE), said  # the coverage
     (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").kept()
     assert {"history.jsonl", "summary.json", "report.html", "junit.xml"} <= {

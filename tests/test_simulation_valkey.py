@@ -12,19 +12,19 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
-from chaos.simulation.valkey import Valkey
+from chaos.simulation.valkey import SharedValkey
 from system.errors import Unavailable
 from system.guardian import Reaper
 
 
 @pytest.fixture(scope="module")
-def server(reaper: Reaper) -> Iterator[Valkey]:
-    with Valkey(reaper) as valkey:
+def server(reaper: Reaper) -> Iterator[SharedValkey]:
+    with SharedValkey(reaper) as valkey:
         yield valkey
 
 
 @pytest.fixture
-def world(server: Valkey) -> Iterator[World]:
+def world(server: SharedValkey) -> Iterator[World]:
     world = World(server)
     yield world
     world.close()

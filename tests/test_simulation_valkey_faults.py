@@ -13,18 +13,18 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
-from chaos.simulation.valkey import Valkey
-from system.guardian import Reaper
+from chaos.simulation.valkey import SharedValkey
+from system.reaper import Reaper
 
 
 @pytest.fixture(scope="module")
-def server(reaper: Reaper) -> Iterator[Valkey]:
-    with Valkey(reaper) as valkey:
+def server(reaper: Reaper) -> Iterator[SharedValkey]:
+    with SharedValkey(reaper) as valkey:
         yield valkey
 
 
 @pytest.fixture
-def world(server: Valkey) -> Iterator[World]:
+def world(server: SharedValkey) -> Iterator[World]:
     world = World(server)
     yield world
     world.close()
@@ -164,7 +164,7 @@ def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:
     return harness
 
 
-def test_the_same_seed_gives_the_same_digest(server: Valkey) -> None:
+def test_the_same_seed_gives_the_same_digest(server: SharedValkey) -> None:
     digests = []
     for seed in (1, 2, 1, 1):
         world = World(server, seed)
@@ -175,7 +175,7 @@ def test_the_same_seed_gives_the_same_digest(server: Valkey) -> None:
     assert digests[0] != digests[1]
 
 
-def test_nothing_of_a_run_is_left_for_the_next(server: Valkey) -> None:
+def test_nothing_of_a_run_is_left_for_the_next(server: SharedValkey) -> None:
     world = World(server)
 
     async def harness() -> None:
@@ -197,7 +197,7 @@ def test_nothing_of_a_run_is_left_for_the_next(server: Valkey) -> None:
 
 
 def test_a_server_leaves_nothing_behind(reaper: Reaper) -> None:
-    with Valkey(reaper) as valkey:
+    with SharedValkey(reaper) as valkey:
         assert valkey._process is not None
         directory = valkey._process.data_dir
         with redis.Redis.from_url(valkey._process.url()) as client:

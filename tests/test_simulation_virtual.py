@@ -41,7 +41,7 @@ SPECIMEN = Path(simulation_specimen.__file__)
 def loop() -> Iterator[SimulationLoop]:
     loop = SimulationLoop(7)
     yield loop
-    loop.bury()
+    loop.dispose()
 
 
 def inside(look: Callable[[], T], seed: int = 7, name: str = "n") -> T:
@@ -59,7 +59,7 @@ def inside(look: Callable[[], T], seed: int = 7, name: str = "n") -> T:
     try:
         fresh.run(main)
     finally:
-        fresh.bury()
+        fresh.dispose()
     return seen[0]
 
 
@@ -144,7 +144,7 @@ def test_entropy_comes_from_the_seed_the_name_and_the_incarnation(source: str) -
 
     fresh = SimulationLoop(7)
     first, restarted = fresh.run(main)
-    fresh.bury()
+    fresh.dispose()
     assert len({str(first), str(restarted), str(inside(read, 8)), str(inside(read, 7, "m"))}) == 4
 
 
@@ -168,7 +168,7 @@ def test_draws_of_one_process_do_not_shift_those_of_another() -> None:
         seen: list[object] = []
         fresh = SimulationLoop(7)
         fresh.run(main)
-        fresh.bury()
+        fresh.dispose()
         return seen
 
     assert draws(0) == draws(9)

@@ -12,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.scenario import Scenario
-from chaos.simulation.diagnosis.variants import Broken, Point, Tried, Variants
+from chaos.simulation.diagnosis.variants import (
+    BranchPoint,
+    BrokenInvariant,
+    VariantResult,
+    Variants,
+)
 from chaos.simulation.diagnosis.why import FUTURES, Chance, Curve, Inquiry, plot
-from chaos.simulation.kernel.dice import Branch, Dice
+from chaos.simulation.kernel.dice import Branch, RngStreams
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.network.fabric import Network
 from chaos.simulation.suite.pool import Pool
@@ -26,27 +31,27 @@ CALM = Scenario.model_validate(
         "workload": {"tasks": 1, "seconds": 1},
     }
 )
-BROKEN = Broken("S9", "it broke", "s7-00001", 1)
+BROKEN = BrokenInvariant("S9", "it broke", "s7-00001", 1)
 ALL, NONE = Chance(FUTURES, FUTURES), Chance(0, FUTURES)
 
 
-# ------------------------------------------------------------------------------ the dice
+# ------------------------------------------------------------------------------ the rng
 
 
 def test_streams_are_those_of_the_seed_until_the_branch_and_others_after_it() -> None:
-    plain, branched = Dice(7), Dice(7, Branch(1.0, "a"))
+    plain, branched = RngStreams(7), RngStreams(7, Branch(1.0, "a"))
     streams = plain.stream("locks"), branched.stream("locks")
     assert streams[0].random() == streams[1].random()
-    branched.turn()
+    branched.diverge()
     assert streams[0].random() != streams[1].random()
     assert plain.stream("born later").random() != branched.stream("born later").random()
 
 
 def test_each_salt_is_another_future_and_the_same_salt_the_same() -> None:
     def after(salt: str) -> float:
-        dice = Dice(7, Branch(1.0, salt))
-        stream = dice.stream("locks")
-        dice.turn()
+        rng = RngStreams(7, Branch(1.0, salt))
+        stream = rng.stream("locks")
+        rng.diverge()
         return stream.random()
 
     assert after("a") == after("a")
@@ -72,7 +77,7 @@ def steps(branch: Branch | None) -> list[tuple[float, str]]:
     try:
         loop.run(main)
     finally:
-        loop.bury()
+        loop.dispose()
         network.close()
     return ran
 
@@ -146,12 +151,12 @@ class Oracle(Pool):
         for job in jobs:
             at, salt = job["branch"]
             self.branches.append((at, salt))
-            other = Broken("S9", "another task", "s7-00002", 2)
+            other = BrokenInvariant("S9", "another task", "s7-00002", 2)
             broken = (BROKEN,) if at >= self._guilty else (other,)
-            yield job, asdict(Tried("false", broken))
+            yield job, asdict(VariantResult("false", broken))
 
 
-POINTS = [Point(n / 10, f"worker-{n}             did {n}", own=True) for n in range(40)]
+POINTS = [BranchPoint(n / 10, f"worker-{n}             did {n}", own=True) for n in range(40)]
 
 
 async def asked(guilty: float, most: int = 500) -> tuple[Curve, Oracle]:

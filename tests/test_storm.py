@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chaos import scenario as scenarios
 from chaos import storm as storms
-from chaos.plan import FaultPlan, Topology
+from chaos.plan import FaultSpec, Topology
 from chaos.scenario import Scenario, ScenarioError
 from chaos.storm import Option, Storm
 from chaos.vocabulary import FAULTS, FaultSort
@@ -29,14 +29,14 @@ def storm_of(scenario: Scenario = STORM) -> Storm:
     return scenario.storm
 
 
-def span(plan: FaultPlan) -> tuple[float, float]:
+def span(plan: FaultSpec) -> tuple[float, float]:
     """From the second it begins to that at which it ends by itself."""
     assert plan.at is not None
     assert plan.for_seconds is not None
     return plan.at, plan.at + plan.for_seconds
 
 
-def ends_of(plan: FaultPlan) -> set[str]:
+def ends_of(plan: FaultSpec) -> set[str]:
     """The processes of the system that a fault strikes, or whose edge it strikes."""
     names = {end for target in plan.target for end in target.split("->")}
     return {name for name in names if name.partition("-")[0] in {"api", "scheduler", "worker"}}

@@ -23,8 +23,8 @@ from chaos.sightings import (
     sightings,
 )
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.vocabulary import SOMETIMES
-from chaos.witness import Witness
+from chaos.witness import DatabaseObserver
+from chaos.witnesses import OCCURRENCES
 from observability.event_names import EventName
 from observability.logs import create_logger
 from system.database import Database
@@ -50,11 +50,11 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def witness(database_url: str) -> AsyncIterator[Witness]:
+async def witness(database_url: str) -> AsyncIterator[DatabaseObserver]:
     connection = await asyncpg.connect(database_url)
     await connection.execute(CHAOS_EFFECTS)
     await connection.close()
-    witness = Witness(database_url)
+    witness = DatabaseObserver(database_url)
     yield witness
     await witness.close()
 
@@ -78,7 +78,7 @@ async def ran(store: Store) -> tuple[NewTask, NewTask, NewTask]:
     return done, failed, running
 
 
-async def test_counts_are_those_of_the_database(store: Store, witness: Witness) -> None:
+async def test_counts_are_those_of_the_database(store: Store, witness: DatabaseObserver) -> None:
     await ran(store)
     counts = await witness.counts()
     assert (counts.terminal, counts.open, counts.running, counts.stale_writes) == (1, 2, 1, 1)
@@ -102,21 +102,21 @@ async def test_counts_are_those_of_the_database(store: Store, witness: Witness) 
     ],
 )
 async def test_events_are_counted_under_the_names_of_actors(
-    store: Store, witness: Witness, event: str, actor: str | None, count: int
+    store: Store, witness: DatabaseObserver, event: str, actor: str | None, count: int
 ) -> None:
     await ran(store)
     assert await witness.count(After(event=event, actor=actor)) == count
 
 
 async def test_the_testimony_is_complete_and_can_be_read_back(
-    store: Store, witness: Witness, database_url: str
+    store: Store, witness: DatabaseObserver, database_url: str
 ) -> None:
     done, _, running = await ran(store)
     connection = await asyncpg.connect(database_url)
     row = "INSERT INTO chaos_effects VALUES ($1, 1, 1, clock_timestamp())"
     await connection.execute(row, done.id)
     await connection.close()
-    records = await witness.testimony()
+    records = await witness.final_records()
     assert [decode(encode(record)) for record in records] == records
     tasks = {record.task_id: record for record in records if isinstance(record, Task)}
     assert tasks[str(done.id)].state == "SUCCEEDED"
@@ -132,7 +132,7 @@ async def test_the_testimony_is_complete_and_can_be_read_back(
 
 
 async def test_incarnations_are_told_in_the_order_in_which_they_began(
-    store: Store, witness: Witness
+    store: Store, witness: DatabaseObserver
 ) -> None:
     assert await witness.incarnations("worker-1") == []
     began = (await witness.clock()).timestamp()
@@ -152,7 +152,7 @@ async def test_incarnations_are_told_in_the_order_in_which_they_began(
     assert began <= old.started < new.started <= ended
 
 
-async def test_a_witness_survives_the_loss_of_its_connection(witness: Witness) -> None:
+async def test_a_witness_survives_the_loss_of_its_connection(witness: DatabaseObserver) -> None:
     before = await witness.clock()
     assert witness._connection is not None
     witness._connection.terminate()
@@ -295,7 +295,7 @@ def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) ->
     records = sightings(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
     told = {record.name: record.held for record in records}
     assert {name for name in told if told[name]} == {"stale_hint_delivered", "redis_given_up"}
-    assert {*told} == {name for name, says in SOMETIMES.items() if "seen by the arena" in says}
+    assert {*told} == {each.name for each in OCCURRENCES.values() if each.count is None}
     assert [decode(encode(record)) for record in records] == records
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos.load import Workload
-from chaos.workload import CLIENTS, Planned, from_json, plan, share, to_json
+from chaos.workload import CLIENTS, PlannedOperation, from_json, generate, share, to_json
 
 BUSY = Workload.model_validate(
     {
@@ -32,7 +32,7 @@ BUSY = Workload.model_validate(
 ROOT = Path(__file__).parent.parent
 
 
-def of(operations: list[Planned], kind: str) -> list[Planned]:
+def of(operations: list[PlannedOperation], kind: str) -> list[PlannedOperation]:
     return [operation for operation in operations if operation.kind == kind]
 
 
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> Non
     code = (
         "import json; from chaos.load import Workload; from chaos.workload import *;"
         f"w = Workload.model_validate_json({BUSY.model_dump_json()!r});"
-        "print(json.dumps(to_json(plan(w, 7))))"
+        "print(json.dumps(to_json(generate(w, 7))))"
     )
     there = subprocess.run(
         [sys.executable, "-c", code],
@@ -51,15 +51,15 @@ def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> Non
         text=True,
         check=True,
     )
-    assert from_json(json.loads(there.stdout)) == plan(BUSY, 7)
+    assert from_json(json.loads(there.stdout)) == generate(BUSY, 7)
 
 
 def test_another_seed_gives_another_list() -> None:
-    assert to_json(plan(BUSY, 7)) != to_json(plan(BUSY, 8))
+    assert to_json(generate(BUSY, 7)) != to_json(generate(BUSY, 8))
 
 
 def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> None:
-    submits = of(plan(BUSY, 1), "submit")
+    submits = of(generate(BUSY, 1), "submit")
     assert len(submits) == BUSY.tasks
     assert len({submit.key for submit in submits}) == BUSY.tasks
     assert all(0 <= submit.at <= BUSY.seconds for submit in submits)
@@ -67,7 +67,7 @@ def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> Non
 
 
 def test_shares_are_kept_roughly() -> None:
-    operations = plan(BUSY, 3)
+    operations = generate(BUSY, 3)
     count: Counter[str] = Counter(operation.kind for operation in operations)
     wanted = {"repeat": BUSY.repeats, "cancel": BUSY.cancels, "get": BUSY.reads}
     for kind, part in (wanted | {"mismatch": BUSY.mismatches}).items():
@@ -78,7 +78,7 @@ def test_shares_are_kept_roughly() -> None:
 
 
 def test_a_repeat_asks_for_exactly_the_same_and_a_mismatch_for_something_else() -> None:
-    operations = plan(BUSY, 5)
+    operations = generate(BUSY, 5)
     first = {submit.key: submit for submit in of(operations, "submit")}
     for repeat in of(operations, "repeat"):
         original = first[repeat.key]
@@ -91,7 +91,7 @@ def test_a_repeat_asks_for_exactly_the_same_and_a_mismatch_for_something_else() 
 
 
 def test_a_task_is_cancelled_and_read_by_the_client_that_submitted_it() -> None:
-    operations = plan(BUSY, 5)
+    operations = generate(BUSY, 5)
     owner = {submit.key: submit.client for submit in of(operations, "submit")}
     followers = of(operations, "cancel") + of(operations, "get")
     assert followers
@@ -99,7 +99,7 @@ def test_a_task_is_cancelled_and_read_by_the_client_that_submitted_it() -> None:
 
 
 def test_clients_share_the_whole_list_in_order() -> None:
-    operations = plan(BUSY, 2)
+    operations = generate(BUSY, 2)
     shares = [share(operations, client) for client in range(CLIENTS)]
     assert all(shares)
     shared = [operation for each in shares for operation in each]
@@ -108,7 +108,7 @@ def test_clients_share_the_whole_list_in_order() -> None:
 
 def test_a_seed_that_was_noted_gives_the_plan_that_it_gave_then() -> None:
     """A red run is told by scenario and seed: both must mean tomorrow what they meant."""
-    rows = to_json(plan(BUSY, 1))
+    rows = to_json(generate(BUSY, 1))
     for row in rows:
         assert row.pop("items") == ()
     text = json.dumps(rows, sort_keys=True)
@@ -119,15 +119,15 @@ def test_a_seed_that_was_noted_gives_the_plan_that_it_gave_then() -> None:
 BATCHED = BUSY.model_copy(update={"batch": 7})
 
 
-def items(operations: list[Planned]) -> list[Planned]:
+def items(operations: list[PlannedOperation]) -> list[PlannedOperation]:
     return [item for batch in of(operations, "batch") for item in batch.items]
 
 
 @given(seed=st.integers(0, 2**32), size=st.integers(2, 60))
 @settings(max_examples=25, deadline=None)
 def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
-    operations = plan(BUSY.model_copy(update={"batch": size}), seed)
-    singly = plan(BUSY, seed)
+    operations = generate(BUSY.model_copy(update={"batch": size}), seed)
+    singly = generate(BUSY, seed)
     assert of(operations, "submit") == []
     # The same submits, and everything else as it would be without batches.
     assert sorted(items(operations), key=repr) == sorted(of(singly, "submit"), key=repr)
@@ -145,7 +145,7 @@ def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
 
 
 def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
-    operations = plan(BATCHED, 5)
+    operations = generate(BATCHED, 5)
     sent = {item.key: batch.at for batch in of(operations, "batch") for item in batch.items}
     followers = [operation for operation in operations if operation.key and not operation.items]
     assert followers
@@ -155,18 +155,18 @@ def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
 
 @pytest.mark.parametrize("workload", [BUSY, BATCHED], ids=["singly", "batched"])
 def test_a_plan_survives_the_way_to_the_clients(workload: Workload) -> None:
-    operations = plan(workload, 3)
+    operations = generate(workload, 3)
     assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
     assert from_json(to_json(operations)) == operations
 
 
 def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
     herd = Workload.model_validate({"tasks": 300, "seconds": 2, "due_between": [5, 6.5]})
-    dues = [submit.run_after for submit in of(plan(herd, 1), "submit")]
+    dues = [submit.run_after for submit in of(generate(herd, 1), "submit")]
     assert all(due is not None and 5 <= due <= 6.5 for due in dues)
     assert len({*dues}) > 200
     cancelled = herd.model_copy(update={"cancels": 1.0})
-    cancels = of(plan(cancelled, 1), "cancel")
+    cancels = of(generate(cancelled, 1), "cancel")
     # Around the time it is due, which is long after its submit.
     assert sum(5 <= cancel.at <= 7 for cancel in cancels) > len(cancels) / 2
 
@@ -175,7 +175,7 @@ def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
 @settings(max_examples=25, deadline=None)
 def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count: int) -> None:
     workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
-    operations = plan(workload, seed)
+    operations = generate(workload, seed)
     poison = {s.key for s in of(operations, "submit") if s.request["payload"].get("poison")}
     assert len(poison) == count
     for submit in of(operations, "submit"):
@@ -187,15 +187,15 @@ def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count:
             assert "poison" not in submit.request["payload"]
     assert not poison & {op.key for op in operations if op.kind != "submit"}
     # In a batch it is one like any other.
-    batched = items(plan(workload.model_copy(update={"batch": 4}), seed))
+    batched = items(generate(workload.model_copy(update={"batch": 4}), seed))
     assert {item.key for item in batched if item.request["payload"].get("poison")} == poison
 
 
 def test_what_is_left_out_changes_nothing_in_what_stays() -> None:
-    whole = plan(BUSY, 7)
+    whole = generate(BUSY, 7)
     some = BUSY.model_copy(update={"only": (3, 250), "without": ("repeat", "get")})
     keys = {"s7-00003", "s7-00250", ""}
-    assert plan(some, 7) == [
+    assert generate(some, 7) == [
         operation
         for operation in whole
         if operation.key in keys and operation.kind not in {"repeat", "get"}

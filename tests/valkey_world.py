@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Network
-from chaos.simulation.valkey import Valkey, ValkeyNode
+from chaos.simulation.valkey import SharedValkey, ValkeyNode
 from system.queue import HintQueue
 from system.record_dispatch import Hint
 from system.settings import Settings
@@ -36,7 +36,7 @@ def hint(number: int, epoch: int = 0) -> Hint:
 class World:
     """A loop, a network and the node "redis"; ``run`` runs mains of other nodes to their end."""
 
-    server: Valkey
+    server: SharedValkey
     seed: int = 1
     loop: SimulationLoop = field(init=False)
     network: Network = field(init=False)
@@ -78,7 +78,7 @@ class World:
         self.redis.close()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the dead close nothing, and the collector complains
-            self.loop.bury()
+            self.loop.dispose()
             self.network.close()
             del self.loop, self.network, self.redis
             self.clients.clear()

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.errors import ChaosError
+
 # A loaded machine, and the grace of a container that is stopped.
 _COMMAND_SECONDS = 120.0
 # All roles are to be healthy; databases are initialised first.
@@ -21,7 +23,7 @@ UP_SECONDS = 300
 _OLDEST_COMPOSE = (2, 20)
 
 
-class DockerError(Exception):
+class DockerError(ChaosError):
     """The docker command is missing, or failed; the message ends with what it said."""
 
 

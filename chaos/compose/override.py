@@ -12,6 +12,7 @@ import yaml
 
 from chaos import telemetry
 from chaos.compose.edges import port
+from chaos.errors import ChaosError
 from chaos.load import EFFECTS
 from chaos.mutants import SOURCES
 from chaos.plan import Topology
@@ -27,7 +28,7 @@ _FIRST = "client->api-1"
 _POSTGRES = "postgresql://holdfast:${{POSTGRES_PASSWORD}}@toxiproxy:{port}/holdfast"
 
 
-class Unfit(ValueError):
+class Unfit(ChaosError):
     """A scenario that this arena cannot run; the message says why."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chaos.compose.docker import DockerError, command
-from chaos.live.servers import Server, ServerStrike
+from chaos.live.servers import ServerControl, ServerFault
 from chaos.live.wire import REQUESTS
 
 _ANSWER_SECONDS = 60.0
@@ -95,8 +95,8 @@ class ContainerServer:
         return state
 
 
-class ContainerServerStrike(ServerStrike):
+class ContainerServerFault(ServerFault):
     """What is held is told by the engine: its processes are not in this machine's /proc."""
 
-    def is_stopped(self, server: Server, pid: int) -> bool:
+    def is_stopped(self, server: ServerControl, pid: int) -> bool:
         return isinstance(server, ContainerServer) and server.is_paused and server.pid == pid

@@ -1,4 +1,4 @@
-"""The stack of one scenario in containers: a compose project of its own, up and removed again."""
+"""Run one scenario's stack in containers, as a compose project of its own."""
 
 from __future__ import annotations
 
@@ -19,80 +19,79 @@ from chaos.compose.containers import Container
 from chaos.compose.docker import UP_SECONDS, Project, Sight, engine, save_log
 from chaos.compose.gauge import Gauge
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
-from chaos.compose.servers import ContainerServer, ContainerServerStrike
-from chaos.live.edges import strike_edges
-from chaos.live.ground import Site
+from chaos.compose.servers import ContainerServer, ContainerServerFault
+from chaos.live.edges import inject_edge_fault
+from chaos.live.ground import StackSpec
 from chaos.live.toxics import Change, Proxies
 from chaos.mutants import SOURCES
-from chaos.nemesis import Felt, Hold
-from chaos.plan import FaultPlan
-from chaos.process_strike import ProcessEnd
+from chaos.plan import FaultSpec
+from chaos.process_strike import Hold, Observed, ProcessEnd
 from chaos.records import Record, Sometimes
 from chaos.sightings import SeenHint, sightings
 from chaos.sink import Call, read_calls
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.witness import Witness
+from chaos.witness import DatabaseObserver
 from system.machine import free_port
 
 
-class Stack:
+class ContainerStack:
     """Everything of one scenario, under the names that scenarios use.
 
-    ``image``: has the image of its roles made, if there is none yet, and names it.
+    ``image`` returns the name of the roles' image, which it builds if necessary.
     """
 
-    def __init__(self, site: Site, image: Callable[[], Awaitable[str]]) -> None:
-        self.scenario = site.scenario
-        self.clients = site.clients
+    def __init__(self, spec: StackSpec, image: Callable[[], Awaitable[str]]) -> None:
+        self.scenario = spec.scenario
+        self.clients = spec.clients
         self.hints: list[SeenHint] = []
         self.exits: list[ProcessEnd] = []
-        self._site = site
+        self._spec = spec
         self._image = image
         self._doors = {
             edge: free_port()
-            for edge in site.scenario.topology.edges
+            for edge in spec.scenario.topology.edges
             if edge.startswith("client->")
         }
         self._ports = {name: free_port() for name in ("toxiproxy", "gauge", "postgres", "redis")}
         self._password = secrets.token_hex(16)
         postgres = f"holdfast:{self._password}@127.0.0.1:{self._ports['postgres']}"
         self._postgres_url = f"postgresql://{postgres}/holdfast"
-        self.witness = Witness(self._postgres_url)
+        self.observer = DatabaseObserver(self._postgres_url)
         self.gauge = Gauge(self._ports["gauge"])
         self.proxies = Proxies(self._ports["toxiproxy"], self._changed)
         self.actors = {
             name: Container(name, self.gauge, self._exited)
-            for name in site.scenario.topology.processes
+            for name in spec.scenario.topology.processes
         }
         self._receivers: dict[str, str] = {}
-        self._servers: ContainerServerStrike
+        self._servers: ContainerServerFault
         self._project: Project
 
     @property
     def probes(self) -> dict[str, int]:
-        """None: the roles' own ports are not published."""
+        """Empty, because the roles' own ports are not published."""
         return {}
 
     @property
     def redis_url(self) -> str:
-        """Redis itself, around all proxies."""
+        """The URL of Redis itself, which bypasses all proxies."""
         return f"redis://127.0.0.1:{self._ports['redis']}/0"
 
     @property
     def doors(self) -> Sequence[int]:
-        """On this machine, published by Toxiproxy's container."""
+        """Ports of this machine, published by Toxiproxy's container."""
         return list(self._doors.values())
 
     def environment(self) -> dict[str, str]:
-        """Of the clients, which are not in containers."""
+        """Return the variables of the clients, which are not in containers."""
         path = os.environ.get("PATH", os.defpath)
         return {"PATH": path, "PYTHONPATH": str(SOURCES), "PYTHONUNBUFFERED": "1"}
 
     @contextlib.asynccontextmanager
-    async def up(self) -> AsyncIterator[Stack]:
-        """All containers healthy inside the block; afterwards nothing of the project is left."""
-        self._site.directory.mkdir(parents=True)
-        changes = self._site.directory / "override.yml"
+    async def up(self) -> AsyncIterator[ContainerStack]:
+        """Start the project; all roles are ready inside the block, all is removed after it."""
+        self._spec.directory.mkdir(parents=True)
+        changes = self._spec.directory / "override.yml"
         write(override(self.scenario, self._doors), changes)
         self._project = Project(
             f"holdfast-chaos-{os.getpid()}-{secrets.token_hex(4)}",
@@ -103,18 +102,18 @@ class Stack:
         try:
             async with self._project.watched(self._saw):
                 await self._project.up(HELPERS, wait=True)
-                await self._know_helpers()
-                # Whoever does not come up at first is started again, as at any later time.
+                await self._connect_helpers()
+                # A role that fails to start is restarted, as at any later time.
                 await self._project.up(self.scenario.topology.processes, wait=False)
                 await asyncio.gather(*(actor.ready(UP_SECONDS) for actor in self.actors.values()))
                 await self._prepare()
                 yield self
         finally:
-            # Also when this is cancelled: containers must not outlive the run.
+            # Shielded, because containers must not outlive a cancelled run.
             await asyncio.shield(self._remove())
 
     def _variables(self, image: str) -> dict[str, str]:
-        """Everything that the compose file asks for."""
+        """Return every variable that the compose file uses."""
         ports = self._ports | {"api_1": self._doors["client->api-1"]}
         return {f"CHAOS_{name.upper()}_PORT": str(port) for name, port in ports.items()} | {
             "CHAOS_IMAGE": image,
@@ -122,8 +121,8 @@ class Stack:
             "GRAFANA_PASSWORD": secrets.token_hex(16),
         }
 
-    async def _know_helpers(self) -> None:
-        """Every edge has its proxy, and the servers can be struck."""
+    async def _connect_helpers(self) -> None:
+        """Register the proxy of every edge; get control of the servers."""
         self._receivers = {
             name: await self._project.container(name) for name in ("sink", "collector")
         }
@@ -138,30 +137,31 @@ class Stack:
             )
             for kind, url in (("postgres", self._postgres_url), ("redis", self.redis_url))
         ]
-        self._servers = ContainerServerStrike(postgres, redis, self.witness)
+        self._servers = ContainerServerFault(postgres, redis, self.observer)
 
     async def _prepare(self) -> None:
-        """The table of the handlers that have one."""
+        """Create the table that the handlers use."""
         connection = await asyncpg.connect(self._postgres_url)
         try:
             await connection.execute(CHAOS_EFFECTS)
         finally:
             await connection.close()
 
-    async def strike_edges(
-        self, plan: FaultPlan, fault_id: str, edges_: tuple[str, ...], hold: Hold
-    ) -> Felt:
-        """By toxics; felt by what the gauge counts and is answered meanwhile."""
+    async def inject_edge_fault(
+        self, fault: FaultSpec, fault_id: str, edges_: tuple[str, ...], hold: Hold
+    ) -> Observed:
+        """Apply toxics; observe what the gauge counts and what its probes return meanwhile."""
         ports = {edge: edges.port(edge) for edge in edges_}
-        return await strike_edges(plan, fault_id, ports, self.proxies, self.gauge, hold)
+        return await inject_edge_fault(fault, fault_id, ports, self.proxies, self.gauge, hold)
 
-    async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
-        """By the engine, and by what the servers themselves offer."""
+    async def inject_server_fault(self, fault: str, server: str, hold: Hold) -> Observed:
+        """Use the engine and the commands of the servers themselves."""
         return await self._servers.run(fault, server, hold)
 
     async def heal(self, core: Collection[str]) -> None:
-        """Mend the edges of the core, and wait until all of it works; every other role is killed
-        for good. Raises ActorFailed.
+        """Kill the roles outside the core, repair the edges, wait until the core is ready.
+
+        Raises ActorFailed.
         """
         for name, actor in self.actors.items():
             if name not in core:
@@ -170,59 +170,59 @@ class Stack:
         await asyncio.gather(*(self.actors[name].ready(patient=True) for name in core))
 
     async def stop_roles(self) -> None:
-        """``docker stop``, and SIGKILL after the grace; then their logs, and the sink's."""
+        """Stop the roles (SIGKILL after the grace); then save the logs and what was received."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0
         await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))
         for name, actor in self.actors.items():
-            await save_log(actor.container, self._site.logs / f"{name}.log")
+            await save_log(actor.container, self._spec.logs / f"{name}.log")
         await self._fetch("sink", self._sink_log)
         await self._fetch("collector", self._spans_file)
 
     def sink_calls(self) -> list[Call]:
-        """What the receiver of external effects has seen."""
+        """Return the calls that the sink of external effects received."""
         return read_calls(self._sink_log)
 
     def exports(self) -> list[bytes]:
-        """What the collector of spans has received."""
+        """Return the span exports that the collector received."""
         return read_exports(self._spans_file)
 
-    def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
-        """What the hint watch saw and what the roles logged."""
-        return sightings(self.hints, testimony, self._site.logs, since)
+    def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
+        """Return what the hint watch saw and what the roles logged."""
+        return sightings(self.hints, final_records, self._spec.logs, since)
 
     @property
     def _sink_log(self) -> Path:
-        return self._site.directory / "sink.jsonl"
+        return self._spec.directory / "sink.jsonl"
 
     @property
     def _spans_file(self) -> Path:
-        return self._site.directory / "spans.otlp"
+        return self._spec.directory / "spans.otlp"
 
     async def _fetch(self, receiver: str, file: Path) -> None:
-        """What it has written, if it was ever called; base64, for a terminal carries text only."""
+        """Copy the receiver's file, if it has one; as base64, because exec carries text only."""
         script = "[ ! -f /tmp/received ] || base64 /tmp/received"
         text = await engine("exec", self._receivers[receiver], "sh", "-c", script)
         file.write_bytes(base64.b64decode(text))
 
     async def _remove(self) -> None:
-        await self.witness.close()
+        await self.observer.close()
         await self.gauge.close()
         try:
-            # Of everything, and also of a run that did not come to its end.
-            await self._project.save_log(self._site.logs / "project.log")
+            # Save the log of a failed run, too.
+            await self._project.save_log(self._spec.logs / "project.log")
         finally:
             await self._project.down()
 
     def _saw(self, sight: Sight) -> None:
         if not sight.action.startswith("exec_"):
-            self._site.journal({"journal": "container"} | asdict(sight))
+            self._spec.journal({"journal": "container"} | asdict(sight))
         actor = self.actors.get(sight.service)
         if actor is not None:
             actor.saw(sight)
 
     def _exited(self, end: ProcessEnd) -> None:
         self.exits.append(end)
-        self._site.journal({"journal": "exit"} | asdict(end))
+        self._spec.journal({"journal": "exit"} | asdict(end))
 
     def _changed(self, change: Change) -> None:
-        self._site.journal({"journal": "proxy"} | asdict(change))
+        self._spec.journal({"journal": "proxy"} | asdict(change))

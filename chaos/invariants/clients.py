@@ -1,4 +1,4 @@
-"""What clients were told against what is there: S2, S5, S10, S12. Each O(n)."""
+"""Compares the answers clients received with the stored state: S2, S5, S10, S12. Each is O(n)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from chaos.history import History, Operation
+from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
 from chaos.records import Record, Task, parse_instant
 
@@ -15,9 +16,12 @@ def _halves(*operations: Operation) -> tuple[Record, ...]:
     return tuple(half for half in halves if half is not None)
 
 
+@invariant("S2")
 def effects_justified(history: History) -> list[Violation]:
-    """S2: every task goes back to a submit that is ok or unknown, never only to refused ones, and
-    every effect goes back to a task.
+    """Every task and every effect stems from a submit that may have happened.
+
+    A task needs a submit that was ok or unknown (refused ones do not count), an effect needs a
+    task.
     """
     found: list[Violation] = []
     for task in history.tasks.values():
@@ -25,12 +29,12 @@ def effects_justified(history: History) -> list[Violation]:
         if not any(submit.type in {"ok", "info"} for submit in submits):
             message = "was refused at submit" if submits else "was never submitted"
             found.append(Violation("S2", task.task_id, message, (task, *_halves(*submits))))
-    witnesses: tuple[tuple[Record, ...], ...] = (
+    effects: tuple[tuple[Record, ...], ...] = (
         *history.effects.values(),
         *history.sql_effects.values(),
         *history.sink_calls.values(),
     )
-    for rows in witnesses:
+    for rows in effects:
         for row in rows:
             task_id = getattr(row, "task_id", "")
             if task_id not in history.tasks:
@@ -39,9 +43,12 @@ def effects_justified(history: History) -> list[Violation]:
     return found
 
 
+@invariant("S5")
 def nothing_lost(history: History) -> list[Violation]:
-    """S5: every task whose submit was answered ok is in the final read, under the id that was
-    answered (that it also ends in time is L1).
+    """No accepted task is lost.
+
+    Every task whose submit was answered ok is in the final read under the answered id. L1 checks
+    that it also ends in time.
     """
     found: list[Violation] = []
     for submit in history.of("submit"):
@@ -49,15 +56,19 @@ def nothing_lost(history: History) -> list[Violation]:
             continue
         task_id = submit.value.get("task_id")
         if task_id not in history.tasks:
-            message = f"the submit of key {submit.value.get('key')} was accepted, its task is gone"
+            message = (
+                f"the submit of key {submit.value.get('key')} was accepted, but its task is missing"
+            )
             found.append(Violation("S5", task_id, message, _halves(submit)))
     return found
 
 
+@invariant("S10")
 def create_is_idempotent(history: History) -> list[Violation]:
-    """S10: one idempotency key makes one task: every ok answer under it names the same id and the
-    stored request is the one submitted; the same request is never refused as a mismatch, another
-    request under the key is never accepted.
+    """One idempotency key creates one task; a different request under the key is refused.
+
+    Every ok answer under a key names the same id, and the stored request is the submitted one. The
+    same request is never refused as a mismatch.
     """
     found: list[Violation] = []
     rows: defaultdict[str, list[Task]] = defaultdict(list)
@@ -66,7 +77,7 @@ def create_is_idempotent(history: History) -> list[Violation]:
             rows[task.key].append(task)
     for key, tasks in rows.items():
         if len(tasks) > 1:
-            message = f"key {key} stands on {len(tasks)} tasks"
+            message = f"key {key} is stored on {len(tasks)} tasks"
             found.append(Violation("S10", tasks[1].task_id, message, tuple(tasks)))
     submits: defaultdict[str, list[Operation]] = defaultdict(list)
     for submit in history.of("submit"):
@@ -86,15 +97,15 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
     task = history.task_by_key.get(key)
     task_id = task.task_id if task else first.value.get("task_id")
     if task is not None and not _stored_as_asked(task, first):
-        message = f"the task under key {key} is not the request that was accepted"
+        message = f"the task stored under key {key} differs from the accepted request"
         found.append(Violation("S10", task_id, message, (*_halves(first), task)))
     for submit in submits:
         same = _request(submit) == _request(first)
         wrong = None
         if submit.type == "ok" and submit.value.get("task_id") != task_id:
-            wrong = f"key {key} was answered with the id {submit.value.get('task_id')} too"
+            wrong = f"key {key} was also answered with the id {submit.value.get('task_id')}"
         elif submit.type == "ok" and not same:
-            wrong = f"another request under key {key} was accepted"
+            wrong = f"a different request under key {key} was accepted"
         elif submit.type == "fail" and same and submit.value.get("status") == 422:
             wrong = f"the same request under key {key} was refused as a mismatch"
         if wrong:
@@ -113,9 +124,12 @@ def _stored_as_asked(task: Task, submit: Operation) -> bool:
     return task.name == name and task.payload == payload and due
 
 
+@invariant("S12")
 def read_your_ack(history: History) -> list[Violation]:
-    """S12: a GET or cancel that begins after the ok of its submit finds the task, and so does one
-    that begins after another GET or cancel found it.
+    """An accepted task can be read at once and never disappears.
+
+    A GET or cancel that begins after the ok of the submit, or after another GET or cancel found
+    the task, finds it too.
     """
     known: dict[str, tuple[float, Operation]] = {}
     for op in (*history.of("submit"), *history.of("get"), *history.of("cancel")):
@@ -131,13 +145,13 @@ def read_your_ack(history: History) -> list[Violation]:
         since = known.get(task_id)
         if _absent(asked) and since and asked.invoke.at > since[0]:
             what = "GET" if asked.invoke.op == "get" else "cancel"
-            message = f"a {what} after it was accepted did not find it"
+            message = f"a {what} after the submit was accepted did not find the task"
             found.append(Violation("S12", task_id, message, _halves(since[1], asked)))
     return found
 
 
 def _absent(operation: Operation) -> bool:
-    """Whether the answer was: there is no such task."""
+    """Return whether the answer was that the task does not exist."""
     if operation.invoke.op == "cancel":
         return operation.type == "fail" and operation.value.get("status") == 404
     read = operation.invoke.op == "get" and operation.type == "ok"

@@ -1,4 +1,4 @@
-"""Effects: S1 (never twice), S4 (cancel), S11 (exactly one when SUCCEEDED). Each O(n)."""
+"""Checks effects: S1 (at most once), S4 (cancel), S11 (once when SUCCEEDED). Each is O(n)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from chaos.history import History, Operation
+from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
 from chaos.records import Record, SinkCall, Task
 from system.lifecycle import State
 
 
+@invariant("S1")
 def effects_at_most_once(history: History) -> list[Violation]:
-    """S1: no effect is applied twice: per task at most one ledger row (whose key is the task's
-    id), at most one business row, and at most one call applied by the sink.
+    """No effect is applied twice.
+
+    A task has at most one ledger row (keyed by the task's id), at most one business row, and at
+    most one call that the sink applied.
     """
     found: list[Violation] = []
     holders: dict[str, str] = {}
@@ -22,11 +26,11 @@ def effects_at_most_once(history: History) -> list[Violation]:
             found.append(Violation("S1", task_id, f"{len(rows)} rows in the ledger", rows))
         for row in rows:
             if row.effect_key != task_id:
-                message = f"ledger row under the key {row.effect_key}, not the task's id"
+                message = f"ledger row has the key {row.effect_key} instead of the task's id"
                 found.append(Violation("S1", task_id, message, (row,)))
             other = holders.setdefault(row.effect_key, task_id)
             if other != task_id:
-                message = f"effect key {row.effect_key} is in the ledger for {other} too"
+                message = f"effect key {row.effect_key} is also in the ledger for {other}"
                 found.append(Violation("S1", task_id, message, (row,)))
     return found + list(_outside_ledger(history))
 
@@ -34,7 +38,7 @@ def effects_at_most_once(history: History) -> list[Violation]:
 def _outside_ledger(history: History) -> Iterator[Violation]:
     for task_id, business in history.sql_effects.items():
         if len(business) > 1:
-            message = f"{len(business)} business rows committed, one is due"
+            message = f"{len(business)} business rows were committed instead of one"
             yield Violation("S1", task_id, message, business)
     applied: defaultdict[str, list[SinkCall]] = defaultdict(list)
     for calls in history.sink_calls.values():
@@ -42,14 +46,17 @@ def _outside_ledger(history: History) -> Iterator[Violation]:
             applied[call.task_id] += [call] if call.applied else []
     for task_id, effects in applied.items():
         if len(effects) > 1:
-            message = f"the sink applied {len(effects)} calls for it"
+            message = f"the sink applied {len(effects)} calls of the task"
             yield Violation("S1", task_id, message, tuple(effects))
 
 
+@invariant("S4")
 def cancel_is_final(history: History) -> list[Violation]:
-    """S4: what a cancel was answered comes true: after ``cancelled`` the task is CANCELLED for
-    ever, after ``requested`` it can only end SUCCEEDED or CANCELLED, ``too_late`` means it had
-    ended; a CANCELLED task has no ledger row and no business row, and somebody asked for it.
+    """The answer to a cancel holds, and a cancelled task has no effect.
+
+    After ``cancelled`` the task stays CANCELLED; after ``requested`` it ends SUCCEEDED or
+    CANCELLED; ``too_late`` means that it had ended. A CANCELLED task has no ledger row and no
+    business row, and a client asked to cancel it.
     """
     found: list[Violation] = []
     asked: set[str] = set()
@@ -68,9 +75,11 @@ def cancel_is_final(history: History) -> list[Violation]:
             *history.sql_effects.get(task.task_id, ()),
         )
         if rows:
-            found.append(Violation("S4", task.task_id, "CANCELLED, but it has its effect", rows))
+            found.append(
+                Violation("S4", task.task_id, "CANCELLED, but its effect was applied", rows)
+            )
         if task.task_id not in asked:
-            message = "CANCELLED, but no cancel of it was accepted or left unknown"
+            message = "CANCELLED, but no cancel of it was accepted or ended unknown"
             found.append(Violation("S4", task.task_id, message, (task,)))
     return found
 
@@ -85,7 +94,7 @@ def _cancel_answer(history: History, cancel: Operation, task: Task) -> list[Viol
         ends = {event.to_state for event in history.events.get(task.task_id, ())}
         holds = bool(ends & {State.SUCCEEDED, State.FAILED})
     else:
-        message = f"cancel was answered {answer!r}: cancelled, requested or too_late expected"
+        message = f"cancel was answered {answer!r}, not cancelled, requested or too_late"
         return [Violation("S4", task.task_id, message, _halves(cancel))]
     if holds:
         return []
@@ -101,10 +110,13 @@ def _halves(operation: Operation) -> tuple[Record, ...]:
     return tuple(half for half in (operation.invoke, operation.completion) if half)
 
 
+@invariant("S11")
 def effects_match_states(history: History) -> list[Violation]:
-    """S11: a SUCCEEDED task has exactly one ledger row, plus exactly one business row (sql) or one
-    applied call (external) where that is its effect; any other task has no ledger row and no
-    business row (a call to the outside may have happened, at most once: S1).
+    """A SUCCEEDED task has exactly one effect, a FAILED or CANCELLED one has none.
+
+    A SUCCEEDED task has exactly one ledger row, plus exactly one business row (effect ``sql``) or
+    at least one applied call (effect ``external``). Any other task has no ledger row and no
+    business row; an external call may have been applied (at most once: S1).
     """
     kinds = _kinds(history)
     applied: defaultdict[str, int] = defaultdict(int)
@@ -127,14 +139,14 @@ def effects_match_states(history: History) -> list[Violation]:
         if too_few or (kind != "external" and applied[task.task_id]):
             wrong.append(f"{applied[task.task_id]} applied calls")
         if wrong:
-            message = f"{task.state} with {' and '.join(wrong)}; its effect is {kind}"
+            message = f"{task.state} with {' and '.join(wrong)}; the kind of its effect is {kind}"
             evidence: tuple[Record, ...] = (task, *ledger, *business)
             found.append(Violation("S11", task.task_id, message, evidence))
     return found
 
 
 def _kinds(history: History) -> dict[str, str]:
-    """Kind of effect by task, as its submit asked."""
+    """Return the kind of effect that the submit asked for, by task."""
     return {
         task_id: str(submits[0].value.get("effect", "ledger"))
         for task_id, submits in history.submits_by_task.items()

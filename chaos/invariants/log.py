@@ -1,7 +1,4 @@
-"""The log of transitions, in the order in which the database made them: S3, S6 to S9, S15, S16.
-
-Each O(n).
-"""
+"""Checks the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from chaos.history import History
-from chaos.invariants import runners
+from chaos.invariants.declaration import invariant
+from chaos.invariants.runners import (
+    claimed_by_the_dead,
+    ended_by_non_owner,
+    killed_not_slow,
+    more_than_slots,
+    own_end_refused,
+    retried_too_early,
+)
 from chaos.invariants.violation import Violation
 from chaos.records import Event, Record, Task, parse_instant
 from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
@@ -26,12 +31,14 @@ _ENDS = frozenset(
 )
 
 
+@invariant("S3")
 def not_early(history: History) -> list[Violation]:
-    """S3: no attempt starts before the task is due: by the database's clock, every claim is at or
-    after the ``run_at`` of the row and the one that was asked for, and after a planned failure at
-    or after the delay that it asked for.
+    """No attempt starts before the task is due, by the database's clock.
+
+    Every claim is at or after the ``run_at`` of the row and of the submit; after a planned failure
+    it is at or after the retry delay.
     """
-    found = list(runners.retried_too_early(history))
+    found = list(retried_too_early(history))
     for task in history.tasks.values():
         asked = [
             str(submit.value["run_at"])
@@ -47,9 +54,12 @@ def not_early(history: History) -> list[Violation]:
     return found
 
 
+@invariant("S6")
 def legal_transitions(history: History) -> list[Violation]:
-    """S6: each task's log begins with its submit, has no gap in ``seq``, each step is in the table
-    of ``system.lifecycle``, and the row stands where its log ends.
+    """Every transition is legal and logged, in an unbroken order.
+
+    A task's log begins with its submit and has no gap in ``seq``, each transition is in the table
+    of ``system.lifecycle``, and the row agrees with the last event.
     """
     found: list[Violation] = []
     for task_id, events in history.events.items():
@@ -95,17 +105,20 @@ def _row_ends_log(task: Task, last: Event) -> Iterator[Violation]:
     row = (task.state, task.seq, task.epoch, task.attempt)
     end = (last.to_state, last.seq, last.epoch, last.attempt)
     if row != end:
-        message = f"the row says (state, seq, epoch, attempt) = {row}, its log ends with {end}"
+        message = f"the row has (state, seq, epoch, attempt) = {row}, its log ends with {end}"
         yield Violation("S6", task.task_id, message, (last, task))
 
 
+@invariant("S7")
 def attempts_counted(history: History) -> list[Violation]:
-    """S7: ``attempt`` grows by 1 exactly in a claim; the row's attempts, losses and hand backs are
-    those of its log; none exceeds its limit; and each end of an attempt leads where
-    ``lifecycle.after_attempt`` says (so no dead letter comes before its limit). An attempt whose
-    worker was killed is lost, whatever its timeout.
+    """Attempts, losses and releases are counted exactly, and their limits are kept.
+
+    ``attempt`` grows by 1 in each claim and nowhere else; the row's counters equal those of its
+    log; none exceeds its limit; each end of an attempt leads to the state that
+    ``lifecycle.after_attempt`` names, so no task is dead-lettered before its limit. An attempt
+    whose worker was killed is lost, whatever its timeout.
     """
-    found = list(runners.killed_not_slow(history))
+    found = list(killed_not_slow(history))
     for task_id, events in history.events.items():
         attempt = 0
         for event in events:
@@ -130,7 +143,7 @@ def _counters(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
     for name, count in counted.items():
         stored = getattr(task, name)
         if stored != count:
-            message = f"the row counts {name} = {stored}, its log {count}"
+            message = f"the row has {name} = {stored}, its log {count}"
             yield Violation("S7", task.task_id, message, (task,))
     used = task.attempt - task.losses - task.handed_back
     if used > task.max_attempts:
@@ -142,7 +155,7 @@ def _counters(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
 
 
 def _limits(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
-    # A retry by hand raises the limits in the row; those before it are not on record.
+    # A manual retry raises the limits in the row; the earlier limits are not recorded.
     last_retry = max((e.seq for e in events if e.reason == Reason.RETRIED), default=0)
     counters = Counters(max_attempts=task.max_attempts, max_losses=task.max_losses)
     requested = False
@@ -164,11 +177,14 @@ def _limits(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
             yield Violation("S7", task.task_id, message, (event, task))
 
 
+@invariant("S8")
 def epochs_fence(history: History) -> list[Violation]:
-    """S8: the epoch starts at 0 and grows by 1 exactly on entering and on leaving RUNNING (so it is
-    odd exactly there, the CHECK of the table), every effect carries the epoch and attempt of the
-    success that wrote it, and no write was refused to the owner of the epoch, nor the end of an
-    attempt to who had made it.
+    """The epoch fences: it grows exactly with ownership, and only stale writes are refused.
+
+    The epoch starts at 0 and grows by 1 on entering and on leaving RUNNING, and nowhere else (so
+    it is odd exactly in RUNNING, which the table CHECKs). Every effect carries the epoch and
+    attempt of the success that wrote it. No write of the epoch's owner is refused, and neither is
+    a repeated end of an attempt by the worker that ended it.
     """
     found: list[Violation] = []
     for task_id, events in history.events.items():
@@ -184,7 +200,7 @@ def epochs_fence(history: History) -> list[Violation]:
             message = f"{task.state} under epoch {task.epoch}: odd means owned"
             found.append(Violation("S8", task.task_id, message, (task,)))
     found += _effects_under_epoch(history)
-    found += runners.own_end_refused(history)
+    found += own_end_refused(history)
     for task_id, writes in history.stale_writes.items():
         for write in writes:
             if write.state_found == State.RUNNING and write.epoch_found == write.epoch:
@@ -198,7 +214,7 @@ def _epoch_step(event: Event) -> int:
         source = None if event.from_state is None else State(event.from_state)
         return epoch_step(source, State(event.to_state))
     except ValueError:
-        return 0  # no such state: S6 says so
+        return 0  # an unknown state: S6 reports it
 
 
 def _effects_under_epoch(history: History) -> Iterator[Violation]:
@@ -211,7 +227,7 @@ def _effects_under_epoch(history: History) -> Iterator[Violation]:
                 message = f"effect under (epoch, attempt) = {written}, the success has {due}"
                 yield Violation("S8", task_id, message, _shown(effect, success))
         for row in history.sql_effects.get(task_id, ()):
-            # The handler wrote it while it owned the task; its commit was the success.
+            # The handler wrote it while it owned the task; the commit of the row was the success.
             written = (row.epoch + 1, row.attempt)
             if due is not None and written != due:
                 message = (
@@ -225,15 +241,18 @@ def _shown(*records: Record | None) -> tuple[Record, ...]:
     return tuple(record for record in records if record is not None)
 
 
+@invariant("S9")
 def single_owner(history: History) -> list[Violation]:
-    """S9: ownership never overlaps: a claim finds the task owned by nobody, is made by a known
-    incarnation, and is ended by that incarnation itself or taken back by a scheduler; nobody else
-    runs it, nobody has more than slots, and whoever is dead asks for nothing more.
+    """An attempt has one owner; only the owner or a scheduler ends it; the dead claim nothing.
+
+    A claim is made by a known incarnation on a task without an owner. The attempt is ended by that
+    incarnation or reclaimed by a scheduler. No other incarnation runs it, none owns more attempts
+    than it has slots, and none claims after it was marked dead.
     """
     found = [
-        *runners.run_by_others(history),
-        *runners.more_than_slots(history),
-        *runners.claimed_by_the_dead(history),
+        *ended_by_non_owner(history),
+        *more_than_slots(history),
+        *claimed_by_the_dead(history),
     ]
     for task_id, events in history.events.items():
         claim: Event | None = None
@@ -249,33 +268,35 @@ def single_owner(history: History) -> list[Violation]:
 
 
 def _ownership(history: History, claim: Event | None, event: Event) -> str | None:
-    """What is wrong with ``event`` while ``claim`` is open; None: nothing."""
+    """Return what is wrong with ``event`` while ``claim`` is open; None if nothing is."""
     role, _, worker_id = event.actor.partition(":")
     actor, owner = history.actor(event.actor), history.actor(claim.actor) if claim else ""
     if event.reason == Reason.CLAIMED:
         if claim is not None:
             return f"claimed by {actor} while {owner} owns it"
         if role != "worker" or worker_id not in history.workers:
-            return f"claimed by {actor}, which is no known incarnation of a worker"
+            return f"claimed by {actor}, which is not a known incarnation of a worker"
     if event.reason in _ENDS:
         if claim is None:
-            return f"{actor} ended an attempt ({event.reason}) that nobody owned"
-        taken_back = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
+            return f"{actor} ended an attempt ({event.reason}) that had no owner"
+        reclaimed = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
         own = event.actor == claim.actor and event.reason != Reason.LOST
-        if not (taken_back or own):
+        if not (reclaimed or own):
             return f"{actor} ended ({event.reason}) an attempt of {owner}"
     return None
 
 
+@invariant("S15")
 def dead_letter_exact(history: History) -> list[Violation]:
-    """S15: a task is in the dead letter if and only if its payload was made to fail (``poison``);
-    one that was cancelled before is in neither.
+    """Exactly the tasks whose payload makes them fail are dead-lettered.
+
+    These are the tasks with ``poison`` in their payload; one that was cancelled is not counted.
     """
     found: list[Violation] = []
     for task in history.tasks.values():
         poison = bool(task.payload.get("poison"))
         if task.state == State.FAILED and not poison:
-            message = f"in the dead letter after {task.losses} losses, but nothing is wrong with it"
+            message = f"dead-lettered after {task.losses} losses, but its payload has no poison"
         elif task.state == State.SUCCEEDED and poison:
             message = "its handler kills its worker, but it SUCCEEDED"
         else:
@@ -285,8 +306,12 @@ def dead_letter_exact(history: History) -> list[Violation]:
     return found
 
 
+@invariant("S16")
 def no_attempt_wasted(history: History) -> list[Violation]:
-    """S16: no attempt is lost and none times out: whoever stopped gave its attempts back."""
+    """No attempt is wasted: none is lost and none times out.
+
+    Workers that stop release their attempts instead of losing them.
+    """
     return [
         Violation("S16", task_id, f"attempt {event.attempt} {event.reason}", (event,))
         for task_id, events in history.events.items()

@@ -1,4 +1,4 @@
-"""When more comes than can be done: S17 (the queue keeps its bound), L5 (no capacity is lost)."""
+"""Checks overload: S17 (the queue stays bounded), L5 (no capacity is lost)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from chaos.history import History
+from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
 from chaos.records import Event
 from chaos.scenario import Scenario
 from system.lifecycle import TERMINAL, State
 
-# Of the backlog at the heal: at its very end slots are idle, and that is no lack of capacity.
-_WORKED_OFF_SHARE = 0.9
+# Share of the backlog at the heal that L5 measures: at its very end idle slots are expected.
+_MEASURED_SHARE = 0.9
 
 
+@invariant("S17")
 def queue_bounded(history: History) -> list[Violation]:
-    """S17: at no time are more tasks QUEUED than every scheduler may see room for at once.
+    """The number of QUEUED tasks never exceeds the bound of the queue.
 
-    The room is counted in the statement that fills it, and schedulers do not wait for each other:
-    of n schedulers each may fill what it saw, so that the bound is n times ``queue_depth_max``.
-    What is QUEUED is what Redis has hints of, so this bounds its memory, too.
+    The dispatch statement counts the free room it fills, and schedulers do not serialise on it:
+    each of n schedulers may fill the room it saw, so the bound is n times ``queue_depth_max``.
+    Redis holds hints for QUEUED tasks only, so this bounds its memory too.
     """
     scenario = Scenario.model_validate(history.run.scenario)
     depth = scenario.settings().queue_depth_max
@@ -40,9 +42,11 @@ def queue_bounded(history: History) -> list[Violation]:
     return []
 
 
+@invariant("L5")
 def capacity_kept(history: History) -> list[Violation]:
-    """L5: the backlog that an overload leaves is worked off at no less than the given share of the
-    rate at which tasks ended while the load lasted.
+    """The backlog left by an overload drains at no less than the given share of the earlier rate.
+
+    The earlier rate is that at which tasks ended while the load lasted.
     """
     healed = history.phases.get("healed")
     share = history.run.scenario.get("expect", {}).get("eventually", {}).get("L5")
@@ -59,7 +63,7 @@ def capacity_kept(history: History) -> list[Violation]:
     )
     instants = [history.seconds(event.at) for event in ends]
     before = bisect_right(instants, healed)
-    after = int(_WORKED_OFF_SHARE * (len(ends) - before))
+    after = int(_MEASURED_SHARE * (len(ends) - before))
     if before < 2 or after < 2:
         return []
     normal = _rate(instants[:before])
@@ -67,11 +71,11 @@ def capacity_kept(history: History) -> list[Violation]:
     if then >= share * normal:
         return []
     message = f"{then:.1f} tasks/s ended after the load, {normal:.1f}/s while it lasted"
-    return [Violation("L5", None, f"{message} ({share:.0%} asked)", (ends[before],))]
+    return [Violation("L5", None, f"{message} ({share:.0%} required)", (ends[before],))]
 
 
 def _step(event: Event) -> int:
-    """How many more are QUEUED after it."""
+    """Return by how much the event changes the number of QUEUED tasks."""
     return (event.to_state == State.QUEUED) - (event.from_state == State.QUEUED)
 
 

@@ -1,6 +1,6 @@
-"""Who really ran an attempt, as seen from outside the log: parts of S3, S7, S8 and S9.
+"""Checks ownership against evidence from outside the log: parts of S3, S7, S8 and S9.
 
-Each O(n log n).
+Each is O(n log n).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from chaos.records import Event, parse_instant
 from system.lifecycle import Reason, State
 from system.settings import Settings
 
-# due_at is taken by the database's clock a moment before the event's own instant.
+# due_at is computed from the database's clock a moment before the instant of the event.
 _RETRY_SLACK_SECONDS = 0.1
 
 
 def retried_too_early(history: History) -> Iterator[Violation]:
-    """S3: after a failure that its payload plans, no claim comes before the delay it asked for."""
+    """S3: after a failure planned in the payload, no claim precedes the retry delay."""
     for task in history.tasks.values():
         planned = int(task.payload.get("failures", 0))
         delay = float(task.payload.get("retry_seconds", 0.0))
@@ -31,15 +31,15 @@ def retried_too_early(history: History) -> Iterator[Violation]:
             elif event.reason == Reason.CLAIMED and failure is not None:
                 passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()
                 if passed < delay - _RETRY_SLACK_SECONDS:
-                    message = f"claimed {passed:.2f} s after a failure that asked for {delay:g} s"
+                    message = (
+                        f"claimed {passed:.2f} s after a failure with a {delay:g} s retry delay"
+                    )
                     yield Violation("S3", task.task_id, message, (failure, event))
                 failure = None
 
 
 def own_end_refused(history: History) -> Iterator[Violation]:
-    """S8: the end of an attempt, told once more by the worker that made it, is never refused while
-    nothing has happened since.
-    """
+    """S8: a repeated end of an attempt is accepted while the task has not changed since."""
     for task_id, writes in history.stale_writes.items():
         enders = {
             event.epoch: event
@@ -50,12 +50,12 @@ def own_end_refused(history: History) -> Iterator[Violation]:
             end = enders.get(write.epoch + 1)
             own = end is not None and end.actor == f"worker:{write.worker_id}"
             if own and end is not None and write.epoch_found == end.epoch:
-                message = f"{write.outcome} under epoch {write.epoch} was refused to who ended it"
+                message = f"{write.outcome} under epoch {write.epoch} was refused to its own worker"
                 yield Violation("S8", task_id, message, (end, write))
 
 
-def run_by_others(history: History) -> Iterator[Violation]:
-    """S9: only the incarnation that claimed an epoch ever tries to end it."""
+def ended_by_non_owner(history: History) -> Iterator[Violation]:
+    """S9: only the incarnation that claimed an epoch tries to end it."""
     for task_id, writes in history.stale_writes.items():
         claims = {
             event.epoch: event
@@ -89,18 +89,18 @@ def more_than_slots(history: History) -> Iterator[Violation]:
         for _, step, event in sorted(taken, key=lambda found: found[:2]):
             owned += step
             if owned > slots:
-                message = f"{history.actor(owner)} owns {owned} attempts, it has {slots} slots"
+                message = f"{history.actor(owner)} owns {owned} attempts but has {slots} slots"
                 yield Violation("S9", event.task_id, message, (event,))
                 break
 
 
 def claimed_by_the_dead(history: History) -> Iterator[Violation]:
-    """S9: no incarnation claims what was dispatched after something was taken from it as lost.
+    """S9: no incarnation claims a task dispatched after an attempt of the incarnation was lost.
 
-    It was dead then, and its lease over by its own account: only a claim that it had sent before
-    may still be granted, and that one names older hints.
+    By then it was marked dead and its own lease clock had expired. Only a claim it had sent before
+    may still be granted, and such a claim names older hints.
     """
-    died = _died(history)
+    died = _marked_dead(history)
     for task_id, events in history.events.items():
         dispatch: Event | None = None
         for event in events:
@@ -117,8 +117,9 @@ def claimed_by_the_dead(history: History) -> Iterator[Violation]:
 
 
 def killed_not_slow(history: History) -> Iterator[Violation]:
-    """S7: an attempt that still had time when its worker was killed is lost, never timed out: it
-    must use up nothing.
+    """S7: an attempt whose worker was killed before the timeout is lost, not timed out.
+
+    A lost attempt does not count against ``max_attempts``.
     """
     killed = _killed(history)
     seconds = float(history.run.scenario.get("workload", {}).get("timeout_seconds", 0.0))
@@ -134,8 +135,8 @@ def killed_not_slow(history: History) -> Iterator[Violation]:
             claim = event if event.reason == Reason.CLAIMED else claim
 
 
-def _died(history: History) -> dict[str, datetime]:
-    """When something was first taken as lost from an actor: it had been marked dead by then."""
+def _marked_dead(history: History) -> dict[str, datetime]:
+    """Return when each actor first lost an attempt: it had been marked dead by then."""
     found: dict[str, datetime] = {}
     for events in history.events.values():
         owner = ""
@@ -149,7 +150,7 @@ def _died(history: History) -> dict[str, datetime]:
 
 
 def _killed(history: History) -> dict[str, float]:
-    """Arena second of the SIGKILL by actor name of the incarnation that it struck."""
+    """Return the arena second of the SIGKILL of each killed incarnation, by actor name."""
     found: dict[str, float] = {}
     for records in history.faults.values():
         start = next((record for record in records if record.type == "start"), None)

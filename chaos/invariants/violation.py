@@ -1,4 +1,4 @@
-"""What an invariant returns when it does not hold."""
+"""The result of an invariant that does not hold."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from chaos.records import Record
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One law broken once: which, by which task (None: by no single one), how, and the records
-    that show it.
+    """One violation of an invariant, with the records that show it.
+
+    ``task_id`` is None where no single task is at fault.
     """
 
     invariant: str

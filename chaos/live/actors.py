@@ -42,7 +42,7 @@ class Command:
     clock: Path | None = None
 
 
-class Actor:
+class SupervisedProcess:
     """One named role. While running, whatever ends its process, a new one is started.
 
     A planned end waits for ``restart`` (the fault says when), any other is repaired at once.

@@ -1,4 +1,4 @@
-"""The load: Locust as a process of its own, fed with a list, read back as operations."""
+"""Run the clients as one Locust process: operations go in as a file, records come out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from chaos.history import read
 from chaos.live.actors import ended, tail
 from chaos.process_strike import ActorFailed
 from chaos.records import Op, Record
-from chaos.workload import CLIENTS, Planned, to_json
-from system.guardian import Reaper
+from chaos.workload import CLIENTS, PlannedOperation, to_json
+from system.reaper import Reaper
 
 _LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
 _STOP_SECONDS = 5.0
 
 
-class Clients:
-    """One process with all clients. It waits, ready, until ``go`` names arena second 0."""
+class LocustProcess:
+    """The process of all clients. It sends nothing until ``begin`` sets arena second 0."""
 
     def __init__(self, directory: Path, log: Path, reaper: Reaper) -> None:
         self._directory = directory
@@ -34,20 +34,23 @@ class Clients:
         self._read_to = 0
 
     def start(
-        self, operations: list[Planned], api_ports: Sequence[int], environment: Mapping[str, str]
+        self,
+        operations: list[PlannedOperation],
+        api_ports: Sequence[int],
+        environment: Mapping[str, str],
     ) -> None:
-        """Start the process; nothing is sent before ``go``."""
-        plan = self._directory / "plan.json"
-        plan.write_text(json.dumps(to_json(operations)), encoding="utf-8")
+        """Start the process; nothing is sent before ``begin``."""
+        operations_file = self._directory / "planned.json"
+        operations_file.write_text(json.dumps(to_json(operations)), encoding="utf-8")
         argv = [sys.executable, "-m", "locust", "--locustfile", str(_LOCUSTFILE), "--headless"]
         argv += ["--users", str(CLIENTS), "--spawn-rate", str(CLIENTS), "--only-summary"]
         apis = [f"http://127.0.0.1:{port}" for port in api_ports]
         argv += ["--host", apis[0], "--loglevel", "WARNING"]
         files = {
             "CHAOS_APIS": json.dumps(apis),
-            "CHAOS_PLAN": str(plan),
+            "CHAOS_OPERATIONS": str(operations_file),
             "CHAOS_OPS": str(self.operations_file),
-            "CHAOS_GO": str(self._directory / "go"),
+            "CHAOS_START": str(self._directory / "start"),
         }
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
@@ -60,21 +63,21 @@ class Clients:
             )
 
     async def ready(self) -> None:
-        """Wait until the clients wait for ``go``; raises ActorFailed."""
+        """Wait until the clients wait for ``begin``; raises ActorFailed."""
         process = self._started()
         while not self.operations_file.exists():
             if process.poll() is not None:
-                raise ActorFailed(f"the clients ended at once:\n{tail(self._log)}")
+                raise ActorFailed(f"the clients ended before they began:\n{tail(self._log)}")
             await asyncio.sleep(0.02)
 
-    def go(self, zero: float) -> None:
-        """Arena second 0 is that Unix time."""
-        draft = self._directory / "go.draft"
+    def begin(self, zero: float) -> None:
+        """Let the clients send; ``zero``: the Unix time of arena second 0."""
+        draft = self._directory / "start.draft"
         draft.write_text(repr(zero), encoding="ascii")
-        draft.rename(self._directory / "go")
+        draft.rename(self._directory / "start")
 
     async def done(self) -> None:
-        """Wait until every client has worked off its share; raises ActorFailed."""
+        """Wait until every client has finished its share; raises ActorFailed."""
         process = self._started()
         code = await ended(process)
         self._reaper.forget(process)
@@ -82,7 +85,7 @@ class Clients:
             raise ActorFailed(f"the clients ended with {code}:\n{tail(self._log)}")
 
     async def stop(self) -> None:
-        """End the process if it still runs."""
+        """Stop the process if it still runs."""
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -95,18 +98,18 @@ class Clients:
         self._reaper.forget(process)
 
     def answered(self) -> int:
-        """Operations that are over so far, whatever their answer."""
+        """Return how many operations have completed so far, with any outcome."""
         if self.operations_file.exists():
             with self.operations_file.open("rb") as file:
                 file.seek(self._read_to)
                 lines = file.read().split(b"\n")
-            # The last piece is empty, or a line that is still being written.
+            # The last piece is empty or a line that is still being written.
             self._read_to += sum(len(line) + 1 for line in lines[:-1])
             self._answered += sum(b'"type":"invoke"' not in line for line in lines[:-1])
         return self._answered
 
     def operations(self) -> list[Record]:
-        """Both halves of every operation, in the order they were recorded."""
+        """Return both halves of every operation, in the order they were recorded."""
         return [record for record in read(self.operations_file) if isinstance(record, Op)]
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.live.toxics import Proxies, Stream, Toxic
-from chaos.live.wire import Meters, Traffic, Wire
-from chaos.nemesis import Felt, Hold
-from chaos.plan import FaultPlan
+from chaos.live.toxics import Proxies, ProxyToxic, Stream
+from chaos.live.wire import ByteCounts, EdgeTraffic, Wire
+from chaos.plan import FaultSpec
+from chaos.process_strike import Hold, Observed
 
 _STREAMS: dict[str, tuple[Stream, ...]] = {
     "up": ("upstream",),
@@ -26,7 +26,7 @@ _BASELINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EdgeMeasurement:
     """What was seen of one edge. ``probe_seconds``: how long the harness's own request through
     the same proxy took, or had waited in vain when the fault was lifted (``answered`` False).
     ``closed``: how many of the connections that were open before were gone by then.
@@ -35,7 +35,7 @@ class Measured:
     baseline_seconds: float | None
     probe_seconds: float
     answered: bool
-    traffic: Traffic
+    traffic: ByteCounts
     open_before: int
     closed: int
     released: int
@@ -55,14 +55,14 @@ class Measured:
         }
 
 
-async def strike_edges(
-    plan: FaultPlan,
+async def inject_edge_fault(
+    plan: FaultSpec,
     fault_id: str,
     targets: Mapping[str, int],
     proxies: Proxies,
     wire: Wire,
     hold: Hold,
-) -> Felt:
+) -> Observed:
     """Break ``targets`` (edge -> its proxy's port, as ``wire`` sees it) while ``hold`` lasts.
 
     Returns whether every one of them was felt, and what was measured on each.
@@ -79,7 +79,7 @@ async def strike_edges(
                     toxics = _toxics(plan, fault_id, edge)
                     await broken.enter_async_context(proxies.toxic(*toxics))
             # Counted from here on: what moves now moves in spite of the fault.
-            meters = Meters(wire, targets)
+            meters = EdgeTraffic(wire, targets)
             await probing.enter_async_context(meters.running())
             struck = time.monotonic()
             probes = {e: asyncio.create_task(wire.ask(e, port)) for e, port in targets.items()}
@@ -91,7 +91,7 @@ async def strike_edges(
             after = await wire.look(ports)
         released = await _released(meters, traffic)
     measured = {
-        edge: Measured(
+        edge: EdgeMeasurement(
             baselines[edge],
             *answers[edge],
             traffic[edge],
@@ -102,11 +102,11 @@ async def strike_edges(
         )
         for edge, port in targets.items()
     }
-    felt = all(was_felt(plan, seen) for seen in measured.values())
+    felt = all(was_observed(plan, seen) for seen in measured.values())
     return felt, {edge: seen.evidence() for edge, seen in measured.items()}
 
 
-def was_felt(plan: FaultPlan, seen: Measured) -> bool:
+def was_observed(plan: FaultSpec, seen: EdgeMeasurement) -> bool:
     """Whether the measurement shows the fault on this edge, to a client that used it meanwhile."""
     if plan.fault in _CLOSING:
         return seen.closed > 0 or not seen.answered
@@ -122,13 +122,13 @@ def was_felt(plan: FaultPlan, seen: Measured) -> bool:
     return used and normal is not None and seen.probe_seconds > 3 * normal
 
 
-def _toxics(plan: FaultPlan, fault_id: str, edge: str) -> list[Toxic]:
+def _toxics(plan: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:
     attributes = tuple(sorted(plan.attributes.items()))
     streams = _STREAMS[plan.stream]
-    return [Toxic(edge, plan.fault, stream, attributes, fault_id) for stream in streams]
+    return [ProxyToxic(edge, plan.fault, stream, attributes, fault_id) for stream in streams]
 
 
-async def _baseline(plan: FaultPlan, edge: str, port: int, wire: Wire) -> float | None:
+async def _baseline(plan: FaultSpec, edge: str, port: int, wire: Wire) -> float | None:
     """How fast the edge is before the fault, for those faults whose delay has no number."""
     if plan.fault == "latency" or plan.fault in _CLOSING:
         return None
@@ -146,7 +146,7 @@ async def _cancel(probes: list[asyncio.Task[float | None]]) -> None:
     await asyncio.gather(*probes, return_exceptions=True)
 
 
-async def _released(meters: Meters, before: dict[str, Traffic]) -> dict[str, int]:
+async def _released(meters: EdgeTraffic, before: dict[str, ByteCounts]) -> dict[str, int]:
     """Bytes that arrived at the clients once the fault was lifted."""
     give_up = time.monotonic() + _RELEASE_SECONDS
     while True:

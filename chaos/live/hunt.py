@@ -1,64 +1,40 @@
-"""The hunt on real processes: each guard switched off in turn, until its scenario ends false."""
+"""Run mutants on real processes: each one under seed after seed until an invariant catches it."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos import scenario as scenarios
 from chaos.filing import RunFailed
-from chaos.hunting import Board, Hunted, Start, drain_seconds, judged, pursue
-from chaos.live.run import Order, run
-from chaos.live.topology import Foundation
-from chaos.mutants import MUTANTS, Mutant, find, plant
+from chaos.hunting import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
+from chaos.live.run import RealTimeArena
+from chaos.live.topology import ProcessStackFactory
+from chaos.mutants import Mutant
+from chaos.records import ArenaName
 
 
-class Hunt:
-    """Runs mutants one after the other."""
+async def run_live_mutants(mutants: Sequence[Mutant], runs: Path, seed: int, *, keep: bool) -> bool:
+    """Run mutants one after the other; whether each that must be killed was killed.
 
-    def __init__(self, runs: Path, seed: int, *, keep: bool) -> None:
-        self._runs = runs.absolute()
-        self._seed = seed
-        self._keep = keep
+    Raises:
+        MutantError: a mutant does not fit the sources any more.
+    """
+    async with ProcessStackFactory.open() as stacks:
+        arena = RealTimeArena(stacks)
 
-    async def run(self, names: Sequence[str]) -> bool:
-        """Hunt these mutants (none named: all); whether each that must be killed was killed.
+        async def attempts(mutant: Mutant) -> tuple[KillAttempt, ...]:
+            """Try seeds until it is killed or has survived all; a covered mutant only one."""
+            if mutant.unlive:
+                return ()
 
-        Raises:
-            MutantError: no such mutant, or one that does not fit the sources any more.
-        """
-        chosen = [find(name) for name in names or MUTANTS]
-        board = Board(chosen)
-        async with Foundation.laid() as foundation:
-            for mutant in chosen:
-                board.add(await self._hunt(mutant, foundation))
-        return board.close()
+            async def once(next_seed: int) -> KillAttempt:
+                spec = mutant_spec(ArenaName.LIVE, mutant, next_seed, runs, keep=keep)
+                try:
+                    return attempt_of(mutant, (await arena.run(spec)).outcome)
+                except RunFailed as error:  # continue with the next seed and the other mutants
+                    return KillAttempt(next_seed, trouble="; ".join(error.reasons))
 
-    async def _hunt(self, mutant: Mutant, foundation: Foundation) -> Hunted:
-        """Seed after seed until it is killed or has survived all; one that is covered: once."""
-        started = time.monotonic()
-        if mutant.unlive:
-            return Hunted(mutant, (), 0.0)
-        tree = foundation.directory / f"mutant-{mutant.name}"
-        await asyncio.to_thread(plant, mutant, foundation.sources, tree)
-        seeds = range(self._seed, self._seed + (1 if mutant.covered_by else mutant.runs_max))
-        start = await pursue(seeds, lambda seed: self._once(mutant, seed, tree, foundation))
-        return Hunted(mutant, (start,), time.monotonic() - started)
+            seeds = range(seed, seed + (1 if mutant.covered_by else mutant.runs_max))
+            return (await until_killed(seeds, once),)
 
-    async def _once(self, mutant: Mutant, seed: int, tree: Path, foundation: Foundation) -> Start:
-        order = Order(
-            scenarios.find(mutant.scenario),
-            seed,
-            self._runs,
-            keep=self._keep,
-            sources=tree,
-            mutant=mutant.name,
-            drain_seconds=drain_seconds(mutant),
-        )
-        try:
-            report = await run(order, foundation)
-        except RunFailed as error:  # the other mutants are to be hunted all the same
-            return Start(seed, trouble="; ".join(error.reasons))
-        return judged(mutant, report.outcome)
+        return await run_mutants(mutants, attempts)

@@ -10,7 +10,7 @@ _SPARSE_SECONDS = 5.0
 _CLEAR = "\r\x1b[K"
 
 
-class Progress:
+class RunProgress:
     """Shows the phase, its seconds, and the counts of one scenario."""
 
     def __init__(self, scenario: str, stream: TextIO | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One scenario on the real stack: start it, send it through its course, judge it."""
+"""The arenas in real time: start a stack for each run, run the scenario on it, judge it."""
 
 from __future__ import annotations
 
@@ -6,142 +6,140 @@ import asyncio
 import contextlib
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chaos import bounds, filing, forwarding
-from chaos.course import ArenaClock, Course, Plan
-from chaos.filing import Report
+from chaos.book import run_lines
+from chaos.course import ArenaClock, Runner
 from chaos.history import HistoryWriter
-from chaos.live.clients import Clients
+from chaos.live.clients import LocustProcess
 from chaos.live.exposition import exposed
-from chaos.live.ground import Ground, Site, Stack
+from chaos.live.ground import StackEnvironment, StackFactory, StackSpec
 from chaos.live.hint_watch import HintWatch
-from chaos.live.progress import Progress
-from chaos.mutants import SOURCES
+from chaos.live.progress import RunProgress
+from chaos.mutants import find, plant
 from chaos.records import Record
+from chaos.report import files
+from chaos.run_spec import RunResult, RunSpec, sources_commit
 from chaos.runs import RunStore
-from chaos.scenario import Scenario
 from chaos.tasks.attempt import BACKOFF
-from chaos.workload import plan
+from chaos.workload import generate
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to run. ``sources``: where the roles' code is, None: the copy of ours that the
-    ground has; ``mutant``: what was changed in it. ``drain_seconds``: the drain is given up
-    after so long (None: after T), what is open then stays undecided. ``targets``: the file in which
-    the run is listed for Prometheus.
+class RealTimeArena:
+    """Runs specs on stacks in real time, one at a time (an ``Arena``).
+
+    ``targets``: the file that lists the processes of the current run for Prometheus.
     """
 
-    scenario: Scenario
-    seed: int
-    runs: Path
-    keep: bool = False
-    sources: Path | None = None
-    mutant: str | None = None
-    drain_seconds: float | None = None
-    targets: Path | None = None
+    def __init__(self, stacks: StackFactory, targets: Path | None = None) -> None:
+        self._stacks = stacks
+        self._targets = targets
+
+    async def run(self, spec: RunSpec) -> RunResult:
+        """Run the spec, judge it and write its report.
+
+        Raises:
+            MutantError: the mutant does not fit the sources.
+            RunFailed: a process did not become ready, or the harness itself failed.
+        """
+        started = time.monotonic()
+        sources = await asyncio.to_thread(self._sources, spec.mutant)
+        store = RunStore(spec.runs)
+        directory = store.new_run(spec.scenario.id, spec.seed, spec.mutant)
+        progress = RunProgress(spec.scenario.id)
+        run = _Run(spec.drawn(), self._stacks, sources, directory, progress)
+        try:
+            await run.execute(self._targets)
+            progress.show("judging")
+            judgement = await asyncio.to_thread(filing.judge, directory)
+            seconds = time.monotonic() - started
+            outcome = await asyncio.to_thread(files.write_run, directory, judgement, seconds)
+        except Exception as error:
+            seconds = time.monotonic() - started
+            raise await asyncio.to_thread(
+                filing.failure, spec, directory, error, seconds
+            ) from error
+        finally:
+            progress.close()
+        store.point_latest(directory)
+        if judgement.verdict == "true" and not spec.keep:
+            shutil.rmtree(directory / "logs")
+        lines = run_lines(judgement, seconds, spec.seed, directory)
+        return RunResult(outcome=outcome, lines=lines)
+
+    def _sources(self, mutant: str | None) -> Path:
+        """Return the sources that the roles run; plant the mutant in a copy of them once."""
+        if mutant is None:
+            return self._stacks.sources
+        tree = self._stacks.directory / f"mutant-{mutant}"
+        return tree if tree.exists() else plant(find(mutant), self._stacks.sources, tree)
 
 
-async def run(order: Order, ground: Ground) -> Report:
-    """Run one scenario, judge it, and write its report.
+class _Run:
+    """What the parts of one run share. ``spec``: with a concrete scenario."""
 
-    Raises:
-        RunFailed: a process could not be brought to work, or a strike went wrong in itself.
-    """
-    started = time.monotonic()
-    store = RunStore(order.runs)
-    directory = store.new_run(order.scenario.id, order.seed, order.mutant)
-    progress = Progress(order.scenario.id)
-    try:
-        await _Execution(order, ground, directory, progress).run()
-        progress.show("judging")
-        judgement = await asyncio.to_thread(filing.judge, directory)
-        took = time.monotonic() - started
-        report = await asyncio.to_thread(filing.report, directory, judgement, took)
-    except Exception as error:
-        took = time.monotonic() - started
-        raise await asyncio.to_thread(
-            filing.failure,
-            order.scenario,
-            order.seed,
-            order.mutant,
-            directory,
-            error,
-            took,
-            ground.arena,
-        ) from error
-    finally:
-        progress.close()
-    store.point_latest(directory)
-    if judgement.verdict == "true" and not order.keep:
-        shutil.rmtree(directory / "logs")
-    return report
-
-
-class _Execution:
-    """One run; everything its parts share."""
-
-    def __init__(self, order: Order, ground: Ground, directory: Path, progress: Progress) -> None:
-        self._order = order
-        self._scenario = order.scenario.drawn(order.seed)
+    def __init__(
+        self,
+        spec: RunSpec,
+        stacks: StackFactory,
+        sources: Path,
+        directory: Path,
+        progress: RunProgress,
+    ) -> None:
+        self._spec = spec
+        self._stacks = stacks
+        self._sources = sources
         self._directory = directory
         self._logs = directory / "logs"
         self._progress = progress
-        self._ground = ground
         self._clock = ArenaClock()
 
-    async def run(self) -> None:
-        """Leaves ``history.jsonl`` in the directory."""
+    async def execute(self, targets: Path | None) -> None:
+        """Leave ``history.jsonl`` in the directory."""
         self._logs.mkdir(parents=True)
-        scratch = self._ground.directory / self._directory.name
+        scenario = self._spec.scenario
+        scratch = self._stacks.directory / self._directory.name
         with (
-            HistoryWriter(self._directory / "history.jsonl") as history,
+            HistoryWriter(self._directory / files.HISTORY) as history,
             (self._logs / "journal.jsonl").open("w", encoding="utf-8") as self._journal,
         ):
-            clients = Clients(scratch, self._logs / "clients.log", self._ground.reaper)
-            site = Site(
-                self._scenario, scratch, self._logs, self._order.sources, self._note, clients
+            log = self._logs / "clients.log"
+            clients = LocustProcess(scratch, log, self._stacks.reaper)
+            stack = self._stacks.stack(
+                StackSpec(scenario, scratch, self._logs, self._sources, self._note, clients)
             )
-            stack = self._ground.stack(site)
-            self._progress.show("starting", f"{len(self._scenario.topology.processes)} roles")
-            commit = await asyncio.to_thread(_commit)
+            self._progress.show("starting", f"{len(scenario.topology.processes)} roles")
+            commit = await asyncio.to_thread(sources_commit)
             async with stack.up(), self._loaded(stack, clients):
                 watch = HintWatch(stack.redis_url)
                 stack.hints = watch.hints
-                async with watch.watching(), exposed(self._order.targets, stack.probes) as tell:
+                async with watch.watching(), exposed(targets, stack.probes) as count_fault:
 
                     def write(record: Record) -> None:
                         history.write(record)
-                        tell(record)
+                        count_fault(record)
 
-                    course = Course(
-                        self._plan(commit), stack, self._clock, write, self._progress.show
+                    runner = Runner(
+                        self._spec,
+                        stack,
+                        self._clock,
+                        write,
+                        bound=bounds.allowed(scenario, BACKOFF),
+                        commit=commit,
+                        show=self._progress.show,
                     )
-                    await course.run()
-                await course.collect()
-                await asyncio.to_thread(forwarding.forward, course.exports)
+                    await runner.run()
+                await runner.collect()
+                await asyncio.to_thread(forwarding.forward, runner.exports)
         shutil.rmtree(scratch, ignore_errors=True)
 
-    def _plan(self, commit: str | None) -> Plan:
-        return Plan(
-            arena=self._ground.arena,
-            scenario=self._scenario,
-            seed=self._order.seed,
-            bound=bounds.allowed(self._scenario, BACKOFF),
-            commit=commit,
-            mutant=self._order.mutant,
-            drain_seconds=self._order.drain_seconds,
-        )
-
     @contextlib.asynccontextmanager
-    async def _loaded(self, stack: Stack, clients: Clients) -> AsyncIterator[None]:
-        operations = plan(self._scenario.workload, self._order.seed)
+    async def _loaded(self, stack: StackEnvironment, clients: LocustProcess) -> AsyncIterator[None]:
+        operations = generate(self._spec.scenario.workload, self._spec.seed)
         clients.start(operations, stack.doors, stack.environment())
         try:
             await clients.ready()
@@ -153,13 +151,3 @@ class _Execution:
         line = {"seconds": round(self._clock.now(), 4)} | entry
         self._journal.write(json.dumps(line) + "\n")
         self._journal.flush()
-
-
-def _commit() -> str | None:
-    """The commit of the sources; None outside a repository, or before its first one."""
-    argv = ["git", "-C", str(SOURCES), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        found = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

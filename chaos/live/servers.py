@@ -1,4 +1,4 @@
-"""Faults of the servers: Postgres and Redis (here: Valkey) themselves."""
+"""Inject faults into the servers themselves: Postgres and Redis (here: Valkey)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import asyncpg
 import redis.asyncio
 
 from chaos.live.actors import process_state
-from chaos.nemesis import Felt, Hold
-from chaos.witness import Witness
+from chaos.process_strike import Hold, Observed
+from chaos.witness import DatabaseObserver
 
 _FILL_SECONDS = 15.0
 _GRAB_SECONDS = 0.01
 _GRABBERS = 8
-# After an outage everybody comes back first.
+# Clients reconnect first after an outage.
 _SOMETHING_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 
 
-class Server(Protocol):
-    """A server that can be ended and started again; ``start`` returns when it answers."""
+class ServerControl(Protocol):
+    """A server that can be stopped and started; ``start`` returns when it answers."""
 
     @property
     def is_running(self) -> bool:
-        """Whether any process of it is there."""
+        """Whether any of its processes exists."""
 
     @property
     def pid(self) -> int | None:
-        """Of its first process; None when there is none."""
+        """The pid of its first process; None when there is none."""
 
     def start(self) -> None: ...
 
@@ -41,34 +41,39 @@ class Server(Protocol):
     def kill(self) -> None: ...
 
     def pause(self) -> Collection[int]:
-        """Stop all of its processes; returns their pids."""
+        """Pause all of its processes; returns their pids."""
 
     def resume(self) -> None: ...
 
 
-class Postgres(Server, Protocol):
-    """Where it is found."""
+class PostgresControl(ServerControl, Protocol):
+    """Postgres, which has a URL for each database."""
 
     def url(self, database: str = ..., /) -> str: ...
 
 
-class Redis(Server, Protocol):
-    """Where it is found."""
+class RedisControl(ServerControl, Protocol):
+    """Redis, which has one URL."""
 
     def url(self) -> str: ...
 
 
-class ServerStrike:
-    """One strike on one server. ``run`` returns whether it was felt, and the evidence."""
+class ServerFault:
+    """Injects faults into Postgres and Redis."""
 
-    def __init__(self, postgres: Postgres, valkey: Redis, witness: Witness) -> None:
-        self._servers: dict[str, Server] = {"postgres": postgres, "redis": valkey}
+    def __init__(
+        self, postgres: PostgresControl, valkey: RedisControl, observer: DatabaseObserver
+    ) -> None:
+        self._servers: dict[str, ServerControl] = {"postgres": postgres, "redis": valkey}
         self._postgres = postgres
         self._valkey = valkey
-        self._witness = witness
+        self._observer = observer
 
-    async def run(self, fault: str, target: str, hold: Hold) -> Felt:
-        """Strike, ``hold``, undo. Valkey keeps nothing on disk: it always comes back empty."""
+    async def run(self, fault: str, target: str, hold: Hold) -> Observed:
+        """Inject the fault, ``hold``, undo it; return whether it was observed, and the evidence.
+
+        Valkey keeps nothing on disk, so it always starts empty.
+        """
         if fault in {"kill", "restart", "restart_empty"}:
             return await self._end(fault, self._servers[target], hold)
         if fault == "pause":
@@ -76,7 +81,7 @@ class ServerStrike:
         if fault == "exhaust":
             return await self._exhaust(hold)
         if fault == "terminate_backends":
-            return await self._once("backends", self._witness.terminate_backends, hold)
+            return await self._once("backends", self._observer.terminate_backends, hold)
         async with redis.asyncio.Redis.from_url(self._valkey.url(), socket_timeout=5) as client:
 
             async def flush() -> int:
@@ -93,15 +98,15 @@ class ServerStrike:
                 return await self._once("keys", flush, hold)
             return await self._once("connections", client_kill, hold)
 
-    async def _once(self, what: str, strike: Callable[[], Awaitable[int]], hold: Hold) -> Felt:
-        """Strike as soon as there is something to hit; felt: so many were hit."""
+    async def _once(self, what: str, inject: Callable[[], Awaitable[int]], hold: Hold) -> Observed:
+        """Inject as soon as there is something to hit; observed if anything was hit."""
         give_up = time.monotonic() + _SOMETHING_SECONDS
-        while not (hit := await strike()) and time.monotonic() < give_up:
+        while not (hit := await inject()) and time.monotonic() < give_up:
             await asyncio.sleep(_LOOK_SECONDS)
         await hold()
         return hit > 0, {what: hit}
 
-    async def _end(self, fault: str, server: Server, hold: Hold) -> Felt:
+    async def _end(self, fault: str, server: ServerControl, hold: Hold) -> Observed:
         pid = server.pid
         graceful = fault == "restart"
         await asyncio.to_thread(server.stop if graceful else server.kill)
@@ -113,8 +118,8 @@ class ServerStrike:
             await asyncio.to_thread(server.start)
         return gone and server.pid != pid, {"pid": pid, "replaced_by": server.pid}
 
-    async def _pause(self, server: Server, hold: Hold) -> Felt:
-        """Felt: all of its processes were stopped when the pause ended."""
+    async def _pause(self, server: ServerControl, hold: Hold) -> Observed:
+        """Observed if all of its processes were still stopped when the pause ended."""
         pids = await asyncio.to_thread(server.pause)
         try:
             await hold()
@@ -123,14 +128,14 @@ class ServerStrike:
             await asyncio.to_thread(server.resume)
         return len(stopped) == len(pids), {"processes": len(pids), "stopped": len(stopped)}
 
-    def is_stopped(self, server: Server, pid: int) -> bool:
-        """Whether that process of a paused server is held, as the kernel tells it."""
+    def is_stopped(self, server: ServerControl, pid: int) -> bool:
+        """Whether the kernel reports that process of a paused server as stopped."""
         return process_state(pid) == "T"
 
-    async def _exhaust(self, hold: Hold) -> Felt:
-        """Take every connection there is, and each that becomes free; felt: Postgres refused one.
+    async def _exhaust(self, hold: Hold) -> Observed:
+        """Take every free connection; observed if Postgres refused one.
 
-        The first refusal is waited for: before it nobody else is hurt.
+        ``hold`` begins with the first refusal, before which no client is affected.
         """
         url = self._postgres.url("postgres")
         taken: list[asyncpg.Connection[asyncpg.Record]] = []

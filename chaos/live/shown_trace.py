@@ -17,11 +17,12 @@ from uuid import UUID
 
 import httpx
 
-from chaos.live.actors import Actor, Command
+from chaos.errors import ChaosError
+from chaos.live.actors import Command, SupervisedProcess
 from chaos.mutants import SOURCES
 from chaos.plan import DeclaredSettings
 from chaos.tasks.shown import FIRST_STEP
-from chaos.witness import Witness
+from chaos.witness import DatabaseObserver
 from observability import traceparent
 from observability.drawing import FAULTS, show
 from observability.logs import create_logger
@@ -47,7 +48,7 @@ _HEARTBEAT_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class NotShown(RuntimeError):
+class NotShown(ChaosError):
     """The run did not come to its end; the message says what it waited for."""
 
 
@@ -89,7 +90,7 @@ class _Stack:
             EmbeddedPostgres(directory / "postgres", durable=False, reaper=reaper),
             EmbeddedValkey(directory / "valkey", reaper=reaper),
         )
-        self._actors: dict[str, Actor] = {}
+        self._actors: dict[str, SupervisedProcess] = {}
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[_Stack]:
@@ -112,7 +113,7 @@ class _Stack:
                 heartbeat_seconds=_HEARTBEAT_SECONDS,
             )
             await upgrade_in_loop(self._settings)
-            self._witness = Witness(self._settings.database_url)
+            self._observer = DatabaseObserver(self._settings.database_url)
             _say("starting api-1, scheduler-1, worker-1 and worker-2")
             for name in ("api-1", "scheduler-1", *_WORKERS):
                 self._start(name)
@@ -146,14 +147,14 @@ class _Stack:
 
     async def _running(self) -> str | None:
         for name in _WORKERS:
-            if await self._witness.running(name):
+            if await self._observer.running(name):
                 return name
         return None
 
     async def _kill(self, victim: str, parent: str) -> None:
         """SIGKILL, told as a span in the task's own trace."""
         actor = self._actors[victim]
-        if not await self._witness.running(victim):
+        if not await self._observer.running(victim):
             raise NotShown(f"{victim} was through with the task before it could be killed")
         log = create_logger(level="WARNING", label="chaos")
         tracing = create_tracing(
@@ -211,15 +212,15 @@ class _Stack:
         log = self._directory / f"{name}.log"
         url = f"http://{HOST}:{port}"
         command = Command(argv, environment | variables, self._directory, log, f"{url}/readyz")
-        self._actors[name] = Actor(name, command, self._reaper, lambda _: None)
+        self._actors[name] = SupervisedProcess(name, command, self._guardian, lambda _: None)
         self._actors[name].start()
         if role == "api":
             self._api = url
 
     async def _stop(self) -> None:
         await asyncio.gather(*(actor.stop() for actor in self._actors.values()))
-        if hasattr(self, "_witness"):
-            await self._witness.close()
+        if hasattr(self, "_observer"):
+            await self._observer.close()
         for server in (self._servers.valkey, self._servers.postgres, self._servers.jaeger):
             await asyncio.to_thread(server.stop)
 

@@ -74,7 +74,7 @@ toxiproxy.server.APIConsumer = _Requests
 
 
 @dataclass(frozen=True, slots=True)
-class Toxic:
+class ProxyToxic:
     """One toxic of one edge in one direction, under Toxiproxy's own names and units.
 
     ``tag`` tells toxics of the same type and stream apart when faults overlap.
@@ -98,7 +98,7 @@ class Change:
 
     action: str
     edge: str
-    toxic: Toxic | None = None
+    toxic: ProxyToxic | None = None
 
 
 class Proxies:
@@ -143,7 +143,7 @@ class Proxies:
     def edges(self) -> tuple[str, ...]:
         return tuple(self._proxies)
 
-    async def add(self, toxic: Toxic) -> None:
+    async def add(self, toxic: ProxyToxic) -> None:
         """Add a toxic and read it back; raises ToxiproxyError when it is not there as asked."""
         unknown = {name for name, _ in toxic.attributes} - ATTRIBUTES.get(toxic.type, frozenset())
         if toxic.type not in ATTRIBUTES or unknown:
@@ -168,7 +168,7 @@ class Proxies:
             raise ToxiproxyError(f"{toxic.edge}: asked for {toxic.name} {wanted}, found {found}")
         self._journal(Change("add", toxic.edge, toxic))
 
-    async def remove(self, toxic: Toxic) -> None:
+    async def remove(self, toxic: ProxyToxic) -> None:
         """Remove a toxic if it stands; what it held back is delivered at once."""
         proxy = self._proxy(toxic.edge)
         async with self._lock:
@@ -200,13 +200,13 @@ class Proxies:
             for toxic in standing.values():
                 attributes = tuple(sorted(toxic.attributes.items()))
                 tag = toxic.name.removeprefix(f"{toxic.type}_{toxic.stream}")
-                await self.remove(Toxic(edge, toxic.type, toxic.stream, attributes, tag))
+                await self.remove(ProxyToxic(edge, toxic.type, toxic.stream, attributes, tag))
             current = await asyncio.to_thread(self._server.get_proxy, edge)
             if current is not None and not current.enabled:
                 await self.set_enabled(edge, enabled=True)
 
     @asynccontextmanager
-    async def toxic(self, *toxics: Toxic) -> AsyncIterator[None]:
+    async def toxic(self, *toxics: ProxyToxic) -> AsyncIterator[None]:
         """The toxics stand inside the block and are gone after it, whatever happens in it."""
         try:
             for each in toxics:
@@ -225,7 +225,7 @@ class Proxies:
         finally:
             await asyncio.shield(self.set_enabled(edge, enabled=True))
 
-    async def _remove_all(self, toxics: tuple[Toxic, ...]) -> None:
+    async def _remove_all(self, toxics: tuple[ProxyToxic, ...]) -> None:
         failures: list[Exception] = []
         for each in toxics:
             try:

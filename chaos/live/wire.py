@@ -37,7 +37,7 @@ _BYTES_ACKED = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class ByteCounts:
     """Bytes that clients of a port sent and got back, over ``connections`` sockets.
 
     ``closed``: how many of those sockets were gone at the last look.
@@ -84,14 +84,14 @@ class LocalWire:
         return await ask(edge, port, self._own)
 
 
-class Meter:
+class TrafficCounter:
     """Counts the traffic of the clients of one port, from the look ``start`` on."""
 
     def __init__(self, start: Sockets) -> None:
         self._start = start
         self._last = dict(start)
 
-    def count(self, now: Sockets) -> Traffic:
+    def count(self, now: Sockets) -> ByteCounts:
         """Count again. A socket opened and closed between two looks is not seen."""
         self._last.update(now)
         sent = received = 0
@@ -99,22 +99,22 @@ class Meter:
             out_before, back_before = self._start.get(source, (0, 0))
             sent += max(0, out - out_before)
             received += max(0, back - back_before)
-        return Traffic(sent, received, len(self._last), len(self._last.keys() - now.keys()))
+        return ByteCounts(sent, received, len(self._last), len(self._last.keys() - now.keys()))
 
 
-class Meters:
+class EdgeTraffic:
     """One meter for each edge (edge -> port), all read with one look."""
 
     def __init__(self, wire: Wire, targets: Mapping[str, int]) -> None:
         self._wire = wire
         self._targets = targets
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, TrafficCounter] = {}
 
-    async def count(self) -> dict[str, Traffic]:
+    async def count(self) -> dict[str, ByteCounts]:
         """The first time everything counts from here on."""
         now = await self._wire.look(set(self._targets.values()))
         if not self._meters:
-            self._meters = {edge: Meter(now[port]) for edge, port in self._targets.items()}
+            self._meters = {edge: TrafficCounter(now[port]) for edge, port in self._targets.items()}
         return {edge: meter.count(now[self._targets[edge]]) for edge, meter in self._meters.items()}
 
     @contextlib.asynccontextmanager

@@ -1,10 +1,9 @@
-"""Mutants of the system: one guard switched off in a copy of its source. Each must be caught.
+"""Mutants of the system: each removes one guard in a copy of the sources and must be killed.
 
-A run that never goes red proves nothing. The catalogue is split by the file whose guards it
-removes; ``UNPLANTED`` are those without a mutant, each with its reason. ``plant`` copies the
-packages, applies exact replacements (it fails loudly where the text is not there exactly once) and
-returns the tree; the roles then run from it by PYTHONPATH. The harness itself always runs from the
-real sources.
+A test bed that never fails proves nothing. The catalogue is split by the file whose guards it
+removes; ``UNPLANTED`` lists the guards without a mutant, each with its reason. ``plant`` copies the
+packages, applies exact replacements (each text must occur exactly once) and returns the tree; the
+roles run from it by PYTHONPATH. The harness itself always runs from the real sources.
 """
 
 from __future__ import annotations
@@ -58,33 +57,37 @@ UNPLANTED = tuple(guard for file in _FILES for guard in file.UNPLANTED)
 
 
 def catalogue() -> str:
-    """Every guard, by file: its mutant and where it dies, or why there is none."""
+    """List every guard by file: its mutant and what kills it, or why there is none."""
     lines: list[str] = []
     files = dict.fromkeys([m.file for m in MUTANTS.values()] + [g.file for g in UNPLANTED])
     for file in files:
         lines.append(file)
         for mutant in MUTANTS.values():
             if mutant.file == file:
-                fate = _fate(mutant)
+                fate = _description(mutant)
                 lines.append(f"  {mutant.guard}\n      {mutant.name}: {mutant.what} ({fate})")
         lines += [f"  {g.guard}\n      no mutant: {g.why}" for g in UNPLANTED if g.file == file]
     covered = sum(bool(mutant.covered_by) for mutant in MUTANTS.values())
     lines.append(
         f"{len(MUTANTS)} mutants, {covered} of them covered by a second guard; "
-        f"{len(UNPLANTED)} guards without one"
+        f"{len(UNPLANTED)} guards without a mutant"
     )
     return "\n".join(lines)
 
 
-def _fate(mutant: Mutant) -> str:
+def _description(mutant: Mutant) -> str:
     if mutant.covered_by:
         return f"covered by: {mutant.covered_by}; see {mutant.pair}"
-    fate = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
-    return f"{fate}; only in simulation: {mutant.unlive}" if mutant.unlive else fate
+    text = f"killed by {'/'.join(mutant.killers)} in {mutant.scenario}"
+    return f"{text}; only in simulation: {mutant.unlive}" if mutant.unlive else text
 
 
 def find(name: str) -> Mutant:
-    """The mutant of that name; raises MutantError with the names there are."""
+    """Return the mutant of that name.
+
+    Raises:
+        MutantError: there is no such mutant; the message lists the names.
+    """
     if name not in MUTANTS:
         raise MutantError(f"no mutant {name!r}; there are: {', '.join(MUTANTS)}")
     return MUTANTS[name]

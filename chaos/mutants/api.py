@@ -10,7 +10,7 @@ _COALESCER = "system/api/coalescer.py"
 
 _ANSWER_BEFORE_STORE = Mutant(
     name="answer_before_store",
-    guard="201 is said when the task is stored, not before",
+    guard="201 is sent after the task is stored",
     what="a submit is answered 201 while its statement is still on the way",
     scenario="crowded",
     killers=("S5", "S10", "S12"),
@@ -48,8 +48,8 @@ MUTANTS = (
     _ANSWER_BEFORE_STORE,
     Mutant(
         name="commit_in_memory",
-        guard="201 is said after a COMMIT that survives a crash (synchronous_commit)",
-        what="commits are answered before they are written down",
+        guard="201 is sent after a COMMIT that survives a crash (synchronous_commit)",
+        what="commits are answered before they are durable",
         scenario="database_restart",
         killers=("S1", "S2", "S4", "S5", "S6", "S8", "S10", "S11", "S12"),
         edits=(
@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     Mutant(
         name="too_late_told_as_cancelled",
-        guard="a cancel that came too late is told so (409)",
+        guard="a late cancel is answered as such (409)",
         what="it is answered 200",
         scenario="calm",
         killers=("S4",),
@@ -81,7 +81,7 @@ MUTANTS = (
     ),
     Mutant(
         name="request_told_as_cancelled",
-        guard="a cancel of a running task is told to be a request (202)",
+        guard="a cancel of a running task is answered as a request (202)",
         what="it is answered 200",
         scenario="crowded",
         killers=("S4",),
@@ -89,8 +89,8 @@ MUTANTS = (
     ),
     Mutant(
         name="unknown_submit_under_new_key",
-        guard="a submit of unknown outcome is sent again as it is: the same ids, the same keys",
-        what="its COMMIT is taken for failed: it is sent again as another task under a new key",
+        guard="a submit of unknown outcome is resent unchanged: the same ids and keys",
+        what="its COMMIT counts as failed: it is resent as another task under a new key",
         scenario="commit_reply_lost",
         killers=("S2", "S10"),
         edits=(
@@ -112,7 +112,7 @@ MUTANTS = (
     ),
     Mutant(
         name="unknown_cancel_told_as_done",
-        guard="a cancel of unknown outcome is told so",
+        guard="a cancel of unknown outcome is answered as unknown",
         what="it is answered 200",
         scenario="replies_lost",
         killers=("S4",),
@@ -136,22 +136,22 @@ UNPLANTED = (
         "covered by the key, which every request of the workload has (key_not_stored)",
     ),
     Unplanted(
-        "what was sent and is not answered is unknown, not refused",
+        "a request that was sent but not answered is unknown, not refused",
         _COALESCER,
         "clients take any 5xx for unknown and send the same key again",
     ),
     Unplanted(
-        "bounds: what waits, what goes into one statement",
+        "bounds on waiting requests and on the size of a statement",
         _COALESCER,
         "bounds memory; the workload stays far below (loadtest)",
     ),
     Unplanted(
-        "a client that hangs up touches nobody else's statement",
+        "a client that disconnects does not affect other requests of the statement",
         _COALESCER,
         "uvicorn does not cancel a request whose client is gone; tests/api/test_coalescer.py",
     ),
     Unplanted(
-        "a stopping process answers what it has taken",
+        "a stopping process answers the requests it accepted",
         _COALESCER,
         "without it the client gets no answer: unknown, and sent again",
     ),
@@ -176,7 +176,7 @@ UNPLANTED = (
         "says, decides nothing",
     ),
     Unplanted(
-        "what is not known to be refused may have happened (classify)",
+        "a statement that was not certainly refused may have happened (classify)",
         "system/database.py",
         "the loops send both again as they are, and clients take any 5xx for unknown",
     ),

@@ -51,8 +51,8 @@ _NOT_RESET = Mutant(
 MUTANTS = (
     Mutant(
         name="fence_checked_before",
-        guard="the fence is checked by the very statement that it guards",
-        what="by one of its own, before the effect",
+        guard="the fence is checked in the statement that it guards",
+        what="it is checked in a separate statement before the effect",
         scenario="late_answer",
         killers=("S1", "S8", "S9"),
         edits=(
@@ -136,7 +136,7 @@ def _distinct(ids""",
     Mutant(
         name="commit_though_refused",
         guard="ctx.transaction() is rolled back when its finish is refused",
-        what="it is committed all the same",
+        what="it is committed anyway",
         scenario="zombie_returns",
         killers=("S1", "S8", "S11"),
         edits=(

@@ -1,4 +1,4 @@
-"""What a mutant is, and how it is planted in a copy of the sources."""
+"""Defines mutants and plants them in a copy of the sources."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.errors import ChaosError
+
 PACKAGES = ("system", "observability", "chaos")
 SOURCES = Path(__file__).parent.parent.parent
 
 
-class MutantError(ValueError):
-    """A mutant that does not fit the sources any more; the message names file and text."""
+class MutantError(ChaosError):
+    """A mutant does not match the sources; the message names the file and the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Replace ``old``, which stands exactly once in ``file``, by ``new``."""
+    """Replaces ``old``, which occurs exactly once in ``file``, by ``new``."""
 
     file: str
     old: str
@@ -25,12 +27,13 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """``what`` is done to ``guard``; ``scenario`` must end false with it, by one of ``killers``.
+    """One removed guard; ``scenario`` must end false with it, by one of ``killers``.
 
-    ``runs_max``: the scenario is run under so many seeds at most until one kills it, since what a
-    guard prevents may need a race. ``covered_by``: the second guard that still holds when this one
-    is gone, so that it survives; ``pair`` is the mutant without both, which must be killed.
-    ``unlive``: why the live arena cannot be relied on to show it; then it must die in simulation.
+    ``guard``: the rule that is removed; ``what``: the change that removes it. ``runs_max``: the
+    number of seeds to try, since what a guard prevents may need a race. ``covered_by``: a second
+    guard that still holds without this one, so that the mutant survives; ``pair`` names the mutant
+    without both, which must be killed. ``unlive``: why the live arena cannot be relied on to kill
+    it; then the simulation must.
     """
 
     name: str
@@ -46,13 +49,13 @@ class Mutant:
 
     @property
     def file(self) -> str:
-        """Where the guard stands."""
+        """The file of the guard."""
         return self.edits[0].file
 
 
 @dataclass(frozen=True, slots=True)
 class Unplanted:
-    """A guard without a mutant, and why there is none."""
+    """A guard without a mutant, and the reason."""
 
     guard: str
     file: str
@@ -65,7 +68,7 @@ def both(
     killers: tuple[str, ...],
     scenario: str = "",
 ) -> Mutant:
-    """The mutant without the guards of all of ``mutants``, each of which covers the others."""
+    """Combine ``mutants``, whose guards cover each other, into one without all these guards."""
     return Mutant(
         name=name,
         guard=" and ".join(mutant.guard for mutant in mutants),
@@ -77,7 +80,7 @@ def both(
 
 
 def copy(sources: Path, tree: Path) -> Path:
-    """Copy the packages that roles run from into ``tree``; returns ``tree``."""
+    """Copy the packages that roles run from into ``tree``; return ``tree``."""
     ignored = shutil.ignore_patterns("__pycache__")
     for package in PACKAGES:
         shutil.copytree(sources / package, tree / package, ignore=ignored)
@@ -85,10 +88,10 @@ def copy(sources: Path, tree: Path) -> Path:
 
 
 def plant(mutant: Mutant, sources: Path, tree: Path) -> Path:
-    """Copy the packages of ``sources`` into ``tree`` with the mutant's edits; returns ``tree``.
+    """Copy the packages of ``sources`` into ``tree`` with the mutant's edits; return ``tree``.
 
     Raises:
-        MutantError: a text to replace is not in its file exactly once.
+        MutantError: a text to replace does not occur exactly once in its file.
     """
     copy(sources, tree)
     for edit in mutant.edits:
@@ -97,8 +100,8 @@ def plant(mutant: Mutant, sources: Path, tree: Path) -> Path:
         found = text.count(edit.old)
         if found != 1:
             raise MutantError(
-                f"mutant {mutant.name} does not fit {edit.file} any more: its text stands there "
-                f"{found} times, not once. Bring it up to date in chaos/mutants/:\n{edit.old}"
+                f"mutant {mutant.name} does not match {edit.file}: its text occurs {found} times "
+                f"instead of once. Update it in chaos/mutants/:\n{edit.old}"
             )
         path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
     return tree

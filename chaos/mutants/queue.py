@@ -9,7 +9,7 @@ _FILE = "system/queue.py"
 MUTANTS = (
     Mutant(
         name="group_made_only_once",
-        guard="a consumer group that is gone is made again (NOGROUP)",
+        guard="a missing consumer group is created again (NOGROUP)",
         what="only the first time",
         scenario="redis_amnesia",
         killers=("L1",),
@@ -29,7 +29,7 @@ MUTANTS = (
     Mutant(
         name="group_from_now_on",
         guard="a new consumer group begins at the first hint of the stream",
-        what='it begins with what comes later ("$")',
+        what='it begins with later hints ("$")',
         scenario="redis_wiped",
         killers=("L1",),
         covered_by="the hint's deadline: it is published again",
@@ -40,9 +40,9 @@ MUTANTS = (
 
 UNPLANTED = (
     Unplanted(
-        "maxlen: a stream that nobody reads stays bounded",
+        "maxlen: a stream without readers stays bounded",
         _FILE,
-        "bounds Redis's memory; what is trimmed is published again",
+        "bounds Redis's memory; trimmed hints are republished",
     ),
     Unplanted(
         "socket timeouts: a half-open connection is given up",
@@ -66,14 +66,14 @@ UNPLANTED = (
         "half of it leaves a hint twice, or none: published again at its deadline",
     ),
     Unplanted(
-        "what is no hint is dropped",
+        "entries that are not hints are dropped",
         _FILE,
-        "nobody else writes to Redis here; tests/test_queue.py",
+        "nothing else writes to Redis here; tests/test_queue.py",
     ),
     Unplanted(
         "the generation is set only where there is none (NX)",
         _FILE,
-        "equivalent: any value says that Redis remembers",
+        "equivalent: any value shows that Redis kept its data",
     ),
     Unplanted(
         "hints are read per queue, the count shared out",

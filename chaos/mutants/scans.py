@@ -17,11 +17,11 @@ _UTC = Edit(
 
 TOO_OLD_LEFT = Mutant(
     name="too_old_left",
-    guard="an attempt far past its timeout is taken back, whoever has it",
-    what="only those of dead workers are",
+    guard="an attempt far past its timeout is reclaimed from any worker",
+    what="only attempts of dead workers are reclaimed",
     scenario="commit_reply_lost",
     killers=("L1",),
-    covered_by="unknown claims that are sent again, the heartbeat's hand back, the worker's timer",
+    covered_by="unknown claims that are sent again, the heartbeat's release, the worker's timer",
     pair="too_old_left_claim_given_up_strays_kept",
     edits=(
         Edit(
@@ -36,8 +36,8 @@ MUTANTS = (
     TOO_OLD_LEFT,
     Mutant(
         name="mark_dead_late",
-        guard="a mark_dead that is carried out long after it was asked for kills nobody",
-        what="it kills whenever it is carried out",
+        guard="a mark_dead executed long after it was sent marks no worker",
+        what="it marks workers whenever it is executed",
         scenario="database_frozen",
         killers=("S16",),
         edits=(
@@ -53,7 +53,7 @@ MUTANTS = (
     ),
     Mutant(
         name="silent_timed_out",
-        guard="only a worker that was heard from after it lets an attempt time out",
+        guard="an attempt times out only if its worker sent a heartbeat after the timeout",
         what="attempts of silent workers time out too",
         scenario="scheduler_pause_overlap",
         killers=("S7",),
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         name="room_ignored",
         guard="room: no more than queue_depth_max QUEUED per queue",
-        what="what is QUEUED already is not counted",
+        what="QUEUED tasks are not counted",
         scenario="redis_flapping",
         killers=("S17",),
         edits=(
@@ -81,7 +81,7 @@ MUTANTS = (
     ),
     Mutant(
         name="dispatch_before_due",
-        guard="only what is due is dispatched",
+        guard="only due tasks are dispatched",
         what="SCHEDULED tasks are dispatched at once",
         scenario="crowded",
         killers=("S3",),
@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         name="lease_by_own_clock",
         guard="leases end by the database's clock",
-        what="the worker's own clock says when",
+        what="the worker's own clock decides",
         scenario="clock_skew",
         killers=("S16",),
         edits=(
@@ -149,7 +149,7 @@ MUTANTS = (
     Mutant(
         name="take_back_once",
         guard="take-back is level-triggered: what runs under a dead worker, whenever it began",
-        what="only in the first moments after a worker was marked dead",
+        what="only shortly after a worker was marked dead",
         scenario="late_claim",
         killers=("L1",),
         edits=(
@@ -164,7 +164,7 @@ MUTANTS = (
     Mutant(
         name="poison_unlimited",
         guard="a task whose workers died max_losses times is FAILED",
-        what="it is tried again for ever",
+        what="it is retried without limit",
         scenario="poison_task",
         killers=("S7", "S15", "L1"),
         edits=(
@@ -178,7 +178,7 @@ MUTANTS = (
     ),
     Mutant(
         name="loss_not_counted",
-        guard="a lost attempt is counted apart: it is not the task's fault",
+        guard="a lost attempt is counted separately: it is not the task's fault",
         what="losses stays as it is",
         scenario="zombie_returns",
         killers=("S7",),

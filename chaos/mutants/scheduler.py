@@ -11,7 +11,7 @@ _GROUP_FROM_NOW_ON = next(mutant for mutant in _QUEUE if mutant.name == "group_f
 
 HINTS_ONCE = Mutant(
     name="hints_once",
-    guard="a hint not claimed by its deadline is published again",
+    guard="a hint not claimed by its deadline is republished",
     what="each hint is published once",
     scenario="hints_lost",
     killers=("L1",),
@@ -28,7 +28,7 @@ HINTS_ONCE = Mutant(
 _AMNESIA_IGNORED = Mutant(
     name="amnesia_ignored",
     guard="when Redis has lost everything, all hints are published again at once",
-    what="its memory is marked as sound, nothing else",
+    what="the generation is set, nothing else happens",
     scenario="redis_amnesia",
     killers=("L1",),
     covered_by="the hint's deadline: it is published again, only later",
@@ -46,8 +46,8 @@ _AMNESIA_IGNORED = Mutant(
 
 DEAD_NOT_BURIED = Mutant(
     name="dead_not_buried",
-    guard="hints that a dead incarnation read but never claimed go to the living (the janitor)",
-    what="they stay with the dead",
+    guard="hints read but not claimed by a dead incarnation go to live workers (the janitor)",
+    what="they stay with the dead consumer",
     scenario="hints_orphaned",
     killers=("L1",),
     covered_by="the hint's deadline: it is published again, only later",
@@ -64,10 +64,10 @@ DEAD_NOT_BURIED = Mutant(
 _BOUND_BY_XLEN = Mutant(
     name="bound_by_xlen",
     guard="the bound of the queue counts QUEUED rows, never the stream's entries",
-    what="it is what XLEN leaves of queue_depth_max",
+    what="the room is queue_depth_max minus XLEN",
     scenario="narrow_queue",
     killers=("L1",),
-    covered_by="the janitor, which takes away what the dead have read",
+    covered_by="the janitor, which drains dead consumers",
     pair="bound_by_xlen_dead_not_buried",
     edits=(
         Edit(
@@ -98,8 +98,8 @@ MUTANTS = (
     both("bound_by_xlen_dead_not_buried", _BOUND_BY_XLEN, DEAD_NOT_BURIED, killers=("L1",)),
     Mutant(
         name="never_steady",
-        guard="nobody is marked dead right after a scheduler's own outage (FailureDetector)",
-        what="every expired lease is a death at once",
+        guard="no worker is marked dead right after a scheduler's own outage (FailureDetector)",
+        what="every expired lease marks its worker dead at once",
         scenario="database_down_longer_than_lease",
         killers=("S16",),
         edits=(
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         name="loops_unsupervised",
         guard="a loop that fails is started again, and one that is stuck is not ready",
-        what="it is over, and the process says that it is ready (W23)",
+        what="it ends, and the process still reports ready (W23)",
         scenario="redis_flapping",
         killers=("L1", "L2"),
         edits=(
@@ -143,7 +143,7 @@ MUTANTS = (
 
 UNPLANTED = (
     Unplanted(
-        "hints are published after the dispatch was answered",
+        "hints are published after the reply to the dispatch",
         _FILE,
         "there is nothing to publish before: the statement answers with the hints",
     ),
@@ -153,7 +153,7 @@ UNPLANTED = (
         "equivalent but for QUEUED tasks that wait for their deadline",
     ),
     Unplanted(
-        "Redis's memory is marked only after all hints are published again",
+        "the generation is set only after all hints are republished",
         _FILE,
         "covered by the hint's deadline; only a kill in between could show it",
     ),
@@ -178,12 +178,12 @@ UNPLANTED = (
         "short cuts: without them only slower",
     ),
     Unplanted(
-        "only consumers marked dead are drained",
+        "only dead consumers are drained",
         _FILE,
-        "draining a living one only publishes its hints twice, which claims refuse",
+        "draining a live one only publishes its hints twice, which claims refuse",
     ),
     Unplanted(
-        "each kind of sweep has a connection of its own",
+        "each kind of sweep has its own connection",
         _FILE,
         "only slower",
     ),

@@ -13,7 +13,7 @@ _REPEATED = (
 _CLAIMS = (
     Mutant(
         name="claim_without_state",
-        guard="a claim takes only what is QUEUED",
+        guard="a claim takes only QUEUED tasks",
         what="a task that was cancelled under the hint's epoch is claimed",
         scenario="crowded",
         killers=("S4", "S6", "S9", "S11"),
@@ -27,8 +27,8 @@ _CLAIMS = (
     ),
     Mutant(
         name="claim_by_any_token",
-        guard="a claim sent again is answered only to the sender of the first one",
-        what="a second hint of a task that runs is granted too, under the same epoch",
+        guard="a repeated claim is answered only to the sender of the first one",
+        what="a second hint of a running task is granted too, under the same epoch",
         scenario="crowded",
         killers=("S9",),
         edits=(
@@ -41,11 +41,11 @@ _CLAIMS = (
     ),
     Mutant(
         name="claim_not_repeatable",
-        guard="a claim of unknown outcome, sent again, returns its grants",
+        guard="a claim of unknown outcome returns its grants when it is sent again",
         what="the second sending finds the task RUNNING and returns nothing",
         scenario="replies_lost",
         killers=("L1",),
-        covered_by="the heartbeat hands back what runs under this worker and is not known here",
+        covered_by="the heartbeat releases attempts that this worker owns but does not know",
         pair="claim_not_repeatable_strays_kept",
         edits=(
             Edit(
@@ -65,7 +65,7 @@ _CLAIMS = (
     ),
     Mutant(
         name="last_life_in_company",
-        guard="a task on its last life is granted only where nothing else runs",
+        guard="a quarantined task is granted only to a worker that runs nothing else",
         what="it is granted like any other",
         scenario="poison_task",
         killers=("S15",),
@@ -73,8 +73,8 @@ _CLAIMS = (
     ),
     Mutant(
         name="heartbeat_of_the_dead",
-        guard="an incarnation marked dead is dead for ever",
-        what="its heartbeat is answered as if it lived, so it goes on claiming",
+        guard="an incarnation that was marked dead stays dead",
+        what="its heartbeat is accepted, so it continues to claim",
         scenario="zombie_returns",
         killers=("S15",),
         edits=(
@@ -88,7 +88,7 @@ _CLAIMS = (
     Mutant(
         name="lease_not_renewed",
         guard="a heartbeat renews the lease",
-        what="the lease ends once and for all after lease_seconds",
+        what="the lease ends after lease_seconds regardless of heartbeats",
         scenario="crowded",
         killers=("S16",),
         edits=(
@@ -113,7 +113,7 @@ _ENDS = (
     Mutant(
         name="finish_without_epoch",
         guard="a finish names the epoch of its attempt",
-        what="a finish succeeds whenever the task is RUNNING, whoever runs it by now",
+        what="a finish succeeds whenever the task is RUNNING, even for another owner",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
         edits=(
@@ -122,8 +122,8 @@ _ENDS = (
     ),
     Mutant(
         name="finish_without_state",
-        guard="a finish ends only what is RUNNING",
-        what="a finish looks at the epoch alone",
+        guard="a finish ends only RUNNING tasks",
+        what="a finish checks the epoch alone",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
         covered_by="the epoch, which is odd exactly while RUNNING (a CHECK of the table)",
@@ -133,7 +133,7 @@ _ENDS = (
     Mutant(
         name="finish_without_guards",
         guard="a finish names state and epoch",
-        what="a finish succeeds whatever it finds",
+        what="a finish succeeds in any state",
         scenario="late_finish",
         killers=("S1", "S8", "S9"),
         edits=(Edit(_FILE, FINISH_GUARDS, f"{FINISH}),"),),
@@ -141,7 +141,7 @@ _ENDS = (
     Mutant(
         name="finish_without_ledger",
         guard="SUCCEEDED and its ledger row are one statement",
-        what="the ledger row is left out",
+        what="the ledger row is not written",
         scenario="crowded",
         killers=("S11",),
         edits=(
@@ -155,7 +155,7 @@ _ENDS = (
     Mutant(
         name="ledger_key_at_random",
         guard="the key of the ledger is the task's id, never the attempt's",
-        what="each attempt has a key of its own",
+        what="each attempt has its own key",
         scenario="crowded",
         killers=("S1",),
         edits=(
@@ -168,8 +168,8 @@ _ENDS = (
     ),
     Mutant(
         name="finish_without_event",
-        guard="there is no transition without its event",
-        what="SUCCEEDED leaves no event",
+        guard="every transition writes an event",
+        what="SUCCEEDED writes no event",
         scenario="crowded",
         killers=("S6",),
         edits=(
@@ -182,7 +182,7 @@ _ENDS = (
     ),
     Mutant(
         name="resent_end_refused",
-        guard="an end sent again by the worker that made it is answered done (released_by)",
+        guard="a repeated end by the same worker is accepted (released_by)",
         what="it is refused as a stale write",
         scenario="replies_lost",
         killers=("S8",),
@@ -198,7 +198,7 @@ _ENDS = (
     Mutant(
         name="release_without_epoch",
         guard="a failure names the epoch of its attempt",
-        what="a late failure ends the attempt of whoever runs the task by now",
+        what="a late failure ends the attempt of the current owner",
         scenario="late_failure",
         killers=("S9",),
         edits=(
@@ -241,7 +241,7 @@ _ENDS = (
     ),
     Mutant(
         name="hand_back_not_counted",
-        guard="an attempt handed back is counted apart: it is not the task's fault",
+        guard="a released attempt is counted separately: it is not the task's fault",
         what="handed_back stays as it is",
         scenario="rolling_restart",
         killers=("S7",),
@@ -257,8 +257,8 @@ _ENDS = (
 
 _UNLOCKED = Mutant(
     name="decided_without_lock",
-    guard="lock first, then look at state and epoch",
-    what="ends and cancels decide by what they saw before they waited for the row",
+    guard="lock the row before reading state and epoch",
+    what="ends and cancels decide by the state they read before waiting for the lock",
     scenario="cancel_storm",
     killers=("S6", "S11"),
     covered_by="the key of task_events (task, seq), which refuses a second transition of one row",
@@ -291,8 +291,8 @@ _CLIENTS = (
     both("decided_without_lock_unlogged", _UNLOCKED, _UNLOGGED, killers=("S6", "S11")),
     Mutant(
         name="cancel_of_the_ended",
-        guard="terminal states absorb: a cancel that comes too late changes nothing",
-        what="whatever is not RUNNING becomes CANCELLED",
+        guard="terminal states are final: a late cancel changes nothing",
+        what="any task that is not RUNNING becomes CANCELLED",
         scenario="calm",
         killers=("S4", "S6", "S11"),
         edits=(
@@ -314,7 +314,7 @@ UNPLANTED = (
     Unplanted(
         "an UPDATE sets every column that a CHECK reads",
         _FILE,
-        f"without it a CHECK refuses what is right, never accepts what is wrong; {_PAIRS}",
+        f"without it a CHECK refuses valid rows, but never accepts invalid ones; {_PAIRS}",
     ),
     Unplanted(
         "rows are locked and keys inserted in order",
@@ -343,17 +343,17 @@ UNPLANTED = (
         "covered by its epoch as in finish_without_state; release_without_epoch is the pair's half",
     ),
     Unplanted(
-        "released_by must be this very worker; a take-back clears it",
+        "released_by must be the same worker; a take-back clears it",
         _FILE,
         "without it a stale write is answered done: nothing is written but its witness is missing",
     ),
     Unplanted(
-        "what is refused is witnessed (stale_writes)",
+        "refused writes are recorded (stale_writes)",
         _FILE,
-        "without the witness late_finish is unknown, not false: stale_write_refused is never seen",
+        "without the record late_finish is unknown, not false: stale_write_refused is never seen",
     ),
     Unplanted(
-        "beside a task on its last life nothing is granted",
+        "nothing is granted beside a quarantined task",
         _FILE,
         "covered by the worker, which reads no hints while such a one runs (SlotPool.exclusive)",
     ),

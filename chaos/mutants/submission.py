@@ -10,8 +10,8 @@ _SUBMISSION = "system/submission.py"
 MUTANTS = (
     Mutant(
         name="submit_without_conflict",
-        guard="a key that is taken is no error (ON CONFLICT DO NOTHING)",
-        what="the unique index refuses the statement, and with it the request",
+        guard="a used key is not an error (ON CONFLICT DO NOTHING)",
+        what="the unique index fails the statement, and with it the request",
         scenario="crowded",
         killers=("S10",),
         edits=(
@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant(
         name="due_at_once",
         guard="a task is due at its run_at",
-        what="every task is due when it is stored",
+        what="every task is due as soon as it is stored",
         scenario="crowded",
         killers=("S3",),
         edits=(
@@ -48,8 +48,8 @@ MUTANTS = (
     ),
     Mutant(
         name="mismatch_accepted",
-        guard="another request under a used key is refused (the fingerprint)",
-        what="it is answered with the task of the first one",
+        guard="a different request under a used key is refused (the fingerprint)",
+        what="it is answered with the task of the first request",
         scenario="crowded",
         killers=("S10",),
         edits=(
@@ -62,7 +62,7 @@ MUTANTS = (
     ),
     Mutant(
         name="repeat_judged_by_its_neighbour",
-        guard="who comes second in a batch is judged by what stands under the key",
+        guard="a repeat in a batch is judged by the request stored under the key",
         what="a repeat that meets a mismatch in one statement is refused with it",
         scenario="used_keys",
         killers=("S10",),
@@ -77,8 +77,8 @@ MUTANTS = (
     ),
     Mutant(
         name="loser_told_its_own_id",
-        guard="who loses a race for a key is told the winner's task (the second statement)",
-        what="the loser is told the id that was never stored",
+        guard="the loser of a race for a key gets the winner's task (the second statement)",
+        what="the loser gets an id that was never stored",
         scenario="crowded",
         killers=("S5", "S10"),
         edits=(

@@ -17,8 +17,8 @@ _LINKS = "    return (*before, batch) if batch is not None else before\n"
 _TOLD = (
     Mutant(
         name="create_untold",
-        guard="a submit tells the span that all others of its task are below",
-        what="it is in the row, and nowhere else",
+        guard="a submit emits the root span of its task",
+        what="its context is in the row, but no span is emitted",
         scenario="calm",
         killers=("S13",),
         edits=(
@@ -31,8 +31,8 @@ _TOLD = (
     ),
     Mutant(
         name="sends_untold",
-        guard="whoever publishes a hint tells it, the first time and again",
-        what="nobody sees it leave",
+        guard="every publishing of a hint emits a span",
+        what="no span shows it",
         scenario="calm",
         killers=("S13",),
         edits=(
@@ -45,8 +45,8 @@ _TOLD = (
     ),
     Mutant(
         name="take_back_untold",
-        guard="whoever takes an attempt back tells its span",
-        what="an attempt whose worker was killed leaves a hole",
+        guard="the scheduler that reclaims an attempt emits its span",
+        what="an attempt whose worker was killed has no span",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -59,8 +59,8 @@ _TOLD = (
     ),
     Mutant(
         name="queued_untold",
-        guard="a claim tells how long its hint has waited",
-        what="the wait is a hole",
+        guard="a claim emits a span of the time its hint waited",
+        what="the wait has no span",
         scenario="calm",
         killers=("S13",),
         edits=(
@@ -73,8 +73,8 @@ _TOLD = (
     ),
     Mutant(
         name="zombie_tells_too",
-        guard="a worker whose end was refused tells no span of its attempt",
-        what="it tells it too, beside the take-back",
+        guard="a worker whose end was refused emits no span of its attempt",
+        what="it emits one too, beside the take-back",
         scenario="late_finish",
         killers=("S13",),
         edits=(
@@ -107,8 +107,8 @@ _PLACED = (
     ),
     Mutant(
         name="attempt_id_of_its_own",
-        guard="the id of an attempt's span follows from task and epoch, whoever tells it",
-        what="the worker draws one, which the take-back cannot know",
+        guard="the id of an attempt's span is derived from task and epoch",
+        what="the worker draws a random one that the take-back cannot know",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -121,8 +121,8 @@ _PLACED = (
     ),
     Mutant(
         name="previous_not_linked",
-        guard="an attempt is linked to the one before it",
-        what="it stands alone",
+        guard="an attempt is linked to the previous one",
+        what="it has no link",
         scenario="workers_killed",
         killers=("S13",),
         edits=(Edit(_ATTEMPT, _LINKS, "    return (batch,) if batch is not None else ()\n"),),
@@ -130,15 +130,15 @@ _PLACED = (
     Mutant(
         name="batch_not_linked",
         guard="an attempt is linked to the batch of the scheduler that its hint was in",
-        what="nobody finds out what was dispatched together",
+        what="its batch cannot be found",
         scenario="calm",
         killers=("S13",),
         edits=(Edit(_ATTEMPT, _LINKS, "    return before\n"),),
     ),
     Mutant(
         name="handler_outside",
-        guard="what a handler does is below its attempt",
-        what="it is below the create, beside the attempts",
+        guard="spans of a handler are below its attempt",
+        what="they are below the create, beside the attempts",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -154,15 +154,15 @@ _PLACED = (
 _EXPORTED = (
     Mutant(
         name="stop_without_export",
-        guard="a process that stops gracefully sends the spans that it has first",
-        what="they go with it",
+        guard="a process that stops gracefully first exports its spans",
+        what="they are lost",
         scenario="rolling_restart",
         killers=("S13",),
         edits=(Edit(_TELEMETRY, "        await telemetry.tracing.aclose()\n", "        pass\n"),),
     ),
     Mutant(
         name="export_in_line",
-        guard="what is traced never waits for the collector",
+        guard="tracing never waits for the collector",
         what="an attempt frees its slot when its spans are delivered",
         scenario="collector_lost",
         killers=("L1", "L2", "L4"),
@@ -184,7 +184,7 @@ UNPLANTED = (
     Unplanted(
         "a batch of spans that could not be sent is tried once more",
         _EXPORT,
-        "what a fault of the collector costs is excused; tests/test_tracing_export.py",
+        "S13 exempts spans lost to a fault of the collector; tests/test_tracing_export.py",
     ),
     Unplanted(
         "the queue of spans is bounded: what finds no room is dropped and counted",
@@ -202,8 +202,8 @@ UNPLANTED = (
         "clients of the arena send none: the ratio decides; tests/api has them",
     ),
     Unplanted(
-        "what failed is told by its type: neither payloads nor messages",
+        "failures are recorded by type, without payloads and messages",
         _ATTEMPTS,
-        "no law of the arena looks for secrets; tests look for them",
+        "no invariant looks for secrets; tests look for them",
     ),
 )

@@ -19,8 +19,8 @@ _CLAIM_NOT_REPEATABLE = next(m for m in _STATEMENTS if m.name == "claim_not_repe
 
 _STRAYS_KEPT = Mutant(
     name="strays_kept",
-    guard="the heartbeat hands back what runs under this worker and is not known here",
-    what="it stays RUNNING and nobody runs it",
+    guard="the heartbeat releases attempts that this worker owns but does not know",
+    what="it stays RUNNING although no worker runs it",
     scenario="replies_lost",
     killers=("L1",),
     covered_by="claims and finishes of unknown outcome, which are sent again until answered",
@@ -36,11 +36,11 @@ _STRAYS_KEPT = Mutant(
 
 _CLAIM_GIVEN_UP = Mutant(
     name="claim_given_up",
-    guard="a claim of unknown outcome is sent again, under the same token, until it is answered",
-    what="it is taken for refused, and its hints are acked",
+    guard="a claim of unknown outcome is resent under the same token until it is answered",
+    what="it counts as refused, and its hints are acked",
     scenario="replies_lost",
     killers=("L1",),
-    covered_by="the heartbeat hands back what runs under this worker and is not known here",
+    covered_by="the heartbeat releases attempts that this worker owns but does not know",
     pair="claim_given_up_strays_kept",
     edits=(
         Edit(
@@ -64,11 +64,11 @@ _CLAIM_GIVEN_UP = Mutant(
 
 _FINISH_GIVEN_UP = Mutant(
     name="finish_given_up",
-    guard="an end of unknown outcome is sent again until it is answered",
+    guard="an end of unknown outcome is resent until it is answered",
     what="it is forgotten",
     scenario="replies_lost",
     killers=("L1",),
-    covered_by="the heartbeat hands back what runs under this worker and is not known here",
+    covered_by="the heartbeat releases attempts that this worker owns but does not know",
     pair="finish_given_up_strays_kept",
     edits=(
         Edit(
@@ -81,7 +81,7 @@ _FINISH_GIVEN_UP = Mutant(
 
 _PENDING_NOT_REREAD = Mutant(
     name="pending_not_reread",
-    guard="after a turn that failed, the hints that it may have read are read again",
+    guard="after a failed iteration, hints that it may have read are read again",
     what="only new ones are read",
     scenario="redis_partition",
     killers=("L1",),
@@ -128,7 +128,7 @@ _TAKING = (
     both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
     Mutant(
         name="time_of_the_first_sending",
-        guard="an attempt's time runs from its claim, however often that had to be sent",
+        guard="the time of an attempt runs from its claim, however often the claim was sent",
         what="from the first sending of the claim",
         scenario="late_grant",
         killers=("S16",),
@@ -144,14 +144,14 @@ _TAKING = (
     Mutant(
         name="more_than_slots",
         guard="a worker reads hints only for its free slots",
-        what="it takes whatever there is",
+        what="it reads all available hints",
         scenario="crowded",
         killers=("S9",),
         edits=(Edit(_CLAIMER, "min(self._slots.free, _CLAIM_MAX),", "_CLAIM_MAX,"),),
     ),
     Mutant(
         name="unknown_name_fails",
-        guard="a task whose name this worker does not know is handed back, nobody's fault",
+        guard="a task with a name unknown to the worker is released and not counted",
         what="it counts as a failed attempt",
         scenario="two_versions",
         killers=("S15",),
@@ -168,7 +168,7 @@ _TAKING = (
 _CLAIMS_WITHOUT_LEASE = Mutant(
     name="claims_without_lease",
     guard="a worker whose lease may be over claims nothing until a heartbeat is answered",
-    what="it goes on claiming as long as claims are answered",
+    what="it continues to claim as long as claims are answered",
     scenario="heartbeat_behind",
     killers=("S9",),
     edits=(Edit(_LEASE, "time.monotonic() < self._ends", "bool(self._ends)"),),
@@ -176,8 +176,8 @@ _CLAIMS_WITHOUT_LEASE = Mutant(
 
 _DEAD_GOES_ON = Mutant(
     name="dead_goes_on",
-    guard="a worker that is told that its incarnation is dead stops and exits",
-    what="it goes on claiming",
+    guard="a worker whose incarnation was marked dead stops and exits",
+    what="it continues to claim",
     scenario="zombie_returns",
     killers=("S9", "S15"),
     covered_by="a worker whose lease is over claims nothing",
@@ -204,8 +204,8 @@ _LIVING = (
     ),
     Mutant(
         name="stop_without_hand_back",
-        guard="a worker that stops hands back what does not end within the grace",
-        what="it leaves it running under its name",
+        guard="a stopping worker releases attempts that do not end within the grace",
+        what="it leaves them RUNNING under its name",
         scenario="rolling_restart",
         killers=("S16",),
         edits=(
@@ -223,8 +223,8 @@ _LIVING = (
     ),
     Mutant(
         name="retired_too_early",
-        guard="a worker that stops marks itself dead last, when everything is handed back",
-        what="first, while its handlers still run",
+        guard="a stopping worker marks itself dead last, after all attempts are released",
+        what="it does so first, while its handlers still run",
         scenario="rolling_restart",
         killers=("S16",),
         edits=(
@@ -240,7 +240,7 @@ _LIVING = (
 
 MUTANTS = (*_TAKING, *_LIVING)
 
-_FENCE = "the fence refuses what it writes: only work is wasted"
+_FENCE = "the fence refuses their writes: only work is wasted"
 
 UNPLANTED = (
     Unplanted(
@@ -249,22 +249,22 @@ UNPLANTED = (
         _FENCE,
     ),
     Unplanted(
-        "a task that is not known here is handed back only if no claim was in flight",
+        "an unknown attempt is released only if no claim was in flight",
         _FILE,
-        "else what was just granted is handed back too: lawful, only wasted",
+        "otherwise a fresh grant is released too: legal, only wasteful",
     ),
     Unplanted(
-        "a stopping worker gives hints back that it read but did not claim",
+        "a stopping worker returns hints that it read but did not claim",
         _CLAIMER,
         "covered by the janitor and the deadline",
     ),
     Unplanted(
         "a task waits unacked until nothing else runs here; further ones go back",
         _CLAIMER,
-        "only how soon a task on its last life runs; the database decides (last_life_in_company)",
+        "only how soon a quarantined task runs; the database decides (last_life_in_company)",
     ),
     Unplanted(
-        "while a task on its last life runs, no slot is free",
+        "while a quarantined task runs, no slot is free",
         _SLOT_POOL,
         "covered by the claim, which grants nothing beside it (last_life_in_company)",
     ),
@@ -287,7 +287,7 @@ UNPLANTED = (
     Unplanted(
         "an unknown end is sent again as it is, not as a failure",
         _FINISHER,
-        "under one epoch one of both wins: only an attempt is wasted",
+        "under one epoch one of them wins: only an attempt is wasted",
     ),
     Unplanted(
         "one end per task in a statement",
@@ -295,12 +295,12 @@ UNPLANTED = (
         "only strays have two ends, and both name the same epoch",
     ),
     Unplanted(
-        "what is unstorable becomes a failure of its own",
+        "an unstorable result becomes a failure",
         _FINISHER,
-        "no result of the workload is; tests/test_finisher.py",
+        "no result of the workload is unstorable; tests/test_finisher.py",
     ),
     Unplanted(
-        "claim, finish, heartbeat and handlers have connections of their own",
+        "claim, finish, heartbeat and handlers have their own connections",
         _FILE,
         "only slower: as long as the load fits. pool_exhaustion shows it",
     ),

@@ -1,4 +1,4 @@
-"""The tasks of a run as a list: what is worth knowing of each, the interesting ones first."""
+"""Lists the tasks of a run with the facts of each, the most interesting ones first."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chaos.history import History
-from chaos.invariants.liveness import spans
-from chaos.report.curves import latencies
-from chaos.verdict import Judgement
+from chaos.invariants.liveness import lifetimes
+from chaos.report.model import RunModel
 from system.lifecycle import TERMINAL, State
 
 
 class Tag(StrEnum):
-    """Why somebody would look at a task; the order is that of interest."""
+    """Why a reader would look at a task, in descending order of interest."""
 
     VIOLATED = "violated"
     STALE = "stale write"
@@ -23,20 +22,20 @@ class Tag(StrEnum):
     OPEN = "open"
     FAILED = "failed"
     DUPLICATE = "duplicate"
-    HANDED_BACK = "handed back"
+    HANDED_BACK = "released"
     RETRIED = "retried"
     CANCELLED = "cancelled"
 
 
-# A task with one of these is never left out.
+# A task with one of these tags is always shown.
 _ALWAYS = frozenset(Tag) - {Tag.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One task. ``state`` None: it has no row in the final read. ``late``: due to effect, seconds.
+class TaskEntry:
+    """One task; ``state`` is None if it has no row in the final read.
 
-    ``laws``: invariants that it violates.
+    ``late``: seconds from due to effect; ``laws``: invariants that it violates.
     """
 
     task_id: str
@@ -53,13 +52,13 @@ class Entry:
 
     @property
     def kept(self) -> bool:
-        """Whether it is shown however many tasks there are."""
+        """Whether it is shown regardless of the number of tasks."""
         return not _ALWAYS.isdisjoint(self.tags)
 
 
-def catalogue(judgement: Judgement) -> list[Entry]:
-    """Every task of the final read, and every task that only a violation names."""
-    history = judgement.history
+def catalogue(model: RunModel) -> list[TaskEntry]:
+    """Return every task of the final read, and every task that only a violation names."""
+    judgement, history = model.judgement, model.history
     laws: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for violation in judgement.violations:
         if violation.task_id:
@@ -67,8 +66,8 @@ def catalogue(judgement: Judgement) -> list[Entry]:
     suppressed = Counter(
         call.task_id for calls in history.sink_calls.values() for call in calls if not call.applied
     )
-    late = {latency.task_id: latency.seconds for latency in latencies(history)}
-    due = {span.task.task_id: span.due for span in spans(history)}
+    late = {latency.task_id: latency.seconds for latency in model.latencies}
+    due = {each.task.task_id: each.due for each in history.view(lifetimes)}
     known = dict.fromkeys([*history.tasks, *laws])
     entries = [
         _entry(history, task_id, tuple(laws.get(task_id, ())), suppressed[task_id], due, late)
@@ -77,9 +76,10 @@ def catalogue(judgement: Judgement) -> list[Entry]:
     return sorted(entries, key=_interest)
 
 
-def chosen(entries: Sequence[Entry], most: int) -> list[Entry]:
-    """The entries to be shown, in their order: all that must be, and of the others an even sample
-    that fills the list up to ``most``.
+def chosen(entries: Sequence[TaskEntry], most: int) -> list[TaskEntry]:
+    """Return the entries to show, in order.
+
+    These are all that must be shown, and an even sample of the others that fills up to ``most``.
     """
     room = max(0, most - sum(entry.kept for entry in entries))
     ordinary = [entry.task_id for entry in entries if not entry.kept]
@@ -95,10 +95,10 @@ def _entry(
     suppressed: int,
     due: dict[str, float],
     late: dict[str, float],
-) -> Entry:
+) -> TaskEntry:
     task = history.tasks.get(task_id)
     stale = len(history.stale_writes.get(task_id, ()))
-    return Entry(
+    return TaskEntry(
         task_id=task_id,
         key=task.key if task else None,
         name=task.name if task else None,
@@ -117,7 +117,7 @@ def _tags(
     history: History, task_id: str, laws: tuple[str, ...], stale: int, suppressed: int
 ) -> Iterator[Tag]:
     task = history.tasks.get(task_id)
-    told = {
+    tagged = {
         Tag.VIOLATED: bool(laws),
         Tag.STALE: stale > 0,
         Tag.LOST: task is not None and task.losses > 0,
@@ -128,10 +128,10 @@ def _tags(
         Tag.RETRIED: task is not None and task.attempt > 1,
         Tag.CANCELLED: task is not None and task.state == State.CANCELLED,
     }
-    yield from (tag for tag in Tag if told[tag])
+    yield from (tag for tag in Tag if tagged[tag])
 
 
-def _interest(entry: Entry) -> tuple[int, int, float, str]:
+def _interest(entry: TaskEntry) -> tuple[int, int, float, str]:
     order = list(Tag)
     first = min((order.index(tag) for tag in entry.tags), default=len(order))
     return first, -len(entry.tags), -(entry.late or 0.0), entry.task_id

@@ -1,33 +1,28 @@
-"""Curves over the run, in arena seconds: how much was accepted, done, waiting, and how late.
-
-A curve is a step function: each point holds from its second until the next one.
-"""
+"""Computes the curves of a run, in arena seconds: tasks accepted, done and waiting, and latency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import TypeAlias
 
 from chaos.history import History
-from chaos.invariants.liveness import spans
+from chaos.invariants.liveness import lifetimes
 from chaos.records import Event
+from observability.charts import Steps
 from system.lifecycle import Reason, State
 
-Curve: TypeAlias = tuple[tuple[float, int], ...]
-
-# Where a task is. SCHEDULED is two things to whoever waits: not due yet (or backing off), and due.
+# Where a task can be. SCHEDULED is split in two: not due yet (or backing off), and due.
 WAITING, DUE = "waiting", "due"
 PLACES = (WAITING, DUE, *(state for state in State if state is not State.SCHEDULED))
 
-# After these a task may go on at once; after a failure it first backs off, until its dispatch.
+# After these a task is due at once; after a failure it backs off until its dispatch.
 _DUE_AT_ONCE = frozenset({Reason.LOST, Reason.HANDED_BACK, Reason.RETRIED})
 
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """A task in a place. ``end`` None: until the end of the history."""
+    """A task in a place; ``end`` is None if it stays there until the end of the history."""
 
     place: str
     start: float
@@ -36,16 +31,16 @@ class Stay:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """From due to the effect of one task, in seconds; ``at``: arena second of the effect."""
+class EffectLatency:
+    """Seconds from due to the effect of one task; ``at``: arena second of the effect."""
 
     at: float
     seconds: float
     task_id: str
 
 
-def accepted(history: History) -> Curve:
-    """Tasks that some client was told are accepted, cumulative."""
+def accepted(history: History) -> Steps:
+    """Return the cumulative number of tasks reported as accepted to some client."""
     first: dict[str, float] = {}
     for submit in history.of("submit"):
         task_id = submit.value.get("task_id")
@@ -55,18 +50,23 @@ def accepted(history: History) -> Curve:
     return _summed((at, 1) for at in first.values())
 
 
-def effects(history: History) -> Curve:
-    """Ledger rows, cumulative."""
+def effects(history: History) -> Steps:
+    """Return the cumulative number of ledger rows."""
     return _summed(
         (history.seconds(row.at), 1) for rows in history.effects.values() for row in rows
     )
 
 
-def depth(history: History) -> dict[str, Curve]:
-    """How many tasks were in each of ``PLACES``; at any instant they sum up to all tasks."""
+def stays_by_task(history: History) -> dict[str, list[Stay]]:
+    """Return the stays of every task that has events."""
+    return {task_id: stays(history, task_id) for task_id in history.events}
+
+
+def depth(stays_of: Mapping[str, Sequence[Stay]]) -> dict[str, Steps]:
+    """Return how many tasks were in each of ``PLACES``; at any instant they add up to all tasks."""
     changes: dict[str, list[tuple[float, int]]] = {place: [] for place in PLACES}
-    for task_id in history.events:
-        for stay in stays(history, task_id):
+    for found in stays_of.values():
+        for stay in found:
             changes[stay.place].append((stay.start, 1))
             if stay.end is not None:
                 changes[stay.place].append((stay.end, -1))
@@ -74,12 +74,12 @@ def depth(history: History) -> dict[str, Curve]:
 
 
 def stays(history: History, task_id: str) -> list[Stay]:
-    """Where a task was from when to when, without gaps; repeated entries into a place are one."""
+    """Return where a task was and when, without gaps; repeated entries into a place are merged."""
     events = history.events.get(task_id, ())
     found: list[Stay] = []
     for number, event in enumerate(events):
         start = history.seconds(event.at)
-        # Instants of one task never run backwards in a good history; a bad one is drawn anyway.
+        # Instants of a task never decrease in a valid history; an invalid one is drawn anyway.
         start = max(start, found[-1].start) if found else start
         after = history.seconds(events[number + 1].at) if number + 1 < len(events) else None
         end = None if after is None else max(start, after)
@@ -87,49 +87,16 @@ def stays(history: History, task_id: str) -> list[Stay]:
     return [stay for stay in _joined(found) if stay.end is None or stay.end > stay.start]
 
 
-def latencies(history: History) -> tuple[Latency, ...]:
-    """Of every task with an effect, in the order of the effects."""
-    due = {span.task.task_id: span.due for span in spans(history)}
+def latencies(history: History) -> tuple[EffectLatency, ...]:
+    """Return the latency of every task with an effect, in the order of the effects."""
+    due = {each.task.task_id: each.due for each in history.view(lifetimes)}
     found = [
-        Latency(at, max(0.0, at - due[task_id]), task_id)
+        EffectLatency(at, max(0.0, at - due[task_id]), task_id)
         for task_id, rows in history.effects.items()
         if task_id in due
         for at in [history.seconds(rows[0].at)]
     ]
     return tuple(sorted(found, key=lambda latency: (latency.at, latency.task_id)))
-
-
-def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value that ``share`` of the values do not exceed (nearest rank); None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
-
-
-def value_at(curve: Curve, at: float) -> int:
-    """What the curve says at that second; 0 before its first point."""
-    value = 0
-    for second, count in curve:
-        if second > at:
-            break
-        value = count
-    return value
-
-
-def thinned(curve: Curve, start: float, end: float, columns: int) -> Curve:
-    """At most four points per column of the axis: its first, lowest, highest and last."""
-    if len(curve) <= 4 * columns:
-        return curve
-    width = max(end - start, 1e-9) / columns
-    kept: list[tuple[float, int]] = []
-    for _, group in groupby(curve, key=lambda point: int((point[0] - start) / width)):
-        points = list(group)
-        chosen = {0, len(points) - 1}
-        chosen.add(min(range(len(points)), key=lambda n: points[n][1]))
-        chosen.add(max(range(len(points)), key=lambda n: points[n][1]))
-        kept += [points[n] for n in sorted(chosen)]
-    return tuple(kept)
 
 
 def _places(history: History, event: Event, start: float, end: float | None) -> Iterator[Stay]:
@@ -165,8 +132,8 @@ def _joined(found: Iterable[Stay]) -> Iterator[Stay]:
         yield last
 
 
-def _summed(changes: Iterable[tuple[float, int]]) -> Curve:
-    """One point per second at which something changed."""
+def _summed(changes: Iterable[tuple[float, int]]) -> Steps:
+    """Return one point per second at which something changed."""
     ordered = sorted(changes)
     by_second = [
         (at, sum(change for _, change in group))

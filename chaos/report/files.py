@@ -1,4 +1,4 @@
-"""The files of a report in a directory of the run store. Each appears whole, or not at all."""
+"""Writes the files of a report into a directory of the run store, each atomically."""
 
 from __future__ import annotations
 
@@ -20,40 +20,44 @@ HISTORY, SUMMARY, REPORT, JUNIT = "history.jsonl", "summary.json", "report.html"
 
 
 def write_run(directory: Path, judgement: Judgement, seconds: float | None) -> Outcome:
-    """``summary.json`` and ``report.html`` of a judged run; what a list of runs says of it."""
-    told = outcome(judgement, seconds=seconds, directory=directory.name)
+    """Write ``summary.json`` and ``report.html`` of a judged run; return its outcome."""
+    summarised = outcome(judgement, seconds=seconds, directory=directory.name)
     document = summary.summarise([judgement])
-    document["runs"][0] |= {"seconds": seconds, "directory": directory.name, "laws": told.laws}
+    document["runs"][0] |= {
+        "seconds": seconds,
+        "directory": directory.name,
+        "laws": summarised.laws,
+    }
     _write_json(directory / SUMMARY, {"kind": "run"} | document)
     write_page(directory / REPORT, judgement, seconds)
-    return told
+    return summarised
 
 
 def write_page(path: Path, judgement: Judgement, seconds: float | None) -> None:
-    """The page of a judged run alone."""
+    """Write the page of a judged run alone."""
     write(path, render_run(page(judgement, seconds)).encode())
 
 
 def write_failure(directory: Path, failed: Outcome) -> None:
-    """``summary.json`` of a run that could not be judged at all."""
+    """Write ``summary.json`` of a run that could not be judged."""
     document = {"kind": "run", "verdict": failed.verdict, "runs": [asdict(failed)]}
     _write_json(directory / SUMMARY, document)
 
 
 def write_suite(directory: Path, suite: SuiteReport) -> None:
-    """``summary.json``, ``junit.xml`` and ``report.html`` of several runs."""
+    """Write ``summary.json``, ``junit.xml`` and ``report.html`` of several runs."""
     _write_json(directory / SUMMARY, suite.document)
     write_junit(directory, suite)
     write(directory / REPORT, render_suite(suite).encode())
 
 
 def write_junit(directory: Path, suite: SuiteReport) -> None:
-    """``junit.xml`` alone: a single run has the other files anyway."""
+    """Write ``junit.xml`` alone: a single run already has the other files."""
     write(directory / JUNIT, junit(suite))
 
 
 def write(path: Path, content: bytes) -> None:
-    """The file with this content; whoever reads meanwhile sees the old one or the new one."""
+    """Replace the file atomically: a concurrent reader sees the old or the new content."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
     fresh.replace(path)

@@ -1,4 +1,4 @@
-"""A violation with what an engineer asks next: which law, when, during which fault, who, how."""
+"""Explains violations: which invariant, when, during which fault, by whom, and the evidence."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.history import History
+from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.violation import Violation
 from chaos.records import Event, Record, Task
-from chaos.report.story import Gap, Line, Stories, shortened
-from chaos.report.strikes import Strike, strikes
-from chaos.report.words import moment, witness, words
-from chaos.verdict import Judgement
-from chaos.vocabulary import INVARIANTS
+from chaos.report.model import RunModel
+from chaos.report.story import Gap, StoryLine, shortened
+from chaos.report.strikes import Injection
+from chaos.report.words import describe, instant_of, source_of
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``at``: arena second of the last evidence that has one; ``exact``: the law broke then (what
-    liveness misses has no instant: there it is only what was last seen). ``during``: in words, the
-    faults of that second, or the last one before. ``piece``: the shortest piece of history that
-    shows it; ``asides``: evidence that belongs to no instant.
+    """One violation, explained.
+
+    ``at``: arena second of the last evidence that has one; ``exact``: the violation happened then
+    (a liveness violation has no instant, only a last event). ``during``: the faults active at that
+    second, or the last one before, as text. ``piece``: the shortest part of the history that shows
+    it; ``asides``: evidence without an instant.
     """
 
     law: str
@@ -32,13 +34,13 @@ class Finding:
     exact: bool
     during: str
     actors: tuple[str, ...]
-    piece: tuple[Line | Gap, ...]
+    piece: tuple[StoryLine | Gap, ...]
     asides: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A law with its findings; ``more`` violations of it are not among them."""
+class ViolatedInvariant:
+    """A violated invariant with its findings; ``more`` violations of it are not among them."""
 
     law: str
     sentence: str
@@ -46,33 +48,31 @@ class Broken:
     more: int
 
 
-def broken(judgement: Judgement, most: int) -> tuple[Broken, ...]:
-    """The violated laws in the order of their checks, each with its first ``most`` violations."""
-    return tuple(_broken(judgement, most))
+def violated_invariants(model: RunModel, most: int) -> tuple[ViolatedInvariant, ...]:
+    """Return the violated invariants in check order, each with its first ``most`` violations."""
+    return tuple(_violated(model, most))
 
 
-def _broken(judgement: Judgement, most: int) -> Iterator[Broken]:
-    history = judgement.history
-    stories, struck = Stories(history), strikes(history)
-    for law, count in Counter(v.invariant for v in judgement.violations).items():
-        mine = [v for v in judgement.violations if v.invariant == law]
-        mine.sort(key=lambda v: _last_instant(history, v) or float("inf"))
-        found = tuple(_finding(history, stories, struck, each) for each in mine[:most])
-        yield Broken(law, INVARIANTS.get(law, ""), found, count - len(found))
+def _violated(model: RunModel, most: int) -> Iterator[ViolatedInvariant]:
+    violations = model.judgement.violations
+    for law, count in Counter(v.invariant for v in violations).items():
+        mine = [v for v in violations if v.invariant == law]
+        mine.sort(key=lambda v: _last_instant(model.history, v) or float("inf"))
+        found = tuple(_finding(model, each) for each in mine[:most])
+        yield ViolatedInvariant(law, INVARIANTS[law].sentence, found, count - len(found))
 
 
-def _finding(
-    history: History, stories: Stories, struck: Sequence[Strike], violation: Violation
-) -> Finding:
+def _finding(model: RunModel, violation: Violation) -> Finding:
+    history = model.history
     at = _last_instant(history, violation)
     task = history.tasks.get(violation.task_id) if violation.task_id else None
     actors = dict.fromkeys(
         history.actor(record.actor) for record in violation.evidence if isinstance(record, Event)
     )
     lines = (
-        stories.of(violation.task_id, violation.evidence)
+        model.stories.of(violation.task_id, violation.evidence)
         if violation.task_id
-        else _told(history, violation.evidence)
+        else _lines(history, violation.evidence)
     )
     return Finding(
         law=violation.invariant,
@@ -81,45 +81,47 @@ def _finding(
         message=violation.message,
         at=at,
         exact=at is not None and violation.invariant.startswith("S"),
-        during="" if at is None else during(struck, at),
+        during="" if at is None else during(model.injections, at),
         actors=tuple(actors),
         piece=tuple(shortened(lines)),
         asides=tuple(
-            words(history, record)
+            describe(history, record)
             for record in violation.evidence
-            if moment(history, record) is None
+            if instant_of(history, record) is None
         ),
     )
 
 
-def during(struck: Sequence[Strike], at: float) -> str:
-    """The faults of that second in words; else the last one before it; empty: none yet."""
-    active = [strike for strike in struck if strike.covers(at)]
+def during(injected: Sequence[Injection], at: float) -> str:
+    """Describe the faults active at that second, else the last one before it; empty if none."""
+    active = [injection for injection in injected if injection.covers(at)]
     if active:
-        told = (f"{s.fault_id} ({s.fault} on {', '.join(s.targets)})" for s in active)
-        return f"during {', '.join(told)}"
-    before = [strike for strike in struck if strike.end is not None and strike.end < at]
-    if not before:
+        return f"during {', '.join(map(_named, active))}"
+    ended = [(each.end, each) for each in injected if each.end is not None and each.end < at]
+    if not ended:
         return ""
-    last = max(before, key=lambda strike: strike.end or 0.0)
-    where = f"{last.fault_id} ({last.fault} on {', '.join(last.targets)})"
-    return f"{at - (last.end or 0.0):.3f} s after {where} ended"
+    end, last = max(ended, key=lambda pair: pair[0])
+    return f"{at - end:.3f} s after {_named(last)} ended"
+
+
+def _named(injection: Injection) -> str:
+    return f"{injection.fault_id} ({injection.fault} on {', '.join(injection.targets)})"
 
 
 def _last_instant(history: History, violation: Violation) -> float | None:
-    """Of the evidence; a final read is an instant only where there is no other."""
+    """Return the last instant of the evidence, not counting final reads."""
     times = [
         at
         for record in violation.evidence
-        if not isinstance(record, Task) and (at := moment(history, record)) is not None
+        if not isinstance(record, Task) and (at := instant_of(history, record)) is not None
     ]
     return max(times, default=None)
 
 
-def _told(history: History, evidence: Sequence[Record]) -> list[Line]:
-    timed = ((moment(history, record), record) for record in evidence)
+def _lines(history: History, evidence: Sequence[Record]) -> list[StoryLine]:
+    timed = ((instant_of(history, record), record) for record in evidence)
     lines = [
-        Line(at, words(history, record), marked=True, witness=witness(record))
+        StoryLine(at, describe(history, record), marked=True, source=source_of(record))
         for at, record in timed
         if at is not None
     ]

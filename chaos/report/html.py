@@ -1,7 +1,7 @@
-"""Renders pages as single files that need nothing else: no network, no other file.
+"""Renders pages as self-contained files: they need no network and no other file.
 
-All that comes from data is escaped by the templates (autoescape), and a content security policy
-lets only our own script run, by its hash.
+The templates escape all data (autoescape), and a content security policy allows only our own
+script, by its hash.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_run(page: Page) -> str:
-    """The page of one run."""
+    """Render the page of one run."""
     return _render("run.html", "run.js", {"page": page})
 
 
 def render_suite(suite: SuiteReport) -> str:
-    """The page of several runs, with links to theirs."""
+    """Render the page of several runs, with links to their own pages."""
     judged = [run.meters for run in suite.runs if run.meters is not None]
     totals = (
         (sum(run.verdict == "true" for run in suite.runs), "true"),
@@ -36,7 +36,7 @@ def render_suite(suite: SuiteReport) -> str:
         (sum(run.verdict == "unknown" for run in suite.runs), "unknown"),
         (sum(meters.accepted for meters in judged), "tasks accepted"),
         (sum(meters.effects for meters in judged), "effects"),
-        (sum(meters.faults_felt for meters in judged), "strikes felt"),
+        (sum(meters.faults_felt for meters in judged), "faults observed"),
         (sum(meters.stale_writes_refused for meters in judged), "stale writes refused"),
         (sum(meters.duplicates_suppressed for meters in judged), "duplicates suppressed"),
     )
@@ -73,15 +73,15 @@ def _render(name: str, script: str, values: Mapping[str, Any]) -> str:
 
 
 def pairs(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Evidence as names and values in words; an inner mapping is one value."""
-    return [(str(name).replace("_", " "), _said(value)) for name, value in evidence.items()]
+    """Return evidence as names and values in text; an inner mapping is one value."""
+    return [(str(name).replace("_", " "), _text(value)) for name, value in evidence.items()]
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {said}" for name, said in pairs(value))
+        return ", ".join(f"{name} {text}" for name, text in pairs(value))
     if isinstance(value, list | tuple):
-        return ", ".join(_said(each) for each in value) or "none"
+        return ", ".join(_text(each) for each in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return str(value)

@@ -1,8 +1,7 @@
-"""JUnit XML of a suite, as CI servers read it: a test case per run.
+"""Writes JUnit XML of a suite for CI servers: a test case per run.
 
-``false`` is a failure (the assertion did not hold); ``unknown`` is an error: the run could not show
-what it was to show. It is not "skipped", which servers count as fine: nobody has proved anything,
-and the command itself ends with 1.
+``false`` is a failure (an assertion did not hold); ``unknown`` is an error: the run could not prove
+anything. It is not "skipped", which servers count as passed, while the command itself exits with 1.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from chaos.report.outcome import Outcome
 from chaos.report.page import replay
 from chaos.report.suite import SuiteReport
 
-# What XML 1.0 cannot say at all, not even escaped.
-_UNSAYABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters that XML 1.0 cannot represent, not even escaped.
+_INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(suite: SuiteReport) -> bytes:
-    """The document, with its XML declaration."""
+    """Return the document with its XML declaration."""
     cases = list(suite.runs)
     failures = sum(not run.as_expected and run.verdict != "unknown" for run in cases)
     errors = sum(not run.as_expected and run.verdict == "unknown" for run in cases)
     totals = {
-        "name": _sayable(suite.title),
+        "name": _valid(suite.title),
         "tests": str(len(cases)),
         "failures": str(failures),
         "errors": str(errors),
@@ -44,7 +43,7 @@ def _case(suite: ET.Element, run: Outcome) -> None:
     name = f"{run.scenario}[seed={run.seed}{f',mutant={run.mutant}' if run.mutant else ''}]"
     attributes = {
         "classname": f"chaos.{run.arena}.{run.scenario}",
-        "name": _sayable(name),
+        "name": _valid(name),
         "time": _seconds(run.seconds or 0.0),
     }
     case = ET.SubElement(suite, "testcase", attributes)
@@ -53,28 +52,28 @@ def _case(suite: ET.Element, run: Outcome) -> None:
     facts = {"seed": run.seed, "mutant": run.mutant, "commit": run.commit, "verdict": run.verdict}
     for key, value in (facts | {"directory": run.directory, "replay": again}).items():
         if value is not None:
-            ET.SubElement(properties, "property", {"name": key, "value": _sayable(str(value))})
+            ET.SubElement(properties, "property", {"name": key, "value": _valid(str(value))})
     if not run.as_expected:
         _trouble(case, run, again)
 
 
 def _trouble(case: ET.Element, run: Outcome, again: str) -> None:
-    told = [f"{v.invariant}: {v.task_id or 'the run'}: {v.message}" for v in run.violations]
-    told += [f"{law} violated {count} times in all" for law, count in (run.laws or {}).items()]
-    told += [f"unknown: {doubt}" for doubt in run.doubts]
+    lines = [f"{v.invariant}: {v.task_id or 'the run'}: {v.message}" for v in run.violations]
+    lines += [f"{law} violated {count} times in all" for law, count in (run.laws or {}).items()]
+    lines += [f"unknown: {doubt}" for doubt in run.doubts]
     if run.expected == "false":
-        told.insert(0, f"mutant {run.mutant} was not caught")
+        lines.insert(0, f"mutant {run.mutant} was not caught")
     element = ET.SubElement(
         case,
         "error" if run.verdict == "unknown" else "failure",
-        {"message": _sayable(told[0] if told else run.verdict), "type": run.verdict},
+        {"message": _valid(lines[0] if lines else run.verdict), "type": run.verdict},
     )
-    element.text = _sayable("\n".join([*told, f"again: {again}"]))
+    element.text = _valid("\n".join([*lines, f"again: {again}"]))
 
 
 def _seconds(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _sayable(text: str) -> str:
-    return _UNSAYABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+def _valid(text: str) -> str:
+    return _INVALID.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""One run in a list of runs: what ``summary.json`` says of it, read back without its history."""
+"""The outcome of one run, as ``summary.json`` stores it; read back without the history."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from chaos.verdict import Judgement, Meters
+from chaos.records import ArenaName
+from chaos.verdict import Judgement, RunMeters
 
 Verdict = Literal["true", "false", "unknown"]
-# A list of runs tells a few violations of each; the run's own files tell all.
+# An outcome keeps the first violations only; the run's own files have all of them.
 _VIOLATIONS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class ReportedViolation:
     """A violation without its evidence."""
 
     invariant: str
@@ -25,24 +26,24 @@ class Broken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a run. ``meters`` None: the harness failed before anything could be judged.
+    """The outcome of a run; ``meters`` is None if the harness failed before the run was judged.
 
-    ``directory``: its name in the run store. ``expected``: ``false`` where a planted fault must be
-    caught. ``laws``: how often each invariant was violated; ``violations``: the first of them.
+    ``directory``: its name in the run store. ``expected``: ``false`` where a planted mutant must be
+    caught. ``laws``: how often each invariant was violated; ``violations``: the first violations.
     """
 
     scenario: str
     seed: int
     verdict: Verdict
-    arena: str = "live"
+    arena: ArenaName = ArenaName.LIVE
     mutant: str | None = None
     commit: str | None = None
     seconds: float | None = None
     directory: str | None = None
-    meters: Meters | None = None
+    meters: RunMeters | None = None
     doubts: tuple[str, ...] = ()
     laws: dict[str, int] | None = None
-    violations: tuple[Broken, ...] = ()
+    violations: tuple[ReportedViolation, ...] = ()
     expected: Literal["true", "false"] = "true"
 
     @property
@@ -54,16 +55,16 @@ _ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 def parse(document: Any) -> Outcome:
-    """A run of a ``summary.json``; keys that only the run itself needs are passed over.
+    """Parse a run of a ``summary.json``; keys that only the run itself needs are ignored.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: the document is not an outcome.
     """
     return _ADAPTER.validate_python(document)
 
 
 def worst(verdicts: set[str]) -> Verdict:
-    """Of several runs: false if one is, else unknown if one is; of none, unknown."""
+    """Return false if one verdict is, else unknown if one is; unknown if there is none."""
     if "false" in verdicts:
         return "false"
     return "true" if verdicts == {"true"} else "unknown"
@@ -72,7 +73,7 @@ def worst(verdicts: set[str]) -> Verdict:
 def outcome(
     judgement: Judgement, *, seconds: float | None = None, directory: str | None = None
 ) -> Outcome:
-    """The outcome of a judged run."""
+    """Return the outcome of a judged run."""
     laws: dict[str, int] = {}
     for violation in judgement.violations:
         laws[violation.invariant] = laws.get(violation.invariant, 0) + 1
@@ -89,7 +90,7 @@ def outcome(
         doubts=judgement.doubts,
         laws=laws,
         violations=tuple(
-            Broken(invariant=v.invariant, task_id=v.task_id, message=v.message)
+            ReportedViolation(invariant=v.invariant, task_id=v.task_id, message=v.message)
             for v in judgement.violations[:_VIOLATIONS_MAX]
         ),
     )

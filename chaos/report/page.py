@@ -1,4 +1,4 @@
-"""What the page of one run shows, computed from its judgement; rendering is ``html.py``'s."""
+"""Computes what the page of one run shows; ``html.py`` renders it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from typing import Any
 import orjson
 
 from chaos import scenario as scenarios
-from chaos.records import Bound, Phase, Record
-from chaos.report import curves
-from chaos.report.catalogue import Entry, Tag, catalogue, chosen
-from chaos.report.finding import Broken, broken
-from chaos.report.story import Stories
-from chaos.report.strikes import Planned, planned, strikes
+from chaos.records import ArenaName, Bound, Phase, Record
+from chaos.report.catalogue import Tag, TaskEntry, catalogue, chosen
+from chaos.report.finding import ViolatedInvariant, violated_invariants
+from chaos.report.model import RunModel
+from chaos.report.strikes import PlannedFault
 from chaos.report.timeline import Timeline, duration, timeline
-from chaos.report.words import Witness
-from chaos.scenario import Scenario
+from chaos.report.words import Source
 from chaos.verdict import Judgement
-from chaos.vocabulary import SOMETIMES
+from chaos.witnesses import OCCURRENCES
 
-# Tasks that are drawn although nothing happened to them; the others are always there.
+# Fill the list of tasks up to this number with ordinary ones; the interesting ones always show.
 STORIES_MAX = 600
 _FINDINGS_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
-    """A figure with its name and what it means."""
+class MeterCard:
+    """A figure with its name and meaning."""
 
     name: str
     value: str
@@ -39,8 +37,8 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A term of T: where it begins and how long it is, in per cent of the widest."""
+class TermBar:
+    """A term of T with the start and length of its bar, in per cent of the widest."""
 
     name: str
     why: str
@@ -51,17 +49,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Measured against allowed; ``wide``: the measured, in per cent; None: it did not recover."""
+    """Measured recovery against T; ``wide`` is its bar in per cent, None if it did not recover."""
 
     seconds: float | None
     allowed: float
     wide: float | None
-    steps: tuple[Step, ...]
+    steps: tuple[TermBar, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A ``sometimes`` of the scenario."""
+class OccurrenceCount:
+    """How often a required occurrence (``expect.sometimes``) was seen."""
 
     name: str
     about: str
@@ -70,19 +68,19 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything on the page. ``data``: what its script needs, as JSON that is safe in HTML."""
+    """Everything on the page; ``data`` is what its script needs, as JSON that is safe in HTML."""
 
     judgement: Judgement
     hypothesis: str
     headline: str
     replay: str
     seconds: float | None
-    meters: tuple[Meter, ...]
+    meters: tuple[MeterCard, ...]
     timeline: Timeline
     recovery: Recovery
-    plans: tuple[Planned, ...]
-    sometimes: tuple[Seen, ...]
-    broken: tuple[Broken, ...]
+    faults: tuple[PlannedFault, ...]
+    sometimes: tuple[OccurrenceCount, ...]
+    violated: tuple[ViolatedInvariant, ...]
     tags: tuple[tuple[str, int], ...]
     tasks: int
     left_out: int
@@ -91,66 +89,65 @@ class Page:
 
 
 def page(judgement: Judgement, seconds: float | None = None) -> Page:
-    """The page of a judged run; ``seconds``: what the whole run took, where that is known."""
-    history = judgement.history
-    entries = catalogue(judgement)
+    """Compute the page of a judged run; ``seconds``: how long the run took, if known."""
+    model = RunModel(judgement)
+    entries = catalogue(model)
     shown = chosen(entries, STORIES_MAX)
-    drawn = timeline(judgement)
-    laws = broken(judgement, _FINDINGS_MAX)
+    drawn = timeline(model)
+    violated = violated_invariants(model, _FINDINGS_MAX)
     counts = {tag: sum(tag in entry.tags for entry in entries) for tag in Tag}
     return Page(
         judgement=judgement,
-        hypothesis=str(history.run.scenario.get("hypothesis", "")).strip(),
-        headline=_headline(judgement, laws),
+        hypothesis=str(judgement.history.run.scenario.get("hypothesis", "")).strip(),
+        headline=_headline(judgement, violated),
         replay=replay(judgement.scenario, judgement.seed, judgement.mutant, judgement.arena),
         seconds=seconds,
-        meters=tuple(_meters(judgement)),
+        meters=tuple(_meters(model)),
         timeline=drawn,
         recovery=_recovery(judgement),
-        plans=planned(history),
+        faults=model.planned_faults,
         sometimes=tuple(
-            Seen(name, SOMETIMES.get(name, ""), count)
+            OccurrenceCount(name, OCCURRENCES[name].description, count)
             for name, count in judgement.sometimes.items()
         ),
-        broken=laws,
+        violated=violated,
         tags=tuple((tag.value, count) for tag, count in counts.items() if count),
         tasks=len(entries),
         left_out=len(entries) - len(shown),
-        core=_core(judgement),
-        data=embedded(_data(judgement, drawn, shown)),
+        core=_core(model),
+        data=embedded(_data(model, drawn, shown)),
     )
 
 
-def replay(scenario: str, seed: int, mutant: str | None, arena: str = "live") -> str:
-    """The command that runs it again; one that does not come along by its file."""
+def replay(scenario: str, seed: int, mutant: str | None, arena: ArenaName = ArenaName.LIVE) -> str:
+    """Return the command that repeats a run; other people's scenarios are named by their file."""
     what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
     words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
-    words += [] if arena == "live" else ["--arena", arena]
+    words += [] if arena is ArenaName.LIVE else ["--arena", arena]
     return shlex.join([*words, "--mutant", mutant] if mutant else words)
 
 
 def embedded(data: Any) -> str:
-    """JSON that may stand in a script element: it has no ``<``, ``>`` or ``&``."""
+    """Return JSON that is safe in a script element: it has no ``<``, ``>`` or ``&``."""
     text = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS).decode()
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _core(judgement: Judgement) -> tuple[str, ...]:
-    """The processes that were healed, where not all were."""
-    healed = [r for r in judgement.history.records if isinstance(r, Phase) and r.phase == "healed"]
+def _core(model: RunModel) -> tuple[str, ...]:
+    """Return the healed processes; empty if all were healed."""
+    healed = [r for r in model.history.records if isinstance(r, Phase) and r.phase == "healed"]
     core = healed[-1].core if healed else ()
-    everybody = Scenario.model_validate(judgement.history.run.scenario).topology.processes
-    return core if set(core) != set(everybody) else ()
+    return core if set(core) != set(model.scenario.topology.processes) else ()
 
 
 def times(count: int) -> str:
-    """Once, or so many times."""
+    """Return "once" or "n times"."""
     return "once" if count == 1 else f"{count} times"
 
 
-def _headline(judgement: Judgement, laws: tuple[Broken, ...]) -> str:
+def _headline(judgement: Judgement, laws: tuple[ViolatedInvariant, ...]) -> str:
     if laws:
-        told = [
+        counts = [
             f"{law.law} violated {times(len(law.findings) + law.more)}: {law.sentence}"
             if len(laws) == 1
             else f"{law.law} violated {times(len(law.findings) + law.more)}"
@@ -160,69 +157,68 @@ def _headline(judgement: Judgement, laws: tuple[Broken, ...]) -> str:
         first = min(exact, key=lambda finding: finding.at or 0.0, default=None)
         when = f"; first at {first.at:.3f} s" if first and first.at is not None else ""
         where = f", {first.during}" if first and first.during else ""
-        return f"{', '.join(told)}{when}{where}"
+        return f"{', '.join(counts)}{when}{where}"
     if judgement.doubts:
         count = len(judgement.doubts)
-        why = "this says" if count == 1 else f"{count} reasons say"
-        return f"Nothing was violated, but {why} that the run does not prove it"
-    return "Every invariant held, every planned fault was felt, and everything required was seen"
+        why = "for this reason" if count == 1 else f"for {count} reasons"
+        return f"No invariant is violated, but {why} the run does not prove that they hold"
+    return "Every invariant held, and every planned fault and required occurrence was observed"
 
 
-def _meters(judgement: Judgement) -> Iterator[Meter]:
-    meters = judgement.meters
-    late = [latency.seconds for latency in curves.latencies(judgement.history)]
-    p50, p95, most = (curves.quantile(late, share) for share in (0.5, 0.95, 1.0))
+def _meters(model: RunModel) -> Iterator[MeterCard]:
+    meters = model.judgement.meters
+    p50, p95, most = (model.latency_quantile(share) for share in (0.5, 0.95, 1.0))
     recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f} s"
-    felt = f"{meters.faults_felt}/{meters.faults_planned}"
+    observed = f"{meters.faults_felt}/{meters.faults_planned}"
     weak = "weak" if meters.faults_felt < meters.faults_planned else ""
-    yield Meter("accepted", f"{meters.accepted:,}", "tasks that a client was told are accepted")
-    yield Meter("effects", f"{meters.effects:,}", "rows of the ledger")
-    yield Meter(
+    yield MeterCard("accepted", f"{meters.accepted:,}", "tasks reported as accepted to a client")
+    yield MeterCard("effects", f"{meters.effects:,}", "ledger rows")
+    yield MeterCard(
         "due to effect, p95",
         "-" if p95 is None else duration(p95),
         "" if p50 is None or most is None else f"p50 {duration(p50)}, max {duration(most)}",
     )
-    yield Meter("faults felt", felt, "strikes shown by evidence, of those planned", weak)
-    yield Meter(
+    yield MeterCard(
+        "faults observed", observed, "injections shown by evidence, of those planned", weak
+    )
+    yield MeterCard(
         "in flight",
         f"{meters.in_flight:,}",
-        f"most tasks open at a strike, {meters.running} running",
+        f"most open tasks at an injection, {meters.running} running",
     )
-    yield Meter("stale writes refused", f"{meters.stale_writes_refused:,}", "by the fence")
-    yield Meter(
+    yield MeterCard("stale writes refused", f"{meters.stale_writes_refused:,}", "by the fence")
+    yield MeterCard(
         "duplicates suppressed",
         f"{meters.duplicates_suppressed:,}",
-        "by the receiver, on the effect key",
+        "by the receiver, by effect key",
     )
     if meters.spans:
         missing = [f"{n} missing: {why}" for why, n in meters.excused.items()]
-        yield Meter("spans", f"{meters.spans:,}", "; ".join(missing) or "none that S13 misses")
+        yield MeterCard("spans", f"{meters.spans:,}", "; ".join(missing) or "none missing")
     late_recovery = (
         meters.recovery_seconds is None or meters.recovery_seconds > meters.allowed_seconds
     )
-    about = f"from the heal until all due was done; {meters.allowed_seconds:.1f} s allowed"
-    yield Meter("recovery", recovery, about, "weak" if late_recovery else "")
+    about = f"from the heal until all due tasks ended; {meters.allowed_seconds:.1f} s allowed"
+    yield MeterCard("recovery", recovery, about, "weak" if late_recovery else "")
 
 
 def _recovery(judgement: Judgement) -> Recovery:
     bound: Bound = judgement.history.run.bound
     measured = judgement.meters.recovery_seconds
     widest = max(bound.seconds, measured or 0.0, 1e-9)
-    steps: list[Step] = []
+    steps: list[TermBar] = []
     begin = 0.0
     for term in bound.terms:
         left, wide = 100 * begin / widest, 100 * term.seconds / widest
-        steps.append(Step(term.name, term.why, term.seconds, round(left, 2), round(wide, 2)))
+        steps.append(TermBar(term.name, term.why, term.seconds, round(left, 2), round(wide, 2)))
         begin += term.seconds
     wide_measured = None if measured is None else round(100 * measured / widest, 2)
     return Recovery(measured, bound.seconds, wide_measured, tuple(steps))
 
 
-def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str, Any]:
-    history = judgement.history
-    stories = Stories(history)
+def _data(model: RunModel, drawn: Timeline, shown: list[TaskEntry]) -> dict[str, Any]:
     evidence: defaultdict[str, list[Record]] = defaultdict(list)
-    for violation in judgement.violations:
+    for violation in model.judgement.violations:
         evidence[violation.task_id or ""] += violation.evidence
     return {
         "axis": [drawn.axis.start, drawn.axis.end],
@@ -230,28 +226,24 @@ def _data(judgement: Judgement, drawn: Timeline, shown: list[Entry]) -> dict[str
             name: [[round(at, 3), value] for at, value in curve]
             for name, curve in drawn.curves.items()
         },
-        "strikes": [
+        "injections": [
             [
-                strike.fault_id,
-                strike.fault,
-                ", ".join(strike.targets),
-                strike.start,
-                strike.until(drawn.axis.end),
-                strike.felt is not None,
+                injection.fault_id,
+                injection.fault,
+                ", ".join(injection.targets),
+                injection.start,
+                injection.until(drawn.axis.end),
+                injection.observed is not None,
             ]
-            for strike in strikes(history)
+            for injection in model.injections
         ],
-        "phases": history.phases,
-        "tasks": [
-            _task(judgement, stories, entry, evidence.get(entry.task_id, ())) for entry in shown
-        ],
+        "phases": model.history.phases,
+        "tasks": [_task(model, entry, evidence.get(entry.task_id, ())) for entry in shown],
     }
 
 
-def _task(
-    judgement: Judgement, stories: Stories, entry: Entry, evidence: Sequence[Record]
-) -> dict[str, Any]:
-    history = judgement.history
+def _task(model: RunModel, entry: TaskEntry, evidence: Sequence[Record]) -> dict[str, Any]:
+    history = model.history
     row = history.tasks.get(entry.task_id)
     return {
         "id": entry.task_id,
@@ -266,11 +258,11 @@ def _task(
         "due": None if entry.due is None else round(entry.due, 3),
         "late": None if entry.late is None else round(entry.late, 4),
         "payload": row.payload if row else None,
-        # [second, witness, text, evidence?]; the page adds the faults itself.
+        # [second, source, text, evidence?]; the page adds the faults itself.
         "lines": [
-            [round(line.at, 4), line.witness, line.text, int(line.marked)]
-            for line in stories.of(entry.task_id, evidence)
-            if line.witness is not Witness.FAULT or line.marked
+            [round(line.at, 4), line.source, line.text, int(line.marked)]
+            for line in model.stories.of(entry.task_id, evidence)
+            if line.source is not Source.FAULT or line.marked
         ],
         "stays": [
             [
@@ -279,7 +271,7 @@ def _task(
                 None if stay.end is None else round(stay.end, 4),
                 who,
             ]
-            for stay in curves.stays(history, entry.task_id)
+            for stay in model.stays.get(entry.task_id, ())
             for who in [history.actor(stay.event.actor)]
         ],
         "ops": [
@@ -290,6 +282,6 @@ def _task(
                 round(op.invoke.at, 4),
                 round(op.completion.at, 4) if op.completion else None,
             ]
-            for op in stories.operations(entry.task_id)
+            for op in model.stories.operations(entry.task_id)
         ],
     }

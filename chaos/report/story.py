@@ -1,4 +1,4 @@
-"""The story of one task: what clients, database, sink and faults say about it, in time order."""
+"""Merges the records about one task (clients, database, sink, faults) in time order."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from dataclasses import dataclass
 from chaos import telemetry
 from chaos.history import History, Operation
 from chaos.records import Fault, Record, SinkCall
-from chaos.report.words import Witness, moment, witness, words
+from chaos.report.words import Source, describe, instant_of, source_of
 
-# What stays of a long story: its beginning, and this many lines around each piece of evidence.
+# A long story is shortened to its beginning and this many lines around each piece of evidence.
 _OPENING_LINES = 2
 _CONTEXT_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """``at`` arena seconds; ``marked``: it is evidence of a violation."""
+class StoryLine:
+    """One line; ``at`` is in arena seconds, ``marked`` lines are evidence of a violation."""
 
     at: float
     text: str
     marked: bool
-    witness: Witness
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """So many lines are left out here."""
+    """A number of lines left out."""
 
     lines: int
 
 
 class Stories:
-    """The stories of all tasks of a history, which is gone through once."""
+    """Indexes a history once, to tell the story of any task."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -47,16 +47,17 @@ class Stories:
             for call in calls:
                 self._calls[call.task_id].append(call)
         self._faults = [
-            record for records in history.faults.values() for record in records if _tells(record)
+            record for records in history.faults.values() for record in records if _is_shown(record)
         ]
 
     def operations(self, task_id: str) -> Sequence[Operation]:
-        """What clients did about a task, by its id or its key."""
+        """Return the client operations on a task, found by its id or its key."""
         return self._operations.get(task_id, ())
 
-    def of(self, task_id: str, evidence: Iterable[Record] = ()) -> list[Line]:
-        """All lines in time order, with the faults that began or ended while the task lived, and
-        the evidence wherever it comes from. Empty: no record of it.
+    def of(self, task_id: str, evidence: Iterable[Record] = ()) -> list[StoryLine]:
+        """Return all lines of a task in time order; empty if there is no record of it.
+
+        They include the evidence, and the faults that began or ended while the task lived.
         """
         shown = {id(record): record for record in evidence}
         mine = {id(record): record for record in self._records(task_id)}
@@ -64,7 +65,7 @@ class Stories:
             (
                 self._line(record, at, marked=id(record) in shown)
                 for record in (mine | shown).values()
-                if (at := moment(self._history, record)) is not None
+                if (at := instant_of(self._history, record)) is not None
             ),
             key=lambda line: line.at,
         )
@@ -74,8 +75,8 @@ class Stories:
         during = [self._line(f, f.at, marked=False) for f in self._faults if first <= f.at <= last]
         return sorted([*lines, *during], key=lambda line: line.at)
 
-    def _line(self, record: Record, at: float, *, marked: bool) -> Line:
-        return Line(at, words(self._history, record), marked, witness(record))
+    def _line(self, record: Record, at: float, *, marked: bool) -> StoryLine:
+        return StoryLine(at, describe(self._history, record), marked, source_of(record))
 
     def _subjects(self, operation: Operation) -> set[str]:
         value, found = operation.value, set()
@@ -112,10 +113,10 @@ def story(
     *,
     whole: bool = False,
 ) -> list[str]:
-    """Lines of text; evidence is marked with ``>``, stretches far from it are left out unless it is
-    to be ``whole``.
+    """Return the story as lines of text; evidence is marked with ``>``.
 
-    ``stories``: those of the same history, where more than one is to be told.
+    Lines far from the evidence are left out unless ``whole``. Pass ``stories`` of the same history
+    to tell several without indexing it again.
     """
     lines = (stories or Stories(history)).of(task_id, evidence)
     if not lines:
@@ -128,8 +129,8 @@ def story(
     ]
 
 
-def shortened(lines: Sequence[Line]) -> Iterator[Line | Gap]:
-    """The opening and what stands around the evidence; without evidence, everything."""
+def shortened(lines: Sequence[StoryLine]) -> Iterator[StoryLine | Gap]:
+    """Yield the opening and the context of the evidence; without evidence, everything."""
     marks = [place for place, line in enumerate(lines) if line.marked]
     left_out = 0
     for place, line in enumerate(lines):
@@ -145,6 +146,6 @@ def shortened(lines: Sequence[Line]) -> Iterator[Line | Gap]:
         yield Gap(left_out)
 
 
-def _tells(record: Fault) -> bool:
-    """When it was felt stands elsewhere; in a story it would stand between begin and end."""
+def _is_shown(record: Fault) -> bool:
+    """Return whether a story shows the record: start and end, not when it was observed."""
     return record.type != "felt"

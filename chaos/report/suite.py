@@ -1,4 +1,4 @@
-"""Several runs of one command as one document: ``summary.json``, ``junit.xml``, ``report.html``."""
+"""The report of several runs, from which all files of a suite derive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chaos.report.outcome import Outcome, Verdict, worst
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Further rows that a command has to show, such as which mutant was killed by what."""
+    """An additional table of a command, such as which invariant killed which mutant."""
 
     title: str
     columns: tuple[str, ...]
@@ -21,9 +21,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteReport:
-    """Runs in order. ``planned``: how many there were to be; fewer runs: it was ended early, or is
-    still going on.
-    """
+    """Runs in order; fewer than ``planned`` if the suite was interrupted or is still running."""
 
     title: str
     started: str
@@ -34,7 +32,7 @@ class SuiteReport:
 
     @property
     def verdict(self) -> Verdict:
-        """False if a run is, else unknown if one is or is missing."""
+        """False if a run is false, else unknown if one is unknown or missing."""
         found = worst({run.verdict for run in self.runs})
         return "unknown" if found == "true" and len(self.runs) < self.planned else found
 
@@ -49,7 +47,7 @@ class SuiteReport:
 
     @property
     def document(self) -> dict[str, Any]:
-        """Plain JSON values, which ``parse`` reads back."""
+        """Plain JSON values that ``parse`` reads back."""
         return {"kind": "suite", "verdict": self.verdict, "passed": self.passed} | asdict(self)
 
 
@@ -57,9 +55,9 @@ _ADAPTER: TypeAdapter[SuiteReport] = TypeAdapter(SuiteReport)
 
 
 def parse(document: Any) -> SuiteReport:
-    """A suite out of its ``summary.json``.
+    """Parse the ``summary.json`` of a suite.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: the document is not a suite.
     """
     return _ADAPTER.validate_python(document)

@@ -1,4 +1,4 @@
-"""The judgements of one or more runs for machines: what stands in ``summary.json``."""
+"""Summarises judged runs for machines, as ``summary.json`` stores them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.verdict import Judgement
 
 
 def summarise(judgements: Iterable[Judgement]) -> dict[str, Any]:
-    """``{"verdict", "runs": [...]}``; the whole is false if one is, else unknown if one is."""
+    """Return ``{"verdict", "runs": [...]}`` with the worst verdict of the runs."""
     runs = [_run(judgement) for judgement in judgements]
     return {"verdict": worst({run["verdict"] for run in runs}), "runs": runs}
 

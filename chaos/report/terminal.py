@@ -1,12 +1,13 @@
-"""One aligned line per scenario, and the details where it is not ``true``."""
+"""Prints a judged run: one aligned line, its faults, and the details unless it is ``true``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from chaos.records import Bound
-from chaos.report.story import Stories, story
-from chaos.report.strikes import Planned, planned
+from chaos.report.model import RunModel
+from chaos.report.story import story
+from chaos.report.strikes import PlannedFault
 from chaos.verdict import Judgement
 
 _VIOLATIONS_SHOWN = 3
@@ -14,18 +15,18 @@ _NAME_WIDTH = 32
 
 
 def line(judgement: Judgement) -> str:
-    """The verdict and the meters of a run, aligned under those of other runs.
+    """Return the verdict and the meters of a run, aligned with the lines of other runs.
 
-    accepted: tasks that a client was told are accepted. effects: ledger rows. suppressed: calls
-    that the sink recognised as duplicates. stale refused: writes that the fence refused. felt:
-    strikes felt of those planned. in flight: most tasks open (and running) when a fault struck.
-    recovery: seconds from the heal until all was done that was due, of those allowed. spans: of
-    all traces (excused: missing for a good reason), where S13 is judged.
+    accepted: tasks reported as accepted to a client. effects: ledger rows. suppressed: calls that
+    the sink recognised as duplicates. stale refused: writes that the fence refused. faults:
+    injections observed, of those planned. in flight: most tasks open (and running) at an
+    injection. recovery: seconds from the heal until all due tasks ended, of those allowed. spans:
+    recorded spans (exempt: missing ones that S13 exempts), where S13 is judged.
     """
     meters = judgement.meters
     recovery = "-" if meters.recovery_seconds is None else f"{meters.recovery_seconds:.1f}"
     flight = f"{meters.in_flight} ({meters.running} run)"
-    spans = f"spans {meters.spans} (excused {sum(meters.excused.values())})"
+    spans = f"spans {meters.spans} (exempt {sum(meters.excused.values())})"
     return "  ".join(
         (
             f"{judgement.scenario:<{_NAME_WIDTH}}{judgement.verdict:<7}",
@@ -33,7 +34,7 @@ def line(judgement: Judgement) -> str:
             f"effects {meters.effects:>4}",
             f"suppressed {meters.duplicates_suppressed:>3}",
             f"stale refused {meters.stale_writes_refused:>3}",
-            f"felt {meters.faults_felt:>2}/{meters.faults_planned:<2}",
+            f"faults {meters.faults_felt:>2}/{meters.faults_planned:<2}",
             f"in flight {flight:<12}",
             f"recovery {recovery:>4}/{meters.allowed_seconds:.1f} s",
             *([spans] if meters.spans else []),
@@ -42,38 +43,43 @@ def line(judgement: Judgement) -> str:
 
 
 def faults(judgement: Judgement) -> str:
-    """One line per planned fault: what it struck, the tasks that were in flight (and running) at
-    each strike, and how many of the planned strikes were felt. Empty for a run without faults.
+    """Return one line per planned fault; empty for a run without faults.
+
+    A line names the targets, the tasks in flight (and running) at each injection, and how many of
+    the planned injections were observed.
     """
-    return "\n".join(_fault(plan) for plan in planned(judgement.history))
+    return "\n".join(_fault(plan) for plan in RunModel(judgement).planned_faults)
 
 
 def details(judgement: Judgement) -> str:
-    """Why a run is not ``true``: each doubt, the first violations of each law with the story of
-    their task, and how many more there are. Empty for a run that is ``true``.
+    """Return why a run is not ``true``; empty for a run that is.
+
+    It names each doubt, the first violations of each invariant with the story of their task, and
+    the number of further violations.
     """
     return "\n".join(_details(judgement))
 
 
 def bound(terms: Bound) -> str:
-    """T with its terms, one per line."""
+    """Return T with its terms, one per line."""
     rows = [f"  {term.seconds:6.2f} s  {term.name}: {term.why}" for term in terms.terms]
     return "\n".join([f"T = {terms.seconds:.2f} s, the sum of", *rows])
 
 
-def _fault(plan: Planned) -> str:
-    targets = " ".join(dict.fromkeys(t for strike in plan.strikes for t in strike.targets))
+def _fault(plan: PlannedFault) -> str:
+    targets = " ".join(dict.fromkeys(t for each in plan.injections for t in each.targets))
     flights = [
-        f"{strike.in_flight.open} ({strike.in_flight.running} run)" if strike.in_flight else "?"
-        for strike in plan.strikes
+        f"{each.in_flight.open} ({each.in_flight.running} run)" if each.in_flight else "?"
+        for each in plan.injections
     ]
     fault = plan.fault if plan.times < 2 else f"{plan.fault} x{plan.times}"
-    met = f"in flight {' '.join(flights)}" if flights else "never struck"
-    return f"  {plan.name}: {fault} {targets or plan.aim}; {met}; felt {plan.felt}/{plan.times}"
+    met = f"in flight {' '.join(flights)}" if flights else "never injected"
+    aim = targets or plan.aim
+    return f"  {plan.name}: {fault} {aim}; {met}; observed {plan.observed}/{plan.times}"
 
 
 def _details(judgement: Judgement) -> Iterator[str]:
-    stories = Stories(judgement.history)
+    stories = RunModel(judgement).stories
     for doubt in judgement.doubts:
         yield f"  unknown: {doubt}"
     laws = dict.fromkeys(violation.invariant for violation in judgement.violations)

@@ -1,4 +1,4 @@
-"""Each record of a history in words: what it says, when, and who says it."""
+"""Describes each record of a history: its text, its instant, and its source."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from chaos.records import (
 from system.lifecycle import Reason
 
 
-class Witness(StrEnum):
-    """Who says it."""
+class Source(StrEnum):
+    """Where a record comes from; the page uses the value as a CSS class."""
 
     CLIENT = "client"
     DATABASE = "database"
@@ -38,23 +38,23 @@ class Witness(StrEnum):
     OTHER = "arena"
 
 
-_WITNESSES: Mapping[type[object], Witness] = MappingProxyType(
+_SOURCES: Mapping[type[object], Source] = MappingProxyType(
     {
-        Op: Witness.CLIENT,
-        Event: Witness.DATABASE,
-        Effect: Witness.EFFECT,
-        SqlEffect: Witness.EFFECT,
-        SinkCall: Witness.SINK,
-        StaleWrite: Witness.FENCE,
-        Fault: Witness.FAULT,
-        Span: Witness.SPAN,
-        Task: Witness.READ,
+        Op: Source.CLIENT,
+        Event: Source.DATABASE,
+        Effect: Source.EFFECT,
+        SqlEffect: Source.EFFECT,
+        SinkCall: Source.SINK,
+        StaleWrite: Source.FENCE,
+        Fault: Source.FAULT,
+        Span: Source.SPAN,
+        Task: Source.READ,
     }
 )
 
 
-def moment(history: History, record: Record) -> float | None:
-    """The arena second at which it happened; None: it tells of no single instant."""
+def instant_of(history: History, record: Record) -> float | None:
+    """Return the arena second of a record; None if it has no single instant."""
     if isinstance(record, Op | Fault | SinkCall):
         return record.at
     if isinstance(record, Event | Effect | SqlEffect | StaleWrite):
@@ -66,13 +66,13 @@ def moment(history: History, record: Record) -> float | None:
     return None
 
 
-def witness(record: Record) -> Witness:
-    """Who says it."""
-    return _WITNESSES.get(type(record), Witness.OTHER)
+def source_of(record: Record) -> Source:
+    """Return where the record comes from."""
+    return _SOURCES.get(type(record), Source.OTHER)
 
 
-def words(history: History, record: Record) -> str:
-    """What it says, in one line."""
+def describe(history: History, record: Record) -> str:
+    """Describe the record in one line."""
     if isinstance(record, Op):
         return _op(record)
     if isinstance(record, Event):
@@ -88,11 +88,11 @@ def words(history: History, record: Record) -> str:
 def _other(record: Record) -> str:
     if isinstance(record, SinkCall):
         what = "applied" if record.applied else "suppressed as a duplicate"
-        return f"call at the sink under epoch {record.epoch}: {what}"
+        return f"sink call under epoch {record.epoch}: {what}"
     if isinstance(record, Task):
         return (
             f"final read: {record.state}, epoch {record.epoch}, attempt {record.attempt} "
-            f"(lost {record.losses}, handed back {record.handed_back})"
+            f"(lost {record.losses}, released {record.handed_back})"
         )
     return _arena(record)
 
@@ -101,8 +101,8 @@ def _op(half: Op) -> str:
     if half.type == "invoke":
         return f"{half.process} invokes {half.op}"
     names = ("status", "answer", "state", "error")
-    told = [f"{name} {half.value[name]}" for name in names if half.value.get(name) is not None]
-    return f"{half.process} {half.op} is {half.type}: {', '.join(told) or 'no answer'}"
+    said = [f"{name} {half.value[name]}" for name in names if half.value.get(name) is not None]
+    return f"{half.process} {half.op} is {half.type}: {', '.join(said) or 'no answer'}"
 
 
 def _event(history: History, event: Event) -> str:
@@ -121,15 +121,16 @@ def _stale(history: History, write: StaleWrite) -> str:
 
 def _span(span: Span) -> str:
     outcome = span.attributes.get("holdfast.outcome")
-    told = [f"{(span.end - span.start) * 1000:.1f} ms", span.attributes.get("error.type")]
-    told += [outcome, *(event.name for event in span.events)]
-    return f"span {span.name} of {span.instance}: {', '.join(str(each) for each in told if each)}"
+    facts = [f"{(span.end - span.start) * 1000:.1f} ms", span.attributes.get("error.type")]
+    facts += [outcome, *(event.name for event in span.events)]
+    return f"span {span.name} of {span.instance}: {', '.join(str(each) for each in facts if each)}"
 
 
 def _arena(record: Record) -> str:
     if isinstance(record, Fault):
         targets = ", ".join(record.targets)
-        return f"-- {record.fault} on {targets}: {record.type} ({record.fault_id})"
+        step = "observed" if record.type == "felt" else record.type
+        return f"-- {record.fault} on {targets}: {step} ({record.fault_id})"
     if isinstance(record, Worker):
         end = f", dead: {record.dead_reason}" if record.dead_at else ""
         return f"worker {record.label} ({record.worker_id[-8:]}){end}"
@@ -137,4 +138,4 @@ def _arena(record: Record) -> str:
         return f"{record.name} was {'seen' if record.held else 'not seen'}"
     if isinstance(record, Span):
         return _span(record)
-    return f"record of the {record.kind}"
+    return f"{record.kind} record"

@@ -1,4 +1,4 @@
-"""One seed of one scenario in virtual time: set the stage, go through the course, judge."""
+"""Run one seed of one scenario in virtual time and judge it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos import bounds, filing, forwarding
-from chaos.course import ArenaClock, Course, Plan
+from chaos.course import ArenaClock, Runner
 from chaos.history import History, HistoryWriter
 from chaos.records import Record, encode
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
+from chaos.run_spec import RunSpec
 from chaos.runs import RunStore
-from chaos.scenario import Scenario
 from chaos.simulation.kernel import caches
 from chaos.simulation.kernel.dice import Branch
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.network.fabric import Message, Network
-from chaos.simulation.postgres import PostgresNode, Statement
+from chaos.simulation.postgres import ExecutedStatement, PostgresNode
 from chaos.simulation.stage.apps import longest_backoff
-from chaos.simulation.stage.foundation import Foundation
-from chaos.simulation.stage.stage import SINK_PORT, Stage
+from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.stage.stage import SINK_PORT, SimulatedEnvironment
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
@@ -39,45 +39,41 @@ from chaos.vocabulary import SOMETIMES
 from chaos.witnesses import seen
 
 _HELD_SHARE = 0.1
-# Of virtual time, beyond load and bound: whoever is not done by then never will be.
+# Virtual time beyond load and bound, after which the run cannot end any more.
 _SPARE_SECONDS = 300.0
-# Whose output is their own affair; the rest of the nodes are the harness's and print nothing.
+# These nodes may print; all others belong to the harness, whose output is an error.
 _ROLES = ("api", "scheduler", "worker")
 _COMPLAINTS_SHOWN = 20
 
 
 class Unsound(Exception):
-    """A simulated process did what cannot be simulated, or the harness itself went wrong."""
+    """A simulated process did what cannot be simulated, or the harness itself failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to simulate. ``runs``: where what is kept goes; a run that is true is kept with ``keep``
-    only. ``apps``: modules of handlers beside the workload's. ``story``: keep every event of the
-    trace. ``held_share``: of the single statements, those whose COMMIT is held back so that others
-    overlap them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_stage``
-    is given the stage before anything of it is started.
-    ``branch``: from there on chance takes another course than the seed's.
+class SimulationOptions:
+    """How to simulate a run.
+
+    ``apps``: modules of handlers beside the workload's. ``story``: keep every event of the trace.
+    ``held_share``: share of the single statements whose COMMIT is held back so that others overlap
+    them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_environment``
+    gets the environment before anything in it is started. ``branch``: an instant from which on
+    random draws differ from the seed's.
     """
 
-    scenario: Scenario
-    seed: int
-    runs: Path
-    keep: bool = False
-    mutant: str | None = None
-    drain_seconds: float | None = None
     apps: tuple[str, ...] = ()
     story: bool = False
     held_share: float = _HELD_SHARE
     tap: Callable[[Message], bool] | None = None
-    on_stage: Callable[[Stage], None] | None = None
+    on_environment: Callable[[SimulatedEnvironment], None] | None = None
     branch: Branch | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """A simulated run. ``digest``: of every step, wire byte and result, and of the history.
-    ``virtual_seconds`` passed inside, ``seconds`` outside. ``directory``: of what was kept.
+class SimulatedRun:
+    """A judged run. ``digest`` covers every step, wire byte and result, and the history.
+
+    ``virtual_seconds`` passed inside, ``seconds`` outside. ``directory``: where it was kept.
     """
 
     judgement: Judgement
@@ -90,103 +86,112 @@ class Ran:
     entries: list[Entry] = field(default_factory=list)
 
 
-def simulate(order: Order, foundation: Foundation) -> Ran:
-    """Run one seed and judge it.
+def simulate(
+    spec: RunSpec, foundation: SharedServers, options: SimulationOptions | None = None
+) -> SimulatedRun:
+    """Run one seed and judge it. A run that is true is kept only with ``spec.keep``.
 
     Raises:
-        RunFailed: the harness could not bring it to its end; what there was of it is kept.
+        RunFailed: the harness failed; what was recorded is kept.
     """
     started = time.monotonic()
-    execution = _Execution(order, foundation)
+    simulation = _Simulation(spec.drawn(), foundation, options or SimulationOptions())
     try:
         with _without_gc():
-            execution.run()
-        judgement = judge(History(execution.records))
-        coverage = Coverage.of(judgement.history, execution.statements, execution.zero)
+            simulation.run()
+        judgement = judge(History(simulation.records))
+        coverage = Coverage.of(judgement.history, simulation.statements, simulation.zero)
         coverage.sometimes.update(n for n in SOMETIMES if seen(judgement.history, n))
     except Exception as error:
-        took = time.monotonic() - started
-        raise filing.failure(
-            order.scenario, order.seed, order.mutant, execution.keep(), error, took, "simulation"
-        ) from error
+        seconds = time.monotonic() - started
+        raise filing.failure(spec, simulation.keep(), error, seconds) from error
     else:
         seconds = time.monotonic() - started
         directory: Path | None = None
-        if order.keep or judgement.verdict != "true":
-            directory = execution.keep()
-            filing.report(directory, judgement, seconds)
-        return Ran(
+        if spec.keep or judgement.verdict != "true":
+            directory = simulation.keep()
+            files.write_run(directory, judgement, seconds)
+        return SimulatedRun(
             judgement=judgement,
             outcome=outcome(
                 judgement, seconds=seconds, directory=directory.name if directory else None
             ),
-            digest=execution.digest,
-            virtual_seconds=execution.virtual_seconds,
+            digest=simulation.digest,
+            virtual_seconds=simulation.virtual_seconds,
             seconds=seconds,
             coverage=coverage,
             directory=directory,
-            entries=execution.entries,
+            entries=simulation.entries,
         )
     finally:
-        execution.close()
+        simulation.close()
 
 
-class _Execution:
-    """One run; everything its parts share."""
+class _Simulation:
+    """What the parts of one run share. ``spec``: with a concrete scenario."""
 
-    def __init__(self, order: Order, foundation: Foundation) -> None:
-        self._order = order
-        self._scenario = order.scenario.drawn(order.seed)
+    def __init__(
+        self, spec: RunSpec, foundation: SharedServers, options: SimulationOptions
+    ) -> None:
+        self._spec = spec
+        self._options = options
         self._foundation = foundation
         self._scratch = Path(tempfile.mkdtemp(prefix="run-", dir=foundation.directory))
-        attempts = self._scenario.workload.max_attempts
-        self._bound = bounds.allowed(self._scenario, longest_backoff(order.apps, attempts))
+        attempts = spec.scenario.workload.max_attempts
+        self._bound = bounds.allowed(spec.scenario, longest_backoff(options.apps, attempts))
         self.records: list[Record] = []
-        self.statements: list[Statement] = []
+        self.statements: list[ExecutedStatement] = []
         self.zero = 0.0
         self.digest = ""
         self.virtual_seconds = 0.0
         self.entries: list[Entry] = []
 
     def run(self) -> None:
-        """Fills ``records``."""
-        order, scenario = self._order, self._scenario
-        loop = SimulationLoop(order.seed, keep_trace=order.story, branch=order.branch)
+        """Fill ``records``."""
+        spec, options = self._spec, self._options
+        loop = SimulationLoop(spec.seed, keep_trace=options.story, branch=options.branch)
         network = Network(loop)
-        network.tap = order.tap
+        network.tap = options.tap
         shared = self._foundation
-        postgres = PostgresNode(shared.postgres, loop, network, order.held_share)
+        postgres = PostgresNode(shared.postgres, loop, network, options.held_share)
         valkey = ValkeyNode(shared.valkey, loop, network)
         os.environ[SINK_URL] = f"http://{network.host('sink')}:{SINK_PORT}"
-        os.environ["PGSSLMODE"] = "disable"  # there is no TLS: nobody need prepare for it
+        os.environ["PGSSLMODE"] = "disable"  # spares the client's preparation for TLS
         postgres.listeners.append(self.statements.append)
         exports: list[bytes] = []
-        stage_options = (scenario, order.seed, loop, network, postgres, valkey, self._scratch)
+        parts = (spec.scenario, spec.seed, loop, network, postgres, valkey, self._scratch)
 
-        async def course() -> None:
+        async def main() -> None:
             clock = ArenaClock()
-            stage = Stage(*stage_options, apps=order.apps)
-            if order.on_stage is not None:
-                order.on_stage(stage)
-            await stage.up()
-            play = Course(self._plan(), stage, clock, self.records.append)
-            await play.run()
-            await play.collect()
-            exports.extend(play.exports)
+            environment = SimulatedEnvironment(*parts, apps=options.apps)
+            if options.on_environment is not None:
+                options.on_environment(environment)
+            await environment.up()
+            runner = Runner(
+                spec,
+                environment,
+                clock,
+                self.records.append,
+                bound=self._bound,
+                commit=shared.commit,
+            )
+            await runner.run()
+            await runner.collect()
+            exports.extend(runner.exports)
             self.zero = loop.time() - clock.now()
-            await stage.witness.close()
+            await environment.observer.close()
 
-        workload = scenario.workload
+        workload = spec.scenario.workload
         longest = workload.last_due_seconds + self._bound.seconds + _SPARE_SECONDS
         try:
-            loop.run(course, max_seconds=longest)
+            loop.run(main, max_seconds=longest)
             _require_sound(loop)
         finally:
             self.virtual_seconds = loop.time()
             self.entries = loop.trace.entries
             postgres.close()
             valkey.close()
-            loop.bury()
+            loop.dispose()
             network.close()
         forwarding.forward(exports)
         for record in self.records:
@@ -195,9 +200,9 @@ class _Execution:
 
     def keep(self) -> Path:
         """Move the history and the logs to the run store."""
-        order = self._order
-        store = RunStore(order.runs)
-        directory = store.new_run(order.scenario.id, order.seed, order.mutant)
+        spec = self._spec
+        store = RunStore(spec.runs)
+        directory = store.new_run(spec.scenario.id, spec.seed, spec.mutant)
         with HistoryWriter(directory / files.HISTORY) as writer:
             writer.write(*self.records)
         if (self._scratch / "logs").exists():
@@ -209,21 +214,9 @@ class _Execution:
         """Remove what is left of it."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _plan(self) -> Plan:
-        order = self._order
-        return Plan(
-            arena="simulation",
-            scenario=self._scenario,
-            seed=order.seed,
-            bound=self._bound,
-            commit=self._foundation.commit,
-            mutant=order.mutant,
-            drain_seconds=order.drain_seconds,
-        )
-
 
 def _require_sound(loop: SimulationLoop) -> None:
-    """Raises Unsound where something was not simulated, or where the harness itself complained."""
+    """Raise Unsound where something was not simulated, or where the harness printed an error."""
     complaints = [
         f"{node.name}: {line}"
         for node in loop.nodes
@@ -236,10 +229,10 @@ def _require_sound(loop: SimulationLoop) -> None:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """When the collector runs depends on addresses and counts of the whole process: not now.
+    """Disable garbage collection inside the block, because its timing is not deterministic.
 
-    What it finds afterwards belonged to processes that were killed: nobody hears their complaints.
-    What was there before (100,000 objects of modules) it need not look at.
+    Afterwards it collects what killed processes left; their warnings are suppressed. Objects that
+    existed before (100,000 of modules) are exempt, which saves time.
     """
     gc.freeze()
     gc.disable()

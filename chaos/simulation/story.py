@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 from chaos import records
 from chaos.records import Op, Record, parse_instant
-from chaos.report.words import words
+from chaos.report.words import describe
 from chaos.simulation import trace_words
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
-from chaos.simulation.trace_words import Answer
+from chaos.simulation.trace_words import StatementAnswer
 from chaos.verdict import Judgement
 from system.lifecycle import Reason
 
@@ -47,7 +47,7 @@ _BEHIND: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class NarratedEvent:
     """One line. ``at``: virtual seconds; ``task``: its id ("" for what concerns no single one).
 
     ``common``: it concerns all tasks, like a fault. ``marked``: it is evidence of a violation.
@@ -77,7 +77,7 @@ class Story:
             if event.reason == "claimed"
         }
         self._answers = [(n, a) for n, e in enumerate(entries) if (a := trace_words.answer(e))]
-        self._by_client: defaultdict[str, list[tuple[int, Answer]]] = defaultdict(list)
+        self._by_client: defaultdict[str, list[tuple[int, StatementAnswer]]] = defaultdict(list)
         for number, answer in self._answers:
             self._by_client[answer.who].append((number, answer))
         self._told_by_history: set[int] = set()  # numbers of entries
@@ -98,12 +98,12 @@ class Story:
             told.append(f"{'':13}({self.left_out} steps that changed nothing are left out)")
         return told
 
-    def row(self, line: Told) -> str:
+    def row(self, line: NarratedEvent) -> str:
         """One line as aligned text, by the arena's clock."""
         mark = ">" if line.marked else " "
         return f"{mark}{line.at - self.zero:10.4f}  {line.who:<{_WHO_WIDTH}} {line.what}"
 
-    def of(self, task_id: str) -> list[Told]:
+    def of(self, task_id: str) -> list[NarratedEvent]:
         """The lines of one task, and what concerns all, from its first to its last."""
         mine = [line.at for line in self.lines if line.task == task_id]
         return [
@@ -119,12 +119,12 @@ class Story:
 
     # ------------------------------------------------------------------ the history
 
-    def _testimony(self) -> Iterator[Told]:
+    def _testimony(self) -> Iterator[NarratedEvent]:
         for record in self._history.records:
             for line in self._lines(record):
                 yield replace(line, marked=id(record) in self._evidence)
 
-    def _lines(self, record: Record) -> Iterator[Told]:
+    def _lines(self, record: Record) -> Iterator[NarratedEvent]:
         history = self._history
         match record:
             case Op():
@@ -139,13 +139,13 @@ class Story:
                 # Odd while it is owned; the ledger has the epoch that the finish left behind.
                 owned = record.epoch - (record.epoch + 1) % 2
                 who = self._owners.get((record.task_id, owned), "postgres")
-                yield self._about(record.at, who, record.task_id, words(history, record))
+                yield self._about(record.at, who, record.task_id, describe(history, record))
             case records.StaleWrite():
                 who = f"worker:{record.worker_id}"
-                what = words(history, record).replace(f" by {history.actor(who)}", "")
+                what = describe(history, record).replace(f" by {history.actor(who)}", "")
                 yield self._about(record.at, self._label(who), record.task_id, what)
             case records.SinkCall():
-                line = self._about(None, "sink", record.task_id, words(history, record))
+                line = self._about(None, "sink", record.task_id, describe(history, record))
                 yield replace(line, at=record.at + self.zero)
             case records.Worker():
                 yield from self._life(record)
@@ -154,36 +154,36 @@ class Story:
             case _:
                 pass  # of no instant
 
-    def _turn(self, record: records.Fault | records.Phase) -> Told:
+    def _turn(self, record: records.Fault | records.Phase) -> NarratedEvent:
         at = record.at + self.zero
         if isinstance(record, records.Phase):
-            return Told(at, "", f"======== {record.phase} ========", common=True)
+            return NarratedEvent(at, "", f"======== {record.phase} ========", common=True)
         flight = record.in_flight
         met = f", {flight.open} tasks open, {flight.running} running" if flight else ""
         what = f"== {record.fault_id}: {record.fault} {_STRIKES[record.type]}{met}"
-        return Told(at, ", ".join(record.targets), what, common=True)
+        return NarratedEvent(at, ", ".join(record.targets), what, common=True)
 
-    def _operation(self, half: Op) -> Told:
+    def _operation(self, half: Op) -> NarratedEvent:
         completion = self._history.operations[half.op_id].completion
         answered = completion.value.get("task_id") if completion is not None else None
         known = self._history.task_by_key.get(half.value.get("key") or "")
         task_id = known.task_id if known else half.value.get("task_id") or answered or ""
-        what = words(self._history, half).removeprefix(f"{half.process} ")
+        what = describe(self._history, half).removeprefix(f"{half.process} ")
         name = f"{self.name(task_id)}  " if task_id else ""
-        return Told(half.at + self.zero, half.process, name + what, task_id)
+        return NarratedEvent(half.at + self.zero, half.process, name + what, task_id)
 
-    def _life(self, worker: records.Worker) -> Iterator[Told]:
+    def _life(self, worker: records.Worker) -> Iterator[NarratedEvent]:
         short = worker.worker_id[-8:]
         at = virtual_seconds(worker.started_at)
-        yield Told(at, worker.label, f"registers as {short}", common=True)
+        yield NarratedEvent(at, worker.label, f"registers as {short}", common=True)
         if worker.dead_at:
             at = virtual_seconds(worker.dead_at)
             what = f"{worker.label} ({short}) is marked dead: {worker.dead_reason}"
-            yield Told(at, self._who_marked(at), what, common=True)
+            yield NarratedEvent(at, self._who_marked(at), what, common=True)
 
-    def _about(self, at: str | None, who: str, task_id: str, what: str) -> Told:
+    def _about(self, at: str | None, who: str, task_id: str, what: str) -> NarratedEvent:
         second = virtual_seconds(at) if at is not None else 0.0
-        return Told(second, who, f"{self.name(task_id)}  {what}", task_id)
+        return NarratedEvent(second, who, f"{self.name(task_id)}  {what}", task_id)
 
     def _label(self, actor: str) -> str:
         role, _, who = actor.partition(":")
@@ -201,7 +201,7 @@ class Story:
 
     # ------------------------------------------------------------------ statements
 
-    def _with_statement(self, line: Told) -> Told:
+    def _with_statement(self, line: NarratedEvent) -> NarratedEvent:
         """How the statement behind a transition went, where that is worth a word."""
         around = self._by_client.get(line.who, [])
         begin = line.at - _INSTANT_SECONDS
@@ -227,7 +227,7 @@ class Story:
 
     # ------------------------------------------------------------------ the trace
 
-    def _traced(self, entries: Iterable[Entry]) -> Iterator[Told]:
+    def _traced(self, entries: Iterable[Entry]) -> Iterator[NarratedEvent]:
         for number, entry in enumerate(entries):
             if entry.who.startswith((_HARNESS, "history")):
                 continue
@@ -240,13 +240,13 @@ class Story:
             else:
                 yield line
 
-    def _event(self, entry: Entry) -> Told | None:
+    def _event(self, entry: Entry) -> NarratedEvent | None:
         if hint := trace_words.published(entry):
             what = f"{self.name(hint[0])}  publishes its hint, epoch {hint[1]}"
-            return Told(entry.at, entry.who, what, hint[0])
+            return NarratedEvent(entry.at, entry.who, what, hint[0])
         what = trace_words.words(entry)
         common = entry.kind in {"node", "fault"}
-        return Told(entry.at, entry.who, what, common=common) if what else None
+        return NarratedEvent(entry.at, entry.who, what, common=common) if what else None
 
 
 def virtual_seconds(instant: str) -> float:

@@ -42,7 +42,7 @@ _WIRE: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StatementAnswer:
     """A statement that was answered. ``outcome``: its command tag, or the SQLSTATE."""
 
     at: float
@@ -71,12 +71,12 @@ class Answer:
         return int(count) if count.isdigit() else 0
 
 
-def answer(entry: Entry) -> Answer | None:
+def answer(entry: Entry) -> StatementAnswer | None:
     """The last statement of a note of the Postgres bridge; None for notes that are no answer."""
     found = _STATEMENT.fullmatch(entry.what.rpartition(", ")[2]) if entry.kind == "sql" else None
     if found is None:
         return None
-    return Answer(entry.at, entry.who, found["name"], found["outcome"], found["how"])
+    return StatementAnswer(entry.at, entry.who, found["name"], found["outcome"], found["how"])
 
 
 def published(entry: Entry) -> tuple[str, int] | None:
@@ -92,7 +92,7 @@ def words(entry: Entry) -> str:
     return _statement(said) if said is not None else say(entry.what)
 
 
-def _statement(said: Answer) -> str:
+def _statement(said: StatementAnswer) -> str:
     if said.failed:
         return f"{said.name} failed: SQLSTATE {said.outcome}{said.how}"
     if said.name == "heartbeat" and not said.rows:

@@ -11,7 +11,7 @@ from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import Worker, func
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("arq", "redis")
 SETTINGS = {
@@ -27,13 +27,13 @@ async def noop(ctx: dict[str, Any], number: int) -> None:
     """Does nothing."""
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Nothing to prepare."""
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     async def store() -> None:
-        pool = await create_pool(RedisSettings.from_dsn(place.redis_url))
+        pool = await create_pool(RedisSettings.from_dsn(config.redis_url))
         for first in range(0, count, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count))
             await asyncio.gather(*(pool.enqueue_job("noop", number) for number in numbers))
@@ -42,18 +42,18 @@ def enqueue(place: Place, count: int) -> None:
     asyncio.run(store())
 
 
-def work(place: Place) -> None:
-    keep = 3600 if place.durable else 0
+def work(config: PeerConfig) -> None:
+    keep = 3600 if config.durable else 0
     asyncio.set_event_loop(asyncio.new_event_loop())  # it takes the one that is set
     Worker(
         [func(noop, name="noop", keep_result=keep)],
-        redis_settings=RedisSettings.from_dsn(place.redis_url),
+        redis_settings=RedisSettings.from_dsn(config.redis_url),
         max_jobs=JOBS,
         poll_delay=0.05,
         log_results=False,
     ).run()
 
 
-def counter(place: Place) -> Callable[[], int]:
-    client = redis.Redis.from_url(place.redis_url)
-    return lambda: place.count - client.zcard("arq:queue")
+def counter(config: PeerConfig) -> Callable[[], int]:
+    client = redis.Redis.from_url(config.redis_url)
+    return lambda: config.count - client.zcard("arq:queue")

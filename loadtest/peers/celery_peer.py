@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis
 from celery import Celery
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("celery", "kombu", "redis")
 SETTINGS = {
@@ -18,7 +18,7 @@ SETTINGS = {
 }
 SUPERVISES = True
 
-_place = Place.here()
+_place = PeerConfig.from_environment()
 app = Celery("noop", broker=_place.redis_url)
 app.conf.update(
     task_ignore_result=True,
@@ -37,32 +37,32 @@ def _noop(number: int) -> None:
 noop = app.task(_noop, name="noop")
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Nothing to prepare."""
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     with app.producer_or_acquire() as producer:
         for number in range(count):
             noop.apply_async((number,), producer=producer)
 
 
-def work(place: Place) -> None:
-    options = ["--pool", "prefork", "--concurrency", str(place.workers), "--loglevel", "WARNING"]
+def work(config: PeerConfig) -> None:
+    options = ["--pool", "prefork", "--concurrency", str(config.workers), "--loglevel", "WARNING"]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     os.environ["PYTHONWARNINGS"] = "ignore"  # that it runs as root, on some machines
     argv = [sys.executable, "-m", "celery", "--app", "loadtest.peers.celery_peer", "worker"]
     os.execv(sys.executable, [*argv, *options])  # noqa: S606 - there is no shell
 
 
-def counter(place: Place) -> Callable[[], int]:
-    client = redis.Redis.from_url(place.redis_url)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    client = redis.Redis.from_url(config.redis_url)
 
     def done() -> int:
         with client.pipeline() as pipe:
             pipe.llen("celery")
             pipe.hlen("unacked")
             left: list[int] = pipe.execute()
-        return place.count - sum(left)
+        return config.count - sum(left)
 
     return done

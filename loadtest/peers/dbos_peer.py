@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from dbos import DBOS, DBOSClient, DBOSConfig
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("dbos", "sqlalchemy", "psycopg")
 SETTINGS = {"durable": "queue polled every 50 ms, 100 workflows at once in each process"}
@@ -28,28 +28,28 @@ def noop(number: int) -> None:
     """Does nothing."""
 
 
-def _launch(place: Place) -> None:
-    config: DBOSConfig = {
+def _launch(config: PeerConfig) -> None:
+    settings: DBOSConfig = {
         "name": "noop",
-        "system_database_url": place.database_url,
+        "system_database_url": config.database_url,
         "application_version": "1",
         "executor_id": str(os.getpid()),
         "log_level": "ERROR",
     }
-    DBOS(config=config)
+    DBOS(config=settings)
     DBOS.workflow(name="noop")(noop)
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=AT_ONCE, polling_interval_sec=POLL_SECONDS)
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Make schema and queue, as its first start would."""
-    _launch(place)
+    _launch(config)
     DBOS.destroy()
 
 
-def enqueue(place: Place, count: int) -> None:
-    client = DBOSClient(system_database_url=place.database_url)
+def enqueue(config: PeerConfig, count: int) -> None:
+    client = DBOSClient(system_database_url=config.database_url)
 
     def store(number: int) -> None:
         client.enqueue({"workflow_name": "noop", "queue_name": QUEUE, "app_version": "1"}, number)
@@ -60,16 +60,16 @@ def enqueue(place: Place, count: int) -> None:
     client.destroy()
 
 
-def work(place: Place) -> None:
+def work(config: PeerConfig) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    _launch(place)
+    _launch(config)
     stopping.wait()
     DBOS.destroy()
 
 
-def counter(place: Place) -> Callable[[], int]:
-    connection = psycopg.connect(place.database_url, autocommit=True)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    connection = psycopg.connect(config.database_url, autocommit=True)
 
     def done() -> int:
         row = connection.execute(DONE).fetchone()

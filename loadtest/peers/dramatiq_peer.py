@@ -10,7 +10,7 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("dramatiq", "redis")
 SETTINGS = {
@@ -21,7 +21,7 @@ SUPERVISES = True
 THREADS = 8
 PREFETCH = 1000
 
-broker = RedisBroker(url=Place.here().redis_url)
+broker = RedisBroker(url=PeerConfig.from_environment().redis_url)
 dramatiq.set_broker(broker)
 
 
@@ -32,22 +32,22 @@ def _noop(number: int) -> None:
 noop = dramatiq.actor(_noop, actor_name="noop", broker=broker)
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Nothing to prepare."""
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     for number in range(count):
         noop.send(number)
 
 
-def work(place: Place) -> None:
+def work(config: PeerConfig) -> None:
     os.environ["dramatiq_queue_prefetch"] = str(PREFETCH)  # noqa: SIM112 - its name is so
     argv = [sys.executable, "-m", "dramatiq", "loadtest.peers.dramatiq_peer"]
-    argv += ["--processes", str(place.workers), "--threads", str(THREADS), "--skip-logging"]
+    argv += ["--processes", str(config.workers), "--threads", str(THREADS), "--skip-logging"]
     os.execv(sys.executable, argv)  # noqa: S606 - there is no shell
 
 
-def counter(place: Place) -> Callable[[], int]:
-    client = redis.Redis.from_url(place.redis_url)
-    return lambda: place.count - client.hlen("dramatiq:default.msgs")
+def counter(config: PeerConfig) -> Callable[[], int]:
+    client = redis.Redis.from_url(config.redis_url)
+    return lambda: config.count - client.hlen("dramatiq:default.msgs")

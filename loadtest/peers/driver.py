@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, cast
 
-from loadtest.peers.place import Peer, Place
+from loadtest.peers.place import Peer, PeerConfig
 
 POLL_SECONDS = 0.05
 
@@ -22,7 +22,7 @@ def main(name: str, step: str) -> None:
     """Run it."""
     module: Any = importlib.import_module(f"loadtest.peers.{name}_peer")
     peer = cast("Peer", module)
-    place = Place.here()
+    config = PeerConfig.from_environment()
     match step:
         case "describe":
             _tell(
@@ -31,24 +31,24 @@ def main(name: str, step: str) -> None:
                 supervises=peer.SUPERVISES,
             )
         case "prepare":
-            peer.prepare(place)
+            peer.prepare(config)
         case "enqueue":
             began = time.perf_counter()
-            peer.enqueue(place, place.count)
+            peer.enqueue(config, config.count)
             _tell(seconds=time.perf_counter() - began)
         case "work":
-            peer.work(place)
+            peer.work(config)
         case "watch":
-            _watch(peer, place)
+            _watch(peer, config)
         case _:
             raise SystemExit(f"there is no step {step}")
 
 
-def _watch(peer: Peer, place: Place) -> None:
+def _watch(peer: Peer, config: PeerConfig) -> None:
     """How many are done, again and again until all are."""
-    count = peer.counter(place)
+    count = peer.counter(config)
     done = -1
-    while done < place.count:
+    while done < config.count:
         done = count()
         _tell(at=time.perf_counter(), done=done)
         time.sleep(POLL_SECONDS)

@@ -14,7 +14,7 @@ import psycopg
 import uvloop
 from pgqueuer import AsyncpgDriver, Job, PgQueuer, Queries
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("pgqueuer", "asyncpg")
 SETTINGS = {
@@ -32,18 +32,18 @@ async def noop(job: Job) -> None:
     """Does nothing."""
 
 
-def prepare(place: Place) -> None:
-    level = "durable" if place.durable else "volatile"
+def prepare(config: PeerConfig) -> None:
+    level = "durable" if config.durable else "volatile"
     argv = [sys.executable, "-m", "pgqueuer", "install", "--durability", level]
-    environment = {**os.environ, "PGDSN": place.database_url}
+    environment = {**os.environ, "PGDSN": config.database_url}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     async def store() -> None:
-        connection = await asyncpg.connect(place.database_url)
+        connection = await asyncpg.connect(config.database_url)
         queries = Queries(AsyncpgDriver(connection))
         for first in range(0, count, ENQUEUE_BATCH):
             size = min(ENQUEUE_BATCH, count - first)
@@ -53,9 +53,9 @@ def enqueue(place: Place, count: int) -> None:
     asyncio.run(store())
 
 
-def work(place: Place) -> None:
+def work(config: PeerConfig) -> None:
     async def run() -> None:
-        connection = await asyncpg.connect(place.database_url)
+        connection = await asyncpg.connect(config.database_url)
         queuer = PgQueuer.from_asyncpg_connection(connection)
         queuer.entrypoint("noop")(noop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queuer.shutdown.set)
@@ -64,11 +64,11 @@ def work(place: Place) -> None:
     uvloop.run(run())
 
 
-def counter(place: Place) -> Callable[[], int]:
-    connection = psycopg.connect(place.database_url, autocommit=True)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    connection = psycopg.connect(config.database_url, autocommit=True)
 
     def done() -> int:
         row = connection.execute(LEFT).fetchone()
-        return place.count - int(row[0]) if row else 0
+        return config.count - int(row[0]) if row else 0
 
     return done

@@ -27,7 +27,7 @@ _WORKERS = "LOADTEST_PEER_WORKERS"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PeerConfig:
     """``count``: tasks in all; ``workers``: worker processes in all."""
 
     database_url: str
@@ -51,7 +51,7 @@ class Place:
         }
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """As the environment says; some libraries want to be configured on import."""
         return cls(
             database_url=environment.get(_DATABASE, ""),
@@ -69,7 +69,7 @@ class Peer(Protocol):
     SETTINGS: dict[str, str]
     SUPERVISES: bool
 
-    def prepare(self, place: Place) -> None: ...
-    def enqueue(self, place: Place, count: int) -> None: ...
-    def work(self, place: Place) -> None: ...
-    def counter(self, place: Place) -> Callable[[], int]: ...
+    def prepare(self, config: PeerConfig) -> None: ...
+    def enqueue(self, config: PeerConfig, count: int) -> None: ...
+    def work(self, config: PeerConfig) -> None: ...
+    def counter(self, config: PeerConfig) -> Callable[[], int]: ...

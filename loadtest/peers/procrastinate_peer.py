@@ -14,7 +14,7 @@ from collections.abc import Callable
 import psycopg
 from procrastinate import App, PsycopgConnector
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("procrastinate", "psycopg")
 SETTINGS = {"durable": "50 jobs at once, no LISTEN, finished jobs kept"}
@@ -30,24 +30,24 @@ async def noop(number: int) -> None:
     """Does nothing."""
 
 
-def create_app(place: Place) -> App:
+def create_app(config: PeerConfig) -> App:
     """The app with its one task."""
-    app = App(connector=PsycopgConnector(conninfo=place.database_url, max_size=CONNECTIONS))
+    app = App(connector=PsycopgConnector(conninfo=config.database_url, max_size=CONNECTIONS))
     app.task(noop, name="noop")
     return app
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     async def apply() -> None:
-        async with create_app(place).open_async() as app:
+        async with create_app(config).open_async() as app:
             await app.schema_manager.apply_schema_async()
 
     asyncio.run(apply())
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     async def store() -> None:
-        async with create_app(place).open_async() as app:
+        async with create_app(config).open_async() as app:
             for first in range(0, count, BATCH):
                 numbers = range(first, min(first + BATCH, count))
                 jobs = [{"number": number} for number in numbers]
@@ -56,16 +56,16 @@ def enqueue(place: Place, count: int) -> None:
     asyncio.run(store())
 
 
-def work(place: Place) -> None:
+def work(config: PeerConfig) -> None:
     async def run() -> None:
-        async with create_app(place).open_async() as app:
+        async with create_app(config).open_async() as app:
             await app.run_worker_async(concurrency=CONCURRENCY, listen_notify=False)
 
     asyncio.run(run())
 
 
-def counter(place: Place) -> Callable[[], int]:
-    connection = psycopg.connect(place.database_url, autocommit=True)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    connection = psycopg.connect(config.database_url, autocommit=True)
 
     def done() -> int:
         row = connection.execute(DONE).fetchone()

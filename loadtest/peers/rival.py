@@ -18,7 +18,7 @@ import redis.asyncio as redis
 
 from loadtest.figures import Round
 from loadtest.peers.environments import environment_of
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stopwatch import Stopwatch
 from loadtest.witness import SETTLE
@@ -44,7 +44,7 @@ class Servers:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class PeerProcess:
     """A peer that is ready to be measured."""
 
     name: str
@@ -54,7 +54,7 @@ class Rival:
     supervises: bool
 
     @classmethod
-    async def ready(cls, name: str, cache: Path) -> Rival:
+    async def ready(cls, name: str, cache: Path) -> PeerProcess:
         """Make its environment if need be.
 
         Raises:
@@ -70,27 +70,27 @@ class Rival:
         Raises:
             LoadtestError: a step failed, or nothing moved for a minute.
         """
-        async with _empty_place(servers, setting, count, workers) as place:
-            environment = place.environment()
+        async with _empty_place(servers, setting, count, workers) as config:
+            environment = config.environment()
             await _step(self.name, self.python, "prepare", environment)
             stored = await _step(self.name, self.python, "enqueue", environment)
-            connection = await asyncpg.connect(place.database_url)
+            connection = await asyncpg.connect(config.database_url)
             try:
                 await connection.execute(SETTLE)
             finally:
                 await connection.close()
-            rate, cpu = await self._drain(place)
+            rate, cpu = await self._drain(config)
         return Round(count, count / stored["seconds"], rate, cpu)
 
-    async def _drain(self, place: Place) -> tuple[float, float]:
-        environment = place.environment()
+    async def _drain(self, config: PeerConfig) -> tuple[float, float]:
+        environment = config.environment()
         processes: list[Process] = []
         try:
             watcher = await self._spawn("watch", environment, stdout=PIPE)
             processes.append(watcher)
-            stopwatch = Stopwatch(place.count)
+            stopwatch = Stopwatch(config.count)
             await self._look(watcher, stopwatch)  # before anything is done: few are done at once
-            for _ in range(1 if self.supervises else place.workers):
+            for _ in range(1 if self.supervises else config.workers):
                 process = await self._spawn("work", environment)
                 processes.append(process)
             await self._watch(watcher, processes[1:], stopwatch)
@@ -121,7 +121,7 @@ class Rival:
 @asynccontextmanager
 async def _empty_place(
     servers: Servers, setting: str, count: int, workers: int
-) -> AsyncIterator[Place]:
+) -> AsyncIterator[PeerConfig]:
     """A new database and an empty Redis, durable as the setting says; afterwards as before."""
     administration = await asyncpg.connect(servers.database_url)
     client = redis.Redis.from_url(_redis_url(servers), decode_responses=True)
@@ -132,7 +132,7 @@ async def _empty_place(
         await client.flushdb()
         for name, value in REDIS[setting].items():
             await client.config_set(name, value)
-        yield Place(
+        yield PeerConfig(
             database_url=urlsplit(servers.database_url)._replace(path=f"/{DATABASE}").geturl(),
             redis_url=_redis_url(servers),
             setting=setting,

@@ -8,7 +8,7 @@ import redis
 from rq import Queue
 from rq.worker import SimpleWorker, Worker
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("rq", "redis")
 SETTINGS = {
@@ -23,32 +23,32 @@ def noop(number: int) -> None:
     """Does nothing."""
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Nothing to prepare."""
 
 
-def enqueue(place: Place, count: int) -> None:
-    queue = Queue(connection=redis.Redis.from_url(place.redis_url))
-    ttl = None if place.durable else 0
+def enqueue(config: PeerConfig, count: int) -> None:
+    queue = Queue(connection=redis.Redis.from_url(config.redis_url))
+    ttl = None if config.durable else 0
     for first in range(0, count, BATCH):
         numbers = range(first, min(first + BATCH, count))
         queue.enqueue_many([Queue.prepare_data(noop, (n,), result_ttl=ttl) for n in numbers])
 
 
-def work(place: Place) -> None:
-    kind = Worker if place.durable else SimpleWorker
-    connection = redis.Redis.from_url(place.redis_url)
+def work(config: PeerConfig) -> None:
+    kind = Worker if config.durable else SimpleWorker
+    connection = redis.Redis.from_url(config.redis_url)
     kind([Queue(connection=connection)], connection=connection).work(logging_level="ERROR")
 
 
-def counter(place: Place) -> Callable[[], int]:
-    client = redis.Redis.from_url(place.redis_url)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    client = redis.Redis.from_url(config.redis_url)
 
     def done() -> int:
         with client.pipeline() as pipe:
             pipe.llen("rq:queue:default")
             pipe.zcard("rq:wip:default")
             left: list[int] = pipe.execute()
-        return place.count - sum(left)
+        return config.count - sum(left)
 
     return done

@@ -13,9 +13,9 @@ from loadtest.collector import collecting
 from loadtest.drain import Bench, bench_of, client_of, holdfast_round, told
 from loadtest.figures import Round, spread, without_nan
 from loadtest.machine import Machine
-from loadtest.peers.rival import Rival, Servers
-from loadtest.stack import Stack
-from loadtest.submit import Submitter
+from loadtest.peers.rival import PeerProcess, Servers
+from loadtest.stack import LoadtestStack
+from loadtest.submit import HttpSubmitter
 
 # Of the tasks that the fastest gets, for each peer: so that a round of each takes about as long.
 SHARES = {
@@ -41,7 +41,7 @@ _ALWAYS = "; ledger, event log, fence, commit before the answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CompareOptions:
     """What to measure how often."""
 
     names: tuple[str, ...]
@@ -116,29 +116,33 @@ class Comparison:
         )
 
 
-async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
+async def compare(options: CompareOptions, say: Callable[[str], None]) -> Comparison:
     """Every round: Holdfast, then each peer at each of its settings.
 
     Raises:
         LoadtestError: a peer's environment cannot be made, or a figure cannot be had.
     """
     machine = Machine.now()
-    rivals = []
+    peers = []
     for name in options.names:
         say(f"{name}: making sure of its environment")
-        rivals.append(await Rival.ready(name, options.cache))
+        peers.append(await PeerProcess.ready(name, options.cache))
     python = {"python": platform.python_version()}
     ours = [
         (added, Row(_WHO, setting, python, text + _ALWAYS))
         for setting, (added, text) in HOLDFAST.items()
     ]
     rows = [
-        (rival, setting, Row(rival.name, setting, rival.versions, rival.settings[setting]))
-        for rival in rivals
-        for setting in rival.settings
+        (peer, setting, Row(peer.name, setting, peer.versions, peer.settings[setting]))
+        for peer in peers
+        for setting in peer.settings
     ]
     say("starting Postgres, Valkey and the API")
-    async with Stack(workers=0) as stack, bench_of(stack) as bench, collecting() as collected:
+    async with (
+        LoadtestStack(workers=0) as stack,
+        bench_of(stack) as bench,
+        collecting() as collected,
+    ):
         servers = Servers(stack.database_url, stack.redis_url)
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
@@ -147,23 +151,23 @@ async def compare(options: Options, say: Callable[[str], None]) -> Comparison:
                 row.rounds.append(await _ours(bench, options, traced))
                 row.spans.append(await collected.count() / options.tasks)
                 say(f"{head}, {_WHO}, {row.setting}: {told(row.rounds[-1])}")
-            for rival, setting, row in rows:
-                count = max(TASKS_MIN, round(options.tasks * SHARES[rival.name]))
-                row.rounds.append(await rival.measure(servers, setting, count, options.workers))
-                say(f"{head}, {rival.name}, {setting}: {told(row.rounds[-1])}")
+            for peer, setting, row in rows:
+                count = max(TASKS_MIN, round(options.tasks * SHARES[peer.name]))
+                row.rounds.append(await peer.measure(servers, setting, count, options.workers))
+                say(f"{head}, {peer.name}, {setting}: {told(row.rounds[-1])}")
         say("stopping")
     everybody = [*(row for _, row in ours), *(row for _, _, row in rows)]
     return Comparison(machine, options.workers, everybody)
 
 
-async def _ours(bench: Bench, options: Options, added: Mapping[str, str]) -> Round:
+async def _ours(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
     """With an API and workers of their own, set as wanted; none idles beside a peer."""
-    await bench.witness.reset()
+    await bench.probe.reset()
     url = await bench.stack.start_api(added)
     await bench.stack.start("worker", options.workers, added)
-    await bench.witness.workers_ready(options.workers, bench.stack.check)
+    await bench.probe.workers_ready(options.workers, bench.stack.check)
     async with client_of(url) as client:
-        mine = replace(bench, submitter=Submitter(client))
+        mine = replace(bench, submitter=HttpSubmitter(client))
         measured = await holdfast_round(mine, options.tasks, options.schedulers, added)
     for role in ("worker", "api"):
         await bench.stack.stop(role)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import redis
 from taskiq_redis import RedisStreamBroker
 
-from loadtest.peers.place import Place
+from loadtest.peers.place import PeerConfig
 
 PACKAGES = ("taskiq", "taskiq-redis", "redis")
 SETTINGS = {
@@ -22,7 +22,9 @@ GROUP = "taskiq"
 STREAM = "taskiq"
 AT_ONCE = 100
 
-broker = RedisStreamBroker(Place.here().redis_url, queue_name=STREAM, consumer_group_name=GROUP)
+broker = RedisStreamBroker(
+    PeerConfig.from_environment().redis_url, queue_name=STREAM, consumer_group_name=GROUP
+)
 
 
 async def _noop(number: int) -> None:
@@ -32,7 +34,7 @@ async def _noop(number: int) -> None:
 noop = broker.register_task(_noop, task_name="noop")
 
 
-def prepare(place: Place) -> None:
+def prepare(config: PeerConfig) -> None:
     """Make the stream and its group, as its first start would."""
 
     async def start() -> None:
@@ -42,7 +44,7 @@ def prepare(place: Place) -> None:
     asyncio.run(start())
 
 
-def enqueue(place: Place, count: int) -> None:
+def enqueue(config: PeerConfig, count: int) -> None:
     async def store() -> None:
         await broker.startup()
         for first in range(0, count, AT_ONCE):
@@ -53,15 +55,15 @@ def enqueue(place: Place, count: int) -> None:
     asyncio.run(store())
 
 
-def work(place: Place) -> None:
-    ack = "when_executed" if place.durable else "when_received"
+def work(config: PeerConfig) -> None:
+    ack = "when_executed" if config.durable else "when_received"
     argv = [sys.executable, "-m", "taskiq", "worker", "loadtest.peers.taskiq_peer:broker"]
-    argv += ["--workers", str(place.workers), "--ack-type", ack, "--log-level", "ERROR"]
+    argv += ["--workers", str(config.workers), "--ack-type", ack, "--log-level", "ERROR"]
     os.execv(sys.executable, argv)  # noqa: S606 - there is no shell
 
 
-def counter(place: Place) -> Callable[[], int]:
-    client = redis.Redis.from_url(place.redis_url)
+def counter(config: PeerConfig) -> Callable[[], int]:
+    client = redis.Redis.from_url(config.redis_url)
 
     def done() -> int:
         group = client.xinfo_groups(STREAM)[0]

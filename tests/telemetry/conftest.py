@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.filing import Report
-from chaos.live.run import Order, run
-from chaos.live.topology import Foundation
+from chaos.live.run import RealTimeArena
+from chaos.live.topology import ProcessStackFactory
+from chaos.records import ArenaName
+from chaos.run_spec import RunResult, RunSpec
 from chaos.scenario import Scenario, find, load
 from observability.binaries import Prometheus, prometheus
 from system.guardian import Reaper
@@ -72,27 +73,28 @@ def story(
 
 
 async def _watched(server: Server, directory: Path) -> tuple[Window, Window]:
-    async with Foundation.laid() as foundation:
-        calm = await _window(find("calm"), server, directory, foundation)
+    async with ProcessStackFactory.open() as stacks:
+        calm = await _window(find("calm"), server, directory, stacks)
         await _until_forgotten(server)
-        broken = await _window(load(HERE / "everything.yaml"), server, directory, foundation)
+        broken = await _window(load(HERE / "everything.yaml"), server, directory, stacks)
     return calm, broken
 
 
 async def _window(
-    scenario: Scenario, server: Server, directory: Path, foundation: Foundation
+    scenario: Scenario, server: Server, directory: Path, stacks: ProcessStackFactory
 ) -> Window:
-    order = Order(scenario, SEED, directory / "runs", targets=server.targets)
-    running = asyncio.create_task(run(order, foundation))
+    spec = RunSpec(ArenaName.LIVE, scenario, SEED, directory / "runs")
+    arena = RealTimeArena(stacks, server.targets)
+    running = asyncio.create_task(arena.run(spec))
     start = await _listed(server, running)
     while server.targets.exists() and not running.done():
         await asyncio.sleep(0.05)
     end = time.time()
-    report = await running
-    return Window(start, end, report.judgement.verdict)
+    result = await running
+    return Window(start, end, result.outcome.verdict)
 
 
-async def _listed(server: Server, running: asyncio.Task[Report]) -> float:
+async def _listed(server: Server, running: asyncio.Task[RunResult]) -> float:
     """When everybody was scraped, and what fired because nobody had been there was over."""
     while len(server.instant("up == 1")) < TARGETS or server.instant(GONE):
         if running.done():

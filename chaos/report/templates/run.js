@@ -1,6 +1,6 @@
 "use strict";
-// Draws the story of the chosen task, filters the list, and reads the curves under the pointer.
-// Everything on the page without it is already there; text only ever enters as text.
+// Draws the story of the chosen task, filters the list, and reads out the curves at the pointer.
+// The rest of the page works without it; data is only ever inserted as text.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
@@ -52,7 +52,7 @@
     cross.style.left = `${share * 100}%`;
     const lines = [`${at.toFixed(2)} s`];
     for (const name of ["accepted", "effects", "running", "queued", "due"]) lines.push(`${name} ${valueAt(data.curves[name], at)}`);
-    for (const [id, fault, targets, start, end, felt] of data.strikes) if (start <= at && at <= end) lines.push(`${id}: ${fault} on ${targets}${felt ? "" : " (not felt)"}`);
+    for (const [id, fault, targets, start, end, observed] of data.injections) if (start <= at && at <= end) lines.push(`${id}: ${fault} on ${targets}${observed ? "" : " (not observed)"}`);
     readout.replaceChildren(...lines.map((line, n) => el("div", {}, n ? line : el("b", {}, line))));
     readout.style.left = share < 0.6 ? `calc(${share * 100}% + 10px)` : "auto";
     readout.style.right = share < 0.6 ? "auto" : `calc(${100 - share * 100}% + 10px)`;
@@ -93,11 +93,11 @@
   for (const source of [search, filter]) source.addEventListener("input", () => { shown = PAGE; list.scrollTop = 0; refresh(); });
 
   // ---- one story ----
-  const told = (task) => {
+  const storyLines = (task) => {
     const lines = [...task.lines];
     const from = lines.length ? Math.min(...lines.map((line) => line[0])) : 0;
     const until = lines.length ? Math.max(...lines.map((line) => line[0])) : 0;
-    for (const [id, fault, targets, start, end] of data.strikes) {
+    for (const [id, fault, targets, start, end] of data.injections) {
       if (from <= start && start <= until) lines.push([start, "fault", `-- ${fault} on ${targets}: start (${id})`, 0]);
       if (from <= end && end <= until) lines.push([end, "fault", `-- ${fault} on ${targets}: end (${id})`, 0]);
     }
@@ -140,7 +140,7 @@
       if (wide > text.length * 6.1 + 8) parts.push(draw("text", { x: left + 5, y: y + 14, class: INK[place] ?? "" }, text));
     }
     y += 28;
-    for (const [name, kinds, colour] of [["effects", ["effect"], "var(--good)"], ["calls at the sink", ["sink"], "var(--accepted)"], ["refused writes", ["fence"], "var(--warn)"]]) {
+    for (const [name, kinds, colour] of [["effects", ["effect"], "var(--good)"], ["sink calls", ["sink"], "var(--accepted)"], ["refused writes", ["fence"], "var(--warn)"]]) {
       const found = task.lines.filter((line) => kinds.includes(line[1]) && inside(line[0]));
       if (!found.length) continue;
       label(name);
@@ -161,10 +161,10 @@
     const [parts, height] = rows(task, width, x, from, until);
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height + 22}`, height: height + 22, role: "img", "aria-label": "the story on one axis" });
     let taken = -Infinity;
-    for (const [id, fault, targets, start, end, felt] of data.strikes) {
+    for (const [id, fault, targets, start, end, observed] of data.injections) {
       if (end < from || start > until) continue;
       const left = x(Math.max(start, from)), right = x(Math.min(end, until));
-      svg.append(titled(draw("rect", { x: left, y: 16, width: Math.max(right - left, 2), height: height - 14, fill: "var(--band)" }), `${id}: ${fault} on ${targets}${felt ? "" : " (not felt)"}`));
+      svg.append(titled(draw("rect", { x: left, y: 16, width: Math.max(right - left, 2), height: height - 14, fill: "var(--band)" }), `${id}: ${fault} on ${targets}${observed ? "" : " (not observed)"}`));
       const words = id.length * 6.4, at = Math.min(left, width - words);
       if (at > taken) { svg.append(draw("text", { x: at, y: 11, style: "fill:var(--band-edge)" }, id)); taken = at + words + 6; }
     }
@@ -181,7 +181,7 @@
   };
   const story = $("story");
   const show = (task) => {
-    const lines = told(task).map(([at, who, text, evidence]) => el("div", { class: evidence ? "evidence" : who.replace(" ", "-") }, el("span", {}, at.toFixed(3)), el("span", {}, text)));
+    const lines = storyLines(task).map(([at, who, text, evidence]) => el("div", { class: evidence ? "evidence" : who.replace(" ", "-") }, el("span", {}, at.toFixed(3)), el("span", {}, text)));
     story.replaceChildren(
       el("div", { class: "title" }, el("h3", {}, task.key ?? task.id), el("span", { class: "soft small" }, `${task.name ?? "no final row"} · ${task.state ?? "?"} · ${task.attempts} attempts, ${task.losses} lost · due ${task.due === null ? "?" : `${task.due.toFixed(2)} s`}${task.late === null ? "" : `, effect ${seconds(task.late)} later`}`)),
       el("div", {}, ...chips(task)),

@@ -1,5 +1,5 @@
 "use strict";
-// Filters the runs by words; the page is whole without it.
+// Filters the runs by words; the page works without it.
 (() => {
   const search = document.getElementById("search"), count = document.getElementById("count");
   const runs = [...document.querySelectorAll("#runs tbody")];

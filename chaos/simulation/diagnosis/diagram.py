@@ -9,7 +9,7 @@ from chaos.history import History
 from chaos.invariants.violation import Violation
 from chaos.records import Fault, Op, Record
 from chaos.report.story import Stories
-from chaos.report.words import moment
+from chaos.report.words import instant_of
 from system.lifecycle import Reason
 
 _ORDER = ("client", "api", "scheduler", "postgres", "redis", "worker", "sink")
@@ -58,7 +58,7 @@ class _Diagram:
         mine = [record for record in mine if getattr(record, "task_id", "") == task_id]
         for operation in Stories(history).operations(task_id):
             mine += [half for half in (operation.invoke, operation.completion) if half]
-        timed = [(at, record) for record in mine if (at := moment(history, record)) is not None]
+        timed = [(at, record) for record in mine if (at := instant_of(history, record)) is not None]
         first = min((at for at, _ in timed), default=0.0)
         last = max((at for at, _ in timed), default=history.phases.get("healed", 0.0))
         yield from timed

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from chaos.scenario import Scenario
-from chaos.simulation.diagnosis.variants import Strike, Tried
+from chaos.simulation.diagnosis.variants import InjectedFault, VariantResult
 
 _T = TypeVar("_T")
 _Document = dict[str, Any]
@@ -33,7 +33,7 @@ class Candidate:
     scenario: Scenario
 
 
-Pass = Callable[[Scenario, Tried, str], Iterator[Candidate]]
+Pass = Callable[[Scenario, VariantResult, str], Iterator[Candidate]]
 """From a scenario, how it went, and the law that broke."""
 
 
@@ -53,21 +53,21 @@ def base(scenario: Scenario, seed: int, law: str, name: str) -> Scenario:
     return Scenario.model_validate(document)
 
 
-def concrete(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def concrete(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """Each strike a fault of its own, at the second and on the targets that it really had."""
     if not any(plan.times > 1 or plan.after or plan.until for plan in scenario.faults):
         return
     strikes = {strike.fault_id: strike for strike in tried.strikes}
     faults: list[_Document] = []
     for plan, fault in zip(scenario.faults, scenario.document["faults"], strict=True):
-        for number, fault_id in enumerate(plan.strikes, start=1):
+        for number, fault_id in enumerate(plan.fault_ids, start=1):
             if fault_id in strikes:
                 name = plan.name if plan.times == 1 else f"{plan.name}-{number}"
                 faults.append(fault | {"name": name} | _pinned(fault, strikes[fault_id]))
     yield from _offer("each strike by itself", scenario, {"faults": faults})
 
 
-def _pinned(fault: _Document, strike: Strike) -> _Document:
+def _pinned(fault: _Document, strike: InjectedFault) -> _Document:
     lasts = fault["for"]
     if fault["until"] is not None and strike.ended is not None:
         lasts = max(_SHORTEST_SECONDS, round(strike.ended - strike.at, 3))
@@ -76,7 +76,7 @@ def _pinned(fault: _Document, strike: Strike) -> _Document:
     return free | where
 
 
-def fewer_tasks(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def fewer_tasks(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """Only the tasks that broke the law; then half of the others, and so on."""
     numbers = list(scenario.workload.only or range(scenario.workload.tasks))
     broken = [b.number for b in tried.broken if b.law == law and b.number is not None]
@@ -88,7 +88,7 @@ def fewer_tasks(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidat
             yield from _offer(f"{len(only)} of {len(numbers)} tasks", scenario, change)
 
 
-def shorter_load(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def shorter_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """No slots after that of the last task: it changes nothing for those before."""
     load = scenario.workload
     last = max(load.only or (load.tasks,)) + 1
@@ -99,7 +99,7 @@ def shorter_load(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candida
         yield from _offer(f"a load of {seconds:.1f} s", scenario, change)
 
 
-def fewer_faults(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def fewer_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """None; half of them; and so on, down to all but one."""
     faults = scenario.document["faults"]
     for kept in _shorter(faults):
@@ -107,7 +107,7 @@ def fewer_faults(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candida
         yield from _offer(f"without {names}", scenario, {"faults": kept})
 
 
-def fewer_processes(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def fewer_processes(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """One of each role; then one less of one."""
     document = scenario.document
     topology = document["topology"]
@@ -121,7 +121,7 @@ def fewer_processes(scenario: Scenario, tried: Tried, law: str) -> Iterator[Cand
                 yield from _offer(f"{count} {role}", scenario, change)
 
 
-def fewer_operations(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def fewer_operations(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """Nothing but submits; then all but one kind of operation."""
     load = scenario.document["workload"]
     left = [kind for kind in _OPERATIONS if kind not in load["without"]]
@@ -135,7 +135,7 @@ def fewer_operations(scenario: Scenario, tried: Tried, law: str) -> Iterator[Can
         yield from _offer(f"without {', '.join(gone)}", scenario, change)
 
 
-def simpler_load(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def simpler_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """One kind of effect, no batches, no failures, nothing due later."""
     load = scenario.document["workload"]
     alone = {"ledger": 1.0, "sql": 0.0, "external": 0.0}
@@ -150,7 +150,7 @@ def simpler_load(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candida
             yield from _offer(what, scenario, {"workload": load | change})
 
 
-def shorter_faults(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def shorter_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """A fault half as long, or struck half as often."""
     faults = scenario.document["faults"]
     for place, fault in enumerate(faults):
@@ -168,7 +168,7 @@ def shorter_faults(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candi
             yield from _offer(f"{fault['name']} {what}", scenario, {"faults": smaller})
 
 
-def fewer_settings(scenario: Scenario, tried: Tried, law: str) -> Iterator[Candidate]:
+def fewer_settings(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
     """Defaults instead of settings of the scenario's own."""
     topology = scenario.document["topology"]
     settings = topology["settings"]

@@ -12,6 +12,7 @@ from typing import TextIO
 
 import typer
 
+from chaos.errors import ChaosError
 from chaos.report.files import write
 from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.reduce import base
@@ -80,7 +81,7 @@ class Search:
                 await _ask_why(self, failed, variants, scenario)
 
 
-class NotFailing(RuntimeError):
+class NotFailing(ChaosError):
     """The run did not fail again: there is nothing to search for."""
 
 

@@ -16,7 +16,7 @@ import yaml
 from chaos.report.files import write
 from chaos.scenario import Scenario, parse
 from chaos.simulation.diagnosis.reduce import PASSES, Candidate, size
-from chaos.simulation.diagnosis.variants import Tried, Variants
+from chaos.simulation.diagnosis.variants import VariantResult, Variants
 
 Show = Callable[[str], None]
 
@@ -26,7 +26,7 @@ class Shrunk:
     """The smallest found, how it went, and what was taken away, step by step."""
 
     scenario: Scenario
-    tried: Tried
+    tried: VariantResult
     steps: tuple[str, ...]
 
 
@@ -45,7 +45,7 @@ class Shrinker:
         """How many more runs may be made."""
         return max(0, self._end - self._variants.made)
 
-    async def shrink(self, scenario: Scenario, tried: Tried) -> Shrunk:
+    async def shrink(self, scenario: Scenario, tried: VariantResult) -> Shrunk:
         """``tried``: what became of ``scenario``, which breaks the law."""
         self._doubts = frozenset(tried.doubts)
         steps: list[str] = []
@@ -60,7 +60,9 @@ class Shrinker:
                     self._show(f"{candidate.what}: {told(scenario)}")
         return Shrunk(scenario, tried, tuple(steps))
 
-    async def _first(self, candidates: Iterable[Candidate]) -> tuple[Candidate, Tried] | None:
+    async def _first(
+        self, candidates: Iterable[Candidate]
+    ) -> tuple[Candidate, VariantResult] | None:
         """The first that still breaks the law, in the order of the candidates."""
         fresh = (each for each in candidates if not self._variants.known(each.scenario))
         while some := list(islice(fresh, min(self._variants.at_once, self.left))):

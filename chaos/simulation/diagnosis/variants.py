@@ -20,18 +20,20 @@ from chaos.filing import RunFailed
 from chaos.history import History
 from chaos.invariants.violation import Violation
 from chaos.mutants import SOURCES, find, plant
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.diagram import mermaid
 from chaos.simulation.kernel.dice import Branch
-from chaos.simulation.run import Order, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.run import SimulationOptions, simulate
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.story import Story, virtual_seconds
 from chaos.simulation.suite.pool import Pool
 from chaos.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenInvariant:
     """A violation by labels that survive other schedules: ``task`` is a key, ``number`` its
     number in the workload; None: of no single task.
     """
@@ -43,7 +45,7 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class InjectedFault:
     """A strike as it took hold, in arena seconds. ``ended`` None: it did not end."""
 
     fault_id: str
@@ -53,7 +55,7 @@ class Strike:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class BranchPoint:
     """An instant of a run, after which everything may go otherwise. ``at``: virtual seconds.
 
     ``own``: something of the task that is looked at, or a fault.
@@ -65,7 +67,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class VariantResult:
     """What became of one variant. If asked, ``points`` up to the violation, and the ``diagram`` of
     the task that broke the law.
 
@@ -73,41 +75,44 @@ class Tried:
     """
 
     verdict: str
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[BrokenInvariant, ...] = ()
     doubts: tuple[str, ...] = ()
-    strikes: tuple[Strike, ...] = ()
+    strikes: tuple[InjectedFault, ...] = ()
     zero: float = 0.0
-    points: tuple[Point, ...] = ()
+    points: tuple[BranchPoint, ...] = ()
     diagram: str = ""
 
     def breaks(self, law: str, task: str | None = None) -> bool:
         """Whether this law is broken (by this task, if one is named)."""
         return any(b.law == law and (task is None or b.task == task) for b in self.broken)
 
-    def first(self, law: str | None = None) -> Broken | None:
+    def first(self, law: str | None = None) -> BrokenInvariant | None:
         """The first violation (of this law)."""
         return next((b for b in self.broken if law in {None, b.law}), None)
 
 
-_ADAPTER: TypeAdapter[Tried] = TypeAdapter(Tried)
+_ADAPTER: TypeAdapter[VariantResult] = TypeAdapter(VariantResult)
 
 
-def variant_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
+def variant_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
     """One variant. ``scenario`` (document), ``seed``, ``mutant``, ``apps``; ``branch`` [second,
-    salt]; ``tell``: the law whose first violation is to be told (None: none). A ``Tried``.
+    salt]; ``tell``: the law whose first violation is to be told (None: none). A ``VariantResult``.
     """
     tell = job["tell"]
-    order = Order(
+    spec = RunSpec(
+        ArenaName.SIMULATION,
         Scenario.model_validate(job["scenario"]),
         job["seed"],
         foundation.directory / "tried",
         mutant=job["mutant"],
+    )
+    options = SimulationOptions(
         apps=tuple(job["apps"]),
         branch=Branch(*job["branch"]) if job["branch"] else None,
         story=tell is not None,
     )
     try:
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation, options)
     except RunFailed as error:
         return {"verdict": "unknown", "doubts": [f"the harness failed: {r}" for r in error.reasons]}
     tried = _tried(ran.judgement)
@@ -181,7 +186,7 @@ class Variants:
         self.on_answer: Callable[[], None] = lambda: None
         self._pool = pool
         self._common = {"job": "variant", "seed": seed, "mutant": mutant, "apps": list(apps)}
-        self._known: dict[bytes, Tried] = {}
+        self._known: dict[bytes, VariantResult] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -202,7 +207,7 @@ class Variants:
         """Whether this one was tried already."""
         return _name(self._variant(scenario)) in self._known
 
-    async def of(self, scenarios: Iterable[Scenario]) -> list[Tried]:
+    async def of(self, scenarios: Iterable[Scenario]) -> list[VariantResult]:
         """Each tried once (what was tried before is remembered).
 
         Raises:
@@ -210,15 +215,15 @@ class Variants:
         """
         return await self._run([self._variant(scenario) for scenario in scenarios])
 
-    async def told(self, scenario: Scenario, law: str) -> Tried:
+    async def told(self, scenario: Scenario, law: str) -> VariantResult:
         """With the points and the diagram of the first violation of ``law``."""
         return (await self._run([self._variant(scenario, tell=law)]))[0]
 
-    async def futures(self, scenario: Scenario, branches: Iterable[Branch]) -> list[Tried]:
+    async def futures(self, scenario: Scenario, branches: Iterable[Branch]) -> list[VariantResult]:
         """The same run with other chance from some second on."""
         return await self._run([self._variant(scenario, branch) for branch in branches])
 
-    async def _run(self, variants: Sequence[Mapping[str, Any]]) -> list[Tried]:
+    async def _run(self, variants: Sequence[Mapping[str, Any]]) -> list[VariantResult]:
         new = {_name(each): each for each in variants if _name(each) not in self._known}
         self.made += len(new)
         async for job, answer in self._pool.answers(list(new.values())):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from chaos.scenario import Scenario
-from chaos.simulation.diagnosis.variants import Broken, Point, Variants
+from chaos.simulation.diagnosis.variants import BranchPoint, BrokenInvariant, Variants
 from chaos.simulation.kernel.dice import Branch
 
 FUTURES = 6
@@ -92,13 +92,13 @@ class Curve:
 class Inquiry:
     """Asks, in at most ``most`` runs, which event of a run made ``broken`` happen."""
 
-    def __init__(self, variants: Variants, broken: Broken, most: int, show: Show) -> None:
+    def __init__(self, variants: Variants, broken: BrokenInvariant, most: int, show: Show) -> None:
         self._variants = variants
         self._broken = broken
         self._end = variants.made + most
         self._show = show
 
-    async def ask(self, scenario: Scenario, points: Sequence[Point]) -> Curve:
+    async def ask(self, scenario: Scenario, points: Sequence[BranchPoint]) -> Curve:
         """The curve over ``points``, the first of which is the beginning."""
         curve = Curve([point.own for point in points])
         while (place := curve.next()) is not None and self._variants.made + FUTURES <= self._end:
@@ -111,8 +111,10 @@ class Inquiry:
         return curve
 
 
-def plot(curve: Curve, points: Sequence[Point], zero: float, broken: Broken) -> list[str]:
-    """One line per point looked at, and the event to blame. ``zero``: as in ``Tried``."""
+def plot(
+    curve: Curve, points: Sequence[BranchPoint], zero: float, broken: BrokenInvariant
+) -> list[str]:
+    """One line per point looked at, and the event to blame. ``zero``: as in ``VariantResult``."""
     subject = f" by {broken.task}" if broken.task else ""
     lines = [f"how likely {broken.law} is violated{subject}, if all is drawn anew after"]
     for place in sorted(curve.known):
@@ -124,7 +126,7 @@ def plot(curve: Curve, points: Sequence[Point], zero: float, broken: Broken) -> 
     return [*lines, *_blame(curve, points, zero)]
 
 
-def _blame(curve: Curve, points: Sequence[Point], zero: float) -> list[str]:
+def _blame(curve: Curve, points: Sequence[BranchPoint], zero: float) -> list[str]:
     jump = curve.jump()
     first = curve.known.get(0)
     if first is not None and first.share >= _SURE:

@@ -1,1 +1,1 @@
-"""Virtual time: the loop, its nodes, and what a simulated process sees of clocks and chance."""
+"""Virtual time: the event loop, its nodes, and the clocks and randomness that they see."""

@@ -1,4 +1,4 @@
-"""What is not simulated says so where it is called, instead of making runs differ unseen."""
+"""Calls that are not simulated raise, instead of silently making runs differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
-from chaos.simulation.kernel.node import NODE, lift, simulated
+from chaos.simulation.kernel.node import NODE, escape, simulated
 
 Function = Callable[..., Any]
 Wrap = Callable[[Function], Function]  # makes the replacement out of the real one
@@ -77,24 +77,24 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 class NotSimulated(RuntimeError):
-    """A simulated process asked for something that only a real one has."""
+    """A simulated process called something that only works in a real one."""
 
 
 @contextmanager
 def real() -> Iterator[None]:
-    """Clocks, entropy, sockets and processes are the machine's own within: for bridges.
+    """Use the real clocks, entropy, sockets and processes inside the block (for bridges).
 
     The block must not await: other nodes would run in it.
     """
-    lift.depth += 1
+    escape.depth += 1
     try:
         yield
     finally:
-        lift.depth -= 1
+        escape.depth -= 1
 
 
 def refuse(what: str, instead: str) -> NoReturn:
-    """Raises for ``what``; ``loop.refused`` keeps it too, lest somebody swallow the exception.
+    """Raise for ``what``, and record it in ``loop.refused`` in case the exception is swallowed.
 
     Raises:
         NotSimulated: always.
@@ -108,7 +108,7 @@ def refuse(what: str, instead: str) -> NoReturn:
 
 
 def refusing(what: str, instead: str) -> Function:
-    """A function that refuses."""
+    """Return a function that always refuses."""
 
     def refused(*_: object, **__: object) -> NoReturn:
         refuse(what, instead)
@@ -117,12 +117,12 @@ def refusing(what: str, instead: str) -> Function:
 
 
 def wrappers() -> dict[str, Wrap]:
-    """What makes FORBIDDEN raise in simulated processes."""
+    """Return wrappers that make FORBIDDEN raise in simulated processes."""
     return {name: partial(_forbidding, name, instead) for name, instead in FORBIDDEN.items()}
 
 
 def patch(functions: dict[str, Wrap]) -> None:
-    """Replaces functions and methods by what their ``Wrap`` makes of them, for good.
+    """Replace functions and methods by their wrapped versions, permanently.
 
     Modules that imported them by name get the new ones too; those that do so later find them at
     their origin. Names that this version of Python does not have are passed over.
@@ -154,7 +154,7 @@ def _forbidding(name: str, instead: str, real_one: Function) -> Function:
 
 
 def _caller() -> str:
-    """The innermost line that belongs neither to Python's own library nor to the simulation."""
+    """Return the innermost line outside the standard library and the simulation."""
     frame = sys._getframe(1)  # noqa: SLF001
     here = str(Path(__file__).parents[1])
     while frame.f_back is not None:

@@ -1,7 +1,7 @@
-"""All chance of one simulated run: one stream per purpose, so that none shifts another.
+"""All randomness of one simulated run: one stream per purpose, so that none shifts another.
 
-A run can be branched: up to a virtual second it goes as the seed says, and from there on every
-stream is another. Many branches at one point show what is still open there (``why``).
+A run can be branched: until a virtual second it follows its seed, and from there on every stream
+is reseeded. Many branches at one point show which outcomes are still possible there (``why``).
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import NamedTuple
 
 
 class Branch(NamedTuple):
-    """``at``: the virtual second from which on all streams differ; ``salt``: one per future."""
+    """All streams differ from the virtual second ``at`` on; each ``salt`` is another future."""
 
     at: float
     salt: str
 
 
-class Dice:
-    """The streams of the run with ``seed``; ``turn`` is called once, when ``branch.at`` comes."""
+class RngStreams:
+    """The random streams of one run. The loop calls ``diverge`` once, at ``branch.at``."""
 
     def __init__(self, seed: int, branch: Branch | None = None) -> None:
         self.branch = branch
         self._seed = seed
         self._salt = ""
-        # By purpose, for as long as they may have to be turned.
+        # By purpose, until they diverge.
         self._streams: list[tuple[str, random.Random]] = []
 
     def stream(self, purpose: str) -> random.Random:
-        """A generator for one purpose; the same purpose gives the same numbers again."""
+        """Return a generator for one purpose; the same purpose always gives the same numbers."""
         made = random.Random(self._text(purpose))
         if self.branch is not None and not self._salt:
             self._streams.append((purpose, made))
         return made
 
-    def turn(self) -> None:
-        """From now on, other numbers: in the streams there are and in those to come."""
+    def diverge(self) -> None:
+        """Reseed all existing streams, and salt those created from now on."""
         if self.branch is None:
             return
         self._salt = f" branch {self.branch.salt}"

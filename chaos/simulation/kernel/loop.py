@@ -1,9 +1,9 @@
 """The event loop of a simulated run: virtual time, many nodes, one seed.
 
-Each turn picks one node that has something ready, by seed, and runs one callback of it. asyncio
-itself is unchanged: tasks, timeouts, task groups, locks and queues are the real ones. What depends
-on addresses in memory there is made repeatable here: asyncio keeps tasks in sets, so a task's hash
-is its birth number; and tasks woken by one and the same step run in the order of their birth.
+Each step picks one node with a ready callback, by seed, and runs that callback. asyncio itself is
+unchanged: tasks, timeouts, task groups, locks and queues are the real ones. Its dependence on
+memory addresses is removed: asyncio keeps tasks in sets, so a task's hash is its creation number,
+and tasks woken by the same step run in the order of their creation.
 """
 
 # ruff: noqa: SLF001 - a loop is made of the insides of asyncio's handles
@@ -27,12 +27,12 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 import greenlet  # type: ignore[import-untyped]
 
 from chaos.simulation.kernel import virtual
-from chaos.simulation.kernel.dice import Branch, Dice
+from chaos.simulation.kernel.dice import Branch, RngStreams
 from chaos.simulation.kernel.node import NODE, Node, current_node
 from chaos.simulation.kernel.trace import Trace
 from chaos.simulation.kernel.virtual_time import VirtualTimeLoop
 
-STEP_SECONDS = 1e-6  # of virtual time: who spins without waiting does not stop the clock
+STEP_SECONDS = 1e-6  # of virtual time: a busy loop does not stop the clock
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -41,11 +41,11 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class Stuck(RuntimeError):
-    """Nothing can happen any more, or virtual time is up, and the harness has not returned."""
+    """Nothing is left to run, or virtual time is up, and the harness has not returned."""
 
 
-class Task(asyncio.Task[_T]):
-    """A task numbered at birth."""
+class SimulatedTask(asyncio.Task[_T]):
+    """A task hashed and ordered by its creation number."""
 
     __slots__ = ("node", "number")
 
@@ -58,7 +58,7 @@ class Task(asyncio.Task[_T]):
 
 
 class SimulationLoop(VirtualTimeLoop):
-    """Runs nodes in virtual time: ``run`` the harness, then judge, then ``bury`` what is left.
+    """Runs nodes in virtual time: ``run`` the harness, judge the run, then ``dispose``.
 
     ``exited`` is called for every node that ends; ``refused`` lists what was asked for but is not
     simulated.
@@ -69,14 +69,14 @@ class SimulationLoop(VirtualTimeLoop):
     ) -> None:
         super().__init__()
         self.seed = seed
-        self.dice = Dice(seed, branch)
+        self.rng = RngStreams(seed, branch)
         self.trace = Trace(self.time, keep=keep_trace)
         self.nodes: list[Node] = []
         self.exited: list[Callable[[Node], None]] = []
         self.refused: list[str] = []
         self._until = math.inf
-        self._draw = self.dice.stream("schedule").random
-        self._able: list[Node] = []  # running nodes with something ready
+        self._draw = self.rng.stream("schedule").random
+        self._able: list[Node] = []  # running nodes with a ready callback
         self._running: Node | None = None
         self._stacks: list[Any] = []
         self._births = itertools.count(1)
@@ -88,7 +88,7 @@ class SimulationLoop(VirtualTimeLoop):
     def run(
         self, main: Callable[[], Coroutine[Any, Any, _T]], *, max_seconds: float = math.inf
     ) -> _T:
-        """Runs ``main`` as the node "harness" until it returns; all other nodes just stop there.
+        """Run ``main`` as the node "harness" until it returns; all other nodes stop then.
 
         Raises:
             Stuck: nothing can happen any more, or ``max_seconds`` of virtual time are up.
@@ -107,8 +107,8 @@ class SimulationLoop(VirtualTimeLoop):
         self._until = self._now + max_seconds
         node = self.start("harness", harness)
         self.exited.append(lambda ended: self.stop() if ended is node else None)
-        if (branch := self.dice.branch) is not None:
-            self.call_at(branch.at, self.dice.turn, context=node.context.copy())
+        if (branch := self.rng.branch) is not None:
+            self.call_at(branch.at, self.rng.diverge, context=node.context.copy())
         with virtual.installed():
             self.run_forever()
         if failures:
@@ -117,19 +117,19 @@ class SimulationLoop(VirtualTimeLoop):
             raise RuntimeError(f"the harness was killed (exit code {node.exit_code})")
         return results[0]
 
-    def bury(self) -> None:
-        """After a run: what is left of all nodes ends, unseen; then the loop is closed."""
-        trace, self.trace = self.trace, Trace(self.time)  # of the run: nothing is added to it
-        asyncio._set_running_loop(self)  # for those who ask in a ``finally``
-        logging.disable()  # libraries complain of being ended in the middle
+    def dispose(self) -> None:
+        """End what is left of all nodes without a trace, and close the loop."""
+        trace, self.trace = self.trace, Trace(self.time)  # the run's digest is final
+        asyncio._set_running_loop(self)  # a ``finally`` may ask for it
+        logging.disable()  # libraries log that they were interrupted
         try:
             with virtual.installed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 for node in self.nodes:
-                    node.bury()
+                    node.dispose()
                 for stack in self._stacks:
                     if not stack.dead:
-                        stack.throw()  # one that waits keeps the whole run alive
+                        stack.throw()  # a suspended stack keeps all objects of the run alive
         finally:
             logging.disable(logging.NOTSET)
             asyncio._set_running_loop(None)
@@ -138,7 +138,7 @@ class SimulationLoop(VirtualTimeLoop):
         self.close()
 
     def _run_once(self) -> None:
-        """What ``run_forever`` calls until ``stop``: one step after the other.
+        """Run steps until ``stop``; called by ``run_forever``.
 
         The steps of each process run on a stack of its own: one that ends itself in the middle of a
         step leaves its stack behind as it is, as the kernel does, and no ``finally`` ever runs.
@@ -177,7 +177,7 @@ class SimulationLoop(VirtualTimeLoop):
     def _step(self, node: Node, handle: Any) -> None:
         callback = handle._callback
         task: Any = getattr(callback, "__self__", None)
-        numbered = type(task) is Task
+        numbered = type(task) is SimulatedTask
         self.trace.step(node.name, str(task.number) if numbered else _name(callback))
         self._running = node
         try:
@@ -190,7 +190,7 @@ class SimulationLoop(VirtualTimeLoop):
         del handle, callback, task
 
     def _admit(self) -> None:
-        """Gives what the last step has made ready to its nodes."""
+        """Hand the callbacks that the last step made ready to their nodes."""
         fresh = self._ready
         for handle in _by_birth(fresh) if len(fresh) > 1 else fresh:
             self._give(handle)
@@ -198,18 +198,18 @@ class SimulationLoop(VirtualTimeLoop):
 
     def _give(self, handle: Any) -> None:
         node = handle._context.get(NODE)
-        if node is None:  # its maker wanted an empty context
+        if node is None:  # created with an empty context
             node = self._current()
             handle._context.run(NODE.set, node)
         if node.state == "dead":
-            node.grave.append(handle)  # its arguments must stay referenced
+            node.retained.append(handle)  # its arguments must not be finalised
             return
         node.ready.append(handle)
         if len(node.ready) == 1 and node.state == "running":
             self._able.append(node)
 
     def _advance(self) -> None:
-        """Moves the clock to the next timer that still matters to somebody."""
+        """Move the clock to the next timer of a live node."""
         while self._timers:
             when, _, handle = self._timers[0]
             node = handle._context.get(NODE)
@@ -218,7 +218,7 @@ class SimulationLoop(VirtualTimeLoop):
                 return
             heapq.heappop(self._timers)
             if node is not None:
-                node.grave.append(handle)
+                node.retained.append(handle)
         raise Stuck(f"nothing can happen any more at {self._now:.6f} s\n{self._waits()}")
 
     def _waits(self) -> str:
@@ -228,7 +228,7 @@ class SimulationLoop(VirtualTimeLoop):
     # ---------------------------------------------------------------------------- processes
 
     def start(self, name: str, main: Callable[[], Coroutine[Any, Any, int | None]]) -> Node:
-        """Starts a node; it exits with what ``main`` returns (None: 0, an exception: 1)."""
+        """Start a node; it exits with what ``main`` returns (None: 0, an exception: 1)."""
         self._incarnations[name] += 1
         node = Node(self, name, len(self.nodes) + 1, self._incarnations[name])
         self.nodes.append(node)
@@ -248,7 +248,7 @@ class SimulationLoop(VirtualTimeLoop):
         return node
 
     def kill(self, node: Node, code: int = -signal.SIGKILL) -> None:
-        """Ends a node at once: nothing of it runs any more, no ``finally`` either."""
+        """End a node at once: none of its code runs any more, not even a ``finally``."""
         if node.alive:
             self.trace.note("node", node.name, f"exited with {code}")
             self._unable(node)
@@ -257,19 +257,19 @@ class SimulationLoop(VirtualTimeLoop):
                 callback(node)
 
     def leave(self, code: int) -> NoReturn:
-        """Ends the node whose step is under way, from anywhere within that step (os._exit)."""
+        """End the node whose step is running, from anywhere within that step (``os._exit``)."""
         node = current_node()
         if node is not self._running:
             raise RuntimeError(f"{node} cannot exit within a step of {self._running}")
         self.kill(node, code)
         if (task := asyncio.current_task(self)) is not None:
             asyncio.tasks._leave_task(self, task)
-        node.grave += [node.stack, greenlet.getcurrent()]
+        node.retained += [node.stack, greenlet.getcurrent()]
         node.stack.parent.switch()
         raise AssertionError("a dead process went on")
 
     def pause(self, node: Node) -> None:
-        """Stops picking it: what it waits for piles up.
+        """Stop scheduling a node; its ready callbacks queue up.
 
         Raises:
             ProcessLookupError: it is dead.
@@ -281,7 +281,7 @@ class SimulationLoop(VirtualTimeLoop):
             node.state = "paused"
 
     def resume(self, node: Node) -> None:
-        """Undoes ``pause``.
+        """Schedule a paused node again.
 
         Raises:
             ProcessLookupError: it is dead.
@@ -320,7 +320,7 @@ class SimulationLoop(VirtualTimeLoop):
         return current_node().signal_handlers.pop(sig, None) is not None
 
     def _current(self) -> Node:
-        """The node whose step is under way, or was the last."""
+        """Return the node whose step is running or ran last."""
         if self._running is None:
             raise RuntimeError("outside of any node: start one with loop.start()")
         return self._running
@@ -348,12 +348,14 @@ class SimulationLoop(VirtualTimeLoop):
         number = next(self._births)
         # asyncio's own counter of names belongs to the interpreter, not to the run.
         name = name or f"Task-{number}"
-        task = Task[_T](node, number, coro, loop=self, name=name, context=context, **options)
+        task = SimulatedTask[_T](
+            node, number, coro, loop=self, name=name, context=context, **options
+        )
         node.tasks[number] = task
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Prints what nobody caught to the node's stderr; the dead print nothing."""
+        """Print an uncaught exception to the node's stderr, if the node is alive."""
         thing = context.get("task") or context.get("future")
         node = getattr(thing, "node", None) or NODE.get(None) or self._running
         error = context.get("exception")
@@ -371,11 +373,11 @@ class SimulationLoop(VirtualTimeLoop):
         if node.alive:
             self.create_task(generator.aclose(), context=node.context.copy())
         else:
-            node.grave.append(generator)
+            node.retained.append(generator)
 
 
 def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
-    """Sorts runs of adjacent steps of tasks: who woke them may have had them in a set."""
+    """Sort adjacent task steps by creation; they may have been woken in the order of a set."""
     ordered: list[asyncio.Handle] = []
     for _, run in itertools.groupby(handles, key=lambda handle: _number(handle) > 0):
         ordered.extend(sorted(run, key=_number))
@@ -383,9 +385,9 @@ def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
 
 
 def _number(handle: Any) -> int:
-    """The birth number of the task whose step this is; 0 for what is no task."""
+    """Return the creation number of the task this step belongs to; 0 if it is no task step."""
     task = getattr(handle._callback, "__self__", None)
-    return task.number if type(task) is Task else 0
+    return task.number if type(task) is SimulatedTask else 0
 
 
 def _name(callback: Any) -> str:

@@ -1,4 +1,4 @@
-"""One simulated process: what its operating system knows about it."""
+"""A simulated process, as its operating system sees it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,40 @@ import random
 from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NoReturn, Protocol
 
 import greenlet  # type: ignore[import-untyped]
 
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.dice import RngStreams
 
 NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 
 EPOCH = 1_767_225_600  # Unix time at which every run begins: 2026-01-01T00:00:00Z
 
 _FIRST_PID = 1000
-_PATIENCE = 100  # awaits of a coroutine that is being closed
+_PATIENCE = 100  # how often a coroutine that is being closed may await again
 
 
-class Buried(BaseException):
-    """Thrown into what is left of a node when the run is over, so that it can be freed."""
+class Disposed(BaseException):
+    """Thrown into the suspended stacks of a finished run, so that they can be freed."""
+
+
+class Kernel(Protocol):
+    """The loop, as far as a node and what runs in it need it (``loop.SimulationLoop``)."""
+
+    seed: int
+    rng: RngStreams
+    nodes: list[Node]
+    refused: list[str]
+
+    def time(self) -> float:
+        """Return the virtual seconds since the start of the run."""
+
+    def leave(self, code: int) -> NoReturn:
+        """End the node whose step is running."""
+
+    def send_signal(self, node: Node, number: int) -> None:
+        """Deliver a signal to a node."""
 
 
 class Node:
@@ -36,7 +53,7 @@ class Node:
     ``clock_offset`` (seconds) moves the wall clock of this node only, never its monotonic one.
     """
 
-    def __init__(self, loop: SimulationLoop, name: str, number: int, incarnation: int) -> None:
+    def __init__(self, loop: Kernel, name: str, number: int, incarnation: int) -> None:
         self.loop = loop
         self.name = name
         self.number = number
@@ -48,15 +65,15 @@ class Node:
         self.signal_handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         # One stream of entropy per process: its draws do not shift those of another.
         self.entropy = random.Random(f"{loop.seed} entropy {name} {incarnation}")
-        self.random = loop.dice.stream(f"random {name} {incarnation}")  # random.random()
-        self.context = contextvars.Context()  # everything of this node runs in a copy of it
+        self.random = loop.rng.stream(f"random {name} {incarnation}")  # random.random()
+        self.context = contextvars.Context()  # all code of this node runs in a copy of it
         self.context.run(NODE.set, self)
         self.hashes = itertools.count()  # see virtual.ADDRESSED
         self.ready: deque[asyncio.Handle] = deque()  # the loop's
-        self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by birth number
-        self.stack: Any = None  # the loop's: on which its steps run
-        # What must stay referenced once the node is dead, so that nothing of it is finalised.
-        self.grave: list[object] = []
+        self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by creation number
+        self.stack: Any = None  # of the loop: its steps run on it
+        # Referenced after the exit, so that nothing of a killed process is finalised.
+        self.retained: list[object] = []
         self._line = ""
         self._waiters: list[asyncio.Future[int]] = []
 
@@ -65,7 +82,7 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """What ``os.getpid()`` answers in this node."""
+        """Return what ``os.getpid()`` returns in this node."""
         return _FIRST_PID + self.number
 
     @property
@@ -74,17 +91,17 @@ class Node:
         return self.state != "dead"
 
     def wall_ns(self) -> int:
-        """Its wall clock, in nanoseconds of Unix time."""
+        """Return its wall clock, in nanoseconds of Unix time."""
         return EPOCH * 1_000_000_000 + round((self.loop.time() + self.clock_offset) * 1e9)
 
     def write(self, text: str) -> None:
-        """Text for its terminal. The dead print nothing."""
+        """Write to its terminal; a dead node writes nothing."""
         if self.alive:
             *lines, self._line = (self._line + text).split("\n")
             self.output.extend(lines)
 
     async def wait(self) -> int:
-        """Waits, as another node, for the exit of this one; returns its exit code."""
+        """Wait from another node until this one exits; return the exit code."""
         if self.exit_code is not None:
             return self.exit_code
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -92,47 +109,47 @@ class Node:
         return await waiter
 
     def waits(self) -> list[str]:
-        """Where each of its tasks stands, for whoever asks why nothing happens."""
+        """Describe where each of its tasks waits, for the diagnosis of a stuck run."""
         return [f"{task.get_name()} at {_place(task.get_coro())}" for task in self.tasks.values()]
 
     def end(self, code: int) -> None:
-        """The loop's: this node has exited."""
+        """Mark the node as exited; called by the loop."""
         self.state, self.exit_code = "dead", code
         if self._line:
             self.output.append(self._line)
-        self.grave.extend(self.ready)
+        self.retained.extend(self.ready)
         self.ready.clear()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(code)
 
-    def bury(self) -> None:
-        """The loop's, after the run: what is left ends now, unseen and without effect."""
+    def dispose(self) -> None:
+        """End what is left after the run, without effect; called by the loop."""
         self.state = "dead"
-        for abandoned in list(self.grave):  # a stack that called os._exit
+        for abandoned in list(self.retained):  # a stack that called os._exit
             if isinstance(abandoned, greenlet.greenlet):
                 with contextlib.suppress(BaseException):
-                    abandoned.throw(Buried)
-        while self.tasks:  # what ends may start others
+                    abandoned.throw(Disposed)
+        while self.tasks:  # a closing task may start others
             _, task = self.tasks.popitem()
-            # The run is over: asyncio need not complain that it never ended.
+            # The run is over: asyncio must not warn that the task is pending.
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
             self.context.copy().run(_close, task.get_coro())
-        self.grave.clear()
+        self.retained.clear()
 
 
 def _close(coroutine: Any) -> None:
-    """Ends a coroutine; one that awaits something again in a ``finally`` needs more than one."""
+    """Close a coroutine; repeat while a ``finally`` awaits again."""
     for _ in range(_PATIENCE):
         try:
             coroutine.close()
-        except BaseException:  # noqa: BLE001, S112 - whatever it says, nobody listens any more
+        except BaseException:  # noqa: BLE001, S112 - the run is over
             continue
         return
 
 
 def _place(coroutine: Any) -> str:
-    """The innermost line at which a coroutine waits."""
+    """Return the innermost line at which a coroutine waits."""
     while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_frame"):
         coroutine = inner
     frame = getattr(coroutine, "cr_frame", None)
@@ -142,22 +159,22 @@ def _place(coroutine: Any) -> str:
     return f"{path.parent.name}/{path.name}:{frame.f_lineno} ({coroutine.__qualname__})"
 
 
-class _Lift:
-    """How many ``audit.real()`` blocks are open: bridges doing real work at zero virtual time."""
+class _Escape:
+    """Counts the open ``audit.real()`` blocks, in which bridges do real work at no virtual time."""
 
     depth = 0
 
 
-lift = _Lift()
+escape = _Escape()
 
 
 def simulated() -> Node | None:
-    """The node whose code is running; None outside a simulation and within ``audit.real()``."""
-    return None if lift.depth else NODE.get(None)
+    """Return the running node; None outside a simulation and within ``audit.real()``."""
+    return None if escape.depth else NODE.get(None)
 
 
 def current_node() -> Node:
-    """The node whose code is running.
+    """Return the running node.
 
     Raises:
         RuntimeError: outside of a simulation.

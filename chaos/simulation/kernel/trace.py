@@ -1,8 +1,8 @@
-"""What happened in a simulated run, step by step: always as a digest, on request as a story.
+"""The steps of a simulated run: always as a digest, on request as a list of entries.
 
 The digest covers what every node did, every byte on the wire and every result of a server: two
-runs with the same digest went the same way. The steps alone would not do: they are blind to a race
-inside Postgres that only changes an answer.
+runs with the same digest behaved identically. The steps alone would miss a race inside Postgres
+that only changes an answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["wire", "sql", "redis", "node", "fault"]
+EntryKind = Literal["wire", "sql", "redis", "node", "fault"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Entry:
     """One line of the story. ``at``: virtual seconds; ``who``: a node or an edge."""
 
     at: float
-    kind: Kind
+    kind: EntryKind
     who: str
     what: str
 
@@ -34,7 +34,7 @@ class Trace:
         self._hash = hashlib.blake2b(digest_size=16)
         self.entries: list[Entry] = []
 
-    def note(self, kind: Kind, who: str, what: str, data: bytes = b"") -> None:
+    def note(self, kind: EntryKind, who: str, what: str, data: bytes = b"") -> None:
         """``data`` goes into the digest only; it must not contain what differs by itself."""
         at = self._clock()
         self._hash.update(f"{at:.6f} {kind} {who} {what}\n".encode())
@@ -44,10 +44,10 @@ class Trace:
             self.entries.append(Entry(at, kind, who, what))
 
     def step(self, who: str, what: str) -> None:
-        """Of all that happens most is this: into the digest, never into the story."""
+        """Add a plain step to the digest only; most of a run consists of these."""
         self._hash.update(f"{self._clock():.6f} {who} {what}\n".encode())
 
     @property
     def digest(self) -> str:
-        """Of everything so far, as hexadecimal text."""
+        """Return the digest of everything so far, in hexadecimal."""
         return self._hash.hexdigest()

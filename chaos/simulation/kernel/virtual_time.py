@@ -35,8 +35,8 @@ REFUSED = (
 _Ts = TypeVarTuple("_Ts")
 
 
-class Network(Protocol):
-    """Where the loop's connections and servers come from."""
+class NetworkBackend(Protocol):
+    """Creates the connections and servers of the loop."""
 
     async def create_connection(
         self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
@@ -48,7 +48,7 @@ class Network(Protocol):
 
 
 class Handle(asyncio.Handle):
-    """Without what asyncio does for its debug mode: there are 40,000 in a run."""
+    """A handle without asyncio's debug support; a run creates 40,000 of them."""
 
     __slots__ = ()
 
@@ -66,7 +66,7 @@ class Handle(asyncio.Handle):
 
 
 class Timer(Handle, asyncio.TimerHandle):
-    """The same, for later."""
+    """A handle for a later time."""
 
     __slots__ = ()
     _when: float
@@ -81,13 +81,13 @@ class Timer(Handle, asyncio.TimerHandle):
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """``network`` is set by the network that is built on this loop."""
 
-    network: Network
+    network: NetworkBackend
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._stopping = False
-        self._ready: list[Any] = []  # handles: what the step under way has made ready
+        self._ready: list[Any] = []  # handles that the running step has made ready
         self._timers: list[tuple[float, int, Any]] = []  # when, number, handle
         self._timer_numbers = itertools.count()
         self._cancelled_timers = 0
@@ -164,7 +164,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
 
 def _require_plain(what: str, options: dict[str, Any]) -> None:
-    """Lets pass what has no meaning here and refuses what would have one."""
+    """Accept options without meaning here; refuse those that would change something."""
     for name, value in options.items():
         if value and name not in _WITHOUT_MEANING:
             audit.refuse(f"{what}({name}=...)", "only plain TCP by address is")

@@ -1,1 +1,1 @@
-"""The simulated network: hosts, connections, toxics, and what shows that they were felt."""
+"""The simulated network: hosts, connections, toxics, and the evidence of their effect."""

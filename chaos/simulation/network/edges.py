@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from chaos.nemesis import Felt, Hold
-from chaos.plan import FaultPlan
+from chaos.plan import FaultSpec
+from chaos.process_strike import Hold, Observed
 from chaos.simulation.network.fabric import Edge, Network
 from chaos.simulation.network.toxics import STREAMS, Stream, Toxic
 
@@ -18,10 +18,10 @@ _STREAMS: dict[str, tuple[Stream, ...]] = {
 _CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
 
 
-async def strike_edges(
-    plan: FaultPlan, names: tuple[str, ...], network: Network, hold: Hold
-) -> Felt:
-    """Break the edges while ``hold`` lasts. Felt: on each of them traffic met the fault."""
+async def inject_edge_fault(
+    plan: FaultSpec, names: tuple[str, ...], network: Network, hold: Hold
+) -> Observed:
+    """Break the edges while ``hold`` lasts. Observed: on each of them traffic met the fault."""
     edges = [network.edge(name) for name in names]
     before = [edge.counters() for edge in edges]
     with ExitStack() as broken:
@@ -35,11 +35,11 @@ async def strike_edges(
         evidence[edge.name] = {name: after[name] - count for name, count in old.items()} | {
             name: count for name, count in now.items() if name.startswith("held")
         }
-    return all(_was_felt(plan, seen) for seen in evidence.values()), evidence
+    return all(_was_observed(plan, seen) for seen in evidence.values()), evidence
 
 
 @contextmanager
-def _broken(plan: FaultPlan, edge: Edge) -> Iterator[None]:
+def _broken(plan: FaultSpec, edge: Edge) -> Iterator[None]:
     """The edge is broken inside the block."""
     if plan.fault == "down":
         edge.down()
@@ -58,7 +58,7 @@ def _broken(plan: FaultPlan, edge: Edge) -> Iterator[None]:
             edge.remove(toxic)
 
 
-def _was_felt(plan: FaultPlan, seen: dict[str, int]) -> bool:
+def _was_observed(plan: FaultSpec, seen: dict[str, int]) -> bool:
     if plan.fault in _CLOSING:
         return bool(seen["closed"] or seen["refused"] or seen["dropped_messages"])
     # What was still held at the end was met by the fault; so was what came late.

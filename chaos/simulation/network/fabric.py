@@ -1,4 +1,4 @@
-"""The simulated network: hosts, servers, connections, and what is broken on the edges between."""
+"""The simulated network: hosts, listening servers, and the edges between hosts."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import asyncio
 import contextvars
 import errno
 import os
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
 
-from chaos.simulation.kernel import trace
 from chaos.simulation.kernel.audit import refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
-from chaos.simulation.network.link import Connection, Link, Message
-from chaos.simulation.network.toxics import STREAMS, Chunk, Kind, Stream, Toxic
+from chaos.simulation.network.link import Edge
+from chaos.simulation.network.message import Message, Tap
+from chaos.simulation.network.toxics import Chunk, ChunkKind, Toxic
 from chaos.simulation.network.transport import Address, End, Socket
 
 __all__ = ["Edge", "Message", "Network", "Server", "Toxic"]
 
 Factory = Callable[[], asyncio.BaseProtocol]
-Tap = Callable[[Message], bool]
 
 # One way over the wire, in virtual seconds.
 LATENCY_SECONDS = (0.0001, 0.001)
@@ -29,129 +26,8 @@ _OWN_ADDRESSES = frozenset({"", "0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S
 _FIRST_FREE_PORT = 49152
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Of one stream of an edge, since the start. What toxics cut arrives as several messages."""
-
-    sent_messages: int = 0
-    sent_bytes: int = 0
-    received_messages: int = 0
-    received_bytes: int = 0
-    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
-    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
-
-
-class Edge:
-    """All connections from one host to another: Toxiproxy with one proxy, listening at the client.
-
-    ``opened`` and ``refused`` count connections.
-    """
-
-    def __init__(self, network: Network, name: str) -> None:
-        self.name = name
-        self.loop = network.loop
-        self.context = network.context
-        self.dice = self.loop.dice.stream(name)
-        self.enabled = True
-        self.toxics: list[Toxic] = []
-        self.connections: list[Connection] = []
-        self.traffic: dict[Stream, Traffic] = {stream: Traffic() for stream in STREAMS}
-        self.opened = 0
-        self.refused = 0
-        self._network = network
-
-    # ------------------------------------------------------------------------------ faults
-
-    def add(self, toxic: Toxic) -> None:
-        """From now on, for open connections too, behind the toxics that stand already."""
-        self.note(f"add {toxic}", kind="fault")
-        toxic = replace(toxic)  # equal ones may stand side by side
-        self.toxics.append(toxic)
-        for link in self._links():
-            link.add(toxic)
-
-    def remove(self, toxic: Toxic) -> None:
-        """Held bytes arrive at once; a timeout closes its connections. No matter if it is gone."""
-        if toxic not in self.toxics:
-            return
-        standing = self.toxics.pop(self.toxics.index(toxic))
-        self.note(f"remove {toxic}", kind="fault")
-        for link in self._links():
-            link.remove(standing)
-
-    def down(self) -> None:
-        """Nobody listens, and open connections are closed; what toxics hold is lost."""
-        self.note("down", kind="fault")
-        self.enabled = False
-        for link in self._links():
-            link.cut(Kind.FIN)
-
-    def up(self) -> None:
-        """Connections can be made again."""
-        self.note("up", kind="fault")
-        self.enabled = True
-
-    def heal(self) -> None:
-        """Up, and without any toxic."""
-        for toxic in list(self.toxics):
-            self.remove(toxic)
-        if not self.enabled:
-            self.up()
-
-    # ------------------------------------------------------------------------------ evidence
-
-    @property
-    def open(self) -> int:
-        """Connections of which neither end is closed."""
-        return sum(
-            not (connection.client.closed or connection.server.closed)
-            for connection in self.connections
-        )
-
-    def counters(self) -> dict[str, int]:
-        """Both streams together. All but those of what is held now only ever grow."""
-        counted = {
-            field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
-            for field in fields(Traffic)
-        }
-        held = [chunk for link in self._links() for stage in link.stages for chunk in stage.held]
-        return counted | {
-            "opened": self.opened,
-            "closed": self.opened - self.open,
-            "refused": self.refused,
-            "held_messages": len(held),
-            "held_bytes": sum(len(chunk.data) for chunk in held),
-        }
-
-    # ------------------------------------------------------------------------------ for links
-
-    @property
-    def tap(self) -> Tap | None:
-        return self._network.tap
-
-    def connect(self, client: End, server: End) -> Connection:
-        """A new connection between two ends; forgets those that are over."""
-        self.opened += 1
-        connection = Connection(self, self.opened, client, server)
-        self.connections = [each for each in self.connections if not each.over]
-        self.connections.append(connection)
-        return connection
-
-    def latency(self, dice: random.Random) -> float:
-        """Virtual seconds of one way over the wire."""
-        low, high = self._network.latency_seconds
-        return low + (high - low) * dice.random()
-
-    def note(self, what: str, data: bytes = b"", kind: trace.Kind = "wire") -> None:
-        """An entry of the trace."""
-        self.loop.trace.note(kind, self.name, what, data)
-
-    def _links(self) -> list[Link]:
-        return [link for connection in self.connections for link in connection.links]
-
-
 class Server(asyncio.AbstractServer):
-    """What ``loop.create_server`` returns. New connections are accepted on its node."""
+    """The result of ``loop.create_server``. It accepts connections on its node."""
 
     def __init__(self, network: Network, factory: Factory, address: Address) -> None:
         self.factory = factory
@@ -171,12 +47,12 @@ class Server(asyncio.AbstractServer):
         return self._network.listening(self.node.name, self.port) is self
 
     def close(self) -> None:
-        """Nobody new; open connections stay."""
+        """Stop listening; open connections stay."""
         self._network.forget(self)
         self._wake()
 
     async def wait_closed(self) -> None:
-        """Until it is closed and the last of its connections is gone, as Python documents it."""
+        """Wait until it is closed and its last connection is gone, as Python documents it."""
         if self.is_serving() or self._ends:
             waiter: asyncio.Future[None] = self.get_loop().create_future()
             self._waiters.append(waiter)
@@ -186,7 +62,7 @@ class Server(asyncio.AbstractServer):
         return self._network.loop
 
     async def start_serving(self) -> None:
-        """It does from the start."""
+        """Do nothing: it serves from the start."""
 
     async def serve_forever(self) -> None:
         try:
@@ -204,11 +80,11 @@ class Server(asyncio.AbstractServer):
             end.abort()
 
     def attach(self, end: End) -> None:
-        """A connection of this server has begun."""
+        """Register an accepted connection."""
         self._ends[end] = None
 
     def detach(self, end: End) -> None:
-        """A connection of this server is over."""
+        """Unregister a connection that is over."""
         self._ends.pop(end, None)
         self._wake()
 
@@ -233,7 +109,7 @@ class Network:
         # Timers of proxies and of hosts without a process run as this node.
         self.node = Node(loop, "network", 0, 1)
         self.context = self.node.context
-        # The reading side of a pipe to which nobody ever writes.
+        # The read end of a pipe that is never written to.
         self._descriptors: tuple[int, ...] = os.pipe()
         self._hosts: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -244,13 +120,13 @@ class Network:
         loop.exited.append(self._exited)
 
     def close(self) -> None:
-        """After the run."""
+        """Release the descriptors after the run."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = ()
 
     def host(self, name: str) -> str:
-        """The IP address of the nodes of this name, whichever lives."""
+        """Return the IP address that all nodes of this name share."""
         if name not in self._hosts:
             number = len(self._hosts) + 1
             self._hosts[name] = address = f"10.0.{number >> 8}.{number & 255}"
@@ -258,7 +134,7 @@ class Network:
         return self._hosts[name]
 
     def edge(self, name: str) -> Edge:
-        """``client->server``, by names of hosts; made on demand."""
+        """Return the edge ``client->server`` (names of hosts), created on demand."""
         if name not in self._edges:
             if "" in name.split("->", 1) or "->" not in name:
                 raise ValueError(f"no edge {name!r}: it must be 'client->server'")
@@ -270,7 +146,7 @@ class Network:
         return tuple(self._edges.values())
 
     def heal(self) -> None:
-        """All edges are up and without toxics."""
+        """Bring all edges up and remove their toxics."""
         for edge in self.edges:
             edge.heal()
 
@@ -291,9 +167,9 @@ class Network:
         if name is None:
             refuse(f"a connection to {host}:{port}", "only simulated hosts can be reached")
         edge = self.edge(f"{node.name}->{name}")
-        await asyncio.sleep(edge.latency(edge.dice))
+        await asyncio.sleep(edge.latency(edge.rng))
         server = self.listening(name, port)
-        if not edge.enabled or (server is None and edge.dice.random() < 0.5):
+        if not edge.enabled or (server is None and edge.rng.random() < 0.5):
             edge.refused += 1
             edge.note("refused")
             raise ConnectionRefusedError(
@@ -310,7 +186,7 @@ class Network:
         if server is None:
             far.die()
         else:
-            connection.upstream.wire(Chunk(Kind.SYN, b"", 0.0))
+            connection.upstream.wire(Chunk(ChunkKind.SYN, b"", 0.0))
         protocol = factory()
         client.set_protocol(protocol)
         protocol.connection_made(client)
@@ -335,11 +211,11 @@ class Network:
     # ------------------------------------------------------------------------------ for servers
 
     def listening(self, name: str, port: int) -> Server | None:
-        """Who accepts connections there."""
+        """Return the server that listens there, if any."""
         return self._servers.get((name, port))
 
     def forget(self, server: Server) -> None:
-        """It listens no more."""
+        """Stop listening."""
         if server.is_serving():
             del self._servers[server.node.name, server.port]
 
@@ -360,7 +236,7 @@ class Network:
         return port
 
     def _exited(self, node: Node) -> None:
-        """The kernel closes the sockets of a process that is gone."""
+        """Close the sockets of an exited process, as its kernel does."""
         for server in [each for each in self._servers.values() if each.node is node]:
             self.forget(server)
         for edge in self.edges:

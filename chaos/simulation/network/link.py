@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
-from chaos.simulation.network.toxics import Chunk, Kind, Stage, Stream, Toxic, create_stage
-
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.node import Node
-    from chaos.simulation.network.fabric import Edge
-    from chaos.simulation.network.transport import End
+from chaos.simulation.kernel import trace
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.network.message import Message, Tap
+from chaos.simulation.network.toxics import (
+    STREAMS,
+    Chunk,
+    ChunkKind,
+    Stream,
+    Toxic,
+    ToxicStage,
+    create_toxic_stage,
+)
+from chaos.simulation.network.transport import End
 
 _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
 
 
-@dataclass(slots=True)
-class Message:
-    """Bytes about to reach their receiver. ``number``: per edge and stream, from 1.
+class EdgeNetwork(Protocol):
+    """What an edge needs of the network it belongs to (``fabric.Network``).
 
-    ``connection``: of the edge, from 1. ``label`` is for whoever can read the bytes.
+    ``context``: that of the network's own node, in which the edge's timers run.
     """
 
-    edge: str
-    stream: Stream
-    number: int
-    data: bytes
-    sender: Node
-    receiver: Node
-    connection: int = 0
-    label: str = ""
+    loop: SimulationLoop
+    context: contextvars.Context
+    tap: Tap | None
+    latency_seconds: tuple[float, float]
 
 
 class Link:
@@ -52,26 +55,26 @@ class Link:
         self.receiver = receiver
         self.loop: asyncio.AbstractEventLoop = edge.loop
         self.context: contextvars.Context = edge.context
-        # One stream of chance per link: what others send, and in which order, does not shift it.
-        self.dice = edge.loop.dice.stream(f"{edge.name} {stream} {number}")
+        # One random stream per link: the traffic of other links does not shift it.
+        self.rng = edge.loop.rng.stream(f"{edge.name} {stream} {number}")
         self.in_flight = 0
         self.arrived = 0
         self.queue: deque[Chunk] = deque()
         self._due = 0.0  # when the last on the wire arrives
         self._written = -1.0  # when the last was written
-        self._fate: Kind | None = None  # FIN or RST, once one of them is on the wire
-        self._shut = False  # nothing is taken from the sender any more
+        self._fate: ChunkKind | None = None  # FIN or RST, once it is on the wire
+        self._shut = False  # no more data is accepted from the sender
         self._traffic = edge.traffic[stream]
-        self.stages: list[Stage] = []
+        self.stages: list[ToxicStage] = []
         for toxic in edge.toxics:
             self.add(toxic, fresh=True)
 
     # -------------------------------------------------------------------- the sender's side
 
     def write(self, data: bytes) -> None:
-        """Bytes of the sender. What one step writes is one message, but for toxics under way."""
+        """Send bytes. Without toxics, all writes of one step form one message."""
         if self._shut:
-            self.reverse.finish(Kind.RST)
+            self.reverse.finish(ChunkKind.RST)
             return
         now = self.loop.time()
         self.in_flight += len(data)
@@ -81,11 +84,11 @@ class Link:
             return
         self._written = now
         self._traffic.sent_messages += 1
-        self._enter(Chunk(Kind.DATA, data, now))
+        self._enter(Chunk(ChunkKind.DATA, data, now))
 
-    def finish(self, kind: Kind) -> None:
-        """The sender writes no more (FIN), or is gone with things unread (RST)."""
-        if not self._shut or kind is Kind.RST:
+    def finish(self, kind: ChunkKind) -> None:
+        """End the stream: the sender is done (FIN), or gone with unread data (RST)."""
+        if not self._shut or kind is ChunkKind.RST:
             self._shut = True
             self._enter(Chunk(kind, b"", self.loop.time()))
 
@@ -98,18 +101,18 @@ class Link:
     # -------------------------------------------------------------------- toxics
 
     def add(self, toxic: Toxic, *, fresh: bool = False) -> None:
-        """A toxic takes its place behind those that stand. ``fresh``: the connection is new."""
+        """Add a toxic behind the existing ones. ``fresh``: the connection is new."""
         if toxic.stream == self.stream:
-            self.stages.append(create_stage(toxic, self, fresh=fresh))
+            self.stages.append(create_toxic_stage(toxic, self, fresh=fresh))
 
     def remove(self, toxic: Toxic) -> None:
-        """The toxic is gone; what it held goes on."""
+        """Remove a toxic; the chunks that it held move on."""
         for stage in [stage for stage in self.stages if stage.toxic is toxic]:
-            stage.lift()
+            stage.removed()
             if stage in self.stages:
                 self.stages.remove(stage)
 
-    def forward(self, stage: Stage, chunk: Chunk) -> None:
+    def forward(self, stage: ToxicStage, chunk: Chunk) -> None:
         after = self.stages.index(stage) + 1
         if after < len(self.stages):
             self.stages[after].push(chunk)
@@ -124,8 +127,8 @@ class Link:
     def slowed(self) -> None:
         self._traffic.slowed_messages += 1
 
-    def shut(self, stage: Stage, kind: Kind) -> None:
-        """As Toxiproxy: the end of one direction is the end of the whole connection."""
+    def shut(self, stage: ToxicStage, kind: ChunkKind) -> None:
+        """Close the whole connection, as Toxiproxy does when one direction ends."""
         before = self.stages[: self.stages.index(stage)]
         self.forward(stage, Chunk(kind, b"", self.loop.time()))
         for each in [*before, stage]:
@@ -134,8 +137,8 @@ class Link:
         self._shut = True
         self.reverse.finish(kind)
 
-    def cut(self, kind: Kind) -> None:
-        """The proxy closes the connection; what toxics hold is lost."""
+    def cut(self, kind: ChunkKind) -> None:
+        """Close the connection as the proxy; chunks held by toxics are lost."""
         for stage in self.stages:
             stage.discard()
         self.stages.clear()
@@ -145,22 +148,22 @@ class Link:
     # -------------------------------------------------------------------- the wire
 
     def wire(self, chunk: Chunk) -> None:
-        """On its way, behind all that went before. Nothing follows a RST, only a RST a FIN."""
-        if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not Kind.RST):
+        """Put a chunk on the wire, in order. Nothing follows a RST; only a RST follows a FIN."""
+        if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not ChunkKind.RST):
             self.drop(chunk)
             return
-        if chunk.kind in (Kind.FIN, Kind.RST):
+        if chunk.kind in (ChunkKind.FIN, ChunkKind.RST):
             self._fate = chunk.kind
-        self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.dice))
+        self._due = chunk.at = max(self._due, self.loop.time() + self.edge.latency(self.rng))
         self.queue.append(chunk)
-        # What comes for a closed socket is refused even if its process is paused or gone.
+        # The kernel answers for a closed socket even if its process is paused or gone.
         context = self.context if self.receiver.closed else self.receiver.context
         self.loop.call_at(chunk.at, self._arrive, self.queue, context=context)
 
     def discard(self) -> bool:
-        """Forgets what is on the wire; whether there were bytes among it."""
-        lost = [chunk for chunk in self.queue if chunk.kind is Kind.DATA]
-        # Another queue: what is still to arrive of the old one finds nothing.
+        """Drop what is on the wire; return whether bytes were lost."""
+        lost = [chunk for chunk in self.queue if chunk.kind is ChunkKind.DATA]
+        # A new queue makes the pending arrivals of the old one no-ops.
         self.queue, self.arrived = deque(), 0
         for chunk in lost:
             self._taken(chunk)
@@ -171,15 +174,15 @@ class Link:
     @property
     def unread(self) -> bool:
         """Whether bytes wait in the receiver's kernel."""
-        return self.arrived > 0 and self.queue[0].kind is Kind.DATA
+        return self.arrived > 0 and self.queue[0].kind is ChunkKind.DATA
 
     @property
     def broken(self) -> bool:
         """Whether a RST waits there."""
-        return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is Kind.RST
+        return 0 < self.arrived == len(self.queue) and self.queue[-1].kind is ChunkKind.RST
 
     def drain(self) -> None:
-        """Hands over what has arrived, as long as the receiver takes it."""
+        """Deliver what has arrived, as long as the receiver takes it."""
         while self.arrived and self.receiver.takes:
             self.arrived -= 1
             self._hand_over(self.queue.popleft())
@@ -191,23 +194,23 @@ class Link:
 
     def _hand_over(self, chunk: Chunk) -> None:
         receiver = self.receiver
-        if chunk.kind is Kind.DATA:
+        if chunk.kind is ChunkKind.DATA:
             self._taken(chunk)
             if receiver.closed:
-                self.reverse.finish(Kind.RST)
+                self.reverse.finish(ChunkKind.RST)
             elif self._passes(chunk.data):
                 receiver.receive(chunk.data)
         elif not receiver.closed:
             self.edge.note(f"{_ARROWS[self.stream]} {chunk.kind.value}")
-            if chunk.kind is Kind.SYN:
+            if chunk.kind is ChunkKind.SYN:
                 receiver.accept()
-            elif chunk.kind is Kind.FIN:
+            elif chunk.kind is ChunkKind.FIN:
                 receiver.receive_eof()
             else:
                 receiver.receive_reset()
 
     def _passes(self, data: bytes) -> bool:
-        """Counts, shows to the tap, notes; False when the message is lost."""
+        """Count, trace and tap a message; return False if it is lost."""
         edge, traffic = self.edge, self._traffic
         traffic.received_messages += 1
         traffic.received_bytes += len(data)
@@ -223,7 +226,7 @@ class Link:
             edge.note(f"{_ARROWS[self.stream]} #{number} lost")
             for link in (self, self.reverse):
                 link.discard()
-                link.cut(Kind.RST)
+                link.cut(ChunkKind.RST)
             return False
         return not self.receiver.dead  # the tap may have killed it
 
@@ -256,3 +259,124 @@ class Connection:
     def over(self) -> bool:
         """Whether both ends are closed."""
         return self.client.closed and self.server.closed
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counters of one stream of an edge. A message split by a toxic arrives as several."""
+
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    received_messages: int = 0
+    received_bytes: int = 0
+    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
+    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
+
+
+class Edge:
+    """All connections from one host to another, like one Toxiproxy proxy at the client.
+
+    ``opened`` and ``refused`` count connections.
+    """
+
+    def __init__(self, network: EdgeNetwork, name: str) -> None:
+        self.name = name
+        self.loop = network.loop
+        self.context = network.context
+        self.rng = self.loop.rng.stream(name)
+        self.enabled = True
+        self.toxics: list[Toxic] = []
+        self.connections: list[Connection] = []
+        self.traffic: dict[Stream, Traffic] = {stream: Traffic() for stream in STREAMS}
+        self.opened = 0
+        self.refused = 0
+        self._network = network
+
+    # ------------------------------------------------------------------------------ faults
+
+    def add(self, toxic: Toxic) -> None:
+        """Add a toxic behind the existing ones, for open connections too."""
+        self.note(f"add {toxic}", kind="fault")
+        toxic = replace(toxic)  # equal toxics may coexist
+        self.toxics.append(toxic)
+        for link in self._links():
+            link.add(toxic)
+
+    def remove(self, toxic: Toxic) -> None:
+        """Remove a toxic if present: held bytes arrive at once, a timeout closes connections."""
+        if toxic not in self.toxics:
+            return
+        standing = self.toxics.pop(self.toxics.index(toxic))
+        self.note(f"remove {toxic}", kind="fault")
+        for link in self._links():
+            link.remove(standing)
+
+    def down(self) -> None:
+        """Refuse connections and close the open ones; bytes held by toxics are lost."""
+        self.note("down", kind="fault")
+        self.enabled = False
+        for link in self._links():
+            link.cut(ChunkKind.FIN)
+
+    def up(self) -> None:
+        """Accept connections again."""
+        self.note("up", kind="fault")
+        self.enabled = True
+
+    def heal(self) -> None:
+        """Remove all toxics and accept connections."""
+        for toxic in list(self.toxics):
+            self.remove(toxic)
+        if not self.enabled:
+            self.up()
+
+    # ------------------------------------------------------------------------------ evidence
+
+    @property
+    def open(self) -> int:
+        """Count the connections of which neither end is closed."""
+        return sum(
+            not (connection.client.closed or connection.server.closed)
+            for connection in self.connections
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Return counters over both streams. All but the ``held`` ones are monotonic."""
+        counted = {
+            field.name: sum(getattr(traffic, field.name) for traffic in self.traffic.values())
+            for field in fields(Traffic)
+        }
+        held = [chunk for link in self._links() for stage in link.stages for chunk in stage.held]
+        return counted | {
+            "opened": self.opened,
+            "closed": self.opened - self.open,
+            "refused": self.refused,
+            "held_messages": len(held),
+            "held_bytes": sum(len(chunk.data) for chunk in held),
+        }
+
+    # ------------------------------------------------------------------------------ for links
+
+    @property
+    def tap(self) -> Tap | None:
+        return self._network.tap
+
+    def connect(self, client: End, server: End) -> Connection:
+        """Connect two ends; forget connections that are over."""
+        self.opened += 1
+        connection = Connection(self, self.opened, client, server)
+        self.connections = [each for each in self.connections if not each.over]
+        self.connections.append(connection)
+        return connection
+
+    def latency(self, rng: random.Random) -> float:
+        """Draw the virtual seconds of one way over the wire."""
+        low, high = self._network.latency_seconds
+        return low + (high - low) * rng.random()
+
+    def note(self, what: str, data: bytes = b"", kind: trace.EntryKind = "wire") -> None:
+        """Add an entry to the trace."""
+        self.loop.trace.note(kind, self.name, what, data)
+
+    def _links(self) -> list[Link]:
+        return [link for connection in self.connections for link in connection.links]

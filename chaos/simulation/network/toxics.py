@@ -32,7 +32,7 @@ _PIECE_MS = 100
 _SLACK_SECONDS = 1e-9
 
 
-class Kind(Enum):
+class ChunkKind(Enum):
     """What travels over a connection. SYN: it is there to be accepted."""
 
     SYN = "SYN"
@@ -43,9 +43,9 @@ class Kind(Enum):
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Something under way. ``at``: the virtual second of its last change of place."""
+    """A unit in flight. ``at``: the virtual second at which it last moved."""
 
-    kind: Kind
+    kind: ChunkKind
     data: bytes
     at: float
 
@@ -80,49 +80,49 @@ class Toxic:
         )
 
 
-class Way(Protocol):
-    """What a stage needs of the direction it stands in."""
+class DeliveryPath(Protocol):
+    """The direction of a connection, as its toxic stages see it (``link.Link``)."""
 
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context
-    dice: random.Random
+    rng: random.Random
 
-    def forward(self, stage: Stage, chunk: Chunk) -> None:
-        """Hand on to what comes after the stage."""
+    def forward(self, stage: ToxicStage, chunk: Chunk) -> None:
+        """Pass a chunk on to what follows the stage."""
 
     def drop(self, chunk: Chunk) -> None:
-        """The chunk is gone."""
+        """Count a chunk as lost."""
 
     def slowed(self) -> None:
-        """Something does not pass as it came."""
+        """Count a message as delayed or split."""
 
-    def shut(self, stage: Stage, kind: Kind) -> None:
-        """Close the connection from here: to the receiver behind what was handed on before."""
+    def shut(self, stage: ToxicStage, kind: ChunkKind) -> None:
+        """Close the connection; the receiver still gets what was passed on before."""
 
 
-class Stage:
-    """One toxic at work on one direction of one connection. ``fresh``: it stood before it."""
+class ToxicStage:
+    """A toxic applied to one direction of a connection. ``fresh``: it is older than that."""
 
-    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
+    def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
         self.toxic = toxic
-        self.way = way
+        self.path = path
         self.fresh = fresh
         self._timer: asyncio.TimerHandle | None = None
 
     def push(self, chunk: Chunk) -> None:
-        """Takes DATA, FIN or RST (both are just a close to Toxiproxy)."""
+        """Process DATA, FIN or RST (Toxiproxy treats both as a close)."""
         raise NotImplementedError
 
-    def lift(self) -> None:
-        """The toxic was removed."""
+    def removed(self) -> None:
+        """Handle the removal of the toxic."""
 
     @property
     def held(self) -> Collection[Chunk]:
-        """What waits here."""
+        """Return the chunks held here."""
         return ()
 
     def discard(self) -> None:
-        """The connection is gone: nothing happens here any more."""
+        """Stop; the connection is gone."""
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -132,32 +132,32 @@ class Stage:
 
     def _after(self, milliseconds: float, callback: Callable[[], None]) -> None:
         self._stop_timer()
-        when = self.way.loop.time() + milliseconds / 1000
-        self._timer = self.way.loop.call_at(when, callback, context=self.way.context)
+        when = self.path.loop.time() + milliseconds / 1000
+        self._timer = self.path.loop.call_at(when, callback, context=self.path.context)
 
 
-class _Holding(Stage):
-    """Keeps chunks, in order, until each is due. Removal releases all of them at once."""
+class _Holding(ToxicStage):
+    """Holds chunks, in order, until each is due. Removal releases them all at once."""
 
-    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
-        super().__init__(toxic, way, fresh=fresh)
+    def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
+        super().__init__(toxic, path, fresh=fresh)
         self._held: deque[tuple[float, Chunk]] = deque()
-        # When the last one taken leaves.
+        # When the last accepted chunk leaves.
         self._free = 0.0
 
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
-        """When which pieces leave, in order; called once per chunk."""
+        """Return the pieces of a chunk with the times they leave, in order."""
         raise NotImplementedError
 
     def push(self, chunk: Chunk) -> None:
         planned = self.plan(chunk)
-        if len(planned) > 1 or planned[0][0] > self.way.loop.time():
-            self.way.slowed()
+        if len(planned) > 1 or planned[0][0] > self.path.loop.time():
+            self.path.slowed()
         self._held.extend(planned)
         if self._timer is None:
             self._release()
 
-    def lift(self) -> None:
+    def removed(self) -> None:
         self._stop_timer()
         self._release(everything=True)
 
@@ -168,23 +168,23 @@ class _Holding(Stage):
     def discard(self) -> None:
         super().discard()
         for chunk in self.held:
-            self.way.drop(chunk)
+            self.path.drop(chunk)
         self._held.clear()
 
     def _release(self, *, everything: bool = False) -> None:
         self._timer = None
-        now = self.way.loop.time() + _SLACK_SECONDS
+        now = self.path.loop.time() + _SLACK_SECONDS
         while self._held and (everything or self._held[0][0] <= now):
-            self.way.forward(self, self._held.popleft()[1])
+            self.path.forward(self, self._held.popleft()[1])
         if self._held and self._held[0][0] < math.inf:
-            self._timer = self.way.loop.call_at(
-                self._held[0][0], self._release, context=self.way.context
+            self._timer = self.path.loop.call_at(
+                self._held[0][0], self._release, context=self.path.context
             )
 
 
 class _Latency(_Holding):
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
-        if chunk.kind is Kind.DATA:
+        if chunk.kind is ChunkKind.DATA:
             self._free = max(self._free, chunk.at + self.toxic.attributes["latency"] / 1000)
             chunk.at = self._free
         return [(self._free, chunk)]
@@ -193,8 +193,8 @@ class _Latency(_Holding):
 class _Bandwidth(_Holding):
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
         rate = self.toxic.attributes["rate"]
-        self._free = max(self._free, self.way.loop.time())
-        if chunk.kind is not Kind.DATA:
+        self._free = max(self._free, self.path.loop.time())
+        if chunk.kind is not ChunkKind.DATA:
             return [(self._free, chunk)]
         if rate == 0:
             self._free = math.inf
@@ -204,18 +204,18 @@ class _Bandwidth(_Holding):
         for start in range(0, len(chunk.data), piece):
             data = chunk.data[start : start + piece]
             self._free += len(data) / rate / 1000
-            planned.append((self._free, Chunk(Kind.DATA, data, chunk.at)))
+            planned.append((self._free, Chunk(ChunkKind.DATA, data, chunk.at)))
         return planned
 
 
 class _Slicer(_Holding):
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
-        self._free = max(self._free, self.way.loop.time())
-        if chunk.kind is not Kind.DATA:
+        self._free = max(self._free, self.path.loop.time())
+        if chunk.kind is not ChunkKind.DATA:
             return [(self._free, chunk)]
         planned = []
         for start, end in self._cut(0, len(chunk.data)):
-            planned.append((self._free, Chunk(Kind.DATA, chunk.data[start:end], chunk.at)))
+            planned.append((self._free, Chunk(ChunkKind.DATA, chunk.data[start:end], chunk.at)))
             self._free += self.toxic.attributes["delay"] / 1e6
         return planned
 
@@ -226,33 +226,33 @@ class _Slicer(_Holding):
             return [(start, end)]
         middle = start + (end - start) // 2
         if variation:
-            middle += self.way.dice.randrange(2 * variation) - variation
+            middle += self.path.rng.randrange(2 * variation) - variation
         middle = min(max(middle, start + 1), end - 1)
         return self._cut(start, middle) + self._cut(middle, end)
 
 
 class _SlowClose(_Holding):
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
-        delay = 0 if chunk.kind is Kind.DATA else self.toxic.attributes["delay"]
-        return [(self.way.loop.time() + delay / 1000, chunk)]
+        delay = 0 if chunk.kind is ChunkKind.DATA else self.toxic.attributes["delay"]
+        return [(self.path.loop.time() + delay / 1000, chunk)]
 
 
-class _Timeout(Stage):
-    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
-        super().__init__(toxic, way, fresh=fresh)
+class _Timeout(ToxicStage):
+    def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
+        super().__init__(toxic, path, fresh=fresh)
         self._restart()
 
     def push(self, chunk: Chunk) -> None:
-        if chunk.kind is not Kind.DATA:
+        if chunk.kind is not ChunkKind.DATA:
             self._stop_timer()
-            self.way.forward(self, chunk)
+            self.path.forward(self, chunk)
             return
-        self.way.drop(chunk)
+        self.path.drop(chunk)
         self._restart()
 
-    def lift(self) -> None:
+    def removed(self) -> None:
         self._stop_timer()
-        self.way.shut(self, Kind.FIN)  # by design: data was lost
+        self.path.shut(self, ChunkKind.FIN)  # by design: data was lost
 
     def _restart(self) -> None:
         if self.toxic.attributes["timeout"]:
@@ -260,45 +260,45 @@ class _Timeout(Stage):
 
     def _expire(self) -> None:
         self._timer = None
-        self.way.shut(self, Kind.FIN)
+        self.path.shut(self, ChunkKind.FIN)
 
 
-class _ResetPeer(Stage):
+class _ResetPeer(ToxicStage):
     def push(self, chunk: Chunk) -> None:
-        self.way.drop(chunk)
+        self.path.drop(chunk)
         if self._timer is None:
             self._after(self.toxic.attributes["timeout"], self._reset)
 
-    def lift(self) -> None:
+    def removed(self) -> None:
         # Toxiproxy's removal waits for a reset under way; nothing stops it any more.
         if self._timer is not None:
             self._stop_timer()
             self._reset()
 
     def _reset(self) -> None:
-        self.way.shut(self, Kind.RST if self.fresh else Kind.FIN)
+        self.path.shut(self, ChunkKind.RST if self.fresh else ChunkKind.FIN)
 
 
-class _LimitData(Stage):
-    def __init__(self, toxic: Toxic, way: Way, *, fresh: bool) -> None:
-        super().__init__(toxic, way, fresh=fresh)
+class _LimitData(ToxicStage):
+    def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
+        super().__init__(toxic, path, fresh=fresh)
         self._left = toxic.attributes["bytes"]
 
     def push(self, chunk: Chunk) -> None:
-        if chunk.kind is not Kind.DATA:
-            self.way.forward(self, chunk)
+        if chunk.kind is not ChunkKind.DATA:
+            self.path.forward(self, chunk)
             return
-        over = Chunk(Kind.DATA, chunk.data[self._left :], chunk.at)
+        over = Chunk(ChunkKind.DATA, chunk.data[self._left :], chunk.at)
         chunk.data = chunk.data[: self._left]
         self._left -= len(chunk.data)
         if chunk.data:
-            self.way.forward(self, chunk)
-        self.way.drop(over)
+            self.path.forward(self, chunk)
+        self.path.drop(over)
         if self._left == 0:
-            self.way.shut(self, Kind.FIN)
+            self.path.shut(self, ChunkKind.FIN)
 
 
-_STAGES: dict[str, type[Stage]] = {
+_STAGES: dict[str, type[ToxicStage]] = {
     "latency": _Latency,
     "bandwidth": _Bandwidth,
     "timeout": _Timeout,
@@ -309,6 +309,6 @@ _STAGES: dict[str, type[Stage]] = {
 }
 
 
-def create_stage(toxic: Toxic, way: Way, *, fresh: bool) -> Stage:
-    """The toxic at work in one direction of one connection."""
-    return _STAGES[toxic.name](toxic, way, fresh=fresh)
+def create_toxic_stage(toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> ToxicStage:
+    """Create the stage that applies a toxic to one direction of a connection."""
+    return _STAGES[toxic.name](toxic, path, fresh=fresh)

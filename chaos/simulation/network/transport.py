@@ -7,23 +7,19 @@ import contextvars
 import socket
 from asyncio import transports
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from chaos.simulation.network.toxics import Kind
+from chaos.simulation.kernel.node import Node
+from chaos.simulation.network.toxics import ChunkKind
 
-if TYPE_CHECKING:
-    from chaos.simulation.kernel.node import Node
-    from chaos.simulation.network.fabric import Server
-    from chaos.simulation.network.link import Link
-
-# What the kernels and the wire take before a writer's own buffer fills.
+# Capacity of the kernels and the wire before a writer's own buffer fills.
 KERNEL_BYTES = 64 * 1024
 
 Address = tuple[str, int]
 
 
 class Socket:
-    """What clients ask of a socket. ``fileno()`` is real and may be polled for reading:
+    """The socket API that clients use. ``fileno()`` is real and may be polled for reading:
 
     it is never readable while a read would block, and -1 when it would not (or after the close).
     """
@@ -54,6 +50,49 @@ class Socket:
         return 0
 
 
+class Flow(Protocol):
+    """One direction of a connection, as the ends see it (``link.Link``)."""
+
+    sender: End
+    in_flight: int
+    arrived: int
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes wait in the receiver's kernel."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a reset waits in the receiver's kernel."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def finish(self, kind: ChunkKind) -> None:
+        """Send FIN or RST."""
+
+    def discard(self) -> bool:
+        """Drop what is on the wire; return whether bytes were lost."""
+
+    def drain(self) -> None:
+        """Deliver what has arrived, as long as the receiver takes it."""
+
+
+class Listener(Protocol):
+    """A listening server, as the ends of its connections see it (``fabric.Server``)."""
+
+    factory: Callable[[], asyncio.BaseProtocol]
+
+    def is_serving(self) -> bool:
+        """Whether it accepts connections."""
+
+    def attach(self, end: End) -> None:
+        """Register an accepted connection."""
+
+    def detach(self, end: End) -> None:
+        """Unregister a connection that is over."""
+
+
 class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-pressure
     """A transport whose socket is simulated.
 
@@ -62,8 +101,8 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     without what differs by itself in every run; the digest of the trace sees only those.
     """
 
-    inbound: Link
-    outbound: Link
+    inbound: Flow
+    outbound: Flow
 
     if TYPE_CHECKING:  # what the base class has and its stubs leave out
         _protocol_paused: bool
@@ -79,7 +118,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         context: contextvars.Context,
         descriptor: int,
         addresses: tuple[Address, Address],
-        server: Server | None = None,
+        server: Listener | None = None,
     ) -> None:
         name, peer = addresses
         extra = {
@@ -102,8 +141,13 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     # ------------------------------------------------------------- for the network
 
     @property
+    def peer(self) -> Node:
+        """The node at the other end."""
+        return self.inbound.sender.node
+
+    @property
     def takes(self) -> bool:
-        """Whether what arrives is taken at once. A closed socket takes everything, to refuse it."""
+        """Whether arriving data is taken at once. A closed socket takes it to refuse it."""
         return self._reading or self.closed
 
     @property
@@ -117,7 +161,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         return self._protocol_paused
 
     def accept(self) -> None:
-        """The server's node takes the connection from its kernel."""
+        """Accept the connection on the server's node."""
         if self._server is None or not self._server.is_serving():
             self.break_off()
             return
@@ -127,7 +171,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         protocol.connection_made(self)
 
     def receive(self, data: bytes) -> None:
-        """Bytes for the protocol."""
+        """Deliver bytes to the protocol."""
         try:
             if isinstance(self._protocol, asyncio.BufferedProtocol):
                 _fill(self._protocol, data)
@@ -137,7 +181,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             self._fail(error, "data_received() failed")
 
     def receive_eof(self) -> None:
-        """The peer writes no more."""
+        """Handle the end of the peer's stream."""
         try:
             keep = cast("asyncio.Protocol", self._protocol).eof_received()
         except Exception as error:  # noqa: BLE001
@@ -147,24 +191,24 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             self.close()
 
     def receive_reset(self) -> None:
-        """The peer's kernel knows nothing of this connection any more."""
+        """Handle a reset from the peer's kernel."""
         self._close(ConnectionResetError(104, "Connection reset by peer"))
 
     def break_off(self) -> None:
-        """Reset towards the peer, closed on this side."""
+        """Close this side and reset the peer."""
         self.closed = True
-        self.outbound.finish(Kind.RST)
+        self.outbound.finish(ChunkKind.RST)
 
     def die(self) -> None:
-        """The process is gone and its kernel closes the socket. Nobody is told on this side."""
+        """Close the socket of a dead process, as its kernel does, without callbacks."""
         self.dead = True
         lost = self.inbound.discard()
         if lost or not self.closed:
             self.closed = True
-            self.outbound.finish(Kind.RST if lost else Kind.FIN)
+            self.outbound.finish(ChunkKind.RST if lost else ChunkKind.FIN)
 
     def resume(self) -> None:
-        """What was written has been taken."""
+        """Let the protocol write again."""
         if not self.closed:
             self._maybe_resume_protocol()
 
@@ -199,7 +243,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
             raise RuntimeError("Cannot call write() after write_eof()")
         if self.closed or not data:
             return
-        if self.inbound.broken:  # the reset is here, but nobody has read it
+        if self.inbound.broken:  # a reset has arrived but was not read yet
             self.receive_reset()
             return
         self.outbound.write(bytes(data))
@@ -208,7 +252,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
     def write_eof(self) -> None:
         if not self.closed and not self._eof:
             self._eof = True
-            self.outbound.finish(Kind.FIN)
+            self.outbound.finish(ChunkKind.FIN)
 
     def can_write_eof(self) -> bool:
         return True
@@ -232,7 +276,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
         if self.closed:
             return
         self.closed = True
-        self.outbound.finish(Kind.RST if self.inbound.unread else Kind.FIN)
+        self.outbound.finish(ChunkKind.RST if self.inbound.unread else ChunkKind.FIN)
         self.loop.call_soon(self._lose, error, context=self.context)
 
     def _lose(self, error: Exception | None) -> None:

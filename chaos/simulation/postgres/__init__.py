@@ -7,7 +7,7 @@ while, so that other statements overlap them. ``clock_timestamp()`` is the simul
 """
 
 from chaos.simulation.postgres.node import PostgresNode
-from chaos.simulation.postgres.server import Postgres
-from chaos.simulation.postgres.statement import Statement
+from chaos.simulation.postgres.server import SharedPostgres
+from chaos.simulation.postgres.statement import ExecutedStatement
 
-__all__ = ["Postgres", "PostgresNode", "Statement"]
+__all__ = ["ExecutedStatement", "PostgresNode", "SharedPostgres"]

@@ -1,7 +1,7 @@
-"""One connection of a client: bytes in virtual time on one side, a real backend on the other.
+"""One client connection: bytes in virtual time on one side, a real backend on the other.
 
-A batch of the client goes to the backend, and its replies are read to the end before anything else
-in the simulation goes on: it takes no virtual time. Unless it waits for a lock; then it is parked.
+A batch is sent to the backend and its replies are read completely before the simulation continues,
+so it takes no virtual time. A batch that waits for a lock is parked instead.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.network.transport import End
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.backend import Backend, Gone, Silent
 from chaos.simulation.postgres.batch import Batch, Batches
+from chaos.simulation.postgres.locks import LockWaits
 from chaos.simulation.postgres.messages import Message
+from chaos.simulation.postgres.names import Names
+from chaos.simulation.postgres.server import SharedPostgres
 
-if TYPE_CHECKING:
-    from chaos.simulation.network.transport import End
-    from chaos.simulation.postgres.node import PostgresNode
-
-# Real time, without a word from the backend: then it is asked whether it waits for a lock.
+# Real time without a reply, after which to check whether the backend waits for a lock.
 _SILENCE_SECONDS = 0.001
 _SILENCE_SECONDS_MAX = 0.05
 _STUCK_SECONDS = 60.0
@@ -33,24 +34,83 @@ CONNECTION_CHECK_SECONDS = 5.0
 Then = Callable[[list[Message]], None]
 
 
-class Connection(asyncio.Protocol):
-    """Asks one batch after the other. ``backend``: from the startup message to the end.
+class PostgresHost(Protocol):
+    """What a connection needs of the node that serves it (``node.PostgresNode``)."""
 
-    ``busy``: a batch is not answered yet (parked, or its commit is held); what comes meanwhile
-    waits. ``client``: the node at the other end.
+    loop: SimulationLoop
+    postgres: SharedPostgres
+    names: Names
+    locks: LockWaits[PostgresConnection]
+
+    def opened(self, connection: PostgresConnection) -> None:
+        """Register a connection that has a backend."""
+
+    def closed(self, connection: PostgresConnection) -> None:
+        """Unregister a connection whose backend is gone."""
+
+    def key_data(self, connection: PostgresConnection, message: bytes) -> bytes:
+        """Return the BackendKeyData that the client gets instead of the real one."""
+
+    def cancel(self, pid: bytes, secret: bytes) -> None:
+        """Pass a cancel request on to the connection with these keys."""
+
+    def set_clock(self) -> None:
+        """Set the database's clock to virtual time."""
+
+    def later(
+        self, seconds: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
+        """Set a timer of the node."""
+
+    def check_seconds(self) -> float:
+        """Draw the time until the server notices that a client is gone."""
+
+    def hold_seconds(self) -> float:
+        """Draw how long the next single write holds its commit; mostly 0."""
+
+    def park(self, connection: PostgresConnection) -> bool:
+        """Park the connection if its statement waits for a lock; return whether it does."""
+
+    def resume(self, connection: PostgresConnection, *signals: int) -> None:
+        """Let a parked statement run on, delivering ``signals`` first."""
+
+    def look_again(self) -> None:
+        """Check soon whether a parked statement has got its lock."""
+
+    def note(self, connection: PostgresConnection, what: str, data: bytes = b"") -> None:
+        """Add an entry to the trace."""
+
+    def answered(
+        self,
+        connection: PostgresConnection,
+        batch: Batch,
+        replies: list[Message],
+        *,
+        parked: bool,
+        held: bool,
+        in_block: bool,
+    ) -> None:
+        """Report a completed batch to the trace and the listeners."""
+
+
+class PostgresConnection(asyncio.Protocol):
+    """Runs one batch after the other. ``backend`` exists from the startup message on.
+
+    ``busy``: a batch is not answered yet (parked, or its commit is held); later batches wait.
+    ``client``: the node at the other end.
     """
 
     backend: Backend
     transport: End
 
-    def __init__(self, node: PostgresNode, number: int) -> None:
+    def __init__(self, host: PostgresHost, number: int) -> None:
         self.number = number
         self.client = ""
         self.busy = False
         self.holding = False  # only its COMMIT is missing
         self.over = False
-        self._node = node
-        self._batches = Batches(node.names.of)
+        self._host = host
+        self._batches = Batches(host.names.of)
         self._started = False
         self._client_gone = False
         self._status = b"I"  # of the transaction
@@ -66,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("End", transport)
-        self.client = self.transport.inbound.edge.name.partition("->")[0]
+        self.client = self.transport.peer.name
 
     def data_received(self, data: bytes) -> None:
         self._batches.feed(data)
@@ -77,13 +137,13 @@ class Connection(asyncio.Protocol):
         if not self.busy:
             self._work()
         elif self._waits:
-            # Postgres looks every few seconds whether the client of a running statement lives.
-            self._node.later(self._node.check_seconds(), self._check_client)
+            # Postgres checks every few seconds whether the client of a running statement is alive.
+            self._host.later(self._host.check_seconds(), self._check_client)
 
     # ------------------------------------------------------------------ for the node
 
     def proceed(self) -> None:
-        """Reads what the backend answers, until all is there or it waits for a lock."""
+        """Read replies until the batch is complete or the backend waits for a lock."""
         silence = _SILENCE_SECONDS
         silent = 0.0
         try:
@@ -91,9 +151,9 @@ class Connection(asyncio.Protocol):
                 try:
                     self._take(self.backend.read(silence))
                 except Silent:
-                    # The cancelled still waits until it has seen the signal.
+                    # A cancelled backend still waits until it has handled the signal.
                     waits = not self._cancelled and self.backend.rests
-                    if waits and self._node.park(self):
+                    if waits and self._host.park(self):
                         self._parked = True
                         return
                     silent += silence
@@ -106,34 +166,34 @@ class Connection(asyncio.Protocol):
         except Gone:
             self.end(self._replies)
             return
-        self._node.look_again()
+        self._host.look_again()
         replies, self._replies = self._replies, []
         self._then(replies)
 
     def end(self, replies: Iterable[Message]) -> None:
-        """The backend has ended; of what it said the client hears the errors."""
+        """Close after the backend has ended; the client gets the errors among ``replies``."""
         self.backend.drop()
         self._forget()
         errors = [reply for reply in replies if reply[0] == ord("E")]
         self.transport.write(b"".join(message for _, message in errors))
         for _, message in errors:
-            self._node.note(self, f"connection -> {messages.outcome(message)}", message)
+            self._host.note(self, f"connection -> {messages.outcome(message)}", message)
         self.transport.close()
 
     def terminated(self) -> None:
-        """The backend was told to end: hear its last words."""
+        """Close after the backend was told to end, passing on its last errors."""
         if self._waits:
-            self._node.locks.release(self)
+            self._host.locks.release(self)
         self.end(self.backend.rest())
 
     def cancel(self) -> None:
-        """A cancel request of the client: only a statement that waits is not over yet."""
+        """Handle a cancel request; only a parked statement can still be cancelled."""
         if self._waits:
             self._cancelled = True
-            self._node.resume(self, signal.SIGINT)
+            self._host.resume(self, signal.SIGINT)
 
     def drop(self) -> None:
-        """The backend was killed, nobody is told."""
+        """Forget the killed backend without telling the client."""
         if self._started:
             self.backend.drop()
         self._forget()
@@ -142,7 +202,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _waits(self) -> bool:
-        return self in self._node.locks.parked
+        return self in self._host.locks.parked
 
     def _work(self) -> None:
         while not (self.busy or self.over):
@@ -158,7 +218,7 @@ class Connection(asyncio.Protocol):
             self._goodbye()
 
     def _start(self) -> bool:
-        """Reads the first message; False if it has not come, or the connection is over."""
+        """Process the startup message; return False if incomplete or the connection is over."""
         found = self._batches.startup()
         if found is None:
             return False
@@ -167,18 +227,18 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"N")
             return True
         if code == messages.CANCEL_REQUEST:
-            self._node.cancel(message[8:12], message[12:])
+            self._host.cancel(message[8:12], message[12:])
             self.over = True
             self.transport.close()
             return False
         try:
-            self.backend = self._node.postgres.connect()
+            self.backend = self._host.postgres.connect()
         except Gone:
             self.over = True
             self.transport.close()
             return False
         self._started = True
-        self._node.opened(self)
+        self._host.opened(self)
         self._ask(message, [b"Z"], partial(self._deliver, Batch(prepared=["connection"])))
         return True
 
@@ -190,10 +250,10 @@ class Connection(asyncio.Protocol):
             self._goodbye()
             return
         for what in batch.refused:
-            self._node.loop.refused.append(
+            self._host.loop.refused.append(
                 f"{what} over the wire of Postgres ({self.client}): use INSERT, SELECT or Redis"
             )
-        hold = self._node.hold_seconds() if batch.whole and self._status == b"I" else 0.0
+        hold = self._host.hold_seconds() if batch.whole and self._status == b"I" else 0.0
         if not hold:
             self._ask(batch.data, batch.kinds, partial(self._deliver, batch))
             return
@@ -202,19 +262,19 @@ class Connection(asyncio.Protocol):
         self._ask(data, kinds + batch.kinds[:-1], partial(self._hold, batch, hold))
 
     def _ask(self, data: bytes, kinds: Iterable[bytes], then: Then) -> None:
-        """Sends to the backend; ``then`` gets the replies, now or when a lock wait is over."""
+        """Send to the backend; ``then`` gets the replies, now or after a lock wait."""
         self.busy = True
         self._cancelled = False
         self._expected.extend(kinds)
         self._then = then
-        self._node.set_clock()
+        self._host.set_clock()
         self.backend.send(data)
         self.proceed()
 
     def _take(self, reply: Message) -> None:
         kind, message = reply
         if kind == ord("K"):
-            message = self._node.key_data(self, message)
+            message = self._host.key_data(self, message)
         elif kind == ord("E"):
             message = messages.repeatable(message)
             while self._expected and self._expected[0] != b"Z":
@@ -230,7 +290,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ held commits
 
     def _hold(self, batch: Batch, seconds: float, replies: list[Message]) -> None:
-        """The statement has done its work inside a transaction of ours, which stays open."""
+        """Hold the commit: the statement ran inside a transaction of ours, which stays open."""
         kept = _without_command(replies)
         if self._skipping:
             rollback, kinds = messages.command("ROLLBACK")
@@ -238,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._ask(data, [b"Z", *kinds, b"Z"], partial(self._settle, batch, kept))
         else:
             self.holding = True
-            self._timer = self._node.later(seconds, self._commit, batch, kept)
+            self._timer = self._host.later(seconds, self._commit, batch, kept)
 
     def _commit(self, batch: Batch, kept: list[Message]) -> None:
         self._timer = None
@@ -247,7 +307,7 @@ class Connection(asyncio.Protocol):
         self._ask(commit + messages.SYNC, [*kinds, b"Z"], partial(self._settle, batch, kept))
 
     def _settle(self, batch: Batch, kept: list[Message], replies: list[Message]) -> None:
-        """As if it had been one statement in autocommit, whose commit came last."""
+        """Deliver the replies as if it had been one autocommit statement."""
         failed = [reply for reply in replies if reply[0] == ord("E")]
         self._deliver(batch, [*kept, *failed, replies[-1]], held=True)
 
@@ -260,10 +320,10 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
         parked, self._parked = self._parked, False
         in_block = self._status != b"I"
-        self._node.answered(self, batch, replies, parked=parked, held=held, in_block=in_block)
+        self._host.answered(self, batch, replies, parked=parked, held=held, in_block=in_block)
         if in_block:
-            self._timer = self._node.later(IDLE_IN_TRANSACTION_SECONDS, self._idle_too_long)
-        if parked or held:  # else the caller goes on with what came meanwhile
+            self._timer = self._host.later(IDLE_IN_TRANSACTION_SECONDS, self._idle_too_long)
+        if parked or held:  # else the caller continues with the batches that waited
             self._work()
 
     def _idle_too_long(self) -> None:
@@ -277,7 +337,7 @@ class Connection(asyncio.Protocol):
             self.terminated()
 
     def _goodbye(self) -> None:
-        """The client is gone: what was not committed is rolled back."""
+        """Close after the client is gone; uncommitted work is rolled back."""
         if self._started:
             self.backend.close()
         self._forget()
@@ -288,15 +348,15 @@ class Connection(asyncio.Protocol):
         self.busy = False
         if self._timer is not None:
             self._timer.cancel()
-        self._node.closed(self)
+        self._host.closed(self)
 
     @staticmethod
     def _nothing(_: list[Message]) -> None:
-        """Nothing was asked yet."""
+        """Ignore replies before the first batch."""
 
 
 def _without_command(replies: list[Message]) -> list[Message]:
-    """Without the four replies to ``messages.command``."""
+    """Remove the four replies to ``messages.command``."""
     found = []
     skip = 4
     for reply in replies:

@@ -1,34 +1,40 @@
 """Statements that wait for a lock: parked in virtual time, woken one at a time by seed.
 
-Left alone, several waiters of one lock would race in real time when it is released. So a backend
-that waits is stopped (SIGSTOP) and goes on only when nothing blocks it any more and it is picked.
+Otherwise several waiters of one lock would race in real time when it is released. So a waiting
+backend is stopped (SIGSTOP) and continues only when nothing blocks it and it is picked.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-from chaos.simulation.postgres.backend import Control, array
-
-if TYPE_CHECKING:
-    from chaos.simulation.postgres.connection import Connection
+from chaos.simulation.postgres.backend import Backend, Control, array
 
 _FREEZE_SECONDS = 0.05
 
 
-class LockWaits:
-    """Who waits for a lock, in the order in which they began to."""
+class Waiter(Protocol):
+    """A connection whose statement may have to wait for a lock."""
+
+    backend: Backend
+
+
+_W = TypeVar("_W", bound=Waiter)
+
+
+class LockWaits(Generic[_W]):
+    """The connections that wait for a lock, in the order in which they began to wait."""
 
     def __init__(self) -> None:
-        self.parked: list[Connection] = []
+        self.parked: list[_W] = []
 
-    def park(self, control: Control, connection: Connection) -> bool:
-        """Stops the backend of ``connection`` if it waits for a lock; whether it does.
+    def park(self, control: Control, connection: _W) -> bool:
+        """Stop the backend of ``connection`` if it waits for a lock; return whether it does.
 
-        One whose wait closes a circle is left running: Postgres soon ends it as the victim of the
-        deadlock. Of those in the circle it alone runs, so it is always the one that came last.
+        A wait that completes a deadlock is left running, so that Postgres picks it as the victim.
+        As the only running backend of the cycle, the victim is always the last one to wait.
         """
         pids = [waiter.backend.pid for waiter in (*self.parked, connection)]
         blockers = _blockers(control, pids)
@@ -37,22 +43,22 @@ class LockWaits:
             return False
         connection.backend.stop()
         while not control.answers(_question([pid]), _FREEZE_SECONDS):
-            # It was stopped in the middle of the lock table, which is now closed to everybody.
+            # It was stopped while holding the latch of the lock table, which blocks everyone.
             connection.backend.signal(signal.SIGCONT)
             control.settle()
             connection.backend.stop()
         self.parked.append(connection)
         return True
 
-    def granted(self, control: Control) -> list[Connection]:
-        """Those that nothing blocks any more."""
+    def granted(self, control: Control) -> list[_W]:
+        """Return the connections that nothing blocks any more."""
         if not self.parked:
             return []
         blockers = _blockers(control, [waiter.backend.pid for waiter in self.parked])
         return [waiter for waiter in self.parked if not blockers[waiter.backend.pid]]
 
-    def release(self, connection: Connection, *signals: int) -> None:
-        """Lets it run again, with ``signals`` that it gets first."""
+    def release(self, connection: _W, *signals: int) -> None:
+        """Let a backend run again, delivering ``signals`` first."""
         self.parked.remove(connection)
         connection.backend.signal(*signals, signal.SIGCONT)
 
@@ -62,7 +68,7 @@ def _question(pids: list[int]) -> str:
 
 
 def _blockers(control: Control, pids: list[int]) -> dict[int, set[int]]:
-    """By process id, those it waits for."""
+    """Return, by process id, the processes it waits for."""
     return {
         int(pid): {int(word) for word in found.strip("{}").split(",") if word}
         for pid, found in control.rows(_question(pids))

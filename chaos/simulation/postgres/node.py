@@ -1,4 +1,4 @@
-"""The node "postgres" of a simulated run: who is connected, who waits, what the harness breaks."""
+"""The node "postgres" of a simulated run: its connections, lock waits and faults."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from chaos.simulation.network.fabric import Network
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.backend import Backend, Gone, array
 from chaos.simulation.postgres.batch import Batch
-from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, Connection
+from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, PostgresConnection
 from chaos.simulation.postgres.locks import LockWaits
 from chaos.simulation.postgres.messages import Message
 from chaos.simulation.postgres.names import Names
-from chaos.simulation.postgres.server import DATABASE, Postgres
-from chaos.simulation.postgres.statement import Statement
+from chaos.simulation.postgres.server import DATABASE, SharedPostgres
+from chaos.simulation.postgres.statement import ExecutedStatement
 
 NAME = "postgres"
 PORT = 5432
 _HOLD_SECONDS = (0.0005, 0.05)
-# From the release of a lock until the one who gets it runs: others may come in between.
+# From the release of a lock until its next holder runs; others may come first.
 _WAKE_SECONDS_MAX = 0.001
 _GRAB_SECONDS = 0.01
 
@@ -33,31 +33,31 @@ _T = TypeVar("_T")
 class PostgresNode:
     """The node "postgres" of one run. ``main`` is its main function, for each of its lives.
 
-    ``listeners`` hear of every statement that was answered; ``statements_done`` counts them.
+    ``listeners`` are called with every answered statement; ``statements_done`` counts them.
     ``held_share``: of the single statements that write, those whose commit is held back for a
     while, so that others overlap them.
     """
 
     def __init__(
         self,
-        postgres: Postgres,
+        postgres: SharedPostgres,
         loop: SimulationLoop,
         network: Network,
         held_share: float = 0.1,
     ) -> None:
-        self.listeners: list[Callable[[Statement], None]] = []
+        self.listeners: list[Callable[[ExecutedStatement], None]] = []
         self.statements_done = 0
         self.loop = loop
         self.postgres = postgres
         self.names = Names()
-        self.locks = LockWaits()
+        self.locks: LockWaits[PostgresConnection] = LockWaits()
         self._network = network
         self._held_share = held_share
-        self._held_dice = loop.dice.stream("held commits")
-        self._lock_dice = loop.dice.stream("locks")
-        self._key_dice = loop.dice.stream("backend keys")
-        self._connections: dict[int, Connection] = {}
-        self._keys: dict[tuple[bytes, bytes], Connection] = {}
+        self._held_rng = loop.rng.stream("held commits")
+        self._lock_rng = loop.rng.stream("locks")
+        self._key_rng = loop.rng.stream("backend keys")
+        self._connections: dict[int, PostgresConnection] = {}
+        self._keys: dict[tuple[bytes, bytes], PostgresConnection] = {}
         self._numbers = 0
         self._waking: asyncio.TimerHandle | None = None
         self._grabbed: list[Backend] | None = None
@@ -68,7 +68,7 @@ class PostgresNode:
 
     @property
     def node(self) -> Node:
-        """Its present or last life."""
+        """Return its current or last node."""
         if self._node is None:
             raise RuntimeError(f"{NAME} was not started: loop.start({NAME!r}, postgres_node.main)")
         return self._node
@@ -80,11 +80,11 @@ class PostgresNode:
 
     @property
     def holding(self) -> int:
-        """Statements that have done their work and whose COMMIT is held."""
+        """Count the statements that have run and whose COMMIT is held."""
         return sum(connection.holding for connection in self._connections.values())
 
     async def main(self) -> None:
-        """Serves until it is stopped or killed."""
+        """Serve until stopped or killed."""
         self._node = current_node()
         self._stopped = self.loop.create_future()
         server = await self.loop.create_server(self._accept, "0.0.0.0", PORT)  # noqa: S104
@@ -92,41 +92,41 @@ class PostgresNode:
         server.close()
 
     def url(self) -> str:
-        """Where the processes of the simulation reach the database."""
+        """Return the database URL for simulated processes."""
         return f"postgresql://postgres:any@{self._network.host(NAME)}:{PORT}/{DATABASE}"
 
     # ------------------------------------------------------------------ what the harness breaks
 
     def crash(self) -> None:
-        """SIGKILL to every process of the real server. What was not committed is lost.
+        """Kill every process of the real server; uncommitted work is lost.
 
         The same as killing the node.
         """
         self.loop.kill(self.node)
 
     def stop(self) -> None:
-        """Fast shutdown: everybody is rolled back, told so, and disconnected."""
+        """Shut down fast: sessions are rolled back, notified and disconnected."""
         self._inside(self._shut_down)
 
     def start(self) -> Node:
-        """The real server again, after ``crash`` or ``stop``; then the node."""
+        """Start the real server and the node again, after ``crash`` or ``stop``."""
         self.postgres.start()
         self._node = self.loop.start(NAME, self.main)
         return self._node
 
     def terminate_backends(self) -> int:
-        """pg_terminate_backend() for every client; how many there were."""
+        """Terminate the backend of every client; return their number."""
         return self._inside(self._terminate_all)
 
     def exhaust(self) -> int:
-        """Takes every connection that is free or becomes free, until ``release``; how many now."""
+        """Take every connection that is or becomes free until ``release``; return their number."""
         if self._grabbed is None:
             self._grabbed = []
             self._inside(self._grab)
         return len(self._grabbed)
 
     def release(self) -> int:
-        """Gives the connections back; how many ``exhaust`` had taken."""
+        """Give back the connections that ``exhaust`` took; return their number."""
         grabbed, self._grabbed = self._grabbed or [], None
         for backend in grabbed:
             backend.send(messages.TERMINATE)
@@ -135,7 +135,7 @@ class PostgresNode:
         return len(grabbed)
 
     def close(self) -> None:
-        """After the run: all of it is rolled back, nothing of it is left in the real server."""
+        """Roll everything back after the run and end its backends in the real server."""
         self._drop_everything()
         if self.postgres.pid is not None:
             self.postgres.end_backends()
@@ -145,20 +145,20 @@ class PostgresNode:
     def later(
         self, seconds: float, callback: Callable[..., object], *args: object
     ) -> asyncio.TimerHandle:
-        """A timer of this node."""
+        """Set a timer of this node."""
         return self.loop.call_later(seconds, callback, *args)
 
     def set_clock(self) -> None:
-        """The database's clock stands at this node's virtual time."""
+        """Set the database's clock to this node's virtual time."""
         offset = self._node.clock_offset if self._node else 0.0
         self.postgres.set_clock(self.loop.time() + offset)
 
-    def opened(self, connection: Connection) -> None:
-        """It has a backend."""
+    def opened(self, connection: PostgresConnection) -> None:
+        """Register a connection that has a backend."""
         self._connections[connection.number] = connection
 
-    def closed(self, connection: Connection) -> None:
-        """It has none any more."""
+    def closed(self, connection: PostgresConnection) -> None:
+        """Unregister a connection whose backend is gone."""
         if connection in self.locks.parked:
             self.locks.parked.remove(connection)
         self._connections.pop(connection.number, None)
@@ -167,56 +167,56 @@ class PostgresNode:
         if self._grabbed is not None:
             self.later(_GRAB_SECONDS, self._grab)
 
-    def key_data(self, connection: Connection, message: bytes) -> bytes:
-        """BackendKeyData with a process id and a secret that are the same in every run."""
+    def key_data(self, connection: PostgresConnection, message: bytes) -> bytes:
+        """Replace process id and secret in BackendKeyData by values that every run repeats."""
         pid = (1000 + connection.number).to_bytes(4, "big")
-        secret = self._key_dice.randbytes(len(message) - 9)
+        secret = self._key_rng.randbytes(len(message) - 9)
         self._keys[pid, secret] = connection
         return message[:5] + pid + secret
 
     def cancel(self, pid: bytes, secret: bytes) -> None:
-        """A cancel request came."""
+        """Pass a cancel request on to its connection."""
         if connection := self._keys.get((pid, secret)):
             self.note(connection, "cancel request")
             connection.cancel()
 
     def check_seconds(self) -> float:
-        """How long until the server looks whether a client is still there."""
-        return self._lock_dice.uniform(0, CONNECTION_CHECK_SECONDS)
+        """Draw the time until the server notices that a client is gone."""
+        return self._lock_rng.uniform(0, CONNECTION_CHECK_SECONDS)
 
     def hold_seconds(self) -> float:
-        """How long the next single statement that writes is to hold its commit; mostly 0."""
-        if self._held_dice.random() >= self._held_share:
+        """Draw how long the next single write holds its commit; mostly 0."""
+        if self._held_rng.random() >= self._held_share:
             return 0.0
-        return self._held_dice.uniform(*_HOLD_SECONDS)
+        return self._held_rng.uniform(*_HOLD_SECONDS)
 
-    def park(self, connection: Connection) -> bool:
-        """Whether it waits for a lock; then it is parked."""
+    def park(self, connection: PostgresConnection) -> bool:
+        """Park the connection if it waits for a lock; return whether it does."""
         parked = self.locks.park(self.postgres.control, connection)
         if parked:
             self.note(connection, "waits for a lock")
             self.look_again()
         return parked
 
-    def resume(self, connection: Connection, *signals: int) -> None:
-        """A parked statement runs on."""
+    def resume(self, connection: PostgresConnection, *signals: int) -> None:
+        """Let a parked statement run on."""
         self.set_clock()
         self.locks.release(connection, *signals)
         connection.proceed()
 
     def look_again(self) -> None:
-        """A backend has run: soon, somebody who waited may have got the lock."""
+        """Check soon for granted locks: a backend has run and may have released some."""
         if self.locks.parked and self._waking is None:
-            seconds = self._lock_dice.uniform(0, _WAKE_SECONDS_MAX)
+            seconds = self._lock_rng.uniform(0, _WAKE_SECONDS_MAX)
             self._waking = self.later(seconds, self._wake)
 
-    def note(self, connection: Connection, what: str, data: bytes = b"") -> None:
-        """An entry of the trace."""
+    def note(self, connection: PostgresConnection, what: str, data: bytes = b"") -> None:
+        """Add an entry to the trace."""
         self.loop.trace.note("sql", connection.client, what, data)
 
     def answered(
         self,
-        connection: Connection,
+        connection: PostgresConnection,
         batch: Batch,
         replies: list[Message],
         *,
@@ -224,14 +224,14 @@ class PostgresNode:
         held: bool,
         in_block: bool,
     ) -> None:
-        """A batch is over: tell the trace, and the listeners of each statement."""
+        """Report a completed batch to the trace and each statement to the listeners."""
         outcomes = batch.outcomes(replies)
         what = [f"{name} -> {messages.outcome(message)}" for name, message in outcomes]
         what = what or [f"prepare {name}" for name in batch.prepared]
         how = " (waited for a lock)" * parked + " (commit held)" * held
         self.note(connection, ", ".join(what) + how, b"".join(message for _, message in replies))
         for name, message in outcomes:
-            statement = Statement(
+            statement = ExecutedStatement(
                 at=self.loop.time(),
                 client=connection.client,
                 name=name,
@@ -248,27 +248,27 @@ class PostgresNode:
     # ------------------------------------------------------------------
 
     def _exited(self, node: Node) -> None:
-        """The real server dies with its node."""
+        """Kill the real server when its node was killed."""
         if node is self._node and node.exit_code != 0:
             self._drop_everything()
             self.postgres.kill()
 
     def _inside(self, work: Callable[[], _T]) -> _T:
-        """Runs ``work`` as this node: timers that it sets are this node's."""
+        """Run ``work`` as this node, so that its timers belong to this node."""
         if not self.node.alive:
             raise ProcessLookupError("the node postgres does not run: nothing to break")
         return self.node.context.copy().run(work)
 
-    def _accept(self) -> Connection:
+    def _accept(self) -> PostgresConnection:
         self._numbers += 1
-        return Connection(self, self._numbers)
+        return PostgresConnection(self, self._numbers)
 
     def _wake(self) -> None:
-        """One that got its lock goes on; then the next."""
+        """Resume one connection that got its lock, and look again if there are more."""
         self._waking = None
         granted = self.locks.granted(self.postgres.control)
         if granted:
-            self.resume(self._lock_dice.choice(granted))
+            self.resume(self._lock_rng.choice(granted))
         if len(granted) > 1:
             self.look_again()
 
@@ -305,7 +305,7 @@ class PostgresNode:
             self._waking = None
 
     def _grab(self) -> None:
-        """Connects until Postgres refuses."""
+        """Connect until Postgres refuses."""
         while self._grabbed is not None:
             backend = self.postgres.connect()
             backend.send(messages.startup(user="postgres", database=NAME))

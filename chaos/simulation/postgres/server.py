@@ -57,7 +57,7 @@ _SETTINGS = {
 }
 
 
-class Postgres:
+class SharedPostgres:
     """A real server, one for all runs of this OS process; its data are in memory if possible.
 
     A context manager, to be entered outside of any event loop: it starts the server and migrates

@@ -1,4 +1,4 @@
-"""What became of one statement, for whoever watches a run."""
+"""The outcome of a statement, for listeners of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """A statement that was answered. ``at``: virtual seconds.
+class ExecutedStatement:
+    """An answered statement. ``at``: virtual seconds.
 
     ``client``: the node that sent it. ``outcome``: the command tag ("SELECT 3"), or the SQLSTATE.
     ``parked``: it waited for a lock. ``held``: its commit came later than its work.

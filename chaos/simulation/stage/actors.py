@@ -16,7 +16,7 @@ from chaos.simulation.kernel.node import Node
 
 READY_SECONDS = 30.0
 RESTART_DELAY_SECONDS = 0.1
-# What dies at once is started more and more slowly, as a supervisor does it.
+# The delay doubles for a process that keeps exiting early, as under a real supervisor.
 RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 _LOOK_SECONDS = 0.05
@@ -24,8 +24,8 @@ _TAIL_LINES = 15
 Main = Callable[[], Coroutine[Any, Any, int | None]]
 
 
-class Actor:
-    """One named role (``chaos.process_strike.Actor``). Whatever ends its node, a new one starts.
+class SimulatedProcess:
+    """A role under supervision (``chaos.process_strike.Actor``): a new node replaces an ended one.
 
     ``address``: where its /readyz answers. Its pid is the number of its node.
     """
@@ -57,7 +57,7 @@ class Actor:
         return self._node is not None and self._node.state == "paused"
 
     def start(self) -> None:
-        """Start it and keep it running from now on (on the harness's node)."""
+        """Start it and restart it whenever it ends. Must be called on the harness's node."""
         self._spawn()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
@@ -68,7 +68,7 @@ class Actor:
             if await _status(*self._address) == 200:
                 return
             if self.starts > starts + 3 and not patient:
-                break  # it dies as often as it is started: waiting would not help
+                break  # it crashes in a loop: waiting longer would not help
             await asyncio.sleep(_LOOK_SECONDS)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} virtual s "
@@ -110,7 +110,7 @@ class Actor:
         return node.clock_offset
 
     async def stop(self, grace_seconds: float) -> None:
-        """End it for good: SIGTERM, and SIGKILL after the grace."""
+        """Stop it for good: SIGTERM, then SIGKILL after ``grace_seconds``."""
         self._stopping = True
         self._may_start.set()
         if self.alive:
@@ -125,7 +125,7 @@ class Actor:
 
     @property
     def log(self) -> list[str]:
-        """What all its lives wrote, line by line."""
+        """The output lines of all its nodes."""
         return [line for life in self.lives for line in life.output]
 
     def _running(self) -> Node:
@@ -170,8 +170,8 @@ class Actor:
         return "\n".join(self.log[-_TAIL_LINES:]) or "(no log)"
 
 
-def write_logs(actors: dict[str, Actor], directory: Path) -> None:
-    """One file per actor, as real processes leave them."""
+def write_logs(actors: dict[str, SimulatedProcess], directory: Path) -> None:
+    """Write one log file per process, as the live arena does."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, actor in actors.items():
         text = "".join(f"{line}\n" for line in actor.log)
@@ -185,7 +185,7 @@ def _loop() -> SimulationLoop:
 
 
 async def _status(host: str, port: int) -> int | None:
-    """The status of GET /readyz; None when nothing (sensible) answers."""
+    """Return the status of GET /readyz; None without a valid HTTP response."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
         async with asyncio.timeout(2.0):
             reader, writer = await asyncio.open_connection(host, port)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chaos.errors import ChaosError
 from chaos.scenario import Scenario
 from chaos.tasks.attempt import BACKOFF
 from system.errors import Misconfigured
@@ -21,7 +22,7 @@ from system.lifecycle import Backoff
 _PAYLOADS = "SIMULATED"
 
 
-class AppError(ValueError):
+class AppError(ChaosError):
     """A module that cannot be simulated; the message says why, and what to do."""
 
 

@@ -1,4 +1,4 @@
-"""The clients of a simulated run: the same conversations as in the live arena, in virtual time."""
+"""The clients of a simulated run: the same code as in the live arena, in virtual time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from chaos.conversation import Answer, Conversation, Meeting, Request, api_of
+from chaos.conversation import Client, OperationLog, Request, Response, api_of
 from chaos.records import Op
-from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, Planned
+from chaos.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation
 
 # The APIs speak plain HTTP; loading certificates for each client would cost 10 ms of CPU.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -19,7 +19,7 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
-class Clients:
+class SimulatedClients:
     """All clients of a run. ``record`` is called with each half of each operation.
 
     ``zero``: Unix time (virtual) of arena second 0. ``answered`` counts the operations that are
@@ -28,16 +28,16 @@ class Clients:
 
     def __init__(
         self,
-        plan: list[Planned],
+        operations: list[PlannedOperation],
         api_urls: Sequence[str],
         record: Callable[[Op], None],
         zero: Callable[[], float],
     ) -> None:
         self.answered = 0
-        self._plan = plan
+        self._operations = operations
         self._api_urls = api_urls
         self._record = record
-        self._meeting = Meeting(self._note, zero, time.time)
+        self._log = OperationLog(self._note, zero, time.time)
 
     async def run(self) -> None:
         """Works off the whole plan, resends included; to be awaited on the clients' node."""
@@ -50,7 +50,7 @@ class Clients:
         self._record(op)
 
     async def _work(self, number: int) -> None:
-        conversation = Conversation(number, self._plan, self._meeting)
+        client = Client(number, self._operations, self._log)
         async with httpx.AsyncClient(
             base_url=api_of(number, self._api_urls),
             trust_env=False,
@@ -58,21 +58,21 @@ class Clients:
             timeout=CLIENT_TIMEOUT_SECONDS,
             limits=_LIMITS,
         ) as http:
-            while (due := conversation.due) is not None:
-                await asyncio.sleep(max(0.0, due - self._meeting.now()))
-                request = conversation.ask()
+            while (due := client.due) is not None:
+                await asyncio.sleep(max(0.0, due - self._log.now()))
+                request = client.next_request()
                 if request is not None:
-                    conversation.hear(await _send(http, request))
+                    client.handle_response(await _send(http, request))
 
 
-async def _send(http: httpx.AsyncClient, request: Request) -> Answer:
+async def _send(http: httpx.AsyncClient, request: Request) -> Response:
     try:
         response = await http.request(
             request.method, request.path, json=request.body, headers=request.headers
         )
     except httpx.HTTPError as error:
-        return Answer(0, error=repr(error)[:300])
-    return Answer(response.status_code, _body(response))
+        return Response(0, error=repr(error)[:300])
+    return Response(response.status_code, _body(response))
 
 
 def _body(response: httpx.Response) -> object:

@@ -1,4 +1,4 @@
-"""What all simulated runs of one OS process share: its real servers and its directory."""
+"""The real servers and the directory that all simulated runs of one OS process share."""
 
 from __future__ import annotations
 
@@ -6,59 +6,48 @@ import contextlib
 import importlib
 import importlib.util
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.load import EFFECTS
-from chaos.mutants import SOURCES
-from chaos.simulation.postgres import Postgres
-from chaos.simulation.valkey import Valkey
-from system.guardian import Reaper
+from chaos.run_spec import sources_commit
+from chaos.simulation.postgres import SharedPostgres
+from chaos.simulation.valkey import SharedValkey
+from system.reaper import Reaper
 from system.machine import temporary_directory
 
-# What libraries try to import again and again, in vain: each time the whole path is searched.
+# Optional modules that libraries try to import repeatedly; each failure searches the whole path.
 _SOUGHT = ("sniffio",)
 
 
 @dataclass(frozen=True, slots=True)
-class Foundation:
-    """One Postgres and one Valkey; they outlive the runs, and forget between them.
+class SharedServers:
+    """One Postgres and one Valkey. They outlive the runs and are reset between them.
 
-    ``commit``: of the sources, if known.
+    ``commit``: that of the sources, if known.
     """
 
     directory: Path
-    postgres: Postgres
-    valkey: Valkey
+    postgres: SharedPostgres
+    valkey: SharedValkey
     commit: str | None
 
     @classmethod
     @contextlib.contextmanager
-    def laid(cls, apps: Sequence[str] = ()) -> Iterator[Foundation]:
-        """Up inside the block; afterwards nothing of it is left, whatever happened."""
+    def open(cls, apps: Sequence[str] = ()) -> Iterator[SharedServers]:
+        """Start the servers; stop and remove them when the block ends."""
         for module in [*(f"chaos.tasks.{kind}" for kind in EFFECTS), *apps]:
-            importlib.import_module(module)  # no import of a simulated process takes real time
+            importlib.import_module(module)  # so that simulated processes import nothing themselves
         for name in _SOUGHT:
             if importlib.util.find_spec(name) is None:
-                sys.modules[name] = None  # type: ignore[assignment]  # so it is said at once
+                sys.modules[name] = None  # type: ignore[assignment]  # fails without a search
         directory = temporary_directory("holdfast-simulation-")
         try:
             with Reaper() as reaper:
                 reaper.own_directory(directory)
-                with Postgres(reaper) as postgres, Valkey(reaper) as valkey:
-                    yield cls(directory, postgres, valkey, _commit())
+                with SharedPostgres(reaper) as postgres, SharedValkey(reaper) as valkey:
+                    yield cls(directory, postgres, valkey, sources_commit())
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _commit() -> str | None:
-    """The commit of the sources; None outside a repository, or before its first one."""
-    argv = ["git", "-C", str(SOURCES), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        found = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

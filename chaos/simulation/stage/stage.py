@@ -1,4 +1,4 @@
-"""The stack of one simulated run, under the names that scenarios use (``chaos.course.Stage``)."""
+"""The environment of one simulated run (``chaos.course.Environment``): roles, servers, clients."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from pathlib import Path
 from chaos import telemetry
 from chaos.collector import Collector, create_collector, read_exports
 from chaos.load import EFFECTS
-from chaos.nemesis import Felt, Hold
-from chaos.plan import COLLECTOR, FaultPlan
-from chaos.process_strike import ActorFailed, ProcessEnd
+from chaos.plan import COLLECTOR, FaultSpec
+from chaos.process_strike import ActorFailed, Hold, Observed, ProcessEnd
 from chaos.records import Record, Sometimes
 from chaos.scenario import Scenario
 from chaos.sightings import sightings
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.network.edges import strike_edges
+from chaos.simulation.network.edges import inject_edge_fault
 from chaos.simulation.network.fabric import Network
 from chaos.simulation.postgres import PostgresNode
-from chaos.simulation.stage.actors import Actor, Main, write_logs
-from chaos.simulation.stage.clients import Clients
-from chaos.simulation.stage.servers import ServerStrike
-from chaos.simulation.stage.witness import FrugalWitness
+from chaos.simulation.stage.actors import Main, SimulatedProcess, write_logs
+from chaos.simulation.stage.clients import SimulatedClients
+from chaos.simulation.stage.servers import SimulatedServerFaults
+from chaos.simulation.stage.witness import CachingObserver
 from chaos.simulation.valkey import ValkeyNode
 from chaos.sink import Call, Sink, create_sink, read_calls
-from chaos.witness import Witness
-from chaos.workload import plan
+from chaos.witness import DatabaseObserver
+from chaos.workload import generate
 from system.api.role import run_api
 from system.health import start_server
 from system.scheduler_role import run_scheduler
@@ -39,8 +38,8 @@ _STOP_GRACE_SECONDS = 2.0
 _WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
 
 
-class Stage:
-    """Everything of one run. Made on the harness's node, by ``up``.
+class SimulatedEnvironment:
+    """All processes of one run. ``up`` starts them, on the harness's node.
 
     ``apps``: modules of handlers beside those of the workload. ``directory``: for logs, and the
     files of sink and collector.
@@ -64,9 +63,9 @@ class Stage:
         self.valkey = valkey
         self._directory = directory
         self._apps = apps
-        self.actors: dict[str, Actor] = {}
-        self.witness: Witness = FrugalWitness(postgres)
-        self.clients = Load(scenario, seed, network)
+        self.actors: dict[str, SimulatedProcess] = {}
+        self.observer: DatabaseObserver = CachingObserver(postgres)
+        self.clients = ClientNode(scenario, seed, network)
         self._logs = directory / "logs"
         self._sink_log = directory / "sink.jsonl"
         self._spans_file = directory / "spans.otlp"
@@ -80,25 +79,25 @@ class Stage:
         loop.start(COLLECTOR, self._serve_collector)
         for name in self.scenario.topology.processes:
             port = API_PORT if name.startswith("api-") else HEALTH_PORT
-            actor = Actor(name, self._main(name), (self._network.host(name), port))
+            actor = SimulatedProcess(name, self._main(name), (self._network.host(name), port))
             self.actors[name] = actor
             actor.start()
         await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
         self.clients.start(loop)
 
-    async def strike_edges(
-        self, plan: FaultPlan, fault_id: str, edges: tuple[str, ...], hold: Hold
-    ) -> Felt:
+    async def inject_edge_fault(
+        self, plan: FaultSpec, fault_id: str, edges: tuple[str, ...], hold: Hold
+    ) -> Observed:
         self._loop.trace.note("fault", ", ".join(edges), f"{fault_id} begins")
         try:
-            return await strike_edges(plan, edges, self._network, hold)
+            return await inject_edge_fault(plan, edges, self._network, hold)
         finally:
             self._loop.trace.note("fault", ", ".join(edges), f"{fault_id} ends")
 
-    async def strike_server(self, fault: str, server: str, hold: Hold) -> Felt:
+    async def inject_server_fault(self, fault: str, server: str, hold: Hold) -> Observed:
         self._loop.trace.note("fault", server, f"{fault} begins")
         try:
-            return await ServerStrike(self.postgres, self.valkey).run(fault, server, hold)
+            return await SimulatedServerFaults(self.postgres, self.valkey).run(fault, server, hold)
         finally:
             self._loop.trace.note("fault", server, f"{fault} ends")
 
@@ -124,9 +123,9 @@ class Stage:
         ends = [end for actor in self.actors.values() for end in actor.exits]
         return sorted(ends, key=lambda end: end.at)
 
-    def sightings(self, testimony: Sequence[Record], since: str) -> list[Sometimes]:
+    def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         write_logs(self.actors, self._logs)
-        return sightings(self.valkey.hints, testimony, self._logs, since)
+        return sightings(self.valkey.hints, final_records, self._logs, since)
 
     def _main(self, name: str) -> Main:
         role = name.partition("-")[0]
@@ -166,24 +165,26 @@ class Stage:
         await serving
 
 
-class Load:
-    """The clients on a node of their own (``chaos.course.Clients``)."""
+class ClientNode:
+    """The clients on a node of their own (``chaos.course.SimulatedClients``)."""
 
     def __init__(self, scenario: Scenario, seed: int, network: Network) -> None:
-        operations = plan(scenario.workload, seed)
+        operations = generate(scenario.workload, seed)
         doors = [name for name in scenario.topology.processes if name.startswith("api-")]
         urls = [f"http://{network.host(name)}:{API_PORT}" for name in doors]
         self._zero = 0.0
         self._began = asyncio.Event()
         self._operations: list[Record] = []
-        self._clients = Clients(operations, urls, self._operations.append, lambda: self._zero)
+        self._clients = SimulatedClients(
+            operations, urls, self._operations.append, lambda: self._zero
+        )
         self._node: Node | None = None
 
     def start(self, loop: SimulationLoop) -> None:
-        """They wait, ready, for ``go``."""
+        """They wait, ready, for ``begin``."""
         self._node = loop.start(_CLIENTS, self._run)
 
-    def go(self, zero: float) -> None:
+    def begin(self, zero: float) -> None:
         self._zero = zero
         self._began.set()
 

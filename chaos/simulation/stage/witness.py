@@ -1,4 +1,4 @@
-"""The witness of a simulated run: it asks only when the answer can have changed."""
+"""The database observer of a simulated run: it queries only when the answer can have changed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
 from chaos.plan import After
-from chaos.simulation.postgres import PostgresNode, Statement
-from chaos.witness import PATIENCE_SECONDS, Counts, Witness
+from chaos.simulation.postgres import ExecutedStatement, PostgresNode
+from chaos.witness import PATIENCE_SECONDS, Counts, DatabaseObserver
 
 _HARNESS = "harness"
 
 _Answer = TypeVar("_Answer")
 
 
-class FrugalWitness(Witness):
-    """A fault that waits for its event has it counted every 20 ms, which is mostly in vain.
+class CachingObserver(DatabaseObserver):
+    """Caches answers until another process has run a statement.
 
-    Nothing in the database changes but by a statement of somebody else.
+    A fault that waits for an event polls every 20 ms; most polls find nothing changed.
     """
 
     def __init__(self, postgres: PostgresNode) -> None:
@@ -48,5 +48,5 @@ class FrugalWitness(Witness):
         self._known[question] = now, fresh
         return fresh
 
-    def _hear(self, statement: Statement) -> None:
+    def _hear(self, statement: ExecutedStatement) -> None:
         self._heard += statement.client != _HARNESS

@@ -14,11 +14,13 @@ from typing import Any
 import typer
 
 from chaos import scenario as scenarios
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
-from chaos.simulation.run import Order, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.run import simulate
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.suite.pool import Pool
-from chaos.simulation.suite.sampler import Sampler
+from chaos.simulation.suite.sampler import StackSampler
 from chaos.simulation.sweep import trial
 
 _REFERENCE = Path(__file__).with_name("benchmark.yaml")
@@ -29,14 +31,16 @@ _SAMPLED_SEEDS = 2
 _FIRST_SEED = 1000
 
 
-def benchmark_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
-    """One seed: ``scenario`` (document), ``seed``, ``runs``. ``sampled``: also tells where its time
-    goes, which costs some.
+def benchmark_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one seed: ``scenario`` (document), ``seed``, ``runs``.
+
+    ``sampled``: also measure where the time goes, which costs some.
     """
-    order = Order(Scenario.model_validate(job["scenario"]), job["seed"], Path(job["runs"]))
-    sampler = Sampler()
+    scenario = Scenario.model_validate(job["scenario"])
+    spec = RunSpec(ArenaName.SIMULATION, scenario, job["seed"], Path(job["runs"]))
+    sampler = StackSampler()
     with sampler.on() if job["sampled"] else contextlib.nullcontext():
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation)
     return {
         "virtual_seconds": ran.virtual_seconds,
         "seconds": ran.seconds,

@@ -16,7 +16,7 @@ from typing import Any
 
 from chaos.history import History
 from chaos.records import Fault
-from chaos.simulation.postgres import Statement
+from chaos.simulation.postgres import ExecutedStatement
 from chaos.vocabulary import SERVERS
 from system.lifecycle import State
 
@@ -38,10 +38,10 @@ class Coverage:
     sometimes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, history: History, done: Iterable[Statement], zero: float) -> Coverage:
+    def of(cls, history: History, done: Iterable[ExecutedStatement], zero: float) -> Coverage:
         """Of one run. ``zero``: the virtual second at which its arena second 0 was."""
         found = cls()
-        by_client: defaultdict[str, list[Statement]] = defaultdict(list)
+        by_client: defaultdict[str, list[ExecutedStatement]] = defaultdict(list)
         for statement in done:
             if statement.client.partition("-")[0] in _ROLES:
                 by_client[statement.client].append(statement)
@@ -97,7 +97,7 @@ class Coverage:
         key = f"{fault} {name}"
         return f"{_cell(self.after[key])}/{_cell(self.before[key])}"
 
-    def _between(self, fault: str, done: list[Statement], at: float) -> None:
+    def _between(self, fault: str, done: list[ExecutedStatement], at: float) -> None:
         """Count the last statement before the instant and the first one after it."""
         place = bisect_right([statement.at for statement in done], at)
         if place:
@@ -106,7 +106,7 @@ class Coverage:
             self.before[f"{fault} {_name(done[place])}"] += 1
 
 
-def _name(statement: Statement) -> str:
+def _name(statement: ExecutedStatement) -> str:
     """What a driver asks on each new connection is one thing."""
     return "(login)" if statement.name.startswith(_LOGIN) else statement.name
 

@@ -1,126 +1,113 @@
-"""The hunt in virtual time: each guard switched off in turn, seed after seed, from several starts.
+"""Run mutants in virtual time: each one under seed after seed, in several attempts.
 
-Every mutant has a worker process of its own, which imports from the copy it is planted in; so many
-of them at a time as there are processes. How many seeds it takes is told as the median over the
-starts, each of which has a range of seeds of its own.
+Each mutant has a worker process of its own, which imports from the copy that it is planted in. The
+number of seeds it takes is the median over the attempts, whose ranges of seeds do not overlap.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import scenario as scenarios
-from chaos.hunting import Board, Hunted, Start, drain_seconds, judged, pursue
-from chaos.mutants import MUTANTS, SOURCES, Mutant, find, plant
-from chaos.report import outcome as outcomes
+from chaos.filing import RunFailed
+from chaos.hunting import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
+from chaos.mutants import SOURCES, Mutant, plant
+from chaos.records import ArenaName
+from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.pool import Pool, WorkerFailed
 
-# Of real time: a mutant may well turn in circles in no virtual time at all.
+# Real time, because a mutant may loop forever without any virtual time passing.
 _RUN_SECONDS_MAX = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Chase:
-    """How to hunt: from ``seed`` on, ``starts`` times at most ``seeds`` seeds for each mutant.
+class MutationSettings:
+    """``attempts`` per mutant, each with at most ``seeds`` seeds from ``seed`` on.
 
-    ``keep``: the runs stay in ``runs``; else a seed is all it takes to have one again.
+    ``processes``: mutants at a time. ``keep``: keep the runs in ``runs``; they can also be repeated
+    from their seeds.
     """
 
     runs: Path
     seed: int
     seeds: int
-    starts: int
+    attempts: int
     processes: int
     keep: bool = False
 
     def ranges(self, mutant: Mutant) -> Iterator[range]:
-        """The seeds of each start; one that is covered has to survive as many runs instead."""
+        """Yield the seeds of each attempt; a covered mutant has to survive one seed per attempt."""
         if mutant.covered_by:
-            yield range(self.seed, self.seed + self.starts)
+            yield range(self.seed, self.seed + self.attempts)
             return
-        for first in range(self.seed, self.seed + self.starts * self.seeds, self.seeds):
+        for first in range(self.seed, self.seed + self.attempts * self.seeds, self.seeds):
             yield range(first, first + self.seeds)
 
 
-class Hunt:
-    """Hunts mutants, ``processes`` at a time."""
+async def run_simulated_mutants(mutants: Sequence[Mutant], settings: MutationSettings) -> bool:
+    """Run mutants; whether each that must be killed was killed.
 
-    def __init__(self, chase: Chase) -> None:
-        self._chase = chase
+    Raises:
+        MutantError: a mutant does not fit the sources any more.
+        WorkerFailed: a worker process did not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="holdfast-hunt-") as directory:
 
-    async def run(self, names: Sequence[str]) -> bool:
-        """Hunt these mutants (none named: all); whether each that must be killed was killed.
+        async def attempts(mutant: Mutant) -> tuple[KillAttempt, ...]:
+            return await _attempts(mutant, settings, Path(directory) / mutant.name)
 
-        Raises:
-            MutantError: no such mutant, or one that does not fit the sources any more.
-            WorkerFailed: a simulating process did not even start.
-        """
-        chosen = [find(name) for name in names or MUTANTS]
-        board, todo = Board(chosen), iter(chosen)
-
-        async def work(directory: Path) -> None:
-            for mutant in todo:
-                board.add(await self._hunt(mutant, directory / mutant.name))
-
-        with tempfile.TemporaryDirectory(prefix="holdfast-hunt-") as directory:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self._chase.processes, len(chosen))):
-                        group.create_task(work(Path(directory)))
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
-        return board.close()
-
-    async def _hunt(self, mutant: Mutant, directory: Path) -> Hunted:
-        """From every start; one that it survives is the last."""
-        started = time.monotonic()
-        starts: list[Start] = []
-        tree = await asyncio.to_thread(plant, mutant, SOURCES, directory / "tree")
-        runs = self._chase.runs.absolute() if self._chase.keep else directory / "runs"
-        shooting = _Shooting(mutant, runs, keep=self._chase.keep)
-        async with Pool(1, tree).up() as pool:
-            for seeds in self._chase.ranges(mutant):
-                starts.append(await shooting.start(seeds, pool))
-                if not starts[-1].killers:
-                    break
-        return Hunted(mutant, tuple(starts), time.monotonic() - started)
+        return await run_mutants(mutants, attempts, min(settings.processes, len(mutants)))
 
 
-class _Shooting:
-    """Runs of one mutant."""
+async def _attempts(
+    mutant: Mutant, settings: MutationSettings, directory: Path
+) -> tuple[KillAttempt, ...]:
+    """Make all attempts; the first one that the mutant survives is the last."""
+    tree = await asyncio.to_thread(plant, mutant, SOURCES, directory / "tree")
+    runs = settings.runs if settings.keep else directory / "runs"
+    attempts: list[KillAttempt] = []
+    async with Pool(1, tree).up() as pool:
+        attempt = _Attempt(mutant, SimulationArena(pool), runs, keep=settings.keep)
+        for seeds in settings.ranges(mutant):
+            attempts.append(await attempt.run(seeds))
+            if not attempts[-1].killers:
+                break
+    return tuple(attempts)
 
-    def __init__(self, mutant: Mutant, runs: Path, *, keep: bool) -> None:
+
+class _Attempt:
+    """Attempts to kill one mutant."""
+
+    def __init__(self, mutant: Mutant, arena: SimulationArena, runs: Path, *, keep: bool) -> None:
         self._mutant = mutant
-        self._job = {
-            "job": "run",
-            "scenario": scenarios.find(mutant.scenario).document,
-            "runs": str(runs),
-            "keep": keep,
-            "mutant": mutant.name,
-            "drain_seconds": drain_seconds(mutant),
-        }
+        self._arena = arena
+        self._runs = runs
+        self._keep = keep
 
-    async def start(self, seeds: range, pool: Pool) -> Start:
-        """Until it is killed; where the worker itself breaks, that is the end of it."""
+    async def run(self, seeds: range) -> KillAttempt:
+        """Try seed after seed; a broken worker ends the attempt."""
         seed = seeds.start
 
-        async def shoot(next_seed: int) -> Start:
+        async def once(next_seed: int) -> KillAttempt:
             nonlocal seed
             seed = next_seed
+            spec = mutant_spec(
+                ArenaName.SIMULATION, self._mutant, seed, self._runs, keep=self._keep
+            )
             async with asyncio.timeout(_RUN_SECONDS_MAX):
-                async for _, answer in pool.answers([self._job | {"seed": seed}]):
-                    return judged(self._mutant, outcomes.parse(answer["outcome"]))
-            raise WorkerFailed("no answer")
+                try:
+                    outcome = (await self._arena.run(spec)).outcome
+                except RunFailed as error:
+                    outcome = error.outcome
+            return attempt_of(self._mutant, outcome)
 
         try:
-            return await pursue(seeds, shoot)
+            return await until_killed(seeds, once)
         except TimeoutError:
-            trouble = f"seed {seed} was not through after {_RUN_SECONDS_MAX:.0f} s"
+            trouble = f"seed {seed} did not end within {_RUN_SECONDS_MAX:.0f} s"
         except WorkerFailed as error:
             trouble = f"seed {seed}: {str(error).strip().splitlines()[-1]}"
-        return Start(seed, runs=seed - seeds.start + 1, trouble=trouble)
+        return KillAttempt(seed, runs=seed - seeds.start + 1, trouble=trouble)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from chaos.errors import ChaosError
 from chaos.simulation.suite.cores import Cores
 
 _ANSWER_BYTES_MAX = 256 * 2**20
@@ -19,7 +20,7 @@ _STOP_SECONDS = 20.0
 _CORES = Cores()  # of all pools of this process
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(ChaosError):
     """A worker process ended, or a job raised in it; the message has what it said."""
 
 

@@ -13,7 +13,7 @@ _SPARSE_SECONDS = 10.0
 _CLEAR = "\r\x1b[K"
 
 
-class Progress:
+class SuiteProgress:
     """Seeds done, virtual time, verdicts and violations so far."""
 
     def __init__(self, planned: int, stream: TextIO | None = None) -> None:

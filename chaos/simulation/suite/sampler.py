@@ -25,7 +25,7 @@ _LIBRARY = "site-packages"
 _ROLES = ("api", "scheduler", "worker")
 
 
-class Sampler:
+class StackSampler:
     """Counts samples by who was at work; ``on`` is for the main thread."""
 
     def __init__(self) -> None:

@@ -1,125 +1,117 @@
-"""Many seeds on all cores: a line for each run that is not true; then what was covered."""
+"""Simulate many seeds on all cores; print each run that is not true, then the coverage."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from chaos.book import Book
+from chaos.book import SuiteRecorder
 from chaos.mutants import SOURCES, find, plant
-from chaos.report import outcome as outcomes
-from chaos.report.outcome import Outcome
+from chaos.records import ArenaName
 from chaos.report.page import replay
+from chaos.run_spec import RunSpec
 from chaos.runs import RunStore
-from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.search import Failed
 from chaos.simulation.stage.apps import beside
+from chaos.simulation.suite.arena import SimulationArena, SimulationResult
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.suite.pool import Pool
-from chaos.simulation.suite.progress import Progress
+from chaos.simulation.suite.progress import SuiteProgress
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SuiteOptions:
     """How to simulate. ``story``: print every event of each run, or only those of ``task``."""
 
-    runs: Path
     processes: int
-    keep: bool = False
-    mutant: str | None = None
+    apps: tuple[str, ...] = ()
     story: bool = False
     task: str | None = None
-    apps: tuple[str, ...] = ()
 
 
 class Suite:
-    """Runs (scenario, seed) pairs and prints what came of them. ``failed``: the first false one."""
+    """Simulates specs and prints the results. ``failed``: the first false run."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
-        self._store = RunStore(wish.runs.absolute())
+    def __init__(self, options: SuiteOptions) -> None:
+        self._options = options
         self.coverage = Coverage()
         self._virtual_seconds = 0.0
-        self._apps = "".join(f" --app {app}" for app in wish.apps)
+        self._apps = "".join(f" --app {app}" for app in options.apps)
         self._verdicts: dict[str, Counter[str]] = {}
         self.failed: Failed | None = None
 
-    async def run(self, todo: Sequence[tuple[Scenario, int]]) -> bool:
-        """Whether every verdict is true.
+    async def run(self, specs: Sequence[RunSpec]) -> bool:
+        """Run the specs, which share one run store and one mutant; whether all verdicts are true.
 
         Raises:
             AppError: a module of handlers cannot be simulated.
-            MutantError: there is no such mutant, or it does not fit.
-            WorkerFailed: a simulating process broke.
+            MutantError: the mutant does not fit the sources.
+            WorkerFailed: a worker process broke.
         """
-        wish = self._wish
-        todo = [(beside(scenario, wish.apps), seed) for scenario, seed in todo]
+        options, mutant = self._options, specs[0].mutant
+        specs = [
+            replace(
+                spec,
+                scenario=beside(spec.scenario, options.apps),
+                keep=spec.keep or len(specs) == 1,
+            )
+            for spec in specs
+        ]
         with tempfile.TemporaryDirectory(prefix="holdfast-mutant-") as tree:
-            sources = plant(find(wish.mutant), SOURCES, Path(tree)) if wish.mutant else None
-            book = Book(self._store, todo, wish.mutant)
-            progress = Progress(len(todo))
-            async with Pool(min(wish.processes, len(todo)), sources).up() as pool:
+            sources = plant(find(mutant), SOURCES, Path(tree)) if mutant else None
+            recorder = SuiteRecorder(RunStore(specs[0].runs), specs)
+            progress = SuiteProgress(len(specs))
+            async with Pool(min(options.processes, len(specs)), sources).up() as pool:
+                arena = SimulationArena(pool, options.apps, story=options.story, task=options.task)
                 try:
-                    async for job, answer in pool.answers(self._jobs(todo)):
-                        self._remember(job, self._add(answer, book, progress))
+                    async for spec, result in arena.results(specs):
+                        self._add(spec, result, recorder, progress)
                 finally:
                     progress.close()
-                    self._summarise(book)
-        return book.all_true
+                    self._summarise(recorder)
+        return recorder.all_true
 
-    def _jobs(self, todo: Sequence[tuple[Scenario, int]]) -> Any:
-        wish = self._wish
-        for scenario, seed in todo:
-            yield {
-                "job": "run",
-                "scenario": scenario.document,
-                "seed": seed,
-                "runs": str(self._store.root),
-                "keep": wish.keep or len(todo) == 1,
-                "mutant": wish.mutant,
-                "story": wish.story,
-                "task": wish.task,
-                "apps": list(wish.apps),
-            }
-
-    def _remember(self, job: Mapping[str, Any], outcome: Outcome) -> None:
-        if self.failed is None and outcome.verdict == "false" and outcome.laws:
-            scenario = Scenario.model_validate(job["scenario"])
-            directory = self._store.root / (outcome.directory or "")
-            self.failed = Failed(scenario, outcome.seed, next(iter(outcome.laws)), directory)
-
-    def _add(self, answer: dict[str, Any], book: Book, progress: Progress) -> Outcome:
-        outcome = outcomes.parse(answer["outcome"])
-        book.add(outcome)
+    def _add(
+        self,
+        spec: RunSpec,
+        result: SimulationResult,
+        recorder: SuiteRecorder,
+        progress: SuiteProgress,
+    ) -> None:
+        outcome = result.outcome
+        recorder.add(outcome)
         self._verdicts.setdefault(outcome.scenario, Counter())[outcome.verdict] += 1
-        self._virtual_seconds += answer.get("virtual_seconds", 0.0)
-        self.coverage.add(Coverage.parse(answer.get("coverage", {})))
-        progress.add(outcome, answer.get("virtual_seconds", 0.0))
-        if outcome.verdict != "true" or self._wish.story or book.planned == 1:
+        self._virtual_seconds += result.virtual_seconds
+        self.coverage.add(result.coverage)
+        progress.add(outcome, result.virtual_seconds)
+        if outcome.verdict != "true" or self._options.story or recorder.planned == 1:
             progress.close()
-            typer.echo("\n".join([*answer.get("story", []), *answer["lines"]]))
+            typer.echo("\n".join([*result.story, *result.lines]))
             if outcome.verdict != "true":
-                command = replay(outcome.scenario, outcome.seed, outcome.mutant, "simulation")
+                command = replay(
+                    outcome.scenario, outcome.seed, outcome.mutant, ArenaName.SIMULATION
+                )
                 typer.echo(f"  replay: {command}{self._apps} --trace")
-        return outcome
+        if self.failed is None and outcome.verdict == "false" and outcome.laws:
+            directory = spec.runs / (outcome.directory or "")
+            self.failed = Failed(spec.scenario, spec.seed, next(iter(outcome.laws)), directory)
 
-    def _summarise(self, book: Book) -> None:
+    def _summarise(self, recorder: SuiteRecorder) -> None:
         if len(self._verdicts) > 1:
             for scenario, counts in sorted(self._verdicts.items()):
-                told = ", ".join(
+                verdicts = ", ".join(
                     f"{counts[v]} {v}" for v in ("true", "false", "unknown") if counts[v]
                 )
-                typer.echo(f"{scenario:<34}{told}")
+                typer.echo(f"{scenario:<34}{verdicts}")
         typer.echo(self.coverage.tables())
-        wall = max(book.seconds, 0.001)
+        wall = max(recorder.seconds, 0.001)
         typer.echo(
             f"{self._virtual_seconds:.0f} virtual seconds in {wall:.0f} s: "
             f"{self._virtual_seconds / wall:.0f} to 1"
         )
-        book.close()
+        recorder.close()

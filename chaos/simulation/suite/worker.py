@@ -1,7 +1,7 @@
-"""One process of a simulated suite: its own servers, jobs in on stdin, answers out on stdout.
+"""One process of a simulated suite with its own servers: jobs on stdin, answers on stdout.
 
 ``python -m chaos.simulation.suite.worker``; one JSON document per line, both ways. It ends with its
-stdin, and on SIGTERM or SIGINT; its servers end with it, whatever happens (``system.guardian``).
+stdin or on SIGTERM; its servers always end with it (``system.guardian``).
 """
 
 from __future__ import annotations
@@ -18,45 +18,49 @@ from typing import Any
 
 import orjson
 
-from chaos.book import failure_lines, lines
+from chaos.book import run_lines
 from chaos.filing import RunFailed
-from chaos.runs import RunStore
+from chaos.records import ArenaName
+from chaos.run_spec import RunSpec
 from chaos.scenario import Scenario
 from chaos.simulation.diagnosis.variants import variant_job
-from chaos.simulation.run import Order, Ran, simulate
-from chaos.simulation.stage.foundation import Foundation
+from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.story import Story
 from chaos.simulation.suite.benchmark import benchmark_job
 from chaos.simulation.sweep.trial import sweep_job
 
-Job = Callable[[Foundation, dict[str, Any]], dict[str, Any]]
+Job = Callable[[SharedServers, dict[str, Any]], dict[str, Any]]
 
 
-def run_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
-    """One seed. ``scenario`` (document), ``seed``, ``runs``, and what else ``Order`` has;
-    ``task``: with a story, only that of one task.
-    """
-    scenario = Scenario.model_validate(job.pop("scenario"))
-    task = job.pop("task", None)
-    options = job | {"runs": Path(job["runs"]), "apps": tuple(job.get("apps", ()))}
-    order = Order(scenario, **options)
+def run_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one seed (the job is made by ``SimulationArena``); ``task``: limits the story."""
+    spec = RunSpec(
+        ArenaName.SIMULATION,
+        Scenario.model_validate(job["scenario"]),
+        job["seed"],
+        Path(job["runs"]),
+        keep=job["keep"],
+        mutant=job["mutant"],
+        drain_seconds=job["drain_seconds"],
+    )
+    options = SimulationOptions(apps=tuple(job["apps"]), story=job["story"])
     try:
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation, options)
     except RunFailed as error:
-        told = failure_lines(error, scenario, order.seed, RunStore(order.runs))
-        return {"outcome": asdict(error.outcome), "lines": told}
+        return {"outcome": asdict(error.outcome), "failure": error.reasons}
     return {
         "outcome": asdict(ran.outcome),
-        "lines": lines(ran.judgement, ran.seconds, order.seed, ran.directory),
+        "lines": run_lines(ran.judgement, ran.seconds, spec.seed, ran.directory),
         "digest": ran.digest,
         "virtual_seconds": ran.virtual_seconds,
         "seconds": ran.seconds,
         "coverage": ran.coverage.document,
-        "story": _story(ran, task) if order.story else [],
+        "story": _story(ran, job["task"]) if options.story else [],
     }
 
 
-def _story(ran: Ran, task: str | None) -> list[str]:
+def _story(ran: SimulatedRun, task: str | None) -> list[str]:
     try:
         return Story(ran.judgement, ran.entries).text(task)
     except LookupError as error:
@@ -69,19 +73,19 @@ JOBS: Mapping[str, Job] = MappingProxyType(
 
 
 def main() -> None:
-    """Serve jobs until there are no more."""
+    """Serve jobs until stdin ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # The harness decides: Ctrl-C reaches the whole group, it then closes our stdin.
+    # Ctrl-C reaches the whole process group; the harness then closes our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with Foundation.laid() as foundation:
+    with SharedServers.open() as foundation:
         replies.write(b'{"ready":true}\n')
         for line in sys.stdin.buffer:
             job = orjson.loads(line)
             try:
                 reply = JOBS[job.pop("job")](foundation, job)
-            except Exception:  # noqa: BLE001 - told to the harness, which stops
+            except Exception:  # noqa: BLE001 - sent to the harness, which stops
                 reply = {"error": traceback.format_exc()}
             replies.write(orjson.dumps(reply, option=orjson.OPT_NON_STR_KEYS) + b"\n")
 

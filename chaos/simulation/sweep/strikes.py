@@ -1,4 +1,4 @@
-"""What the crash sweep does to a run: kill a process at a message, or lose the message."""
+"""Faults of the crash sweep: kill a process at a message, or lose the message."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from chaos.errors import ChaosError
+from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.fabric import Message
 from chaos.simulation.stage.actors import RESTART_DELAY_SECONDS
-from chaos.simulation.stage.stage import Stage
+from chaos.simulation.stage.stage import SimulatedEnvironment
 from chaos.simulation.sweep.labels import Labels
 from chaos.vocabulary import SERVERS
 
@@ -24,8 +26,8 @@ _STRIKE = re.compile(
 _AND = " + "
 
 
-class Kind(StrEnum):
-    """The kinds of single strikes."""
+class MessageFaultKind(StrEnum):
+    """Kinds of single message faults."""
 
     SENDER = "kill the sender, the message is on its way"
     RECEIVER = "kill the receiver before it gets it"
@@ -36,12 +38,12 @@ class Kind(StrEnum):
     REDIS = "kill redis at a message to or from it"
 
 
-class ScheduleError(ValueError):
-    """A text that names no schedule; the message says how one is written."""
+class ScheduleError(ChaosError):
+    """A text is not a valid schedule; the message explains the syntax."""
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class MessageFault:
     """``victim`` is killed ``before`` the ``message`` is delivered, or just ``after``; no victim:
     the message is lost. ``message`` is a label (``labels.Label``).
     """
@@ -54,7 +56,7 @@ class Strike:
         return f"kill {self.victim} {self.when} {self.message}" if self.victim else self._lose
 
     @classmethod
-    def parse(cls, text: str) -> Strike:
+    def parse(cls, text: str) -> MessageFault:
         """Back from ``str``; raises ScheduleError."""
         found = _STRIKE.fullmatch(text)
         if found is None:
@@ -75,21 +77,23 @@ class Strike:
         return self.message.split(" ", 2)[1] == "up"
 
     @property
-    def kind(self) -> Kind:
-        """What sort of strike it is."""
+    def kind(self) -> MessageFaultKind:
+        """Classify the fault."""
         if not self.victim:
-            return Kind.REQUEST if self.is_request else Kind.REPLY
+            return MessageFaultKind.REQUEST if self.is_request else MessageFaultKind.REPLY
         if self.victim in SERVERS:
-            return Kind.POSTGRES if self.victim == "postgres" else Kind.REDIS
+            return (
+                MessageFaultKind.POSTGRES if self.victim == "postgres" else MessageFaultKind.REDIS
+            )
         if self.when == "after":
-            return Kind.RECEIVED
+            return MessageFaultKind.RECEIVED
         client, _, server = self.edge.partition("->")
         sender = client if self.is_request else server
-        return Kind.SENDER if self.victim == sender else Kind.RECEIVER
+        return MessageFaultKind.SENDER if self.victim == sender else MessageFaultKind.RECEIVER
 
     @property
     def fault(self) -> dict[str, Any]:
-        """The strike as a planned fault of a scenario, its moment missing."""
+        """Return it as a fault of a scenario, without its time."""
         if self.victim:
             return {"name": str(self), "fault": "kill", "target": self.victim}
         way = "up" if self.is_request else "down"
@@ -108,10 +112,10 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Strikes in the order in which they come, in one scope (the name of its scenario)."""
+    """Message faults in order, in one scope (the name of its scenario)."""
 
     scope: str
-    strikes: tuple[Strike, ...]
+    strikes: tuple[MessageFault, ...]
 
     def __str__(self) -> str:
         return f"{self.scope}: {_AND.join(map(str, self.strikes))}"
@@ -124,12 +128,12 @@ class Schedule:
             raise ScheduleError(
                 f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'"
             )
-        return cls(scope, tuple(Strike.parse(each) for each in rest.split(_AND)))
+        return cls(scope, tuple(MessageFault.parse(each) for each in rest.split(_AND)))
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A message that was about to be delivered at a virtual second; ``changes`` as of its label.
+class MessagePoint:
+    """A message about to be delivered at a virtual second; ``changes`` as in its label.
 
     ``sender`` and ``receiver`` are processes that could have been killed there, "" if it cannot.
     """
@@ -140,108 +144,119 @@ class Point:
     sender: str
     receiver: str
 
-    def strikes(self) -> Iterator[Strike]:
-        """Everything that can be done here, but for servers."""
+    def strikes(self) -> Iterator[MessageFault]:
+        """Yield all faults possible here, except for kills of servers."""
         if self.sender:
-            yield Strike(self.message, self.sender, "before")
+            yield MessageFault(self.message, self.sender, "before")
         if self.receiver:
-            yield Strike(self.message, self.receiver, "before")
-            yield Strike(self.message, self.receiver, "after")
-        yield Strike(self.message)
+            yield MessageFault(self.message, self.receiver, "before")
+            yield MessageFault(self.message, self.receiver, "after")
+        yield MessageFault(self.message)
 
-    def server_strikes(self) -> Iterator[Strike]:
-        """The server at one end of it is killed."""
+    def server_strikes(self) -> Iterator[MessageFault]:
+        """Yield the kill of the server at one end, if there is one."""
         server = self.message.partition(" ")[0].partition("->")[2]
         if server in SERVERS:
-            yield Strike(self.message, server, "before")
+            yield MessageFault(self.message, server, "before")
 
 
 @dataclass(slots=True)
-class Struck:
-    """A strike that came. ``at``: virtual second; ``evidence`` shows that it was felt."""
+class InjectedMessageFault:
+    """A fault that was injected. ``at``: virtual second; ``evidence``: of its effect."""
 
-    strike: Strike
+    strike: MessageFault
     at: float
-    felt: bool
+    observed: bool
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-class Striker:
-    """Acts at the messages of a schedule, in one run. ``points``: all messages but the harness's.
+class MessageFaultInjector:
+    """Injects a schedule into one run. ``points``: all messages except the harness's.
 
-    ``see`` is the run's tap; ``stand`` is to be called on the harness's node, before anything is
+    ``see`` is the run's tap. ``attach`` must be called on the harness's node, before anything is
     started.
     """
 
-    def __init__(self, strikes: Sequence[Strike]) -> None:
-        self.points: list[Point] = []
-        self.struck: list[Struck] = []
+    def __init__(self, strikes: Sequence[MessageFault]) -> None:
+        self.points: list[MessagePoint] = []
+        self.injected: list[InjectedMessageFault] = []
         self._todo = {strike.message: strike for strike in strikes}
-        self._stage: Stage | None = None
+        self._environment: SimulatedEnvironment | None = None
         self._labels: Labels | None = None
         self._harness = contextvars.copy_context()
 
-    def stand(self, stage: Stage) -> None:
-        """This is what there is to strike."""
-        self._stage = stage
-        self._labels = Labels(stage.postgres.names)
+    def attach(self, environment: SimulatedEnvironment) -> None:
+        """Name the environment whose processes are killed."""
+        self._environment = environment
+        self._labels = Labels(environment.postgres.names)
         self._harness = contextvars.copy_context()
 
     def see(self, message: Message) -> bool:
         """Whether the message is to be delivered (``Network.tap``)."""
         if message.edge.startswith("harness->"):
             return True
-        assert self._labels is not None  # noqa: S101 - it stands
+        assert self._labels is not None  # noqa: S101 - attach() came first
         label = self._labels.of(message)
         sender, receiver = _killable(message.sender), _killable(message.receiver)
-        now = message.receiver.loop.time()
-        self.points.append(Point(now, label.text, label.changes, sender, receiver))
+        now = self._loop.time()
+        self.points.append(MessagePoint(now, label.text, label.changes, sender, receiver))
         strike = self._todo.pop(label.text, None)
         if strike is None:
             return True
-        message.receiver.loop.trace.note("fault", message.edge, str(strike))
+        self._loop.trace.note("fault", message.edge, str(strike))
         if not strike.victim:
             # The network breaks the connection of a message that is lost.
             evidence = {"connection": message.connection, "bytes": len(message.data)}
-            self.struck.append(Struck(strike, now, felt=True, evidence=evidence))
+            self.injected.append(
+                InjectedMessageFault(strike, now, observed=True, evidence=evidence)
+            )
             return False
         self._kill(strike, message, now)
         return True
 
-    def _kill(self, strike: Strike, message: Message, now: float) -> None:
+    @property
+    def _attached(self) -> SimulatedEnvironment:
+        assert self._environment is not None  # noqa: S101 - attach() came first
+        return self._environment
+
+    @property
+    def _loop(self) -> SimulationLoop:
+        return self._attached.postgres.loop
+
+    def _kill(self, strike: MessageFault, message: Message, now: float) -> None:
         if strike.victim in SERVERS:
             self._kill_server(strike, now)
             return
         ends = {message.sender.name: message.sender, message.receiver.name: message.receiver}
         victim = ends.get(strike.victim)
         if victim is None or not victim.alive:
-            self.struck.append(Struck(strike, now, felt=False))
+            self.injected.append(InjectedMessageFault(strike, now, observed=False))
         elif strike.when == "before":
             self._end(strike, victim)
         else:
-            # Behind what the delivery itself makes ready, which is the victim's reaction to it.
-            loop, context = victim.loop, victim.context.copy()
+            # After the callbacks that the delivery makes ready: the victim's reaction to it.
+            loop, context = self._loop, victim.context.copy()
             loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
 
-    def _end(self, strike: Strike, victim: Node) -> None:
-        alive, now = victim.alive, victim.loop.time()
-        victim.loop.kill(victim)
+    def _end(self, strike: MessageFault, victim: Node) -> None:
+        alive, now = victim.alive, self._loop.time()
+        self._loop.kill(victim)
         evidence = {"pid": victim.number, "exit": victim.exit_code}
-        self.struck.append(Struck(strike, now, felt=alive, evidence=evidence))
+        self.injected.append(InjectedMessageFault(strike, now, observed=alive, evidence=evidence))
 
-    def _kill_server(self, strike: Strike, now: float) -> None:
-        """The real server dies, and another one starts."""
-        assert self._stage is not None  # noqa: S101 - it stands
-        stage = self._stage
-        server = stage.postgres if strike.victim == "postgres" else stage.valkey
+    def _kill_server(self, strike: MessageFault, now: float) -> None:
+        """Kill the real server and start a new one."""
+        environment = self._attached
+        server = environment.postgres if strike.victim == "postgres" else environment.valkey
         pid = server.pid
-        if server is stage.postgres:
-            stage.postgres.crash()
+        if server is environment.postgres:
+            environment.postgres.crash()
         else:
-            stage.valkey.kill()
-        self.struck.append(Struck(strike, now, felt=pid is not None and server.pid is None))
-        loop = server.node.loop
-        loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
+            environment.valkey.kill()
+        self.injected.append(
+            InjectedMessageFault(strike, now, observed=pid is not None and server.pid is None)
+        )
+        self._loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
 
 
 def _killable(node: Node) -> str:

@@ -16,7 +16,7 @@ _CLEAR = "\r\x1b[K"
 _COLUMNS = ("exist", "run", "true", "idle", "false", "unknown")
 
 
-class Tally:
+class SweepProgress:
     """Counts by scope and kind. ``idle`` are those of the true ones in which no task was in flight
     when it struck: they show only that it does no harm.
     """

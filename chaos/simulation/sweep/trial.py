@@ -8,19 +8,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chaos import filing
 from chaos import scenario as scenarios
 from chaos.explain import did_you_mean
 from chaos.filing import RunFailed
 from chaos.history import History, HistoryWriter
-from chaos.records import Fault, InFlight, Record, parse_instant
+from chaos.records import ArenaName, Fault, InFlight, Record, parse_instant
 from chaos.report import files, terminal
+from chaos.run_spec import RunSpec
 from chaos.runs import RunStore
 from chaos.scenario import Scenario, ScenarioError
 from chaos.simulation.kernel.node import EPOCH
-from chaos.simulation.run import Order, Ran, simulate
-from chaos.simulation.stage.foundation import Foundation
-from chaos.simulation.sweep.strikes import Point, Schedule, Strike, Striker, Struck
+from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
+from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.sweep.strikes import (
+    InjectedMessageFault,
+    MessageFault,
+    MessageFaultInjector,
+    MessagePoint,
+    Schedule,
+)
 from chaos.verdict import judge
 from system.lifecycle import TERMINAL, State
 
@@ -51,7 +57,7 @@ class Verdict:
     seconds: float
     idle: bool = False
     lines: tuple[str, ...] = ()
-    points: tuple[Point, ...] = ()
+    points: tuple[MessagePoint, ...] = ()
     late: int = 0
 
 
@@ -72,7 +78,7 @@ def scope(name: str) -> Scenario:
     return scenarios.load(SCOPES / f"{name}.yaml")
 
 
-def sweep_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
+def sweep_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
     """``schedules`` (texts) one after the other; ``seed``, ``runs`` and what else ``Trial`` has.
 
     ``undisturbed``: a scope to run without any strike, instead. ``points``: tell of them.
@@ -89,40 +95,45 @@ def sweep_job(foundation: Foundation, job: dict[str, Any]) -> dict[str, Any]:
     return {"verdicts": [asdict(verdict) for verdict in verdicts]}
 
 
-def tried(schedule: Schedule, trial: Trial, foundation: Foundation) -> Verdict:
+def tried(schedule: Schedule, trial: Trial, foundation: SharedServers) -> Verdict:
     """Run it and judge it."""
-    striker = Striker(schedule.strikes)
-    order = Order(
+    injector = MessageFaultInjector(schedule.strikes)
+    spec = RunSpec(
+        ArenaName.SIMULATION,
         scope(schedule.scope),
         trial.seed,
         trial.runs,
         keep=trial.keep,
         mutant=trial.mutant,
+    )
+    options = SimulationOptions(
         story=trial.story,
         held_share=0.0,
-        tap=striker.see,
-        on_stage=striker.stand,
+        tap=injector.see,
+        on_environment=injector.attach,
     )
     try:
-        ran = simulate(order, foundation)
+        ran = simulate(spec, foundation, options)
     except RunFailed as error:
         place = f"what was recorded: {trial.runs / (error.outcome.directory or '')}"
         told = ("the harness failed:", *error.reasons, place)
         return Verdict(str(schedule), "unknown", error.outcome.seconds or 0.0, lines=told)
-    return _verdict(schedule, trial, striker, ran)
+    return _verdict(schedule, trial, injector, ran)
 
 
-def _verdict(schedule: Schedule, trial: Trial, striker: Striker, ran: Ran) -> Verdict:
+def _verdict(
+    schedule: Schedule, trial: Trial, injector: MessageFaultInjector, ran: SimulatedRun
+) -> Verdict:
     history = ran.judgement.history
     zero = parse_instant(history.run.database_epoch).timestamp() - EPOCH
     healed = zero + history.phases["healed"]
-    doubts = [*_doubts(schedule.strikes, striker.struck, healed)]
-    flights = [_in_flight(history, struck.at - zero) for struck in striker.struck]
-    last = max((struck.at for struck in striker.struck), default=-1.0)
+    doubts = [*_doubts(schedule.strikes, injector.injected, healed)]
+    flights = [_in_flight(history, injected.at - zero) for injected in injector.injected]
+    last = max((injected.at for injected in injector.injected), default=-1.0)
     good = ran.judgement.verdict == "true" and not doubts
     lines: list[str] = []
     if not good or trial.keep or trial.story:
-        lines = [*doubts, *_filed(ran, trial, striker.struck, flights, zero)]
+        lines = [*doubts, *_filed(ran, trial, injector.injected, flights, zero)]
         lines += [f"{e.at:10.4f}  {e.kind:<5} {e.who:<24} {e.what}" for e in ran.entries]
     verdict = "unknown" if doubts and ran.judgement.verdict == "true" else ran.judgement.verdict
     return Verdict(
@@ -131,17 +142,19 @@ def _verdict(schedule: Schedule, trial: Trial, striker: Striker, ran: Ran) -> Ve
         ran.seconds,
         idle=bool(flights) and not any(flight.open for flight in flights),
         lines=tuple(lines),
-        points=tuple(point for point in striker.points if last < point.at <= healed),
-        late=sum(point.at > healed for point in striker.points),
+        points=tuple(point for point in injector.points if last < point.at <= healed),
+        late=sum(point.at > healed for point in injector.points),
     )
 
 
-def _doubts(planned: tuple[Strike, ...], struck: list[Struck], healed: float) -> Iterator[str]:
-    came = {each.strike: each for each in struck}
+def _doubts(
+    planned: tuple[MessageFault, ...], injected: list[InjectedMessageFault], healed: float
+) -> Iterator[str]:
+    came = {each.strike: each for each in injected}
     for strike in planned:
         if strike not in came:
             yield f"  unknown: it never came to this: {strike}"
-        elif not came[strike].felt:
+        elif not came[strike].observed:
             yield f"  unknown: there was nobody to kill: {strike}"
         elif came[strike].at > healed:
             yield f"  unknown: only after the heal: {strike}"
@@ -161,17 +174,21 @@ def _in_flight(history: History, second: float) -> InFlight:
 
 
 def _filed(
-    ran: Ran, trial: Trial, struck: list[Struck], flights: list[InFlight], zero: float
+    ran: SimulatedRun,
+    trial: Trial,
+    injected: list[InjectedMessageFault],
+    flights: list[InFlight],
+    zero: float,
 ) -> Iterator[str]:
     """Keep the history with the strikes in it; the story of what was violated."""
     history = ran.judgement.history
     told = history.run.scenario | {
-        "faults": [each.strike.fault | {"at": max(0.0, each.at - zero)} for each in struck]
+        "faults": [each.strike.fault | {"at": max(0.0, each.at - zero)} for each in injected]
     }
     scenario = Scenario.model_validate(told)
     faults = [
         record
-        for each, flight in zip(struck, flights, strict=True)
+        for each, flight in zip(injected, flights, strict=True)
         for record in _records(each, flight, each.at - zero)
     ]
     records = (replace(history.run, scenario=scenario.document), *faults, *history.records[1:])
@@ -183,16 +200,16 @@ def _filed(
         store.point_latest(directory)
     with HistoryWriter(directory / files.HISTORY) as writer:
         writer.write(*records)
-    filing.report(directory, judgement, ran.seconds)
+    files.write_run(directory, judgement, ran.seconds)
     yield terminal.line(judgement)
     if judgement.violations:
         yield terminal.details(judgement)
     yield f"  history: {directory}"
 
 
-def _records(struck: Struck, flight: InFlight, at: float) -> Iterator[Record]:
+def _records(injected: InjectedMessageFault, flight: InFlight, at: float) -> Iterator[Record]:
     """A strike is over at once: what is gone is gone, and who starts it again is no harness."""
-    planned = struck.strike.fault
+    planned = injected.strike.fault
     common = {
         "fault_id": f"{planned['name']}#1",
         "fault": planned["fault"],
@@ -200,6 +217,6 @@ def _records(struck: Struck, flight: InFlight, at: float) -> Iterator[Record]:
         "at": round(at, 6),
     }
     yield Fault(type="start", in_flight=flight, **common)
-    if struck.felt:
-        yield Fault(type="felt", evidence=struck.evidence, **common)
+    if injected.observed:
+        yield Fault(type="felt", evidence=injected.evidence, **common)
     yield Fault(type="end", **common)

@@ -8,6 +8,6 @@ names one of its keys; a virtual timer gives it up.
 """
 
 from chaos.simulation.valkey.node import ValkeyNode
-from chaos.simulation.valkey.server import Valkey, ValkeyGone
+from chaos.simulation.valkey.server import SharedValkey, ValkeyGone
 
-__all__ = ["Valkey", "ValkeyGone", "ValkeyNode"]
+__all__ = ["SharedValkey", "ValkeyGone", "ValkeyNode"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
+from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.network.transport import End
 from chaos.simulation.valkey.commands import (
     Command,
@@ -23,9 +25,6 @@ from chaos.simulation.valkey.commands import (
 )
 from chaos.simulation.valkey.server import RealConnection
 
-if TYPE_CHECKING:
-    from chaos.simulation.valkey.node import ValkeyNode
-
 _NILS = (b"*-1\r\n", b"_\r\n")
 _QUEUED = b"+OK\r\n+QUEUED\r\n*1\r\n"
 _OK = b"+OK\r\n"
@@ -33,7 +32,7 @@ _OK = b"+OK\r\n"
 
 @dataclass(slots=True, eq=False)
 class Parked:
-    """A read that waits. ``nil``: the answer when nothing comes."""
+    """A blocking read that waits. ``nil``: the reply at its timeout."""
 
     command: Command
     keys: frozenset[bytes]
@@ -43,19 +42,47 @@ class Parked:
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A command under way. ``effects``: what happens when it succeeds (all of a MULTI: at EXEC)."""
+    """A command in flight. ``effects``: what takes effect with it (EXEC: the whole MULTI)."""
 
     command: Command
     effects: list[Command]
 
 
-class Connection(asyncio.Protocol):
-    """What its client sends is answered in order, also when something of it has to wait."""
+class ValkeyHost(Protocol):
+    """What a connection needs of the node that serves it (``node.ValkeyNode``)."""
 
-    def __init__(self, node: ValkeyNode) -> None:
+    loop: SimulationLoop
+    waiting: dict[ValkeyConnection, Parked]
+
+    def connect(self, connection: ValkeyConnection) -> RealConnection:
+        """Register a connection and open the real one behind it."""
+
+    def disconnect(self, connection: ValkeyConnection) -> None:
+        """Unregister a closed connection."""
+
+    def refusal(self, client: str, command: Command) -> str | None:
+        """Return the error for a command that is not simulated, and None for any other."""
+
+    def milliseconds(self) -> int:
+        """Return the server's clock, which never goes back."""
+
+    def wakes(self, commands: Sequence[Command]) -> bool:
+        """Whether a waiting read may be answered once these commands have taken effect."""
+
+    def done(self, commands: Sequence[Command]) -> None:
+        """Retry the reads that wait for the keys of these commands."""
+
+    def saw(self, client: str, command: Command, how: str, raw: bytes = b"") -> None:
+        """Record an answered command in the trace and the counters."""
+
+
+class ValkeyConnection(asyncio.Protocol):
+    """Answers the commands of its client in order, blocking reads included."""
+
+    def __init__(self, host: ValkeyHost) -> None:
         self.client = "?"
         self.database = 0
-        self._node = node
+        self._host = host
         self._reader = hiredis.Reader()
         self._todo: deque[Command] = deque()
         self._queued: list[Command] | None = None  # since the client's MULTI
@@ -66,8 +93,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("End", transport)
-        self.client = self._transport.inbound.edge.name.partition("->")[0]
-        self._real = self._node.connect(self)
+        self.client = self._transport.peer.name
+        self._real = self._host.connect(self)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -86,7 +113,7 @@ class Connection(asyncio.Protocol):
     # -------------------------------------------------------------------------- the node's
 
     def try_again(self, parked: Parked) -> bool:
-        """Whether the read that waits got its answer now."""
+        """Retry a waiting read; return whether it was answered."""
         raw, answer = self._attempt(parked.command)
         if raw in _NILS:
             return False
@@ -94,17 +121,17 @@ class Connection(asyncio.Protocol):
         return True
 
     def cut(self) -> None:
-        """The server closes it."""
+        """Close it as the server."""
         self.forget()
         if self._transport is not None:
             self._transport.close()
 
     def forget(self) -> None:
-        """Gives up its place and its real connection. Idempotent."""
-        parked = self._node.waiting.pop(self, None)
+        """Stop waiting and close the real connection. Idempotent."""
+        parked = self._host.waiting.pop(self, None)
         if parked is not None and parked.timer is not None:
             parked.timer.cancel()
-        self._node.disconnect(self)
+        self._host.disconnect(self)
         self._todo.clear()
         if self._real is not None:
             self._real.close()
@@ -113,7 +140,7 @@ class Connection(asyncio.Protocol):
     # -------------------------------------------------------------------------------------
 
     def _take(self, command: Command) -> None:
-        refusal = self._node.refusal(self.client, command) if command else None
+        refusal = self._host.refusal(self.client, command) if command else None
         if refusal is not None:
             self._go_on()
             self._write(f"-ERR {refusal}".replace("\n", " ").encode() + b"\r\n")
@@ -121,8 +148,8 @@ class Connection(asyncio.Protocol):
             self._todo.append(command)
 
     def _go_on(self) -> None:
-        """Has answered what came, until a read has to wait."""
-        while self._todo and self not in self._node.waiting:
+        """Answer the received commands until a read has to wait."""
+        while self._todo and self not in self._host.waiting:
             seconds = self._block_seconds(self._todo[0])
             if seconds is not None:
                 self._read(self._todo.popleft(), seconds)
@@ -133,19 +160,19 @@ class Connection(asyncio.Protocol):
         return block_seconds(command) if self._queued is None else None
 
     def _next_run(self) -> list[_Sent]:
-        """The commands that go to the server together: after the last, others may have to look."""
+        """Take the commands to send together; other readers may have to retry after the last."""
         run: list[_Sent] = []
         while self._todo and self._block_seconds(self._todo[0]) is None:
             if run and needs_a_look(self._todo[0]):
                 break
-            sent = self._send(stamped(self._todo.popleft(), self._node.milliseconds()))
+            sent = self._send(stamped(self._todo.popleft(), self._host.milliseconds()))
             run.append(sent)
-            if needs_a_look(sent.command) or self._node.wakes(sent.effects):
+            if needs_a_look(sent.command) or self._host.wakes(sent.effects):
                 break
         return run
 
     def _send(self, command: Command) -> _Sent:
-        """What the command does to this connection, and when it takes effect."""
+        """Track the state of the connection; return the command with its effects."""
         name = lower_name(command)
         if name == "select" and command[1:] and command[1].isdigit():
             self.database = int(command[1])
@@ -166,9 +193,9 @@ class Connection(asyncio.Protocol):
         self._write(raw)
         for sent, answer in zip(run, answers, strict=True):
             data = raw if sent is run[-1] else b""
-            self._node.saw(self.client, sent.command, _short(answer), data)
+            self._host.saw(self.client, sent.command, _short(answer), data)
             if sent.effects and answer is not None and not isinstance(answer, Exception):
-                self._node.done(sent.effects)
+                self._host.done(sent.effects)
         if lower_name(run[-1].command) == "quit":
             self.cut()
 
@@ -177,34 +204,34 @@ class Connection(asyncio.Protocol):
         raw, answer = self._attempt(command)
         if raw not in _NILS:
             self._write(raw)
-            self._node.saw(self.client, command, _short(answer), raw)
+            self._host.saw(self.client, command, _short(answer), raw)
             return
         parked = Parked(command, frozenset(streams(command)), raw)
         if seconds:
-            loop = self._node.loop
+            loop = self._host.loop
             parked.timer = loop.call_later(seconds, self._end_wait, parked, raw, "nil")
-        self._node.waiting[self] = parked
-        self._node.loop.trace.note("redis", self.client, f"{about(command)} waits")
+        self._host.waiting[self] = parked
+        self._host.loop.trace.note("redis", self.client, f"{about(command)} waits")
 
     def _end_wait(self, parked: Parked, raw: bytes, how: str) -> None:
         if parked.timer is not None:
             parked.timer.cancel()
-        del self._node.waiting[self]
+        del self._host.waiting[self]
         self._write(raw)
-        self._node.saw(self.client, parked.command, how, raw)
+        self._host.saw(self.client, parked.command, how, raw)
         if self._todo:
-            self._node.loop.call_soon(self._go_on)
+            self._host.loop.call_soon(self._go_on)
 
     def _attempt(self, command: Command) -> tuple[bytes, Any]:
-        """The answer if the command does not wait: as it comes, and as a value."""
+        """Run the command without waiting; return the raw reply and its value."""
         raw, answers = self._server().ask([b"MULTI"], command, [b"EXEC"])
         if raw.startswith(_QUEUED):
             return raw[len(_QUEUED) :], answers[2][0]
-        # It was not even queued: the error is the answer.
+        # It was rejected by MULTI: the error is the reply.
         return raw[len(_OK) : raw.index(b"\r\n", len(_OK)) + 2], answers[1]
 
     def _from_now_on(self, command: Command) -> Command:
-        """``$`` means the last entry at the time of asking, also when it is tried again later."""
+        """Replace ``$`` by the last id now, so that retries read from the same place."""
         if lower_name(command) != "xread":
             return command
         asked = [key for key, place in streams(command).items() if place == b"$"]

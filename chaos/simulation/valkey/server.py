@@ -15,7 +15,7 @@ from system.embedded import EmbeddedValkey
 from system.guardian import Reaper
 from system.machine import temporary_directory
 
-# Real time: a server that is silent for so long is broken.
+# Real time after which a silent server counts as broken.
 _ANSWER_SECONDS = 30.0
 _FORGET_EVERYTHING = (
     [b"FLUSHALL"],
@@ -26,7 +26,7 @@ _FORGET_EVERYTHING = (
 
 
 class ValkeyGone(ConnectionError):
-    """The real server does not answer any more, though nobody ended it."""
+    """The real server stopped answering although it was not ended on purpose."""
 
 
 class RealConnection:
@@ -69,7 +69,7 @@ class RealConnection:
             self._socket.close()
 
 
-class Valkey:
+class SharedValkey:
     """A real server, one for all runs of this OS process; it keeps nothing on disk.
 
     A context manager: entering starts it, leaving stops it and removes its directory.
@@ -128,7 +128,7 @@ class Valkey:
             self._entered().stop()
 
     def reset(self) -> None:
-        """Between two runs: it runs, and remembers nothing."""
+        """Start it if needed and clear all its state, between two runs."""
         if self.pid is None:
             self.start()
         for command in _FORGET_EVERYTHING:

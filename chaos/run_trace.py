@@ -1,6 +1,6 @@
-"""The harness's own spans: one trace per run, ``run {scenario}`` with a child for each strike.
+"""The harness's own spans: one trace per run, ``run {scenario}`` with a child for each injection.
 
-They are computed from the records of the faults, so that a run that is told twice has them once.
+They are computed from the records of the faults, so that exporting a run twice has them once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SERVICE = "holdfast-chaos"
 
 
 def run_spans(run: Run, faults: Iterable[Fault], now: float) -> list[Span]:
-    """Of a run that is over ``now`` (arena seconds); a strike without end ends there too."""
+    """Return the spans of a run that ends ``now`` (arena seconds), as do its unfinished faults."""
     name = str(run.scenario["id"])
     whole = _span(run, name=f"run {name}", span_id=_span_id(run, ""), parent=None, times=(0.0, now))
     by_strike: defaultdict[str, dict[str, Fault]] = defaultdict(dict)

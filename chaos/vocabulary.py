@@ -9,7 +9,7 @@ from system.lifecycle import Reason
 
 
 class FaultSort(StrEnum):
-    """What a fault strikes."""
+    """What a fault is injected into."""
 
     EDGE = "an edge (worker-1->redis)"
     PROCESS = "a process (worker-1)"
@@ -21,7 +21,7 @@ SERVERS = ("postgres", "redis")
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """One fault: what it strikes, the attributes it needs (integers), and what it really does."""
+    """One fault: the sort of its targets, its attributes (integers), and what it does."""
 
     sorts: tuple[FaultSort, ...]
     attributes: tuple[str, ...]
@@ -95,7 +95,7 @@ INVARIANTS: dict[str, str] = {
     "L5": "what an overload left is worked off as fast as before (a share of that rate)",
 }
 
-# Those that hold whatever breaks; the other laws of safety depend on what a scenario does.
+# These hold under any faults; the other safety laws depend on the scenario.
 UNCONDITIONAL = tuple(f"S{number}" for number in range(1, 13))
 
 SOMETIMES: dict[str, str] = {

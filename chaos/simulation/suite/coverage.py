@@ -1,4 +1,4 @@
-"""What the faults of simulated runs really met: a green run that covered nothing looks like one.
+"""Measure what the faults of simulated runs met: a true verdict alone does not show it.
 
 Two tables, added up over all seeds. Fault by state: in how many strikes some task was in that
 state. Fault by statement: how often that statement was the last one its process had made before
@@ -39,7 +39,7 @@ class Coverage:
 
     @classmethod
     def of(cls, history: History, done: Iterable[Statement], zero: float) -> Coverage:
-        """Of one run. ``zero``: the virtual second at which its arena second 0 was."""
+        """Measure one run. ``zero``: the virtual second of its arena second 0."""
         found = cls()
         by_client: defaultdict[str, list[Statement]] = defaultdict(list)
         for statement in done:
@@ -57,21 +57,21 @@ class Coverage:
 
     @classmethod
     def parse(cls, document: Mapping[str, Mapping[str, int]]) -> Coverage:
-        """Back from ``document``."""
+        """Convert back from ``document``."""
         return cls(**{name: Counter(counts) for name, counts in document.items()})
 
     @property
     def document(self) -> dict[str, dict[str, int]]:
-        """As plain JSON values."""
+        """The counts as plain JSON values."""
         return {name: dict(getattr(self, name)) for name in self.__slots__}
 
     def add(self, other: Coverage) -> None:
-        """What another run covered."""
+        """Add the counts of another run."""
         for name in self.__slots__:
             getattr(self, name).update(getattr(other, name))
 
     def tables(self) -> str:
-        """Both tables and the ``sometimes``; a dot is a cell that no strike reached."""
+        """Format both tables and the ``sometimes``; a dot marks a cell that no fault reached."""
         faults = sorted(self.strikes)
         lines = [f"{'fault by state':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
         lines += [
@@ -107,7 +107,7 @@ class Coverage:
 
 
 def _name(statement: Statement) -> str:
-    """What a driver asks on each new connection is one thing."""
+    """Return the statement's name; all queries of a driver's login share one."""
     return "(login)" if statement.name.startswith(_LOGIN) else statement.name
 
 
@@ -116,7 +116,7 @@ def _cell(count: int) -> str:
 
 
 def _states_at(history: History, at: float) -> set[str]:
-    """The states that some task was in at that arena second."""
+    """Return the states of all tasks at that arena second."""
     found = set()
     for events in history.events.values():
         last = None
@@ -130,7 +130,7 @@ def _states_at(history: History, at: float) -> set[str]:
 
 
 def _struck(strike: Fault, known: Mapping[str, Any]) -> list[str]:
-    """The processes that a strike was about."""
+    """Return the processes that a fault affected."""
     if set(strike.targets) & set(SERVERS):
         return sorted(known)
     return sorted({target.partition("->")[0] for target in strike.targets} & known.keys())

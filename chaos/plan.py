@@ -127,7 +127,7 @@ class FaultSpec(Part):
     only by its name), of processes (``worker-*``), or a server (``postgres``, ``redis``).
     ``pick``: number of matching targets, drawn by seed for each injection; None: all of them.
     ``for`` (seconds): an edge fault is removed, a paused process resumed, a killed or terminated
-    one started again after so long; None: at the heal. ``until`` an event, counted from the strike
+    one started again after this time; None: at the heal. ``until`` an event, counted from the start
     on, ends it earlier; then ``for`` is the limit. Edge faults hit ``stream`` up (client to
     server), down, or both.
     """
@@ -176,13 +176,13 @@ class FaultSpec(Part):
     def _check_apart(self, every: float, lasts: float) -> None:
         # With pick, the next injection may hit another process while this one is still down.
         if lasts >= every and not (self.pick and self.sort is FaultSort.PROCESS):
-            raise ValueError(f"for: {lasts} must end before the next strike, every: {every}")
+            raise ValueError(f"for: {lasts} must end before the next injection, every: {every}")
 
     def _check_sort(self) -> None:
         kind, where = FAULTS[self.fault], f"target: {', '.join(self.target)}"
         if self.sort not in kind.sorts:
             sorts = " or ".join(f"{sort.value}" for sort in kind.sorts)
-            raise ValueError(f"{where}: {self.fault} strikes {sorts}")
+            raise ValueError(f"{where}: {self.fault} applies to {sorts}")
         if self.sort is FaultSort.SERVER and not kind.servers.issuperset(self.target):
             servers = " or ".join(sorted(kind.servers))
             raise ValueError(f"{where}: {self.fault} is a fault of {servers}")

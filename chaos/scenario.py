@@ -63,7 +63,7 @@ class Scenario(Part):
     """A whole file. ``windows``: failure windows of research/faults.md that it opens.
 
     ``storm`` draws topology, load and faults from the seed (``drawn``). ``survivors``: at the heal
-    only so many processes of each role are healed, drawn by seed; the rest is killed for good.
+    this many processes of each role are healed, drawn by seed; the others are killed for good.
     """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")

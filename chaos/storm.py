@@ -59,7 +59,7 @@ class Option(Part):
 class Storm(Part):
     """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
     they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
-    (``cancels``, ``flaky.share``). ``menu``: what may strike.
+    (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.
     """
 
     apis: Processes = (1, 1)
@@ -161,9 +161,9 @@ def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -
         if not targets:
             continue
         plan = option.plan(target=targets, at=start, **{"for": max(0.05, lasts)})
-        strike = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
-        if not any(_collide(strike, other) for other in taken):
-            taken.append(strike)
+        drawn = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
+        if not any(_collide(drawn, other) for other in taken):
+            taken.append(drawn)
     return taken
 
 

@@ -1,7 +1,7 @@
 """The ports and upstreams of the edges' proxies inside the stack.
 
-A port tells its edge: 20000, a hundred for each role (1 api, 2 scheduler, 3 worker), ten for each
-number, and the dependency (0 clients, 1 postgres, 2 redis, 3 sink, 4 collector):
+A port identifies its edge: 20000, a hundred for each role (1 api, 2 scheduler, 3 worker), ten for
+each number, and the dependency (0 clients, 1 postgres, 2 redis, 3 sink, 4 collector):
 ``worker-3->sink`` is 20333.
 The compose file has these numbers in its text, and ``proxies.json`` is what ``configuration`` says
 for the topology of that file: a test compares them.

@@ -77,7 +77,7 @@ toxiproxy.server.APIConsumer = _Requests
 class ProxyToxic:
     """One toxic of one edge in one direction, under Toxiproxy's own names and units.
 
-    ``tag`` tells toxics of the same type and stream apart when faults overlap.
+    ``tag`` distinguishes toxics of the same type and stream when faults overlap.
     """
 
     edge: str

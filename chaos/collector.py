@@ -1,4 +1,4 @@
-"""The receiver of spans: an independent witness, outside what is broken.
+"""The receiver of spans: an independent observer that no fault affects.
 
 ``python -m chaos.collector --file FILE`` accepts OTLP over HTTP (``POST /v1/traces``, protobuf,
 also compressed) and appends each request as it came before it answers. What they say is read by
@@ -30,7 +30,7 @@ _LENGTH_BYTES = 4
 
 
 class Collector:
-    """Remembers every export in an append-only file: its length (big endian), then its bytes.
+    """Records every export in an append-only file: its length (big endian), then its bytes.
 
     Flushed to the kernel but not fsynced: no scenario kills this process, nor the machine.
     """
@@ -39,7 +39,7 @@ class Collector:
         self._file = file.open("ab")
 
     def receive(self, export: bytes) -> None:
-        """Keep one request.
+        """Record one request.
 
         Raises:
             DecodeError: it is none.
@@ -54,7 +54,7 @@ class Collector:
 
 
 def read_exports(file: Path) -> list[bytes]:
-    """The requests received, in their order; none when the file does not exist."""
+    """Return the received requests in order; none if the file does not exist."""
     if not file.exists():
         return []
     text, place, found = file.read_bytes(), 0, []
@@ -66,7 +66,7 @@ def read_exports(file: Path) -> list[bytes]:
 
 
 def create_collector(collector: Collector) -> Starlette:
-    """The HTTP side of a collector."""
+    """Create the HTTP application of a collector."""
     accepted = ExportTraceServiceResponse().SerializeToString()
 
     async def traces(request: Request) -> Response:

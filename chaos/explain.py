@@ -1,4 +1,4 @@
-"""Turns pydantic's complaints into lines that say where, what is wrong and what is allowed."""
+"""Turn pydantic's validation errors into lines with place, problem and allowed values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """``": did you mean x?"`` where something is near, then the list of what is allowed."""
+    """Return a hint if a similar name is allowed, then the list of allowed names."""
     options = list(allowed)
     near = difflib.get_close_matches(name, options, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
@@ -18,8 +18,8 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per complaint: ``key.path: what is wrong``."""
-    return [_line(complaint, model) for complaint in error.errors(include_url=False)]
+    """Return one line per error: ``key.path: problem``."""
+    return [_line(each, model) for each in error.errors(include_url=False)]
 
 
 def _line(complaint: Any, model: type[BaseModel]) -> str:
@@ -36,7 +36,7 @@ def _line(complaint: Any, model: type[BaseModel]) -> str:
 
 
 def _owner(place: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """The model that the path leads to."""
+    """Return the model that the path leads to."""
     for part in place:
         if isinstance(part, int):
             continue

@@ -1,4 +1,4 @@
-"""All spans of a run go on to a collector of the user's, if there is one."""
+"""Forward the spans of a run to the user's collector, if one is configured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 5.0
 def forward(exports: Sequence[bytes]) -> None:
     """Send what the collector of a run received to ``HOLDFAST_OTLP_ENDPOINT``, if that is set.
 
-    A collector that does not take them costs the run nothing but a line on stderr.
+    A failure prints a line to stderr and does not affect the run.
     """
     endpoint = os.environ.get(ENDPOINT)
     if not endpoint:
@@ -36,7 +36,7 @@ def forward(exports: Sequence[bytes]) -> None:
 
 
 def _batches(exports: Sequence[bytes]) -> Iterator[bytes]:
-    """Protobuf messages one after the other are one message with what all of them repeat."""
+    """Concatenate exports: concatenated protobuf messages merge their repeated fields."""
     batch = b""
     for export in exports:
         if batch and len(batch) + len(export) > _BATCH_BYTES:

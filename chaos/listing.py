@@ -1,4 +1,4 @@
-"""What there is to choose from: scenarios, mutants, and the kept runs, as lines of text."""
+"""List scenarios, mutants and kept runs as lines of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from chaos import scenario as scenarios
 from chaos.mutants import MUTANTS
 from chaos.report.outcome import Outcome
-from chaos.runs import Kept, RunStore
+from chaos.runs import RunStore, StoreEntry
 from chaos.scenario import Scenario, ScenarioError
 from chaos.suites import suites
 
@@ -16,7 +16,7 @@ _WIDTH = 100
 
 
 def scenarios_lines() -> Iterator[str]:
-    """Name, suites, the hypothesis, and the faults of each scenario that comes along."""
+    """Yield name, suites, hypothesis and faults of each included scenario."""
     width = max(len(name) for name in scenarios.names())
     for name in scenarios.names():
         within = ", ".join(suite for suite, names in suites().items() if name in names)
@@ -29,7 +29,7 @@ def scenarios_lines() -> Iterator[str]:
 
 
 def mutants_lines() -> Iterator[str]:
-    """Name, scenario, guard, and what is done to it (``mutants --list``: with their files)."""
+    """Yield name, scenario, guard and change of each mutant (``mutants --list``: with files)."""
     width = max((len(name) for name in MUTANTS), default=0)
     for mutant in MUTANTS.values():
         yield f"mutant {mutant.name:<{width}}  {mutant.scenario}"
@@ -38,13 +38,13 @@ def mutants_lines() -> Iterator[str]:
 
 
 def runs_lines(store: RunStore) -> Iterator[str]:
-    """The kept runs and suites, newest first, each with its verdict, seed, seconds, directory."""
-    for kept in store.kept():
+    """Yield the kept runs and suites, newest first: verdict, seed, seconds, directory."""
+    for kept in store.entries():
         yield _kept(kept)
 
 
 def _about(scenario: Scenario) -> list[str]:
-    faults = [f"{plan.fault} x{plan.times}" for plan in scenario.faults]
+    faults = [f"{fault.fault} x{fault.times}" for fault in scenario.faults]
     drawn = ["drawn by the seed"] if scenario.storm else []
     return [scenario.hypothesis.strip(), f"faults: {', '.join([*faults, *drawn]) or 'none'}"]
 
@@ -53,7 +53,7 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, max(40, _WIDTH - indent - 2))
 
 
-def _kept(kept: Kept) -> str:
+def _kept(kept: StoreEntry) -> str:
     name = kept.directory
     if kept.kind == "damaged":
         return f"{'damaged':<8} {kept.problem}  {name}"

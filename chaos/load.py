@@ -1,4 +1,4 @@
-"""How much load, and of which shape: the ``workload`` of a scenario (``workload.py`` plans it)."""
+"""The ``workload`` of a scenario: how much load, and of which shape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Effects(Part):
 
 
 def in_order(value: Any) -> Any:
-    """Refuses a range whose first number is the greater one."""
+    """Reject a range whose first number is greater than the second."""
     if isinstance(value, list) and len(value) == 2 and value[0] > value[1]:
         raise ValueError(f"[least, most], not {value}")
     return value
@@ -52,7 +52,7 @@ class Later(Part):
 class Flaky(Part):
     """A ``share`` of the tasks fails its first ``failures`` [least, most] attempts.
 
-    Each such failure asks for the next attempt after ``retry_seconds`` (``Retry(after=...)``).
+    Each such failure requests the next attempt after ``retry_seconds`` (``Retry(after=...)``).
     """
 
     share: Share = 0.0
@@ -61,20 +61,20 @@ class Flaky(Part):
 
 
 class Workload(Part):
-    """Client operations: ``tasks`` submits spread evenly over ``seconds``, and what goes with them.
+    """Client operations: ``tasks`` submits spread evenly over ``seconds``, and their companions.
 
-    ``within``: over so many seconds at the start instead; the load lasts ``seconds`` all the same.
+    ``within``: spread them over this many seconds only; the load still lasts ``seconds``.
     ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
     sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
     that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.
-    ``batch``: so many submits go together in one POST /tasks/batch. ``due_between``: [least, most]
-    seconds of the run at which all tasks are due, instead of ``later``. ``poison``: so many of the
-    tasks kill the process of their worker (SIGKILL), whoever runs them.
-    ``only``: of these tasks, just those with these numbers, each as it would be among the others;
-    ``without``: leaves out these kinds of operations (both make a plan smaller, and nothing else).
-    ``handlers``: tasks of other names, each with the payloads one of which is drawn; every third
-    task whose effect is the ledger's is one of them.
-    ``max_attempts``, ``timeout_seconds``: asked for at each submit.
+    ``batch``: number of submits per POST /tasks/batch. ``due_between``: [least, most] seconds of
+    the run at which all tasks are due, instead of ``later``. ``poison``: number of tasks that kill
+    the process of any worker that runs them (SIGKILL).
+    ``only``: numbers of the tasks to submit, each unchanged; ``without``: kinds of operations to
+    leave out (both reduce the operations without changing the rest).
+    ``handlers``: further task names, each with payloads to draw from; every third task with the
+    ledger effect is one of them.
+    ``max_attempts``, ``timeout_seconds``: sent with each submit.
     ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
     """
 
@@ -120,7 +120,7 @@ class Workload(Part):
 
     @property
     def last_due_seconds(self) -> float:
-        """The load is not over before this second: some task may become due only then."""
+        """The second at which the load ends, when the last task may become due."""
         return max(self.seconds, self.due_between[1] if self.due_between else 0.0)
 
     @property

@@ -1,4 +1,4 @@
-"""Spans between OTLP (protobuf, Unix nanoseconds) and the history (records, arena seconds)."""
+"""Convert spans between OTLP (protobuf, Unix nanoseconds) and records (arena seconds)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ROLES: tuple[_Role, ...] = ("internal", "internal", "server", "client", "produc
 _STATUSES: tuple[_Status, ...] = ("unset", "ok", "error")
 _SCALARS = ("string_value", "bool_value", "int_value", "double_value")
 _NANO = 1_000_000_000
-# What says the same of every span of its name: left out of the history.
+# Attributes with the same value for all spans of a name; the history omits them.
 _PLAIN = ("messaging.", "network.", "server.", "client.", "url.", "user_agent.")
 
 
 def decode(exports: Iterable[bytes], zero: float) -> Iterator[Span]:
-    """The spans of export requests, in their order; ``zero``: Unix time of arena second 0.
+    """Yield the spans of export requests in order; ``zero``: Unix time of arena second 0.
 
     A batch that was sent again, because its answer was lost, counts once.
     """
@@ -39,7 +39,7 @@ def decode(exports: Iterable[bytes], zero: float) -> Iterator[Span]:
 
 
 def encode(spans: Sequence[Span], zero: float, about: dict[str, str]) -> bytes:
-    """One export request with these spans, whose resource is ``about``."""
+    """Encode these spans, whose resource is ``about``, as one export request."""
     request = ExportTraceServiceRequest()
     group = request.resource_spans.add()
     group.resource.attributes.extend(_pairs(about))

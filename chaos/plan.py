@@ -1,4 +1,4 @@
-"""What a scenario may strike and how: the topology and the planned faults."""
+"""The topology of a scenario and its planned faults."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from chaos.explain import did_you_mean
 from chaos.vocabulary import EVENTS, FAULTS, SERVERS, FaultSort
 from system.settings import Settings
 
-# Its edges carry what is told of a task, not what is done with it: whoever breaks "everything" of
-# a process does not mean them, so a pattern must name it.
+# Its edges carry telemetry, not the work on tasks. A fault in all edges of a process must not
+# include them, so a pattern has to name the collector.
 COLLECTOR = "collector"
 
 
 class Part(BaseModel):
-    """A part of a scenario file: frozen, and no key may be unknown."""
+    """A part of a scenario file: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DeclaredSettings(Settings):
-    """Settings from arguments alone: a scenario means the same under any environment."""
+    """Settings from arguments alone, so that the environment cannot change a scenario."""
 
     @classmethod
     def settings_customise_sources(
@@ -76,13 +76,13 @@ class Topology(Part):
 
     @property
     def processes(self) -> tuple[str, ...]:
-        """Actor names of all processes of the system."""
+        """The names of all processes of the system."""
         counts = {"api": self.apis, "scheduler": self.schedulers, "worker": self.workers}
         return tuple(f"{role}-{n + 1}" for role, count in counts.items() for n in range(count))
 
     @property
     def edges(self) -> tuple[str, ...]:
-        """Every edge that has its proxy: ``actor->dependency``."""
+        """Every edge that has a proxy, as ``actor->dependency``."""
         edges = [f"client->api-{n + 1}" for n in range(self.apis)]
         for process in self.processes:
             edges += [f"{process}->postgres", f"{process}->redis", f"{process}->{COLLECTOR}"]
@@ -100,11 +100,11 @@ class Survivors(Part):
 
 
 class After(Part):
-    """The ``count``-th ``event`` of ``actor`` (a pattern; None: of anybody) in ``task_events``.
+    """The ``count``-th ``event`` of ``actor`` (a pattern; None: any actor) in ``task_events``.
 
     ``event`` is a name of ``system.lifecycle.Reason`` in lower case. With ``every`` and ``times``
-    the first strike comes after the event, the others ``every`` seconds later. ``plus``: wait so
-    many seconds more.
+    the first injection follows the event, the others ``every`` seconds later. ``plus``: seconds to
+    wait after the event.
     """
 
     event: str
@@ -121,13 +121,13 @@ class After(Part):
 
 
 class FaultSpec(Part):
-    """One planned fault: ``times`` strikes, the first ``at`` a second or ``after`` an event.
+    """One planned fault: ``times`` injections, the first ``at`` a second or ``after`` an event.
 
     ``target``: pattern or list of patterns of edges (``worker-*->redis``; those to the collector
     only by its name), of processes (``worker-*``), or a server (``postgres``, ``redis``).
-    ``pick``: that many of the matching targets, drawn by seed for each strike; None: all of them.
+    ``pick``: number of matching targets, drawn by seed for each injection; None: all of them.
     ``for`` (seconds): an edge fault is removed, a paused process resumed, a killed or terminated
-    one started again after so long; None: at the heal. ``until`` an event, counted from the strike
+    one started again after this time; None: at the heal. ``until`` an event, counted from the start
     on, ends it earlier; then ``for`` is the limit. Edge faults hit ``stream`` up (client to
     server), down, or both.
     """
@@ -174,15 +174,15 @@ class FaultSpec(Part):
         return self
 
     def _check_apart(self, every: float, lasts: float) -> None:
-        # With pick, the next strike may hit another process while this one is still down.
+        # With pick, the next injection may hit another process while this one is still down.
         if lasts >= every and not (self.pick and self.sort is FaultSort.PROCESS):
-            raise ValueError(f"for: {lasts} must end before the next strike, every: {every}")
+            raise ValueError(f"for: {lasts} must end before the next injection, every: {every}")
 
     def _check_sort(self) -> None:
         kind, where = FAULTS[self.fault], f"target: {', '.join(self.target)}"
         if self.sort not in kind.sorts:
             sorts = " or ".join(f"{sort.value}" for sort in kind.sorts)
-            raise ValueError(f"{where}: {self.fault} strikes {sorts}")
+            raise ValueError(f"{where}: {self.fault} applies to {sorts}")
         if self.sort is FaultSort.SERVER and not kind.servers.issuperset(self.target):
             servers = " or ".join(sorted(kind.servers))
             raise ValueError(f"{where}: {self.fault} is a fault of {servers}")
@@ -200,28 +200,28 @@ class FaultSpec(Part):
 
     @property
     def sort(self) -> FaultSort:
-        """What it strikes: edges, processes or a server."""
+        """The sort of its targets: edges, processes or a server."""
         if any(target in SERVERS for target in self.target):
             return FaultSort.SERVER
         return FaultSort.EDGE if "->" in self.target[0] else FaultSort.PROCESS
 
     @property
     def fault_ids(self) -> tuple[str, ...]:
-        """``fault_id`` of each planned strike."""
+        """The ``fault_id`` of each planned injection."""
         return tuple(f"{self.name}#{n + 1}" for n in range(self.times))
 
     def candidates(self, topology: Topology) -> tuple[str, ...]:
-        """The concrete targets that match, in a fixed order (``pick`` draws from these)."""
+        """Return the concrete targets that match, in a fixed order (``pick`` draws from these)."""
         known = self.allowed(topology)
         return tuple(k for k in known if any(_matches(k, pattern) for pattern in self.target))
 
     def unmatched(self, topology: Topology) -> tuple[str, ...]:
-        """The patterns of ``target`` that no target of its sort matches."""
+        """Return the patterns of ``target`` that match no target of its sort."""
         known = self.allowed(topology)
         return tuple(p for p in self.target if not any(_matches(k, p) for k in known))
 
     def allowed(self, topology: Topology) -> tuple[str, ...]:
-        """Every target of its sort."""
+        """Return every target of its sort."""
         return {
             FaultSort.EDGE: topology.edges,
             FaultSort.PROCESS: topology.processes,

@@ -1,4 +1,4 @@
-"""Reports of runs that are over: found, written again, and the story of any of their tasks."""
+"""Find kept runs, rebuild their reports, and tell the story of a task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from chaos.verdict import check_file
 
 
 def find(name: str | None, runs: Path) -> Path:
-    """The place that a user means: a directory or history file by its path, a name in the run
-    store, or (None) the latest there.
+    """Resolve what a user names: a path of a directory or history file, a name in the run store,
+    or (None) the latest run.
 
     Raises:
         RunNotFound: there is none.
@@ -24,9 +24,9 @@ def find(name: str | None, runs: Path) -> Path:
 
 
 def rebuild(place: Path) -> Path:
-    """Writes the page of a run or suite again, and those of its runs that have none; its path.
+    """Write the page of a run or suite again, and missing pages of its runs; return its path.
 
-    A history from elsewhere gets its page beside it, under its own name.
+    The page of a history outside the store is written beside it, under its own name.
 
     Raises:
         HistoryError: the history cannot be judged.
@@ -47,7 +47,7 @@ def rebuild(place: Path) -> Path:
 
 
 def task_story(place: Path, task: str) -> list[str]:
-    """The whole story of one task, by its key or its id, with the evidence of its violations.
+    """Return the story of one task, by its key or id, with the evidence of its violations.
 
     Raises:
         RunNotFound: the place is a suite, or has no such task.
@@ -63,9 +63,9 @@ def task_story(place: Path, task: str) -> list[str]:
     violations = [v for v in judgement.violations if v.task_id == task_id]
     if task_id not in history.tasks and not violations:
         raise RunNotFound(f"{place} has no task {task}")
-    told = [f"{violation.invariant}: {violation.message}" for violation in violations]
+    lines = [f"{violation.invariant}: {violation.message}" for violation in violations]
     evidence = tuple(record for violation in violations for record in violation.evidence)
-    return [*told, *story(history, task_id, evidence, whole=True)]
+    return [*lines, *story(history, task_id, evidence, whole=True)]
 
 
 def _page(history: Path, path: Path, seconds: float | None) -> Path:

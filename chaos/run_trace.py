@@ -1,6 +1,6 @@
-"""The harness's own spans: one trace per run, ``run {scenario}`` with a child for each strike.
+"""The harness's own spans: one trace per run, ``run {scenario}`` with a child for each injection.
 
-They are computed from the records of the faults, so that a run that is told twice has them once.
+They are computed from the records of the faults, so that exporting a run twice has them once.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ SERVICE = "holdfast-chaos"
 
 
 def run_spans(run: Run, faults: Iterable[Fault], now: float) -> list[Span]:
-    """Of a run that is over ``now`` (arena seconds); a strike without end ends there too."""
+    """Return the spans of a run that ends ``now`` (arena seconds), as do its unfinished faults."""
     name = str(run.scenario["id"])
     whole = _span(run, name=f"run {name}", span_id=_span_id(run, ""), parent=None, times=(0.0, now))
-    by_strike: defaultdict[str, dict[str, Fault]] = defaultdict(dict)
+    by_fault_id: defaultdict[str, dict[str, Fault]] = defaultdict(dict)
     for record in faults:
-        by_strike[record.fault_id][record.type] = record
-    return [whole, *(_strike(run, whole, records, now) for records in by_strike.values())]
+        by_fault_id[record.fault_id][record.type] = record
+    return [whole, *(_fault_span(run, whole, records, now) for records in by_fault_id.values())]
 
 
-def _strike(run: Run, whole: Span, records: dict[str, Fault], now: float) -> Span:
+def _fault_span(run: Run, whole: Span, records: dict[str, Fault], now: float) -> Span:
     start = records["start"]
     end = records["end"].at if "end" in records else now
-    felt = records.get("felt")
+    observed = records.get("felt")
     return _span(
         run,
         name=f"{start.fault} {', '.join(start.targets)}",
@@ -39,7 +39,7 @@ def _strike(run: Run, whole: Span, records: dict[str, Fault], now: float) -> Spa
             "chaos.fault": start.fault,
             "chaos.targets": list(start.targets),
         },
-        events=(SpanEvent(name="felt", at=felt.at),) if felt else (),
+        events=(SpanEvent(name="felt", at=observed.at),) if observed else (),
     )
 
 

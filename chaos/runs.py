@@ -29,12 +29,12 @@ _SUFFIXES = 1000
 
 
 class RunNotFound(ChaosError):
-    """No such run in the store; the message says where it was looked for."""
+    """No such run in the store; the message names the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A directory of the store. ``problem``: why it says nothing of itself (else empty).
+class StoreEntry:
+    """A directory of the store. ``problem``: why its summary cannot be read (else empty).
 
     A run has one outcome, a suite one per run; ``suite`` is None for a run.
     """
@@ -47,35 +47,35 @@ class Kept:
 
     @property
     def seconds(self) -> float | None:
-        """What it took, where it says so."""
+        """Its duration, if known."""
         if self.suite is not None:
             return self.suite.seconds
         return self.outcomes[0].seconds if self.outcomes else None
 
 
 class RunStore:
-    """The directories below ``root``, which is made when the first run is."""
+    """The directories below ``root``, which is created with the first run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def new_run(self, scenario: str, seed: int, mutant: str | None = None) -> Path:
-        """A fresh directory for a run."""
+        """Create a directory for a run."""
         return self._new(scenario, str(seed), *([mutant] if mutant else []))
 
     def new_suite(self, seed: int, mutant: str | None = None) -> Path:
-        """A fresh directory for what several runs have in common."""
+        """Create a directory for the report of several runs."""
         return self._new("suite", str(seed), *([mutant] if mutant else []))
 
     def point_latest(self, directory: Path) -> None:
-        """``latest`` links to this directory of the store; there is no moment without a link."""
+        """Let ``latest`` link to this directory of the store, atomically."""
         fresh = self.root / f".{LATEST}.{os.getpid()}.{directory.name}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(directory.name, target_is_directory=True)
         fresh.replace(self.root / LATEST)
 
     def find(self, name: str | None = None) -> Path:
-        """A directory by its name in the store, or what ``latest`` links to.
+        """Return a directory by its name in the store, or what ``latest`` links to.
 
         Raises:
             RunNotFound: there is none.
@@ -86,8 +86,8 @@ class RunStore:
         what = f"no run {name}" if name else "no latest run"
         raise RunNotFound(f"{what} in {self.root}: python -m chaos list --runs shows them")
 
-    def kept(self) -> list[Kept]:
-        """Everything in the store, newest first, from the summaries alone."""
+    def entries(self) -> list[StoreEntry]:
+        """Read the summaries of everything in the store, newest first."""
         if not self.root.is_dir():
             return []
         found = [
@@ -108,14 +108,14 @@ class RunStore:
         raise FileExistsError(f"{self.root} has {_SUFFIXES} directories {name}")
 
 
-def read(directory: Path) -> Kept:
-    """What a directory says of itself; one that is damaged or half written says what is wrong."""
+def read(directory: Path) -> StoreEntry:
+    """Read the summary of a directory; ``problem`` describes one that is damaged or incomplete."""
     try:
         document = orjson.loads((directory / SUMMARY).read_bytes())
         if document.get("kind") == "suite":
             suite = suites.parse(document)
-            return Kept(directory, "suite", suite.runs, suite)
-        return Kept(directory, "run", (outcomes.parse(document["runs"][0]),))
+            return StoreEntry(directory, "suite", suite.runs, suite)
+        return StoreEntry(directory, "run", (outcomes.parse(document["runs"][0]),))
     except FileNotFoundError:
         begun = (directory / HISTORY).exists()
         problem = f"no {SUMMARY}: it was ended early, or is still running" if begun else "empty"
@@ -127,4 +127,4 @@ def read(directory: Path) -> Kept:
         problem = f"{SUMMARY} is damaged: {where}: {first['msg']}"
     except (ValueError, AttributeError, LookupError, TypeError) as error:
         problem = f"{SUMMARY} is damaged: {error}"
-    return Kept(directory, "damaged", problem=problem)
+    return StoreEntry(directory, "damaged", problem=problem)

@@ -1,4 +1,4 @@
-"""A scenario: what to break, when, and what must hold. One YAML file serves both arenas.
+"""A scenario: what to break, when, and what must hold. One YAML file serves all arenas.
 
 ``load(path)`` and ``find(name)`` are strict: an error names the file, the key, and what is allowed.
 Units stand in the names. The seed is not part of a scenario; ``pick`` and the workload draw from
@@ -62,7 +62,7 @@ class Scenario(Part):
     """A whole file. ``windows``: failure windows of research/faults.md that it opens.
 
     ``storm`` draws topology, load and faults from the seed (``drawn``). ``survivors``: at the heal
-    only so many processes of each role are healed, drawn by seed; the rest is killed for good.
+    this many processes of each role are healed, drawn by seed; the others are killed for good.
     """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -78,7 +78,7 @@ class Scenario(Part):
     @model_validator(mode="before")
     @classmethod
     def _name_faults(cls, data: Any) -> Any:
-        """A fault without a name is called after its fault and its place: ``kill-1``."""
+        """Name an unnamed fault after its kind and position: ``kill-1``."""
         faults = data.get("faults") if isinstance(data, dict) else None
         if not isinstance(faults, list):
             return data
@@ -102,17 +102,17 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _targets_exist(self) -> Self:
-        names = [plan.name for plan in self.faults]
-        for n, plan in enumerate(self.faults):
-            where = f"faults.{n}.target: {', '.join(plan.target)}"
-            if names.count(plan.name) > 1:
-                raise ValueError(f"faults.{n}.name: {plan.name} stands twice")
-            if missing := plan.unmatched(self.topology):
-                hint = did_you_mean(missing[0], plan.allowed(self.topology))
+        names = [fault.name for fault in self.faults]
+        for n, fault in enumerate(self.faults):
+            where = f"faults.{n}.target: {', '.join(fault.target)}"
+            if names.count(fault.name) > 1:
+                raise ValueError(f"faults.{n}.name: {fault.name} stands twice")
+            if missing := fault.unmatched(self.topology):
+                hint = did_you_mean(missing[0], fault.allowed(self.topology))
                 raise ValueError(f"faults.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
-            found = plan.candidates(self.topology)
-            if len(found) < (plan.pick or 1):
-                raise ValueError(f"{where}: {len(found)} targets match, {plan.pick or 1} needed")
+            found = fault.candidates(self.topology)
+            if len(found) < (fault.pick or 1):
+                raise ValueError(f"{where}: {len(found)} targets match, {fault.pick or 1} needed")
         return self
 
     @property
@@ -121,33 +121,33 @@ class Scenario(Part):
         return self.model_dump(mode="json", by_alias=True)
 
     def drawn(self, seed: int) -> Scenario:
-        """What really runs under this seed: a storm made concrete; any other scenario as it is."""
+        """Replace a storm by what this seed draws; return any other scenario unchanged."""
         if self.storm is None:
             return self
         return Scenario.model_validate(storms.draw(self.storm, self.document, seed))
 
     def core(self, seed: int) -> tuple[str, ...]:
-        """The processes that are healed at the end: all of them, or ``survivors`` drawn by seed."""
+        """Return the processes that are healed at the end: all, or ``survivors`` drawn by seed."""
         processes = self.topology.processes
         if self.survivors is None:
             return processes
-        dice = random.Random(f"core {seed}")
+        rng = random.Random(f"core {seed}")
         kept: set[str] = set()
         for role in ("api", "scheduler", "worker"):
             mine = [name for name in processes if name.startswith(f"{role}-")]
-            kept.update(dice.sample(mine, getattr(self.survivors, f"{role}s")))
+            kept.update(rng.sample(mine, getattr(self.survivors, f"{role}s")))
         return tuple(name for name in processes if name in kept)
 
     def settings(self, **more: Any) -> Settings:
-        """Settings of a process: defaults, the overrides of this file, then ``more``.
+        """Return the settings of a process: defaults, the overrides of this file, then ``more``.
 
-        Reads no environment.
+        The environment is not read.
         """
         return DeclaredSettings(**(self.topology.settings | more))
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys silently; here they are an error."""
+    """Rejects duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the signature is the library's
         seen: set[Any] = set()
@@ -162,7 +162,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def parse(text: str, source: str) -> Scenario:
-    """A scenario out of YAML text; ``source`` is named in errors.
+    """Parse a scenario from YAML text; errors name ``source``.
 
     Raises:
         ScenarioError: not YAML, or a key or value that is not allowed.
@@ -180,7 +180,7 @@ def parse(text: str, source: str) -> Scenario:
 
 
 def load(path: Path) -> Scenario:
-    """The scenario of a file, whose name must be its id.
+    """Load the scenario of a file, whose name must be its id.
 
     Raises:
         ScenarioError: it cannot be used.
@@ -193,12 +193,12 @@ def load(path: Path) -> Scenario:
 
 
 def names() -> tuple[str, ...]:
-    """Ids of the scenarios that come along, ``calm`` first (it is the control)."""
+    """Return the ids of the included scenarios, ``calm`` (the control) first."""
     return tuple(sorted((p.stem for p in SCENARIOS.glob("*.yaml")), key=lambda n: (n != "calm", n)))
 
 
 def find(name: str) -> Scenario:
-    """A scenario that comes along by its id, or any other by the path of its file.
+    """Return an included scenario by its id, or any other by the path of its file.
 
     Raises:
         ScenarioError: there is none, or it cannot be used.

@@ -1,4 +1,4 @@
-"""A receiver of the arenas in real time: an app served by a process of its own."""
+"""Serve a receiver of the arenas in real time in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BACKLOG = 512
 
 
 def serve(app: Starlette, port: int, port_file: Path | None, *, host: str = "127.0.0.1") -> None:
-    """Serve until SIGTERM. ``port`` 0 takes a free one; ``port_file``: where to write which."""
+    """Serve until SIGTERM. ``port`` 0 takes a free one, which is written to ``port_file``."""
     with socket.create_server((host, port), backlog=_BACKLOG) as listener:
         if port_file is not None:
-            # Renamed into place: whoever sees the file sees all of it.
+            # Renamed into place, so that readers never see a partial file.
             draft = port_file.with_suffix(".draft")
             draft.write_text(str(listener.getsockname()[1]), encoding="ascii")
             draft.rename(port_file)
@@ -26,5 +26,5 @@ def serve(app: Starlette, port: int, port_file: Path | None, *, host: str = "127
 
 
 async def cut_off(_request: Request, _error: Exception) -> Response:
-    """Answers a request that broke off: nobody hears it, and nothing went wrong here."""
+    """Respond to a request whose client disconnected, without logging an error."""
     return Response(status_code=400)

@@ -1,4 +1,4 @@
-"""The receiver of external effects: an independent witness, outside what is broken.
+"""The receiver of external effects: an independent observer that no fault affects.
 
 ``python -m chaos.sink --port P --log FILE`` accepts ``POST /effects`` with the headers
 ``Idempotency-Key`` and ``Holdfast-Epoch`` and appends one JSON line per physical call before it
@@ -25,7 +25,7 @@ from chaos.serving import cut_off, serve
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One physical call: ``at`` is Unix time, ``applied`` whether it had an effect."""
+    """One physical call; ``at``: Unix time, ``applied``: whether it had an effect."""
 
     at: float
     key: str
@@ -35,7 +35,7 @@ class Call:
 
 
 class Sink:
-    """Applies effects and remembers every call in an append-only file (JSON lines).
+    """Applies effects and records every call in an append-only file (JSON lines).
 
     Lines are flushed to the kernel but not fsynced: the file outlives the process, which is never
     killed by a scenario, and need not outlive the machine.
@@ -47,7 +47,7 @@ class Sink:
         self._applied: set[str] = {call.key for call in read_calls(log) if call.applied}
 
     def receive(self, key: str, epoch: int | None, task_id: str | None) -> Call:
-        """Record one call and say whether it was applied."""
+        """Record one call; return it with whether it was applied."""
         applied = not (self._dedupe and key in self._applied)
         self._applied.add(key)
         call = Call(time.time(), key, epoch, task_id, applied)
@@ -61,7 +61,7 @@ class Sink:
 
 
 def read_calls(log: Path) -> list[Call]:
-    """The calls recorded in ``log``, oldest first; none when the file does not exist."""
+    """Return the calls recorded in ``log``, oldest first; none if the file does not exist."""
     if not log.exists():
         return []
     lines = log.read_text(encoding="utf-8").splitlines()
@@ -69,7 +69,7 @@ def read_calls(log: Path) -> list[Call]:
 
 
 def create_sink(sink: Sink) -> FastAPI:
-    """The HTTP side of a sink."""
+    """Create the HTTP application of a sink."""
     app = FastAPI(openapi_url=None, exception_handlers={ClientDisconnect: cut_off})
 
     @app.post("/effects")
@@ -85,7 +85,7 @@ def create_sink(sink: Sink) -> FastAPI:
             int(epoch) if epoch.isascii() and epoch.isdigit() else None,
             task_id if isinstance(task_id, str) else None,
         )
-        # The handler of a slow receiver: answered late, though the effect has happened.
+        # A slow receiver: the effect has happened, but the response is late.
         delay = body.get("answer_after_seconds", 0)
         if isinstance(delay, int | float) and delay > 0:
             await asyncio.sleep(delay)

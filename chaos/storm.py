@@ -1,4 +1,4 @@
-"""A storm: topology, load and faults drawn from a seed, instead of written down.
+"""A storm: topology, load and faults are drawn from a seed instead of being declared.
 
 Swarm testing (Groce et al., ISSTA 2012), as TigerBeetle and FoundationDB do it: each seed is
 another mixture of everything that must be tolerated. ``draw`` is pure; what it returns is an
@@ -19,7 +19,7 @@ from chaos.load import Counts, Seconds, Shares, Workload, in_order
 from chaos.plan import COLLECTOR, FaultSpec, Part, Topology
 from chaos.vocabulary import SERVERS, FaultSort
 
-# A process that ended is back, and busy again, so long after its strike.
+# Time until a process that was ended is ready and busy again.
 _RECOVERY_SECONDS = 3.0
 _TRIES = 200
 _ROUNDS = 5
@@ -32,7 +32,7 @@ Processes = Annotated[
 
 
 class Option(Part):
-    """What may strike: as in a planned fault, without its time. ``pick``: so many of the targets.
+    """A fault that may be drawn: a planned fault without its time. ``pick``: number of targets.
 
     ``lasts`` overrides that of the storm; ``weight`` is relative to the other options.
     """
@@ -51,7 +51,7 @@ class Option(Part):
         return self
 
     def plan(self, **more: Any) -> FaultSpec:
-        """The planned fault that comes of it."""
+        """Return the planned fault, with ``more`` of its fields."""
         fields = {"target": self.target, "stream": self.stream, "attributes": self.attributes}
         return FaultSpec.model_validate({"fault": self.fault, "at": 0} | fields | more)
 
@@ -59,7 +59,7 @@ class Option(Part):
 class Storm(Part):
     """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
     they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
-    (``cancels``, ``flaky.share``). ``menu``: what may strike.
+    (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.
     """
 
     apis: Processes = (1, 1)
@@ -77,7 +77,7 @@ class Storm(Part):
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What a fault drawn already keeps others from, and when."""
+    """What a drawn fault occupies, and when; other faults must not overlap with it."""
 
     plan: FaultSpec
     start: float
@@ -85,7 +85,7 @@ class _Taken:
 
 
 def check(storm: Storm, document: Mapping[str, Any]) -> None:
-    """Whether all that may be drawn for this ``document`` (of a scenario) is possible.
+    """Check that everything that may be drawn for this ``document`` (of a scenario) is possible.
 
     Raises:
         ValueError: the least or the most of something is not, or an option has no target.
@@ -102,7 +102,7 @@ def check(storm: Storm, document: Mapping[str, Any]) -> None:
 
 
 def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """``document`` (of a scenario) with a topology, shares and faults of this seed, and no storm.
+    """Return ``document`` (of a scenario) with drawn topology, shares and faults, without storm.
 
     Faults that would hide each other's evidence do not overlap: one at a time on a process and its
     edges, and none on an edge while a server is down. Those that find no room are left out.
@@ -125,7 +125,7 @@ _ROLES = ("apis", "schedulers", "workers")
 
 
 def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
-    """The document of a workload with these shares, by name (``flaky.share``)."""
+    """Return the document of a workload with these shares, by name (``flaky.share``)."""
     changed = dict(workload)
     for name, value in shares.items():
         part, _, leaf = name.rpartition(".")
@@ -138,7 +138,7 @@ def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iter
     wanted = dice.randint(*storm.faults)
     taken: list[_Taken] = []
     for _ in range(_ROUNDS):
-        # What came first may have left no room for the others: then all are drawn anew.
+        # Early draws may leave no room for later ones; then all are drawn again.
         taken = max(taken, _arranged(storm, field, wanted, dice), key=len)
         if len(taken) >= storm.faults[0]:
             break
@@ -148,7 +148,7 @@ def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iter
 
 
 def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -> list[_Taken]:
-    """So many faults that do not collide, or fewer if they find no room."""
+    """Draw ``wanted`` faults that do not collide, or fewer if there is no room."""
     taken: list[_Taken] = []
     for _ in range(_TRIES):
         if len(taken) == wanted:
@@ -161,9 +161,9 @@ def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -
         if not targets:
             continue
         plan = option.plan(target=targets, at=start, **{"for": max(0.05, lasts)})
-        strike = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
-        if not any(_collide(strike, other) for other in taken):
-            taken.append(strike)
+        drawn = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
+        if not any(_collide(drawn, other) for other in taken):
+            taken.append(drawn)
     return taken
 
 
@@ -179,6 +179,6 @@ def _collide(a: _Taken, b: _Taken) -> bool:
 
 
 def _processes(plan: FaultSpec) -> set[str]:
-    """The processes that a fault keeps busy (an edge: of both its ends)."""
+    """Return the processes that a fault affects (of an edge: both ends)."""
     ends = {end for target in plan.target for end in target.split("->")}
     return ends - {*SERVERS, "sink", "client", COLLECTOR}

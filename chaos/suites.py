@@ -1,4 +1,4 @@
-"""Which scenarios belong together: what a name on the command line may stand for."""
+"""Suites: names on the command line that stand for several scenarios."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DEFAULT = (
 
 
 def suites() -> Mapping[str, tuple[str, ...]]:
-    """Names of scenarios by suite, in the order in which they run."""
+    """Return the names of scenarios by suite, in the order in which they run."""
     return MappingProxyType({"default": _DEFAULT, "full": scenarios.names()})
 
 
 def spread(seeds: int) -> list[Scenario]:
-    """So many scenarios for simulation: every one equally often, and storms in place of the rest.
+    """Choose ``seeds`` scenarios to simulate: each equally often, storms for the remainder.
 
-    Those with the most tasks come first: begun last, one of them would run while cores are idle.
+    Those with the most tasks come first, so that the end of the suite keeps all cores busy.
     """
     every = sorted(map(scenarios.find, scenarios.names()), key=lambda each: -each.workload.tasks)
     rounds, rest = divmod(seeds, len(every))
@@ -43,6 +43,6 @@ def spread(seeds: int) -> list[Scenario]:
 
 
 def expand(names: list[str]) -> list[str]:
-    """Names of suites replaced by what they stand for; nothing at all means ``default``."""
+    """Replace the names of suites by their scenarios; an empty list means ``default``."""
     known = suites()
     return [each for name in names or ["default"] for each in known.get(name, (name,))]

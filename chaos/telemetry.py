@@ -1,4 +1,4 @@
-"""How the roles of a run are told to trace, and what the judge may expect of that."""
+"""The trace settings of the roles of a run, and parsing of their traceparents."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-# Every task is traced, and exported soon: what a killed process had not sent yet is lost. A
-# scenario may say otherwise (topology.settings).
+# Trace every task and export soon, because a killed process loses the spans it has not sent. A
+# scenario may override both (topology.settings).
 EXPORT_SECONDS = 0.5
 _SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"trace_ratio": 1.0, "trace_export_seconds": EXPORT_SECONDS}
@@ -19,13 +19,13 @@ _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def settings(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """What a scenario declares, and how to trace where it does not say."""
+    """Return the declared settings, with defaults for tracing."""
     return {**_SETTINGS, **declared}
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What a traceparent says: the trace, and the span in it that others are children of."""
+    """A parsed traceparent: the trace, and the parent span in it."""
 
     trace_id: str
     span_id: str
@@ -33,7 +33,7 @@ class Parent:
 
 
 def parent(traceparent: str | None) -> Parent | None:
-    """None: there is none, or it cannot be read."""
+    """Parse a traceparent; None if it is missing or malformed."""
     found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None:
         return None

@@ -9,7 +9,7 @@ from system.lifecycle import Reason
 
 
 class FaultSort(StrEnum):
-    """What a fault strikes."""
+    """What a fault is injected into."""
 
     EDGE = "an edge (worker-1->redis)"
     PROCESS = "a process (worker-1)"
@@ -21,7 +21,7 @@ SERVERS = ("postgres", "redis")
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """One fault: what it strikes, the attributes it needs (integers), and what it really does."""
+    """One fault: the sort of its targets, its attributes (integers), and what it does."""
 
     sorts: tuple[FaultSort, ...]
     attributes: tuple[str, ...]
@@ -38,24 +38,24 @@ _BOTH = frozenset(SERVERS)
 # Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
 FAULTS: dict[str, FaultKind] = {
     "latency": FaultKind(
-        _EDGE, ("latency",), "delays by so many ms; on removal what is held arrives at once"
+        _EDGE, ("latency",), "delays by this many ms; on removal what is held arrives at once"
     ),
     "bandwidth": FaultKind(_EDGE, ("rate",), "KB/s; 0 stalls, and loses nothing on removal"),
     "timeout": FaultKind(
-        _EDGE, ("timeout",), "drops data, closes after so many ms (0: never); removal closes"
+        _EDGE, ("timeout",), "drops data, closes after this many ms (0: never); removal closes"
     ),
-    "reset_peer": FaultKind(_EDGE, ("timeout",), "RST after so many ms for new connections"),
+    "reset_peer": FaultKind(_EDGE, ("timeout",), "RST after this many ms for new connections"),
     "slicer": FaultKind(
         _EDGE, ("average_size", "size_variation", "delay"), "cuts in pieces; delay in us"
     ),
-    "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by so many ms"),
-    "limit_data": FaultKind(_EDGE, ("bytes",), "closes after so many bytes"),
-    "down": FaultKind(_EDGE, (), "nobody listens, open connections are closed"),
+    "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by this many ms"),
+    "limit_data": FaultKind(_EDGE, ("bytes",), "closes after this many bytes"),
+    "down": FaultKind(_EDGE, (), "refuses connections, closes the open ones"),
     "kill": FaultKind(_ANY, (), "SIGKILL; no finally runs", _BOTH),
     "pause": FaultKind(_ANY, (), "SIGSTOP (of a server: all of it), later SIGCONT", _BOTH),
     "terminate": FaultKind(_PROCESS, (), "SIGTERM: a graceful stop"),
     "restart": FaultKind(_ANY, (), "a graceful stop, and started again at once", _BOTH),
-    "skew": FaultKind(_PROCESS, ("seconds",), "its wall clock jumps by so many, and back"),
+    "skew": FaultKind(_PROCESS, ("seconds",), "its wall clock jumps by this many, and back"),
     "exhaust": FaultKind(_SERVER, (), "every free connection is taken", frozenset({"postgres"})),
     "terminate_backends": FaultKind(
         _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})

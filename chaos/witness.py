@@ -1,4 +1,4 @@
-"""What Postgres itself testifies, read by a connection of the harness that no fault touches."""
+"""Observe the database through a connection of the harness that bypasses all proxies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How far the run is: tasks by what became of them, and what the fence refused."""
+    """The progress of a run: tasks by state, and stale writes that the fence refused."""
 
     terminal: int
     open: int
@@ -54,9 +54,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """One process start of a worker, as the database knows it; ``started`` is Unix time.
+    """One registration of a worker process; ``started`` is Unix time.
 
-    ``dead_reason`` None: not marked dead.
+    ``dead_reason`` is None unless it was marked dead.
     """
 
     worker_id: str
@@ -65,14 +65,14 @@ class Incarnation:
 
 
 class DatabaseUnavailable(Exception):
-    """Postgres did not answer the harness itself."""
+    """Postgres did not respond to the harness."""
 
 
 class DatabaseObserver:
-    """Reads by one direct connection, opened again when Postgres was restarted.
+    """Reads through one direct connection, which is reopened after a restart of Postgres.
 
-    While Postgres is down or full every method waits for it, at most a minute; then it raises
-    DatabaseUnavailable.
+    While Postgres is down or has no free connection, every method retries for at most a minute;
+    then it raises DatabaseUnavailable.
     """
 
     def __init__(self, url: str) -> None:
@@ -89,13 +89,13 @@ class DatabaseObserver:
             self._connection = None
 
     async def clock(self) -> datetime:
-        """The database's clock."""
+        """Return the database's clock."""
         (row,) = await self._fetch("SELECT clock_timestamp() AS now")
         now: datetime = row["now"]
         return now
 
     async def counts(self, patience_seconds: float = PATIENCE_SECONDS) -> Counts:
-        """Of all tasks, now."""
+        """Count all tasks."""
         (row,) = await self._fetch(
             f"SELECT count(*) FILTER (WHERE state IN {_TERMINAL}) AS terminal,"  # noqa: S608
             f" count(*) FILTER (WHERE state NOT IN {_TERMINAL}) AS open,"
@@ -107,7 +107,7 @@ class DatabaseObserver:
         return self._last
 
     async def in_flight(self) -> InFlight:
-        """Tasks open and running, now; while Postgres is down, as they were last seen."""
+        """Count open and running tasks; while Postgres is down, return the last known counts."""
         try:
             counts = await self.counts(_GLANCE_SECONDS)
         except DatabaseUnavailable:
@@ -115,7 +115,7 @@ class DatabaseObserver:
         return InFlight(open=counts.open, running=counts.running)
 
     async def count(self, event: After) -> int:
-        """How often the event that a fault waits for has happened so far."""
+        """Count how often the event that a fault waits for has happened so far."""
         rows = await self._fetch(
             "SELECT coalesce(w.label, split_part(e.actor, ':', 2)) AS label, count(*) AS n"
             " FROM task_events e LEFT JOIN workers w ON e.actor = 'worker:' || w.id"
@@ -126,7 +126,7 @@ class DatabaseObserver:
         return sum(int(row["n"]) for row in rows if fnmatchcase(row["label"], pattern))
 
     async def running(self, label: str) -> int:
-        """Tasks that run under the incarnations of this actor; DatabaseUnavailable comes soon."""
+        """Count the running tasks of this actor; raises DatabaseUnavailable after a short wait."""
         (row,) = await self._fetch(
             "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
             " WHERE t.state = 'RUNNING' AND w.label = $1",
@@ -136,7 +136,7 @@ class DatabaseObserver:
         return int(row["n"])
 
     async def incarnations(self, label: str) -> list[Incarnation]:
-        """All incarnations of a worker, oldest first."""
+        """Return all incarnations of a worker, oldest first."""
         rows = await self._fetch(
             "SELECT id, extract(epoch FROM started_at)::float8 AS started, dead_reason FROM workers"
             " WHERE label = $1 ORDER BY started_at",
@@ -145,7 +145,7 @@ class DatabaseObserver:
         return [Incarnation(str(row["id"]), row["started"], row["dead_reason"]) for row in rows]
 
     async def terminate_backends(self) -> int:
-        """Disconnect everybody else from this database; how many were hit."""
+        """Terminate all other connections to this database; return their number."""
         (row,) = await self._fetch(
             "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -154,7 +154,7 @@ class DatabaseObserver:
         return int(row["n"])
 
     async def final_records(self) -> list[Record]:
-        """Everything the final judgement needs, in the order of the tables."""
+        """Return everything that the verdict needs, table by table."""
         found: list[Record] = []
         for row in await self._fetch("SELECT * FROM tasks ORDER BY id"):
             values = _plain(row)
@@ -196,14 +196,14 @@ class DatabaseObserver:
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)
         except BaseException:
-            # Also when cancelled: a query may be half done, and the next one would meet it.
+            # Also after a cancellation, which may leave an unfinished query on the connection.
             self._connection.terminate()
             self._connection = None
             raise
 
 
 def _make(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A record out of those values that it has fields for."""
+    """Make a record from the values that it has fields for."""
     return kind(**{name: values[name] for name in kind.__dataclass_fields__ if name in values})
 
 
@@ -218,5 +218,5 @@ def _json(value: Any) -> Any:
 
 
 def instant(moment: datetime) -> str:
-    """An instant as histories have it: ISO 8601, UTC, with Z."""
+    """Format an instant as in histories: ISO 8601, UTC, with Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -16,7 +16,7 @@ import pytest
 
 from chaos.compose import containers
 from chaos.compose.containers import Container
-from chaos.compose.docker import DockerError, Sight, exit_code
+from chaos.compose.docker import ContainerEvent, DockerError, exit_code
 from chaos.compose.gauge import Gauge
 from chaos.compose.servers import ContainerServer
 from chaos.live.wire import ByteCounts, EdgeTraffic
@@ -197,8 +197,8 @@ class FakeEngine:
         return ""
 
 
-def sight(action: str, code: int | None = None) -> Sight:
-    return Sight("worker-1", action, "0123", 12.5, code)
+def event(action: str, code: int | None = None) -> ContainerEvent:
+    return ContainerEvent("worker-1", action, "0123", 12.5, code)
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def exits() -> list[ProcessEnd]:
 @pytest.fixture
 async def worker(engine: FakeEngine, exits: list[ProcessEnd]) -> Container:
     worker = Container("worker-1", Gauge(1), exits.append)
-    worker.saw(sight("start"))
+    worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     return worker
 
@@ -230,11 +230,11 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_an_unplanned_end_is_repaired_at_once(
     engine: FakeEngine, worker: Container, exits: list[ProcessEnd]
 ) -> None:
-    worker.saw(sight("die", 3))
+    worker.handle_event(event("die", 3))
     assert not worker.alive
     await until(lambda: engine.asked == [("start",)])
     assert not worker.alive, "it was asked for, but the engine has not told of a start"
-    worker.saw(sight("start"))
+    worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     assert worker.pid == 101
     assert engine.asked == [("start",)]
@@ -248,7 +248,7 @@ async def test_a_planned_end_waits_to_be_told(
     gone = asyncio.create_task(worker.gone())
     await asyncio.sleep(0.1)
     assert not gone.done(), "the request is answered, but the engine has not told of an end"
-    worker.saw(sight("die", -9))
+    worker.handle_event(event("die", -9))
     assert await gone == -9
     await asyncio.sleep(0.3)
     assert engine.asked == [("kill", "--signal", "KILL")]
@@ -262,7 +262,7 @@ async def test_a_kill_that_comes_too_late_strikes_nobody(
 ) -> None:
     engine.fails["kill"] = "Error response from daemon: container 0123 is not running"
     worker.kill()
-    worker.saw(sight("die", 3))
+    worker.handle_event(event("die", 3))
     assert await worker.gone() == 3
 
 
@@ -279,10 +279,10 @@ async def test_it_is_stopped_only_when_the_engine_says_so(
     worker.pause()
     await asyncio.sleep(0.1)
     assert not worker.stopped
-    worker.saw(sight("pause"))
+    worker.handle_event(event("pause"))
     assert worker.stopped
     worker.resume()
-    worker.saw(sight("unpause"))
+    worker.handle_event(event("unpause"))
     assert not worker.stopped
     await until(lambda: engine.asked == [("pause",), ("unpause",)])
 
@@ -290,7 +290,7 @@ async def test_it_is_stopped_only_when_the_engine_says_so(
 async def test_what_is_stopped_for_good_stays_so(engine: FakeEngine, worker: Container) -> None:
     stopping = asyncio.create_task(worker.stop(7))
     await until(lambda: bool(engine.asked))
-    worker.saw(sight("die", 0))
+    worker.handle_event(event("die", 0))
     await stopping
     await asyncio.sleep(0.3)
     assert engine.asked == [("stop", "--time", "7")]

@@ -55,7 +55,7 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
     assert re.search(r"^small +true", said, re.MULTILINE), said
-    (kept,) = RunStore(home / ".holdfast" / "runs").kept()
+    (kept,) = RunStore(home / ".holdfast" / "runs").entries()
     run = kept.directory
     assert (home / ".holdfast" / "runs" / "latest").resolve() == run.resolve()
     files = {"history.jsonl", "summary.json", "report.html", "junit.xml"}

@@ -119,7 +119,7 @@ async def test_a_single_run_is_its_own_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run_suite(ScriptedArena("true"), [spec(tmp_path)])
-    (kept,) = RunStore(tmp_path).kept()
+    (kept,) = RunStore(tmp_path).entries()
     assert RunStore(tmp_path).find() == kept.directory
     assert (kept.directory / files.JUNIT).exists()
     assert f"report: {kept.directory / 'report.html'}\n" in capsys.readouterr().out

@@ -75,7 +75,7 @@ def test_latest_links_to_the_newest(store: RunStore) -> None:
         assert store.find() == each
     assert (store.root / "latest").readlink() == Path(first.name)
     assert store.find(second.name) == second
-    assert sorted(kept.directory for kept in store.kept()) == sorted([first, second])
+    assert sorted(kept.directory for kept in store.entries()) == sorted([first, second])
 
 
 def test_there_is_no_moment_without_latest(store: RunStore) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_run_is_shown_as_such(store: RunStore, damage: str) -> None:
     content, problem = DAMAGE[damage]
     good, bad = kept_run(store), store.new_run("specimen", 8)
     (bad / files.SUMMARY).write_bytes(content)
-    found = {kept.directory: kept for kept in store.kept()}
+    found = {kept.directory: kept for kept in store.entries()}
     assert found[good].kind == "run"
     assert found[bad].kind == "damaged"
     assert problem in found[bad].problem
@@ -142,7 +142,7 @@ def test_a_run_that_was_ended_early_is_shown_as_such(store: RunStore) -> None:
     (directory / files.HISTORY).write_text('{"kind": "run"')
     (store.root / "note.txt").write_text("no run")
     (directory / files.SUMMARY).mkdir()
-    problems = {kept.directory: kept.problem for kept in store.kept()}
+    problems = {kept.directory: kept.problem for kept in store.entries()}
     assert problems == {directory: problems[directory], empty: "empty"}
     assert "cannot be read" in problems[directory]
     (directory / files.SUMMARY).rmdir()

@@ -43,7 +43,7 @@ STATEMENTS = [
 
 def test_a_strike_falls_between_two_statements_of_its_process() -> None:
     found = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
-    assert found.strikes == {"kill": 1}
+    assert found.injections == {"kill": 1}
     assert found.after == {"kill claim": 1}
     assert found.before == {"kill finish": 1}
     assert found.statements == {"claim": 1, "finish": 1, "dispatch": 1}
@@ -75,7 +75,7 @@ def test_runs_add_up_and_survive_json() -> None:
     one.sometimes.update(["lease_lost"])
     both = Coverage.parse(one.document)
     both.add(one)
-    assert both.strikes == {"kill": 2}
+    assert both.injections == {"kill": 2}
     assert both.after == {"kill claim": 2}
     assert both.sometimes == {"lease_lost": 2}
 

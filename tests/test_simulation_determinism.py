@@ -112,7 +112,7 @@ def course(foundation: SharedServers, runs: Path) -> str:
 def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
     assert ran.judgement.verdict == "true"
     assert all(records[-1].type == "end" for records in ran.judgement.history.faults.values())
-    assert ran.coverage.strikes.total() == len(FAULTY.faults)
+    assert ran.coverage.injections.total() == len(FAULTY.faults)
     assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
 
 

@@ -40,7 +40,7 @@ def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Cha
     assert process.returncode == 0, said
     assert re.search(r"^small +true .* faults  2/2", said, re.MULTILINE), said
     assert re.search(r"^kill +1", said, re.MULTILINE), said  # the coverage
-    (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").kept()
+    (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
     assert {"history.jsonl", "summary.json", "report.html", "junit.xml"} <= {
         path.name for path in kept.directory.iterdir()
     }
@@ -60,7 +60,7 @@ def test_of_many_true_runs_only_the_common_report_is_kept(
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
     assert "3 of 3 true, 0 false, 0 unknown" in said
-    (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").kept()
+    (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
     assert kept.suite is not None
     assert [run.seed for run in sorted(kept.suite.runs, key=lambda run: run.seed)] == [1, 2, 3]
 
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_simulation_that_was_ended(
     runs = scenario_file.parent / ".holdfast" / "runs"
     give_up = time.monotonic() + 60
     # As soon as a run is over, others are under way.
-    while not any(kept.suite and kept.suite.runs for kept in RunStore(runs).kept()):
+    while not any(kept.suite and kept.suite.runs for kept in RunStore(runs).entries()):
         assert time.monotonic() < give_up
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)

@@ -221,7 +221,7 @@ def test_a_storm_that_cannot_find_room_for_all_has_those_that_fit() -> None:
         (
             "{fault: kill, target: redis}",
             "{fault: terminate, target: redis}",
-            "terminate strikes a proc",
+            "terminate applies to a proc",
         ),
         ("{fault: kill, target: redis}", "{fault: skew, target: api-1}", "skew needs seconds"),
         ("{fault: kill, target: redis}", "{fault: kill, target: []}", "should have at least 1"),

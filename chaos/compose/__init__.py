@@ -1,1 +1,1 @@
-"""The arena of containers: the same scenarios against the stack of docker-compose.yml."""
+"""The compose arena: the same scenarios on the stack of docker-compose.yml."""

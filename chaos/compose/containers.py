@@ -1,4 +1,4 @@
-"""Roles as containers: kept running, struck, and watched by what the engine tells of them."""
+"""Roles as containers that are kept running and broken, observed through engine events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import httpx
 
-from chaos.compose.docker import DockerError, Sight, engine, tail
+from chaos.compose.docker import ContainerEvent, DockerError, engine, tail
 from chaos.compose.gauge import Gauge
 from chaos.live.actors import (
     READY_SECONDS,
@@ -23,11 +23,11 @@ _LOOK_SECONDS = 0.1
 
 
 class Container:
-    """One named role, an ``Actor`` of the nemesis. Whatever ends it, it is started again.
+    """One named role (an ``Actor``) whose container is restarted whenever it ends.
 
-    What it is asked is done by the docker command, one request after the other, while the caller
-    goes on; what has become of it is only what the engine tells (``saw``). A planned end waits for
-    ``restart``, any other is repaired at once.
+    Requests are queued for the docker command while the caller continues; the state follows the
+    events of the engine alone (``handle_event``). After a planned end it waits for ``restart``,
+    after any other it is started at once.
     """
 
     def __init__(self, name: str, gauge: Gauge, on_exit: Callable[[ProcessEnd], None]) -> None:
@@ -50,22 +50,22 @@ class Container:
         self._keeper: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    # ------------------------------------------------------------------ what the engine tells
+    # ------------------------------------------------------------------ events of the engine
 
-    def saw(self, sight: Sight) -> None:
-        """Something happened to the container."""
-        match sight.action:
+    def handle_event(self, event: ContainerEvent) -> None:
+        """Update the state from an event of the container."""
+        match event.action:
             case "start":
-                self._began(sight)
+                self._began(event)
             case "die":
-                self._died(sight)
+                self._died(event)
             case "pause" | "unpause":
-                self._paused = sight.action == "pause"
+                self._paused = event.action == "pause"
             case _:
                 pass
 
-    def _began(self, sight: Sight) -> None:
-        self.container = sight.container
+    def _began(self, event: ContainerEvent) -> None:
+        self.container = event.container
         self.starts += 1
         self._started_at = time.monotonic()
         self._over.clear()
@@ -73,14 +73,14 @@ class Container:
 
     async def _look(self) -> None:
         pid = int(await engine("inspect", "--format", "{{.State.Pid}}", self.container))
-        if not self._over.is_set():  # else it is that of nobody any more
+        if not self._over.is_set():  # otherwise the process has already ended
             self._pid = self._last_pid = pid
 
-    def _died(self, sight: Sight) -> None:
+    def _died(self, event: ContainerEvent) -> None:
         self._pid, self._paused = 0, False
-        self._code = sight.code
+        self._code = event.code
         planned, self._planned = self._planned, False
-        self._on_exit(ProcessEnd(self.name, self._last_pid, sight.code or 0, sight.at, planned))
+        self._on_exit(ProcessEnd(self.name, self._last_pid, event.code or 0, event.at, planned))
         self._over.set()
         self._keeper = asyncio.create_task(self._begin_again(planned), name=f"keep {self.name}")
 
@@ -96,11 +96,11 @@ class Container:
             return
         await engine("start", self.container)
 
-    # ------------------------------------------------------------------ as an Actor says
+    # ------------------------------------------------------------------ the Actor protocol
 
     @property
     def pid(self) -> int:
-        """Of its first process, on the machine of the engine."""
+        """The pid of its first process, on the engine's machine."""
         if not self._pid:
             raise ActorFailed(f"{self.name} has no process now")
         return self._pid
@@ -114,7 +114,7 @@ class Container:
         return self._paused
 
     async def ready(self, timeout_seconds: float = READY_SECONDS, *, patient: bool = False) -> None:
-        """Wait until /readyz says so; raises ActorFailed."""
+        """Wait until /readyz returns 200; raises ActorFailed."""
         give_up = time.monotonic() + timeout_seconds
         starts = self.starts
         while time.monotonic() < give_up:
@@ -122,7 +122,7 @@ class Container:
                 if self.alive and await self._gauge.ready(self.name):
                     return
             if self.starts > starts + 3 and not patient:
-                break  # it dies as often as it is started: waiting would not help
+                break  # it keeps dying, so waiting does not help
             await asyncio.sleep(_LOOK_SECONDS)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} s ({self.starts} starts); "
@@ -138,7 +138,7 @@ class Container:
         return self._end("kill", "--signal", "TERM")
 
     def pause(self) -> int:
-        """``docker pause``: the engine's freezer holds every process of it."""
+        """``docker pause``: the engine's freezer stops all of its processes."""
         pid = self.pid
         self._ask("pause")
         return pid
@@ -150,11 +150,11 @@ class Container:
         return pid
 
     def restart(self) -> None:
-        """Let it be started after a planned end."""
+        """Let it start again after a planned end."""
         self._may_start.set()
 
     async def gone(self) -> int:
-        """Wait until it has ended; its exit code."""
+        """Wait until it has ended; return its exit code."""
         if self._asked is not None:
             await self._asked
         await self._over.wait()
@@ -176,7 +176,7 @@ class Container:
         self._may_start.set()
         for begun in (self._keeper, self._looking):
             if begun is not None:
-                await begun  # it may be about to start: then that is over first
+                await begun  # a pending start must finish first
         if self.alive:
             if self._paused:
                 self._ask("unpause")
@@ -201,7 +201,7 @@ class Container:
             try:
                 await engine(request[0], *request[1:], self.container)
             except DockerError as error:
-                # It ended by itself in that moment: what it ended with is told by the engine.
+                # It ended by itself meanwhile; the engine reports its exit code.
                 if "is not running" not in str(error):
                     raise ActorFailed(f"{self.name}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The docker command: one compose project, its containers, and what the engine tells of them."""
+"""Run the docker command: one compose project, its containers and their events."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from chaos.errors import ChaosError
 
-# A loaded machine, and the grace of a container that is stopped.
+# Covers a loaded machine and the grace of a stopped container.
 _COMMAND_SECONDS = 120.0
-# All roles are to be healthy; databases are initialised first.
+# Until all roles are healthy, including the initialisation of the databases.
 UP_SECONDS = 300
 _OLDEST_COMPOSE = (2, 20)
 
 
 class DockerError(ChaosError):
-    """The docker command is missing, or failed; the message ends with what it said."""
+    """The docker command is missing or failed; the message ends with its output."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What the engine told: ``action`` (start, die, pause, unpause, oom, ...) of a service's
+class ContainerEvent:
+    """An event of the engine: ``action`` (start, die, pause, unpause, oom, ...) of a service's
     container. ``code``: with which it ended. ``at``: Unix time.
     """
 
@@ -66,7 +66,7 @@ def command(
     environment: Mapping[str, str] | None = None,
     timeout_seconds: float = _COMMAND_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a docker command to its end; raises DockerError when it fails (with ``check``)."""
+    """Run a docker command; with ``check`` raises DockerError if it fails."""
     try:
         done = subprocess.run(
             argv,
@@ -77,11 +77,11 @@ def command(
             errors="replace",
             check=False,
             timeout=timeout_seconds,
-            start_new_session=True,  # Ctrl-C is for the harness, which ends things in order
+            start_new_session=True,  # Ctrl-C reaches only the harness, which stops all in order
         )
     except subprocess.TimeoutExpired as error:
-        told = " ".join(argv[:8])
-        raise DockerError(f"{told} ... did not end within {timeout_seconds:.0f} s") from error
+        shown = " ".join(argv[:8])
+        raise DockerError(f"{shown} ... did not end within {timeout_seconds:.0f} s") from error
     if check and done.returncode != 0:
         raise DockerError(f"{' '.join(argv)} failed ({done.returncode}):\n{_said(done)}")
     return done
@@ -93,7 +93,7 @@ async def long_command(
     environment: Mapping[str, str] | None = None,
     timeout_seconds: float,
 ) -> None:
-    """As ``command``, for what takes long: when the caller is cancelled, it ends too."""
+    """Run a long docker command, which ends when the caller is cancelled."""
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -107,8 +107,8 @@ async def long_command(
             async with asyncio.timeout(timeout_seconds):
                 code = await process.wait()
         except TimeoutError:
-            told = " ".join(argv[:8])
-            raise DockerError(f"{told} ... did not end within {timeout_seconds:.0f} s") from None
+            shown = " ".join(argv[:8])
+            raise DockerError(f"{shown} ... did not end within {timeout_seconds:.0f} s") from None
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -145,7 +145,7 @@ class Project:
             self._argv += ["--file", str(file)]
 
     async def up(self, services: Sequence[str], *, wait: bool) -> None:
-        """Start them when what they need is there; with ``wait`` returns when all are healthy.
+        """Start services after their dependencies; with ``wait`` return when all are healthy.
         Raises DockerError.
         """
         flags = ["up", "--detach", "--no-build"]
@@ -158,7 +158,7 @@ class Project:
         )
 
     async def down(self) -> None:
-        """Remove all of it: containers, networks, volumes. Raises DockerError."""
+        """Remove its containers, networks and volumes. Raises DockerError."""
         flags = ["down", "--volumes", "--remove-orphans", "--timeout", "0"]
         await asyncio.to_thread(
             command,
@@ -167,7 +167,7 @@ class Project:
         )
 
     async def save_log(self, file: Path) -> None:
-        """What all containers have said, each line with its container's name."""
+        """Save the output of all containers, each line with the name of its container."""
         done = await asyncio.to_thread(
             command,
             [*self._argv, "--profile", "*", "logs", "--no-color"],
@@ -177,7 +177,7 @@ class Project:
         file.write_text(done.stdout + done.stderr, encoding="utf-8")
 
     async def container(self, service: str) -> str:
-        """The id of the one container of a service, whatever its state."""
+        """Return the id of the only container of a service, in any state."""
         found = await asyncio.to_thread(
             command,
             [*self._argv, "ps", "--all", "--quiet", service],
@@ -189,8 +189,8 @@ class Project:
         return ids[0]
 
     @contextlib.asynccontextmanager
-    async def watched(self, see: Callable[[Sight], None]) -> AsyncIterator[None]:
-        """``see`` is told what happens to the containers inside the block, as it happens."""
+    async def watched(self, see: Callable[[ContainerEvent], None]) -> AsyncIterator[None]:
+        """Pass the events of the containers to ``see`` inside the block."""
         argv = ["docker", "events", "--format", "{{json .}}", "--filter", "type=container"]
         argv += ["--filter", f"label=com.docker.compose.project={self.name}"]
         argv += ["--since", f"{time.time():.3f}"]
@@ -212,15 +212,15 @@ class Project:
             await process.wait()
 
 
-async def _read(process: asyncio.subprocess.Process, see: Callable[[Sight], None]) -> None:
+async def _read(process: asyncio.subprocess.Process, see: Callable[[ContainerEvent], None]) -> None:
     assert process.stdout is not None  # noqa: S101  it was asked for
     async for line in process.stdout:
         event = json.loads(line)
-        told = event["Actor"]["Attributes"]
-        code = told.get("exitCode")
+        attributes = event["Actor"]["Attributes"]
+        code = attributes.get("exitCode")
         see(
-            Sight(
-                service=told.get("com.docker.compose.service", ""),
+            ContainerEvent(
+                service=attributes.get("com.docker.compose.service", ""),
                 action=event["Action"].partition(":")[0],
                 container=event["Actor"]["ID"],
                 at=event["timeNano"] / 1e9,
@@ -229,24 +229,24 @@ async def _read(process: asyncio.subprocess.Process, see: Callable[[Sight], None
         )
 
 
-def exit_code(told: int) -> int:
-    """As processes have it: -n for the signal n that ended it, which Docker tells as 128 + n."""
-    return 128 - told if 128 < told < 160 else told
+def exit_code(code: int) -> int:
+    """Convert an exit code: Docker reports a signal n as 128 + n, a Python process as -n."""
+    return 128 - code if 128 < code < 160 else code
 
 
 async def engine(*argv: str) -> str:
-    """``docker ARGV``: what it printed; raises DockerError."""
+    """Run ``docker ARGV`` and return its output; raises DockerError."""
     return (await asyncio.to_thread(command, ["docker", *argv])).stdout
 
 
 async def save_log(container: str, file: Path) -> None:
-    """Everything that a container has said, in both streams, through all its restarts."""
+    """Save the output of a container: both streams, through all its restarts."""
     done = await asyncio.to_thread(command, ["docker", "logs", container], check=False)
     file.write_text(done.stdout + done.stderr, encoding="utf-8")
 
 
 async def tail(container: str, lines: int = 15) -> str:
-    """The last lines of what a container has said."""
+    """Return the last lines of a container's output."""
     argv = ["docker", "logs", "--tail", str(lines), container]
     done = await asyncio.to_thread(command, argv, check=False)
     return (done.stdout + done.stderr).strip() or "(empty)"

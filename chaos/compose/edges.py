@@ -1,7 +1,7 @@
-"""Where each edge's proxy listens inside the stack, and where it leads to.
+"""The ports and upstreams of the edges' proxies inside the stack.
 
-A port tells its edge: 20000, a hundred for each role (1 api, 2 scheduler, 3 worker), ten for each
-number, and the dependency (0 clients, 1 postgres, 2 redis, 3 sink, 4 collector):
+A port identifies its edge: 20000, a hundred for each role (1 api, 2 scheduler, 3 worker), ten for
+each number, and the dependency (0 clients, 1 postgres, 2 redis, 3 sink, 4 collector):
 ``worker-3->sink`` is 20333.
 The compose file has these numbers in its text, and ``proxies.json`` is what ``configuration`` says
 for the topology of that file: a test compares them.
@@ -25,7 +25,7 @@ _SERVERS = {
 
 
 def port(edge: str) -> int:
-    """Where the proxy of ``edge`` listens, in the network of Toxiproxy."""
+    """Return the port of the proxy of ``edge``, in the network of Toxiproxy."""
     actor, _, dependency = edge.partition("->")
     process, kind = (dependency, _CLIENT) if actor == _CLIENT else (actor, dependency)
     role, _, number = process.partition("-")
@@ -33,18 +33,18 @@ def port(edge: str) -> int:
 
 
 def upstream(edge: str) -> str:
-    """``host:port`` of what ``edge`` leads to."""
+    """Return ``host:port`` of the upstream of ``edge``."""
     dependency = edge.partition("->")[2]
     return _SERVERS.get(dependency, f"{dependency}:{HTTP_PORT}")
 
 
 def listen(edge: str) -> str:
-    """``host:port`` of the proxy itself."""
+    """Return ``host:port`` of the proxy itself."""
     return f"0.0.0.0:{port(edge)}"
 
 
 def configuration(edges: Iterable[str]) -> list[dict[str, Any]]:
-    """What Toxiproxy reads at its start."""
+    """Return the configuration that Toxiproxy reads at its start."""
     return [
         {"name": edge, "listen": listen(edge), "upstream": upstream(edge), "enabled": True}
         for edge in edges

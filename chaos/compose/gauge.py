@@ -1,4 +1,4 @@
-"""The gauge: watches the clients of all proxies from inside Toxiproxy's network.
+"""The gauge: observes the clients of all proxies from inside Toxiproxy's network.
 
 ``python -m chaos.compose.gauge --port P`` in a container that shares that network. Containers have
 networks of their own, whose sockets the harness cannot see; here they are seen from the other end.
@@ -27,16 +27,16 @@ from starlette.routing import Route
 from chaos.compose.edges import HTTP_PORT
 from chaos.live.wire import Sockets, ask, served_bytes
 
-# Plain HTTP only; loading certificates for each look would cost 10 ms of CPU.
+# Plain HTTP only; loading certificates for each request would cost 10 ms of CPU.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# Of one request to the gauge itself; a probe waits as long as its fault lasts.
+# Limit of one request to the gauge; a probe has none, because it waits for the fault's end.
 _TIMEOUT_SECONDS = 5.0
 _READY_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
 def create_gauge() -> Starlette:
-    """The HTTP side."""
+    """Create the HTTP application of the gauge."""
     own: set[int] = set()
 
     async def count(request: Request) -> Response:
@@ -47,7 +47,7 @@ def create_gauge() -> Starlette:
         edge, port = request.query_params["edge"], int(request.query_params["port"])
         asking = asyncio.create_task(ask(edge, port, own))
         while not asking.done():
-            if await request.is_disconnected():  # the fault is over before an answer came
+            if await request.is_disconnected():  # the fault ended before a response came
                 asking.cancel()
                 return Response(status_code=204)
             await asyncio.wait([asking], timeout=_LOOK_SECONDS)
@@ -78,7 +78,7 @@ def create_gauge() -> Starlette:
 
 
 class Gauge:
-    """The gauge as the harness uses it: a ``Wire``, and the readiness of roles.
+    """The harness's side of the gauge: a ``Wire``, and the readiness of roles.
 
     All methods raise httpx.HTTPError when the gauge itself does not answer.
     """
@@ -93,7 +93,7 @@ class Gauge:
         await self._client.aclose()
 
     async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
-        """As ``Wire`` says; a client is named by its address."""
+        """Return the sockets of the clients, keyed by address (see ``Wire``)."""
         answer = await self._client.get("/bytes", params={"port": sorted(ports)})
         answer.raise_for_status()
         return {
@@ -102,7 +102,7 @@ class Gauge:
         }
 
     async def ask(self, edge: str, port: int) -> float | None:
-        """As ``Wire`` says; without the way to the gauge and back."""
+        """Probe the edge from the gauge; excludes the time of the request to the gauge."""
         question = {"edge": edge, "port": str(port)}
         answer = await self._client.get("/ask", params=question, timeout=None)
         answer.raise_for_status()
@@ -110,7 +110,7 @@ class Gauge:
         return seconds
 
     async def ready(self, role: str) -> bool:
-        """Whether that role says that it can work."""
+        """Whether that role reports that it is ready."""
         answer = await self._client.get("/ready", params={"role": role})
         answer.raise_for_status()
         return bool(answer.json() == 200)

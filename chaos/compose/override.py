@@ -1,4 +1,4 @@
-"""What a scenario changes in the compose file: an override, made for one run."""
+"""Make the override of the compose file for the scenario of one run."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from chaos.scenario import Scenario
 from chaos.tasks.external import SINK_URL
 
 COMPOSE_FILE = SOURCES / "docker-compose.yml"
-# What every run has besides its roles, in the words of the compose file.
+# The services of every run besides its roles, as the compose file names them.
 HELPERS = ("chaos-postgres", "chaos-redis", "toxiproxy", "gauge", "sink", "collector")
-# The one door that the compose file publishes itself.
+# The only client edge that the compose file itself publishes.
 _FIRST = "client->api-1"
-# Compose puts the password in.
+# Compose inserts the password.
 _POSTGRES = "postgresql://holdfast:${{POSTGRES_PASSWORD}}@toxiproxy:{port}/holdfast"
 
 
 class Unfit(ChaosError):
-    """A scenario that this arena cannot run; the message says why."""
+    """This arena cannot run the scenario; the message says why."""
 
 
 def require_fit(scenario: Scenario) -> None:
-    """Raises Unfit for what containers cannot do."""
-    for plan in scenario.faults:
-        if plan.fault == "skew":
+    """Raise Unfit for faults that containers do not support."""
+    for fault in scenario.faults:
+        if fault.fault == "skew":
             raise Unfit(
-                f"{scenario.id}: {plan.name or plan.fault}: a container has no clock of its own to "
-                "turn; run this scenario with --arena live"
+                f"{scenario.id}: {fault.name or fault.fault}: a container has no clock of its own; "
+                "run this scenario with --arena live"
             )
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """Those of the compose file, with its anchors resolved and its variables as they stand."""
+    """Return the services of the compose file, with anchors but not variables resolved."""
     document = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Any]] = document["services"]
     return found
 
 
 def override(scenario: Scenario, doors: Mapping[str, int]) -> dict[str, Any]:
-    """The document that makes the compose file fit ``scenario``.
+    """Return the document that adapts the compose file to ``scenario``.
 
     Roles that the file has get their settings; roles beyond those are copies of the first of their
     kind. ``doors``: on which port of this machine each ``client->api-N`` is published.
@@ -73,7 +73,7 @@ def override(scenario: Scenario, doors: Mapping[str, int]) -> dict[str, Any]:
 
 
 def environment(name: str, topology: Topology) -> dict[str, str]:
-    """A role's variables: the scenario's settings, and everything through its own proxies."""
+    """Return a role's variables: the scenario's settings, and the addresses of its proxies."""
     settings = {
         f"HOLDFAST_{key.upper()}": value if isinstance(value, str) else json.dumps(value)
         for key, value in telemetry.settings(topology.settings).items()
@@ -94,5 +94,5 @@ def _apps(kinds: tuple[str, ...] = EFFECTS) -> list[str]:
 
 
 def write(document: Mapping[str, Any], file: Path) -> None:
-    """As compose reads it."""
+    """Write the document for compose."""
     file.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")

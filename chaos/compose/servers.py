@@ -1,4 +1,4 @@
-"""Postgres and Redis as containers, with what a strike needs of a server."""
+"""Control Postgres and Redis in containers, to inject faults into them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ContainerServer:
         self._address = address
 
     def url(self, database: str = "", /) -> str:
-        """Where the harness connects: to the run's database, or to another one of the server."""
+        """Return the URL of the run's database, or of another one of the server."""
         if not database:
             return self._address
         return urlsplit(self._address)._replace(path=f"/{database}").geturl()
@@ -42,7 +42,7 @@ class ContainerServer:
 
     @property
     def is_paused(self) -> bool:
-        """As the engine tells it."""
+        """Whether the engine reports it as paused."""
         return bool(self._state()["Paused"])
 
     @property
@@ -50,7 +50,7 @@ class ContainerServer:
         return self._state()["Pid"] or None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start it; return when it responds."""
         self._docker("start")
         give_up = time.monotonic() + _ANSWER_SECONDS
         while not self._answers():
@@ -61,15 +61,15 @@ class ContainerServer:
             time.sleep(_LOOK_SECONDS)
 
     def stop(self) -> None:
-        """As its image is stopped: gracefully."""
+        """Stop it gracefully, with the stop signal of its image."""
         self._docker("stop")
 
     def kill(self) -> None:
-        """All of its processes at once."""
+        """Kill all of its processes at once."""
         self._docker("kill", "--signal", "KILL")
 
     def pause(self) -> Collection[int]:
-        """The engine's freezer holds all of its processes."""
+        """Pause all of its processes with the engine's freezer."""
         self._docker("pause")
         pid = self.pid
         return [pid] if pid else []
@@ -78,7 +78,7 @@ class ContainerServer:
         self._docker("unpause")
 
     def _answers(self) -> bool:
-        # Before the server listens, the engine accepts and closes.
+        # Until the server listens, the engine accepts connections and closes them.
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=1.0) as client:
                 client.sendall(REQUESTS[self._kind])
@@ -96,7 +96,7 @@ class ContainerServer:
 
 
 class ContainerServerFault(ServerFault):
-    """What is held is told by the engine: its processes are not in this machine's /proc."""
+    """Asks the engine for paused processes, which are not in this machine's /proc."""
 
     def is_stopped(self, server: ServerControl, pid: int) -> bool:
         return isinstance(server, ContainerServer) and server.is_paused and server.pid == pid

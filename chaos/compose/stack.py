@@ -16,7 +16,7 @@ import asyncpg
 from chaos.collector import read_exports
 from chaos.compose import edges
 from chaos.compose.containers import Container
-from chaos.compose.docker import UP_SECONDS, Project, Sight, engine, save_log
+from chaos.compose.docker import UP_SECONDS, ContainerEvent, Project, engine, save_log
 from chaos.compose.gauge import Gauge
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerFault
@@ -100,7 +100,7 @@ class ContainerStack:
             self._variables(await self._image()),
         )
         try:
-            async with self._project.watched(self._saw):
+            async with self._project.watched(self._container_event):
                 await self._project.up(HELPERS, wait=True)
                 await self._connect_helpers()
                 # A role that fails to start is restarted, as at any later time.
@@ -213,12 +213,12 @@ class ContainerStack:
         finally:
             await self._project.down()
 
-    def _saw(self, sight: Sight) -> None:
-        if not sight.action.startswith("exec_"):
-            self._spec.journal({"journal": "container"} | asdict(sight))
-        actor = self.actors.get(sight.service)
+    def _container_event(self, event: ContainerEvent) -> None:
+        if not event.action.startswith("exec_"):
+            self._spec.journal({"journal": "container"} | asdict(event))
+        actor = self.actors.get(event.service)
         if actor is not None:
-            actor.saw(sight)
+            actor.handle_event(event)
 
     def _exited(self, end: ProcessEnd) -> None:
         self.exits.append(end)

@@ -1,4 +1,4 @@
-"""Roles as real operating system processes: started, kept running, broken, watched."""
+"""Roles as real operating system processes that are started, kept running and broken."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import httpx
 from chaos.process_strike import ActorFailed, ProcessEnd
 from system.guardian import Reaper
 
-# Ready means: imports done (2 cores, eight processes), database and Redis reached.
+# Covers the imports (eight processes on 2 cores) and reaching the database and Redis.
 READY_SECONDS = 30.0
 RESTART_DELAY_SECONDS = 0.1
-# What dies at once is started more and more slowly: starting costs the others their CPU.
+# Backoff for processes that die at once, because starts take CPU from the other processes.
 RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
@@ -29,9 +29,9 @@ CLOCK_MOVES_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start an actor. ``ready_url`` answers 200 once it can work.
+    """How to start a process. ``ready_url`` returns 200 once it is ready.
 
-    ``clock``: the file where it looks when its clock is to be moved (``chaos.live.skewed``).
+    ``clock``: the file from which it reads its clock offset (``chaos.live.skewed``).
     """
 
     argv: Sequence[str]
@@ -43,9 +43,9 @@ class Command:
 
 
 class SupervisedProcess:
-    """One named role. While running, whatever ends its process, a new one is started.
+    """One named process (an ``Actor``) that is replaced whenever it ends.
 
-    A planned end waits for ``restart`` (the fault says when), any other is repaired at once.
+    After a planned end the new process waits for ``restart``; after any other it starts at once.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SupervisedProcess:
 
     @property
     def pid(self) -> int:
-        """Of the current process; raises ActorFailed when there is none."""
+        """The current process; raises ActorFailed when there is none."""
         if self._process is None or self._process.poll() is not None:
             raise ActorFailed(f"{self.name} has no process now")
         return self._process.pid
@@ -88,9 +88,9 @@ class SupervisedProcess:
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
     async def ready(self, timeout_seconds: float = READY_SECONDS, *, patient: bool = False) -> None:
-        """Wait until the role says that it can work; raises ActorFailed.
+        """Wait until the role reports that it is ready; raises ActorFailed.
 
-        ``patient``: also while it dies again and again, as without its database.
+        ``patient``: keep waiting while it dies repeatedly, as without its database.
         """
         if self.command.ready_url is None:
             return
@@ -102,7 +102,7 @@ class SupervisedProcess:
                     if (await client.get(self.command.ready_url)).status_code == 200:
                         return
                 if self.starts > starts + 3 and not patient:
-                    break  # it dies as often as it is started: waiting would not help
+                    break  # it keeps dying, so waiting does not help
                 await asyncio.sleep(0.05)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} s "
@@ -118,7 +118,7 @@ class SupervisedProcess:
         return self._signal(signal.SIGTERM, ends=True)
 
     def pause(self) -> int:
-        """SIGSTOP: nothing runs, the kernel still accepts bytes; returns the pid."""
+        """SIGSTOP: stop execution while the kernel still accepts bytes; returns the pid."""
         return self._signal(signal.SIGSTOP, ends=False)
 
     def resume(self) -> int:
@@ -136,7 +136,10 @@ class SupervisedProcess:
         return await ended(self._process)
 
     async def move_clock(self, seconds: float) -> float | None:
-        """Its wall clock is ahead by so many; by how many it then shows (None: it did not say)."""
+        """Set its wall clock ahead by ``seconds``.
+
+        Returns how far ahead its clock then reads; None if it did not report it.
+        """
         if self.command.clock is None:
             raise ActorFailed(f"{self.name} was not started with a clock that can be moved")
         shows = self.command.clock.with_name(f"{self.command.clock.name}.shows")
@@ -151,7 +154,7 @@ class SupervisedProcess:
         return None
 
     def abandon(self) -> None:
-        """SIGKILL if it runs, and never a new process, also if one was about to be started."""
+        """SIGKILL if it runs; never start a new process, not even a pending one."""
         self._stopping = True
         if self.alive:
             self.kill()
@@ -183,8 +186,8 @@ class SupervisedProcess:
     def _spawn(self) -> None:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
-            # In a session of its own: Ctrl-C is for the harness, which stops its children in order.
-            self._process = self._reaper.spawn(
+            # In its own session: Ctrl-C reaches only the harness, which stops all in order.
+            self._process = self._guardian.spawn(
                 self.command.argv,
                 env=self.command.environment,
                 cwd=self.command.directory,
@@ -217,24 +220,24 @@ class SupervisedProcess:
 
 
 async def ended(process: subprocess.Popen[bytes]) -> int:
-    """Wait until the process is reaped; its exit code."""
+    """Wait until the process is reaped; return its exit code."""
     while (code := process.poll()) is None:
         await asyncio.sleep(REAP_SECONDS)
     return code
 
 
 def process_state(pid: int) -> str:
-    """The kernel's letter for a process: R, S, D, T (stopped), Z; "" when there is none."""
+    """Return the kernel's state letter: R, S, D, T (stopped), Z; "" if there is no process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
-    # The command's name stands in parentheses and may itself contain any character.
+    # The command's name is in parentheses and may contain any character.
     return stat.rpartition(")")[2].split()[0]
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, or a note that there are none."""
+    """Return the last lines of a log, or a note that there are none."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Faults of the network: Toxiproxy's toxics on edges, and the measurement that they were felt."""
+"""Inject faults into edges with Toxiproxy, and measure whether they took effect."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ _BASELINE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EdgeMeasurement:
-    """What was seen of one edge. ``probe_seconds``: how long the harness's own request through
-    the same proxy took, or had waited in vain when the fault was lifted (``answered`` False).
-    ``closed``: how many of the connections that were open before were gone by then.
+    """What was measured on one edge.
+
+    ``probe_seconds``: duration of the harness's own request through the same proxy; without a
+    response until the end of the fault, ``answered`` is False. ``closed``: connections that were
+    open before and gone by then.
     """
 
     baseline_seconds: float | None
@@ -42,7 +44,7 @@ class EdgeMeasurement:
     held_seconds: float
 
     def evidence(self) -> dict[str, Any]:
-        """As it goes into the history."""
+        """Return it as in the history."""
         return {
             "probe_ms": round(self.probe_seconds * 1000, 1),
             "probe_answered": self.answered,
@@ -56,7 +58,7 @@ class EdgeMeasurement:
 
 
 async def inject_edge_fault(
-    plan: FaultSpec,
+    fault: FaultSpec,
     fault_id: str,
     targets: Mapping[str, int],
     proxies: Proxies,
@@ -65,27 +67,27 @@ async def inject_edge_fault(
 ) -> Observed:
     """Break ``targets`` (edge -> its proxy's port, as ``wire`` sees it) while ``hold`` lasts.
 
-    Returns whether every one of them was felt, and what was measured on each.
+    Returns whether all of them were observed, and what was measured on each.
     """
-    baselines = {edge: await _baseline(plan, edge, port, wire) for edge, port in targets.items()}
+    baselines = {edge: await _baseline(fault, edge, port, wire) for edge, port in targets.items()}
     ports = set(targets.values())
     before = await wire.look(ports)
     async with AsyncExitStack() as probing:
         async with AsyncExitStack() as broken:
             for edge in targets:
-                if plan.fault == "down":
+                if fault.fault == "down":
                     await broken.enter_async_context(proxies.down(edge))
                 else:
-                    toxics = _toxics(plan, fault_id, edge)
+                    toxics = _toxics(fault, fault_id, edge)
                     await broken.enter_async_context(proxies.toxic(*toxics))
-            # Counted from here on: what moves now moves in spite of the fault.
+            # Bytes counted from here on move in spite of the fault.
             meters = EdgeTraffic(wire, targets)
             await probing.enter_async_context(meters.running())
-            struck = time.monotonic()
+            began = time.monotonic()
             probes = {e: asyncio.create_task(wire.ask(e, port)) for e, port in targets.items()}
             probing.push_async_callback(_cancel, list(probes.values()))
             await hold()
-            held = time.monotonic() - struck
+            held = time.monotonic() - began
             traffic = await meters.count()
             answers = {edge: _answer(probe, held) for edge, probe in probes.items()}
             after = await wire.look(ports)
@@ -102,35 +104,35 @@ async def inject_edge_fault(
         )
         for edge, port in targets.items()
     }
-    felt = all(was_observed(plan, seen) for seen in measured.values())
-    return felt, {edge: seen.evidence() for edge, seen in measured.items()}
+    observed = all(was_observed(fault, seen) for seen in measured.values())
+    return observed, {edge: seen.evidence() for edge, seen in measured.items()}
 
 
-def was_observed(plan: FaultSpec, seen: EdgeMeasurement) -> bool:
+def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
     """Whether the measurement shows the fault on this edge, to a client that used it meanwhile."""
-    if plan.fault in _CLOSING:
+    if fault.fault in _CLOSING:
         return seen.closed > 0 or not seen.answered
     used = seen.traffic.sent > 0 or seen.released > 0
-    latency = plan.attributes.get("latency", 0) / 1000 * len(_STREAMS[plan.stream])
-    if latency > seen.held_seconds or plan.attributes.get("rate") == 0:
-        # A stall. A server may still push what it was asked for before, if only upstream is cut.
-        silent = seen.traffic.received == 0 or plan.stream == "up"
+    latency = fault.attributes.get("latency", 0) / 1000 * len(_STREAMS[fault.stream])
+    if latency > seen.held_seconds or fault.attributes.get("rate") == 0:
+        # A stall. If only upstream is cut, a server may still send earlier responses.
+        silent = seen.traffic.received == 0 or fault.stream == "up"
         return used and silent and not seen.answered
-    if plan.fault == "latency":
+    if fault.fault == "latency":
         return used and seen.probe_seconds >= 0.9 * latency
     normal = seen.baseline_seconds
     return used and normal is not None and seen.probe_seconds > 3 * normal
 
 
-def _toxics(plan: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:
-    attributes = tuple(sorted(plan.attributes.items()))
-    streams = _STREAMS[plan.stream]
-    return [ProxyToxic(edge, plan.fault, stream, attributes, fault_id) for stream in streams]
+def _toxics(fault: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:
+    attributes = tuple(sorted(fault.attributes.items()))
+    streams = _STREAMS[fault.stream]
+    return [ProxyToxic(edge, fault.fault, stream, attributes, fault_id) for stream in streams]
 
 
-async def _baseline(plan: FaultSpec, edge: str, port: int, wire: Wire) -> float | None:
-    """How fast the edge is before the fault, for those faults whose delay has no number."""
-    if plan.fault == "latency" or plan.fault in _CLOSING:
+async def _baseline(fault: FaultSpec, edge: str, port: int, wire: Wire) -> float | None:
+    """Measure the edge before the fault, for faults without a declared delay."""
+    if fault.fault == "latency" or fault.fault in _CLOSING:
         return None
     return await asyncio.wait_for(wire.ask(edge, port), _BASELINE_SECONDS)
 
@@ -147,7 +149,7 @@ async def _cancel(probes: list[asyncio.Task[float | None]]) -> None:
 
 
 async def _released(meters: EdgeTraffic, before: dict[str, ByteCounts]) -> dict[str, int]:
-    """Bytes that arrived at the clients once the fault was lifted."""
+    """Count the bytes that reach the clients after the fault was removed."""
     give_up = time.monotonic() + _RELEASE_SECONDS
     while True:
         counts = await meters.count()

@@ -1,7 +1,7 @@
-"""A run as Prometheus sees it: a list of the roles to be scraped, and which faults hold.
+"""Show a run to Prometheus: the roles to be scraped, and the active faults.
 
-The list is a file for Prometheus' ``file_sd_configs``. It is there while the run is, and names the
-harness too, which serves ``holdfast_chaos_fault_active`` on a port of its own.
+The list is a file for Prometheus' ``file_sd_configs``. It exists during the run and includes the
+harness, which serves ``holdfast_chaos_fault_active`` on a port of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOST = "127.0.0.1"
 
 
 class FaultGauge:
-    """Each fault on each target that held so far: 1 while it does, 0 afterwards."""
+    """A gauge for each fault and target of the run: 1 while the fault is active, else 0."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -36,15 +36,15 @@ class FaultGauge:
             registry=self._registry,
         )
 
-    def tell(self, record: Record) -> None:
-        """Faults count from their start to their end; other records are of no interest."""
+    def count(self, record: Record) -> None:
+        """Count a fault from its start to its end; ignore other records."""
         if isinstance(record, Fault) and record.type in {"start", "end"}:
             for target in record.targets:
                 change = 1 if record.type == "start" else -1
                 self._active.labels(record.fault, target).inc(change)
 
     def app(self) -> Starlette:
-        """Serves ``/metrics``."""
+        """Create the application that serves ``/metrics``."""
 
         async def scrape(request: Request) -> Response:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -57,13 +57,13 @@ class FaultGauge:
 async def exposed(
     targets: Path | None, ports: Mapping[str, int]
 ) -> AsyncIterator[Callable[[Record], None]]:
-    """``ports`` of the roles by name are listed in the file ``targets`` inside the block.
+    """List the ``ports`` of the roles in the file ``targets`` inside the block.
 
-    Yields what is to be told every record. Without ``targets`` nobody looks, and nothing is done.
+    Yields a function that takes every record. Without ``targets`` no metrics are served.
     """
     gauge = FaultGauge()
     if targets is None:
-        yield gauge.tell
+        yield gauge.count
         return
     server, serving = await start_server(gauge.app(), _HOST, 0)
     listed = [_entry(f"holdfast-{name.partition('-')[0]}", name, ports[name]) for name in ports]
@@ -71,9 +71,9 @@ async def exposed(
     targets.parent.mkdir(parents=True, exist_ok=True)
     draft = targets.with_suffix(".draft")
     draft.write_text(json.dumps(listed), encoding="utf-8")
-    draft.rename(targets)  # Prometheus never reads half a file
+    draft.rename(targets)  # atomic for Prometheus
     try:
-        yield gauge.tell
+        yield gauge.count
     finally:
         targets.unlink(missing_ok=True)
         await stop_server(server, serving)

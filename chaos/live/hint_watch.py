@@ -1,4 +1,4 @@
-"""Sees every hint that reaches Redis, by the server's own clock."""
+"""Observe every hint that reaches Redis, with the server's own clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASK_AGAIN_SECONDS = 1.0
 
 
 class HintWatch:
-    """Sees every hint that arrives at the server (MONITOR on a connection of its own)."""
+    """Records every hint that arrives at the server (MONITOR on its own connection)."""
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
@@ -25,12 +25,12 @@ class HintWatch:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch inside the block; a server that goes away is watched again when it is back."""
+        """Watch inside the block; reconnect to a server that was restarted."""
         task = asyncio.create_task(self._watch(), name="hint watch")
         try:
             yield
         finally:
-            # Now and then redis-py swallows a cancel that meets it between two reads.
+            # redis-py sometimes swallows a cancellation between two reads.
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=_ASK_AGAIN_SECONDS)

@@ -1,4 +1,4 @@
-"""What a run is doing now: one updating line on a terminal, sparse lines elsewhere."""
+"""Show the progress of a run: one updating line on a terminal, sparse lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunProgress:
         self._shown_at = 0.0
 
     def show(self, phase: str, detail: str = "") -> None:
-        """The phase it is in; shown at once if it is a new one."""
+        """Show the phase and its detail; a new phase is shown at once."""
         now = time.monotonic()
         new = phase != self._phase
         if not (self._live or new or now - self._shown_at >= _SPARSE_SECONDS):
@@ -36,7 +36,7 @@ class RunProgress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the line free for what comes next."""
+        """Clear the updating line."""
         if self._live:
             self._stream.write(_CLEAR)
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""`make trace`: one task whose worker is killed while it runs, and its trace out of Jaeger."""
+"""`make trace`: kill the worker of a running task and show the task's trace from Jaeger."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ T = TypeVar("T")
 
 
 class NotShown(ChaosError):
-    """The run did not come to its end; the message says what it waited for."""
+    """The run did not finish; the message says what it waited for."""
 
 
 async def show_a_trace(*, keep: bool) -> None:
-    """Prints the URL and the drawing; leaves nothing behind. ``keep``: Jaeger until Ctrl-C.
+    """Print the URL and the drawing, then remove everything. ``keep``: Jaeger until Ctrl-C.
 
     Raises:
         EmbeddedError: a server did not start, or Jaeger could not be built.
@@ -80,7 +80,7 @@ class _Servers:
 
 
 class _Stack:
-    """Servers, one API, one scheduler, two workers, all of it traced."""
+    """Servers, one API, one scheduler and two workers, all of them traced."""
 
     def __init__(self, reaper: Reaper, directory: Path) -> None:
         self._reaper = reaper
@@ -94,7 +94,7 @@ class _Stack:
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[_Stack]:
-        """Ready inside the block; all of it is stopped after it."""
+        """Start everything; it is ready inside the block and stopped after it."""
         servers = (self._servers.jaeger, self._servers.postgres, self._servers.valkey)
         try:
             _say("starting Jaeger, Postgres and Valkey")
@@ -123,7 +123,7 @@ class _Stack:
             await asyncio.shield(self._stop())
 
     async def run(self) -> TaskTrace:
-        """The task, the kill, the retry; then its trace, as soon as it is complete in Jaeger."""
+        """Run the task, the kill and the retry; return the trace once it is complete in Jaeger."""
         async with httpx.AsyncClient(base_url=self._api, trust_env=False) as client:
             answer = await client.post("/tasks/", json={"name": "shown"})
             answer.raise_for_status()
@@ -131,7 +131,7 @@ class _Stack:
             _say(f"submitted task {task}")
             victim = await _until(self._running, "a worker to run the task", _SETTLED_SECONDS)
 
-            async def in_second_step() -> bool:  # nothing is exported by the dead
+            async def in_second_step() -> bool:  # a killed process exports nothing
                 return FIRST_STEP in {span.name for span in await self._stored(task)}
 
             await _until(in_second_step, "the span of its first step", _STORED_SECONDS)
@@ -152,7 +152,7 @@ class _Stack:
         return None
 
     async def _kill(self, victim: str, parent: str) -> None:
-        """SIGKILL, told as a span in the task's own trace."""
+        """Send SIGKILL and record it as a span in the task's own trace."""
         actor = self._actors[victim]
         if not await self._observer.running(victim):
             raise NotShown(f"{victim} was through with the task before it could be killed")
@@ -184,15 +184,15 @@ class _Stack:
         await tracing.aclose()
 
     async def _complete(self, task: UUID) -> TaskTrace | None:
-        """Both attempts with their ends, and the kill."""
+        """Return the trace if it has both ended attempts and the kill."""
         try:
             found = await trace_of(task, self._settings)
         except NoTrace:
             return None
         outcomes = [span.attributes.get("holdfast.outcome", NOT_TOLD) for span in found.spans]
         ends = [outcome for outcome in outcomes if outcome != NOT_TOLD]
-        strikes = [span for span in found.spans if span.service == FAULTS]
-        return found if len(ends) > 1 and strikes else None
+        kills = [span for span in found.spans if span.service == FAULTS]
+        return found if len(ends) > 1 and kills else None
 
     async def _stored(self, task: UUID) -> list[Span]:
         try:

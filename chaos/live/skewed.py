@@ -1,6 +1,6 @@
-"""A role whose wall clock can be set: ``python -m chaos.live.skewed FILE system worker --app ...``.
+"""Run a role with a settable clock: ``python -m chaos.live.skewed FILE system worker --app ...``.
 
-On SIGUSR1 it reads from FILE by how many seconds its clock shall be wrong, moves the clock that all
+On SIGUSR1 it reads the offset in seconds from FILE, moves the clock that all
 Python code of the process reads (``time-machine``; monotonic clocks stay), and writes what that
 clock now shows to ``FILE.shows`` (Unix time). The code of the role is not changed.
 """
@@ -18,7 +18,7 @@ import time_machine
 
 
 def main() -> None:
-    """Run the module named in the arguments under a clock that can be moved."""
+    """Run the module named in the arguments with a settable clock."""
     offset_file, module, *arguments = sys.argv[1:]
     wish, shows = Path(offset_file), Path(f"{offset_file}.shows")
     clock = time_machine.travel(dt.datetime.now(dt.UTC), tick=True).start()
@@ -33,7 +33,7 @@ def main() -> None:
         draft.write_text(repr(time.time()), encoding="ascii")
         draft.rename(shows)
 
-    be_ahead(0.0)  # starting took its time
+    be_ahead(0.0)  # compensates for the time since travel() began
     signal.signal(signal.SIGUSR1, move)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -20,7 +20,7 @@ import toxiproxy.server
 from toxiproxy.api import APIConsumer, validate_response
 
 Stream = Literal["upstream", "downstream"]
-# Attributes of Toxiproxy 2.12 by type; jitter is left out on purpose.
+# Attributes of Toxiproxy 2.12 by type; without jitter, which is not deterministic.
 ATTRIBUTES: dict[str, frozenset[str]] = {
     "latency": frozenset({"latency"}),
     "bandwidth": frozenset({"rate"}),
@@ -33,7 +33,7 @@ ATTRIBUTES: dict[str, frozenset[str]] = {
 
 
 class ToxiproxyError(Exception):
-    """Toxiproxy did not do, or does not show, what it was asked for."""
+    """Toxiproxy did not do what was requested, or does not confirm it."""
 
 
 class _Requests(APIConsumer):  # type: ignore[misc]  # the package has no types
@@ -68,7 +68,7 @@ class _Requests(APIConsumer):  # type: ignore[misc]  # the package has no types
         return cls._call("POST", url, data=data, json=json, **kwargs)
 
 
-# The package's classes look their HTTP side up in their own modules: the only seam there is.
+# The package offers no other way to replace its HTTP client than in its modules.
 toxiproxy.proxy.APIConsumer = _Requests
 toxiproxy.server.APIConsumer = _Requests
 
@@ -77,7 +77,7 @@ toxiproxy.server.APIConsumer = _Requests
 class ProxyToxic:
     """One toxic of one edge in one direction, under Toxiproxy's own names and units.
 
-    ``tag`` tells toxics of the same type and stream apart when faults overlap.
+    ``tag`` distinguishes toxics of the same type and stream when faults overlap.
     """
 
     edge: str
@@ -94,7 +94,7 @@ class ProxyToxic:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of a proxy as it really stands: ``action`` is add, remove, enable or disable."""
+    """A confirmed change of a proxy; ``action``: add, remove, enable or disable."""
 
     action: str
     edge: str
@@ -109,16 +109,16 @@ class Proxies:
     """
 
     def __init__(self, port: int, journal: Callable[[Change], None]) -> None:
-        # Whatever runs there, its HTTP side is reached on loopback.
+        # The HTTP API is reached on loopback wherever the server runs.
         self._server = toxiproxy.server.Toxiproxy()
         self._server.update_api_consumer("127.0.0.1", port)
         self._proxies: dict[str, Any] = {}
         self._journal = journal
-        # The API is not made for concurrent changes of one proxy.
+        # The API does not support concurrent changes of one proxy.
         self._lock = asyncio.Lock()
 
     async def create(self, edge: str, upstream_port: int) -> int:
-        """Make the proxy of ``edge``; returns the port it listens on."""
+        """Create the proxy of ``edge``; returns the port it listens on."""
         async with self._lock:
             proxy = await asyncio.to_thread(
                 self._server.create, f"127.0.0.1:{upstream_port}", edge, "127.0.0.1:0", True
@@ -144,7 +144,7 @@ class Proxies:
         return tuple(self._proxies)
 
     async def add(self, toxic: ProxyToxic) -> None:
-        """Add a toxic and read it back; raises ToxiproxyError when it is not there as asked."""
+        """Add a toxic and read it back; raises ToxiproxyError if it differs."""
         unknown = {name for name, _ in toxic.attributes} - ATTRIBUTES.get(toxic.type, frozenset())
         if toxic.type not in ATTRIBUTES or unknown:
             raise ToxiproxyError(
@@ -169,7 +169,7 @@ class Proxies:
         self._journal(Change("add", toxic.edge, toxic))
 
     async def remove(self, toxic: ProxyToxic) -> None:
-        """Remove a toxic if it stands; what it held back is delivered at once."""
+        """Remove a toxic if it exists; what it held back is delivered at once."""
         proxy = self._proxy(toxic.edge)
         async with self._lock:
             if toxic.name not in await asyncio.to_thread(proxy.toxics):
@@ -207,18 +207,18 @@ class Proxies:
 
     @asynccontextmanager
     async def toxic(self, *toxics: ProxyToxic) -> AsyncIterator[None]:
-        """The toxics stand inside the block and are gone after it, whatever happens in it."""
+        """Apply the toxics inside the block; they are always removed after it."""
         try:
             for each in toxics:
                 await self.add(each)
             yield
         finally:
-            # A cancelled harness must still heal: the removals finish before the cancel goes on.
+            # Shielded: the removals finish even if the harness is cancelled.
             await asyncio.shield(self._remove_all(toxics))
 
     @asynccontextmanager
     async def down(self, edge: str) -> AsyncIterator[None]:
-        """The edge refuses connections inside the block."""
+        """Refuse connections on the edge inside the block."""
         try:
             await self.set_enabled(edge, enabled=False)
             yield
@@ -230,7 +230,7 @@ class Proxies:
         for each in toxics:
             try:
                 await self.remove(each)
-            except Exception as error:  # noqa: BLE001  # the others must go all the same
+            except Exception as error:  # noqa: BLE001  # the others are removed all the same
                 failures.append(error)
         if failures:
             raise ExceptionGroup("toxics that may still stand", failures)
@@ -245,7 +245,7 @@ class Proxies:
 
 
 def _differs(wanted: Mapping[str, int], found: Mapping[str, int]) -> bool:
-    """Whether an attribute is missing or other than asked; what was not asked for must be 0."""
+    """Whether an attribute differs from what was requested (0 unless requested)."""
     return any(found.get(name) != value for name, value in wanted.items()) or any(
         value for name, value in found.items() if name not in wanted
     )

@@ -1,4 +1,4 @@
-"""The Toxiproxy server, built once from its Go module and kept in the user's cache."""
+"""Build the Toxiproxy server once from its Go module, into the user's cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOXIPROXY = GoModule(
 
 
 def toxiproxy_binary() -> Path:
-    """The path of the server program; built first (15 to 60 s) where it is missing.
+    """Return the path of the server; build it first (15 to 60 s) if it is missing.
 
     Raises:
         GoBuildError: no Go toolchain could be had, or the build failed.

@@ -1,4 +1,4 @@
-"""Bytes on the wire, as the kernel counts them: the witness that a network fault was felt.
+"""Count bytes on the wire with the kernel's counters, to observe network faults.
 
 Toxiproxy counts bytes only when a connection ends. The kernel knows at any moment how much each
 socket has sent and received (netlink ``sock_diag``, Linux, no privilege needed). So "commands were
@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-# (sent, received) bytes of each client of a port, by something that names its socket.
+# (sent, received) bytes of each client of a port, keyed by an identifier of its socket.
 Sockets = Mapping[str, tuple[int, int]]
 
-# Something every server answers at once, without a login.
+# Requests that each server answers at once, without a login.
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 REQUESTS = {"postgres": _SSL_REQUEST, "redis": b"PING\r\n"}
 _HTTP = b"GET /healthz HTTP/1.0\r\n\r\n"
@@ -38,7 +38,7 @@ _BYTES_ACKED = 120
 
 @dataclass(frozen=True, slots=True)
 class ByteCounts:
-    """Bytes that clients of a port sent and got back, over ``connections`` sockets.
+    """Bytes that clients of a port sent and received, over ``connections`` sockets.
 
     ``closed``: how many of those sockets were gone at the last look.
     """
@@ -50,29 +50,29 @@ class ByteCounts:
 
 
 class Wire(Protocol):
-    """Where the clients of proxies can be watched, and the proxies asked something.
+    """The network in which the clients of proxies are observed and proxies are probed.
 
     What ``ask`` itself sends is in no count.
     """
 
     async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
-        """The clients of each of these ports, now."""
+        """Return the sockets of the clients of each of these ports."""
 
     async def ask(self, edge: str, port: int) -> float | None:
-        """Seconds until the edge answered a request of the harness; None when it closed instead.
+        """Return the seconds until the edge responded to a probe; None if it closed instead.
 
         Waits as long as it takes.
         """
 
 
 class LocalWire:
-    """The wire of proxies and clients that share this machine's network with the harness."""
+    """The network of this machine, which proxies and clients share with the harness."""
 
     def __init__(self) -> None:
         self._own: set[int] = set()
 
     async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
-        """The clients' own sockets, without those of the harness."""
+        """Return the clients' sockets, without those of the harness."""
         found = {port: client_bytes(port) for port in ports}
         return {
             port: {str(source): counts[source] for source in counts.keys() - self._own}
@@ -80,19 +80,19 @@ class LocalWire:
         }
 
     async def ask(self, edge: str, port: int) -> float | None:
-        """As ``Wire`` says."""
+        """Probe the edge (see ``Wire``)."""
         return await ask(edge, port, self._own)
 
 
 class TrafficCounter:
-    """Counts the traffic of the clients of one port, from the look ``start`` on."""
+    """Counts the traffic of the clients of one port, beginning with the sockets ``start``."""
 
     def __init__(self, start: Sockets) -> None:
         self._start = start
         self._last = dict(start)
 
     def count(self, now: Sockets) -> ByteCounts:
-        """Count again. A socket opened and closed between two looks is not seen."""
+        """Update the counts. Sockets opened and closed between two updates are missed."""
         self._last.update(now)
         sent = received = 0
         for source, (out, back) in self._last.items():
@@ -103,7 +103,7 @@ class TrafficCounter:
 
 
 class EdgeTraffic:
-    """One meter for each edge (edge -> port), all read with one look."""
+    """The traffic of several edges (edge -> port), all read at the same time."""
 
     def __init__(self, wire: Wire, targets: Mapping[str, int]) -> None:
         self._wire = wire
@@ -111,7 +111,7 @@ class EdgeTraffic:
         self._meters: dict[str, TrafficCounter] = {}
 
     async def count(self) -> dict[str, ByteCounts]:
-        """The first time everything counts from here on."""
+        """Return the counts; the first call starts them."""
         now = await self._wire.look(set(self._targets.values()))
         if not self._meters:
             self._meters = {edge: TrafficCounter(now[port]) for edge, port in self._targets.items()}
@@ -119,7 +119,7 @@ class EdgeTraffic:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Count every 50 ms inside the block, so that short connections count."""
+        """Update every 50 ms inside the block, so that short connections are counted."""
 
         async def keep_counting() -> None:
             while True:
@@ -137,7 +137,7 @@ class EdgeTraffic:
 
 
 async def ask(edge: str, port: int, own: set[int]) -> float | None:
-    """Seconds until the edge answers a request of ours on loopback; None when it closed instead.
+    """Return the seconds until the edge responds on loopback; None if it closed instead.
 
     The local port is added to ``own`` before there is a connection.
     """
@@ -157,7 +157,7 @@ async def ask(edge: str, port: int, own: set[int]) -> float | None:
 
 
 def client_bytes(port: int) -> dict[int, tuple[int, int]]:
-    """(sent and acknowledged, received) bytes of each local TCP socket connected to ``port``.
+    """Return the (acknowledged, received) bytes of each local TCP socket connected to ``port``.
 
     Keyed by the client's own port. Raises OSError where the kernel has no ``sock_diag``.
     """
@@ -172,7 +172,7 @@ def client_bytes(port: int) -> dict[int, tuple[int, int]]:
 def served_bytes(
     ports: Collection[int], own: Collection[int] = ()
 ) -> dict[int, dict[str, tuple[int, int]]]:
-    """The same seen from the other end: by each port that is served here, and by its client's
+    """Return the same from the server's side: by each port served here, and by its client's
     address, what the client sent, and what it got and acknowledged.
 
     ``own``: ports of clients on loopback that do not count.
@@ -197,7 +197,7 @@ class _Socket:
 
 
 def _sockets(family: socket.AddressFamily) -> Iterator[_Socket]:
-    """Every TCP socket of this network that the kernel counts bytes of."""
+    """Yield every TCP socket of this network with the kernel's byte counts."""
     kind = (family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ALL_STATES)
     request = struct.pack("=BBBBI", *kind) + bytes(48)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)

@@ -1,4 +1,4 @@
-"""How fast the simulation is: ``python -m chaos run --arena simulation --benchmark``."""
+"""Measure how fast the simulation is: ``python -m chaos run --arena simulation --benchmark``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def benchmark_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, A
 
 @dataclass(frozen=True, slots=True)
 class _Speed:
-    """Of so many processes together, one value for each seed."""
+    """The speed of several processes together, one value for each seed."""
 
     ratios: list[float]  # virtual seconds per second
     seeds: list[float]  # per second
@@ -68,7 +68,7 @@ class Benchmark:
     """Measures the reference scenario and the smallest scope, in one process and in two."""
 
     async def run(self) -> None:
-        """Prints a few lines for each.
+        """Print the results.
 
         Raises:
             WorkerFailed: a simulating process broke.
@@ -85,13 +85,13 @@ async def _measure(scenario: Scenario, seeds: int, runs: str) -> None:
     speeds: list[_Speed] = []
     for processes in _PROCESSES:
         async with Pool(processes).up() as pool:
-            # Each process once, to warm up.
+            # One warm-up run per process.
             await _answers(pool, scenario, range(processes), runs)
             first = range(processes, processes + seeds * processes)
             answers = await _answers(pool, scenario, first, runs)
             if not speeds:
                 sampled = range(_SAMPLED_SEEDS)
-                told = await _answers(pool, scenario, sampled, runs, sampled=True)
+                samples = await _answers(pool, scenario, sampled, runs, sampled=True)
                 typer.echo(_title(scenario, answers))
         speeds.append(
             _Speed(
@@ -102,7 +102,7 @@ async def _measure(scenario: Scenario, seeds: int, runs: str) -> None:
         typer.echo(f"  processes {processes}: {speeds[-1]}")
     one, two = (statistics.median(speed.ratios) for speed in speeds)
     typer.echo(f"  two processes: {two / one:.2f} times one")
-    typer.echo(f"  time of one: {_shares(told)}")
+    typer.echo(f"  time of one: {_shares(samples)}")
 
 
 async def _answers(

@@ -1,7 +1,7 @@
-"""Which core a simulating process gets for itself, with its servers.
+"""Pin each simulating process to a core, together with its servers.
 
-It waits whenever one of its servers works, and the other way round: so they lose nothing by sharing
-a core, and need not wake up another one for each statement (a third less time on two cores).
+Either the process or one of its servers works, so sharing a core costs nothing and saves waking up
+another core for each statement (a third less time on two cores).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ class Cores:
     """The cores that this process may use, and how many simulating processes each has."""
 
     def __init__(self) -> None:
-        # Only Linux can pin a process. Whose turn is first is drawn: there may be others like us.
+        # Only Linux can pin a process. The order is random, because other harnesses may run.
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         random.shuffle(cores)
         self._users = Counter(dict.fromkeys(cores, 0))
         self._core_of: dict[int, int] = {}
 
     def give(self, pid: int) -> None:
-        """Pins a process, before it has started its servers, to the core with the fewest others."""
+        """Pin a process, before it starts its servers, to the core with the fewest others."""
         if not self._users:
             return
         core = min(self._users, key=self._users.__getitem__)
@@ -32,7 +32,7 @@ class Cores:
             self._users[core] += 1
             self._core_of[pid] = core
 
-    def take_back(self, pid: int) -> None:
-        """The process has ended."""
+    def release(self, pid: int) -> None:
+        """Release the core of a process that has ended."""
         if pid in self._core_of:
             self._users[self._core_of.pop(pid)] -= 1

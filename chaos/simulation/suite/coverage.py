@@ -1,9 +1,9 @@
-"""What the faults of simulated runs really met: a green run that covered nothing looks like one.
+"""Measure what the faults of simulated runs met: a true verdict alone does not show it.
 
-Two tables, added up over all seeds. Fault by state: in how many strikes some task was in that
-state. Fault by statement: how often that statement was the last one its process had made before
-the strike (``after``), and the first one it made from then on (``before``): a killed process makes
-those that were on the wire. A fault of a server strikes every process.
+Two tables, summed over all seeds. Fault by state: the number of injections during which some task
+was in that state. Fault by statement: how often that statement was the last one of its process
+before the injection (``after``), and the first one from then on (``before``), which for a killed
+process is one that was on the wire. A fault of a server affects every process.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ROLES = ("api", "scheduler", "worker")
 
 @dataclass(slots=True)
 class Coverage:
-    """Counts by (fault, cell); ``statements`` by name; ``strikes`` by fault; ``sometimes``."""
+    """Counts by (fault, cell); ``statements`` by name; ``injections`` by fault; ``sometimes``."""
 
-    strikes: Counter[str] = field(default_factory=Counter)
+    injections: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
     after: Counter[str] = field(default_factory=Counter)
     before: Counter[str] = field(default_factory=Counter)
@@ -39,43 +39,43 @@ class Coverage:
 
     @classmethod
     def of(cls, history: History, done: Iterable[ExecutedStatement], zero: float) -> Coverage:
-        """Of one run. ``zero``: the virtual second at which its arena second 0 was."""
+        """Measure one run. ``zero``: the virtual second of its arena second 0."""
         found = cls()
         by_client: defaultdict[str, list[ExecutedStatement]] = defaultdict(list)
         for statement in done:
             if statement.client.partition("-")[0] in _ROLES:
                 by_client[statement.client].append(statement)
                 found.statements[_name(statement)] += 1
-        strikes = [r for rs in history.faults.values() for r in rs if r.type == "start"]
-        for strike in strikes:
-            found.strikes[strike.fault] += 1
-            for state in _states_at(history, strike.at):
-                found.states[f"{strike.fault} {state}"] += 1
-            for client in _struck(strike, by_client):
-                found._between(strike.fault, by_client[client], strike.at + zero)
+        injections = [r for rs in history.faults.values() for r in rs if r.type == "start"]
+        for injection in injections:
+            found.injections[injection.fault] += 1
+            for state in _states_at(history, injection.at):
+                found.states[f"{injection.fault} {state}"] += 1
+            for client in _affected(injection, by_client):
+                found._between(injection.fault, by_client[client], injection.at + zero)
         return found
 
     @classmethod
     def parse(cls, document: Mapping[str, Mapping[str, int]]) -> Coverage:
-        """Back from ``document``."""
+        """Convert back from ``document``."""
         return cls(**{name: Counter(counts) for name, counts in document.items()})
 
     @property
     def document(self) -> dict[str, dict[str, int]]:
-        """As plain JSON values."""
+        """The counts as plain JSON values."""
         return {name: dict(getattr(self, name)) for name in self.__slots__}
 
     def add(self, other: Coverage) -> None:
-        """What another run covered."""
+        """Add the counts of another run."""
         for name in self.__slots__:
             getattr(self, name).update(getattr(other, name))
 
     def tables(self) -> str:
-        """Both tables and the ``sometimes``; a dot is a cell that no strike reached."""
-        faults = sorted(self.strikes)
+        """Format both tables and the ``sometimes``; a dot marks a cell that no fault reached."""
+        faults = sorted(self.injections)
         lines = [f"{'fault by state':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
         lines += [
-            f"{fault:<20}{self.strikes[fault]:>8}"
+            f"{fault:<20}{self.injections[fault]:>8}"
             + "".join(f"{_cell(self.states[f'{fault} {s}']):>11}" for s in _STATES)
             for fault in faults
         ]
@@ -107,7 +107,7 @@ class Coverage:
 
 
 def _name(statement: ExecutedStatement) -> str:
-    """What a driver asks on each new connection is one thing."""
+    """Return the statement's name; all queries of a driver's login share one."""
     return "(login)" if statement.name.startswith(_LOGIN) else statement.name
 
 
@@ -116,7 +116,7 @@ def _cell(count: int) -> str:
 
 
 def _states_at(history: History, at: float) -> set[str]:
-    """The states that some task was in at that arena second."""
+    """Return the states of all tasks at that arena second."""
     found = set()
     for events in history.events.values():
         last = None
@@ -129,8 +129,8 @@ def _states_at(history: History, at: float) -> set[str]:
     return found
 
 
-def _struck(strike: Fault, known: Mapping[str, Any]) -> list[str]:
-    """The processes that a strike was about."""
-    if set(strike.targets) & set(SERVERS):
+def _affected(injection: Fault, known: Mapping[str, Any]) -> list[str]:
+    """Return the processes that a fault affected."""
+    if set(injection.targets) & set(SERVERS):
         return sorted(known)
-    return sorted({target.partition("->")[0] for target in strike.targets} & known.keys())
+    return sorted({target.partition("->")[0] for target in injection.targets} & known.keys())

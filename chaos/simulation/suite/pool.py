@@ -1,4 +1,4 @@
-"""Worker processes that take jobs one after the other, each with servers of its own."""
+"""A pool of worker processes, each with servers of its own, that do one job at a time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from chaos.simulation.suite.cores import Cores
 
 _ANSWER_BYTES_MAX = 256 * 2**20
 _STOP_SECONDS = 20.0
-_CORES = Cores()  # of all pools of this process
+_CORES = Cores()  # shared by all pools of this process
 
 
 class WorkerFailed(ChaosError):
-    """A worker process ended, or a job raised in it; the message has what it said."""
+    """A worker process ended, or a job raised in it; the message has the details."""
 
 
 class Pool:
@@ -36,7 +36,7 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Pool]:
-        """All workers ready inside the block; ended after it, with all that is theirs."""
+        """Start all workers; they are ready inside the block and stopped after it."""
         try:
             self._workers = [await self._start() for _ in range(self._processes)]
             for worker in self._workers:
@@ -48,10 +48,10 @@ class Pool:
     async def answers(
         self, jobs: Iterable[Mapping[str, Any]]
     ) -> AsyncIterator[tuple[Mapping[str, Any], dict[str, Any]]]:
-        """(job, answer) as they are done; ``jobs`` is drawn from as workers become free.
+        """Yield (job, answer) as jobs are done; take the next job whenever a worker is free.
 
         Raises:
-            WorkerFailed: a job could not be done at all.
+            WorkerFailed: a worker ended, or a job raised.
         """
         todo = iter(jobs)
         running: dict[asyncio.Task[dict[str, Any]], tuple[Any, Mapping[str, Any]]] = {}
@@ -79,7 +79,7 @@ class Pool:
     async def _start(self) -> asyncio.subprocess.Process:
         environment = dict(os.environ)
         if self._sources is not None:
-            # Behind it, modules of the user's are found where they were before.
+            # The working directory follows, so that modules of the user are still found.
             environment["PYTHONPATH"] = os.pathsep.join([str(self._sources), str(Path.cwd())])
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -99,7 +99,7 @@ class Pool:
     ) -> dict[str, Any]:
         assert worker.stdin is not None  # noqa: S101 - it was asked for
         worker.stdin.write(orjson.dumps(job) + b"\n")
-        with contextlib.suppress(ConnectionError):  # then it gives no answer either
+        with contextlib.suppress(ConnectionError):  # reading the answer raises WorkerFailed
             await worker.stdin.drain()
         return await self._answer(worker)
 
@@ -115,7 +115,7 @@ class Pool:
 
 
 async def _stop(worker: asyncio.subprocess.Process) -> None:
-    """It ends with its input; SIGTERM in the middle of a job, SIGKILL if it does not care."""
+    """Close its stdin, which ends it; SIGTERM interrupts a job, SIGKILL is the last resort."""
     if worker.stdin is not None:
         worker.stdin.close()
     with contextlib.suppress(ProcessLookupError):
@@ -126,4 +126,4 @@ async def _stop(worker: asyncio.subprocess.Process) -> None:
         worker.kill()
         await worker.wait()
     finally:
-        _CORES.take_back(worker.pid)
+        _CORES.release(worker.pid)

@@ -1,4 +1,4 @@
-"""How far a simulated suite is: one updating line on a terminal, sparse lines elsewhere."""
+"""Show the progress of a simulated suite: one updating line on a terminal, else sparse lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class SuiteProgress:
-    """Seeds done, virtual time, verdicts and violations so far."""
+    """Counts seeds, virtual time, verdicts and violations so far."""
 
     def __init__(self, planned: int, stream: TextIO | None = None) -> None:
         self._planned = planned
@@ -26,7 +26,7 @@ class SuiteProgress:
         self._violations = 0
 
     def add(self, outcome: Outcome, virtual_seconds: float) -> None:
-        """One more seed is done."""
+        """Count a finished seed."""
         self._verdicts[outcome.verdict] += 1
         self._violations += sum((outcome.laws or {}).values())
         self._virtual += virtual_seconds
@@ -36,7 +36,7 @@ class SuiteProgress:
             self._show(now - self._started)
 
     def close(self) -> None:
-        """Leave the line free for what comes next."""
+        """Clear the updating line."""
         if self._live:
             self._stream.write(_CLEAR)
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Where the time of a simulated run goes: a look at the stack every millisecond."""
+"""Measure where the time of a simulated run goes by sampling the stack every millisecond."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVERY_SECONDS = 0.001
 _ROOT = str(Path(__file__).parents[3])
 _HERE = str(Path(__file__).parents[1])
 _TESTBED = f"{_ROOT}/chaos"
-# Their frames are on the stack while a real server works, and we wait.
+# Their frames are on the stack while the process waits for a real server.
 _WAITING = {
     f"{_HERE}/postgres/backend.py": "Postgres",
     f"{_HERE}/postgres/server.py": "Postgres",
@@ -26,14 +26,14 @@ _ROLES = ("api", "scheduler", "worker")
 
 
 class StackSampler:
-    """Counts samples by who was at work; ``on`` is for the main thread."""
+    """Counts samples by component; ``on`` must be used on the main thread."""
 
     def __init__(self) -> None:
         self._found: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Samples inside the block."""
+        """Sample inside the block."""
         before = signal.signal(signal.SIGALRM, self._sample)
         signal.setitimer(signal.ITIMER_REAL, _EVERY_SECONDS, _EVERY_SECONDS)
         try:
@@ -44,7 +44,7 @@ class StackSampler:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the time: "product" (its libraries included), "Postgres", "Valkey", "arena"."""
+        """Shares of the time: "product" (with its libraries), "Postgres", "Valkey", "arena"."""
         total = self._found.total()
         return {who: count / total for who, count in self._found.items()}
 
@@ -53,7 +53,7 @@ class StackSampler:
 
 
 def _at_work(frame: FrameType | None) -> str:
-    """By the innermost line that is not of Python's own library."""
+    """Attribute a sample to the innermost frame outside the standard library."""
     node = NODE.get(None)
     role = node is not None and node.name.partition("-")[0] in _ROLES
     who = ""
@@ -62,7 +62,7 @@ def _at_work(frame: FrameType | None) -> str:
         if path in _WAITING:
             return _WAITING[path]
         if not who and (path.startswith(_ROOT) or _LIBRARY in path):
-            # What a library does, it does for the process whose step this is.
+            # A library works for the process whose step is running.
             who = "product" if role and not path.startswith(_TESTBED) else "arena"
         frame = frame.f_back
     return who or "arena"

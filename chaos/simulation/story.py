@@ -147,14 +147,14 @@ class Story:
                 yield replace(line, at=record.at + self.zero)
             case records.Worker():
                 yield from self._life(record)
-            case records.Fault() | records.Phase():
+            case records.Fault() | records.PhaseStart():
                 yield self._turn(record)
             case _:
                 pass  # of no instant
 
-    def _turn(self, record: records.Fault | records.Phase) -> Told:
+    def _turn(self, record: records.Fault | records.PhaseStart) -> Told:
         at = record.at + self.zero
-        if isinstance(record, records.Phase):
+        if isinstance(record, records.PhaseStart):
             return Told(at, "", f"======== {record.phase} ========", common=True)
         flight = record.in_flight
         met = f", {flight.open} tasks open, {flight.running} running" if flight else ""

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from chaos import otlp, telemetry
 from chaos.nemesis import FaultTarget, Nemesis
 from chaos.process_strike import ProcessEnd
-from chaos.records import Bound, Exit, Fault, Phase, Record, Run, SinkCall, Sometimes
+from chaos.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
 from chaos.run_spec import RunSpec
 from chaos.run_trace import SERVICE, run_spans
 from chaos.sink import Call
@@ -244,7 +244,7 @@ class Runner:
         at: float | None = None,
         core: tuple[str, ...] = (),
     ) -> None:
-        self._write(Phase(phase=phase, at=self._clock.now() if at is None else at, core=core))
+        self._write(PhaseStart(phase=phase, at=self._clock.now() if at is None else at, core=core))
 
     def _write_all(self, records: Iterable[Record]) -> None:
         for record in records:

@@ -22,7 +22,7 @@ from chaos.records import (
     Exit,
     Fault,
     Op,
-    Phase,
+    PhaseStart,
     Record,
     Run,
     SinkCall,
@@ -30,7 +30,7 @@ from chaos.records import (
     Span,
     SqlEffect,
     StaleWrite,
-    Task,
+    TaskRow,
     Worker,
     decode,
     encode,
@@ -134,14 +134,14 @@ class History:
                 f"a history starts with its only run record; this one has {len(runs)}"
             )
         self.run: Run = runs[0]
-        self.tasks: dict[str, Task] = {}
-        for task in self._all(Task):
+        self.tasks: dict[str, TaskRow] = {}
+        for task in self._all(TaskRow):
             if task.task_id in self.tasks:
                 raise HistoryError(f"task {task.task_id} is twice in the final read")
             self.tasks[task.task_id] = task
         self.operations: dict[str, Operation] = self._pair(self._all(Op))
         self._views: dict[Callable[[History], Any], Any] = {}
-        self.phases: dict[str, float] = {phase.phase: phase.at for phase in self._all(Phase)}
+        self.phases: dict[str, float] = {phase.phase: phase.at for phase in self._all(PhaseStart)}
 
     def view(self, compute: Callable[[History], _T]) -> _T:
         """Return ``compute(self)``, computed once per history."""
@@ -227,11 +227,11 @@ class History:
         return {record.name: record for record in ordered}
 
     @cached_property
-    def task_by_key(self) -> dict[str, Task]:
+    def task_by_key(self) -> dict[str, TaskRow]:
         """Final rows by idempotency key (S10 reports keys that are on two rows)."""
         return {task.key: task for task in self.tasks.values() if task.key is not None}
 
-    def task_of(self, submit: Operation) -> Task | None:
+    def task_of(self, submit: Operation) -> TaskRow | None:
         """Return the final row created by a submit, by its key, else by the answered task id."""
         key, task_id = submit.value.get("key"), submit.value.get("task_id")
         by_key = self.task_by_key.get(key) if key is not None else None

@@ -138,7 +138,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
+class PhaseStart:
     """The beginning of a phase of the run.
 
     faults: load and faults begin. healed: all faults are off, every process is up and the load is
@@ -184,7 +184,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class TaskRow:
     """A row of ``tasks`` in the final read. ``key`` is its idempotency key."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -333,10 +333,10 @@ Record: TypeAlias = (
     Run
     | Op
     | Fault
-    | Phase
+    | PhaseStart
     | Event
     | Effect
-    | Task
+    | TaskRow
     | StaleWrite
     | Worker
     | SinkCall

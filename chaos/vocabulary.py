@@ -1,4 +1,4 @@
-"""The closed vocabularies of scenarios: faults, servers, events, invariants, ``sometimes``."""
+"""Defines the names a scenario may use: faults, servers, events, invariants, ``sometimes``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from system.lifecycle import Reason
 
 
 class FaultSort(StrEnum):
-    """What a fault is injected into."""
+    """The kind of target a fault is injected into."""
 
     EDGE = "an edge (worker-1->redis)"
     PROCESS = "a process (worker-1)"
@@ -21,7 +21,7 @@ SERVERS = ("postgres", "redis")
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """One fault: the sort of its targets, its attributes (integers), and what it does."""
+    """One fault: its kinds of targets, its required attributes (integers), and its effect."""
 
     sorts: tuple[FaultSort, ...]
     attributes: tuple[str, ...]
@@ -38,31 +38,37 @@ _BOTH = frozenset(SERVERS)
 # Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
 FAULTS: dict[str, FaultKind] = {
     "latency": FaultKind(
-        _EDGE, ("latency",), "delays by this many ms; on removal what is held arrives at once"
+        _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives at once"
     ),
-    "bandwidth": FaultKind(_EDGE, ("rate",), "KB/s; 0 stalls, and loses nothing on removal"),
+    "bandwidth": FaultKind(
+        _EDGE, ("rate",), "limits to rate KB/s; 0 stalls; removal loses nothing"
+    ),
     "timeout": FaultKind(
-        _EDGE, ("timeout",), "drops data, closes after this many ms (0: never); removal closes"
+        _EDGE, ("timeout",), "drops data, closes after timeout ms (0: never); removal closes"
     ),
-    "reset_peer": FaultKind(_EDGE, ("timeout",), "RST after this many ms for new connections"),
+    "reset_peer": FaultKind(_EDGE, ("timeout",), "resets new connections after timeout ms"),
     "slicer": FaultKind(
-        _EDGE, ("average_size", "size_variation", "delay"), "cuts in pieces; delay in us"
+        _EDGE, ("average_size", "size_variation", "delay"), "cuts data into pieces, delay us apart"
     ),
-    "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by this many ms"),
-    "limit_data": FaultKind(_EDGE, ("bytes",), "closes after this many bytes"),
-    "down": FaultKind(_EDGE, (), "refuses connections, closes the open ones"),
-    "kill": FaultKind(_ANY, (), "SIGKILL; no finally runs", _BOTH),
-    "pause": FaultKind(_ANY, (), "SIGSTOP (of a server: all of it), later SIGCONT", _BOTH),
+    "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by delay ms"),
+    "limit_data": FaultKind(_EDGE, ("bytes",), "closes after that many bytes"),
+    "down": FaultKind(_EDGE, (), "refuses connections and closes open ones"),
+    "kill": FaultKind(_ANY, (), "SIGKILL; no cleanup runs", _BOTH),
+    "pause": FaultKind(
+        _ANY, (), "SIGSTOP (of a server: its whole process tree), later SIGCONT", _BOTH
+    ),
     "terminate": FaultKind(_PROCESS, (), "SIGTERM: a graceful stop"),
-    "restart": FaultKind(_ANY, (), "a graceful stop, and started again at once", _BOTH),
-    "skew": FaultKind(_PROCESS, ("seconds",), "its wall clock jumps by this many, and back"),
-    "exhaust": FaultKind(_SERVER, (), "every free connection is taken", frozenset({"postgres"})),
+    "restart": FaultKind(_ANY, (), "a graceful stop and an immediate restart", _BOTH),
+    "skew": FaultKind(
+        _PROCESS, ("seconds",), "its wall clock jumps by that many seconds, and back"
+    ),
+    "exhaust": FaultKind(_SERVER, (), "takes every free connection", frozenset({"postgres"})),
     "terminate_backends": FaultKind(
         _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})
     ),
     "flush": FaultKind(_SERVER, (), "FLUSHALL", frozenset({"redis"})),
     "restart_empty": FaultKind(
-        _SERVER, (), "killed and started again without its data", frozenset({"redis"})
+        _SERVER, (), "kill and restart without its data", frozenset({"redis"})
     ),
     "client_kill": FaultKind(_SERVER, (), "CLIENT KILL of all connections", frozenset({"redis"})),
 }

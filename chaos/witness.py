@@ -21,7 +21,7 @@ from chaos.records import (
     Record,
     SqlEffect,
     StaleWrite,
-    Task,
+    TaskRow,
     Worker,
 )
 from chaos.vocabulary import EVENTS
@@ -161,7 +161,7 @@ class DatabaseObserver:
             values["key"] = values["idempotency_key"]
             values["task_id"] = values["id"]
             values["payload"] = json.loads(row["payload"])
-            found.append(_make(Task, values))
+            found.append(_make(TaskRow, values))
         for table, kind, order in (
             ("task_events", Event, "task_id, seq"),
             ("effects", Effect, "effect_key"),

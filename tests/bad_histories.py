@@ -9,7 +9,7 @@ from specimen import Life, Specimen
 
 from chaos.history import History
 from chaos.invariants.registry import INVARIANTS
-from chaos.records import Event, Record, Task
+from chaos.records import Event, Record, TaskRow
 from chaos.verdict import judge
 from chaos.vocabulary import SAFETY, UNCONDITIONAL
 from system.lifecycle import Reason
@@ -65,9 +65,9 @@ def on_event(reason: Reason, change: Callable[[Event], Record | None]) -> Change
     return lambda r: change(r) if isinstance(r, Event) and r.reason == reason else r
 
 
-def on_row(change: Callable[[Task], Record | None]) -> Change:
+def on_row(change: Callable[[TaskRow], Record | None]) -> Change:
     """Changes the final rows, nothing else."""
-    return lambda r: change(r) if isinstance(r, Task) else r
+    return lambda r: change(r) if isinstance(r, TaskRow) else r
 
 
 def without(kind: type[Record]) -> Change:

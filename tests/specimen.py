@@ -26,13 +26,13 @@ from chaos.records import (
     Fault,
     InFlight,
     Op,
-    Phase,
+    PhaseStart,
     Record,
     Run,
     SinkCall,
     SqlEffect,
     StaleWrite,
-    Task,
+    TaskRow,
     Term,
     Worker,
 )
@@ -180,11 +180,11 @@ class Specimen:
                 bound=Bound(seconds=ALLOWED_SECONDS, terms=(term,)),
                 settings={},
             ),
-            Phase(phase="faults", at=0.0),
+            PhaseStart(phase="faults", at=0.0),
         ]
-        tail: list[Record] = [Phase(phase="healed", at=self.now)]
+        tail: list[Record] = [PhaseStart(phase="healed", at=self.now)]
         if drained:
-            tail.append(Phase(phase="drained", at=self.now + ALLOWED_SECONDS + 1.0))
+            tail.append(PhaseStart(phase="drained", at=self.now + ALLOWED_SECONDS + 1.0))
             tail += [life.row() for life in self.lives]
             tail += [
                 Worker(worker_id=worker_id, label=label, started_at=instant(0))
@@ -373,9 +373,9 @@ class Life:
         )
         return self
 
-    def row(self) -> Task:
+    def row(self) -> TaskRow:
         """The task as the final read finds it."""
-        return Task(
+        return TaskRow(
             task_id=self.task_id,
             key=self.asked["key"],
             name=self.asked["name"],

@@ -9,7 +9,7 @@ import pytest
 from specimen import Specimen, instant
 
 from chaos.history import History, HistoryError, HistoryWriter, load
-from chaos.records import Op, Run, Sometimes, Task
+from chaos.records import Op, Run, Sometimes, TaskRow
 
 
 def a_run() -> Specimen:
@@ -69,7 +69,7 @@ def test_a_history_without_its_run_is_refused(tmp_path: Path) -> None:
 
 def test_contradicting_records_are_refused() -> None:
     records = a_run().all_records()
-    run, task = records[0], next(r for r in records if isinstance(r, Task))
+    run, task = records[0], next(r for r in records if isinstance(r, TaskRow))
     ops = [r for r in records if isinstance(r, Op)]
     with pytest.raises(HistoryError, match="only run record"):
         History([*records, run])

@@ -8,7 +8,7 @@ from bad_histories import BadHistories, Maker, copy_of, done, on_row, refused, w
 from specimen import Specimen, instant
 
 from chaos.history import History
-from chaos.records import Effect, Op, SinkCall, SqlEffect, Task
+from chaos.records import Effect, Op, SinkCall, SqlEffect, TaskRow
 from system.lifecycle import Reason, State
 
 bad = BadHistories()
@@ -74,7 +74,7 @@ def _(run: Specimen) -> History:
 @bad("S2", "effect of a task that does not exist")
 def _(run: Specimen) -> History:
     done(run)
-    return run.edited(without(Task))
+    return run.edited(without(TaskRow))
 
 
 @bad("S2", "sink of a task that does not exist")
@@ -141,7 +141,7 @@ def _(run: Specimen) -> History:
 @bad("S5", "its task is missing")
 def _(run: Specimen) -> History:
     done(run)
-    return run.edited(without(Task))
+    return run.edited(without(TaskRow))
 
 
 @bad("S5", "its task is missing")

@@ -25,7 +25,7 @@ from chaos.records import (
     Record,
     SinkCall,
     SqlEffect,
-    Task,
+    TaskRow,
     decode,
     encode,
 )
@@ -160,7 +160,7 @@ def _applied(record: Record) -> bool:
 
 
 def _row(*states: State) -> Callable[[Record], bool]:
-    return lambda r: isinstance(r, Task) and r.state in states
+    return lambda r: isinstance(r, TaskRow) and r.state in states
 
 
 def _cancelled_answer(record: Record) -> bool:
@@ -208,7 +208,7 @@ CORRUPTIONS = {
     "a cancel is answered wrongly": Corruption(
         "S4", _cancelled_answer, _with(value={"answer": "unheard of"})
     ),
-    "a row is dropped": Corruption("S6", _kind(Task)),
+    "a row is dropped": Corruption("S6", _kind(TaskRow)),
     "an event is dropped": Corruption("S6", _event(*ALL)),
     "an event is doubled": Corruption("S6", _event(*ALL), doubled=True),
     "an event leads elsewhere": Corruption("S6", _event(*ALL), _with(to_state="BURIED")),
@@ -217,7 +217,7 @@ CORRUPTIONS = {
     ),
     "an attempt is not counted": Corruption("S7", _event(Reason.CLAIMED), _with(attempt=0)),
     "a loss is not counted": Corruption("S7", _event(Reason.LOST), _with(reason=Reason.FAILED)),
-    "a row counts another attempt": Corruption("S7", _kind(Task), _with(attempt=99)),
+    "a row counts another attempt": Corruption("S7", _kind(TaskRow), _with(attempt=99)),
     "an epoch goes up too far": Corruption("S8", _event(*ALL), _epoch_moved(2)),
     "an epoch does not go up": Corruption(
         "S8", _event(Reason.CLAIMED, Reason.LOST, Reason.SUCCEEDED), _epoch_moved(-1)
@@ -229,7 +229,7 @@ CORRUPTIONS = {
     "a repeat names another task": Corruption(
         "S10", _repeated, _with(value={"status": 200, "task_id": "other"})
     ),
-    "another request is stored": Corruption("S10", _kind(Task), _with(payload={"key": "other"})),
+    "another request is stored": Corruption("S10", _kind(TaskRow), _with(payload={"key": "other"})),
     "a task is not found": Corruption("S12", _found, _with(value={"state": None})),
     "a task never ends": Corruption("L1", _row(*TERMINAL), _with(state="QUEUED", finished_at=None)),
 }

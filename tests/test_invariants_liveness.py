@@ -12,7 +12,7 @@ from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.liveness import recovery_seconds
 from chaos.invariants.registry import INVARIANTS
-from chaos.records import ArenaName, Phase, Run
+from chaos.records import ArenaName, PhaseStart, Run
 from chaos.verdict import judge
 
 bad = BadHistories()
@@ -88,7 +88,9 @@ def test_a_history_that_ends_before_the_deadline_decides_nothing() -> None:
     early = run.now + ALLOWED_SECONDS - 0.001
     judgement = judge(
         run.edited(
-            lambda r: replace(r, at=early) if isinstance(r, Phase) and r.phase == "drained" else r
+            lambda r: (
+                replace(r, at=early) if isinstance(r, PhaseStart) and r.phase == "drained" else r
+            )
         )
     )
     assert judgement.verdict == "unknown"
@@ -145,7 +147,7 @@ def test_what_is_open_at_the_deadline_is_late() -> None:
     judgement = judge(
         run.edited(
             lambda r: (
-                replace(r, at=deadline) if isinstance(r, Phase) and r.phase == "drained" else r
+                replace(r, at=deadline) if isinstance(r, PhaseStart) and r.phase == "drained" else r
             )
         )
     )
@@ -158,7 +160,7 @@ def test_progress_is_judged_between_two_phases_or_not_at_all(phase: str) -> None
     life = run.submit("a")
     run.now += 6.0
     life.dispatch().claim().succeed()
-    history = run.edited(lambda r: None if isinstance(r, Phase) and r.phase == phase else r)
+    history = run.edited(lambda r: None if isinstance(r, PhaseStart) and r.phase == phase else r)
     assert INVARIANTS["L2"](run.history())
     assert INVARIANTS["L2"](history) == []
 

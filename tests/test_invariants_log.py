@@ -18,7 +18,7 @@ from bad_histories import (
 from specimen import Specimen, instant
 
 from chaos.history import History
-from chaos.records import Effect, Event, Record, SqlEffect, Task
+from chaos.records import Effect, Event, Record, SqlEffect, TaskRow
 from system.lifecycle import Reason
 
 bad = BadHistories()
@@ -132,7 +132,7 @@ def _(run: Specimen) -> History:
 @bad("S6", "no row")
 def _(run: Specimen) -> History:
     done(run)
-    return run.edited(without(Task))
+    return run.edited(without(TaskRow))
 
 
 @bad("S7", "claimed has attempt 2, not 1")

@@ -9,7 +9,7 @@ from specimen import Specimen
 
 from chaos.history import History
 from chaos.invariants.registry import INVARIANTS
-from chaos.records import Phase
+from chaos.records import PhaseStart
 from chaos.vocabulary import UNCONDITIONAL
 
 bad = BadHistories()
@@ -49,7 +49,7 @@ def backlog(seconds_each: float, *, tasks: int = 20) -> History:
         run.now = healed + number * seconds_each
         life.succeed()
     return run.edited(
-        lambda r: replace(r, at=healed) if isinstance(r, Phase) and r.phase == "healed" else r
+        lambda r: replace(r, at=healed) if isinstance(r, PhaseStart) and r.phase == "healed" else r
     )
 
 

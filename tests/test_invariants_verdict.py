@@ -15,7 +15,7 @@ from chaos import bounds, scenario
 from chaos.history import History, HistoryError, HistoryWriter
 from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.violation import Violation
-from chaos.records import Effect, Fault, InFlight, Phase, Record, Run, Sometimes
+from chaos.records import Effect, Fault, InFlight, PhaseStart, Record, Run, Sometimes
 from chaos.report import summary, terminal
 from chaos.report.story import story
 from chaos.tasks.attempt import BACKOFF
@@ -132,7 +132,7 @@ def test_too_few_accepted_submits_are_unknown() -> None:
 @pytest.mark.parametrize("phase", ["faults", "healed", "drained"])
 def test_an_incomplete_history_is_unknown(phase: str) -> None:
     run = killed()
-    history = run.edited(lambda r: None if isinstance(r, Phase) and r.phase == phase else r)
+    history = run.edited(lambda r: None if isinstance(r, PhaseStart) and r.phase == phase else r)
     assert f"the history is incomplete: it has no phase {phase}" in doubts_of(history)
 
 

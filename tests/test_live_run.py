@@ -13,7 +13,7 @@ from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
 
 from chaos import history
 from chaos.__main__ import app
-from chaos.records import Phase
+from chaos.records import PhaseStart
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.verdict import check_file
@@ -76,7 +76,7 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     (felt,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
     assert felt.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
     # The core of the seed was healed, and nobody else ended a task any more.
-    (healed,) = [r for r in story.records if isinstance(r, Phase) and r.phase == "healed"]
+    (healed,) = [r for r in story.records if isinstance(r, PhaseStart) and r.phase == "healed"]
     core = healed.core
     assert core == Scenario.model_validate(SMALL).core(5)
     assert len(core) == 3

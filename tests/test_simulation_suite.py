@@ -12,7 +12,7 @@ import psutil
 import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
 
-from chaos.records import Phase
+from chaos.records import PhaseStart
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.verdict import check_file
@@ -48,7 +48,7 @@ def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Cha
     assert (judgement.verdict, judgement.arena) == ("true", "simulation")
     assert judgement.meters.accepted == 40
     assert judgement.history.faults["murder#1"][-1].type == "end"
-    phases = [record for record in judgement.history.records if isinstance(record, Phase)]
+    phases = [record for record in judgement.history.records if isinstance(record, PhaseStart)]
     (core,) = [phase.core for phase in phases if phase.phase == "healed"]
     assert core == Scenario.model_validate(SMALL).core(5)
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from chaos.live.hint_watch import HintWatch
 from chaos.plan import After
-from chaos.records import Event, SqlEffect, StaleWrite, Task, Worker, decode, encode
+from chaos.records import Event, SqlEffect, StaleWrite, TaskRow, Worker, decode, encode
 from chaos.sightings import (
     SeenHint,
     late_hints,
@@ -118,7 +118,7 @@ async def test_the_testimony_is_complete_and_can_be_read_back(
     await connection.close()
     records = await witness.final_records()
     assert [decode(encode(record)) for record in records] == records
-    tasks = {record.task_id: record for record in records if isinstance(record, Task)}
+    tasks = {record.task_id: record for record in records if isinstance(record, TaskRow)}
     assert tasks[str(done.id)].state == "SUCCEEDED"
     assert tasks[str(done.id)].payload == {"n": 1}
     stories = [record for record in records if isinstance(record, Event)]

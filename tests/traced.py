@@ -11,7 +11,7 @@ from specimen import EPOCH, Life, Specimen
 
 from chaos.history import History
 from chaos.invariants.traces import attempt_span_id
-from chaos.records import Event, Record, Span, SpanLink, Task, parse_instant
+from chaos.records import Event, Record, Span, SpanLink, TaskRow, parse_instant
 from system.lifecycle import Reason, State
 
 
@@ -36,7 +36,7 @@ def history(run: Specimen, *more: Record) -> History:
 
 
 def _with_context(record: Record, *, sampled: bool) -> Record:
-    if not isinstance(record, Task):
+    if not isinstance(record, TaskRow):
         return record
     ids = f"{trace_id(record.task_id)}-{create_id(record.task_id)}"
     return replace(record, traceparent=f"00-{ids}-0{int(sampled)}")

@@ -8,7 +8,7 @@ from typing import Any
 from chaos.history import History, Operation
 from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
-from chaos.records import Record, Task, parse_instant
+from chaos.records import Record, TaskRow, parse_instant
 
 
 def _halves(*operations: Operation) -> tuple[Record, ...]:
@@ -71,7 +71,7 @@ def create_is_idempotent(history: History) -> list[Violation]:
     same request is never refused as a mismatch.
     """
     found: list[Violation] = []
-    rows: defaultdict[str, list[Task]] = defaultdict(list)
+    rows: defaultdict[str, list[TaskRow]] = defaultdict(list)
     for task in history.tasks.values():
         if task.key is not None:
             rows[task.key].append(task)
@@ -118,7 +118,7 @@ def _request(submit: Operation) -> tuple[Any, Any, Any]:
     return asked.get("name"), asked.get("payload"), asked.get("run_at")
 
 
-def _stored_as_asked(task: Task, submit: Operation) -> bool:
+def _stored_as_asked(task: TaskRow, submit: Operation) -> bool:
     name, payload, run_at = _request(submit)
     due = run_at is None or parse_instant(run_at) == parse_instant(task.run_at)
     return task.name == name and task.payload == payload and due

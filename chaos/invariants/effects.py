@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from chaos.history import History, Operation
 from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
-from chaos.records import Record, SinkCall, Task
+from chaos.records import Record, SinkCall, TaskRow
 from system.lifecycle import State
 
 
@@ -84,7 +84,7 @@ def cancel_is_final(history: History) -> list[Violation]:
     return found
 
 
-def _cancel_answer(history: History, cancel: Operation, task: Task) -> list[Violation]:
+def _cancel_answer(history: History, cancel: Operation, task: TaskRow) -> list[Violation]:
     answer = cancel.value.get("answer")
     if answer == "cancelled":
         holds = task.state == State.CANCELLED
@@ -102,7 +102,7 @@ def _cancel_answer(history: History, cancel: Operation, task: Task) -> list[Viol
     return [Violation("S4", task.task_id, message, (*_halves(cancel), task))]
 
 
-def _retried(history: History, task: Task) -> bool:
+def _retried(history: History, task: TaskRow) -> bool:
     return any(e.from_state == State.FAILED for e in history.events.get(task.task_id, ()))
 
 

@@ -15,7 +15,7 @@ from chaos.bounds import CONTAINER_START_SECONDS
 from chaos.history import History
 from chaos.invariants.declaration import invariant
 from chaos.invariants.violation import Violation
-from chaos.records import ArenaName, Event, Task
+from chaos.records import ArenaName, Event, TaskRow
 from system.lifecycle import TERMINAL, Reason
 
 
@@ -23,7 +23,7 @@ from system.lifecycle import TERMINAL, Reason
 class TaskLifetime:
     """When a task became due and when it finished (None: it did not), in arena seconds."""
 
-    task: Task
+    task: TaskRow
     due: float
     finished: float | None
 

@@ -16,7 +16,7 @@ from chaos.invariants.runners import (
     retried_too_early,
 )
 from chaos.invariants.violation import Violation
-from chaos.records import Event, Record, Task, parse_instant
+from chaos.records import Event, Record, TaskRow, parse_instant
 from system.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
 
 _ENDS = frozenset(
@@ -101,7 +101,7 @@ def _in_table(event: Event) -> bool:
         return False
 
 
-def _row_ends_log(task: Task, last: Event) -> Iterator[Violation]:
+def _row_ends_log(task: TaskRow, last: Event) -> Iterator[Violation]:
     row = (task.state, task.seq, task.epoch, task.attempt)
     end = (last.to_state, last.seq, last.epoch, last.attempt)
     if row != end:
@@ -134,7 +134,7 @@ def attempts_counted(history: History) -> list[Violation]:
     return found
 
 
-def _counters(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
+def _counters(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
     counted = {
         "attempt": sum(event.reason == Reason.CLAIMED for event in events),
         "losses": sum(event.reason == Reason.LOST for event in events),
@@ -154,7 +154,7 @@ def _counters(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
         yield Violation("S7", task.task_id, message, (task,))
 
 
-def _limits(task: Task, events: tuple[Event, ...]) -> Iterator[Violation]:
+def _limits(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
     # A manual retry raises the limits in the row; the earlier limits are not recorded.
     last_retry = max((e.seq for e in events if e.reason == Reason.RETRIED), default=0)
     counters = Counters(max_attempts=task.max_attempts, max_losses=task.max_losses)

@@ -17,7 +17,7 @@ from chaos.history import History
 from chaos.invariants.declaration import invariant
 from chaos.invariants.excuses import SpanExemptions, shared
 from chaos.invariants.violation import Violation
-from chaos.records import Event, Record, Span, SpanLink, Task
+from chaos.records import Event, Record, Span, SpanLink, TaskRow
 from chaos.telemetry import Parent
 from system.lifecycle import Reason, State
 
@@ -120,7 +120,7 @@ class _Examination:
         self._findings.spans = len(self._spans)
         return self._findings
 
-    def _check_task(self, task: Task, parent: Parent) -> None:
+    def _check_task(self, task: TaskRow, parent: Parent) -> None:
         events = self._history.events.get(task.task_id, ())
         tried = attempts(events)
         trace = self._history.spans.get(parent.trace_id, ())
@@ -136,7 +136,7 @@ class _Examination:
                 message = "a span claims an attempt that did not end in the log"
                 self._wrong(task.task_id, message, span)
 
-    def _check_create_span(self, task: Task, parent: Parent, events: Sequence[Event]) -> None:
+    def _check_create_span(self, task: TaskRow, parent: Parent, events: Sequence[Event]) -> None:
         accepted = self._history.submits_by_task.get(task.task_id, ())
         if any(submit.type == "ok" for submit in accepted):
             span = self._by_id.get((parent.trace_id, parent.span_id))
@@ -144,7 +144,9 @@ class _Examination:
                 makers = [e for e in events if e.reason == Reason.SUBMITTED]
                 self._missing(task.task_id, "the task was accepted, but has no create span", makers)
 
-    def _check_send_spans(self, task: Task, mine: Sequence[Span], events: Sequence[Event]) -> None:
+    def _check_send_spans(
+        self, task: TaskRow, mine: Sequence[Span], events: Sequence[Event]
+    ) -> None:
         makers: defaultdict[int, list[Event]] = defaultdict(list)
         for event in events:
             if event.reason in _PUBLISHED:
@@ -154,12 +156,14 @@ class _Examination:
             if epoch not in sent:
                 self._missing(task.task_id, f"no send span under epoch {epoch}", published)
 
-    def _check_queued_span(self, task: Task, mine: Sequence[Span], attempt: LoggedAttempt) -> None:
+    def _check_queued_span(
+        self, task: TaskRow, mine: Sequence[Span], attempt: LoggedAttempt
+    ) -> None:
         if not any(s.name == "queued" and s.attributes.get(_EPOCH) == attempt.epoch for s in mine):
             message = f"no queued span for the claim of epoch {attempt.epoch}"
             self._missing(task.task_id, message, [attempt.claim])
 
-    def _check_attempt_span(self, task: Task, parent: Parent, attempt: LoggedAttempt) -> None:
+    def _check_attempt_span(self, task: TaskRow, parent: Parent, attempt: LoggedAttempt) -> None:
         key = parent.trace_id, attempt_span_id(task.task_id, attempt.epoch)
         self._owners[key] = self._exemptions.label(attempt.claim)
         if attempt.end is None:
@@ -198,7 +202,7 @@ class _Examination:
         }
         return [wrong for wrong, right in checks.items() if not right]
 
-    def _check_links(self, task: Task, span: Span, attempt: LoggedAttempt) -> None:
+    def _check_links(self, task: TaskRow, span: Span, attempt: LoggedAttempt) -> None:
         before: list[SpanLink] = []
         if attempt.epoch > 1:
             previous = attempt_span_id(task.task_id, attempt.epoch - 2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from chaos.history import History
 from chaos.invariants.registry import INVARIANTS
 from chaos.invariants.violation import Violation
-from chaos.records import Event, Record, Task
+from chaos.records import Event, Record, TaskRow
 from chaos.report.model import RunModel
 from chaos.report.story import Gap, StoryLine, shortened
 from chaos.report.strikes import Injection
@@ -113,7 +113,7 @@ def _last_instant(history: History, violation: Violation) -> float | None:
     times = [
         at
         for record in violation.evidence
-        if not isinstance(record, Task) and (at := instant_of(history, record)) is not None
+        if not isinstance(record, TaskRow) and (at := instant_of(history, record)) is not None
     ]
     return max(times, default=None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from chaos import scenario as scenarios
-from chaos.records import ArenaName, Bound, Phase, Record
+from chaos.records import ArenaName, Bound, PhaseStart, Record
 from chaos.report.catalogue import Tag, TaskEntry, catalogue, chosen
 from chaos.report.finding import ViolatedInvariant, violated_invariants
 from chaos.report.model import RunModel
@@ -135,7 +135,7 @@ def embedded(data: Any) -> str:
 
 def _core(model: RunModel) -> tuple[str, ...]:
     """Return the healed processes; empty if all were healed."""
-    healed = [r for r in model.history.records if isinstance(r, Phase) and r.phase == "healed"]
+    healed = [r for r in model.history.records if isinstance(r, PhaseStart) and r.phase == "healed"]
     core = healed[-1].core if healed else ()
     return core if set(core) != set(model.scenario.topology.processes) else ()
 

@@ -18,7 +18,7 @@ from chaos.records import (
     Span,
     SqlEffect,
     StaleWrite,
-    Task,
+    TaskRow,
     Worker,
 )
 from system.lifecycle import Reason
@@ -48,7 +48,7 @@ _SOURCES: Mapping[type[object], Source] = MappingProxyType(
         StaleWrite: Source.FENCE,
         Fault: Source.FAULT,
         Span: Source.SPAN,
-        Task: Source.READ,
+        TaskRow: Source.READ,
     }
 )
 
@@ -61,7 +61,7 @@ def instant_of(history: History, record: Record) -> float | None:
         return history.seconds(record.at)
     if isinstance(record, Span):
         return record.start
-    if isinstance(record, Task):
+    if isinstance(record, TaskRow):
         return history.phases.get("drained")
     return None
 
@@ -89,7 +89,7 @@ def _other(record: Record) -> str:
     if isinstance(record, SinkCall):
         what = "applied" if record.applied else "suppressed as a duplicate"
         return f"sink call under epoch {record.epoch}: {what}"
-    if isinstance(record, Task):
+    if isinstance(record, TaskRow):
         return (
             f"final read: {record.state}, epoch {record.epoch}, attempt {record.attempt} "
             f"(lost {record.losses}, released {record.handed_back})"

@@ -149,14 +149,14 @@ class Story:
                 yield replace(line, at=record.at + self.zero)
             case records.Worker():
                 yield from self._life(record)
-            case records.Fault() | records.Phase():
+            case records.Fault() | records.PhaseStart():
                 yield self._turn(record)
             case _:
                 pass  # of no instant
 
-    def _turn(self, record: records.Fault | records.Phase) -> NarratedEvent:
+    def _turn(self, record: records.Fault | records.PhaseStart) -> NarratedEvent:
         at = record.at + self.zero
-        if isinstance(record, records.Phase):
+        if isinstance(record, records.PhaseStart):
             return NarratedEvent(at, "", f"======== {record.phase} ========", common=True)
         flight = record.in_flight
         met = f", {flight.open} tasks open, {flight.running} running" if flight else ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from waiting import wait_until
 
 from chaos import history
 from chaos.__main__ import app
@@ -38,13 +38,6 @@ def left_behind(directory: Path) -> set[str]:
         if str(directory) in f"{command} {where}" and not row.ended:
             found.add(f"{row.pid} {command}")
     return found
-
-
-def until_gone(directory: Path, seconds: float = 15.0) -> set[str]:
-    give_up = time.monotonic() + seconds
-    while (left := left_behind(directory)) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    return left
 
 
 def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
@@ -104,7 +97,7 @@ def test_nothing_is_left_of_a_harness_that_was_ended(
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert until_gone(home) == set()
+    wait_until(lambda: not left_behind(home))
 
 
 def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:

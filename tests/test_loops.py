@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from bench import until
+from waiting import until
 
 from observability.logs import create_logger
 from observability.metrics import Metrics

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from bench import until
+from waiting import until
 from wire import wire_to
 
 from system.errors import Misconfigured, Unavailable

@@ -79,15 +79,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def foundation() -> Iterator[Foundation]:
-    with Foundation.laid() as foundation:
-        yield foundation
-
-
-@pytest.fixture(scope="module")
-def ran(foundation: Foundation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(simulation_servers: Foundation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The run that all others must be like."""
-    return run(foundation, tmp_path_factory.mktemp("runs"))
+    return run(simulation_servers, tmp_path_factory.mktemp("runs"))
 
 
 def run(foundation: Foundation, runs: Path, seed: int = SEED) -> Ran:
@@ -109,9 +103,11 @@ def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: Ran) -> None:
     assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
 
 
-def test_again_in_the_same_process(foundation: Foundation, tmp_path: Path, ran: Ran) -> None:
-    others = {run(foundation, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
-    again = run(foundation, tmp_path)
+def test_again_in_the_same_process(
+    simulation_servers: Foundation, tmp_path: Path, ran: Ran
+) -> None:
+    others = {run(simulation_servers, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
+    again = run(simulation_servers, tmp_path)
     assert len(others | {ran.digest}) == 4
     assert again.digest == ran.digest
     assert again.judgement.history.records == ran.judgement.history.records
@@ -188,10 +184,10 @@ def graves() -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["entropy"])
 def test_one_real_source_is_enough_to_tell_two_runs_apart(
-    source: str, foundation: Foundation, tmp_path: Path, ran: Ran
+    source: str, simulation_servers: Foundation, tmp_path: Path, ran: Ran
 ) -> None:
-    with one_source_is_real(source, foundation):
-        courses = {course(foundation, tmp_path) for _ in range(2)}
+    with one_source_is_real(source, simulation_servers):
+        courses = {course(simulation_servers, tmp_path) for _ in range(2)}
     # Under the real clock both may end alike: the harness gives up.
     assert ran.digest not in courses
-    assert course(foundation, tmp_path) == ran.digest
+    assert course(simulation_servers, tmp_path) == ran.digest

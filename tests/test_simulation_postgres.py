@@ -16,7 +16,7 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.postgres import Postgres
-from system.guardian import Guardian
+from chaos.simulation.stage.foundation import Foundation
 
 ROOT = Path(__file__).parent.parent
 _TABLES = """
@@ -27,10 +27,13 @@ _TABLES = """
 
 
 @pytest.fixture(scope="module")
-def real(guardian: Guardian) -> Iterator[Postgres]:
-    with Postgres(guardian) as postgres:
-        postgres.control.rows(_TABLES)
-        yield postgres
+def real(simulation_servers: Foundation) -> Iterator[Postgres]:
+    postgres = simulation_servers.postgres
+    postgres.reset()
+    postgres.control.rows(_TABLES)
+    yield postgres
+    postgres.reset()
+    postgres.control.rows("DROP TABLE pairs, keys, plain")
 
 
 def _started(world: World) -> datetime:

@@ -12,6 +12,7 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.postgres import Postgres
 from chaos.simulation.postgres.names import Names
+from chaos.simulation.stage.foundation import Foundation
 from system import scans, statements
 from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable
@@ -25,10 +26,13 @@ _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 
 
 @pytest.fixture(scope="module")
-def real(guardian: Guardian) -> Iterator[Postgres]:
-    with Postgres(guardian) as postgres:
-        postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
-        yield postgres
+def real(simulation_servers: Foundation) -> Iterator[Postgres]:
+    postgres = simulation_servers.postgres
+    postgres.reset()
+    postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
+    yield postgres
+    postgres.reset()
+    postgres.control.rows("DROP TABLE keys")
 
 
 def _insert(key: str, seconds: float = 0.0) -> Any:

@@ -12,15 +12,15 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
+from chaos.simulation.stage.foundation import Foundation
 from chaos.simulation.valkey import Valkey
 from system.errors import Unavailable
-from system.guardian import Guardian
 
 
-@pytest.fixture(scope="module")
-def server(guardian: Guardian) -> Iterator[Valkey]:
-    with Valkey(guardian) as valkey:
-        yield valkey
+@pytest.fixture
+def server(simulation_servers: Foundation) -> Valkey:
+    simulation_servers.valkey.reset()
+    return simulation_servers.valkey
 
 
 @pytest.fixture

@@ -81,10 +81,6 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs end with these verdicts, one after the other; ``failed``: the harness fails."""
     wanted: list[str] = []
 
-    @contextlib.asynccontextmanager
-    async def laid() -> AsyncIterator[Any]:
-        yield None
-
     async def run(order: Order, foundation: Foundation) -> Report:
         store, verdict = RunStore(order.runs), wanted.pop(0)
         directory = store.new_run(order.scenario.id, order.seed, order.mutant)
@@ -98,8 +94,13 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Report(judgement, directory, 2.0)
 
     monkeypatch.setattr(suites, "run", run)
-    monkeypatch.setattr(Foundation, "laid", laid)
     return wanted
+
+
+@contextlib.asynccontextmanager
+async def nothing() -> AsyncIterator[Any]:
+    """Servers for runs that need none."""
+    yield None
 
 
 async def test_several_runs_have_one_report(
@@ -107,7 +108,7 @@ async def test_several_runs_have_one_report(
 ) -> None:
     verdicts += ["true", "failed", "unknown", "false"]
     todo = [(CALM, seed) for seed in range(3, 7)]
-    assert not await Suite(tmp_path, keep=False).run(todo, None)
+    assert not await Suite(tmp_path, keep=False, lay=nothing).run(todo, None)
     said = capsys.readouterr().out
     latest = RunStore(tmp_path).find()
     assert f"report: {latest / 'report.html'}\n" in said
@@ -126,7 +127,7 @@ async def test_a_single_run_is_its_own_report(
     tmp_path: Path, verdicts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     verdicts += ["true"]
-    assert await Suite(tmp_path, keep=False).run([(CALM, 3)], None)
+    assert await Suite(tmp_path, keep=False, lay=nothing).run([(CALM, 3)], None)
     (kept,) = RunStore(tmp_path).kept()
     assert RunStore(tmp_path).find() == kept.directory
     assert (kept.directory / files.JUNIT).exists()
@@ -138,7 +139,7 @@ async def test_a_suite_that_is_ended_early_has_its_report_so_far(
 ) -> None:
     verdicts += ["true", "interrupted"]
     with pytest.raises(KeyboardInterrupt):
-        await Suite(tmp_path, keep=False).run([(CALM, 3), (CALM, 4)], None)
+        await Suite(tmp_path, keep=False, lay=nothing).run([(CALM, 3), (CALM, 4)], None)
     suite = read(RunStore(tmp_path).find()).suite
     assert suite is not None
     assert (suite.verdict, len(suite.runs), suite.planned) == ("unknown", 1, 2)

@@ -47,6 +47,8 @@ TIERS = ("observability", "stack", "simulation", "server", "unit")
 # carries the marker itself.
 TIER_OF_FIXTURE = {
     "chaos": "stack",
+    "stack": "stack",
+    "temporary": "stack",
     "simulation_servers": "simulation",
     "guardian": "server",
 }

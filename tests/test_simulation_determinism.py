@@ -116,6 +116,7 @@ def test_again_in_the_same_process(
     assert len(left) <= 1
 
 
+@pytest.mark.stack
 # Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
 @pytest.mark.timeout(400)
 async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tier_of(item: pytest.Item) -> str:
     """The tier that the test is marked with."""
     return next(tier for tier in TIERS if item.get_closest_marker(tier))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests each tier has and how long they took, summed over all workers."""
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            tier = next(tier for tier in TIERS if tier in report.keywords)
+            counts[tier] += report.when == "call"
+            seconds[tier] += report.duration
+    terminalreporter.section("tiers")
+    for tier in reversed(TIERS):
+        if counts[tier]:
+            terminalreporter.line(f"{tier:<14}{counts[tier]:>5} tests {seconds[tier]:>7.1f} s")
 
 
 def _fixtures(item: pytest.Item) -> list[str]:

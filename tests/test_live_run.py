@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from leftovers import processes_of
 from waiting import wait_until
 
 from chaos import history
@@ -17,27 +18,15 @@ from chaos.records import Phase
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.verdict import check_file
-from system.guardian import process_table
 from system.lifecycle import Reason
 
 __all__ = ["chaos", "home", "scenario_file"]  # fixtures
 
 
 def left_behind(directory: Path) -> set[str]:
-    """Processes that work in, or were started with something of, this directory; and what it has.
-
-    A run keeps only its runs directory.
-    """
-    found = {str(path.name) for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
-    for row in process_table():
-        try:
-            command = Path(f"/proc/{row.pid}/cmdline").read_text().replace("\0", " ")
-            where = str(Path(f"/proc/{row.pid}/cwd").readlink())
-        except OSError:
-            continue
-        if str(directory) in f"{command} {where}" and not row.ended:
-            found.add(f"{row.pid} {command}")
-    return found
+    """Processes that still work in this directory, and what it has besides a run's history."""
+    files = {path.name for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
+    return files | {str(process) for process in processes_of(directory)}
 
 
 def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(

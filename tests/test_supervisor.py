@@ -72,9 +72,8 @@ class Stack:
         return None
 
     def kill(self, *words: str) -> None:
-        """kill -9, then wait until another one has taken its place."""
-        pid = self.pid_of(*words)
-        assert pid is not None, words
+        """Kill -9 as soon as it runs, then wait until another one has taken its place."""
+        pid = wait_until(lambda: self.pid_of(*words))
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: self.pid_of(*words) not in (pid, None))
 

@@ -12,8 +12,12 @@ ARENA ?= live
 ARGS  ?=
 TASKS ?= 20000
 
+# The tests: each worker has a Postgres and a Valkey of its own. WORKERS=0 runs them in one process.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15
+
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-observability chaos simulate trace up load drain lock clean
+.PHONY: help setup check test test-all test-observability chaos simulate trace up load drain lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -39,8 +43,11 @@ check: setup ## lint, format, types, and who may import whom
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-test: setup ## the tests, on real Postgres and Valkey (ARGS='-k name')
-	$(BIN)/python -m pytest tests $(ARGS)
+test: setup ## the tests without whole stacks of processes, in minutes (ARGS='-k name')
+	$(PYTEST) tests -m 'not (stack or observability)' $(ARGS)
+
+test-all: setup ## all tests but observability's, with more examples (ARGS='-k name')
+	$(PYTEST) tests --hypothesis-profile nightly $(ARGS)
 
 test-observability: setup ## alerts, rules and dashboards, on a real Prometheus
 	$(BIN)/python -m pytest tests/telemetry -m observability $(ARGS)

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+from waiting import until
 
 from observability.event_names import EventName
 from observability.logs import create_logger
@@ -42,16 +43,6 @@ QUICK = {
     "connect_timeout_seconds": 1.0,
     "worker_concurrency": 8,
 }
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Waits for the thing itself."""
-    async with asyncio.timeout(seconds):
-        while True:
-            answer = condition()
-            if answer is True or (answer is not False and await answer):
-                return
-            await asyncio.sleep(0.01)
 
 
 @dataclass

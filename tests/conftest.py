@@ -1,18 +1,27 @@
-"""Real Postgres and real Valkey for the tests: one of each per session, clean for each test."""
+"""Real Postgres and real Valkey for the tests: one of each per worker process, clean for each test.
+
+Each xdist worker has servers of its own; what is made only once (the initialised Postgres cluster)
+lies in a directory that all workers of the session share, behind a file lock.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
+import subprocess
 import threading
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import redis
 from bench import Bench, bench_for
+from hypothesis import settings as hypothesis_settings
 from otlp_receiver import Receiver, receiving
 from psycopg import sql
 
@@ -21,6 +30,74 @@ from system.guardian import Reaper
 from system.machine import temporary_directory
 from system.migrate import upgrade
 from system.settings import Settings
+
+if TYPE_CHECKING:
+    from chaos.simulation.stage.foundation import SharedServers
+
+# How many examples a property is tested with: percent of the number it asks for (`examples`).
+hypothesis_settings.register_profile("ci", max_examples=25, deadline=None)
+hypothesis_settings.register_profile("nightly", max_examples=100, deadline=None)
+hypothesis_settings.load_profile("ci")
+
+TEMPLATE = "template"
+XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+# From the longest tests to the shortest, which is the order in which workers take them.
+TIERS = ("observability", "stack", "simulation", "server", "unit")
+# The tier of a test follows from what it uses; a module that starts its stacks by other means
+# carries the marker itself.
+TIER_OF_FIXTURE = {
+    "chaos": "stack",
+    "stack": "stack",
+    "temporary": "stack",
+    "simulation_servers": "simulation",
+    "guardian": "server",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects and xdist groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier; keep tests that share a module's fixture on one worker."""
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            used = [tier for name, tier in TIER_OF_FIXTURE.items() if name in _fixtures(item)]
+            item.add_marker(min([*used, "unit"], key=TIERS.index))
+        if not item.get_closest_marker("xdist_group") and _shares_fixtures(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    if XDIST_WORKER:
+        items.sort(key=lambda item: TIERS.index(tier_of(item)))
+
+
+def tier_of(item: pytest.Item) -> str:
+    """The tier that the test is marked with."""
+    return next(tier for tier in TIERS if item.get_closest_marker(tier))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests each tier has and how long they took, summed over all workers."""
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            tier = next(tier for tier in TIERS if tier in report.keywords)
+            counts[tier] += report.when == "call"
+            seconds[tier] += report.duration
+    terminalreporter.section("tiers")
+    for tier in reversed(TIERS):
+        if counts[tier]:
+            terminalreporter.line(f"{tier:<14}{counts[tier]:>5} tests {seconds[tier]:>7.1f} s")
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
+
+
+def _shares_fixtures(item: pytest.Item) -> bool:
+    """Whether the test uses a fixture that its module sets up once."""
+    if not isinstance(item, pytest.Function):
+        return False
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    return any(fixture[-1].scope == "module" for fixture in definitions)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,21 +118,60 @@ def reaper() -> Iterator[Reaper]:
 
 
 @pytest.fixture(scope="session")
-def postgres(reaper: Reaper) -> Iterator[EmbeddedPostgres]:
-    """The session's Postgres. Do not stop it: tests of crashes start their own."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Path:
+    """A stopped Postgres's data, with the migrated database ``template``; one for all workers."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if XDIST_WORKER else own
+    made = shared / "cluster"
+    with (shared / "cluster.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            directory = server_directory(reaper)
+            with EmbeddedPostgres(directory, durable=False, reaper=reaper) as postgres:
+                postgres.create_database(TEMPLATE)
+                upgrade(postgres.url(TEMPLATE))
+            scratch = shared / "cluster.new"
+            copy_cluster(directory, scratch)
+            scratch.rename(made)
+    return made
+
+
+def server_directory(reaper: Reaper) -> Path:
+    """A new directory that the servers' user can reach, removed when this process has ended."""
     directory = temporary_directory("holdfast-test-")
     reaper.own_directory(directory)
+    return directory
+
+
+def copy_cluster(source: Path, target: Path) -> None:
+    """Copy a stopped Postgres's data with their owner, to which Postgres attaches importance."""
+    target.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", f"{source}/.", f"{target}/"], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(cluster: Path, reaper: Reaper) -> Iterator[EmbeddedPostgres]:
+    """This worker's Postgres. Do not stop it: tests of crashes start their own."""
+    directory = server_directory(reaper)
+    copy_cluster(cluster, directory)
     with EmbeddedPostgres(directory, durable=False, reaper=reaper) as postgres:
         yield postgres
 
 
 @pytest.fixture(scope="session")
 def valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
-    """The session's Valkey. Do not stop it: tests of crashes start their own."""
-    directory = temporary_directory("holdfast-test-")
-    reaper.own_directory(directory)
-    with EmbeddedValkey(directory, reaper=reaper) as valkey:
+    """This worker's Valkey. Do not stop it: tests of crashes start their own."""
+    with EmbeddedValkey(server_directory(reaper), reaper=reaper) as valkey:
         yield valkey
+
+
+@pytest.fixture(scope="session")
+def simulation_servers() -> Iterator[SharedServers]:
+    """The simulation's Postgres and Valkey. A test that kills one leaves it to the next reset."""
+    from chaos.simulation.stage.foundation import SharedServers
+
+    with SharedServers.open() as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
@@ -68,14 +184,12 @@ def administration(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres: EmbeddedPostgres) -> str:
     """The name of a database with the newest schema and no rows."""
-    postgres.create_database("template")
-    upgrade(postgres.url("template"))
-    return "template"
+    return TEMPLATE
 
 
 @pytest.fixture(scope="session")
 def database_names() -> Iterator[str]:
-    """Names that no other test of this session has."""
+    """Names that no other test of this worker has."""
     return (f"test_{number}" for number in itertools.count(1))
 
 
@@ -107,7 +221,7 @@ def database_url(
 
 @pytest.fixture
 def redis_url(valkey: EmbeddedValkey) -> str:
-    """The session's Valkey, emptied for this test."""
+    """This worker's Valkey, emptied for this test."""
     with redis.Redis.from_url(valkey.url()) as client:
         client.flushall()
     return valkey.url()

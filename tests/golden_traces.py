@@ -15,11 +15,12 @@ from unittest.mock import patch
 
 import httpx
 from aiosmtpd.controller import Controller
-from bench import Bench, until
+from bench import Bench
 from http_receiver import serving
 from otlp_receiver import Receiver
 from sqlalchemy import text
 from task_traces import Payload, register_echo, sampled, submit
+from waiting import until
 from wire import wire_to
 
 from system.api.app import create_api

@@ -1,4 +1,4 @@
-"""Runs ``python -m loadtest`` as a user would, and finds what it left behind."""
+"""Runs ``python -m loadtest`` as a user would."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import psutil
 
 RUN_SECONDS = 300
 """Longest time of one run, on a busy machine that makes the environment of a peer first."""
@@ -51,19 +49,6 @@ def interrupted(temporary: Path, after: str, *arguments: str) -> str:
         run.wait()
         run.stderr.close()
     return said
-
-
-def those_of(temporary: Path) -> list[psutil.Process]:
-    """Processes whose environment or command line names the run's directory."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            said = [*process.cmdline(), process.environ().get("TMPDIR", "")]
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if any(str(temporary) in word for word in said):
-            found.append(process)
-    return found
 
 
 def _environment(temporary: Path, more: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,6 @@ import gzip
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from waiting import wait_until
 
 from chaos import forwarding, otlp
 from chaos.collector import Collector, create_collector, read_exports
@@ -203,9 +203,7 @@ def test_the_program_serves_on_the_port_that_it_names(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "chaos.collector", "--file", str(file)]
     process = subprocess.Popen([*argv, "--port-file", str(port_file)])
     try:
-        give_up = time.monotonic() + 30
-        while not port_file.exists() and time.monotonic() < give_up:
-            time.sleep(0.02)
+        wait_until(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text(encoding='ascii')}"
         with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5)) as http:
             assert http.post(f"{url}/v1/traces", content=export(SPAN)).status_code == 200

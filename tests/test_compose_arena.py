@@ -7,12 +7,13 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from waiting import until
 
 from chaos.compose import containers
 from chaos.compose.containers import Container
@@ -219,12 +220,6 @@ async def worker(engine: FakeEngine, exits: list[ProcessEnd]) -> Container:
     worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     return worker
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_an_unplanned_end_is_repaired_at_once(

@@ -8,7 +8,6 @@ budgets are in ``budgets.yaml``; whoever raises one says why in the commit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,6 @@ BUDGETS = yaml.safe_load(Path(__file__).with_name("budgets.yaml").read_text(enco
 _ROLES = {"api", "scheduler", "worker"}
 _ROWS = """SELECT COALESCE(sum(n_tup_ins), 0), COALESCE(sum(n_tup_upd), 0),
   COALESCE(sum(n_tup_del), 0) FROM pg_stat_user_tables WHERE relname <> 'chaos_effects'"""
-
-
-@pytest.fixture(scope="module")
-def foundation() -> Iterator[SharedServers]:
-    with SharedServers.open() as servers:
-        yield servers
 
 
 def shape(name: str, tasks: int) -> Scenario:
@@ -97,10 +90,10 @@ def spent(scenario: Scenario, foundation: SharedServers, tmp_path: Path) -> Coun
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["alone", "herd"])
 def test_a_task_costs_no_more_than_its_budget(
-    name: str, foundation: SharedServers, tmp_path: Path
+    name: str, simulation_servers: SharedServers, tmp_path: Path
 ) -> None:
     few, many = {"alone": (10, 40), "herd": (500, 2000)}[name]
-    less, more = (spent(shape(name, n), foundation, tmp_path) for n in (few, many))
+    less, more = (spent(shape(name, n), simulation_servers, tmp_path) for n in (few, many))
     cost = {what: (more[what] - less[what]) / (many - few) for what in more | less}
     budget: dict[str, float] = BUDGETS[name]
     assert cost.keys() <= budget.keys()

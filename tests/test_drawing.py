@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from observability.cells import cells
@@ -189,7 +190,7 @@ def test_a_time_always_fits_its_column(microseconds: int) -> None:
     assert len(short_time(microseconds)) <= 7
 
 
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = examples(60, suppress_health_check=[HealthCheck.too_slow])
 IDS = st.sampled_from([f"{number:02}" for number in range(6)])
 NAMES = st.text(max_size=8) | st.sampled_from(["scheduled", "queued", "process 漢字", "e\u0301"])
 INSTANTS = st.integers(0, 2**62)

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,6 +14,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from waiting import wait_until
 
 from system import server_process
 from system.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
@@ -45,13 +45,6 @@ def query(postgres: EmbeddedPostgres, statement: str, database: str = "postgres"
         row = cursor.fetchone()
     assert row is not None
     return str(row[0])
-
-
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def segments_of(data_dir: Path) -> list[str]:
@@ -102,7 +95,7 @@ def test_postgres_killed_from_outside_starts_again(own_postgres: EmbeddedPostgre
         assert pid is not None
         os.kill(orphan.info.backend_pid, signal.SIGSTOP)  # keeps the memory attached
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not own_postgres.is_running)
+        wait_until(lambda: not own_postgres.is_running)
         own_postgres.start()
     assert query(own_postgres, "SELECT 1") == "1"
 
@@ -226,7 +219,7 @@ def test_nothing_outlives_a_creator_that_was_killed() -> None:
         assert pids < tree
         segments = segments_of(directory / "postgres") if LINUX else []
         creator.kill()
-    until(lambda: not directory.exists())
+    wait_until(lambda: not directory.exists())
     assert not still_running(tree)
     if LINUX:
         assert segments

@@ -70,6 +70,7 @@ def _checksum(files: dict[str, str]) -> str:
     return f"h1:{base64.b64encode(digest).decode()}"
 
 
+@pytest.mark.stack
 def test_a_program_is_built_once_and_nothing_else_stays(
     tiny: GoModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_program_is_built_once_and_nothing_else_stays(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.stack
 def test_two_at_once_build_once(tiny: GoModule, tmp_path: Path) -> None:
     wish = {name: getattr(tiny, name) for name in tiny.__dataclass_fields__}
     argv = [sys.executable, "-c", BUILD_IN_PROCESS, json.dumps(wish), str(tmp_path / "cache")]
@@ -111,6 +113,7 @@ def test_a_failure_ends_with_what_the_tool_said(tiny: GoModule, tmp_path: Path) 
         built(replace(tiny, commands={"tiny": "./cmd/nothing"}), tmp_path / "cache")
 
 
+@pytest.mark.stack
 def test_a_program_that_tells_another_release_is_not_kept(tiny: GoModule, tmp_path: Path) -> None:
     with pytest.raises(GoBuildError, match="it says 'tiny  --version'"):
         built(replace(tiny, stamp="main.other"), tmp_path / "cache")

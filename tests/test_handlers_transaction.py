@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from transaction_bench import INSERT, PID, Bench, CommitWire, claimed
+from waiting import until
 
 from system.database import create_engine
 from system.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
@@ -120,9 +121,7 @@ async def backend(tx: Transaction) -> int:
 
 
 async def gone(bench: Bench, pid: int) -> None:
-    async with asyncio.timeout(10):
-        while bench.sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
-            await asyncio.sleep(0.02)
+    await until(lambda: not bench.sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"))
 
 
 async def test_a_transaction_ends_with_its_attempt_and_its_connection_is_not_pooled(
@@ -216,9 +215,8 @@ async def test_a_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None
             pid = await backend(tx)
             raise LookupError
     bench.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
-    async with asyncio.timeout(10):
-        while driver is None or not driver.is_closed():
-            await asyncio.sleep(0.01)
+    assert driver is not None
+    await until(driver.is_closed)
     async with bench.context().transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
     assert await bench.state() == (State.SUCCEEDED, None, [1])

@@ -218,6 +218,7 @@ def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("arena", ["live", "simulation"])
 def test_a_hunt_kills_a_mutant_and_prints_its_row(arena: str, tmp_path: Path) -> None:
     options = ["--arena", arena, "--runs-directory", str(tmp_path / "runs"), "--starts", "1"]

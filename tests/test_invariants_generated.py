@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from specimen import Life, Specimen, instant
 
@@ -95,14 +96,14 @@ def executions(draw: st.DrawFn) -> Specimen:
 
 
 @given(executions())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_legal_executions_are_true(run: Specimen) -> None:
     judgement = judge(run.history())
     assert (judgement.verdict, judgement.violations, judgement.doubts) == ("true", (), ())
 
 
 @given(executions())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_laws_of_losses_name_exactly_the_tasks_they_are_about(run: Specimen) -> None:
     history = run.history()
     wasted = Counter(violation.task_id for violation in INVARIANTS["S16"](history))
@@ -119,7 +120,7 @@ def _is_poison(life: Life) -> bool:
 
 
 @given(executions())
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_records_survive_the_file(run: Specimen) -> None:
     records = run.all_records()
     assert [decode(encode(record)) for record in records] == records
@@ -251,7 +252,7 @@ def _one_of_each(run: Specimen) -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @given(data=st.data(), run=executions())
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_any_one_corruption_is_false(name: str, data: st.DataObject, run: Specimen) -> None:
     _one_of_each(run)
     corruption, records = CORRUPTIONS[name], run.all_records()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from waiting import until
 
 from chaos.live.actors import Command, SupervisedProcess, process_state
 from chaos.live.topology import ProcessStack
@@ -56,13 +56,6 @@ async def troupe(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Troupe]:
     troupe = Troupe(tmp_path, reaper)
     yield troupe
     await asyncio.gather(*(actor.stop(1) for actor in troupe.actors))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 async def test_an_unplanned_end_is_repaired_and_recorded(troupe: Troupe) -> None:

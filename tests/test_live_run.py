@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from leftovers import processes_of
+from waiting import wait_until
 
 from chaos import history
 from chaos.__main__ import app
@@ -17,34 +18,15 @@ from chaos.records import PhaseStart
 from chaos.runs import RunStore
 from chaos.scenario import Scenario
 from chaos.verdict import check_file
-from system.guardian import process_table
 from system.lifecycle import Reason
 
 __all__ = ["chaos", "home", "scenario_file"]  # fixtures
 
 
 def left_behind(directory: Path) -> set[str]:
-    """Processes that work in, or were started with something of, this directory; and what it has.
-
-    A run keeps only its runs directory.
-    """
-    found = {str(path.name) for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
-    for row in process_table():
-        try:
-            command = Path(f"/proc/{row.pid}/cmdline").read_text().replace("\0", " ")
-            where = str(Path(f"/proc/{row.pid}/cwd").readlink())
-        except OSError:
-            continue
-        if str(directory) in f"{command} {where}" and not row.ended:
-            found.add(f"{row.pid} {command}")
-    return found
-
-
-def until_gone(directory: Path, seconds: float = 15.0) -> set[str]:
-    give_up = time.monotonic() + seconds
-    while (left := left_behind(directory)) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    return left
+    """Processes that still work in this directory, and what it has besides a run's history."""
+    files = {path.name for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
+    return files | {str(process) for process in processes_of(directory)}
 
 
 def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
@@ -104,7 +86,7 @@ def test_nothing_is_left_of_a_harness_that_was_ended(
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert until_gone(home) == set()
+    wait_until(lambda: not left_behind(home))
 
 
 def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from waiting import until
 
 from chaos.live.servers import ServerFault
 from chaos.records import InFlight
@@ -64,12 +65,12 @@ async def backends(postgres: EmbeddedPostgres) -> int:
 
 
 async def until_free(postgres: EmbeddedPostgres, others: int = 0) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            with suppress(asyncpg.TooManyConnectionsError):
-                if await backends(postgres) <= others:
-                    return
-            await asyncio.sleep(0.02)
+    async def free() -> bool:
+        with suppress(asyncpg.TooManyConnectionsError):
+            return await backends(postgres) <= others
+        return False
+
+    await until(free)
 
 
 @pytest.fixture
@@ -111,9 +112,7 @@ async def test_all_backends_but_the_witness_are_terminated(
     connection = await asyncpg.connect(servers.postgres.url("postgres"))
     felt, evidence = await strike.run("terminate_backends", "postgres", at_once)
     assert (felt, evidence) == (True, {"backends": 1})
-    async with asyncio.timeout(5):
-        while not connection.is_closed():
-            await asyncio.sleep(0.01)
+    await until(connection.is_closed)
     connection.terminate()
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from waiting import until
 
 from chaos.live.actors import Command, SupervisedProcess
 from chaos.plan import FaultSpec
@@ -175,9 +176,7 @@ async def test_a_real_role_believes_in_its_wrong_clock_and_works_on(
     pid = scheduler.actor.terminate()
     assert await scheduler.actor.gone() == 0
     assert scheduler.rows()[-1]["event_name"] == EventName.SCHEDULER_STOPPED
-    async with asyncio.timeout(5):
-        while not scheduler.exits:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(scheduler.exits))
     assert [(end.pid, end.code, end.planned) for end in scheduler.exits] == [(pid, 0, True)]
 
 

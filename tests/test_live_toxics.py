@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import requests
+from waiting import until, wait_until
 
 from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.live.wire import ByteCounts, EdgeTraffic, LocalWire, client_bytes
 from chaos.plan import FaultSpec
-from system.reaper import Reaper
+from system.guardian import Reaper
 from system.machine import free_port
 
 EDGE = "worker-1->redis"
@@ -30,13 +31,13 @@ def toxiproxy(reaper: Reaper) -> Iterator[int]:
     port = free_port()
     argv = [str(toxiproxy_binary()), "-host", "127.0.0.1", "-port", str(port)]
     process = reaper.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 10
-    while True:
+
+    def answers() -> bool:
         with suppress(requests.ConnectionError):
-            if requests.get(f"http://127.0.0.1:{port}/version", timeout=1).ok:
-                break
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+            return requests.get(f"http://127.0.0.1:{port}/version", timeout=1).ok
+        return False
+
+    wait_until(answers)
     yield port
     process.terminate()
     process.wait()
@@ -136,10 +137,7 @@ async def test_what_was_sent_arrives_even_if_its_sender_is_gone(line: Line) -> N
             await writer.drain()
         await asyncio.sleep(0.1)
         assert line.heard == []
-    give_up = time.monotonic() + 2
-    while line.heard != [b"finish"] and time.monotonic() < give_up:
-        await asyncio.sleep(0.01)
-    assert line.heard == [b"finish"]
+    await until(lambda: line.heard == [b"finish"])
 
 
 async def test_a_misspelt_attribute_is_refused_though_toxiproxy_would_take_it(line: Line) -> None:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from loadtest_runs import RUN_SECONDS, interrupted, loadtest, those_of
+from leftovers import processes_of
+from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
 from loadtest.figures import Figures, Round, spread
 from loadtest.stack import find_places
@@ -30,13 +31,13 @@ def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path
     for latency in measured["latency"].values():
         assert latency["count"] == 25
         assert 0 <= latency["p50"] <= latency["p99"] <= latency["max"] < 30
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
 
 
 def test_an_interrupt_cleans_up(temporary: Path) -> None:
     said = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
     assert "interrupted" in said
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
 
 
 def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:

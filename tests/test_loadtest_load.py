@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loadtest_runs import RUN_SECONDS, interrupted, loadtest, those_of
+from leftovers import processes_of
+from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
 from loadtest.stack import find_places
 from system.machine import temporary_directory
@@ -58,7 +59,7 @@ def test_an_embedded_run_writes_its_files_and_leaves_nothing_else(
     run = loadtest(temporary, "load", *SMALL, *lenient(tmp_path), "--out", str(out))
     assert run.returncode == 0, run.stderr
     assert "submitted_per_second" in run.stdout
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     wanted = {"locust.html", "locust_stats.csv", "locust_failures.csv", "summary.html"}
     assert wanted <= {path.name for path in out.iterdir()}
     summary = json.loads((out / "summary.json").read_text())
@@ -95,7 +96,7 @@ def test_an_interrupt_leaves_no_process_and_no_file(temporary: Path, tmp_path: P
     arguments = ["--seconds", "300", "--out", str(out)]
     said = interrupted(temporary, "s of 300", "load", *arguments)
     assert "interrupted" in said
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     assert not out.exists()
 
 

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 import pytest
-from loadtest_runs import RUN_SECONDS, loadtest, those_of
+from leftovers import processes_of
+from loadtest_runs import RUN_SECONDS, loadtest
 
 from loadtest.figures import Round
 from loadtest.machine import Machine
@@ -47,7 +48,7 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     sizes = ["--rounds", "1", "--tasks", "200", "--out", str(out)]
     run = loadtest(temporary, "peers", "--only", "dramatiq", "--only", "pgqueuer", *sizes)
     assert run.returncode == 0, run.stderr
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     told = json.loads((out / "peers.json").read_text())
     rows = {(row["who"], row["setting"]): row for row in told["rows"]}
     assert list(rows) == [

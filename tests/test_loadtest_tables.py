@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from loadtest_runs import RUN_SECONDS, loadtest, those_of
+from leftovers import processes_of
+from loadtest_runs import RUN_SECONDS, loadtest
 
 pytestmark = pytest.mark.timeout(RUN_SECONDS)
 
@@ -15,7 +16,7 @@ def test_a_profile_tells_statements_and_functions(temporary: Path, tmp_path: Pat
     out = tmp_path / "profile"
     run = loadtest(temporary, "profile", "--tasks", "2000", "--out", str(out))
     assert run.returncode == 0, run.stderr
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     assert "by pg_stat_statements" in run.stdout
     told = json.loads((out / "profile.json").read_text())
     submit, drain = told["phases"]
@@ -61,7 +62,7 @@ def test_scale_fills_the_tables_and_measures_beside_them(temporary: Path, tmp_pa
     ]
     run = loadtest(temporary, "scale", *sizes, "--json", str(file))
     assert run.returncode == 0, run.stderr
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     told = json.loads(file.read_text())
     rows = {size["name"]: size["rows"] for size in told["sizes"]}
     # And the two specimens, with the events that each has.
@@ -101,7 +102,7 @@ def test_a_soak_tells_growth_and_draws_it(temporary: Path, tmp_path: Path) -> No
     sizes = ["--minutes", "0.15", "--rate", "50", "--every", "1", "--growth-max", "1000"]
     run = loadtest(temporary, "soak", *sizes, "--out", str(out))
     assert run.returncode == 0, run.stderr
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     told = json.loads((out / "soak.json").read_text())
     assert told["sent"] == 450
     assert told["flat"]
@@ -119,7 +120,7 @@ def test_submits_are_measured_in_each_way(temporary: Path, tmp_path: Path) -> No
     sizes = ["--rounds", "1", "--tasks", "1000", "--singly", "20"]
     run = loadtest(temporary, "submit", "--no-wrk", *sizes, "--json", str(file))
     assert run.returncode == 0, run.stderr
-    assert those_of(temporary) == []
+    assert processes_of(temporary) == []
     told = json.loads(file.read_text())
     assert told["posted"] == []
     assert all(told[way][0] > 0 for way in ("batched", "singly", "together"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from bench import until
+from waiting import until
 
 from observability.event_names import ErrorCode, EventName
 from observability.logs import create_logger

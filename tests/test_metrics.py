@@ -7,9 +7,10 @@ import time
 from uuid import UUID
 
 import pytest
-from bench import Bench, until
+from bench import Bench
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
+from waiting import until
 
 from observability.logs import create_logger
 from observability.metrics import Metrics

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bench import Bench, until
+from bench import Bench
+from waiting import until
 
 from system.handlers import Context, Discard
 from system.lifecycle import Backoff, State

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
+from waiting import until
 
 from chaos.nemesis import Nemesis
 from chaos.plan import After, FaultSpec
@@ -81,12 +82,6 @@ class War:
 
     def told(self) -> list[tuple[str, str]]:
         return [(record.fault_id, record.type) for record in self.records]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:

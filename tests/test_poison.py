@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import Bench, until
+from bench import Bench
+from waiting import until
 
 from system.lifecycle import State
 

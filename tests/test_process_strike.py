@@ -15,7 +15,7 @@ from chaos.live.actors import Command, SupervisedProcess, process_state
 from chaos.plan import FaultSpec
 from chaos.process_strike import ProcessFault
 from chaos.witness import DatabaseObserver, DatabaseUnavailable, Incarnation
-from system.reaper import Reaper
+from system.guardian import Reaper
 
 # Registers itself as a worker does: by a line with the time of its start.
 ROLE = """

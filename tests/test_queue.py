@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from bench import until
+from waiting import until
 from wire import wire_to
 
 from system.errors import Misconfigured, Unavailable
@@ -142,7 +142,17 @@ async def test_a_hint_given_back_goes_to_another_one(queue: HintQueue, server: r
         {"id": b"\xff\xfe", "epoch": "0"},
         {"id": str(uuid4()), "epoch": "0", "traceparent": b"\xff"},
     ],
-    ids=str,
+    ids=[
+        "no id",
+        "id is no uuid",
+        "no epoch",
+        "epoch is no number",
+        "epoch below 0",
+        "epoch above 31 bits",
+        "epoch of 5000 digits",
+        "id is no text",
+        "traceparent is no text",
+    ],
 )
 async def test_what_is_no_hint_is_dropped_and_hides_no_other(
     queue: HintQueue, server: redis.Redis, fields: dict[str, str]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from specimen import Specimen
 from test_invariants_generated import executions
@@ -32,7 +33,7 @@ def depth_of(history: History) -> dict[str, Steps]:
 # ------------------------------------------------------------------------------- laws of curves
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(run=executions())
 def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
     history = run.history()
@@ -44,7 +45,7 @@ def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
         assert there == sum(birth <= at for birth in births)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(run=executions())
 def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
     history = run.history()
@@ -56,7 +57,7 @@ def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
     assert still_open == sum(task.state not in TERMINAL for task in history.tasks.values())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(run=executions())
 def test_the_last_points_are_the_meters(run: Specimen) -> None:
     history = run.history()
@@ -66,7 +67,7 @@ def test_the_last_points_are_the_meters(run: Specimen) -> None:
     assert len(curves.latencies(history)) == len(history.effects)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(run=executions())
 def test_the_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
     history = run.history()
@@ -77,7 +78,7 @@ def test_the_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
         assert all(stay.place in PLACES for stay in stays)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(curve=steps, columns=st.integers(1, 20))
 def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Steps, columns: int) -> None:
     thin = charts.thinned(curve, Axis(0.0, 100.0), columns)
@@ -90,14 +91,14 @@ def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Steps, column
             assert extreme(v for _, v in thin) == extreme(v for _, v in curve)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(steps, min_size=1, max_size=3), st.floats(0, 100))
 def test_stacked_curves_add_up(piled: list[Steps], at: float) -> None:
     top = charts.stacked(piled)[-1]
     assert charts.value_at(top, at) == sum(charts.value_at(curve, at) for curve in piled)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
 def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q: float) -> None:
     found = charts.quantile(values, q)
@@ -106,7 +107,7 @@ def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q
     assert sum(value <= found for value in values) >= q * len(values) - 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.floats(-100, 1e5), st.floats(0.01, 1e5), st.integers(2, 20))
 def test_ticks_are_few_ascending_and_inside(start: float, span: float, most: int) -> None:
     found = charts.ticks(start, start + span, most)

@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from bench import bench_for
 from otlp_receiver import receiving
 from starlette.applications import Starlette
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from observability.event_names import EventName
 from observability.metrics import Metrics
@@ -108,12 +108,12 @@ class Running:
             found.extend(re.findall(r'"url": ?"(http://[^"/]+)', self.log.read_text()))
             return bool(found)
 
-        until(logged)
+        wait_until(logged)
         return found[0]
 
     def until_ready(self) -> str:
         url = self.url()
-        until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         return url
 
     def terminate(self, number: int = signal.SIGTERM) -> int:
@@ -123,13 +123,6 @@ class Running:
     def events(self) -> list[str]:
         lines = self.log.read_text().splitlines()
         return [json.loads(line)["event_name"] for line in lines if line.startswith("{")]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -284,7 +277,7 @@ def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
     with command.running("scheduler", **quick) as running:
         url = running.until_ready()
         sql(settings, "ALTER TABLE tasks RENAME TO elsewhere")
-        until(lambda: "dispatch" in httpx.get(f"{url}/readyz").json().get("stalled", ()))
+        wait_until(lambda: "dispatch" in httpx.get(f"{url}/readyz").json().get("stalled", ()))
         answer = httpx.get(f"{url}/readyz")
         assert answer.status_code == 503
         assert "run `holdfast migrate`" in answer.json()["stalled"]["dispatch"]

@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, bench_for
+from waiting import until
 from wire import wire_to
 
 from observability.event_names import EventName

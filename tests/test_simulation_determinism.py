@@ -82,15 +82,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def foundation() -> Iterator[SharedServers]:
-    with SharedServers.open() as foundation:
-        yield foundation
-
-
-@pytest.fixture(scope="module")
-def ran(foundation: SharedServers, tmp_path_factory: pytest.TempPathFactory) -> SimulatedRun:
+def ran(
+    simulation_servers: SharedServers, tmp_path_factory: pytest.TempPathFactory
+) -> SimulatedRun:
     """The run that all others must be like."""
-    return run(foundation, tmp_path_factory.mktemp("runs"))
+    return run(simulation_servers, tmp_path_factory.mktemp("runs"))
 
 
 def spec(runs: Path, seed: int = SEED) -> RunSpec:
@@ -117,10 +113,10 @@ def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
 
 
 def test_again_in_the_same_process(
-    foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
+    simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
-    others = {run(foundation, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
-    again = run(foundation, tmp_path)
+    others = {run(simulation_servers, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
+    again = run(simulation_servers, tmp_path)
     assert len(others | {ran.digest}) == 4
     assert again.digest == ran.digest
     assert again.judgement.history.records == ran.judgement.history.records
@@ -129,6 +125,7 @@ def test_again_in_the_same_process(
     assert len(left) <= 1
 
 
+@pytest.mark.stack
 # Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
 @pytest.mark.timeout(400)
 async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
@@ -196,10 +193,10 @@ def graves() -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["entropy"])
 def test_one_real_source_is_enough_to_tell_two_runs_apart(
-    source: str, foundation: SharedServers, tmp_path: Path, ran: SimulatedRun
+    source: str, simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
-    with one_source_is_real(source, foundation):
-        courses = {course(foundation, tmp_path) for _ in range(2)}
+    with one_source_is_real(source, simulation_servers):
+        courses = {course(simulation_servers, tmp_path) for _ in range(2)}
     # Under the real clock both may end alike: the harness gives up.
     assert ran.digest not in courses
-    assert course(foundation, tmp_path) == ran.digest
+    assert course(simulation_servers, tmp_path) == ran.digest

@@ -16,7 +16,7 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.postgres import SharedPostgres
-from system.reaper import Reaper
+from chaos.simulation.stage.foundation import SharedServers
 
 ROOT = Path(__file__).parent.parent
 _TABLES = """
@@ -27,10 +27,13 @@ _TABLES = """
 
 
 @pytest.fixture(scope="module")
-def real(reaper: Reaper) -> Iterator[SharedPostgres]:
-    with SharedPostgres(reaper) as postgres:
-        postgres.control.rows(_TABLES)
-        yield postgres
+def real(simulation_servers: SharedServers) -> Iterator[SharedPostgres]:
+    postgres = simulation_servers.postgres
+    postgres.reset()
+    postgres.control.rows(_TABLES)
+    yield postgres
+    postgres.reset()
+    postgres.control.rows("DROP TABLE pairs, keys, plain")
 
 
 def _started(world: World) -> datetime:

@@ -12,6 +12,7 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.postgres import SharedPostgres
 from chaos.simulation.postgres.names import Names
+from chaos.simulation.stage.foundation import SharedServers
 from system import scans, statements
 from system.database import Database
 from system.errors import OutcomeUnknown, Unavailable
@@ -26,10 +27,13 @@ _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 
 
 @pytest.fixture(scope="module")
-def real(reaper: Reaper) -> Iterator[SharedPostgres]:
-    with SharedPostgres(reaper) as postgres:
-        postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
-        yield postgres
+def real(simulation_servers: SharedServers) -> Iterator[SharedPostgres]:
+    postgres = simulation_servers.postgres
+    postgres.reset()
+    postgres.control.rows("CREATE TABLE keys (key text PRIMARY KEY)")
+    yield postgres
+    postgres.reset()
+    postgres.control.rows("DROP TABLE keys")
 
 
 def _insert(key: str, seconds: float = 0.0) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from waiting import wait_until
 
 from chaos.records import PhaseStart
 from chaos.runs import RunStore
@@ -72,12 +72,12 @@ def test_nothing_is_left_of_a_simulation_that_was_ended(
     many = ("--arena", "simulation", "--seed", "1", "--runs", "500")
     process = chaos("run", "./small.yaml", *many)
     runs = scenario_file.parent / ".holdfast" / "runs"
-    give_up = time.monotonic() + 60
-    # As soon as a run is over, others are under way.
-    while not any(kept.suite and kept.suite.runs for kept in RunStore(runs).entries()):
-        assert time.monotonic() < give_up
+
+    def one_is_over() -> bool:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        return any(kept.suite and kept.suite.runs for kept in RunStore(runs).entries())
+
+    wait_until(one_is_over, 60)  # then others are under way
     theirs = below(process.pid)
     places = directories(theirs)
     assert len(places) >= 2
@@ -87,10 +87,7 @@ def test_nothing_is_left_of_a_simulation_that_was_ended(
     gone, left = psutil.wait_procs(theirs, timeout=30)
     assert not left
     assert len(gone) == len(theirs)
-    give_up = time.monotonic() + 10
-    while any(place.exists() for place in places) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert not any(place.exists() for place in places)
+    wait_until(lambda: not any(place.exists() for place in places))
     if number != signal.SIGKILL:
         assert re.search(r"^\d+ of \d+ true, 0 false, 0 unknown", said, re.MULTILINE), said
 

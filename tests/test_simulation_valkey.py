@@ -12,15 +12,15 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
+from chaos.simulation.stage.foundation import SharedServers
 from chaos.simulation.valkey import SharedValkey
 from system.errors import Unavailable
-from system.guardian import Reaper
 
 
-@pytest.fixture(scope="module")
-def server(reaper: Reaper) -> Iterator[SharedValkey]:
-    with SharedValkey(reaper) as valkey:
-        yield valkey
+@pytest.fixture
+def server(simulation_servers: SharedServers) -> SharedValkey:
+    simulation_servers.valkey.reset()
+    return simulation_servers.valkey
 
 
 @pytest.fixture

@@ -123,18 +123,17 @@ def _answer(world: World, value: Any) -> str:
 
 
 class Serial:
-    """What each pair does one after the other, worked out once."""
+    """What each pair does one after the other, computed once for all tests of this module."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self) -> None:
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
 
-    async def run(self, preparation: str, first: str, second: str | None) -> Outcome:
+    async def run(self, store: Store, preparation: str, first: str, second: str | None) -> Outcome:
         key = (preparation, first, second)
         if key not in self._known:
-            world = await PREPARATIONS[preparation](self._store)
-            a = _answer(world, await OPERATIONS[first](self._store, world))
-            b = _answer(world, await OPERATIONS[second](self._store, world)) if second else ""
+            world = await PREPARATIONS[preparation](store)
+            a = _answer(world, await OPERATIONS[first](store, world))
+            b = _answer(world, await OPERATIONS[second](store, world)) if second else ""
             self._known[key] = Outcome(await _state(world), a, b)
         return self._known[key]
 
@@ -163,21 +162,25 @@ async def _done_or_blocked(world: World, task: asyncio.Future[Any]) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def serial() -> Serial:
+    return Serial()
+
+
 @pytest.mark.parametrize("first", sorted(OPERATIONS))
 async def test_every_pair_is_as_if_one_after_the_other(
-    first: str, store: Store, held: HeldStore
+    first: str, store: Store, held: HeldStore, serial: Serial
 ) -> None:
-    serial = Serial(store)
     waited = 0
     for preparation in PREPARATIONS:
-        alone = await serial.run(preparation, first, None)
+        alone = await serial.run(store, preparation, first, None)
         if alone.state == await _state(await PREPARATIONS[preparation](store)):
             continue  # A changes nothing here: B meets nothing
         for second in OPERATIONS:
             raced, blocked = await _raced(held, store, preparation, first, second)
             waited += blocked
-            after = await serial.run(preparation, first, second)
-            before = await serial.run(preparation, second, first)
+            after = await serial.run(store, preparation, first, second)
+            before = await serial.run(store, preparation, second, first)
             allowed = [after, Outcome(before.state, before.second, before.first)]
             if second in SCANS:
                 allowed.append(Outcome(alone.state, alone.first, raced.second))

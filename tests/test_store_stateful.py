@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck
-from hypothesis import settings as limits
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -385,10 +385,9 @@ def test_the_store_obeys_the_lifecycle(settings: Settings) -> None:
     machine = type("Machine", (StoreMachine,), {"configuration": settings})
     run_state_machine_as_test(
         machine,
-        settings=limits(
-            max_examples=80,
+        settings=examples(
+            80,
             stateful_step_count=50,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from examples import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from chaos import scenario as scenarios
@@ -21,7 +21,7 @@ from chaos.vocabulary import FAULTS, FaultSort
 
 STORM = scenarios.find("storm")
 SEEDS = st.integers(0, 2**63)
-laws = hypothesis_settings(max_examples=50, deadline=None)
+laws = examples(50)
 
 
 def storm_of(scenario: Scenario = STORM) -> Storm:

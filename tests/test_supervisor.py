@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from waiting import wait_until
 
 from system import supervisor
 from system.guardian import Reaper, process_tree, still_running
@@ -26,14 +26,6 @@ SEED = {
     "payload": {"to": "user@example.com"},
     "run_at": "2026-01-09T10:00:00",
 }
-
-
-def until(condition: Callable[[], Any], seconds: float = 45.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-    return value
 
 
 class Stack:
@@ -59,7 +51,7 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        said = until(self.welcome)
+        said = wait_until(self.welcome)
         self.api.base_url = re.findall(r"API docs +(http://\S+)/docs", said)[0]
         self.mail = re.findall(r"mail caught +(http://\S+)/", said)[0]
 
@@ -80,11 +72,10 @@ class Stack:
         return None
 
     def kill(self, *words: str) -> None:
-        """kill -9, then wait until another one has taken its place."""
-        pid = self.pid_of(*words)
-        assert pid is not None, words
+        """Kill -9 as soon as it runs, then wait until another one has taken its place."""
+        pid = wait_until(lambda: self.pid_of(*words))
         os.kill(pid, signal.SIGKILL)
-        until(lambda: self.pid_of(*words) not in (pid, None))
+        wait_until(lambda: self.pid_of(*words) not in (pid, None))
 
     def submit(self, body: dict[str, Any]) -> str:
         reply = self.api.post("/tasks/", json=body)
@@ -104,7 +95,7 @@ class Stack:
         self.process.send_signal(number)
         self.process.wait(30)
         if number == signal.SIGKILL:
-            until(lambda: not still_running(tree))
+            wait_until(lambda: not still_running(tree))
         return still_running(tree)
 
 
@@ -122,7 +113,7 @@ def stack(reaper: Reaper) -> Iterator[Stack]:
 
 def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
     task = stack.submit(SEED)
-    until(lambda: stack.state(task) == "SUCCEEDED")
+    wait_until(lambda: stack.state(task) == "SUCCEEDED")
     mails = httpx.get(f"{stack.mail}/messages").json()
     assert [mail["recipients"] for mail in mails] == [["user@example.com"]]
     assert task in mails[0]["message_id"]
@@ -146,7 +137,7 @@ def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
 
 def test_killing_any_child_loses_nothing(stack: Stack) -> None:
     slow = [stack.submit({"name": "sleep", "payload": {"seconds": 2}}) for _ in range(8)]
-    until(lambda: {stack.state(task) for task in slow} == {"RUNNING"})
+    wait_until(lambda: {stack.state(task) for task in slow} == {"RUNNING"})
     stack.kill("system", "worker")
     stack.kill("valkey-server")
     stack.kill("postgres", "-D")
@@ -154,18 +145,18 @@ def test_killing_any_child_loses_nothing(stack: Stack) -> None:
     stack.kill("system", "scheduler")
     stack.kill("system", "mailcatcher")
     stack.kill("system", "api")
-    until(lambda: {stack.state(task) for task in slow} == {"SUCCEEDED"})
+    wait_until(lambda: {stack.state(task) for task in slow} == {"SUCCEEDED"})
     later = stack.submit({"name": "echo", "payload": {"n": 1}})
-    until(lambda: stack.state(later) == "SUCCEEDED")
+    wait_until(lambda: stack.state(later) == "SUCCEEDED")
     assert stack.end(signal.SIGKILL) == set()
 
 
 def test_two_signals_kill_what_would_take_its_time(stack: Stack) -> None:
     task = stack.submit({"name": "sleep", "payload": {"seconds": 60}})
-    until(lambda: stack.state(task) == "RUNNING")
+    wait_until(lambda: stack.state(task) == "RUNNING")
     tree = process_tree([stack.process.pid])
     stack.process.send_signal(signal.SIGINT)
-    until(lambda: "stopping" in stack.output.read_text())
+    wait_until(lambda: "stopping" in stack.output.read_text())
     stack.process.send_signal(signal.SIGINT)
     assert stack.process.wait(10) == 1
     assert still_running(tree) == set()

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from bench import Bench, until
+from bench import Bench
 from opentelemetry import trace
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
+from waiting import until
 
 from observability import traceparent
 from observability.event_names import EventName

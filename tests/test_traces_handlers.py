@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 import pytest
-from bench import Bench, until
+from bench import Bench
 from opentelemetry import trace
 from otlp_receiver import Receiver
 from sqlalchemy import text
 from task_traces import SECRET, Payload, attempts, register_echo, sampled, submit
+from waiting import until
 
 from observability import traceparent
 from observability.tracing import new_root

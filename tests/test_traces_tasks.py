@@ -6,9 +6,10 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from bench import Bench, until
+from bench import Bench
 from otlp_receiver import Receiver
 from task_traces import SECRET, Payload, attempts, register_echo, sampled, submit
+from waiting import until
 from wire import wire_to
 
 from observability.tracing import nanoseconds

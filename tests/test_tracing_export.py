@@ -9,9 +9,9 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from bench import until
 from opentelemetry.trace import SpanKind
 from otlp_receiver import receiving
+from waiting import until
 
 from observability.event_names import EventName
 from observability.export import BATCH_MAX, QUEUE_MAX

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
+from waiting import until
 
 from chaos.live.hint_watch import HintWatch
 from chaos.plan import After
@@ -182,9 +183,7 @@ async def test_every_hint_is_seen_as_it_reaches_redis(own_valkey: EmbeddedValkey
         while not any(client["flags"] == "O" for client in await redis.client_list()):
             await asyncio.sleep(0.01)
         await queue.publish(hints, SAMPLED)
-        async with asyncio.timeout(5):
-            while len(watch.hints) < 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(watch.hints) >= 2)
     await queue.close()
     seen = [(hint.task_id, hint.epoch) for hint in watch.hints]
     assert seen == [(str(hint.task_id), hint.epoch) for hint in hints]

@@ -6,7 +6,8 @@ import asyncio
 import threading
 from typing import Any
 
-from bench import Bench, until
+from bench import Bench
+from waiting import until
 
 from system.handlers import Backoff, Context
 from system.handlers.cancellation import StopReason

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from bench import Bench, until
+from bench import Bench
+from waiting import until
 from wire import wire_to
 
 from observability.event_names import EventName

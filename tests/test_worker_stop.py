@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 import pytest
-from bench import Bench, until
+from bench import Bench
+from waiting import until
 from wire import wire_to
 
 from observability.event_names import EventName

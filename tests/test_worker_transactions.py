@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from bench import Bench, bench_for, until
+from bench import Bench, bench_for
 from sqlalchemy import text
+from waiting import until
 from wire import wire_to
 
 from observability.event_names import EventName

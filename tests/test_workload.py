@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.load import Workload
@@ -124,7 +125,7 @@ def items(operations: list[PlannedOperation]) -> list[PlannedOperation]:
 
 
 @given(seed=st.integers(0, 2**32), size=st.integers(2, 60))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
     operations = generate(BUSY.model_copy(update={"batch": size}), seed)
     singly = generate(BUSY, seed)
@@ -172,7 +173,7 @@ def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 30))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count: int) -> None:
     workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
     operations = generate(workload, seed)

@@ -187,7 +187,7 @@ class SupervisedProcess:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
             # In its own session: Ctrl-C reaches only the harness, which stops all in order.
-            self._process = self._guardian.spawn(
+            self._process = self._reaper.spawn(
                 self.command.argv,
                 env=self.command.environment,
                 cwd=self.command.directory,

@@ -15,7 +15,7 @@ from chaos.live.actors import ended, tail
 from chaos.process_strike import ActorFailed
 from chaos.records import Op, Record
 from chaos.workload import CLIENTS, PlannedOperation, to_json
-from system.reaper import Reaper
+from system.guardian import Reaper
 
 _LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
 _STOP_SECONDS = 5.0

@@ -212,7 +212,7 @@ class _Stack:
         log = self._directory / f"{name}.log"
         url = f"http://{HOST}:{port}"
         command = Command(argv, environment | variables, self._directory, log, f"{url}/readyz")
-        self._actors[name] = SupervisedProcess(name, command, self._guardian, lambda _: None)
+        self._actors[name] = SupervisedProcess(name, command, self._reaper, lambda _: None)
         self._actors[name].start()
         if role == "api":
             self._api = url

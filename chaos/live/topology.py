@@ -62,7 +62,7 @@ class ProcessStackFactory:
 
     def stack(self, spec: StackSpec) -> ProcessStack:
         """Return the stack of one run, which has a database of its own."""
-        return ProcessStack(spec, self.guardian, self.postgres, self.toxiproxy)
+        return ProcessStack(spec, self.reaper, self.postgres, self.toxiproxy)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -101,7 +101,7 @@ class ProcessStack:
     """
 
     spec: StackSpec
-    guardian: Guardian
+    reaper: Reaper
     postgres: EmbeddedPostgres
     toxiproxy: Path
     database: str = field(default_factory=lambda: f"run_{time.time_ns()}")

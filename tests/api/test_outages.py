@@ -9,6 +9,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from waiting import until
 
 from system.ids import new_id
 from system.lifecycle import State
@@ -75,9 +76,11 @@ async def test_an_api_that_starts_without_postgres_serves_when_it_comes(
     async with open_api(through) as api:
         assert is_unavailable(await api.post("/tasks/", json={"name": "echo"}))
         postgres_hop.refuse = False
-        async with asyncio.timeout(10):
-            while (await api.post("/tasks/", json={"name": "echo"})).status_code != 201:
-                await asyncio.sleep(0.05)
+
+        async def accepted() -> bool:
+            return bool((await api.post("/tasks/", json={"name": "echo"})).status_code == 201)
+
+        await until(accepted)
 
 
 async def test_a_lost_reply_is_settled_before_the_client_notices(
@@ -193,9 +196,7 @@ async def test_what_is_due_now_pokes_the_schedulers_what_is_later_does_not(
             *(api.post("/tasks/", json={"name": "echo"}) for _ in range(50))
         )
         assert {answer.status_code for answer in answers} == {201}
-        async with asyncio.timeout(10):
-            while not any(poke in request for request in hop.requests):
-                await asyncio.sleep(0.01)
+        await until(lambda: any(poke in request for request in hop.requests))
     assert b"".join(hop.requests).count(poke) < 25, "fifty tasks, few pokes"
 
 
@@ -227,9 +228,11 @@ async def test_a_new_name_is_known_within_a_second_or_so(
 ) -> None:
     assert (await api.post("/tasks/", json={"name": "fresh"})).status_code == 422
     await store.register(new_id(), "worker-9", ["default"], [Announcement("fresh", None, None)])
-    async with asyncio.timeout(5):
-        while (await api.post("/tasks/", json={"name": "fresh"})).status_code != 201:
-            await asyncio.sleep(0.05)
+
+    async def known() -> bool:
+        return (await api.post("/tasks/", json={"name": "fresh"})).status_code == 201
+
+    await until(known)
 
 
 async def test_nonsense_names_are_no_load(

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from system.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
@@ -75,9 +75,7 @@ async def stored(connection: asyncpg.Connection, payload: dict[str, Any]) -> obj
         return error
 
 
-@hypothesis_settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(payload=PAYLOADS)
 @example(payload={"a": math.nan})
 @example(payload={"a": {"b": [math.inf]}})

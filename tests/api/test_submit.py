@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
+from examples import examples
 from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from system.ids import new_id
@@ -98,7 +98,7 @@ async def test_a_run_at_in_the_past_is_now(api: httpx.AsyncClient) -> None:
     assert task["due_at"] == task["created_at"]
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+@examples(25, suppress_health_check=SLOW)
 @given(
     st.datetimes(
         min_value=datetime(1, 1, 3),  # noqa: DTZ001
@@ -149,7 +149,7 @@ async def test_two_different_keys_in_one_request_are_refused(api: httpx.AsyncCli
 SENDS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), min_size=2, max_size=12)
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+@examples(25, suppress_health_check=SLOW)
 @given(before=SENDS, sends=SENDS)
 # Found by storm (seeds 30735, 31765): the repeat was refused with the other one it met.
 @example(before=[("a", 0), ("b", 0)], sends=[("a", 1), ("a", 0), ("b", 0), ("b", 1)])

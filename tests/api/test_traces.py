@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from bench import until
 from otlp_receiver import Receiver, receiving
+from waiting import until
 
 from observability import traceparent
 from system.lifecycle import Reason

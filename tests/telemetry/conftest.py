@@ -31,6 +31,7 @@ TARGETS = 7  # one api, two schedulers, three workers, the harness; in both runs
 GONE = 'ALERTS{alertstate="firing", alertname="HoldfastRoleGone"}'
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):

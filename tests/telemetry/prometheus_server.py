@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import yaml
+from waiting import wait_until
 
 from observability.binaries import Prometheus
 from system.guardian import Reaper
@@ -91,13 +92,10 @@ def running(programs: Prometheus, directory: Path, reaper: Reaper) -> Iterator[S
 
 
 def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            if httpx.get(f"{url}/-/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+    def ready() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < give_up, log.read_text()
-        time.sleep(0.05)
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/-/ready").status_code == 200
+        return False
+
+    wait_until(ready)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from bench import Bench
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from waiting import wait_until
 
 from observability.jaeger_query import JaegerError, JaegerQuery
 from observability.logs import create_logger
@@ -153,10 +154,7 @@ def test_jaeger_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert still_running({pid})
         parent.kill()
-    give_up = time.monotonic() + 30
-    while still_running({pid}):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_until(lambda: not still_running({pid}))
 
 
 def _trace_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -332,7 +330,4 @@ def test_make_trace_leaves_nothing_when_it_is_ended(tmp_path: Path, number: sign
         assert len(tree) > 5
         process.send_signal(number)
         process.wait(60)
-    give_up = time.monotonic() + 30
-    while still_running(tree) or list(tmp_path.iterdir()):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_until(lambda: not still_running(tree) and not list(tmp_path.iterdir()))

@@ -15,7 +15,7 @@ from chaos.load import EFFECTS
 from chaos.run_spec import sources_commit
 from chaos.simulation.postgres import SharedPostgres
 from chaos.simulation.valkey import SharedValkey
-from system.reaper import Reaper
+from system.guardian import Reaper
 from system.machine import temporary_directory
 
 # Optional modules that libraries try to import repeatedly; each failure searches the whole path.

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from enum import StrEnum
 
-_MAKING = threading.Lock()  # between a thread that begins to wait and the loop that tells it
+_MAKING = threading.Lock()  # between a thread that starts to wait and the loop that wakes it
 
 
 class StopReason(StrEnum):
@@ -21,8 +21,8 @@ class StopReason(StrEnum):
 class Cancellation:
     """The worker's end of ``ctx.cancelled``: it calls ``request`` on its event loop.
 
-    What one waits on is made when somebody first waits: few handlers do, and it is a tenth of what
-    an attempt costs its worker.
+    Events are created on the first wait: few handlers wait, and creating them is a tenth of what an
+    attempt costs its worker.
     """
 
     __slots__ = ("_coroutines", "_threads", "reason")

@@ -1,6 +1,6 @@
 """The handlers' SQL as spans, by OpenTelemetry's conventions for databases.
 
-Values are never told: parameters are not looked at, literals in the text are taken out.
+Values are never recorded: parameters are not read, literals are removed from the text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$.])\d+(?:\.\d+
 
 
 class SqlSpans:
-    """Listens to an engine; tells each statement that is sent while a span is current."""
+    """Listens to an engine; records each statement that is sent while a span is current."""
 
     def __init__(self, tracing: Tracing, engine: AsyncEngine) -> None:
         self._tracing = tracing
@@ -36,20 +36,20 @@ class SqlSpans:
 
     def _before(self, connection: Connection, *sent: Any) -> None:
         *_, context, _ = sent
-        ours = context.invoked_statement is statements.FINISH  # told as "finish"
+        ours = context.invoked_statement is statements.FINISH  # recorded as "finish"
         if not ours and trace.get_current_span().get_span_context().is_valid:
             connection.info[_BEGAN] = time.time_ns()
 
     def _after(self, connection: Connection, *sent: Any) -> None:
         _, statement, *_ = sent
-        self._tell(connection, statement, None)
+        self._record(connection, statement, None)
 
     def _failed(self, context: ExceptionContext) -> None:
         if context.connection is not None and context.statement is not None:
             error = context.sqlalchemy_exception or context.original_exception
-            self._tell(context.connection, context.statement, error)
+            self._record(context.connection, context.statement, error)
 
-    def _tell(self, connection: Connection, statement: str, error: BaseException | None) -> None:
+    def _record(self, connection: Connection, statement: str, error: BaseException | None) -> None:
         began = connection.info.pop(_BEGAN, None)
         if began is None:
             return

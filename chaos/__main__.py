@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from chaos.cli_mutants import run_mutants
-from chaos.cli_run import run_scenarios
-from chaos.cli_store import check_history, list_scenarios, rebuild_report
-from chaos.cli_sweep import sweep_messages
-from chaos.cli_trace import show_trace
+from chaos.cli.mutants import run_mutants
+from chaos.cli.run import run_scenarios
+from chaos.cli.store import check_history, list_scenarios, rebuild_report
+from chaos.cli.sweep import sweep_messages
+from chaos.cli.trace import show_trace
 
 app = typer.Typer(
     name="chaos",

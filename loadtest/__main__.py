@@ -12,14 +12,14 @@ import typer
 
 from loadtest import drain as drains
 from loadtest import load as loads
-from loadtest import profiler, submits
+from loadtest import profiler, bench_submit
 from loadtest import scale as scales
 from loadtest import soak as soaks
 from loadtest.locust_run import LocustLoad
-from loadtest.peers import side_by_side
+from loadtest.peers import compare
 from loadtest.peers.environments import default_cache
-from loadtest.peers.rival import NAMES
-from loadtest.running import run, say
+from loadtest.peers.peer_process import NAMES
+from loadtest.command import run, say
 from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3
@@ -96,7 +96,7 @@ def submit(
 ) -> None:
     """Store tasks in each way there is, and time single ones while nothing else is to be done."""
     _check_parent(json_file)
-    options = submits.SubmitOptions(
+    options = bench_submit.SubmitOptions(
         rounds=rounds,
         seconds=seconds,
         connections=connections,
@@ -104,7 +104,7 @@ def submit(
         singly=singly,
         wrk=wrk,
     )
-    rates = run(submits.run(options, say))
+    rates = run(bench_submit.run(options, say))
     _tell(rates, json_file)
 
 
@@ -214,8 +214,8 @@ def peers(
     names = tuple(dict.fromkeys(only or NAMES))
     if unknown := [name for name in names if name not in NAMES]:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(NAMES)}", param_hint="--only")
-    options = side_by_side.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
-    comparison = run(side_by_side.compare(options, say))
+    options = compare.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
+    comparison = run(compare.compare(options, say))
     typer.echo(comparison.markdown(), nl=False)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A program of its own that enqueues in its own transactions, as a user's would: ``system.client``.
+"""A program of its own that enqueues in its own transactions, as a user's would: ``holdfast.client``.
 
 ``python -m loadtest.enqueue_client DATABASE_URL SINGLY TOGETHER BATCH`` prints tasks per second as
 JSON: one ``enqueue`` and one COMMIT for each of SINGLY tasks, and TOGETHER tasks by
@@ -13,8 +13,8 @@ import time
 
 from sqlalchemy import create_engine
 
-from system.client import enqueue, enqueue_many
-from system.task_request import TaskRequest
+from holdfast.client import enqueue, enqueue_many
+from holdfast.model.request import TaskRequest
 
 
 def main(url: str, singly: int, together: int, batch: int) -> None:

@@ -13,8 +13,8 @@ from uuid import UUID
 import asyncpg
 
 from loadtest.drain import Bench
-from loadtest.submit import noop
-from loadtest.witness import until
+from loadtest.http_submitter import noop
+from loadtest.observer import until
 
 CHUNK = 50_000
 AHEAD = timedelta(days=30)

@@ -16,7 +16,7 @@ from loadtest.roles import processes
 from loadtest.sampling import PySpySampler, Sampled
 from loadtest.stack import LoadtestStack
 from loadtest.statements import StatementCost, StatementCosts, preload, watching
-from loadtest.witness import drained, until
+from loadtest.observer import drained, until
 
 TOP = 12
 TEXT = 110

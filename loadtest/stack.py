@@ -1,4 +1,4 @@
-"""A whole Holdfast for one measurement: ``python -m system up`` in a directory of its own.
+"""A whole Holdfast for one measurement: ``python -m holdfast up`` in a directory of its own.
 
 Nothing of ``system`` is imported: what it says on its output is all that is known of it. The
 schedulers are children of this process, so that a run can hold them back: tasks then pile up
@@ -178,7 +178,7 @@ class LoadtestStack:
 
     def _failed(self, what: str) -> LoadtestError:
         said = "\n".join(f"  {line}" for line in self._output) or "  (nothing)"
-        return LoadtestError(f"`python -m system up` {what}; it said:\n{said}")
+        return LoadtestError(f"`python -m holdfast up` {what}; it said:\n{said}")
 
     async def _stop(self) -> None:
         for role in self._started:

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from observability.go_build import GoModule, built
+from holdfast.devstack.go_build import GoModule, built
 
 _MODULE = GoModule(
     title="Prometheus",

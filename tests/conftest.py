@@ -25,14 +25,14 @@ from hypothesis import settings as hypothesis_settings
 from otlp_receiver import Receiver, receiving
 from psycopg import sql
 
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Reaper
-from system.machine import temporary_directory
-from system.migrate import upgrade
-from system.settings import Settings
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.host import temporary_directory
+from holdfast.store.migrate import upgrade
+from holdfast.settings import Settings
 
 if TYPE_CHECKING:
-    from chaos.simulation.stage.foundation import SharedServers
+    from chaos.simulation.environment.foundation import SharedServers
 
 # How many examples a property is tested with: percent of the number it asks for (`examples`).
 hypothesis_settings.register_profile("ci", max_examples=25, deadline=None)
@@ -168,7 +168,7 @@ def valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
 @pytest.fixture(scope="session")
 def simulation_servers() -> Iterator[SharedServers]:
     """The simulation's Postgres and Valkey. A test that kills one leaves it to the next reset."""
-    from chaos.simulation.stage.foundation import SharedServers
+    from chaos.simulation.environment.foundation import SharedServers
 
     with SharedServers.open() as servers:
         yield servers

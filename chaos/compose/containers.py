@@ -10,14 +10,14 @@ from collections.abc import Callable
 import httpx
 
 from chaos.compose.docker import ContainerEvent, DockerError, engine, tail
-from chaos.compose.gauge import Gauge
+from chaos.compose.socket_stats import Gauge
 from chaos.live.actors import (
     READY_SECONDS,
     RESTART_DELAY_MAX_SECONDS,
     RESTART_DELAY_SECONDS,
     SHORT_LIFE_SECONDS,
 )
-from chaos.process_strike import ActorFailed, ProcessEnd
+from chaos.nemesis.process_faults import ActorFailed, ProcessEnd
 
 _LOOK_SECONDS = 0.1
 

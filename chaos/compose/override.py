@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from chaos import telemetry
+from chaos.observers import telemetry
 from chaos.compose.edges import port
 from chaos.errors import ChaosError
-from chaos.load import EFFECTS
+from chaos.scenario.operations import EFFECTS
 from chaos.mutants import SOURCES
-from chaos.plan import Topology
-from chaos.scenario import Scenario
+from chaos.scenario.faults import Topology
+from chaos.scenario.scenario import Scenario
 from chaos.tasks.external import SINK_URL
 
 COMPOSE_FILE = SOURCES / "docker-compose.yml"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from chaos.compose.docker import DockerError, command
 from chaos.live.servers import ServerControl, ServerFault
-from chaos.live.wire import REQUESTS
+from chaos.live.socket_stats import REQUESTS
 
 _ANSWER_SECONDS = 60.0
 _LOOK_SECONDS = 0.05

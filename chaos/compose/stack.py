@@ -13,25 +13,25 @@ from pathlib import Path
 
 import asyncpg
 
-from chaos.collector import read_exports
+from chaos.observers.collector import read_exports
 from chaos.compose import edges
 from chaos.compose.containers import Container
 from chaos.compose.docker import UP_SECONDS, ContainerEvent, Project, engine, save_log
-from chaos.compose.gauge import Gauge
+from chaos.compose.socket_stats import Gauge
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerFault
 from chaos.live.edges import inject_edge_fault
-from chaos.live.ground import StackSpec
+from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
 from chaos.mutants import SOURCES
-from chaos.plan import FaultSpec
-from chaos.process_strike import Hold, Observed, ProcessEnd
-from chaos.records import Record, Sometimes
-from chaos.sightings import SeenHint, sightings
-from chaos.sink import Call, read_calls
+from chaos.scenario.faults import FaultSpec
+from chaos.nemesis.process_faults import Hold, Observed, ProcessEnd
+from chaos.history.records import Record, Sometimes
+from chaos.observers.logs import SeenHint, sightings
+from chaos.observers.sink import Call, read_calls
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.witness import DatabaseObserver
-from system.machine import free_port
+from chaos.observers.database import DatabaseObserver
+from holdfast.devstack.host import free_port
 
 
 class ContainerStack:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from chaos.process_strike import ActorFailed, ProcessEnd
-from system.guardian import Reaper
+from chaos.nemesis.process_faults import ActorFailed, ProcessEnd
+from holdfast.devstack.reaper import Reaper
 
 # Covers the imports (eight processes on 2 cores) and reaching the database and Redis.
 READY_SECONDS = 30.0
@@ -31,7 +31,7 @@ CLOCK_MOVES_SECONDS = 2.0
 class Command:
     """How to start a process. ``ready_url`` returns 200 once it is ready.
 
-    ``clock``: the file from which it reads its clock offset (``chaos.live.skewed``).
+    ``clock``: the file from which it reads its clock offset (``chaos.live.clock_skew_role``).
     """
 
     argv: Sequence[str]

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import chaos
-from chaos.history import read
+from chaos.history.history import read
 from chaos.live.actors import ended, tail
-from chaos.process_strike import ActorFailed
-from chaos.records import Op, Record
-from chaos.workload import CLIENTS, PlannedOperation, to_json
-from system.guardian import Reaper
+from chaos.nemesis.process_faults import ActorFailed
+from chaos.history.records import Op, Record
+from chaos.scenario.workload import CLIENTS, PlannedOperation, to_json
+from holdfast.devstack.reaper import Reaper
 
 _LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
 _STOP_SECONDS = 5.0

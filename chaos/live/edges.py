@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos.live.toxics import Proxies, ProxyToxic, Stream
-from chaos.live.wire import ByteCounts, EdgeTraffic, Wire
-from chaos.plan import FaultSpec
-from chaos.process_strike import Hold, Observed
+from chaos.live.socket_stats import ByteCounts, EdgeTraffic, Wire
+from chaos.scenario.faults import FaultSpec
+from chaos.nemesis.process_faults import Hold, Observed
 
 _STREAMS: dict[str, tuple[Stream, ...]] = {
     "up": ("upstream",),

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chaos.sightings import SeenHint
+from chaos.observers.logs import SeenHint
 
 _HINT = re.compile(r"^XADD \S*:hints:\S+ .*?\bid ([0-9a-f-]{36}) epoch (\d+)", re.IGNORECASE)
 _ASK_AGAIN_SECONDS = 1.0

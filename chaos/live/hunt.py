@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.filing import RunFailed
-from chaos.hunting import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
+from chaos.run.artifacts import RunFailed
+from chaos.run.mutation_run import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
 from chaos.live.run import RealTimeArena
 from chaos.live.topology import ProcessStackFactory
 from chaos.mutants import Mutant
-from chaos.records import ArenaName
+from chaos.history.records import ArenaName
 
 
 async def run_live_mutants(mutants: Sequence[Mutant], runs: Path, seed: int, *, keep: bool) -> bool:

@@ -11,22 +11,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from chaos import bounds, filing, forwarding
-from chaos.book import run_lines
-from chaos.course import ArenaClock, Runner
-from chaos.history import HistoryWriter
+from chaos.checker import bounds
+from chaos.run import artifacts
+from chaos.observers import forwarding
+from chaos.run.suite_report import run_lines
+from chaos.run.runner import ArenaClock, Runner
+from chaos.history.history import HistoryWriter
 from chaos.live.clients import LocustProcess
-from chaos.live.exposition import exposed
-from chaos.live.ground import StackEnvironment, StackFactory, StackSpec
+from chaos.live.metrics_endpoint import exposed
+from chaos.live.stack_factory import StackEnvironment, StackFactory, StackSpec
 from chaos.live.hint_watch import HintWatch
 from chaos.live.progress import RunProgress
 from chaos.mutants import find, plant
-from chaos.records import Record
+from chaos.history.records import Record
 from chaos.report import files
-from chaos.run_spec import RunResult, RunSpec, sources_commit
-from chaos.runs import RunStore
+from chaos.run.spec import RunResult, RunSpec, sources_commit
+from chaos.run.store import RunStore
 from chaos.tasks.attempt import BACKOFF
-from chaos.workload import generate
+from chaos.scenario.workload import generate
 
 
 class RealTimeArena:
@@ -55,13 +57,13 @@ class RealTimeArena:
         try:
             await run.execute(self._targets)
             progress.show("judging")
-            judgement = await asyncio.to_thread(filing.judge, directory)
+            judgement = await asyncio.to_thread(artifacts.judge, directory)
             seconds = time.monotonic() - started
             outcome = await asyncio.to_thread(files.write_run, directory, judgement, seconds)
         except Exception as error:
             seconds = time.monotonic() - started
             raise await asyncio.to_thread(
-                filing.failure, spec, directory, error, seconds
+                artifacts.failure, spec, directory, error, seconds
             ) from error
         finally:
             progress.close()

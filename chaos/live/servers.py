@@ -12,8 +12,8 @@ import asyncpg
 import redis.asyncio
 
 from chaos.live.actors import process_state
-from chaos.process_strike import Hold, Observed
-from chaos.witness import DatabaseObserver
+from chaos.nemesis.process_faults import Hold, Observed
+from chaos.observers.database import DatabaseObserver
 
 _FILL_SECONDS = 15.0
 _GRAB_SECONDS = 0.01

@@ -15,31 +15,31 @@ from typing import Any
 
 import asyncpg
 
-from chaos import telemetry
-from chaos.collector import read_exports
+from chaos.observers import telemetry
+from chaos.observers.collector import read_exports
 from chaos.live.actors import Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
 from chaos.live.edges import inject_edge_fault
-from chaos.live.ground import StackSpec
+from chaos.live.stack_factory import StackSpec
 from chaos.live.servers import ServerFault
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.wire import LocalWire
-from chaos.load import EFFECTS
+from chaos.live.socket_stats import LocalWire
+from chaos.scenario.operations import EFFECTS
 from chaos.mutants import SOURCES, copy
-from chaos.plan import DeclaredSettings, FaultSpec
-from chaos.process_strike import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.records import Record, Sometimes
-from chaos.scenario import Scenario
-from chaos.sightings import SeenHint, sightings
-from chaos.sink import Call, read_calls
+from chaos.scenario.faults import DeclaredSettings, FaultSpec
+from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
+from chaos.history.records import Record, Sometimes
+from chaos.scenario.scenario import Scenario
+from chaos.observers.logs import SeenHint, sightings
+from chaos.observers.sink import Call, read_calls
 from chaos.tasks.external import SINK_URL
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.witness import DatabaseObserver
-from system.embedded import EmbeddedPostgres, EmbeddedValkey
-from system.guardian import Reaper
-from system.machine import free_port, temporary_directory
-from system.migrate import upgrade_in_loop
+from chaos.observers.database import DatabaseObserver
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.store.migrate import upgrade_in_loop
 
 _TEMPLATE = "holdfast_template"
 _LISTEN_SECONDS = 10.0
@@ -266,7 +266,7 @@ class ProcessStack:
         argv = [sys.executable, "-m"]
         clock = self.spec.directory / f"{name}.clock" if name in self._clocks_to_move() else None
         if clock is not None:
-            argv += ["chaos.live.skewed", str(clock)]
+            argv += ["chaos.live.clock_skew_role", str(clock)]
         argv += ["system", role]
         if role == "worker":
             for kind in self.scenario.topology.knows.get(name, EFFECTS):

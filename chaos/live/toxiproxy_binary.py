@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from observability.go_build import GoModule, built
-from system.machine import cache_directory
+from holdfast.devstack.go_build import GoModule, built
+from holdfast.devstack.host import cache_directory
 
 _PROGRAM = "toxiproxy-server"
 TOXIPROXY = GoModule(

@@ -1,12 +1,12 @@
-"""Guards of the API (``system/api``) and of the commit itself (``system/database.py``)."""
+"""Guards of the API (``system/holdfast/api``) and of the commit itself (``system/holdfast/store/database.py``)."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_SUBMITS = "system/api/submits.py"
-_ACTIONS = "system/api/actions.py"
-_COALESCER = "system/api/coalescer.py"
+_SUBMITS = "system/holdfast/api/submit.py"
+_ACTIONS = "system/holdfast/api/cancel_retry.py"
+_COALESCER = "system/holdfast/api/coalescer.py"
 
 _ANSWER_BEFORE_STORE = Mutant(
     name="answer_before_store",
@@ -16,14 +16,14 @@ _ANSWER_BEFORE_STORE = Mutant(
     killers=("S5", "S10", "S12"),
     edits=(
         Edit(
-            "system/api/submits.py",
+            "system/holdfast/api/submit.py",
             "    outcome = (await services.coalescer.submit([task]))[0]\n",
             """\
     import asyncio
     from datetime import UTC, datetime
 
-    from system.lifecycle import State
-    from system.record_task import TaskRow
+    from holdfast.model.lifecycle import State
+    from holdfast.model.task import TaskRow
 
     storing = asyncio.ensure_future(services.coalescer.submit([task]))
     storing.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -54,7 +54,7 @@ MUTANTS = (
         killers=("S1", "S2", "S4", "S5", "S6", "S8", "S10", "S11", "S12"),
         edits=(
             Edit(
-                "system/database.py",
+                "system/holdfast/store/database.py",
                 '"server_settings": {"application_name": application_name},',
                 '"server_settings": {\n'
                 '                "application_name": application_name,\n'
@@ -100,7 +100,7 @@ MUTANTS = (
                 """\
                 from dataclasses import replace
 
-                from system.ids import new_id
+                from holdfast.model.ids import new_id
 
                 for entry in group:
                     entry.unknown = True
@@ -167,27 +167,27 @@ UNPLANTED = (
     ),
     Unplanted(
         "a poke after a submit",
-        "system/api/poker.py",
+        "system/holdfast/api/wakeup.py",
         "a short cut: schedulers poll",
     ),
     Unplanted(
         "readiness asks the database and its migrations",
-        "system/api/readiness.py",
+        "system/holdfast/api/readiness.py",
         "says, decides nothing",
     ),
     Unplanted(
         "a statement that was not certainly refused may have happened (classify)",
-        "system/database.py",
+        "system/holdfast/store/database.py",
         "the loops send both again as they are, and clients take any 5xx for unknown",
     ),
     Unplanted(
         "deadlocks and serialization failures are sent again",
-        "system/database.py",
-        "rows are locked in order: none happens; tests/test_store_pairs.py",
+        "system/holdfast/store/database.py",
+        "rows are locked in order: none happens; tests/store/test_store_pairs.py",
     ),
     Unplanted(
         "a connection closed while it lay in the pool is not used",
-        "system/database.py",
+        "system/holdfast/store/database.py",
         "only slower: its statement counts as unknown and is sent again",
     ),
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 from chaos.mutants.statements import FINISH, FINISH_GUARDS
 
-_STORE = "system/store.py"
-_TRANSACTION = "system/handlers/transaction.py"
+_STORE = "system/holdfast/store/store.py"
+_TRANSACTION = "system/holdfast/handlers/transaction.py"
 
 _POOLED = Mutant(
     name="cancelled_connection_pooled",
@@ -18,7 +18,7 @@ _POOLED = Mutant(
     pair="cancelled_connection_pooled_not_reset",
     edits=(
         Edit(
-            "system/database.py",
+            "system/holdfast/store/database.py",
             "    if not connection.closed and not connection.invalidated:\n"
             "        raw = await connection.get_raw_connection()\n",
             "    if False:\n        raw = await connection.get_raw_connection()\n",
@@ -33,7 +33,7 @@ _NOT_RESET = Mutant(
     killers=("S1", "S4", "S11"),
     edits=(
         Edit(
-            "system/database.py",
+            "system/holdfast/store/database.py",
             "        pool_timeout=settings.connect_timeout_seconds,\n",
             "        pool_timeout=settings.connect_timeout_seconds,\n"
             "        pool_reset_on_return=None,\n",
@@ -57,7 +57,7 @@ MUTANTS = (
         killers=("S1", "S8", "S9"),
         edits=(
             Edit(
-                "system/statements.py",
+                "system/holdfast/store/transitions.py",
                 FINISH_GUARDS,
                 f"{FINISH}\n  WHERE locked.state = '{{State.RUNNING}}' "
                 "AND locked.id = ANY(CAST(:fit AS uuid[]))),",
@@ -114,7 +114,7 @@ def _distinct(ids""",
                 """\
         from sqlalchemy import text
 
-        from system.lifecycle import Reason
+        from holdfast.model.lifecycle import Reason
 
         asked = text("SELECT cancel_requested FROM tasks WHERE id = :id")
         statement = statements.FINISH
@@ -127,7 +127,7 @@ def _distinct(ids""",
             ),
             # The mutant's own SQL is no step of the handler.
             Edit(
-                "system/handlers/sql_spans.py",
+                "system/holdfast/handlers/sql_spans.py",
                 "        ours = context.invoked_statement is statements.FINISH",
                 "        ours = statements.FINISH is not None",
             ),
@@ -170,7 +170,7 @@ def _distinct(ids""",
         killers=("S1",),
         edits=(
             Edit(
-                "system/handlers/context.py",
+                "system/holdfast/handlers/context.py",
                 "        return str(self._grant.task_id)\n",
                 '        return f"{self._grant.task_id}:{self._grant.attempt}"\n',
             ),

@@ -1,10 +1,10 @@
-"""Guards of the hint queue (``system/queue.py``)."""
+"""Guards of the hint queue (``system/holdfast/queue/hints.py``)."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_FILE = "system/queue.py"
+_FILE = "system/holdfast/queue/hints.py"
 
 MUTANTS = (
     Mutant(
@@ -48,7 +48,7 @@ UNPLANTED = (
         "socket timeouts: a half-open connection is given up",
         _FILE,
         "every fault of Toxiproxy ends in delivery or in a close, so that even one who waits for "
-        "ever goes on after the heal; tests/test_queue.py has a reply that never comes in time",
+        "ever goes on after the heal; tests/scheduler/test_queue.py has a reply that never comes in time",
     ),
     Unplanted(
         "a wait in Redis is shorter than the socket timeout",
@@ -68,7 +68,7 @@ UNPLANTED = (
     Unplanted(
         "entries that are not hints are dropped",
         _FILE,
-        "nothing else writes to Redis here; tests/test_queue.py",
+        "nothing else writes to Redis here; tests/scheduler/test_queue.py",
     ),
     Unplanted(
         "the generation is set only where there is none (NX)",
@@ -78,6 +78,6 @@ UNPLANTED = (
     Unplanted(
         "hints are read per queue, the count shared out",
         _FILE,
-        "the workload has one queue; tests/test_queue.py",
+        "the workload has one queue; tests/scheduler/test_queue.py",
     ),
 )

@@ -1,12 +1,12 @@
-"""Guards of the scans (``system/scans.py``) and of ``store.py``."""
+"""Guards of the scans (``system/holdfast/store/scans.py``) and of ``store.py``."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_FILE = "system/scans.py"
-_STORE = "system/store.py"
-_STATEMENTS = "system/statements.py"
+_FILE = "system/holdfast/store/scans.py"
+_STORE = "system/holdfast/store/store.py"
+_STATEMENTS = "system/holdfast/store/transitions.py"
 _FIRST = "    ORDER BY t.due_at, t.id LIMIT r.free"
 _DUE = f"      AND t.due_at <= (SELECT clock_timestamp())\n{_FIRST}"
 _UTC = Edit(
@@ -225,7 +225,7 @@ UNPLANTED = (
     Unplanted(
         "place <= free: priority and the limit across priorities",
         _FILE,
-        "the workload has one priority; tests/test_scheduler.py",
+        "the workload has one priority; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
         "a hint is published again only past its deadline, which doubles up to a cap",
@@ -257,7 +257,7 @@ UNPLANTED = (
     Unplanted(
         "prune: the retention, whole tasks, workers that own nothing",
         _FILE,
-        "a scheduler prunes at its start and then once a minute; tests/test_scheduler.py",
+        "a scheduler prunes at its start and then once a minute; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
         "submit: unavailable after something was sent is an unknown outcome",
@@ -271,7 +271,7 @@ UNPLANTED = (
     ),
     Unplanted(
         "one unstorable item does not harm its neighbours",
-        "system/resend.py",
-        "no result of the workload is unstorable; tests/test_finisher.py",
+        "system/holdfast/store/resend.py",
+        "no result of the workload is unstorable; tests/worker/test_finisher.py",
     ),
 )

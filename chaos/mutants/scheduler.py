@@ -1,12 +1,12 @@
-"""Guards of the scheduler (``system/scheduler.py``) and of its loops (``system/loops.py``)."""
+"""Guards of the scheduler (``system/holdfast/scheduler/scheduler.py``) and of its loops (``system/holdfast/runtime/supervision.py``)."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 from chaos.mutants.queue import MUTANTS as _QUEUE
 
-_FILE = "system/scheduler.py"
-_DETECTOR = "system/failure_detector.py"
+_FILE = "system/holdfast/scheduler/scheduler.py"
+_DETECTOR = "system/holdfast/scheduler/failure_detector.py"
 _GROUP_FROM_NOW_ON = next(mutant for mutant in _QUEUE if mutant.name == "group_from_now_on")
 
 HINTS_ONCE = Mutant(
@@ -80,7 +80,7 @@ _BOUND_BY_XLEN = Mutant(
 """,
         ),
         Edit(
-            "system/scans.py",
+            "system/holdfast/store/scans.py",
             "SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
             "SELECT count(*) FROM tasks t WHERE false",
         ),
@@ -128,12 +128,12 @@ MUTANTS = (
         killers=("L1", "L2"),
         edits=(
             Edit(
-                "system/loops.py",
+                "system/holdfast/runtime/supervision.py",
                 "            await self.sleep(_backoff_seconds(loop.failures))\n",
                 "            return\n",
             ),
             Edit(
-                "system/loops.py",
+                "system/holdfast/runtime/supervision.py",
                 "    if seconds <= loop.stalled_seconds:\n",
                 "    if seconds >= 0:\n",
             ),
@@ -165,12 +165,12 @@ UNPLANTED = (
     Unplanted(
         "a jump of the database's clock restarts its wait (FailureDetector)",
         _DETECTOR,
-        "the arena cannot step the clock of Postgres; tests/test_scheduler.py",
+        "the arena cannot step the clock of Postgres; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
         "every answer of Postgres counts, not only the clock's (FailureDetector.answered)",
         _DETECTOR,
-        "only later: the heal ends the latency; tests/test_scheduler.py",
+        "only later: the heal ends the latency; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
         "pokes, full batches, metrics",
@@ -189,7 +189,7 @@ UNPLANTED = (
     ),
     Unplanted(
         "the pause after a failure grows",
-        "system/loops.py",
+        "system/holdfast/runtime/supervision.py",
         "spares a server that is away; without it nothing is wrong",
     ),
 )

@@ -1,10 +1,10 @@
-"""Guards of the statements by id (``system/statements.py``)."""
+"""Guards of the statements by id (``system/holdfast/store/transitions.py``)."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 
-_FILE = "system/statements.py"
+_FILE = "system/holdfast/store/transitions.py"
 
 _REPEATED = (
     "FROM locked AS t WHERE t.state = '{State.RUNNING}' AND t.claim_token = CAST(:token AS uuid)\n"
@@ -308,7 +308,7 @@ _CLIENTS = (
 
 MUTANTS = (*_CLAIMS, *_ENDS, *_CLIENTS)
 
-_PAIRS = "tests/test_store_pairs.py holds every pair of statements on one task open"
+_PAIRS = "tests/store/test_store_pairs.py holds every pair of statements on one task open"
 
 UNPLANTED = (
     Unplanted(
@@ -325,7 +325,7 @@ UNPLANTED = (
         "a claim names the epoch of its hint",
         _FILE,
         "equivalent: QUEUED means due and owned by nobody, and the claim goes on from the epoch of "
-        "the row; an old hint only starts the task sooner (tests/test_store_stateful.py sees it)",
+        "the row; an old hint only starts the task sooner (tests/store/test_store_stateful.py sees it)",
     ),
     Unplanted(
         "the claim makes the epoch odd, every end makes it even",
@@ -361,7 +361,7 @@ UNPLANTED = (
         "FAILED when attempt - losses - handed_back reaches max_attempts; discarded: at once",
         _FILE,
         "no handler of the workload uses up its attempts (a scenario may not plan it) or discards; "
-        "tests/test_store_stateful.py compares with lifecycle.after_attempt",
+        "tests/store/test_store_stateful.py compares with lifecycle.after_attempt",
     ),
     Unplanted(
         "a cancel of a RUNNING task is a request",
@@ -376,7 +376,7 @@ UNPLANTED = (
     Unplanted(
         "only FAILED can be retried by hand, with one more attempt allowed",
         _FILE,
-        "no client of the workload retries; tests/test_store_stateful.py does",
+        "no client of the workload retries; tests/store/test_store_stateful.py does",
     ),
     Unplanted(
         "retire and register can be sent twice",

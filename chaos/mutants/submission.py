@@ -1,11 +1,11 @@
-"""Guards of storing new tasks: ``SUBMIT`` in ``system/statements.py``, and ``submission.py``."""
+"""Guards of storing new tasks: ``SUBMIT`` in ``system/holdfast/store/transitions.py``, and ``submission.py``."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_FILE = "system/statements.py"
-_SUBMISSION = "system/submission.py"
+_FILE = "system/holdfast/store/transitions.py"
+_SUBMISSION = "system/holdfast/store/submit.py"
 
 MUTANTS = (
     Mutant(

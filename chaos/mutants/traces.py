@@ -1,16 +1,16 @@
-"""Guards of telemetry: the instrumentation in system/telling, and the export of spans."""
+"""Guards of telemetry: the instrumentation in system/holdfast/instrumentation, and the export of spans."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_SUBMITS = "system/telling/submits.py"
-_DISPATCHES = "system/telling/dispatches.py"
-_ATTEMPTS = "system/telling/attempts.py"
-_ATTEMPT = "system/telling/attempt_trace.py"
-_REQUESTS = "system/telling/requests.py"
-_TELEMETRY = "system/telling/telemetry.py"
-_EXPORT = "observability/export.py"
+_SUBMITS = "system/holdfast/instrumentation/tasks.py"
+_DISPATCHES = "system/holdfast/instrumentation/scheduler.py"
+_ATTEMPTS = "system/holdfast/instrumentation/worker.py"
+_ATTEMPT = "system/holdfast/instrumentation/attempt_span.py"
+_REQUESTS = "system/holdfast/instrumentation/requests.py"
+_TELEMETRY = "system/holdfast/instrumentation/telemetry.py"
+_EXPORT = "system/holdfast/telemetry/export.py"
 
 _LINKS = "    return (*before, batch) if batch is not None else before\n"
 
@@ -168,7 +168,7 @@ _EXPORTED = (
         killers=("L1", "L2", "L4"),
         edits=(
             Edit(
-                "system/slots.py",
+                "system/holdfast/worker/executor.py",
                 "        await attempt.released()\n",
                 "        export = self._telemetry._tracing._export\n"
                 "        await export._send(export._client)\n"
@@ -184,17 +184,17 @@ UNPLANTED = (
     Unplanted(
         "a batch of spans that could not be sent is tried once more",
         _EXPORT,
-        "S13 exempts spans lost to a fault of the collector; tests/test_tracing_export.py",
+        "S13 exempts spans lost to a fault of the collector; tests/unit/test_tracing_export.py",
     ),
     Unplanted(
         "the queue of spans is bounded: what finds no room is dropped and counted",
         _EXPORT,
-        "without it only memory grows, while the collector is away; tests/test_tracing_export.py",
+        "without it only memory grows, while the collector is away; tests/unit/test_tracing_export.py",
     ),
     Unplanted(
         "an answer that never ends is broken off",
         _EXPORT,
-        "the chaos collector is honest; tests/test_tracing_export.py has one that lies",
+        "the chaos collector is honest; tests/unit/test_tracing_export.py has one that lies",
     ),
     Unplanted(
         "the caller's traceparent is honoured, and decides whether its task is sampled",

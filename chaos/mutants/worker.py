@@ -7,13 +7,13 @@ from chaos.mutants.scans import TOO_OLD_LEFT
 from chaos.mutants.scheduler import HINTS_ONCE
 from chaos.mutants.statements import MUTANTS as _STATEMENTS
 
-_FILE = "system/worker.py"
-_CLAIMER = "system/intake.py"
-_LEASE = "system/lease.py"
-_EXECUTOR = "system/slots.py"
-_SLOT_POOL = "system/slot_pool.py"
-_FINISHER = "system/finisher.py"
-_ATTEMPTS = "system/attempts.py"
+_FILE = "system/holdfast/worker/worker.py"
+_CLAIMER = "system/holdfast/worker/claimer.py"
+_LEASE = "system/holdfast/worker/lease.py"
+_EXECUTOR = "system/holdfast/worker/executor.py"
+_SLOT_POOL = "system/holdfast/worker/slot_pool.py"
+_FINISHER = "system/holdfast/worker/finisher.py"
+_ATTEMPTS = "system/holdfast/worker/attempt.py"
 
 _CLAIM_NOT_REPEATABLE = next(m for m in _STATEMENTS if m.name == "claim_not_repeatable")
 
@@ -49,7 +49,7 @@ _CLAIM_GIVEN_UP = Mutant(
             "                        hints, self._worker_id, token, exclusive=exclusive\n"
             "                    )\n",
             """\
-                    from system.errors import OutcomeUnknown
+                    from holdfast.errors import OutcomeUnknown
 
                     try:
                         claimed = await self._store.claim(
@@ -277,7 +277,7 @@ UNPLANTED = (
         "an attempt ends at its timeout",
         _ATTEMPTS,
         "no handler of the workload hangs by itself, and its own calls have the same limit; "
-        "tests/test_worker_outcomes.py",
+        "tests/worker/test_worker_outcomes.py",
     ),
     Unplanted(
         "a cancelled attempt is stopped by the heartbeat",
@@ -297,7 +297,7 @@ UNPLANTED = (
     Unplanted(
         "an unstorable result becomes a failure",
         _FINISHER,
-        "no result of the workload is unstorable; tests/test_finisher.py",
+        "no result of the workload is unstorable; tests/worker/test_finisher.py",
     ),
     Unplanted(
         "claim, finish, heartbeat and handlers have their own connections",

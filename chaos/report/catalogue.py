@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.history import History
-from chaos.invariants.liveness import lifetimes
+from chaos.history.history import History
+from chaos.checker.invariants.liveness import lifetimes
 from chaos.report.model import RunModel
-from system.lifecycle import TERMINAL, State
+from holdfast.model.lifecycle import TERMINAL, State
 
 
 class Tag(StrEnum):

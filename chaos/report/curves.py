@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
-from chaos.history import History
-from chaos.invariants.liveness import lifetimes
-from chaos.records import Event
+from chaos.history.history import History
+from chaos.checker.invariants.liveness import lifetimes
+from chaos.history.records import Event
 from observability.charts import Steps
-from system.lifecycle import Reason, State
+from holdfast.model.lifecycle import Reason, State
 
 # Where a task can be. SCHEDULED is split in two: not due yet (or backing off), and due.
 WAITING, DUE = "waiting", "due"

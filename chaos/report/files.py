@@ -14,7 +14,7 @@ from chaos.report.junit import junit
 from chaos.report.outcome import Outcome, outcome
 from chaos.report.page import page
 from chaos.report.suite import SuiteReport
-from chaos.verdict import Judgement
+from chaos.checker.verdict import Judgement
 
 HISTORY, SUMMARY, REPORT, JUNIT = "history.jsonl", "summary.json", "report.html", "junit.xml"
 

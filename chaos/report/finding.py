@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos.history import History
-from chaos.invariants.registry import INVARIANTS
-from chaos.invariants.violation import Violation
-from chaos.records import Event, Record, TaskRow
+from chaos.history.history import History
+from chaos.checker.invariants.registry import INVARIANTS
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Event, Record, TaskRow
 from chaos.report.model import RunModel
 from chaos.report.story import Gap, StoryLine, shortened
 from chaos.report.strikes import Injection

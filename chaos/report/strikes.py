@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.history import History
-from chaos.plan import FaultSpec
-from chaos.records import Fault, InFlight
+from chaos.history.history import History
+from chaos.scenario.faults import FaultSpec
+from chaos.history.records import Fault, InFlight
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from chaos.report.outcome import worst
-from chaos.verdict import Judgement
+from chaos.checker.verdict import Judgement
 
 
 def summarise(judgements: Iterable[Judgement]) -> dict[str, Any]:

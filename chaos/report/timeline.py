@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chaos.history import History
-from chaos.records import Effect, Event
+from chaos.history.history import History
+from chaos.history.records import Effect, Event
 from chaos.report.curves import DUE
 from chaos.report.model import RunModel
 from chaos.report.strikes import Injection, PlannedFault
 from chaos.report.words import instant_of
 from observability import charts
 from observability.charts import Axis, Steps, Tick
-from system.lifecycle import Reason, State
+from holdfast.model.lifecycle import Reason, State
 
 _LEAST_LATENCY_SECONDS = 0.001
 # More simultaneous faults than this look the same; short ones stay visible.

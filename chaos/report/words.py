@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from chaos.history import History
-from chaos.records import (
+from chaos.history.history import History
+from chaos.history.records import (
     Effect,
     Event,
     Fault,
@@ -21,7 +21,7 @@ from chaos.records import (
     TaskRow,
     Worker,
 )
-from system.lifecycle import Reason
+from holdfast.model.lifecycle import Reason
 
 
 class Source(StrEnum):

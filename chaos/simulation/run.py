@@ -14,29 +14,31 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos import bounds, filing, forwarding
-from chaos.course import ArenaClock, Runner
-from chaos.history import History, HistoryWriter
-from chaos.records import Record, encode
+from chaos.checker import bounds
+from chaos.run import artifacts
+from chaos.observers import forwarding
+from chaos.run.runner import ArenaClock, Runner
+from chaos.history.history import History, HistoryWriter
+from chaos.history.records import Record, encode
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
-from chaos.run_spec import RunSpec
-from chaos.runs import RunStore
+from chaos.run.spec import RunSpec
+from chaos.run.store import RunStore
 from chaos.simulation.kernel import caches
 from chaos.simulation.kernel.dice import Branch
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.network.fabric import Message, Network
 from chaos.simulation.postgres import ExecutedStatement, PostgresNode
-from chaos.simulation.stage.apps import longest_backoff
-from chaos.simulation.stage.foundation import SharedServers
-from chaos.simulation.stage.stage import SINK_PORT, SimulatedEnvironment
+from chaos.simulation.environment.apps import longest_backoff
+from chaos.simulation.environment.foundation import SharedServers
+from chaos.simulation.environment.environment import SINK_PORT, SimulatedEnvironment
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
-from chaos.verdict import Judgement, judge
-from chaos.vocabulary import SOMETIMES
-from chaos.witnesses import seen
+from chaos.checker.verdict import Judgement, judge
+from chaos.scenario.vocabulary import SOMETIMES
+from chaos.checker.sometimes import seen
 
 _HELD_SHARE = 0.1
 # Virtual time beyond load and bound, after which the run cannot end any more.
@@ -104,7 +106,7 @@ def simulate(
         coverage.sometimes.update(n for n in SOMETIMES if seen(judgement.history, n))
     except Exception as error:
         seconds = time.monotonic() - started
-        raise filing.failure(spec, simulation.keep(), error, seconds) from error
+        raise artifacts.failure(spec, simulation.keep(), error, seconds) from error
     else:
         seconds = time.monotonic() - started
         directory: Path | None = None

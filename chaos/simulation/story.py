@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from chaos import records
-from chaos.records import Op, Record, parse_instant
+from chaos.history import records
+from chaos.history.records import Op, Record, parse_instant
 from chaos.report.words import describe
 from chaos.simulation import trace_words
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import StatementAnswer
-from chaos.verdict import Judgement
-from system.lifecycle import Reason
+from chaos.checker.verdict import Judgement
+from holdfast.model.lifecycle import Reason
 
 # An instant of the database has microseconds; a commit is held no longer than this.
 _INSTANT_SECONDS = 2e-6

@@ -12,10 +12,10 @@ import os
 import signal
 from typing import Any
 
-from system.handlers import Context, Retry
-from system.lifecycle import Backoff
+from holdfast.handlers import Context, Retry
+from holdfast.model.lifecycle import Backoff
 
-# Short and capped: the bound T (chaos/bounds.py) waits for the longest of them.
+# Short and capped: the bound T (chaos/checker/bounds.py) waits for the longest of them.
 BACKOFF = Backoff(base_seconds=0.2, max_seconds=2.0)
 
 

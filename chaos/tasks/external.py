@@ -1,4 +1,4 @@
-"""The effect is a call to the outside: to ``chaos.sink``, which drops repeats of a key."""
+"""The effect is a call to the outside: to ``chaos.observers.sink``, which drops repeats of a key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from system.handlers import Context, Retry, task
+from holdfast.handlers import Context, Retry, task
 
 SINK_URL = "CHAOS_SINK_URL"
 # The sink speaks plain HTTP; loading certificates for each call would cost 10 ms of CPU.

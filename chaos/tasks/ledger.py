@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from system.handlers import Context, task
+from holdfast.handlers import Context, task
 
 
 @task("chaos_ledger", backoff=BACKOFF)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 
 from chaos.tasks.attempt import BACKOFF
-from system.handlers import Context, task
+from holdfast.handlers import Context, task
 
 FIRST_STEP = "read the order"
 FIRST_STEP_SECONDS = 0.5

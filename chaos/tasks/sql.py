@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 
 from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from system.handlers import Context, task
+from holdfast.handlers import Context, task
 
 # No unique constraint: a second effect of a task must be visible, not refused.
 CHAOS_EFFECTS = """

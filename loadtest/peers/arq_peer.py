@@ -11,7 +11,7 @@ from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import Worker, func
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("arq", "redis")
 SETTINGS = {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis
 from celery import Celery
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("celery", "kombu", "redis")
 SETTINGS = {

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from dbos import DBOS, DBOSClient, DBOSConfig
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("dbos", "sqlalchemy", "psycopg")
 SETTINGS = {"durable": "queue polled every 50 ms, 100 workflows at once in each process"}

@@ -10,7 +10,7 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("dramatiq", "redis")
 SETTINGS = {

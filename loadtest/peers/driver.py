@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, cast
 
-from loadtest.peers.place import Peer, PeerConfig
+from loadtest.peers.peer_api import Peer, PeerConfig
 
 POLL_SECONDS = 0.05
 

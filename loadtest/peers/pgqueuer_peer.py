@@ -14,7 +14,7 @@ import psycopg
 import uvloop
 from pgqueuer import AsyncpgDriver, Job, PgQueuer, Queries
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("pgqueuer", "asyncpg")
 SETTINGS = {

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import psycopg
 from procrastinate import App, PsycopgConnector
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("procrastinate", "psycopg")
 SETTINGS = {"durable": "50 jobs at once, no LISTEN, finished jobs kept"}

@@ -8,7 +8,7 @@ import redis
 from rq import Queue
 from rq.worker import SimpleWorker, Worker
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("rq", "redis")
 SETTINGS = {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import redis
 from taskiq_redis import RedisStreamBroker
 
-from loadtest.peers.place import PeerConfig
+from loadtest.peers.peer_api import PeerConfig
 
 PACKAGES = ("taskiq", "taskiq-redis", "redis")
 SETTINGS = {

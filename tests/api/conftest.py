@@ -15,11 +15,11 @@ import httpx
 import pytest
 import uvicorn
 
-from system.api.app import create_api
-from system.ids import new_id
-from system.record_claim import Announcement
-from system.settings import Settings
-from system.store import Store
+from holdfast.api.app import create_api
+from holdfast.model.ids import new_id
+from holdfast.model.claim import Announcement
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 ANNOUNCED = (
     Announcement("echo", None, None),

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from system.api.app import create_api
-from system.api.auth import require_safe_bind
-from system.errors import Misconfigured
-from system.settings import Settings
-from system.store import Store
+from holdfast.api.app import create_api
+from holdfast.api.auth import require_safe_bind
+from holdfast.errors import Misconfigured
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 KEYS = (SecretStr("first-key"), SecretStr("zweiter-schlüssel"))
 

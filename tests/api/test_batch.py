@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
-from system.settings import Settings
-from system.store import Store
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 
 async def test_the_valid_are_stored_and_the_invalid_named(api: httpx.AsyncClient) -> None:

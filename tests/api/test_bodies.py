@@ -7,7 +7,7 @@ import re
 
 import httpx
 
-from system.settings import Settings
+from holdfast.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from system.api.cached import Cached
-from system.errors import Unavailable
+from holdfast.api.cached import Cached
+from holdfast.errors import Unavailable
 
 
 class Source:

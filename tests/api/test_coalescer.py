@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from system.api.coalescer import Bounds, Coalescer, Overloaded
-from system.errors import OutcomeUnknown, Unavailable, Unstorable
-from system.ids import new_id
-from system.record_task import NewTask, Submitted
-from system.store import Store
+from holdfast.api.coalescer import Bounds, Coalescer, Overloaded
+from holdfast.errors import OutcomeUnknown, Unavailable, Unstorable
+from holdfast.model.ids import new_id
+from holdfast.model.task import NewTask, Submitted
+from holdfast.store.store import Store
 
 MakeCoalescer = Callable[..., Coalescer]
 

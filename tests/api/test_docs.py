@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from system.settings import Settings
-from system.store import Store
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])

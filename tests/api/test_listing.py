@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.api import cursor
-from system.lifecycle import State
-from system.record_task import TaskFilter
-from system.store import Store
+from holdfast.api import cursor
+from holdfast.model.lifecycle import State
+from holdfast.model.task import TaskFilter
+from holdfast.store.store import Store
 
 INSTANTS = st.none() | st.datetimes(timezones=st.just(UTC))
 FILTERS = st.builds(

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from waiting import until
 
-from system.ids import new_id
-from system.lifecycle import State
-from system.record_claim import Announcement
-from system.record_task import TaskFilter
-from system.settings import Settings
-from system.store import Store
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import State
+from holdfast.model.claim import Announcement
+from holdfast.model.task import TaskFilter
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 HopTo = Callable[[str], Awaitable[Any]]
 

@@ -14,7 +14,7 @@ from examples import examples
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from system.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
+from holdfast.model.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
 
 # Everything a str can hold, with what is dangerous made likely.
 TEXTS = st.text(

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from system.settings import Settings
+from holdfast.settings import Settings
 
 
 async def test_ready_and_healthy(api: httpx.AsyncClient) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from observability.event_names import EventName
-from observability.logs import create_logger
-from system.api import openapi
-from system.api.access import AccessLog
-from system.api.app import create_api
-from system.api.problems import PROBLEM_TYPES
-from system.settings import Settings
-from system.telling.requests import RequestInstrumentation
-from system.telling.telemetry import create_telemetry
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
+from holdfast.api import openapi
+from holdfast.api.access_log import AccessLog
+from holdfast.api.app import create_api
+from holdfast.api.problems import PROBLEM_TYPES
+from holdfast.settings import Settings
+from holdfast.instrumentation.requests import RequestInstrumentation
+from holdfast.instrumentation.telemetry import create_telemetry
 
 ERRORS = [
     ("GET", "/nothing/here", 404, "not-found"),
@@ -111,8 +111,8 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(settings: Setti
 
 def test_the_examples_of_the_document_are_true() -> None:
     """A documented task is one that the models accept, and give back as it stands."""
-    from system.api.models import Task
-    from system.task_request import TaskRequest
+    from holdfast.api.models import Task
+    from holdfast.model.request import TaskRequest
 
     [example] = Task.model_json_schema()["examples"]
     assert json.loads(Task.model_validate(example).model_dump_json()) == example

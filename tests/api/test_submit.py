@@ -11,10 +11,10 @@ from examples import examples
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from system.ids import new_id
-from system.settings import Settings
-from system.store import Store
-from system.task_request import TaskRequest
+from holdfast.model.ids import new_id
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.model.request import TaskRequest
 
 OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 SLOW = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)

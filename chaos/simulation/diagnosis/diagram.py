@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos import records
-from chaos.history import History
-from chaos.invariants.violation import Violation
-from chaos.records import Fault, Op, Record
+from chaos.history import records
+from chaos.history.history import History
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Fault, Op, Record
 from chaos.report.story import Stories
 from chaos.report.words import instant_of
-from system.lifecycle import Reason
+from holdfast.model.lifecycle import Reason
 
 _ORDER = ("client", "api", "scheduler", "postgres", "redis", "worker", "sink")
 

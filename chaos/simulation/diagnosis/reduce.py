@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from chaos.scenario import Scenario
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.variants import InjectedFault, VariantResult
 
 _T = TypeVar("_T")

@@ -14,7 +14,7 @@ import typer
 
 from chaos.errors import ChaosError
 from chaos.report.files import write
-from chaos.scenario import Scenario
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.reduce import base
 from chaos.simulation.diagnosis.shrink import Shrinker, told, write_diagram, write_regression
 from chaos.simulation.diagnosis.variants import Variants

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from chaos.report.files import write
-from chaos.scenario import Scenario, parse
+from chaos.scenario.scenario import Scenario, parse
 from chaos.simulation.diagnosis.reduce import PASSES, Candidate, size
 from chaos.simulation.diagnosis.variants import VariantResult, Variants
 

@@ -16,20 +16,20 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from chaos.filing import RunFailed
-from chaos.history import History
-from chaos.invariants.violation import Violation
+from chaos.run.artifacts import RunFailed
+from chaos.history.history import History
+from chaos.checker.invariants.violation import Violation
 from chaos.mutants import SOURCES, find, plant
-from chaos.records import ArenaName
-from chaos.run_spec import RunSpec
-from chaos.scenario import Scenario
+from chaos.history.records import ArenaName
+from chaos.run.spec import RunSpec
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.diagram import mermaid
 from chaos.simulation.kernel.dice import Branch
 from chaos.simulation.run import SimulationOptions, simulate
-from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.story import Story, virtual_seconds
 from chaos.simulation.suite.pool import Pool
-from chaos.verdict import Judgement
+from chaos.checker.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)

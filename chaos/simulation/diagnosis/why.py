@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chaos.scenario import Scenario
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.variants import BranchPoint, BrokenInvariant, Variants
 from chaos.simulation.kernel.dice import Branch
 

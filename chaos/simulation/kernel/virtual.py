@@ -9,7 +9,7 @@ by way of time-machine (which replaces them in C, so that no copy of them escape
 Everything is patched once per OS process and looks, at each call, whether a node's code runs; in
 all other code it is the real one. Copies that modules made by ``from time import monotonic`` are
 replaced, whether they were made before or are made later. Copies kept elsewhere (a default
-argument, an attribute) are not: ``tests/test_simulation_virtual.py`` looks for them.
+argument, an attribute) are not: ``tests/simulation/test_simulation_virtual.py`` looks for them.
 """
 
 from __future__ import annotations

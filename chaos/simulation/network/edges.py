@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from chaos.plan import FaultSpec
-from chaos.process_strike import Hold, Observed
+from chaos.scenario.faults import FaultSpec
+from chaos.nemesis.process_faults import Hold, Observed
 from chaos.simulation.network.fabric import Edge, Network
 from chaos.simulation.network.toxics import STREAMS, Stream, Toxic
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-from chaos.vocabulary import FAULTS, FaultSort
+from chaos.scenario.vocabulary import FAULTS, FaultSort
 
 Stream = Literal["upstream", "downstream"]
 STREAMS: tuple[Stream, ...] = ("upstream", "downstream")

@@ -8,9 +8,9 @@ from types import ModuleType
 from sqlalchemy import TextClause
 
 from chaos.tasks import sql as chaos_sql
-from system import scans, statements
-from system.listing import listing
-from system.record_task import TaskFilter
+from holdfast.store import scans, transitions
+from holdfast.store.listing import listing
+from holdfast.model.task import TaskFilter
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
 _WORDS = 3
@@ -20,7 +20,7 @@ _LENGTH_MAX = 40
 class Names:
     """Names of SQL texts: that of the constant (``claim``), else the first words."""
 
-    def __init__(self, modules: tuple[ModuleType, ...] = (statements, scans, chaos_sql)) -> None:
+    def __init__(self, modules: tuple[ModuleType, ...] = (transitions, scans, chaos_sql)) -> None:
         every, _ = listing(TaskFilter(tenant=""), 1, None)
         self._listing = _normal(every.text).partition(" WHERE")[0]
         self._known = {

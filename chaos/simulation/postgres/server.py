@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import Self
 
-from chaos.plan import DeclaredSettings
+from chaos.scenario.faults import DeclaredSettings
 from chaos.simulation.kernel import audit
 from chaos.simulation.postgres.backend import Backend, Control
 from chaos.tasks.sql import CHAOS_EFFECTS
-from system.embedded import EmbeddedPostgres
-from system.guardian import Reaper
-from system.machine import reachable, temporary_directory
-from system.migrate import upgrade_in_loop
+from holdfast.devstack.servers import EmbeddedPostgres
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.host import reachable, temporary_directory
+from holdfast.store.migrate import upgrade_in_loop
 
 DATABASE = "holdfast"
 _SCHEMA = Path(__file__).with_name("schema.sql")

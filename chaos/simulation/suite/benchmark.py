@@ -13,12 +13,12 @@ from typing import Any
 
 import typer
 
-from chaos import scenario as scenarios
-from chaos.records import ArenaName
-from chaos.run_spec import RunSpec
-from chaos.scenario import Scenario
+from chaos.scenario import scenario as scenarios
+from chaos.history.records import ArenaName
+from chaos.run.spec import RunSpec
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.run import simulate
-from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.suite.pool import Pool
 from chaos.simulation.suite.sampler import StackSampler
 from chaos.simulation.sweep import trial

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.history import History
-from chaos.records import Fault
+from chaos.history.history import History
+from chaos.history.records import Fault
 from chaos.simulation.postgres import ExecutedStatement
-from chaos.vocabulary import SERVERS
-from system.lifecycle import State
+from chaos.scenario.vocabulary import SERVERS
+from holdfast.model.lifecycle import State
 
 _STATES = tuple(state.value for state in State)
 _LOGIN = ("select ", "show ", "SELECT current_setting", "WITH RECURSIVE typeinfo")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import typer
 
-from chaos.book import SuiteRecorder
+from chaos.run.suite_report import SuiteRecorder
 from chaos.mutants import SOURCES, find, plant
-from chaos.records import ArenaName
+from chaos.history.records import ArenaName
 from chaos.report.page import replay
-from chaos.run_spec import RunSpec
-from chaos.runs import RunStore
+from chaos.run.spec import RunSpec
+from chaos.run.store import RunStore
 from chaos.simulation.diagnosis.search import Failed
-from chaos.simulation.stage.apps import beside
+from chaos.simulation.environment.apps import beside
 from chaos.simulation.suite.arena import SimulationArena, SimulationResult
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.suite.pool import Pool

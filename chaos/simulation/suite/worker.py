@@ -1,7 +1,7 @@
 """One process of a simulated suite with its own servers: jobs on stdin, answers on stdout.
 
 ``python -m chaos.simulation.suite.worker``; one JSON document per line, both ways. It ends with its
-stdin or on SIGTERM; its servers always end with it (``system.guardian``).
+stdin or on SIGTERM; its servers always end with it (``holdfast.devstack.reaper``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 import orjson
 
-from chaos.book import run_lines
-from chaos.filing import RunFailed
-from chaos.records import ArenaName
-from chaos.run_spec import RunSpec
-from chaos.scenario import Scenario
+from chaos.run.suite_report import run_lines
+from chaos.run.artifacts import RunFailed
+from chaos.history.records import ArenaName
+from chaos.run.spec import RunSpec
+from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.variants import variant_job
 from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
-from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.story import Story
 from chaos.simulation.suite.benchmark import benchmark_job
 from chaos.simulation.sweep.trial import sweep_job

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chaos import scenario as scenarios
-from chaos.explain import did_you_mean
-from chaos.filing import RunFailed
-from chaos.history import History, HistoryWriter
-from chaos.records import ArenaName, Fault, InFlight, Record, parse_instant
+from chaos.scenario import scenario as scenarios
+from chaos.scenario.validation_errors import did_you_mean
+from chaos.run.artifacts import RunFailed
+from chaos.history.history import History, HistoryWriter
+from chaos.history.records import ArenaName, Fault, InFlight, Record, parse_instant
 from chaos.report import files, terminal
-from chaos.run_spec import RunSpec
-from chaos.runs import RunStore
-from chaos.scenario import Scenario, ScenarioError
+from chaos.run.spec import RunSpec
+from chaos.run.store import RunStore
+from chaos.scenario.scenario import Scenario, ScenarioError
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
-from chaos.simulation.stage.foundation import SharedServers
+from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.sweep.strikes import (
     InjectedMessageFault,
     MessageFault,
@@ -27,8 +27,8 @@ from chaos.simulation.sweep.strikes import (
     MessagePoint,
     Schedule,
 )
-from chaos.verdict import judge
-from system.lifecycle import TERMINAL, State
+from chaos.checker.verdict import judge
+from holdfast.model.lifecycle import TERMINAL, State
 
 SCOPES = Path(__file__).parent / "scopes"
 

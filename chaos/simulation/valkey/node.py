@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from chaos.sightings import SeenHint
+from chaos.observers.logs import SeenHint
 from chaos.simulation.kernel.audit import NotSimulated, refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node

@@ -1,0 +1,1 @@
+"""What judges a history: invariants, bounds and the verdict."""

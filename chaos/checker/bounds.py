@@ -1,0 +1,241 @@
+"""Computes T, the bound of L1: the seconds after the heal within which every due task must end.
+
+T is the sum of the waits that follow each other in the worst case. Each is derived from Settings
+and the scenario; none is a safety factor. After the heal every process is up, every connection
+works, and no fault returns. What remains from before:
+
+1. *Leftovers settle.* A process waits for a reply that never comes, at most one statement timeout,
+   and reconnects. Only then do schedulers tick without gaps, and only after three heartbeat
+   intervals of that may they mark workers dead. Meanwhile the lease of an incarnation that died
+   just before the heal runs out. mark_dead and take_back then need one tick each. From here on
+   only poison tasks cost attempts: every remaining worker is alive, every dead one has lost its
+   tasks.
+2. *Lost hints* are republished at their deadline. It doubles with each publishing, but a deadline
+   set by the heal is at most the time since the first one (its predecessors add up to that) plus
+   one deadline, and at most the cap.
+3. *The last troubled attempt* began while leftovers settled and hangs until its timeout. If its
+   worker does not end it, a scheduler does after the grace; the task then backs off.
+4. *Planned failures* and the last attempt: as often as the workload says, each with its run, its
+   retry delay, and the time from due to claimed.
+5. *The backlog*: all tasks may be due at once, and every slot of every worker is busy until the
+   last one.
+6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
+   previous worker; the killed workers must restart.
+7. *Quarantine*: a task that one more loss would dead-letter runs alone in its worker, which first
+   finishes what it runs. To count these tasks: each suffered ``max_losses - 1`` losses, and each
+   death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when faults
+   kill them or cut them off from Postgres for longer than the lease, when they are not healed, and
+   of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
+   over the remaining workers, on each one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+
+from chaos.scenario.faults import FaultSpec
+from chaos.history.records import Bound, Term
+from chaos.scenario.scenario import Scenario
+from chaos.scenario.vocabulary import FaultSort
+from holdfast.model.lifecycle import Backoff
+from holdfast.settings import Settings
+
+# Assumptions about the machine, not the system: two shared cores, everything healthy.
+# One round trip to Postgres or Redis, including the wait for a CPU.
+ROUND_TRIP_SECONDS = 0.1
+# Throughput from submit to finish; measured values are hundreds to thousands.
+TASKS_PER_SECOND = 200.0
+# The longest pause of a supervised loop after an error (system/holdfast/runtime/supervision.py).
+LOOP_RESTART_SECONDS = 2.0
+# A sweep: clock, mark_dead, take_back, generation, republish, publish.
+SWEEP_ROUND_TRIPS = 6
+# From due to claimed: generation, dispatch, publish, read, claim.
+START_ROUND_TRIPS = 5
+# A batch with the hint of a quarantined task: read, claim (refused), release others, claim again.
+QUARANTINE_ROUND_TRIPS = 4
+# From the death of a worker to its replacement: the longest pause of the harness, and the start.
+WORKER_START_SECONDS = 4.0
+# Additional time of a container over a process: Docker's work and a share of the CPU.
+CONTAINER_START_SECONDS = 10.0
+# Faults that can keep a heartbeat from Postgres; the others only delay it.
+_CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
+
+
+def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
+    """Compute T of a scenario with its terms.
+
+    ``backoff`` is that of the workload's handlers (default: the default of handlers).
+    """
+    settings, load = scenario.settings(), scenario.workload
+    settled = _settled(settings)
+    hint = min(
+        settings.hint_deadline_max_seconds,
+        fault_seconds(scenario) + sum(t.seconds for t in settled) + settings.hint_deadline_seconds,
+    )
+    tick = _tick(settings)
+    start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
+    failures = load.flaky.failures[1] if load.flaky.share else 0
+    # The run time of users' handlers is unknown; the timeout of an attempt bounds it.
+    handler_seconds = load.timeout_seconds if load.handlers else load.handler_seconds[1]
+    longest = handler_seconds + ROUND_TRIP_SECONDS
+    delay = (backoff or Backoff()).delay_seconds(max(1, load.max_attempts - 1), 0.0)
+    terms = [
+        *settled,
+        Term(name="hint", seconds=hint + tick, why="the longest hint deadline in force, one tick"),
+        Term(
+            name="troubled attempt",
+            seconds=load.timeout_seconds + settings.timeout_grace_seconds + tick,
+            why="attempt timeout, grace, and the tick that reclaims it",
+        ),
+        Term(
+            name="backoff",
+            seconds=max(delay, load.flaky.retry_seconds),
+            why=f"the longest delay before attempt {load.max_attempts}",
+        ),
+        Term(
+            name="planned failures",
+            seconds=failures * (start + longest + load.flaky.retry_seconds),
+            why=f"{failures} times: due to claimed, the run, its retry delay",
+        ),
+        Term(name="last attempt", seconds=start + longest, why="due to claimed, run, finish"),
+        Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
+        *_poison(scenario, start + longest),
+        *_quarantine(scenario, longest),
+    ]
+    return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
+
+
+def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
+    """Return what L1 allows: the computed T, or the number that the scenario gives instead."""
+    asked = scenario.expect.eventually.get("L1", "computed")
+    if asked == "computed":
+        return compute(scenario, backoff)
+    return Bound(
+        seconds=asked,
+        terms=(Term(name="given", seconds=asked, why="expect.eventually.L1 of the scenario"),),
+    )
+
+
+def _settled(settings: Settings) -> list[Term]:
+    broken = settings.statement_timeout_seconds + settings.connect_timeout_seconds
+    steady = 3 * settings.heartbeat_seconds
+    before = broken + LOOP_RESTART_SECONDS + steady
+    return [
+        Term(
+            name="broken connections",
+            seconds=broken + LOOP_RESTART_SECONDS,
+            why="statement timeout, connect timeout, restart of the loop",
+        ),
+        Term(name="steadiness", seconds=steady, why="3 heartbeats before a worker is marked dead"),
+        Term(
+            name="lease",
+            seconds=max(0.0, settings.lease_seconds - before),
+            why=f"what is left of lease_seconds={settings.lease_seconds:g} by then",
+        ),
+        Term(
+            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and take_back, one tick each"
+        ),
+    ]
+
+
+def _tick(settings: Settings) -> float:
+    return settings.poll_seconds + SWEEP_ROUND_TRIPS * ROUND_TRIP_SECONDS
+
+
+def _backlog(scenario: Scenario) -> float:
+    """Return the seconds until the last task of a full backlog gets a slot, plus overhead."""
+    load = scenario.workload
+    failures = load.flaky.failures[1] if load.flaky.share else 0
+    attempts = load.tasks * (1 + load.flaky.share * failures)
+    slots = _workers_left(scenario) * scenario.settings().worker_concurrency
+    return attempts * load.handler_seconds[1] / slots + attempts / TASKS_PER_SECOND
+
+
+def _workers_left(scenario: Scenario) -> int:
+    """Return the number of workers after the heal."""
+    return scenario.survivors.workers if scenario.survivors else scenario.topology.workers
+
+
+def _poison(scenario: Scenario, attempt: float) -> list[Term]:
+    """Return the terms of poison tasks; ``attempt``: seconds from due to the end of a run."""
+    settings, poison = scenario.settings(), scenario.workload.poison
+    if not poison:
+        return []
+    life = attempt + settings.lease_seconds + 2 * _tick(settings)
+    deaths = poison * settings.max_losses
+    return [
+        Term(
+            name="poison",
+            seconds=settings.max_losses * life,
+            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and take_back",
+        ),
+        Term(
+            name="worker starts",
+            seconds=math.ceil(deaths / _workers_left(scenario)) * WORKER_START_SECONDS,
+            why=f"{deaths} deaths of workers by {poison} poison tasks",
+        ),
+    ]
+
+
+def _quarantine(scenario: Scenario, longest: float) -> list[Term]:
+    """Return the term of quarantined tasks; ``longest``: seconds of a run."""
+    many = quarantined(scenario)
+    if not many:
+        return []
+    rounds = math.ceil(many / _workers_left(scenario))
+    return [
+        Term(
+            name="quarantine",
+            seconds=rounds * (2 * longest + QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
+            why=f"at most {many} tasks, {rounds} times: running attempts end, then one runs alone",
+        )
+    ]
+
+
+def quarantined(scenario: Scenario) -> int:
+    """Return how many tasks can be quarantined at most, poison included."""
+    settings, load = scenario.settings(), scenario.workload
+    before = settings.max_losses - 1  # losses before quarantine
+    if not before:
+        return 0  # a task that may never be lost is never quarantined
+    deaths = sum(_deaths(scenario, plan) for plan in scenario.faults)
+    deaths += scenario.topology.workers - _workers_left(scenario) + load.poison * before
+    lost = deaths * settings.worker_concurrency // before
+    lost = min(lost, max(0, deaths - before + 1) * settings.worker_concurrency)
+    return min(load.tasks, lost)
+
+
+def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
+    """Return how many incarnations of workers may lose their lease by this fault.
+
+    An outage of Postgres costs none: no worker is marked dead before all could reconnect.
+    """
+    if plan.sort is FaultSort.SERVER:
+        return 0
+    found = plan.candidates(scenario.topology)
+    struck = [name for name in found if name.startswith("worker-")]
+    if plan.sort is FaultSort.EDGE:
+        struck = [name for name in struck if name.endswith("->postgres")]
+        cut = plan.fault in _CUTS
+    else:
+        cut = plan.fault == "pause"
+    settings = scenario.settings()
+    silent = (plan.for_seconds or math.inf) + settings.heartbeat_seconds
+    if plan.fault != "kill" and not (cut and silent >= settings.lease_seconds):
+        return 0
+    return min(len(struck), plan.pick or len(struck)) * plan.times
+
+
+def fault_seconds(scenario: Scenario) -> float:
+    """Return how long the fault phase lasts at most: the load, or the last fault if that is later.
+
+    A fault that waits for an event is injected by the end of the load, or not at all.
+    """
+    load = scenario.workload.last_due_seconds
+    ends = [
+        (load + plan.after.plus if plan.after else plan.at or 0.0)
+        + (plan.every or 0.0) * (plan.times - 1)
+        + (plan.for_seconds or 0.0)
+        for plan in scenario.faults
+    ]
+    return max([load, *ends])

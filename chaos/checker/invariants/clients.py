@@ -1,0 +1,158 @@
+"""Compares the answers clients received with the stored state: S2, S5, S10, S12. Each is O(n)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from chaos.history.history import History, Operation
+from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Record, TaskRow, parse_instant
+
+
+def _halves(*operations: Operation) -> tuple[Record, ...]:
+    halves = (half for op in operations for half in (op.invoke, op.completion))
+    return tuple(half for half in halves if half is not None)
+
+
+@invariant("S2")
+def effects_justified(history: History) -> list[Violation]:
+    """Every task and every effect stems from a submit that may have happened.
+
+    A task needs a submit that was ok or unknown (refused ones do not count), an effect needs a
+    task.
+    """
+    found: list[Violation] = []
+    for task in history.tasks.values():
+        submits = history.submits_by_task.get(task.task_id, ())
+        if not any(submit.type in {"ok", "info"} for submit in submits):
+            message = "was refused at submit" if submits else "was never submitted"
+            found.append(Violation("S2", task.task_id, message, (task, *_halves(*submits))))
+    effects: tuple[tuple[Record, ...], ...] = (
+        *history.effects.values(),
+        *history.sql_effects.values(),
+        *history.sink_calls.values(),
+    )
+    for rows in effects:
+        for row in rows:
+            task_id = getattr(row, "task_id", "")
+            if task_id not in history.tasks:
+                message = f"{row.kind} of a task that does not exist"
+                found.append(Violation("S2", task_id, message, (row,)))
+    return found
+
+
+@invariant("S5")
+def nothing_lost(history: History) -> list[Violation]:
+    """No accepted task is lost.
+
+    Every task whose submit was answered ok is in the final read under the answered id. L1 checks
+    that it also ends in time.
+    """
+    found: list[Violation] = []
+    for submit in history.of("submit"):
+        if submit.type != "ok":
+            continue
+        task_id = submit.value.get("task_id")
+        if task_id not in history.tasks:
+            message = (
+                f"the submit of key {submit.value.get('key')} was accepted, but its task is missing"
+            )
+            found.append(Violation("S5", task_id, message, _halves(submit)))
+    return found
+
+
+@invariant("S10")
+def create_is_idempotent(history: History) -> list[Violation]:
+    """One idempotency key creates one task; a different request under the key is refused.
+
+    Every ok answer under a key names the same id, and the stored request is the submitted one. The
+    same request is never refused as a mismatch.
+    """
+    found: list[Violation] = []
+    rows: defaultdict[str, list[TaskRow]] = defaultdict(list)
+    for task in history.tasks.values():
+        if task.key is not None:
+            rows[task.key].append(task)
+    for key, tasks in rows.items():
+        if len(tasks) > 1:
+            message = f"key {key} is stored on {len(tasks)} tasks"
+            found.append(Violation("S10", tasks[1].task_id, message, tuple(tasks)))
+    submits: defaultdict[str, list[Operation]] = defaultdict(list)
+    for submit in history.of("submit"):
+        if submit.value.get("key") is not None:
+            submits[str(submit.value["key"])].append(submit)
+    for key, same in submits.items():
+        found += _one_key(history, key, same)
+    return found
+
+
+def _one_key(history: History, key: str, submits: list[Operation]) -> list[Violation]:
+    accepted = [submit for submit in submits if submit.type == "ok"]
+    if not accepted:
+        return []
+    found: list[Violation] = []
+    first = accepted[0]
+    task = history.task_by_key.get(key)
+    task_id = task.task_id if task else first.value.get("task_id")
+    if task is not None and not _stored_as_asked(task, first):
+        message = f"the task stored under key {key} differs from the accepted request"
+        found.append(Violation("S10", task_id, message, (*_halves(first), task)))
+    for submit in submits:
+        same = _request(submit) == _request(first)
+        wrong = None
+        if submit.type == "ok" and submit.value.get("task_id") != task_id:
+            wrong = f"key {key} was also answered with the id {submit.value.get('task_id')}"
+        elif submit.type == "ok" and not same:
+            wrong = f"a different request under key {key} was accepted"
+        elif submit.type == "fail" and same and submit.value.get("status") == 422:
+            wrong = f"the same request under key {key} was refused as a mismatch"
+        if wrong:
+            found.append(Violation("S10", task_id, wrong, _halves(first, submit)))
+    return found
+
+
+def _request(submit: Operation) -> tuple[Any, Any, Any]:
+    asked = submit.invoke.value
+    return asked.get("name"), asked.get("payload"), asked.get("run_at")
+
+
+def _stored_as_asked(task: TaskRow, submit: Operation) -> bool:
+    name, payload, run_at = _request(submit)
+    due = run_at is None or parse_instant(run_at) == parse_instant(task.run_at)
+    return task.name == name and task.payload == payload and due
+
+
+@invariant("S12")
+def read_your_ack(history: History) -> list[Violation]:
+    """An accepted task can be read at once and never disappears.
+
+    A GET or cancel that begins after the ok of the submit, or after another GET or cancel found
+    the task, finds it too.
+    """
+    known: dict[str, tuple[float, Operation]] = {}
+    for op in (*history.of("submit"), *history.of("get"), *history.of("cancel")):
+        seen = op.type == "ok" and op.completion and not _absent(op)
+        task_id = op.value.get("task_id")
+        if seen and op.completion and task_id is not None:
+            earlier = known.get(task_id)
+            if earlier is None or op.completion.at < earlier[0]:
+                known[task_id] = (op.completion.at, op)
+    found: list[Violation] = []
+    for asked in (*history.of("get"), *history.of("cancel")):
+        task_id = str(asked.value["task_id"])
+        since = known.get(task_id)
+        if _absent(asked) and since and asked.invoke.at > since[0]:
+            what = "GET" if asked.invoke.op == "get" else "cancel"
+            message = f"a {what} after the submit was accepted did not find the task"
+            found.append(Violation("S12", task_id, message, _halves(since[1], asked)))
+    return found
+
+
+def _absent(operation: Operation) -> bool:
+    """Return whether the answer was that the task does not exist."""
+    if operation.invoke.op == "cancel":
+        return operation.type == "fail" and operation.value.get("status") == 404
+    read = operation.invoke.op == "get" and operation.type == "ok"
+    return read and operation.value.get("state") is None

@@ -1,0 +1,44 @@
+"""Declares an invariant once: ``@invariant("S1")`` on the function that checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from chaos.history.history import History
+from chaos.checker.invariants.violation import Violation
+from chaos.scenario.vocabulary import LIVENESS, SAFETY
+
+Check: TypeAlias = Callable[[History], list[Violation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """A law of the system; ``sentence`` is the first line of its check's docstring."""
+
+    name: str
+    sentence: str
+    check: Check
+
+    def __call__(self, history: History) -> list[Violation]:
+        return self.check(history)
+
+
+def invariant(name: str) -> Callable[[Check], Invariant]:
+    """Declare the decorated function as the check of this invariant.
+
+    Raises:
+        ValueError: scenarios cannot name this invariant (``chaos.scenario.vocabulary``), or the function
+            has no docstring.
+    """
+    if name not in {*SAFETY, *LIVENESS}:
+        raise ValueError(f"{name} is missing from the vocabulary of scenarios")
+
+    def declare(check: Check) -> Invariant:
+        sentence = (check.__doc__ or "").partition("\n")[0].removesuffix(".")
+        if not sentence:
+            raise ValueError(f"the check of {name} has no docstring")
+        return Invariant(name, sentence, check)
+
+    return declare

@@ -1,0 +1,320 @@
+"""Checks the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from chaos.history.history import History
+from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.ownership import (
+    claimed_by_the_dead,
+    ended_by_non_owner,
+    killed_not_slow,
+    more_than_slots,
+    own_end_refused,
+    retried_too_early,
+)
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Event, Record, TaskRow, parse_instant
+from holdfast.model.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
+
+_ENDS = frozenset(
+    {
+        Reason.SUCCEEDED,
+        Reason.FAILED,
+        Reason.TIMED_OUT,
+        Reason.DISCARDED,
+        Reason.LOST,
+        Reason.HANDED_BACK,
+    }
+)
+
+
+@invariant("S3")
+def not_early(history: History) -> list[Violation]:
+    """No attempt starts before the task is due, by the database's clock.
+
+    Every claim is at or after the ``run_at`` of the row and of the submit; after a planned failure
+    it is at or after the retry delay.
+    """
+    found = list(retried_too_early(history))
+    for task in history.tasks.values():
+        asked = [
+            str(submit.value["run_at"])
+            for submit in history.submits_by_task.get(task.task_id, ())
+            if submit.type == "ok" and submit.value.get("run_at") is not None
+        ]
+        due = max(parse_instant(text) for text in (task.run_at, *asked[:1]))
+        for event in history.events.get(task.task_id, ()):
+            early = (due - parse_instant(event.at)).total_seconds()
+            if event.reason == Reason.CLAIMED and early > 0:
+                message = f"claimed {early:.6f} s before it was due"
+                found.append(Violation("S3", task.task_id, message, (task, event)))
+    return found
+
+
+@invariant("S6")
+def legal_transitions(history: History) -> list[Violation]:
+    """Every transition is legal and logged, in an unbroken order.
+
+    A task's log begins with its submit and has no gap in ``seq``, each transition is in the table
+    of ``holdfast.model.lifecycle``, and the row agrees with the last event.
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        found += _steps(task_id, events)
+        task = history.tasks.get(task_id)
+        if task is None:
+            message = "has events, but no row in the final read"
+            found.append(Violation("S6", task_id, message, events[-1:]))
+        else:
+            found += _row_ends_log(task, events[-1])
+    silent = history.tasks.keys() - history.events.keys()
+    for task_id in sorted(silent):
+        row = history.tasks[task_id]
+        found.append(Violation("S6", task_id, "has a row, but no events", (row,)))
+    return found
+
+
+def _steps(task_id: str, events: tuple[Event, ...]) -> Iterator[Violation]:
+    state: str | None = None
+    for place, event in enumerate(events, start=1):
+        evidence = events[max(0, place - 2) : place]
+        if event.seq != place:
+            yield Violation("S6", task_id, f"event {place} has seq {event.seq}", evidence)
+            return
+        if event.from_state != state:
+            message = f"seq {event.seq} comes from {event.from_state}, but the task was {state}"
+            yield Violation("S6", task_id, message, evidence)
+        if not _in_table(event):
+            message = f"{event.from_state} -> {event.to_state} ({event.reason}) is not legal"
+            yield Violation("S6", task_id, message, evidence)
+        state = event.to_state
+
+
+def _in_table(event: Event) -> bool:
+    try:
+        source = None if event.from_state is None else State(event.from_state)
+        return is_legal(source, State(event.to_state), Reason(event.reason))
+    except ValueError:
+        return False
+
+
+def _row_ends_log(task: TaskRow, last: Event) -> Iterator[Violation]:
+    row = (task.state, task.seq, task.epoch, task.attempt)
+    end = (last.to_state, last.seq, last.epoch, last.attempt)
+    if row != end:
+        message = f"the row has (state, seq, epoch, attempt) = {row}, its log ends with {end}"
+        yield Violation("S6", task.task_id, message, (last, task))
+
+
+@invariant("S7")
+def attempts_counted(history: History) -> list[Violation]:
+    """Attempts, losses and releases are counted exactly, and their limits are kept.
+
+    ``attempt`` grows by 1 in each claim and nowhere else; the row's counters equal those of its
+    log; none exceeds its limit; each end of an attempt leads to the state that
+    ``lifecycle.after_attempt`` names, so no task is dead-lettered before its limit. An attempt
+    whose worker was killed is lost, whatever its timeout.
+    """
+    found = list(killed_not_slow(history))
+    for task_id, events in history.events.items():
+        attempt = 0
+        for event in events:
+            due = attempt + (event.reason == Reason.CLAIMED)
+            if event.attempt != due:
+                message = f"{event.reason} has attempt {event.attempt}, not {due}"
+                found.append(Violation("S7", task_id, message, (event,)))
+            attempt = event.attempt
+        task = history.tasks.get(task_id)
+        if task is not None:
+            found += _counters(task, events)
+            found += _limits(task, events)
+    return found
+
+
+def _counters(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
+    counted = {
+        "attempt": sum(event.reason == Reason.CLAIMED for event in events),
+        "losses": sum(event.reason == Reason.LOST for event in events),
+        "handed_back": sum(event.reason == Reason.HANDED_BACK for event in events),
+    }
+    for name, count in counted.items():
+        stored = getattr(task, name)
+        if stored != count:
+            message = f"the row has {name} = {stored}, its log {count}"
+            yield Violation("S7", task.task_id, message, (task,))
+    used = task.attempt - task.losses - task.handed_back
+    if used > task.max_attempts:
+        message = f"{used} attempts used, {task.max_attempts} allowed"
+        yield Violation("S7", task.task_id, message, (task,))
+    if task.losses > task.max_losses:
+        message = f"{task.losses} attempts lost, {task.max_losses} allowed"
+        yield Violation("S7", task.task_id, message, (task,))
+
+
+def _limits(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
+    # A manual retry raises the limits in the row; the earlier limits are not recorded.
+    last_retry = max((e.seq for e in events if e.reason == Reason.RETRIED), default=0)
+    counters = Counters(max_attempts=task.max_attempts, max_losses=task.max_losses)
+    requested = False
+    for event in events:
+        requested = event.reason == Reason.CANCEL_REQUESTED or (
+            requested and event.reason != Reason.RETRIED
+        )
+        if event.reason not in _ENDS:
+            continue
+        counters = replace(
+            counters,
+            attempt=event.attempt,
+            losses=counters.losses + (event.reason == Reason.LOST),
+            handed_back=counters.handed_back + (event.reason == Reason.HANDED_BACK),
+        )
+        due = after_attempt(counters, Reason(event.reason), cancel_requested=requested)
+        if event.seq > last_retry and event.to_state != due:
+            message = f"an attempt that {event.reason} led to {event.to_state}, not to {due}"
+            yield Violation("S7", task.task_id, message, (event, task))
+
+
+@invariant("S8")
+def epochs_fence(history: History) -> list[Violation]:
+    """The epoch fences: it grows exactly with ownership, and only stale writes are refused.
+
+    The epoch starts at 0 and grows by 1 on entering and on leaving RUNNING, and nowhere else (so
+    it is odd exactly in RUNNING, which the table CHECKs). Every effect carries the epoch and
+    attempt of the success that wrote it. No write of the epoch's owner is refused, and neither is
+    a repeated end of an attempt by the worker that ended it.
+    """
+    found: list[Violation] = []
+    for task_id, events in history.events.items():
+        epoch = 0
+        for event in events:
+            due = epoch + _epoch_step(event)
+            if event.epoch != due:
+                message = f"{event.reason} has epoch {event.epoch}, not {due}"
+                found.append(Violation("S8", task_id, message, (event,)))
+            epoch = event.epoch
+    for task in history.tasks.values():
+        if (task.epoch % 2 == 1) != (task.state == State.RUNNING):
+            message = f"{task.state} under epoch {task.epoch}: odd means owned"
+            found.append(Violation("S8", task.task_id, message, (task,)))
+    found += _effects_under_epoch(history)
+    found += own_end_refused(history)
+    for task_id, writes in history.stale_writes.items():
+        for write in writes:
+            if write.state_found == State.RUNNING and write.epoch_found == write.epoch:
+                message = f"{write.outcome} under epoch {write.epoch} was refused to its owner"
+                found.append(Violation("S8", task_id, message, (write,)))
+    return found
+
+
+def _epoch_step(event: Event) -> int:
+    try:
+        source = None if event.from_state is None else State(event.from_state)
+        return epoch_step(source, State(event.to_state))
+    except ValueError:
+        return 0  # an unknown state: S6 reports it
+
+
+def _effects_under_epoch(history: History) -> Iterator[Violation]:
+    for task_id, events in history.events.items():
+        success = next((e for e in events if e.reason == Reason.SUCCEEDED), None)
+        due = (success.epoch, success.attempt) if success else None
+        for effect in history.effects.get(task_id, ()):
+            written = (effect.epoch, effect.attempt)
+            if due is not None and written != due:
+                message = f"effect under (epoch, attempt) = {written}, the success has {due}"
+                yield Violation("S8", task_id, message, _shown(effect, success))
+        for row in history.sql_effects.get(task_id, ()):
+            # The handler wrote it while it owned the task; the commit of the row was the success.
+            written = (row.epoch + 1, row.attempt)
+            if due is not None and written != due:
+                message = (
+                    f"business row of epoch {row.epoch}, attempt {row.attempt} was committed, "
+                    f"but the success has (epoch, attempt) = {due}"
+                )
+                yield Violation("S8", task_id, message, _shown(row, success))
+
+
+def _shown(*records: Record | None) -> tuple[Record, ...]:
+    return tuple(record for record in records if record is not None)
+
+
+@invariant("S9")
+def single_owner(history: History) -> list[Violation]:
+    """An attempt has one owner; only the owner or a scheduler ends it; the dead claim nothing.
+
+    A claim is made by a known incarnation on a task without an owner. The attempt is ended by that
+    incarnation or reclaimed by a scheduler. No other incarnation runs it, none owns more attempts
+    than it has slots, and none claims after it was marked dead.
+    """
+    found = [
+        *ended_by_non_owner(history),
+        *more_than_slots(history),
+        *claimed_by_the_dead(history),
+    ]
+    for task_id, events in history.events.items():
+        claim: Event | None = None
+        for event in events:
+            wrong = _ownership(history, claim, event)
+            if wrong:
+                found.append(Violation("S9", task_id, wrong, _shown(claim, event)))
+            if event.reason == Reason.CLAIMED:
+                claim = event
+            elif event.reason in _ENDS:
+                claim = None
+    return found
+
+
+def _ownership(history: History, claim: Event | None, event: Event) -> str | None:
+    """Return what is wrong with ``event`` while ``claim`` is open; None if nothing is."""
+    role, _, worker_id = event.actor.partition(":")
+    actor, owner = history.actor(event.actor), history.actor(claim.actor) if claim else ""
+    if event.reason == Reason.CLAIMED:
+        if claim is not None:
+            return f"claimed by {actor} while {owner} owns it"
+        if role != "worker" or worker_id not in history.workers:
+            return f"claimed by {actor}, which is not a known incarnation of a worker"
+    if event.reason in _ENDS:
+        if claim is None:
+            return f"{actor} ended an attempt ({event.reason}) that had no owner"
+        reclaimed = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
+        own = event.actor == claim.actor and event.reason != Reason.LOST
+        if not (reclaimed or own):
+            return f"{actor} ended ({event.reason}) an attempt of {owner}"
+    return None
+
+
+@invariant("S15")
+def dead_letter_exact(history: History) -> list[Violation]:
+    """Exactly the tasks whose payload makes them fail are dead-lettered.
+
+    These are the tasks with ``poison`` in their payload; one that was cancelled is not counted.
+    """
+    found: list[Violation] = []
+    for task in history.tasks.values():
+        poison = bool(task.payload.get("poison"))
+        if task.state == State.FAILED and not poison:
+            message = f"dead-lettered after {task.losses} losses, but its payload has no poison"
+        elif task.state == State.SUCCEEDED and poison:
+            message = "its handler kills its worker, but it SUCCEEDED"
+        else:
+            continue
+        last: tuple[Event, ...] = history.events.get(task.task_id, ())[-1:]
+        found.append(Violation("S15", task.task_id, message, (task, *last)))
+    return found
+
+
+@invariant("S16")
+def no_attempt_wasted(history: History) -> list[Violation]:
+    """No attempt is wasted: none is lost and none times out.
+
+    Workers that stop release their attempts instead of losing them.
+    """
+    return [
+        Violation("S16", task_id, f"attempt {event.attempt} {event.reason}", (event,))
+        for task_id, events in history.events.items()
+        for event in events
+        if event.reason in {Reason.LOST, Reason.TIMED_OUT}
+    ]

@@ -1,0 +1,162 @@
+"""Checks ownership against evidence from outside the log: parts of S3, S7, S8 and S9.
+
+Each is O(n log n).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+
+from chaos.history.history import History
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Event, parse_instant
+from holdfast.model.lifecycle import Reason, State
+from holdfast.settings import Settings
+
+# due_at is computed from the database's clock a moment before the instant of the event.
+_RETRY_SLACK_SECONDS = 0.1
+
+
+def retried_too_early(history: History) -> Iterator[Violation]:
+    """S3: after a failure planned in the payload, no claim precedes the retry delay."""
+    for task in history.tasks.values():
+        planned = int(task.payload.get("failures", 0))
+        delay = float(task.payload.get("retry_seconds", 0.0))
+        failure: Event | None = None
+        for event in history.events.get(task.task_id, ()) if planned else ():
+            if event.reason == Reason.FAILED and event.attempt <= planned:
+                failure = event
+            elif event.reason == Reason.CLAIMED and failure is not None:
+                passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()
+                if passed < delay - _RETRY_SLACK_SECONDS:
+                    message = (
+                        f"claimed {passed:.2f} s after a failure with a {delay:g} s retry delay"
+                    )
+                    yield Violation("S3", task.task_id, message, (failure, event))
+                failure = None
+
+
+def own_end_refused(history: History) -> Iterator[Violation]:
+    """S8: a repeated end of an attempt is accepted while the task has not changed since."""
+    for task_id, writes in history.stale_writes.items():
+        enders = {
+            event.epoch: event
+            for event in history.events.get(task_id, ())
+            if event.from_state == State.RUNNING and event.to_state != State.RUNNING
+        }
+        for write in writes:
+            end = enders.get(write.epoch + 1)
+            own = end is not None and end.actor == f"worker:{write.worker_id}"
+            if own and end is not None and write.epoch_found == end.epoch:
+                message = f"{write.outcome} under epoch {write.epoch} was refused to its own worker"
+                yield Violation("S8", task_id, message, (end, write))
+
+
+def ended_by_non_owner(history: History) -> Iterator[Violation]:
+    """S9: only the incarnation that claimed an epoch tries to end it."""
+    for task_id, writes in history.stale_writes.items():
+        claims = {
+            event.epoch: event
+            for event in history.events.get(task_id, ())
+            if event.reason == Reason.CLAIMED
+        }
+        for write in writes:
+            claim = claims.get(write.epoch)
+            if claim is not None and claim.actor != f"worker:{write.worker_id}":
+                stranger = history.actor(f"worker:{write.worker_id}")
+                message = f"{stranger} tried to end ({write.outcome}) epoch {write.epoch}, "
+                message += f"which {history.actor(claim.actor)} had claimed"
+                yield Violation("S9", task_id, message, (claim, write))
+
+
+def more_than_slots(history: History) -> Iterator[Violation]:
+    """S9: no incarnation owns more attempts at once than it has slots."""
+    default = Settings.model_fields["worker_concurrency"].default
+    slots = int(history.run.settings.get("worker_concurrency", default))
+    steps: defaultdict[str, list[tuple[datetime, int, Event]]] = defaultdict(list)
+    for events in history.events.values():
+        owner = ""
+        for event in events:
+            if event.reason == Reason.CLAIMED:
+                owner = event.actor
+                steps[owner].append((parse_instant(event.at), 1, event))
+            elif event.from_state == State.RUNNING and event.to_state != State.RUNNING:
+                steps[owner].append((parse_instant(event.at), -1, event))
+    for owner, taken in steps.items():
+        owned = 0
+        for _, step, event in sorted(taken, key=lambda found: found[:2]):
+            owned += step
+            if owned > slots:
+                message = f"{history.actor(owner)} owns {owned} attempts but has {slots} slots"
+                yield Violation("S9", event.task_id, message, (event,))
+                break
+
+
+def claimed_by_the_dead(history: History) -> Iterator[Violation]:
+    """S9: no incarnation claims a task dispatched after an attempt of the incarnation was lost.
+
+    By then it was marked dead and its own lease clock had expired. Only a claim it had sent before
+    may still be granted, and such a claim names older hints.
+    """
+    died = _marked_dead(history)
+    for task_id, events in history.events.items():
+        dispatch: Event | None = None
+        for event in events:
+            if event.reason == Reason.DISPATCHED:
+                dispatch = event
+            if event.reason != Reason.CLAIMED or event.actor not in died or dispatch is None:
+                continue
+            dead = (parse_instant(dispatch.at) - died[event.actor]).total_seconds()
+            if dead > 0:
+                who = history.actor(event.actor)
+                message = f"claimed by {who} after it had been marked dead: "
+                message += f"dispatched {dead:.3f} s later"
+                yield Violation("S9", task_id, message, (dispatch, event))
+
+
+def killed_not_slow(history: History) -> Iterator[Violation]:
+    """S7: an attempt whose worker was killed before the timeout is lost, not timed out.
+
+    A lost attempt does not count against ``max_attempts``.
+    """
+    killed = _killed(history)
+    seconds = float(history.run.scenario.get("workload", {}).get("timeout_seconds", 0.0))
+    for task_id, events in history.events.items():
+        claim: Event | None = None
+        for event in events:
+            by_scheduler = event.reason == Reason.TIMED_OUT and event.actor.startswith("scheduler")
+            if by_scheduler and claim is not None and claim.actor in killed:
+                died, ends = killed[claim.actor], history.seconds(claim.at) + seconds
+                if died < ends:
+                    message = f"timed out, but its worker was killed {ends - died:.2f} s before"
+                    yield Violation("S7", task_id, message, (claim, event))
+            claim = event if event.reason == Reason.CLAIMED else claim
+
+
+def _marked_dead(history: History) -> dict[str, datetime]:
+    """Return when each actor first lost an attempt: it had been marked dead by then."""
+    found: dict[str, datetime] = {}
+    for events in history.events.values():
+        owner = ""
+        for event in events:
+            if event.reason == Reason.CLAIMED:
+                owner = event.actor
+            elif event.reason == Reason.LOST:
+                at = parse_instant(event.at)
+                found[owner] = min(at, found.get(owner, at))
+    return found
+
+
+def _killed(history: History) -> dict[str, float]:
+    """Return the arena second of the SIGKILL of each killed incarnation, by actor name."""
+    found: dict[str, float] = {}
+    for records in history.faults.values():
+        start = next((record for record in records if record.type == "start"), None)
+        for record in records:
+            for evidence in record.evidence.values() if start and record.fault == "kill" else ():
+                incarnation = evidence.get("incarnation") if isinstance(evidence, dict) else None
+                if incarnation and start:
+                    found[f"worker:{incarnation}"] = start.at
+    return found

@@ -1,0 +1,20 @@
+"""The result of an invariant that does not hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaos.history.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One violation of an invariant, with the records that show it.
+
+    ``task_id`` is None where no single task is at fault.
+    """
+
+    invariant: str
+    task_id: str | None
+    message: str
+    evidence: tuple[Record, ...] = ()

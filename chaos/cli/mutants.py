@@ -1,0 +1,54 @@
+"""``python -m chaos mutants``: check that the verdicts notice planted faults."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chaos.cli import options
+from chaos.cli.common import exit_with, fail, finish
+from chaos.live.hunt import run_live_mutants
+from chaos.mutants import MUTANTS, MutantError, catalogue, find
+from chaos.history.records import ArenaName
+from chaos.simulation.suite.hunt import MutationSettings, run_simulated_mutants
+
+
+def run_mutants(  # noqa: PLR0913 - one for each option
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MUTANT]...", help="Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of each first run; it increases.")] = 7,
+    show_list: Annotated[
+        bool,
+        typer.Option("--list", help="Only print every guard with its mutant, or why it has none."),
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all logs.")] = False,
+    arena: Annotated[
+        ArenaName, typer.Option(help="live or simulation; the next three are for the simulation.")
+    ] = ArenaName.LIVE,
+    seeds: Annotated[int, typer.Option(min=1, help="Maximum number of seeds per start.")] = 20,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Times that each mutant must be killed, from other seeds.")
+    ] = 3,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of mutants at a time; default: one per core.")
+    ] = options.PROCESSES,
+    runs_directory: options.RunsDirectory = options.RUNS,
+) -> None:
+    """Switch off one guard of a copy of the system at a time: each must be caught."""
+    if show_list:
+        typer.echo(catalogue())
+        return
+    if arena is ArenaName.COMPOSE:
+        raise typer.BadParameter("mutants are run in the arenas live and simulation")
+    try:
+        mutants = [find(name) for name in names or MUTANTS]
+    except MutantError as error:
+        fail(str(error))
+    runs = runs_directory.absolute()
+    if arena is ArenaName.LIVE:
+        exit_with(success=finish(run_live_mutants(mutants, runs, seed, keep=keep)))
+    settings = MutationSettings(runs, seed, seeds, starts, processes, keep)
+    exit_with(success=finish(run_simulated_mutants(mutants, settings)))

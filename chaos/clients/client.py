@@ -1,0 +1,254 @@
+"""Clients in Jepsen's sense: each turns operations into requests and records the outcomes.
+
+No I/O happens here, so all arenas share this code. A client runs one operation at a time, in the
+order of its share of the generated operations. Each is recorded as invoke and completion
+(``chaos.history.records.Op``). An unknown outcome (timeout, broken connection, 5xx) is info, never fail.
+After an unknown submit the same key is sent again, as an operation of its own. Nothing else is
+retried.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from chaos.history.records import Op
+from chaos.scenario.workload import PlannedOperation, share
+
+# Together longer than any outage of a scenario, so that every submit gets an answer in the end.
+RESENDS_MAX = 40
+RESEND_AFTER_SECONDS = 0.7
+Outcome = Literal["ok", "fail", "info"]
+Name = Literal["submit", "get", "cancel", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. ``name``: its operation; ``body``: JSON; ``key``: its Idempotency-Key."""
+
+    name: str
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+    key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that only this request has."""
+        return {} if self.key is None else {"Idempotency-Key": self.key}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The HTTP ``status`` (0: no response), the ``body`` (None: no JSON), and the error, if any."""
+
+    status: int
+    body: Any = None
+    error: str | None = None
+
+
+class OperationLog:
+    """The log that all clients of a run share, with its clock and its operation ids.
+
+    ``zero``: returns the Unix time of arena second 0. ``clock``: returns the Unix time now.
+    """
+
+    def __init__(
+        self, record: Callable[[Op], None], zero: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
+        self.record = record
+        self._zero = zero
+        self._clock = clock
+        self._op_ids = itertools.count(1)
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        zero = self._zero()  # called first because it may wait for the start
+        return self._clock() - zero
+
+    def next_op_id(self) -> str:
+        """Return the next id; ids follow the order of the invokes."""
+        return f"op-{next(self._op_ids)}"
+
+    def instant(self, seconds: float) -> str:
+        """Format an arena second as ISO 8601."""
+        moment = datetime.fromtimestamp(self._zero() + seconds, UTC)
+        return moment.isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A request without response: its operations and, for submits, what generated each."""
+
+    op: Name
+    op_ids: tuple[str, ...]
+    items: tuple[PlannedOperation, ...] = ()
+    is_batch: bool = False
+
+
+class Client:
+    """One client, which is one process of the history. Its caller does the I/O.
+
+    While ``due`` is not None: wait for that second, call ``next_request``, send it, pass the
+    response to ``handle_response``.
+    """
+
+    def __init__(self, number: int, operations: list[PlannedOperation], log: OperationLog) -> None:
+        self._number = number
+        self._log = log
+        self._ids: dict[str, str] = {}
+        self._resends: dict[str, int] = {}
+        # A heap of (second, order, operation); resends are added on the way.
+        mine = share(operations, number)
+        self._schedule = [(planned.at, n, planned) for n, planned in enumerate(mine)]
+        self._order = itertools.count(len(mine))
+        self._pending: _Pending | None = None
+
+    @property
+    def due(self) -> float | None:
+        """The arena second of the next operation; None when all are done."""
+        return self._schedule[0][0] if self._schedule else None
+
+    def next_request(self) -> Request | None:
+        """Take the next operation; return its request, or None if its task id is unknown."""
+        _, _, planned = heapq.heappop(self._schedule)
+        if planned.kind in {"submit", "repeat"}:
+            return self._submit(planned)
+        if planned.kind == "batch":
+            return self._batch(planned)
+        if planned.kind == "list":
+            return self._invoke("list", Request("list", "GET", "/tasks/?limit=50"), {})
+        if planned.key not in self._ids:
+            return None  # its submit is not known to have succeeded
+        return self._request_about(planned, self._ids[planned.key])
+
+    def handle_response(self, response: Response) -> None:
+        """Record the outcomes that the response to the last request implies."""
+        if self._pending is None:
+            raise RuntimeError("no request is pending: handle_response() follows next_request()")
+        pending, self._pending = self._pending, None
+        error = {} if response.error is None else {"error": response.error}
+        results = [(response.status, response.body)] * len(pending.op_ids)
+        if pending.is_batch:
+            results = _results(response) or results
+        for n, (op_id, (status, body)) in enumerate(zip(pending.op_ids, results, strict=True)):
+            outcome, value = interpret(pending.op, status, body)
+            self._record(pending.op, op_id, outcome, value | error)
+            if pending.items:
+                self._settle(pending.items[n], outcome, value)
+
+    def _request_about(self, planned: PlannedOperation, task_id: str) -> Request:
+        if planned.kind == "mismatch":
+            return self._submit(planned)
+        value, path = {"task_id": task_id}, f"/tasks/{task_id}"
+        if planned.kind == "cancel":
+            return self._invoke("cancel", Request("cancel", "POST", f"{path}/cancel"), value)
+        return self._invoke("get", Request("get", "GET", path), value)
+
+    def _submit(self, planned: PlannedOperation) -> Request:
+        body = self._body(planned)
+        request = Request("submit", "POST", "/tasks/", body, planned.key)
+        return self._invoke("submit", request, _submitted(planned, body), (planned,))
+
+    def _batch(self, planned: PlannedOperation) -> Request:
+        """Send one request in which each submit is an operation with an outcome of its own."""
+        bodies = [self._body(item) | {"idempotency_key": item.key} for item in planned.items]
+        op_ids = tuple(self._log.next_op_id() for _ in bodies)
+        for op_id, item, body in zip(op_ids, planned.items, bodies, strict=True):
+            self._record("submit", op_id, "invoke", _submitted(item, body))
+        self._pending = _Pending("submit", op_ids, planned.items, is_batch=True)
+        return Request("batch", "POST", "/tasks/batch", {"tasks": bodies})
+
+    def _invoke(
+        self,
+        op: Name,
+        request: Request,
+        value: dict[str, Any],
+        items: tuple[PlannedOperation, ...] = (),
+    ) -> Request:
+        op_id = self._log.next_op_id()
+        self._record(op, op_id, "invoke", value)
+        self._pending = _Pending(op, (op_id,), items)
+        return request
+
+    def _body(self, planned: PlannedOperation) -> dict[str, Any]:
+        body = dict(planned.request)
+        if planned.run_after is not None:
+            body["run_at"] = self._log.instant(planned.run_after)
+        return body
+
+    def _settle(self, planned: PlannedOperation, outcome: Outcome, value: dict[str, Any]) -> None:
+        """Remember the task id; after an unknown outcome schedule a resend under the same key."""
+        if outcome == "ok" and value["task_id"] is not None:
+            self._ids[planned.key] = value["task_id"]
+        elif outcome == "info" and self._resends.get(planned.key, 0) < RESENDS_MAX:
+            self._resends[planned.key] = self._resends.get(planned.key, 0) + 1
+            again = self._log.now() + RESEND_AFTER_SECONDS
+            single = replace(planned, kind="submit")
+            heapq.heappush(self._schedule, (again, next(self._order), single))
+
+    def _record(
+        self, op: Name, op_id: str, kind: Literal["invoke"] | Outcome, value: dict[str, Any]
+    ) -> None:
+        self._log.record(
+            Op(
+                op=op,
+                type=kind,
+                op_id=op_id,
+                process=f"client-{self._number + 1}",
+                at=self._log.now(),
+                value=value,
+            )
+        )
+
+
+def api_of(number: int, apis: Sequence[str]) -> str:
+    """Return the API that a client talks to; clients are spread evenly over the APIs."""
+    return apis[number % len(apis)]
+
+
+def interpret(op: str, status: int, body: Any) -> tuple[Outcome, dict[str, Any]]:
+    """Return the outcome and the value of the completion. Status 0: there was no response."""
+    content = body if isinstance(body, dict) else {}
+    answer: dict[str, Any] = {"status": status}
+    if op == "submit":
+        answer["task_id"] = content.get("id", content.get("task_id"))
+    if status == 0 or status >= 500:
+        return "info", answer
+    if op == "get" and status == 404:
+        return "ok", answer | {"state": None}
+    if op == "cancel" and status == 409:
+        return "ok", answer | {"answer": "too_late"}
+    if not 200 <= status < 300:
+        return "fail", answer | {"error": str(content.get("detail", ""))[:300]}
+    if op == "cancel":
+        answer["answer"] = "requested" if status == 202 else "cancelled"
+    elif op == "get":
+        answer["state"] = content.get("state")
+    elif op == "list":
+        answer["task_ids"] = [item["id"] for item in content.get("tasks", [])]
+    return "ok", answer
+
+
+def _results(response: Response) -> list[tuple[int, Any]]:
+    """Return status and body of each submit of a batch; empty if the response covers them all."""
+    content = response.body if isinstance(response.body, dict) else {}
+    return [
+        (result["status"], result.get("task") or result.get("problem"))
+        for result in content.get("results") or []
+    ]
+
+
+def _submitted(planned: PlannedOperation, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of a submit's invoke (``chaos.history.records.Op``)."""
+    return {
+        "key": planned.key,
+        "name": body["name"],
+        "payload": body["payload"],
+        "run_at": body.get("run_at"),
+        "effect": planned.effect,
+    }

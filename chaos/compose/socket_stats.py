@@ -1,0 +1,125 @@
+"""The gauge: observes the clients of all proxies from inside Toxiproxy's network.
+
+``python -m chaos.compose.socket_stats --port P`` in a container that shares that network. Containers have
+networks of their own, whose sockets the harness cannot see; here they are seen from the other end.
+
+- ``GET /bytes?port=N&port=M``: by port and client, what was sent and received so far;
+- ``GET /ask?edge=E&port=N``: seconds until the proxy answered a request of the gauge's own (which
+  is in no count), or null when it closed; answered when that is known;
+- ``GET /ready?role=R``: the status of that role's /readyz, around all proxies; 0: no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Collection, Mapping
+from typing import Annotated
+
+import httpx
+import typer
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from chaos.compose.edges import HTTP_PORT
+from chaos.live.socket_stats import Sockets, ask, served_bytes
+
+# Plain HTTP only; loading certificates for each request would cost 10 ms of CPU.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# Limit of one request to the gauge; a probe has none, because it waits for the fault's end.
+_TIMEOUT_SECONDS = 5.0
+_READY_SECONDS = 2.0
+_LOOK_SECONDS = 0.05
+
+
+def create_gauge() -> Starlette:
+    """Create the HTTP application of the gauge."""
+    own: set[int] = set()
+
+    async def count(request: Request) -> Response:
+        ports = {int(port) for port in request.query_params.getlist("port")}
+        return JSONResponse(served_bytes(ports, own))
+
+    async def probe(request: Request) -> Response:
+        edge, port = request.query_params["edge"], int(request.query_params["port"])
+        asking = asyncio.create_task(ask(edge, port, own))
+        while not asking.done():
+            if await request.is_disconnected():  # the fault ended before a response came
+                asking.cancel()
+                return Response(status_code=204)
+            await asyncio.wait([asking], timeout=_LOOK_SECONDS)
+        return JSONResponse(asking.result())
+
+    async def role_ready(request: Request) -> Response:
+        url = f"http://{request.query_params['role']}:{HTTP_PORT}/readyz"
+        try:
+            async with httpx.AsyncClient(
+                trust_env=False, verify=_NO_CERTIFICATES, timeout=_READY_SECONDS
+            ) as client:
+                answer = await client.get(url)
+        except httpx.HTTPError:
+            return JSONResponse(0)
+        return JSONResponse(answer.status_code)
+
+    async def readyz(_: Request) -> Response:
+        return JSONResponse({"status": "ready"})
+
+    return Starlette(
+        routes=[
+            Route("/bytes", count),
+            Route("/ask", probe),
+            Route("/ready", role_ready),
+            Route("/readyz", readyz),
+        ]
+    )
+
+
+class Gauge:
+    """The harness's side of the gauge: a ``Wire``, and the readiness of roles.
+
+    All methods raise httpx.HTTPError when the gauge itself does not answer.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=_TIMEOUT_SECONDS
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+        """Return the sockets of the clients, keyed by address (see ``Wire``)."""
+        answer = await self._client.get("/bytes", params={"port": sorted(ports)})
+        answer.raise_for_status()
+        return {
+            int(port): {client: (sent, received) for client, (sent, received) in found.items()}
+            for port, found in answer.json().items()
+        }
+
+    async def ask(self, edge: str, port: int) -> float | None:
+        """Probe the edge from the gauge; excludes the time of the request to the gauge."""
+        question = {"edge": edge, "port": str(port)}
+        answer = await self._client.get("/ask", params=question, timeout=None)
+        answer.raise_for_status()
+        seconds: float | None = answer.json()
+        return seconds
+
+    async def ready(self, role: str) -> bool:
+        """Whether that role reports that it is ready."""
+        answer = await self._client.get("/ready", params={"role": role})
+        answer.raise_for_status()
+        return bool(answer.json() == 200)
+
+
+def main(*, port: Annotated[int, typer.Option(help="Port to listen on.")]) -> None:
+    """Serve a gauge until SIGTERM."""
+    uvicorn.run(create_gauge(), host="0.0.0.0", port=port, log_level="warning", access_log=False)  # noqa: S104
+
+
+if __name__ == "__main__":
+    typer.run(main)

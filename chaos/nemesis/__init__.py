@@ -1,0 +1,1 @@
+"""What injects the faults of a scenario."""

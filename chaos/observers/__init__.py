@@ -1,0 +1,1 @@
+"""What observes a run: the database, logs, the sink and the collector of spans."""

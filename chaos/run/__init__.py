@@ -1,0 +1,1 @@
+"""One run: its course, its artifacts and where they are kept."""

@@ -1,0 +1,251 @@
+"""Run one scenario in any arena: load and faults, heal, drain, collect.
+
+An arena provides the ``Environment``. The same code runs on real processes in real time and inside
+a simulation in virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Literal, Protocol
+
+from chaos.observers import otlp, telemetry
+from chaos.nemesis.nemesis import FaultTarget, Nemesis
+from chaos.nemesis.process_faults import ProcessEnd
+from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
+from chaos.run.spec import RunSpec
+from chaos.observers.run_trace import SERVICE, run_spans
+from chaos.observers.sink import Call
+from chaos.observers.database import DatabaseUnavailable, instant
+
+_POLL_SECONDS = 0.1
+# For the last responses and resends after the planned end of the load.
+_LOAD_GRACE_SECONDS = 40.0
+
+
+class LoadGenerator(Protocol):
+    """The clients, which submit, cancel and read; ready before the run begins."""
+
+    def begin(self, zero: float) -> None:
+        """Let the clients send; ``zero``: the Unix time of arena second 0."""
+
+    async def done(self) -> None:
+        """Wait until every client has finished its share."""
+
+    def answered(self) -> int:
+        """Return how many operations have completed so far, with any outcome."""
+
+    def operations(self) -> Iterable[Record]:
+        """Return both halves of every operation, in the order they were recorded."""
+
+
+class Environment(FaultTarget, Protocol):
+    """A running system under test with its clients."""
+
+    @property
+    def clients(self) -> LoadGenerator:
+        """The load."""
+
+    @property
+    def exits(self) -> list[ProcessEnd]:
+        """Every end of a role's process so far, in order."""
+
+    async def heal(self, core: Sequence[str]) -> None:
+        """Repair all edges of the core and wait until it is ready; kill every other role."""
+
+    async def stop_roles(self) -> None:
+        """Stop all roles for good."""
+
+    def sink_calls(self) -> list[Call]:
+        """Return the calls that the sink of external effects received."""
+
+    def exports(self) -> list[bytes]:
+        """Return the span exports that the collector received, one per request."""
+
+    def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
+        """Return what only the arena can observe, from the instant ``since`` on."""
+
+
+class LoadTimeout(Exception):
+    """The clients did not finish in time."""
+
+
+class ArenaClock:
+    """Measures seconds since arena second 0, which is set when the run begins."""
+
+    def __init__(self) -> None:
+        self.zero = time.time()
+
+    def now(self) -> float:
+        """Return the arena second; before the run begins, seconds since this clock was created."""
+        return time.time() - self.zero
+
+
+class Runner:
+    """Runs one spec, whose scenario is concrete (``RunSpec.drawn``), in an environment.
+
+    ``write`` takes every record. ``show`` is called with the phase and its progress. ``commit``: of
+    the sources, if known. After ``collect``, ``exports`` has all spans as they were received and
+    those of the harness.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        environment: Environment,
+        clock: ArenaClock,
+        write: Callable[[Record], None],
+        *,
+        bound: Bound,
+        commit: str | None,
+        show: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._environment = environment
+        self._clock = clock
+        self._write = write
+        self._bound = bound
+        self._commit = commit
+        self._show = show
+        self._epoch = ""
+        self._run: Run | None = None
+        self._faults: list[Fault] = []
+        self.exports: list[bytes] = []
+
+    async def run(self) -> None:
+        """Load, break and drain the environment; it still runs afterwards."""
+        await self._begin()
+        await self._load_and_break()
+        await self._heal()
+        await self._drain()
+
+    async def collect(self) -> None:
+        """Stop the roles, then record everything that only then cannot change any more."""
+        if self._show:
+            self._show("reading", "")
+        environment, zero = self._environment, self._clock.zero
+        await environment.stop_roles()
+        self._write_all(environment.clients.operations())
+        final_records = await environment.observer.final_records()
+        self._write_all(final_records)
+        self._write_all(environment.observations(final_records, self._epoch))
+        for call in environment.sink_calls():
+            self._write(
+                SinkCall(
+                    at=call.at - zero,
+                    key=call.key,
+                    task_id=call.task_id or call.key,
+                    epoch=call.epoch or 0,
+                    applied=call.applied,
+                )
+            )
+        self._write_all(Exit(**asdict(end) | {"at": end.at - zero}) for end in environment.exits)
+        self._collect_spans()
+        self._phase("drained")
+
+    def _collect_spans(self) -> None:
+        """Read the spans after the stop, because roles export their last ones when they stop."""
+        zero = self._clock.zero
+        self.exports = self._environment.exports()
+        if self._run is not None:
+            own = run_spans(self._run, self._faults, self._clock.now())
+            about = {"service.name": SERVICE, "service.instance.id": self._spec.arena}
+            self.exports.append(otlp.encode(own, zero, about))
+        self._write_all(otlp.decode(self.exports, zero))
+
+    async def _begin(self) -> None:
+        # Taking arena second 0 from the database gives the harness and the database one clock.
+        epoch = await self._environment.observer.clock()
+        self._clock.zero = epoch.timestamp()
+        self._epoch = instant(epoch)
+        spec = self._spec
+        self._run = Run(
+            scenario=spec.scenario.document,
+            seed=spec.seed,
+            arena=spec.arena,
+            database_epoch=self._epoch,
+            bound=self._bound,
+            settings=telemetry.settings(spec.scenario.topology.settings),
+            commit=self._commit,
+            mutant=spec.mutant,
+        )
+        self._write(self._run)
+        self._phase("faults", at=0.0)
+        self._environment.clients.begin(self._clock.zero)
+
+    async def _load_and_break(self) -> None:
+        """Return when both the load and the faults are over."""
+        environment, workload = self._environment, self._spec.scenario.workload
+        nemesis = Nemesis(environment, self._spec.seed, self._clock.now, self._write_fault)
+
+        async def load() -> None:
+            limit = workload.seconds + _LOAD_GRACE_SECONDS
+            try:
+                await asyncio.wait_for(environment.clients.done(), limit)
+            except TimeoutError:
+                raise LoadTimeout(f"the clients did not finish within {limit:.0f} s") from None
+            await asyncio.sleep(workload.last_due_seconds - self._clock.now())
+            nemesis.load_over()
+
+        async with self._progress("faults"), asyncio.TaskGroup() as group:
+            group.create_task(load())
+            group.create_task(nemesis.run())
+
+    def _write_fault(self, record: Fault) -> None:
+        self._faults.append(record)
+        self._write(record)
+
+    async def _heal(self) -> None:
+        core = self._spec.scenario.core(self._spec.seed)
+        async with self._progress("healing"):
+            await self._environment.heal(core)
+        self._phase("healed", core=core)
+
+    async def _drain(self) -> None:
+        """Wait until all tasks are terminal, at most slightly longer than T."""
+        limit = self._bound.seconds + 1.0
+        if self._spec.drain_seconds is not None:
+            limit = min(limit, self._spec.drain_seconds)
+        give_up = time.monotonic() + limit
+        async with self._progress("draining"):
+            while (await self._environment.observer.counts()).open and time.monotonic() < give_up:
+                await asyncio.sleep(_POLL_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _progress(self, phase: str) -> AsyncIterator[None]:
+        """Show progress inside the block, if ``show`` was given."""
+        if self._show is None:
+            yield
+            return
+        task = asyncio.create_task(self._keep_showing(phase, self._show), name="progress")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep_showing(self, phase: str, show: Callable[[str, str], None]) -> None:
+        environment = self._environment
+        while True:
+            with contextlib.suppress(DatabaseUnavailable):
+                counts = await environment.observer.counts()
+                detail = f"answered {environment.clients.answered()}, terminal {counts.terminal}, "
+                detail += f"in flight {counts.open}, stale writes refused {counts.stale_writes}"
+                show(phase, detail)
+            await asyncio.sleep(2 * _POLL_SECONDS)
+
+    def _phase(
+        self,
+        phase: Literal["faults", "healed", "drained"],
+        at: float | None = None,
+        core: tuple[str, ...] = (),
+    ) -> None:
+        self._write(PhaseStart(phase=phase, at=self._clock.now() if at is None else at, core=core))
+
+    def _write_all(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self._write(record)

@@ -1,0 +1,1 @@
+"""What a scenario says: topology, workload, faults and expectations."""

@@ -1,0 +1,130 @@
+"""The ``workload`` of a scenario: how much load, and of which shape."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from chaos.scenario.faults import Part
+
+EFFECTS = ("ledger", "sql", "external")
+
+
+class Effects(Part):
+    """Relative shares of the three kinds of effect (design section 5)."""
+
+    ledger: float = Field(1.0, ge=0)
+    sql: float = Field(0.0, ge=0)
+    external: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.ledger + self.sql + self.external <= 0:
+            raise ValueError("at least one share must be above 0")
+        return self
+
+
+def in_order(value: Any) -> Any:
+    """Reject a range whose first number is greater than the second."""
+    if isinstance(value, list) and len(value) == 2 and value[0] > value[1]:
+        raise ValueError(f"[least, most], not {value}")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[tuple[Share, Share], BeforeValidator(in_order)]
+Seconds = Annotated[
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(in_order)
+]
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(in_order)
+]
+
+
+class Later(Part):
+    """A ``share`` of the tasks is due ``seconds`` [least, most] after its submit; the rest now."""
+
+    share: Share = 0.0
+    seconds: Seconds = (0.5, 3.0)
+
+
+class Flaky(Part):
+    """A ``share`` of the tasks fails its first ``failures`` [least, most] attempts.
+
+    Each such failure requests the next attempt after ``retry_seconds`` (``Retry(after=...)``).
+    """
+
+    share: Share = 0.0
+    failures: Counts = (1, 2)
+    retry_seconds: float = Field(0.2, ge=0)
+
+
+class Workload(Part):
+    """Client operations: ``tasks`` submits spread evenly over ``seconds``, and their companions.
+
+    ``within``: spread them over this many seconds only; the load still lasts ``seconds``.
+    ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
+    sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
+    that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.
+    ``batch``: number of submits per POST /tasks/batch. ``due_between``: [least, most] seconds of
+    the run at which all tasks are due, instead of ``later``. ``poison``: number of tasks that kill
+    the process of any worker that runs them (SIGKILL).
+    ``only``: numbers of the tasks to submit, each unchanged; ``without``: kinds of operations to
+    leave out (both reduce the operations without changing the rest).
+    ``handlers``: further task names, each with payloads to draw from; every third task with the
+    ledger effect is one of them.
+    ``max_attempts``, ``timeout_seconds``: sent with each submit.
+    ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
+    """
+
+    tasks: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+    within: float | None = Field(None, gt=0)
+    effects: Effects = Effects()
+    later: Later = Later()
+    due_between: Seconds | None = None
+    flaky: Flaky = Flaky()
+    poison: int = Field(0, ge=0)
+    handlers: dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    batch: int = Field(1, ge=1, le=1000)
+    repeats: Share = 0.0
+    mismatches: Share = 0.0
+    cancels: Share = 0.0
+    reads: Share = 0.0
+    handler_seconds: Seconds = (0.05, 0.3)
+    max_attempts: int = Field(5, ge=1)
+    timeout_seconds: float = Field(5.0, gt=0)
+    ok_min: int | None = Field(None, ge=1)
+    only: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    without: tuple[Literal["repeat", "mismatch", "cancel", "get", "list"], ...] = ()
+
+    @model_validator(mode="after")
+    def _survivable(self) -> Self:
+        if self.flaky.share and self.flaky.failures[1] >= self.max_attempts:
+            raise ValueError(
+                f"flaky.failures up to {self.flaky.failures[1]} would use up all "
+                f"max_attempts={self.max_attempts}"
+            )
+        if self.handler_seconds[1] >= self.timeout_seconds:
+            raise ValueError("handler_seconds must stay below timeout_seconds")
+        if self.poison > self.tasks:
+            raise ValueError(f"poison: {self.poison} of only {self.tasks} tasks")
+        if self.only and (beyond := [number for number in self.only if number >= self.tasks]):
+            raise ValueError(f"only: {beyond[0]}: the {self.tasks} tasks are numbered from 0")
+        if self.due_between is not None and self.later.share:
+            raise ValueError("due_between is for all tasks: it goes without later")
+        return self
+
+    @property
+    def last_due_seconds(self) -> float:
+        """The second at which the load ends, when the last task may become due."""
+        return max(self.seconds, self.due_between[1] if self.due_between else 0.0)
+
+    @property
+    def least_accepted(self) -> int:
+        """The number of ok submits below which a run proves nothing."""
+        planned = self.tasks if self.only is None else len(set(self.only))
+        return self.ok_min if self.ok_min is not None else max(1, planned // 2)

@@ -1,0 +1,184 @@
+"""A storm: topology, load and faults are drawn from a seed instead of being declared.
+
+Swarm testing (Groce et al., ISSTA 2012), as TigerBeetle and FoundationDB do it: each seed is
+another mixture of everything that must be tolerated. ``draw`` is pure; what it returns is an
+ordinary document, so that a seed which found something can be kept as a scenario of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from chaos.scenario.validation_errors import did_you_mean
+from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
+from chaos.scenario.faults import COLLECTOR, FaultSpec, Part, Topology
+from chaos.scenario.vocabulary import SERVERS, FaultSort
+
+# Time until a process that was ended is ready and busy again.
+_RECOVERY_SECONDS = 3.0
+_TRIES = 200
+_ROUNDS = 5
+
+
+Processes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=9)], Annotated[int, Field(ge=1, le=9)]],
+    BeforeValidator(in_order),
+]
+
+
+class Option(Part):
+    """A fault that may be drawn: a planned fault without its time. ``pick``: number of targets.
+
+    ``lasts`` overrides that of the storm; ``weight`` is relative to the other options.
+    """
+
+    fault: str
+    target: tuple[str, ...] | str
+    stream: Literal["up", "down", "both"] = "both"
+    attributes: dict[str, int] = Field(default_factory=dict)
+    pick: int = Field(1, ge=1)
+    lasts: Seconds | None = None
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.plan()
+        return self
+
+    def plan(self, **more: Any) -> FaultSpec:
+        """Return the planned fault, with ``more`` of its fields."""
+        fields = {"target": self.target, "stream": self.stream, "attributes": self.attributes}
+        return FaultSpec.model_validate({"fault": self.fault, "at": 0} | fields | more)
+
+
+class Storm(Part):
+    """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
+    they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
+    (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.
+    """
+
+    apis: Processes = (1, 1)
+    schedulers: Processes = (2, 2)
+    workers: Processes = (3, 3)
+    faults: Counts
+    begin: Seconds
+    lasts: Seconds
+    shares: dict[
+        Literal["cancels", "repeats", "mismatches", "reads", "later.share", "flaky.share"],
+        Shares,
+    ] = Field(default_factory=dict)
+    menu: tuple[Option, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a drawn fault occupies, and when; other faults must not overlap with it."""
+
+    plan: FaultSpec
+    start: float
+    end: float
+
+
+def check(storm: Storm, document: Mapping[str, Any]) -> None:
+    """Check that everything that may be drawn for this ``document`` (of a scenario) is possible.
+
+    Raises:
+        ValueError: the least or the most of something is not, or an option has no target.
+    """
+    for end in (0, 1):
+        counts = {role: getattr(storm, role)[end] for role in _ROLES}
+        topology = Topology.model_validate(document["topology"] | counts)
+        shares: dict[str, float] = {name: ends[end] for name, ends in storm.shares.items()}
+        Workload.model_validate(_with_shares(document["workload"], shares))
+    for n, option in enumerate(storm.menu):
+        if missing := option.plan().unmatched(topology):
+            hint = did_you_mean(missing[0], option.plan().allowed(topology))
+            raise ValueError(f"storm.menu.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
+
+
+def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return ``document`` (of a scenario) with drawn topology, shares and faults, without storm.
+
+    Faults that would hide each other's evidence do not overlap: one at a time on a process and its
+    edges, and none on an edge while a server is down. Those that find no room are left out.
+    """
+    dice = random.Random(f"storm {seed}")
+    counts = {role: dice.randint(*getattr(storm, role)) for role in _ROLES}
+    topology = document["topology"] | counts
+    shares: dict[str, float] = {
+        name: round(dice.uniform(*ends), 3) for name, ends in storm.shares.items()
+    }
+    workload = _with_shares(document["workload"], shares)
+    faults = [
+        plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, dice)
+    ]
+    drawn = {"topology": topology, "workload": workload, "faults": faults, "storm": None}
+    return dict(document) | drawn
+
+
+_ROLES = ("apis", "schedulers", "workers")
+
+
+def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
+    """Return the document of a workload with these shares, by name (``flaky.share``)."""
+    changed = dict(workload)
+    for name, value in shares.items():
+        part, _, leaf = name.rpartition(".")
+        changed |= {part: changed[part] | {leaf: value}} if part else {leaf: value}
+    return changed
+
+
+def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultSpec]:
+    field = Topology.model_validate(topology)
+    wanted = dice.randint(*storm.faults)
+    taken: list[_Taken] = []
+    for _ in range(_ROUNDS):
+        # Early draws may leave no room for later ones; then all are drawn again.
+        taken = max(taken, _arranged(storm, field, wanted, dice), key=len)
+        if len(taken) >= storm.faults[0]:
+            break
+    taken.sort(key=lambda each: each.start)
+    for number, each in enumerate(taken, start=1):
+        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+
+
+def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -> list[_Taken]:
+    """Draw ``wanted`` faults that do not collide, or fewer if there is no room."""
+    taken: list[_Taken] = []
+    for _ in range(_TRIES):
+        if len(taken) == wanted:
+            break
+        option = dice.choices(storm.menu, [each.weight for each in storm.menu])[0]
+        start = round(dice.uniform(*storm.begin), 2)
+        lasts = round(dice.uniform(*(option.lasts or storm.lasts)), 2)
+        known = option.plan().candidates(field)
+        targets = sorted(dice.sample(known, min(option.pick, len(known))), key=known.index)
+        if not targets:
+            continue
+        plan = option.plan(target=targets, at=start, **{"for": max(0.05, lasts)})
+        drawn = _Taken(plan, start, start + lasts + _RECOVERY_SECONDS)
+        if not any(_collide(drawn, other) for other in taken):
+            taken.append(drawn)
+    return taken
+
+
+def _collide(a: _Taken, b: _Taken) -> bool:
+    if a.end < b.start or b.end < a.start:
+        return False
+    sorts = {a.plan.sort, b.plan.sort}
+    if sorts == {FaultSort.SERVER}:
+        return bool(set(a.plan.target) & set(b.plan.target))
+    if sorts == {FaultSort.SERVER, FaultSort.EDGE}:
+        return True
+    return bool(_processes(a.plan) & _processes(b.plan))
+
+
+def _processes(plan: FaultSpec) -> set[str]:
+    """Return the processes that a fault affects (of an edge: both ends)."""
+    ends = {end for target in plan.target for end in target.split("->")}
+    return ends - {*SERVERS, "sink", "client", COLLECTOR}

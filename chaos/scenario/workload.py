@@ -1,0 +1,196 @@
+"""Generate the operations of the clients from the workload and the seed.
+
+``generate`` is pure: it returns the same list in every process. Instants are seconds after the
+start of the load. Every task has one client that submits, cancels and reads it; repeats of a submit
+may come from any client, also at the same moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from chaos.scenario.operations import EFFECTS, Workload
+
+CLIENTS = 8
+# After this timeout the outcome of a request is unknown.
+CLIENT_TIMEOUT_SECONDS = 3.0
+
+Kind = Literal["submit", "batch", "repeat", "mismatch", "cancel", "get", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOperation:
+    """One operation that a client invokes at second ``at``, or as soon as possible after it.
+
+    ``key`` names the task ("" for a list). ``request``: the body of a submit without ``run_at``.
+    ``run_after``: its due time in seconds after the start; None: immediately. ``items``: the
+    submits of a batch, all of the same client.
+    """
+
+    at: float
+    client: int
+    kind: Kind
+    key: str = ""
+    effect: str = ""
+    run_after: float | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+    items: tuple[PlannedOperation, ...] = ()
+
+
+def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
+    """Return all operations of a run, ordered by instant."""
+    operations = list(_operations(workload, seed))
+    operations += _missing(workload, seed, operations)
+    operations = list(_kept(workload, seed, operations))
+    if workload.batch > 1:
+        operations = list(_in_batches(operations, workload.batch))
+    return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
+
+
+def to_json(operations: list[PlannedOperation]) -> list[dict[str, Any]]:
+    """Convert the list to plain JSON values, for the process of the clients."""
+    return [asdict(operation) for operation in operations]
+
+
+def from_json(rows: list[dict[str, Any]]) -> list[PlannedOperation]:
+    """Convert back from ``to_json``."""
+    return [PlannedOperation(**row | {"items": tuple(from_json(row["items"]))}) for row in rows]
+
+
+def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
+    draw = random.Random(f"workload {seed}")
+    step = (workload.within or workload.seconds) / workload.tasks
+    poison = set(random.Random(f"poison {seed}").sample(range(workload.tasks), workload.poison))
+    reads = 0
+    for number in range(workload.tasks):
+        # Each submit falls at a random instant of its own slot, so clients do not run in lockstep.
+        submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
+        if number in poison:
+            submit.request["payload"] |= {"poison": True, "failures": 0}
+            yield submit
+            continue
+        yield submit
+        yield from _companions(workload, submit, draw)
+        if draw.random() < workload.reads:
+            at = submit.at + draw.uniform(0.0, 1.5)
+            yield PlannedOperation(round(at, 4), submit.client, "get", submit.key)
+            reads += 1
+            if reads % 10 == 0:
+                yield PlannedOperation(round(at, 4), draw.randrange(CLIENTS), "list")
+
+
+def _key(seed: int, number: int) -> str:
+    return f"s{seed}-{number:05d}"
+
+
+def _submit(
+    workload: Workload, seed: int, number: int, at: float, draw: random.Random
+) -> PlannedOperation:
+    shares = workload.effects
+    effect = draw.choices(EFFECTS, (shares.ledger, shares.sql, shares.external))[0]
+    payload: dict[str, Any] = {
+        "number": number,
+        "seconds": round(draw.uniform(*workload.handler_seconds), 4),
+        "failures": 0,
+    }
+    if draw.random() < workload.flaky.share:
+        payload["failures"] = draw.randint(*workload.flaky.failures)
+        payload["retry_seconds"] = workload.flaky.retry_seconds
+    later = draw.random() < workload.later.share
+    # The order of the draws is fixed: additions must not change what existing seeds generate.
+    client = draw.randrange(CLIENTS)
+    run_after = round(at + draw.uniform(*workload.later.seconds), 3) if later else None
+    if workload.due_between is not None:
+        run_after = round(draw.uniform(*workload.due_between), 3)
+    name = f"chaos_{effect}"
+    others = random.Random(f"handlers {seed} {number}")
+    if workload.handlers and effect == "ledger" and others.random() < 1 / 3:
+        name = others.choice(sorted(workload.handlers))
+        payload = others.choice(workload.handlers[name])
+    return PlannedOperation(
+        at=at,
+        client=client,
+        kind="submit",
+        key=_key(seed, number),
+        effect=effect,
+        run_after=run_after,
+        request={
+            "name": name,
+            "payload": payload,
+            "max_attempts": workload.max_attempts,
+            "timeout_seconds": workload.timeout_seconds,
+        },
+    )
+
+
+def _companions(
+    workload: Workload, submit: PlannedOperation, draw: random.Random
+) -> Iterator[PlannedOperation]:
+    """Yield the repeats, mismatches and cancels that belong to one submit."""
+
+    def again(kind: Kind, after: float, client: int, request: dict[str, Any]) -> PlannedOperation:
+        at = round(submit.at + after, 4)
+        return PlannedOperation(
+            at, client, kind, submit.key, submit.effect, submit.run_after, request
+        )
+
+    if draw.random() < workload.repeats:
+        # A third are concurrent with the first submit; the database decides which one wins.
+        after = 0.0 if draw.random() < 1 / 3 else draw.uniform(0.05, 2.0)
+        yield again("repeat", after, draw.randrange(CLIENTS), submit.request)
+    if draw.random() < workload.mismatches:
+        other = submit.request | {"payload": submit.request["payload"] | {"number": -1}}
+        yield again("mismatch", draw.uniform(0.05, 1.0), submit.client, other)
+    if draw.random() < workload.cancels:
+        # Around the due time: some before, some during the attempt, some too late.
+        due = (submit.run_after or submit.at) - submit.at
+        after = due * draw.random() if draw.random() < 1 / 3 else due + draw.uniform(0.0, 0.5)
+        yield again("cancel", after, submit.client, {})
+
+
+def _missing(
+    workload: Workload, seed: int, operations: list[PlannedOperation]
+) -> Iterator[PlannedOperation]:
+    """Yield one of each requested kind of companion that was never drawn."""
+    draw = random.Random(f"missing {seed}")
+    drawn = {operation.kind for operation in operations}
+    submits = [
+        op for op in operations if op.kind == "submit" and "poison" not in op.request["payload"]
+    ]
+    none = {"repeats": 0.0, "mismatches": 0.0, "cancels": 0.0}
+    for name, kind in (("repeats", "repeat"), ("mismatches", "mismatch"), ("cancels", "cancel")):
+        if getattr(workload, name) and kind not in drawn and submits:
+            only_this = workload.model_copy(update=none | {name: 1.0})
+            yield from _companions(only_this, draw.choice(submits), draw)
+
+
+def _kept(
+    workload: Workload, seed: int, operations: list[PlannedOperation]
+) -> Iterator[PlannedOperation]:
+    """Drop what the workload leaves out; it runs after all draws, so the rest is unchanged."""
+    only = workload.only if workload.only is not None else range(workload.tasks)
+    keys = {"", *(_key(seed, number) for number in only)}
+    for operation in operations:
+        if operation.key in keys and operation.kind not in workload.without:
+            yield operation
+
+
+def _in_batches(operations: list[PlannedOperation], size: int) -> Iterator[PlannedOperation]:
+    """Group consecutive first submits of each client, at the instant of the first one."""
+    for client in range(CLIENTS):
+        mine = [op for op in operations if op.kind == "submit" and op.client == client]
+        for start in range(0, len(mine), size):
+            items = tuple(mine[start : start + size])
+            yield PlannedOperation(items[0].at, client, "batch", items[0].key, items=items)
+    yield from (operation for operation in operations if operation.kind != "submit")
+
+
+def share(operations: list[PlannedOperation], client: int) -> list[PlannedOperation]:
+    """Return the operations of one client, in order."""
+    mine = [operation for operation in operations if operation.client == client]
+    assert all(a.at <= b.at for a, b in pairwise(mine)), "generate() sorts by instant"  # noqa: S101
+    return mine

@@ -1,0 +1,75 @@
+"""Handlers of users, simulated beside those of the workload.
+
+``--app my.module``: every ``async def`` with ``@task`` in it. What they are called with stands in
+the module's ``SIMULATED``, a mapping of task names to lists of payloads; without it, ``{}``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chaos.errors import ChaosError
+from chaos.scenario.scenario import Scenario
+from chaos.tasks.attempt import BACKOFF
+from holdfast.errors import Misconfigured
+from holdfast.handlers.handler import Handler
+from holdfast.handlers.registry import Registry
+from holdfast.model.lifecycle import Backoff
+
+_PAYLOADS = "SIMULATED"
+
+
+class AppError(ChaosError):
+    """A module that cannot be simulated; the message says why, and what to do."""
+
+
+def handlers(modules: Sequence[str]) -> list[Handler]:
+    """The handlers of these modules, which are found as ``holdfast worker --app`` finds them.
+
+    Raises:
+        AppError: a module cannot be imported, has no task, or one that would run in a thread.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    registry = Registry()
+    try:
+        found = [handler for module in modules for handler in registry.load(module)]
+    except Misconfigured as error:
+        raise AppError(f"--app: {error}") from error
+    for handler in found:
+        if not handler.is_async:
+            raise AppError(
+                f"--app: the task {handler.name!r} is a plain function: it runs in a thread, which "
+                "cannot be simulated; make it `async def`, or run it in the live arena"
+            )
+    return found
+
+
+def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
+    """The scenario with a share of tasks for the handlers of these modules.
+
+    Raises:
+        AppError: as ``handlers``, or ``SIMULATED`` is no mapping of its tasks to payloads.
+    """
+    if not modules:
+        return scenario
+    names = [handler.name for handler in handlers(modules)]
+    payloads: dict[str, Any] = {name: [{}] for name in names}
+    for module in modules:
+        told = getattr(sys.modules[module], _PAYLOADS, {})
+        if not isinstance(told, Mapping) or (unknown := sorted(set(told) - set(names))):
+            wrong = f"has no task {unknown[0]!r}" if isinstance(told, Mapping) else "is no mapping"
+            raise AppError(f"--app: {module}.{_PAYLOADS} {wrong}; its tasks: {', '.join(names)}")
+        payloads |= told
+    document = scenario.document
+    document["workload"]["handlers"] = payloads
+    return Scenario.model_validate(document)
+
+
+def longest_backoff(modules: Sequence[str], attempts: int) -> Backoff:
+    """The backoff with the longest delay before the last of so many attempts."""
+    known = [BACKOFF, *(handler.backoff for handler in handlers(modules))]
+    return max(known, key=lambda backoff: backoff.delay_seconds(max(1, attempts - 1), 0.0))

@@ -1,0 +1,82 @@
+"""The clients of a simulated run: the same code as in the live arena, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from chaos.clients.client import Client, OperationLog, Request, Response, api_of
+from chaos.history.records import Op
+from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation
+
+# The APIs speak plain HTTP; loading certificates for each client would cost 10 ms of CPU.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# As requests does it in the live arena: one connection for each client, kept as long as it holds.
+_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+
+
+class SimulatedClients:
+    """All clients of a run. ``record`` is called with each half of each operation.
+
+    ``zero``: Unix time (virtual) of arena second 0. ``answered`` counts the operations that are
+    over, whatever their answer.
+    """
+
+    def __init__(
+        self,
+        operations: list[PlannedOperation],
+        api_urls: Sequence[str],
+        record: Callable[[Op], None],
+        zero: Callable[[], float],
+    ) -> None:
+        self.answered = 0
+        self._operations = operations
+        self._api_urls = api_urls
+        self._record = record
+        self._log = OperationLog(self._note, zero, time.time)
+
+    async def run(self) -> None:
+        """Works off the whole plan, resends included; to be awaited on the clients' node."""
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(self._work(number), name=f"client-{number + 1}")
+
+    def _note(self, op: Op) -> None:
+        self.answered += op.type != "invoke"
+        self._record(op)
+
+    async def _work(self, number: int) -> None:
+        client = Client(number, self._operations, self._log)
+        async with httpx.AsyncClient(
+            base_url=api_of(number, self._api_urls),
+            trust_env=False,
+            verify=_NO_CERTIFICATES,
+            timeout=CLIENT_TIMEOUT_SECONDS,
+            limits=_LIMITS,
+        ) as http:
+            while (due := client.due) is not None:
+                await asyncio.sleep(max(0.0, due - self._log.now()))
+                request = client.next_request()
+                if request is not None:
+                    client.handle_response(await _send(http, request))
+
+
+async def _send(http: httpx.AsyncClient, request: Request) -> Response:
+    try:
+        response = await http.request(
+            request.method, request.path, json=request.body, headers=request.headers
+        )
+    except httpx.HTTPError as error:
+        return Response(0, error=repr(error)[:300])
+    return Response(response.status_code, _body(response))
+
+
+def _body(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        return None

@@ -1,0 +1,180 @@
+"""Holdfast and its peers in alternation on the same servers, and the table of it."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from loadtest.collector import collecting
+from loadtest.drain import Bench, bench_of, client_of, holdfast_round, told
+from loadtest.drain_figures import Round, spread, without_nan
+from loadtest.machine import Machine
+from loadtest.peers.peer_process import PeerProcess, Servers
+from loadtest.stack import LoadtestStack
+from loadtest.http_submitter import HttpSubmitter
+
+# Of the tasks that the fastest gets, for each peer: so that a round of each takes about as long.
+SHARES = {
+    "celery": 0.2,
+    "rq": 0.05,
+    "dramatiq": 0.5,
+    "arq": 0.2,
+    "taskiq": 0.3,
+    "procrastinate": 0.1,
+    "pgqueuer": 1.0,
+    "dbos": 0.02,
+}
+TASKS_MIN = 20
+_WHO = "Holdfast"
+_SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
+# Each setting of ours: what it adds to the defaults, and what the table says.
+HOLDFAST: dict[str, tuple[dict[str, str], str]] = {
+    "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
+    "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
+    "best, all traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace sampled"),
+}
+_ALWAYS = "; ledger, event log, fence, commit before the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """What to measure how often."""
+
+    names: tuple[str, ...]
+    cache: Path
+    tasks: int = 20_000
+    rounds: int = 3
+    workers: int = 2
+    schedulers: int = 1
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table: who, in which version, set how, and its rounds."""
+
+    who: str
+    setting: str
+    versions: dict[str, str]
+    settings: str
+    rounds: list[Round] = field(default_factory=list)
+    spans: list[float] = field(default_factory=list)
+    """Of each round of ours: spans per task that the collector got."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """All rows, Holdfast's first; its best setting is what others are compared with."""
+
+    machine: Machine
+    workers: int
+    rows: list[Row]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for a machine; ``ratios`` as in the table."""
+        rows = [{**asdict(row), "ratios": self.ratios(row)} for row in self.rows]
+        told = {"machine": asdict(self.machine), "workers": self.workers, "rows": rows}
+        return dict(without_nan(told))
+
+    def ratios(self, row: Row) -> list[float]:
+        """How many times its drain Holdfast's is, round by round: neighbours share their noise."""
+        pairs = zip(self.rows[0].rounds, row.rounds, strict=True)
+        return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
+
+    def markdown(self) -> str:
+        """The table, with what it takes to read it."""
+        machine = self.machine
+        count = len(self.rows[0].rounds)
+        busy = machine.warning()
+        how = f"{machine.cores} cores, Python {machine.python}, {self.workers} worker processes"
+        rounds = f"median of {count} round{'s' if count != 1 else ''} (lowest..highest)"
+        lines = [
+            f"{how}, no-op tasks, {rounds}.",
+            *([f"**{busy[0].upper()}{busy[1:]}.**"] if busy else []),
+            "",
+            "| | setting | stored/s | drained/s | Holdfast is | CPU ms/task | tasks |",
+            "|---|---|---:|---:|---:|---:|---:|",
+            *(self._line(row) for row in self.rows),
+            "",
+            "| | versions | settings |",
+            "|---|---|---|",
+            *(_described(row) for row in self.rows),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _line(self, row: Row) -> str:
+        stored = spread([each.submitted_per_second for each in row.rounds])
+        drained = spread([each.drained_per_second for each in row.rounds])
+        cpu = spread([each.cpu_ms_per_task for each in row.rounds], digits=2)
+        ratio = "" if row.who == _WHO else spread(self.ratios(row), " times", 1)
+        return (
+            f"| {row.who} | {row.setting} | {stored} | {drained} | {ratio} | {cpu} "
+            f"| {row.rounds[0].tasks:,} |"
+        )
+
+
+async def compare(options: CompareOptions, say: Callable[[str], None]) -> Comparison:
+    """Every round: Holdfast, then each peer at each of its settings.
+
+    Raises:
+        LoadtestError: a peer's environment cannot be made, or a figure cannot be had.
+    """
+    machine = Machine.now()
+    peers = []
+    for name in options.names:
+        say(f"{name}: making sure of its environment")
+        peers.append(await PeerProcess.ready(name, options.cache))
+    python = {"python": platform.python_version()}
+    ours = [
+        (added, Row(_WHO, setting, python, text + _ALWAYS))
+        for setting, (added, text) in HOLDFAST.items()
+    ]
+    rows = [
+        (peer, setting, Row(peer.name, setting, peer.versions, peer.settings[setting]))
+        for peer in peers
+        for setting in peer.settings
+    ]
+    say("starting Postgres, Valkey and the API")
+    async with (
+        LoadtestStack(workers=0) as stack,
+        bench_of(stack) as bench,
+        collecting() as collected,
+    ):
+        servers = Servers(stack.database_url, stack.redis_url)
+        for number in range(1, options.rounds + 1):
+            head = f"round {number} of {options.rounds}"
+            for added, row in ours:
+                traced = {**added, "HOLDFAST_OTLP_ENDPOINT": collected.url}
+                row.rounds.append(await _ours(bench, options, traced))
+                row.spans.append(await collected.count() / options.tasks)
+                say(f"{head}, {_WHO}, {row.setting}: {told(row.rounds[-1])}")
+            for peer, setting, row in rows:
+                count = max(TASKS_MIN, round(options.tasks * SHARES[peer.name]))
+                row.rounds.append(await peer.measure(servers, setting, count, options.workers))
+                say(f"{head}, {peer.name}, {setting}: {told(row.rounds[-1])}")
+        say("stopping")
+    everybody = [*(row for _, row in ours), *(row for _, _, row in rows)]
+    return Comparison(machine, options.workers, everybody)
+
+
+async def _ours(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
+    """With an API and workers of their own, set as wanted; none idles beside a peer."""
+    await bench.probe.reset()
+    url = await bench.stack.start_api(added)
+    await bench.stack.start("worker", options.workers, added)
+    await bench.probe.workers_ready(options.workers, bench.stack.check)
+    async with client_of(url) as client:
+        mine = replace(bench, submitter=HttpSubmitter(client))
+        measured = await holdfast_round(mine, options.tasks, options.schedulers, added)
+    for role in ("worker", "api"):
+        await bench.stack.stop(role)
+    return measured
+
+
+def _described(row: Row) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in row.versions.items())
+    spans = f" ({statistics.median(row.spans):.2f} spans a task arrived)" if row.spans else ""
+    return f"| {row.who}, {row.setting} | {versions} | {row.settings}{spans} |"

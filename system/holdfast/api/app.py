@@ -1,0 +1,104 @@
+"""Build the API application. Everything it uses is created and closed by its lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from holdfast.api import cancel_retry, openapi, probes, problems, read, submit
+from holdfast.api.access_log import AccessLog
+from holdfast.api.auth import BearerAuth, require_real_keys
+from holdfast.api.body import route_class
+from holdfast.api.coalescer import Coalescer
+from holdfast.api.validation import RequestValidator
+from holdfast.api.wakeup import Wakeup
+from holdfast.api.readiness import Readiness
+from holdfast.api.dependencies import Services
+from holdfast.runtime.supervision import Loops
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.queue.hints import HintQueue
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.instrumentation.requests import RequestInstrumentation
+from holdfast.instrumentation.tasks import TaskInstrumentation
+from holdfast.instrumentation.telemetry import create_telemetry
+
+_REDIS_CONNECTIONS = 2
+_TAGS = {"tasks": (submit, read, cancel_retry), "probes": (probes,)}
+
+
+def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
+    """Return the ASGI application. Its lifespan opens and closes a Store and a HintQueue.
+
+    A ``store`` passed in is used instead, and left open.
+
+    Raises:
+        Misconfigured: one of the API keys is empty.
+    """
+    require_real_keys(settings)
+    telemetry = create_telemetry(settings, "api")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
+        used = store or Store(
+            settings,
+            connections=settings.api_connections,
+            application_name=f"holdfast-api-{settings.label}",
+        )
+        actor = f"api:{settings.label}"
+        services = Services(
+            store=used,
+            actor=actor,
+            validator=RequestValidator(settings, used),
+            coalescer=Coalescer(used.submit, actor, settings.submit_timeout_seconds),
+            wakeup=Wakeup(queue.poke),
+            readiness=Readiness(settings, used),
+            telemetry=telemetry,
+            instrumentation=TaskInstrumentation(telemetry),
+        )
+        app.state.services = services
+        telemetry.tracing.start()
+        telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
+        loops = Loops(telemetry.log, telemetry.metrics)
+        LoopLag(loops, telemetry.metrics)
+        looping = asyncio.create_task(loops.run())
+        try:
+            yield
+        finally:
+            loops.stop()
+            await looping
+            await services.coalescer.close()
+            await services.wakeup.close()
+            await queue.close()
+            if store is None:
+                await used.close()
+            await telemetry.tracing.aclose()
+
+    app = FastAPIOffline(  # its /docs needs no CDN
+        title="Holdfast",
+        summary="A distributed task scheduler: at-least-once delivery, exactly-once effect.",
+        description=openapi.introduction(),
+        version=version("holdfast"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Off: FastAPI's own telemetry would use global providers; ours is in observability/.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    for tag, nouns in _TAGS.items():
+        router = APIRouter(route_class=route_class(settings), redirect_slashes=False, tags=[tag])
+        for noun in nouns:
+            noun.routes(router)
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app, keys=bool(settings.api_keys))
+    if settings.api_keys:
+        app.add_middleware(BearerAuth, keys=settings.api_keys)
+    # The middleware added last is the outermost.
+    app.add_middleware(AccessLog, instrumentation=RequestInstrumentation(telemetry))
+    return app

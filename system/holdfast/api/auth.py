@@ -1,0 +1,89 @@
+"""Bearer keys, compared in constant time. Every path requires one, except ``OPEN_PATHS``."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from holdfast.api import problems
+from holdfast.api.problems import Problem
+from holdfast.errors import Misconfigured
+from holdfast.settings import Settings
+
+# Probes carry no keys, and the description of the API is no secret. /metrics requires a key: it
+# reveals names and volumes.
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
+_ASSETS = "/static-offline-docs/"  # scripts and styles of the two pages (fastapi-offline)
+
+
+def require_safe_bind(settings: Settings) -> None:
+    """Refuse to serve the network without keys.
+
+    Raises:
+        Misconfigured: no keys, ``api_host`` is not a loopback address, and
+            ``api_without_keys`` is not set.
+    """
+    if settings.api_keys or settings.api_without_keys or _is_loopback(settings.api_host):
+        return
+    raise Misconfigured(
+        f"HOLDFAST_API_HOST={settings.api_host} can be reached from the network, but there are no "
+        "HOLDFAST_API_KEYS: set some, or listen on 127.0.0.1"
+    )
+
+
+def require_real_keys(settings: Settings) -> None:
+    """Refuse empty keys.
+
+    Raises:
+        Misconfigured: a key is empty or blank.
+    """
+    if not all(key.get_secret_value().strip() for key in settings.api_keys):
+        raise Misconfigured("HOLDFAST_API_KEYS has an empty key: remove it, or give it a value")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class BearerAuth:
+    """ASGI middleware: ``Authorization: Bearer <key>``, or 401. New routes require a key too."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
+        self._app = app
+        self._digests = tuple(_digest(key.get_secret_value().encode()) for key in keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._knows(scope):
+            await self._app(scope, receive, send)
+            return
+        problem = Problem(
+            problems.UNAUTHORIZED,
+            "Send one of the server's HOLDFAST_API_KEYS as Authorization: Bearer <key>.",
+            headers={"WWW-Authenticate": 'Bearer realm="holdfast"'},
+        )
+        await problem.response(scope["path"])(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        digest = _digest(given.strip().encode("latin-1"))  # the bytes as they came
+        # Compare with all keys, so that the time does not reveal a partial match.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_ASSETS)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,82 @@
+"""``POST /tasks/{id}/cancel`` and ``/retry``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+
+from holdfast.api import responses, problems
+from holdfast.api.models import Task
+from holdfast.api.openapi import described
+from holdfast.api.problems import Problem
+from holdfast.api.read import not_found, read_story
+from holdfast.api.dependencies import RequestDep, Services, ServicesDep
+from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.model.lifecycle import State
+
+
+def routes(router: APIRouter) -> None:
+    """Add the two routes."""
+    refusals = described(
+        *(problems.NOT_FOUND, problems.CONFLICT, problems.INVALID),
+        *(problems.UNAVAILABLE, problems.OUTCOME_UNKNOWN),
+    )
+    requested: dict[int | str, dict[str, Any]] = {
+        202: {"model": Task, "description": "It is running; its handler was told."}
+    }
+    router.post(
+        "/tasks/{task_id}/cancel", response_model=Task, responses={**requested, **refusals}
+    )(cancel_task)
+    router.post("/tasks/{task_id}/retry", response_model=Task, responses=refusals)(retry_task)
+
+
+async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
+    """Cancel a task: at once (200), or as a request to the handler that runs it (202).
+
+    A handler that succeeds all the same has won: the task is SUCCEEDED, the cancel came too late.
+    Cancelling twice is the same as once.
+    """
+    began = time.time_ns()
+    try:
+        answer = (await services.store.cancel([task_id], services.actor))[0]
+    except OutcomeUnknown as error:
+        detail = f"Whether it was cancelled is not known: {error}. Send the cancel again."
+        raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
+    if answer.state is None:
+        raise not_found(task_id)
+    services.instrumentation.cancelled(answer, traced, began)
+    if not answer.done:
+        detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
+        raise Problem(problems.CONFLICT, detail, state=answer.state)
+    return await _respond(services, task_id, 202 if answer.state is State.RUNNING else 200)
+
+
+async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
+    """Give a FAILED task at least one more attempt, due now."""
+    began = time.time_ns()
+    try:
+        answer = (await services.store.retry([task_id], services.actor))[0]
+    except OutcomeUnknown as error:
+        detail = f"Whether it will be retried is not known: {error}. Look at its events first."
+        raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
+    if answer.state is None:
+        raise not_found(task_id)
+    services.instrumentation.retried(answer, traced, began)
+    if not answer.done:
+        detail = f"Task {task_id} is {answer.state}: only FAILED tasks can be retried."
+        raise Problem(problems.CONFLICT, detail, state=answer.state)
+    services.wakeup.request()
+    return await _respond(services, task_id, 200)
+
+
+async def _respond(services: Services, task_id: UUID, status: int) -> Response:
+    """Return the task after the action, which is done even if this read fails."""
+    try:
+        story = await read_story(services, task_id)
+    except (Unavailable, OutcomeUnknown) as error:
+        detail = f"It was done, but the task could not be read afterwards: {error}."
+        raise Problem(problems.UNREADABLE, detail, task_id=str(task_id)) from error
+    return responses.json_response(responses.story_json(story), status)

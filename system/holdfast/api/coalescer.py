@@ -1,0 +1,211 @@
+"""Group commit of submits: many concurrent requests become few statements.
+
+Submits arriving within ``wait_seconds`` are batched into one ``store.submit``. A few statements are
+in flight at once; what arrives while all are busy joins the next batch. A cancelled request (its
+client hung up) is dropped from the batch unless it was already sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from holdfast.errors import HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.model.task import NewTask, Submitted
+from holdfast.store.resend import Unanswered, send_halving, until_answered
+
+Submit = Callable[[Sequence[NewTask], str], Awaitable[list[Submitted]]]
+Outcome = Submitted | HoldfastError
+
+_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS_MAX = 1.0
+
+
+class Overloaded(HoldfastError):
+    """Too many tasks are waiting to be stored; nothing was done, try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of a batch and of the waiting tasks. Bytes are those of the payloads."""
+
+    wait_seconds: float = 0.002
+    statement_tasks: int = 500
+    statement_bytes: int = 4 << 20
+    statements_in_flight: int = 4
+    waiting_tasks: int = 10_000
+    waiting_bytes: int = 64 << 20
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    task: NewTask
+    future: asyncio.Future[Submitted]
+    sent: bool = False
+    unknown: bool = False  # whether an earlier send may have stored it
+
+    def settle(self, outcome: Outcome) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, Submitted):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+    def outcome(self) -> Outcome:
+        """Return the result, or what is known if there is none yet."""
+        if self.future.done() and not self.future.cancelled():
+            error = self.future.exception()
+            if error is None:
+                return self.future.result()
+            if isinstance(error, HoldfastError):
+                return error
+            raise error
+        if self.sent:
+            return OutcomeUnknown("the database has not answered in time")
+        return Unavailable("the task was not sent to the database in time")
+
+
+class Coalescer:
+    """Batches the submits of this process; bound to the event loop that first uses it."""
+
+    def __init__(
+        self, submit: Submit, actor: str, timeout_seconds: float, bounds: Bounds | None = None
+    ) -> None:
+        """A submit that is not settled after ``timeout_seconds`` is reported as it is then."""
+        self._submit = submit
+        self._actor = actor
+        self._timeout_seconds = timeout_seconds
+        self._bounds = bounds or Bounds()
+        self._waiting: deque[_Entry] = deque()
+        self._held_tasks = 0
+        self._held_bytes = 0
+        self._flights: dict[asyncio.Task[None], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[Outcome]:
+        """Store the tasks; return, in order, Submitted or an error for each.
+
+        Errors are Unstorable (this task), Unavailable (nothing was done), OutcomeUnknown.
+
+        Raises:
+            Overloaded: nothing was done.
+        """
+        entries = self._admit(tasks)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await asyncio.gather(*(entry.future for entry in entries), return_exceptions=True)
+        except TimeoutError:
+            pass
+        return [entry.outcome() for entry in entries]
+
+    async def close(self) -> None:
+        """Refuse new submits and wait until the current ones are settled."""
+        self._closing = True
+        while self._waiting or self._flights:
+            self._launch()
+            await asyncio.gather(*self._flights, return_exceptions=True)
+
+    def _admit(self, tasks: Sequence[NewTask]) -> list[_Entry]:
+        if self._closing:
+            raise Overloaded("this API process is stopping")
+        size = sum(len(task.payload) for task in tasks)
+        full = self._held_tasks + len(tasks) > self._bounds.waiting_tasks
+        if full or self._held_bytes + size > self._bounds.waiting_bytes:
+            raise Overloaded(f"{self._held_tasks} tasks are already waiting to be stored")
+        loop = asyncio.get_running_loop()
+        entries = [_Entry(task, loop.create_future()) for task in tasks]
+        self._held_tasks += len(tasks)
+        self._held_bytes += size
+        self._waiting.extend(entries)
+        if len(self._waiting) >= self._bounds.statement_tasks:
+            self._launch()
+        elif self._timer is None:
+            self._timer = loop.call_later(self._bounds.wait_seconds, self._launch)
+        return entries
+
+    def _launch(self) -> None:
+        """Send waiting tasks, up to the limit of statements in flight."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and len(self._flights) < self._bounds.statements_in_flight:
+            group = self._take()
+            if group:
+                flight = asyncio.get_running_loop().create_task(self._fly(group))
+                self._flights[flight] = None
+                flight.add_done_callback(self._land)
+
+    def _take(self) -> list[_Entry]:
+        """Return the next batch, without the tasks whose clients are gone."""
+        group: list[_Entry] = []
+        size = 0
+        while self._waiting and len(group) < self._bounds.statement_tasks:
+            entry = self._waiting[0]
+            length = len(entry.task.payload)
+            if group and size + length > self._bounds.statement_bytes:
+                break
+            self._waiting.popleft()
+            if entry.future.done():
+                self._let_go([entry])
+                continue
+            group.append(entry)
+            size += length
+        return group
+
+    def _land(self, flight: asyncio.Task[None]) -> None:
+        del self._flights[flight]
+        if self._waiting:
+            self._launch()
+
+    async def _fly(self, group: list[_Entry]) -> None:
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        try:
+            await send_halving(group, lambda some: self._send(some, deadline), _Entry.settle)
+        except Exception as error:  # noqa: BLE001 - a bug must reach the callers, not vanish here
+            for entry in group:
+                if not entry.future.done():
+                    entry.future.set_exception(error)
+        finally:
+            self._let_go(group)
+
+    async def _send(self, group: Sequence[_Entry], deadline: float) -> Sequence[Submitted]:
+        """Send one statement for the group, and the same again while its outcome is unknown.
+
+        Safe because ids and keys were fixed before the first send.
+        """
+        pause = _PAUSE_SECONDS
+
+        async def send() -> list[Submitted]:
+            for entry in group:
+                entry.sent = True
+            return await self._submit([entry.task for entry in group], self._actor)
+
+        async def again(error: Unanswered) -> bool:
+            nonlocal pause
+            if isinstance(error, OutcomeUnknown):
+                for entry in group:
+                    entry.unknown = True
+            if not group[0].unknown or asyncio.get_running_loop().time() + pause >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+            return True
+
+        try:
+            answers = await until_answered(send, again)
+        except (OutcomeUnknown, Unavailable) as error:
+            for entry in group:
+                late = OutcomeUnknown("the database has not answered in time")
+                entry.settle(late if entry.unknown else error)
+            return []
+        for entry, answer in zip(group, answers, strict=True):
+            entry.settle(answer)
+        return answers
+
+    def _let_go(self, entries: list[_Entry]) -> None:
+        self._held_tasks -= len(entries)
+        self._held_bytes -= sum(len(entry.task.payload) for entry in entries)

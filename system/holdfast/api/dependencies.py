@@ -1,0 +1,54 @@
+"""The objects of one API process, created by its lifespan and injected into requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header
+from fastapi import Request as HttpRequest
+
+from holdfast.api.coalescer import Coalescer
+from holdfast.api.validation import RequestValidator
+from holdfast.api.wakeup import Wakeup
+from holdfast.api.readiness import Readiness
+from holdfast.store.store import Store
+from holdfast.instrumentation.requests import RequestTrace
+from holdfast.instrumentation.tasks import TaskInstrumentation
+from holdfast.instrumentation.telemetry import Telemetry
+
+SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that has a connection or a state."""
+
+    store: Store
+    actor: str
+    validator: RequestValidator
+    coalescer: Coalescer
+    wakeup: Wakeup
+    readiness: Readiness
+    telemetry: Telemetry
+    instrumentation: TaskInstrumentation
+
+
+async def _services(request: HttpRequest) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _request(
+    request: HttpRequest,
+    traceparent: Annotated[
+        str | None,
+        Header(description="W3C trace context that the request, and a task it makes, continue."),
+    ] = None,
+) -> RequestTrace:
+    traced: RequestTrace = request.scope[SCOPE_KEY]
+    return traced
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+RequestDep = Annotated[RequestTrace, Depends(_request)]

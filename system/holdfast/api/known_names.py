@@ -1,0 +1,35 @@
+"""The task names that some worker announced, cached."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from holdfast.api.cached import Cached
+
+_FRESH_SECONDS = 1.0
+
+
+class KnownNames:
+    """Announced names as of the last read.
+
+    Names are never removed, so they are read again only if one is missing, and at most once per
+    second: requests with unknown names cause no load.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[list[str]]]) -> None:
+        self._announced = Cached(read, _FRESH_SECONDS, error_seconds=_FRESH_SECONDS)
+        self._known: frozenset[str] = frozenset()
+
+    async def knows(self, name: str) -> bool:
+        """Return whether a worker announced ``name``.
+
+        Raises:
+            HoldfastError: the name is not in the cache, and the database did not answer.
+        """
+        if name not in self._known:
+            self._known = frozenset(await self._announced.get())
+        return name in self._known
+
+    def all(self) -> list[str]:
+        """Return all names, sorted."""
+        return sorted(self._known)

@@ -1,0 +1,78 @@
+"""The OpenAPI document: problems are described as what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from holdfast.api.problems import MEDIA_TYPE, PROBLEM_TYPES, ProblemBody, ProblemType
+
+_REF = "#/components/schemas/{model}"
+
+_INTRODUCTION = """Give Holdfast a task; once it answered 201, the task is never lost.
+
+Every SUCCEEDED task has exactly one effect in the ledger, whatever crashed meanwhile.
+All instants are UTC; one without an offset is read as UTC.
+
+Every error is `application/problem+json` (RFC 9457).
+
+<details><summary>The values of its <code>type</code></summary>
+
+| type | status | title |
+|---|---|---|
+"""
+
+
+def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these problems."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({kind.status for kind in kinds}):
+        same = [kind for kind in kinds if kind.status == status]
+        examples = {
+            kind.slug: {"value": {"type": kind.uri, "title": kind.title, "status": status}}
+            for kind in same
+        }
+        schema = {"$ref": _REF.format(model=ProblemBody.__name__)}
+        responses[status] = {
+            "description": "; ".join(kind.title for kind in same),
+            "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+        }
+    return responses
+
+
+def introduction() -> str:
+    """The text above the routes, with every problem type."""
+    rows = (f"| `{kind.uri}` | {kind.status} | {kind.title} |" for kind in PROBLEM_TYPES)
+    return _INTRODUCTION + "\n".join(rows) + "\n\n</details>"
+
+
+def install(app: FastAPI, *, keys: bool) -> None:
+    """Makes ``app.openapi`` tell of ProblemBody and, with ``keys``, of the bearer scheme."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _build(app, keys=keys)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _build(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    schema = ProblemBody.model_json_schema(ref_template=_REF)
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    schemas |= schema.pop("$defs", {})
+    schemas[ProblemBody.__name__] = schema
+    if keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document

@@ -1,0 +1,36 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from holdfast.api import problems
+from holdfast.api.models import Health
+from holdfast.api.openapi import described
+from holdfast.api.dependencies import ServicesDep
+
+
+def routes(router: APIRouter) -> None:
+    """Add the three routes."""
+    ready = described(problems.NOT_READY)
+    router.get("/healthz", response_model=Health)(healthz)
+    router.get("/readyz", response_model=Health, responses=ready)(readyz)
+    router.get("/metrics", response_class=Response)(metrics)
+
+
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+async def readyz(services: ServicesDep) -> Health:
+    """The process makes progress: the database answers and its migrations fit."""
+    await services.readiness.require()
+    return Health(status="ready")
+
+
+async def metrics(request: Request, services: ServicesDep) -> Response:
+    """For Prometheus. Needs a key where there are keys."""
+    accept = request.headers.get("accept", "")
+    text, content_type = services.telemetry.metrics.render(accept)
+    return Response(text, media_type=content_type)

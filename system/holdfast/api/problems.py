@@ -1,0 +1,220 @@
+"""Every error of the API as RFC 9457 ``application/problem+json``."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from holdfast.api.coalescer import Overloaded
+from holdfast.errors import Misconfigured, OutcomeUnknown, Unavailable
+from holdfast.model.payload import escape
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+_ERRORS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One kind of problem; ``slug`` ends its type URI."""
+
+    slug: str
+    status: int
+    title: str
+
+    @property
+    def uri(self) -> str:
+        return f"urn:holdfast:problem:{self.slug}"
+
+
+MALFORMED = ProblemType("malformed-json", 400, "Malformed JSON")
+INVALID_CURSOR = ProblemType("invalid-cursor", 400, "Invalid cursor")
+UNAUTHORIZED = ProblemType("unauthorized", 401, "API key required")
+NOT_FOUND = ProblemType("not-found", 404, "Not found")
+NOT_ALLOWED = ProblemType("method-not-allowed", 405, "Method not allowed")
+CONFLICT = ProblemType("state-conflict", 409, "Task state does not allow this")
+TOO_LARGE = ProblemType("content-too-large", 413, "Content too large")
+MEDIA = ProblemType("unsupported-media-type", 415, "Unsupported media type")
+INVALID = ProblemType("invalid-request", 422, "Invalid request")
+UNSTORABLE = ProblemType("unstorable-payload", 422, "Payload cannot be stored")
+UNKNOWN_NAME = ProblemType("unknown-name", 422, "Unknown task name")
+KEY_REUSED = ProblemType("idempotency-key-reused", 422, "Idempotency key already used")
+INTERNAL = ProblemType("internal-error", 500, "Internal error")
+UNAVAILABLE = ProblemType("unavailable", 503, "Unavailable, nothing was done")
+OVERLOADED = ProblemType("overloaded", 503, "Overloaded, nothing was done")
+OUTCOME_UNKNOWN = ProblemType("outcome-unknown", 503, "Outcome unknown")
+UNREADABLE = ProblemType("done-but-unread", 503, "Done, but the task could not be read")
+NOT_READY = ProblemType("not-ready", 503, "Not ready")
+MISCONFIGURED = ProblemType("misconfigured", 503, "Server misconfigured")
+
+PROBLEM_TYPES = (
+    *(MALFORMED, INVALID_CURSOR, UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, CONFLICT, TOO_LARGE),
+    *(MEDIA, INVALID, UNSTORABLE, UNKNOWN_NAME, KEY_REUSED, INTERNAL, UNAVAILABLE, OVERLOADED),
+    *(OUTCOME_UNKNOWN, UNREADABLE, NOT_READY, MISCONFIGURED),
+)
+
+
+class Fault(BaseModel):
+    """One thing that is wrong with the request: in its body, a parameter or a header."""
+
+    detail: str
+    pointer: str | None = Field(None, description="JSON pointer into the body.")
+    parameter: str | None = Field(None, description="Name of a query or path parameter.")
+    header: str | None = Field(None, description="Name of a header.")
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457. Some types carry more members; they are named in ``detail``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=[INVALID.uri])
+    title: str = Field(examples=[INVALID.title])
+    status: int = Field(examples=[INVALID.status])
+    detail: str = Field(examples=["priority: Input should be less than or equal to 9"])
+    instance: str | None = Field(None, description="Path of the request.", examples=["/tasks/"])
+    errors: list[Fault] | None = None
+
+
+class Problem(HTTPException):
+    """Raised anywhere in a request; ``extra`` become members of the body.
+
+    An HTTPException, because FastAPI passes on only those while it reads a body.
+    """
+
+    def __init__(
+        self,
+        kind: ProblemType,
+        detail: str,
+        *,
+        faults: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(kind.status, detail, headers)
+        self.kind = kind
+        self.faults = faults
+        self.extra = extra
+
+    def body(self, instance: str | None = None) -> dict[str, Any]:
+        """Return the members of the problem that have a value."""
+        body: dict[str, Any] = {
+            "type": self.kind.uri,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+        }
+        if instance is not None:
+            body["instance"] = instance
+        if self.faults:
+            body["errors"] = [fault.model_dump(exclude_none=True) for fault in self.faults]
+        return body | self.extra
+
+    def response(self, instance: str | None) -> Response:
+        """Return the HTTP response; every 503 has a Retry-After."""
+        headers = dict(self.headers or {})
+        if self.kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+        content = orjson.dumps(self.body(instance))
+        return Response(content, self.kind.status, headers, MEDIA_TYPE)
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Problem:
+    """Return the problem for errors of pydantic or FastAPI.
+
+    ``prefix`` is the pointer to the value that was validated.
+    """
+    faults = [_fault(error, prefix) for error in errors[:_ERRORS_MAX]]
+    first = faults[0]
+    where = first.pointer or first.parameter or first.header or "body"
+    more = f" (and {len(errors) - 1} more, see errors)" if len(errors) > 1 else ""
+    return Problem(INVALID, f"{where}: {first.detail}{more}", faults=faults)
+
+
+def from_error(error: Exception, *, reading: bool) -> Problem:
+    """Return the problem for a HoldfastError; ``reading``: the request changes nothing."""
+    match error:
+        case Overloaded():
+            return Problem(OVERLOADED, str(error))
+        case Unavailable():
+            return Problem(UNAVAILABLE, str(error))
+        case OutcomeUnknown() if reading:
+            return Problem(UNAVAILABLE, str(error))
+        case OutcomeUnknown():
+            return Problem(
+                OUTCOME_UNKNOWN,
+                f"{error}. Read the task to see what became of it before sending this again.",
+            )
+        case Misconfigured():
+            return Problem(MISCONFIGURED, str(error))
+        case _:
+            pass
+    return Problem(INTERNAL, "This is a bug in Holdfast; its log says more.")
+
+
+def install(app: FastAPI) -> None:
+    """Install handlers for all errors that a request may raise, FastAPI's own included."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        match error:
+            case Problem():
+                problem = error
+            case RequestValidationError():
+                problem = from_validation(error.errors())
+            case HTTPException():
+                problem = _from_http(request, error)
+            case _:
+                reading = request.method in {"GET", "HEAD"}
+                problem = from_error(error, reading=reading)
+        return problem.response(request.url.path)
+
+    handled: tuple[type[Exception], ...] = (HTTPException, RequestValidationError)
+    for kind in (*handled, Overloaded, Unavailable, OutcomeUnknown, Misconfigured):
+        app.add_exception_handler(kind, handle)
+
+
+def _from_http(request: Request, error: HTTPException) -> Problem:
+    """Return the problem for errors that the framework raises: unknown paths and methods."""
+    path = request.url.path
+    if error.status_code == NOT_FOUND.status:
+        return Problem(NOT_FOUND, f"There is nothing at {path[:200]}; see /docs.")
+    if error.status_code == NOT_ALLOWED.status:
+        allowed = _methods(request)
+        detail = f"{request.method} is not supported at {path[:200]}, only {allowed}."
+        return Problem(NOT_ALLOWED, detail, headers={"Allow": allowed})
+    title = http.HTTPStatus(error.status_code).phrase
+    kind = ProblemType(title.lower().replace(" ", "-"), error.status_code, title)
+    return Problem(kind, str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods of all routes of this path; Starlette names those of the first."""
+
+    def supported(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+    return ", ".join(filter(supported, ("GET", "POST", "PUT", "PATCH", "DELETE")))
+
+
+def _fault(error: Mapping[str, Any], prefix: str) -> Fault:
+    detail = str(error["msg"]).removeprefix("Value error, ")
+    location = tuple(error["loc"])
+    if prefix:
+        location = ("body", *location)
+    place, *rest = location or ("body",)
+    name = str(rest[0])[:100] if rest else str(place)
+    if place in {"query", "path"}:
+        return Fault(detail=detail, parameter=name)
+    if place == "header":
+        return Fault(detail=detail, header=name)
+    return Fault(detail=detail, pointer=prefix + "".join(f"/{escape(part)}" for part in rest))

@@ -1,0 +1,35 @@
+"""Run an API server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
+from holdfast.store import revision
+from holdfast.api.app import create_api
+from holdfast.api.auth import require_safe_bind
+from holdfast.runtime.health import start_server, stop_server
+from holdfast.settings import Settings
+from holdfast.runtime.signals import on_stop_signal
+
+
+async def run_api(settings: Settings) -> int:
+    """Serve the API until a signal; return the exit code."""
+    require_safe_bind(settings)
+    await revision.check(settings)
+    log = create_logger(
+        level=settings.log_level, style=settings.log_format, role="api", label=settings.label
+    )
+    server, task = await start_server(create_api(settings), settings.api_host, settings.api_port)
+    log.info(
+        "API started",
+        event_name=EventName.API_STARTED,
+        url=f"http://{settings.api_host}:{server.port}",
+    )
+    stopping = asyncio.Event()
+    on_stop_signal(stopping.set)
+    await stopping.wait()
+    await stop_server(server, task)
+    log.info("API stopped", event_name=EventName.API_STOPPED)
+    return 0

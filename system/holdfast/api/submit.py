@@ -1,0 +1,191 @@
+"""``POST /tasks/`` and ``POST /tasks/batch``: 201 is sent after the task is stored, not before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Response
+from pydantic import ValidationError
+
+from holdfast.api import responses, problems
+from holdfast.api.responses import Json
+from holdfast.api.coalescer import Outcome
+from holdfast.api.models import BatchRequest, BatchResults, Task
+from holdfast.api.openapi import described
+from holdfast.api.problems import Fault, Problem
+from holdfast.api.dependencies import RequestDep, Services, ServicesDep
+from holdfast.errors import HoldfastError, OutcomeUnknown, Unstorable
+from holdfast.model.ids import new_id, new_ids
+from holdfast.model.task import NewTask, Submitted
+from holdfast.model.request import KEY_PATTERN, TaskRequest
+
+_KEY_HEADER = "Idempotency-Key"
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias=_KEY_HEADER,
+        pattern=KEY_PATTERN,
+        description="1 to 255 visible ASCII characters. A request sent again under its key is "
+        "answered with the task of the first one (200); another request under it with 422.",
+    ),
+]
+
+
+def routes(router: APIRouter) -> None:
+    """Add the two routes, with and without a trailing slash: a redirect may lose the body."""
+    single: dict[str, Any] = {
+        "response_model": Task,
+        "status_code": 201,
+        "responses": {
+            200: {"model": Task, "description": "Stored before, under this Idempotency-Key"},
+            **described(
+                *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
+                *(problems.UNSTORABLE, problems.UNKNOWN_NAME, problems.KEY_REUSED),
+                *(problems.UNAVAILABLE, problems.OVERLOADED, problems.OUTCOME_UNKNOWN),
+            ),
+        },
+    }
+    batch: dict[str, Any] = {
+        "response_model": BatchResults,
+        "responses": described(
+            *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
+            *(problems.UNAVAILABLE, problems.OVERLOADED),
+        ),
+    }
+    router.post("/tasks/", **single)(submit_task)
+    router.post("/tasks", include_in_schema=False, **single)(submit_task)
+    router.post("/tasks/batch", **batch)(submit_batch)
+    router.post("/tasks/batch/", include_in_schema=False, **batch)(submit_batch)
+
+
+async def submit_task(
+    request: TaskRequest, services: ServicesDep, traced: RequestDep, key: Key = None
+) -> Response:
+    """Store a task. After 201 it is never lost."""
+    traceparent = traced.new_task(one_of_many=False)
+    task = await services.validator.new_task(_with_key(request, key), new_id(), traceparent)
+    began = time.time_ns()
+    outcome = (await services.coalescer.submit([task]))[0]
+    services.instrumentation.submitted([task], [outcome], traced, began)
+    _wake_if_due(services, [outcome])
+    submitted = _stored(task, outcome)
+    replayed = submitted.outcome == "existing"
+    headers = {"Location": f"/tasks/{submitted.task.id}"}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return responses.json_response(
+        responses.task_json(submitted.task), 200 if replayed else 201, headers
+    )
+
+
+async def submit_batch(
+    request: BatchRequest, services: ServicesDep, traced: RequestDep
+) -> Response:
+    """Store up to 1,000 tasks. Each item is answered by itself, in order."""
+    accepted: dict[int, NewTask] = {}
+    results: dict[int, Json] = {}
+    for index, (item, task_id) in enumerate(
+        zip(request.tasks, new_ids(len(request.tasks)), strict=True)
+    ):
+        try:
+            accepted[index] = await _new_item(services, item, task_id, traced, f"/tasks/{index}")
+        except Problem as problem:
+            results[index] = _refused(index, problem)
+        except HoldfastError as error:
+            results[index] = _refused(index, problems.from_error(error, reading=True))
+    if accepted:
+        tasks = list(accepted.values())
+        began = time.time_ns()
+        outcomes = await services.coalescer.submit(tasks)
+        services.instrumentation.submitted(tasks, outcomes, traced, began)
+        _wake_if_due(services, outcomes)
+        for (index, task), outcome in zip(accepted.items(), outcomes, strict=True):
+            results[index] = _result(index, task, outcome)
+    return responses.json_response({"results": [results[index] for index in sorted(results)]})
+
+
+async def _new_item(
+    services: Services, item: object, task_id: UUID, traced: RequestDep, pointer: str
+) -> NewTask:
+    try:
+        request = TaskRequest.model_validate(item)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise problems.from_validation(cast("list[Any]", found), pointer) from error
+    traceparent = traced.new_task(one_of_many=True)
+    return await services.validator.new_task(request, task_id, traceparent, pointer)
+
+
+def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
+    if key is None or key == request.idempotency_key:
+        return request
+    if request.idempotency_key is not None:
+        detail = f"differs from the header {_KEY_HEADER}"
+        fault = Fault(detail=detail, pointer="/idempotency_key")
+        raise Problem(problems.INVALID, f"idempotency_key {detail}.", faults=[fault])
+    return request.model_copy(update={"idempotency_key": key})
+
+
+def _result(index: int, task: NewTask, outcome: Outcome) -> Json:
+    """Return a ``models.BatchResult``."""
+    try:
+        submitted = _stored(task, outcome)
+    except Problem as problem:
+        return _refused(index, problem)
+    status = 200 if submitted.outcome == "existing" else 201
+    task_answer = responses.task_json(submitted.task)
+    return {"index": index, "status": status, "task": task_answer, "problem": None}
+
+
+def _refused(index: int, problem: Problem) -> Json:
+    status = problem.kind.status
+    return {"index": index, "status": status, "task": None, "problem": problem.body()}
+
+
+def _stored(task: NewTask, outcome: Outcome) -> Submitted:
+    """Return the outcome if the task is stored; raise a Problem otherwise."""
+    match outcome:
+        case Submitted(outcome="mismatch"):
+            first = outcome.task.id
+            detail = (
+                f"The idempotency key was used for another request, which made task {first}. "
+                "Use a new key, or send exactly what was sent then."
+            )
+            raise Problem(problems.KEY_REUSED, detail, task_id=str(first))
+        case Submitted():
+            return outcome
+        case Unstorable():
+            detail = f"Postgres refuses this task: {outcome}."
+            raise Problem(problems.UNSTORABLE, detail)
+        case OutcomeUnknown():
+            raise _unknown(task, outcome)
+        case _:
+            pass
+    raise problems.from_error(outcome, reading=False)
+
+
+def _unknown(task: NewTask, error: OutcomeUnknown) -> Problem:
+    if task.idempotency_key:
+        advice = "Send again with the same Idempotency-Key: it will be stored once."
+    else:
+        advice = (
+            "Sending it again may make a second task, for it has no Idempotency-Key. "
+            f"GET /tasks/{task.id} tells whether it is there; a 404 proves nothing while the "
+            "database may still be working on it."
+        )
+    detail = f"Whether the task was stored is not known: {error}. {advice}"
+    return Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task.id))
+
+
+def _wake_if_due(services: Services, outcomes: Sequence[Outcome]) -> None:
+    """Wake a scheduler if a new task is due now."""
+    for outcome in outcomes:
+        if isinstance(outcome, Submitted) and outcome.outcome == "created":
+            task = outcome.task
+            if task.due_at <= task.created_at:
+                services.wakeup.request()
+                return

@@ -1,0 +1,118 @@
+"""Enqueue from Python inside your own SQL transaction: the task exists if, and only if, you commit.
+
+    with engine.begin() as connection:
+        connection.execute(insert(orders).values(...))
+        enqueue(connection, "send_email", {"to": "user@example.com"})
+
+``connection`` is a SQLAlchemy ``Connection`` to the database of Holdfast, with any driver. From
+asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
+
+Schedulers see the task within a second after the commit. Names are not checked against those that
+workers announced: a task with an unknown name waits until a worker announces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from opentelemetry import trace
+from sqlalchemy import Connection
+
+from holdfast.telemetry import traceparent as w3c
+from holdfast.telemetry.tracing import TRACE_RATIO, new_traceparent
+from holdfast.errors import HoldfastError
+from holdfast.model.ids import new_ids
+from holdfast.model.payload import encode_python
+from holdfast.model.task import Limits, NewTask
+from holdfast.store.submit import submit_rows
+from holdfast.model.request import TaskRequest, to_new_task
+
+_ACTOR = "client"
+
+
+class IdempotencyKeyReused(HoldfastError):
+    """The key was used before, for another request; ``task_id`` is the task that one made."""
+
+    def __init__(self, key: str, task_id: UUID) -> None:
+        super().__init__(
+            f"the idempotency key {key!r} was used for another request, which made task {task_id}"
+        )
+        self.key = key
+        self.task_id = task_id
+
+
+def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
+    connection: Connection,
+    name: str,
+    payload: dict[str, Any] | None = None,
+    *,
+    run_at: datetime | None = None,
+    queue: str = "default",
+    priority: int = 0,
+    max_attempts: int | None = None,
+    timeout_seconds: float | None = None,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
+    trace_ratio: float = TRACE_RATIO,
+) -> UUID:
+    """Store one task in the caller's transaction and return its id.
+
+    The arguments are those of ``TaskRequest``. For an idempotency key that was used before, the id
+    is that of the first task. The task continues the trace of ``traceparent``, else that of the
+    current OpenTelemetry span, else it begins one (``trace_ratio`` of these are sampled).
+
+    Raises:
+        pydantic.ValidationError: an argument is out of bounds.
+        PayloadError: the payload would not be read back equal.
+        IdempotencyKeyReused: the caller should roll back, or choose another key.
+    """
+    request = TaskRequest(
+        name=name,
+        payload=payload or {},
+        run_at=run_at,
+        queue=queue,
+        priority=priority,
+        max_attempts=max_attempts,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+    )
+    return enqueue_many(connection, [request], traceparent=traceparent, trace_ratio=trace_ratio)[0]
+
+
+def enqueue_many(
+    connection: Connection,
+    tasks: Sequence[TaskRequest],
+    *,
+    traceparent: str | None = None,
+    trace_ratio: float = TRACE_RATIO,
+) -> list[UUID]:
+    """Store many tasks by one statement; return their ids in order. Raises as ``enqueue`` does.
+
+    All of them continue one trace, chosen as in ``enqueue``; without one each begins its own.
+    """
+    current = w3c.parse(traceparent) or trace.get_current_span().get_span_context()
+    new = [
+        to_new_task(
+            task,
+            task_id,
+            encode_python(task.payload),
+            w3c.write(current) if current.is_valid else new_traceparent(trace_ratio),
+        )
+        for task, task_id in zip(tasks, new_ids(len(tasks)), strict=True)
+    ]
+    if not new:
+        return []
+    answers = submit_rows(connection, new, _ACTOR, Limits())
+    return [
+        _checked(task, answer.outcome, answer.task.id)
+        for task, answer in zip(new, answers, strict=True)
+    ]
+
+
+def _checked(task: NewTask, outcome: str, task_id: UUID) -> UUID:
+    if outcome == "mismatch":
+        raise IdempotencyKeyReused(task.idempotency_key or "", task_id)
+    return task_id

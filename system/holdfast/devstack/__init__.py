@@ -1,0 +1,1 @@
+"""A whole stack on one machine: embedded servers, their supervisor and their cleanup."""

@@ -1,0 +1,137 @@
+"""send_email: one message through the configured mail server.
+
+At least once: a server that took the message but whose reply was lost gets it again. The
+Message-ID comes from the effect key, so both copies carry the same one and can be told apart
+from two messages.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import Annotated, Any
+
+import aiosmtplib
+from opentelemetry.util.types import AttributeValue
+from pydantic import AfterValidator, Field
+
+from holdfast.handlers.builtin.payload import Payload, parse
+from holdfast.handlers.context import Context
+from holdfast.handlers.errors import Discard, Retry
+from holdfast.handlers.handler import task
+from holdfast.settings import Settings
+
+_ADDRESS = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
+_TIMEOUT_SECONDS_MAX = 60.0
+
+
+def _address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("must be a bare address such as user@example.com")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must be one line of text")
+    return text
+
+
+Address = Annotated[str, Field(max_length=320), AfterValidator(_address)]
+
+
+class EmailPayload(Payload):
+    """``to`` is one address or up to 100; ``subject`` and ``body`` (plain text) have defaults."""
+
+    to: Address | Annotated[list[Address], Field(min_length=1, max_length=100)]
+    subject: Annotated[str, Field(max_length=998), AfterValidator(_one_line)] = (
+        "A message from Holdfast"
+    )
+    body: str = "This message was sent by a Holdfast task.\n"
+
+    @property
+    def recipients(self) -> list[str]:
+        """``to`` as a list without repeats."""
+        return [self.to] if isinstance(self.to, str) else list(dict.fromkeys(self.to))
+
+
+class SendEmail:
+    """The handler, with the mail server of its settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @task("send_email")
+    async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+        """Sends; returns ``message_id`` and the addresses ``accepted`` and ``refused``."""
+        email = parse(EmailPayload, "send_email", payload)
+        server: dict[str, AttributeValue] = {
+            "server.address": self._settings.smtp_host,
+            "server.port": self._settings.smtp_port,
+            "network.protocol.name": "smtp",
+        }
+        try:
+            with ctx.client_span("smtp send", server):
+                message = _compose(ctx, email, self._settings.mail_from)
+                refused = await self._send(message, email.recipients, ctx.remaining_seconds())
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            raise _meaning_of_all(error) from error
+        except aiosmtplib.SMTPAuthenticationError as error:
+            # The operator's mistake, not the message's: it can be put right while we retry.
+            raise Retry(reason=f"the mail server refuses our login: {error.code}") from error
+        except aiosmtplib.SMTPResponseException as error:
+            raise _meaning(error.code, error.message) from error
+        except aiosmtplib.SMTPNotSupported as error:
+            raise Discard(f"the mail server cannot send this message: {error}") from error
+        except (aiosmtplib.SMTPException, OSError) as error:
+            where = f"{self._settings.smtp_host}:{self._settings.smtp_port}"
+            raise Retry(reason=f"the mail server {where} cannot be used: {error}") from error
+        accepted = [address for address in email.recipients if address not in refused]
+        return {"message_id": message["Message-ID"], "accepted": accepted, "refused": refused}
+
+    async def _send(
+        self, message: EmailMessage, recipients: list[str], remaining_seconds: float
+    ) -> dict[str, str]:
+        """Addresses that the server refused while it took the message for others: reply."""
+        settings = self._settings
+        password = settings.smtp_password
+        refused, _ = await aiosmtplib.send(
+            message,
+            sender=settings.mail_from,
+            recipients=recipients,
+            hostname=settings.smtp_host,
+            port=settings.smtp_port,
+            username=settings.smtp_username,
+            password=password.get_secret_value() if password else None,
+            local_hostname=socket.gethostname(),
+            start_tls=settings.smtp_start_tls,
+            timeout=min(_TIMEOUT_SECONDS_MAX, remaining_seconds),
+        )
+        return {address: f"{reply.code} {reply.message}" for address, reply in refused.items()}
+
+
+def _compose(ctx: Context, email: EmailPayload, sender: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = ", ".join(email.recipients)
+    message["Subject"] = email.subject
+    message["Date"] = format_datetime(ctx.claimed_at)
+    if ctx.traceparent is not None:
+        message["traceparent"] = ctx.traceparent
+    message["Message-ID"] = f"<{ctx.effect_key}@{sender.rpartition('@')[2] or 'localhost'}>"
+    message.set_content(email.body)
+    return message
+
+
+def _meaning(code: int, reply: str) -> Exception:
+    text = f"the mail server answered {code} {reply}"
+    return Discard(text) if 500 <= code <= 599 else Retry(reason=text)
+
+
+def _meaning_of_all(error: aiosmtplib.SMTPRecipientsRefused) -> Exception:
+    """Every address was refused: final only if no refusal is temporary."""
+    temporary = [refusal for refusal in error.recipients if refusal.code < 500]
+    first = (temporary or error.recipients)[0]
+    return _meaning(first.code, first.message)

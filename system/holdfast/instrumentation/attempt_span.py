@@ -1,0 +1,161 @@
+"""The span of one attempt, and the spans below it while it runs in this process.
+
+The span is emitted once the database has ended the attempt, by the process that ended it. Its id is
+derived from task and epoch, so spans below it have their parent even if this process dies: then the
+scheduler that reclaims the attempt emits it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from contextlib import AbstractContextManager, nullcontext
+from uuid import UUID
+
+from opentelemetry import context as variables
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, SpanKind
+
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.tracing import (
+    Attributes,
+    Finished,
+    Happening,
+    Tracing,
+    attempt_span_id,
+    named_child,
+)
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.claim import AttemptRef
+from holdfast.instrumentation import attributes
+
+
+class AttemptSpan:
+    """The span of an attempt that is recorded; there is none for other attempts."""
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        attempt: AttemptRef,
+        create: SpanContext,
+        worker_id: UUID,
+        *,
+        batch: SpanContext | None = None,
+        began: int | None = None,
+    ) -> None:
+        """``create``: the context in the row; ``batch``: that of the hint; ``began`` None: now."""
+        self.context = attempt_context(create, attempt.task_id, attempt.epoch)
+        self._tracing = tracing
+        self._create = create
+        self._links = links_of(create, attempt.task_id, attempt.epoch, batch)
+        self._name = f"process {attempt.queue}"
+        self._task_attributes = attributes.task_attributes(attempt)
+        self._attributes = {
+            **attributes.messaging("process", attempt.queue, attempt),
+            "holdfast.task.name": attempt.name,
+            "holdfast.worker.id": str(worker_id),
+        }
+        self._began = time.time_ns() if began is None else began
+        self._events = [Happening("claimed", self._began)]
+
+    @property
+    def traceparent(self) -> str:
+        """The traceparent of the current span, or of the attempt if there is none below it."""
+        current = trace.get_current_span().get_span_context()
+        return traceparent.write(current if current.is_valid else self.context)
+
+    def event(self, name: str) -> None:
+        """Add an event that happens now."""
+        self._events.append(Happening(name, time.time_ns()))
+
+    def inside(self) -> contextvars.Context:
+        """Return a context to run the handler in, whose spans are below this attempt."""
+        inside = contextvars.copy_context()
+        span = trace.NonRecordingSpan(self.context)
+        inside.run(variables.attach, trace.set_span_in_context(span, variables.Context()))
+        return inside
+
+    def span(
+        self, name: str, attributes: Attributes, kind: SpanKind
+    ) -> AbstractContextManager[trace.Span]:
+        """Open a span around a block of the handler."""
+        return self._tracing.span(name, kind, attributes)
+
+    def queued(self, since: int, until: int) -> None:
+        """Record the wait as a hint, by the database's clock, in nanoseconds."""
+        self._below(self._create, "queued", since, until)
+
+    def finished(self, began: int) -> None:
+        """Record the write of the attempt's end, from ``began`` until now."""
+        self._below(self.context, "finish", began, time.time_ns())
+
+    def refused(self) -> None:
+        """Record that the fence refused its write: another process has ended the attempt."""
+        now = time.time_ns()
+        self._below(self.context, "stale write refused", now, now, error="stale write")
+
+    def ended(
+        self, reason: Reason, state: State | None, *, delay_seconds: float, error: str | None
+    ) -> None:
+        """Emit the span of an attempt that ended for ``reason``; ``state`` is the task's."""
+        now = time.time_ns()
+        self._tracing.record(
+            Finished(
+                self._name,
+                self.context,
+                self._create,
+                self._began,
+                now,
+                SpanKind.CONSUMER,
+                {**self._attributes, "holdfast.outcome": reason.text},
+                links=self._links,
+                events=(*self._events, *ends_as(state, now, reason.text, delay_seconds)),
+                error=error,
+            )
+        )
+
+    def _below(
+        self, parent: SpanContext, name: str, start: int, end: int, error: str | None = None
+    ) -> None:
+        child = self._tracing.child(parent)
+        self._tracing.record(
+            Finished(name, child, parent, start, end, attributes=self._task_attributes, error=error)
+        )
+
+
+def child_span(
+    attempt: AttemptSpan | None,
+    name: str,
+    attributes: Attributes,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> AbstractContextManager[trace.Span]:
+    """Open a span below the current one, or an invalid one where none is recorded."""
+    if attempt is None:
+        return nullcontext(trace.INVALID_SPAN)
+    return attempt.span(name, attributes, kind)
+
+
+def attempt_context(create: SpanContext, task_id: UUID, epoch: int) -> SpanContext:
+    """Return the context of an attempt's span; ``epoch`` is the attempt's own, an odd one."""
+    return named_child(create, attempt_span_id(task_id, epoch))
+
+
+def links_of(
+    create: SpanContext, task_id: UUID, epoch: int, batch: SpanContext | None
+) -> tuple[SpanContext, ...]:
+    """Return the links of an attempt's span: the attempt before it and a scheduler's batch."""
+    before = (attempt_context(create, task_id, epoch - 2),) if epoch > 1 else ()
+    return (*before, batch) if batch is not None else before
+
+
+def ends_as(
+    state: State | None, at: int, reason: str, delay_seconds: float
+) -> tuple[Happening, ...]:
+    """Return the event that says what the end of an attempt means for its task."""
+    if state is State.SUCCEEDED:
+        return (Happening("effect committed", at),)
+    if state is State.SCHEDULED:
+        return (Happening("retry scheduled", at, {"holdfast.delay_seconds": delay_seconds}),)
+    if state is State.FAILED:
+        return (Happening("dead letter", at, {"holdfast.reason": reason}),)
+    return ()

@@ -1,0 +1,151 @@
+"""Telemetry of HTTP requests: a log line, two metrics, and a SERVER span if it is recorded."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.util.types import AttributeValue
+from starlette.types import Scope
+
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.tracing import Finished, Tracing
+from holdfast.instrumentation.telemetry import Telemetry
+
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+_HEADER = b"traceparent"
+
+
+class RequestTrace:
+    """The trace context of one request while it is being answered."""
+
+    def __init__(self, tracing: Tracing, scope: Scope) -> None:
+        self.began = time.time_ns()
+        self._tracing = tracing
+        self.scope = scope
+        self._named = False
+
+    @cached_property
+    def incoming(self) -> SpanContext | None:
+        """The caller's context, None unless it sent a valid one."""
+        for name, value in self.scope["headers"]:
+            if name == _HEADER:
+                return traceparent.parse(value.decode("latin-1"))
+        return None
+
+    @cached_property
+    def context(self) -> SpanContext:
+        """The request's own context, sampled as the caller's is, else by the ratio."""
+        if self.incoming is not None:
+            return self._tracing.child(self.incoming)
+        return self._tracing.root()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a span will be recorded: it is sampled, or a task's span links to it."""
+        return self._tracing.recording and (self._named or self.context.trace_flags.sampled)
+
+    def name(self) -> SpanContext:
+        """Return the context for a link from another span, and have this span recorded."""
+        self._named = True
+        return self.context
+
+    def new_task(self, *, one_of_many: bool) -> str:
+        """Return the traceparent of a task that this request submits: that of its create span.
+
+        Without such a span (not sampled, or nothing is recorded here) it is the caller's own.
+        Tasks of a batch each start a trace of their own unless the caller sent a traceparent.
+        """
+        if one_of_many and self.incoming is None:
+            return self._tracing.new_traceparent()
+        if self._tracing.recording and self.context.trace_flags.sampled:
+            return traceparent.write(self._tracing.child(self.context))
+        return traceparent.write(self.incoming or self.context)
+
+
+class RequestInstrumentation:
+    """Emit telemetry of requests: method, route and status, never payloads or keys."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._log = telemetry.log
+        self._metrics = telemetry.metrics
+        self._tracing = telemetry.tracing
+
+    def began(self, scope: Scope) -> RequestTrace:
+        """Start the trace context of a request."""
+        return RequestTrace(self._tracing, scope)
+
+    def answered(
+        self,
+        request: RequestTrace,
+        known_method: str | None,
+        route: str | None,
+        status: int,
+        seconds: float,
+    ) -> None:
+        """Record a finished request; ``known_method`` and ``route`` are None if unknown."""
+        labels = method, path = known_method or "OTHER", route or "unmatched"
+        self._metrics.requests.labels(*labels, str(status)).inc()
+        probe = request.scope["path"] in _PROBES
+        traced = not probe and request.recorded
+        exemplar = {"trace_id": f"{request.context.trace_id:032x}"} if traced else None
+        self._metrics.request_seconds.labels(*labels).observe(seconds, exemplar)
+        level = self._log.debug if probe and status < 400 else self._log.info
+        level(
+            "Request served",
+            event_name=EventName.REQUEST_SERVED,
+            method=method,
+            route=path,
+            status=status,
+            seconds=round(seconds, 6),
+        )
+        if traced:
+            self._tracing.record(
+                Finished(
+                    f"{known_method or 'HTTP'} {route or ''}".rstrip(),
+                    request.context,
+                    request.incoming,
+                    request.began,
+                    time.time_ns(),
+                    SpanKind.SERVER,
+                    _attributes(request.scope, known_method, route, status),
+                    error=str(status) if status >= 500 else None,
+                )
+            )
+
+    def broke(self, path: str, error: Exception, where: list[str]) -> None:
+        """Log a bug by type and place only: its message and variables may hold payloads."""
+        self._log.error(
+            "Request failed because of a bug",
+            event_name=EventName.REQUEST_CRASHED,
+            path=path,
+            error=type(error).__name__,
+            error_code=ErrorCode.OTHER,
+            where=where,
+        )
+
+
+def _attributes(
+    scope: Scope, known_method: str | None, route: str | None, status: int
+) -> dict[str, AttributeValue]:
+    """Return attributes by the conventions for HTTP servers, without the query string."""
+    attributes: dict[str, AttributeValue] = {
+        "http.request.method": known_method or "_OTHER",
+        "http.response.status_code": status,
+        "url.path": scope["path"],
+        "url.scheme": scope.get("scheme", "http"),
+        "network.protocol.version": scope.get("http_version", "1.1"),
+    }
+    if route is not None:
+        attributes["http.route"] = route
+    if known_method is None:
+        attributes["http.request.method_original"] = scope["method"]
+    if server := scope.get("server"):
+        attributes["server.address"] = server[0]
+        if server[1] is not None:
+            attributes["server.port"] = server[1]
+    if client := scope.get("client"):
+        attributes["client.address"] = client[0]
+    return attributes

@@ -1,0 +1,256 @@
+"""Telemetry of what a scheduler does: dispatch, republish, reclaim."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+from uuid import UUID
+
+from opentelemetry.trace import SpanContext, SpanKind
+
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.tracing import Finished, Happening, nanoseconds
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.claim import ReclaimedAttempt
+from holdfast.model.dispatch import Dispatched, Republished
+from holdfast.instrumentation import attributes
+from holdfast.instrumentation.attempt_span import attempt_context, ends_as, links_of
+from holdfast.instrumentation.telemetry import Telemetry
+
+_STARVED_NANOSECONDS = 1_000_000
+
+T = TypeVar("T", bound=Republished)
+
+
+class SchedulerInstrumentation:
+    """Emit telemetry after the database has answered; ``now`` is taken before the statement.
+
+    A batch has a root span of its own if any task in it is sampled.
+    """
+
+    def __init__(self, telemetry: Telemetry, actor: str) -> None:
+        self._log = telemetry.log
+        self._metrics = telemetry.metrics
+        self._tracing = telemetry.tracing
+        self._verbose = telemetry.verbose
+        self._actor = actor
+        # Counters exist from the start: an increase from no sample is not seen as one.
+        for reason in (Reason.LOST, Reason.TIMED_OUT):
+            self._metrics.taken_back.labels(reason.text)
+
+    def now(self) -> int:
+        """Return nanoseconds since 1970 by the clock of this process."""
+        return time.time_ns()
+
+    @contextmanager
+    def dispatched(self, tasks: Sequence[Dispatched], sent: int) -> Iterator[str | None]:
+        """Span the publishing of a dispatch; yield the traceparent of its batch if sampled.
+
+        The dispatch itself is recorded even if publishing fails.
+        """
+        for queue, count in Counter(task.queue for task in tasks).items():
+            self._metrics.dispatched.labels(queue).inc(count)
+        if self._verbose:
+            for task in tasks:
+                self._log.debug(
+                    "Task dispatched",
+                    event_name=EventName.TASK_DISPATCHED,
+                    **attributes.transition_fields(
+                        task, State.SCHEDULED, State.QUEUED, Reason.DISPATCHED
+                    ),
+                )
+        sampled = self._sampled(tasks)
+        for task in sampled:
+            self._waited(task)
+        with self._published("dispatch", len(tasks), sampled, sent) as batch_traceparent:
+            yield batch_traceparent
+
+    @contextmanager
+    def republished(self, tasks: Sequence[Republished], sent: int) -> Iterator[str | None]:
+        """Span the publishing of hints that were not claimed by their deadline."""
+        self._metrics.republished.inc(len(tasks))
+        for task in tasks:
+            self._log.info(
+                "Hint republished: its deadline passed without a claim",
+                event_name=EventName.HINT_REPUBLISHED,
+                **attributes.transition_fields(task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED),
+            )
+        with self._published("republish", len(tasks), self._sampled(tasks), sent) as batch:
+            yield batch
+
+    def reclaimed(self, attempts: Sequence[ReclaimedAttempt], sent: int) -> None:
+        """Record attempts that were ended for their workers, with the spans of those attempts."""
+        sampled = [attempt for attempt in attempts if self._tracing.wants(attempt.traceparent)]
+        sweep = self._tracing.sampled_root() if sampled else None
+        for attempt in attempts:
+            self._metrics.taken_back.labels(attempt.reason.text).inc()
+            if attempt.state in attributes.OUTCOMES:
+                outcome = attributes.OUTCOMES[attempt.state]
+                self._metrics.finished.labels(attempt.queue, outcome).inc()
+            self._log.warning(
+                "Attempt reclaimed from its worker",
+                event_name=EventName.ATTEMPT_RECLAIMED,
+                **attributes.transition_fields(attempt, State.RUNNING, attempt.state, attempt.reason),
+                worker=str(attempt.owner),
+            )
+        if sweep is not None:
+            for attempt in sampled:
+                self._attempt(attempt, sweep)
+            self._batch("sweep", sweep, len(attempts), sent)
+
+    def marked_dead(self, worker: UUID) -> None:
+        """Record a worker whose lease had expired."""
+        self._metrics.workers_lost.inc()
+        self._log.warning(
+            "Worker marked dead: its lease expired",
+            event_name=EventName.WORKER_MARKED_DEAD,
+            worker=str(worker),
+        )
+
+    def hints_lost(self, queued: int) -> None:
+        """Record that Redis was found empty while ``queued`` tasks had hints in it."""
+        self._log.warning(
+            "Redis lost its hints; republishing all of them",
+            event_name=EventName.HINT_LOSS_DETECTED,
+            queued=queued,
+        )
+
+    def hints_restored(self) -> None:
+        """Count a hint loss whose hints have all been published again."""
+        self._metrics.amnesia.inc()
+
+    def drained(self, worker: UUID, queue: str, hints: int) -> None:
+        """Record that the unclaimed hints of a dead worker were requeued."""
+        self._log.info(
+            "Dead consumer drained: its unclaimed hints were requeued",
+            event_name=EventName.DEAD_CONSUMER_DRAINED,
+            worker=str(worker),
+            queue=queue,
+            hints=hints,
+        )
+
+    def pruned(self, tasks: int) -> None:
+        """Count tasks deleted after their retention."""
+        self._metrics.pruned.inc(tasks)
+
+    def _sampled(self, tasks: Sequence[T]) -> list[T]:
+        return [task for task in tasks if self._tracing.wants(task.traceparent)]
+
+    @contextmanager
+    def _published(
+        self, name: str, count: int, sampled: Sequence[Republished], sent: int
+    ) -> Iterator[str | None]:
+        """Span a batch of ``count`` hints and the send of each sampled task."""
+        if not sampled:
+            yield None
+            return
+        batch = self._tracing.sampled_root()
+        error = None
+        try:
+            yield traceparent.write(batch)
+        except BaseException as raised:
+            error = type(raised).__name__
+            raise
+        finally:
+            for task in sampled:
+                self._send(name, task, batch, sent, error)
+            self._batch(name, batch, count, sent, error)
+
+    def _waited(self, task: Dispatched) -> None:
+        """Record what the task waited for, by the database's clock: its due time, then a turn."""
+        create = traceparent.parse(task.traceparent)
+        since, due, at = map(nanoseconds, (task.since, task.due_at, task.at))
+        if create is None:
+            return
+        attributes = attributes.task_attributes(task)
+        if due > since:
+            child = self._tracing.child(create)
+            self._tracing.record(
+                Finished("scheduled", child, create, since, due, attributes=attributes)
+            )
+        due = max(due, since)
+        if at - due >= _STARVED_NANOSECONDS:
+            child = self._tracing.child(create)
+            self._tracing.record(Finished("starved", child, create, due, at, attributes=attributes))
+
+    def _send(
+        self, within: str, task: Republished, batch: SpanContext, sent: int, error: str | None
+    ) -> None:
+        create = traceparent.parse(task.traceparent)
+        if create is None:
+            return
+        self._tracing.record(
+            Finished(
+                f"send {task.queue}",
+                self._tracing.child(create),
+                create,
+                sent,
+                self.now(),
+                SpanKind.PRODUCER,
+                {
+                    **attributes.messaging("send", task.queue, task),
+                    "holdfast.republished": within == "republish",
+                },
+                links=(batch,),
+                error=error,
+            )
+        )
+
+    def _batch(
+        self, name: str, context: SpanContext, count: int, sent: int, error: str | None = None
+    ) -> None:
+        self._tracing.record(
+            Finished(
+                name,
+                context,
+                None,
+                sent,
+                self.now(),
+                attributes={
+                    "messaging.system": "holdfast",
+                    "messaging.batch.message_count": count,
+                    "holdfast.actor": self._actor,
+                },
+                error=error,
+            )
+        )
+
+    def _attempt(self, attempt: ReclaimedAttempt, sweep: SpanContext) -> None:
+        """Record the span of an attempt whose worker is dead or let it run past its timeout."""
+        create = traceparent.parse(attempt.traceparent)
+        if create is None:
+            return
+        began, ended = nanoseconds(attempt.claimed_at), nanoseconds(attempt.at)
+        reason = attempt.reason.text
+        why = {
+            "holdfast.reason": reason,
+            "holdfast.actor": self._actor,
+            "holdfast.worker.id": str(attempt.owner),
+        }
+        self._tracing.record(
+            Finished(
+                f"process {attempt.queue}",
+                attempt_context(create, attempt.task_id, attempt.epoch),
+                create,
+                began,
+                ended,
+                SpanKind.CONSUMER,
+                {
+                    **attributes.messaging("process", attempt.queue, attempt),
+                    "holdfast.task.name": attempt.name,
+                    "holdfast.worker.id": str(attempt.owner),
+                    "holdfast.outcome": reason,
+                },
+                links=links_of(create, attempt.task_id, attempt.epoch, sweep),
+                events=(
+                    Happening("claimed", began),
+                    Happening("taken back", ended, why),
+                    *ends_as(attempt.state, ended, reason, 0.0),
+                ),
+                error=reason,
+            )
+        )

@@ -1,0 +1,58 @@
+"""The log, metrics and traces of one process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from holdfast.telemetry.logs import Logger, create_logger
+from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.tracing import Tracing, create_tracing
+from holdfast.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Where a role emits to; made by ``create_telemetry``."""
+
+    log: Logger
+    metrics: Metrics
+    tracing: Tracing
+
+    @property
+    def verbose(self) -> bool:
+        """Whether DEBUG lines are written; callers skip building them otherwise."""
+        return self.log.is_enabled_for(logging.DEBUG)
+
+
+def create_telemetry(settings: Settings, role: str) -> Telemetry:
+    """Create the telemetry of a process; its tracing must be started on the role's loop."""
+    log = create_logger(
+        level=settings.log_level, style=settings.log_format, role=role, label=settings.label
+    )
+    metrics = Metrics(role)
+    tracing = create_tracing(
+        settings.otlp_endpoint,
+        settings.trace_ratio,
+        metrics,
+        log,
+        role=role,
+        label=settings.label,
+        version=version("holdfast"),
+        export_seconds=settings.trace_export_seconds,
+    )
+    return Telemetry(log, metrics, tracing)
+
+
+@asynccontextmanager
+async def open_telemetry(settings: Settings, role: str) -> AsyncIterator[Telemetry]:
+    """Export telemetry while the block runs, and what is left within a bounded time after it."""
+    telemetry = create_telemetry(settings, role)
+    telemetry.tracing.start()
+    try:
+        yield telemetry
+    finally:
+        await telemetry.tracing.aclose()

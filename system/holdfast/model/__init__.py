@@ -1,0 +1,1 @@
+"""The law and the nouns: states, transitions, records, identifiers, payloads. Pure."""

@@ -1,0 +1,111 @@
+"""The request for a task: one shape for ``POST /tasks/``, batches and ``client.enqueue``."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from holdfast.model.task import NewTask
+
+TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
+NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.:-]{0,199}$"
+QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
+
+_RFC3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII
+)
+
+
+def _read_instant(value: object) -> object:
+    """Parse text as datetime. Numbers are refused: seconds and milliseconds look alike."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 date and time, such as 2026-01-09T10:00:00Z")
+    return datetime.fromisoformat(value.upper())
+
+
+def _to_utc(value: datetime) -> datetime:
+    """Convert to UTC; a value without an offset is read as UTC."""
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is before the year 1 or after the year 9999 in UTC") from None
+
+
+Instant = Annotated[datetime, BeforeValidator(_read_instant), AfterValidator(_to_utc)]
+
+
+class TaskRequest(BaseModel):
+    """A task to be run once, at ``run_at`` or as soon as possible."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "send_email",
+                    "payload": {"to": "user@example.com"},
+                    "run_at": "2026-01-09T10:00:00",
+                }
+            ]
+        },
+    )
+
+    name: str = Field(
+        pattern=NAME_PATTERN, description="Which handler runs it: a name some worker announced."
+    )
+    payload: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the handler gets: a JSON object, at most 100 levels deep.",
+    )
+    run_at: Instant | None = Field(
+        None,
+        description="Not before this instant (RFC 3339), judged by the database's clock. Without "
+        "an offset it is read as UTC. Absent, null or in the past: now.",
+    )
+    queue: str = Field("default", pattern=QUEUE_PATTERN, description="Which workers may take it.")
+    priority: int = Field(
+        0, ge=0, le=9, description="Of what is due in one queue, higher goes first."
+    )
+    max_attempts: int | None = Field(
+        None, ge=1, le=1000, description="Attempts in all. Absent: what the handler asks for."
+    )
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=TIMEOUT_SECONDS_MAX,
+        allow_inf_nan=False,
+        description="Limit of one attempt. Absent: what the handler asks for.",
+    )
+    idempotency_key: str | None = Field(
+        None,
+        pattern=KEY_PATTERN,
+        description="Says that two requests are the same one, sent twice: 1 to 255 visible ASCII "
+        "characters. Same as the header Idempotency-Key; kept as long as the task.",
+    )
+
+
+def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: str) -> NewTask:
+    """Return the row to store; ``payload`` is ``request.payload`` as canonical JSON text."""
+    return NewTask(
+        id=task_id,
+        name=request.name,
+        payload=payload,
+        queue=request.queue,
+        priority=request.priority,
+        run_at=request.run_at,
+        max_attempts=request.max_attempts,
+        timeout_seconds=request.timeout_seconds,
+        idempotency_key=request.idempotency_key,
+        traceparent=traceparent,
+    )

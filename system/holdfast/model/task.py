@@ -1,0 +1,180 @@
+"""Tasks as submitted and as stored, and the results of statements on them. Frozen records."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from holdfast.model.lifecycle import Reason, State
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task as submitted. ``id`` and ``idempotency_key`` are fixed before the first send.
+
+    ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
+    database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
+    Limits that are None become what the handler announced, else the sender's ``Limits``.
+
+    ``fingerprint`` (SHA-256, 32 bytes) is equal for equal requests. Defaults are not part of it:
+    they may change between a request and its repetition, when a worker announces new ones.
+    """
+
+    id: UUID
+    name: str
+    payload: str
+    queue: str = "default"
+    priority: int = 0
+    run_at: datetime | None = None
+    max_attempts: int | None = None
+    max_losses: int | None = None
+    timeout_seconds: float | None = None
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+    tenant: str = "default"
+    fingerprint: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        instant = self.run_at.isoformat() if self.run_at else None
+        asked = (self.name, self.payload, self.queue, self.priority, instant)
+        limits = (self.max_attempts, self.timeout_seconds)
+        digest = hashlib.sha256(repr((*asked, *limits)).encode()).digest()
+        object.__setattr__(self, "fingerprint", digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Defaults for limits that neither the request nor the handler sets."""
+
+    max_attempts: int = 5
+    timeout_seconds: float = 300.0
+    max_losses: int = 3
+
+
+class TaskRow(NamedTuple):
+    """One row of ``tasks`` as users may see it. All instants are aware UTC.
+
+    A NamedTuple, because many are made: a frozen dataclass of 24 fields takes three times as long.
+    """
+
+    id: UUID
+    tenant: str
+    queue: str
+    priority: int
+    name: str
+    payload: dict[str, Any]
+    idempotency_key: str | None
+    traceparent: str | None
+    run_at: datetime
+    due_at: datetime
+    state: State
+    epoch: int
+    seq: int
+    attempt: int
+    losses: int
+    handed_back: int
+    max_attempts: int
+    max_losses: int
+    timeout_seconds: float
+    cancel_requested: bool
+    worker_id: UUID | None
+    claimed_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition. ``epoch`` and ``attempt`` are those after it; ``detail`` is free JSON.
+
+    ``detail`` of an attempt that failed: ``{"error": {"type", "message", "traceback"}}``.
+    """
+
+    task_id: UUID
+    seq: int
+    at: datetime
+    from_state: State | None
+    to_state: State
+    epoch: int
+    attempt: int
+    actor: str
+    reason: Reason
+    detail: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One row of the ledger: the effect of a SUCCEEDED task, with the handler's result."""
+
+    effect_key: UUID
+    task_id: UUID
+    epoch: int
+    attempt: int
+    at: datetime
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStory:
+    """A task with its events and its effect, read by one statement."""
+
+    task: TaskRow
+    events: tuple[Event, ...]
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The result of submitting one NewTask.
+
+    created: stored now, or by an earlier send of the same id. existing: the idempotency key was
+    used before for the same request, which made ``task``. mismatch: it was used for another
+    request. ``again``: an earlier send, of unknown outcome, stored it.
+    """
+
+    outcome: Literal["created", "existing", "mismatch"]
+    task: TaskRow
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to list; None or empty means any."""
+
+    tenant: str = "default"
+    states: tuple[State, ...] = ()
+    name: str | None = None
+    queue: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    run_after: datetime | None = None
+    run_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a guarded statement for one id.
+
+    ``made``: this send made the transition. ``done``: it is made, now or by an earlier send of the
+    same statement. Otherwise ``state`` and ``epoch`` are those found under the lock, None if there
+    is no such task.
+    """
+
+    task_id: UUID
+    made: bool
+    done: bool
+    state: State | None
+    epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Acted(Answer):
+    """The result of a cancel or retry; ``found`` is the state before, None if there is no task."""
+
+    found: State | None
+    attempt: int | None
+    queue: str | None
+    traceparent: str | None

@@ -1,0 +1,1 @@
+"""Hints on Redis streams, which carry no truth."""

@@ -1,0 +1,27 @@
+"""Measure how late the event loop of a role is: a blocking callback delays everything else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.telemetry.metrics import Metrics
+from holdfast.runtime.supervision import Loops
+
+_EVERY_SECONDS = 0.5
+
+
+class LoopLag:
+    """A loop that sleeps and measures how late it was woken. It never makes a role unready."""
+
+    def __init__(self, loops: Loops, metrics: Metrics) -> None:
+        self._loops = loops
+        self._metrics = metrics
+        loops.add("pulse", self.measure, stalled_seconds=None)
+
+    async def measure(self) -> None:
+        """Sleep once and observe the delay."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _EVERY_SECONDS
+        await self._loops.sleep(_EVERY_SECONDS)
+        if not self._loops.stopping:
+            self._metrics.event_loop_lag.observe(max(0.0, loop.time() - due))

@@ -1,0 +1,148 @@
+"""Supervised loops: a role runs a few of them and is healthy while each makes progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.telemetry.metrics import Metrics
+from holdfast.errors import HoldfastError
+
+_BACKOFF_MIN_SECONDS = 0.1
+_BACKOFF_MAX_SECONDS = 2.0
+
+Iteration = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Loop:
+    name: str
+    iteration: Iteration
+    stalled_seconds: float | None
+    progressed_at: float | None = None  # None: not started
+    failures: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class Loops:
+    """Repeat iterations until ``stop``; an error causes a pause and never ends the loop.
+
+    An iteration is one bounded round of work including its own waiting; it ends soon after ``stop``
+    if it waits by ``sleep``. Progress is an iteration that succeeded.
+    """
+
+    log: Logger
+    metrics: Metrics
+    _loops: list[_Loop] = field(default_factory=list)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, name: str, iteration: Iteration, *, stalled_seconds: float | None) -> None:
+        """Add a loop; without progress for ``stalled_seconds`` the role is not ready.
+
+        None: the loop does not affect readiness.
+        """
+        self._loops.append(_Loop(name, iteration, stalled_seconds))
+
+    async def run(self) -> None:
+        """Run the loops; return when ``stop`` was called and every iteration has ended."""
+        now = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for loop in self._loops:
+                loop.progressed_at = now
+                self.metrics.loop_success.labels(loop.name).set_to_current_time()
+                group.create_task(self._supervise(loop), name=loop.name)
+
+    def stop(self) -> None:
+        """End every loop after its current iteration."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not past ``stop``."""
+        await wait_for_event(self._stopping, seconds)
+
+    def stalled(self) -> dict[str, str]:
+        """Return the loops without recent progress, each with the reason; empty means ready."""
+        now = asyncio.get_running_loop().time()
+        return {loop.name: why for loop in self._loops if (why := _why_stalled(loop, now))}
+
+    async def _supervise(self, loop: _Loop) -> None:
+        while not self._stopping.is_set():
+            try:
+                await loop.iteration()
+            except asyncio.CancelledError as error:
+                if cancelled_from_outside():
+                    raise
+                self._failed(loop, error)  # something inside was cancelled: an error like any other
+                self.log.exception(
+                    "Loop iteration failed unexpectedly; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                )
+            except HoldfastError as error:
+                self._failed(loop, error)
+                self.log.warning(
+                    "Loop iteration failed; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                    error=error,
+                )
+            except Exception as error:
+                self._failed(loop, error)
+                self.log.exception(
+                    "Loop iteration failed unexpectedly; retrying after a pause",
+                    event_name=EventName.LOOP_FAILED,
+                    loop=loop.name,
+                )
+            else:
+                loop.progressed_at = asyncio.get_running_loop().time()
+                loop.failures = 0
+                loop.last_error = ""
+                self.metrics.loop_turns.labels(loop.name, "ok").inc()
+                self.metrics.loop_success.labels(loop.name).set_to_current_time()
+                continue
+            await self.sleep(_backoff_seconds(loop.failures))
+
+    def _failed(self, loop: _Loop, error: BaseException) -> None:
+        loop.failures += 1
+        loop.last_error = str(error) or type(error).__name__
+        self.metrics.loop_turns.labels(loop.name, "failed").inc()
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Wait up to ``seconds`` for the event; return whether it is set."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
+def cancelled_from_outside() -> bool:
+    """Whether this task itself is being cancelled; else a CancelledError came from within."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _why_stalled(loop: _Loop, now: float) -> str:
+    if loop.stalled_seconds is None:
+        return ""
+    if loop.progressed_at is None:
+        return "not started"
+    seconds = now - loop.progressed_at
+    if seconds <= loop.stalled_seconds:
+        return ""
+    return f"no progress for {seconds:.1f} s: {loop.last_error or 'still in its turn'}"
+
+
+def _backoff_seconds(failures: int) -> float:
+    return float(min(_BACKOFF_MAX_SECONDS, _BACKOFF_MIN_SECONDS * 2 ** min(failures - 1, 10)))

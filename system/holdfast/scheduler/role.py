@@ -1,0 +1,29 @@
+"""Run a scheduler in this process: settings in, exit code out."""
+
+from __future__ import annotations
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.store import revision
+from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.scheduler.scheduler import Scheduler
+from holdfast.settings import Settings
+from holdfast.runtime.signals import on_stop_signal
+from holdfast.instrumentation.telemetry import open_telemetry
+
+
+async def run_scheduler(settings: Settings) -> int:
+    """Schedule until a stop signal."""
+    await revision.check(settings)
+    async with open_telemetry(settings, "scheduler") as telemetry:
+        scheduler = Scheduler(settings, telemetry)
+        health = create_health(scheduler.loops.stalled, telemetry.metrics)
+        server, task = await start_server(health, settings.health_host, settings.health_port)
+        telemetry.log.info(
+            "Health server started",
+            event_name=EventName.HEALTH_STARTED,
+            url=f"http://{settings.health_host}:{server.port}/readyz",
+        )
+        on_stop_signal(scheduler.stop)
+        await scheduler.run()
+        await stop_server(server, task)
+    return 0

@@ -1,0 +1,191 @@
+"""The scheduler: dispatch due tasks to the queue, reclaim the attempts of dead workers.
+
+Any number of schedulers run, all active, without a leader: every statement skips rows that another
+scheduler has locked, and all work is level-triggered, so a failed iteration is simply repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.metrics import Metrics
+from holdfast.scheduler.failure_detector import FailureDetector
+from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.queue.hints import HintQueue
+from holdfast.model.dispatch import Republished
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.instrumentation.scheduler import SchedulerInstrumentation
+from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.scheduler.backlog_metrics import BacklogMetrics
+
+_DISPATCH_CONNECTIONS = 1
+_SWEEP_CONNECTIONS = 5  # one for each loop that uses them, so that none waits for another
+_REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
+_RETRY_SECONDS = 0.05  # due tasks that found the queue full, or that another scheduler has locked
+_POKE_WAIT_SECONDS = 1.0
+_PRUNE_EVERY_SECONDS = 60.0
+_STALLED_POLLS = 10
+
+
+class Scheduler:
+    """One scheduler process; ``run`` lasts until ``stop``."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._log = telemetry.log
+        self._actor = f"scheduler:{settings.label}"
+        self._telemetry = SchedulerInstrumentation(telemetry, self._actor)
+        name = f"holdfast-{self._actor}"
+        self._dispatching = Store(
+            settings, connections=_DISPATCH_CONNECTIONS, application_name=name
+        )
+        self._sweeping = Store(settings, connections=_SWEEP_CONNECTIONS, application_name=name)
+        self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
+        self._poked = asyncio.Event()
+        self._poke_seen = "$"
+        self._generation_checked = 0.0  # by the loop's clock
+        self._generation_known = False
+        poll = settings.poll_seconds
+        statement = settings.statement_timeout_seconds
+        # A worker that renews its lease every heartbeat survives an outage of lease - heartbeat;
+        # one heartbeat of that is kept as a margin.
+        self._gap_seconds = max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds)
+        self._failure_detector = FailureDetector(
+            needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
+        )
+        self.loops = Loops(telemetry.log, telemetry.metrics)
+        stalled = _STALLED_POLLS * poll + statement
+        self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
+        self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
+        self.loops.add("hints", self._publish_late, stalled_seconds=stalled)
+        self.loops.add("poke", self._listen, stalled_seconds=stalled + _POKE_WAIT_SECONDS)
+        self.loops.add(
+            "janitor", self._drain_dead, stalled_seconds=stalled + settings.lease_seconds
+        )
+        self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
+        self._show_health(telemetry.metrics)
+
+    async def run(self) -> None:
+        """Run until ``stop`` was called and every iteration has ended."""
+        self._log.info("Scheduler started", event_name=EventName.SCHEDULER_STARTED)
+        try:
+            await self.loops.run()
+        finally:
+            await self._dispatching.close()
+            await self._sweeping.close()
+            await self._queue.close()
+            self._log.info("Scheduler stopped", event_name=EventName.SCHEDULER_STOPPED)
+
+    def stop(self) -> None:
+        """End the loops after their current iterations."""
+        self.loops.stop()
+        self._poked.set()
+
+    def _show_health(self, metrics: Metrics) -> None:
+        """Register metrics that no transition emits: backlog, event loop lag, connections."""
+        BacklogMetrics(self._sweeping, self.loops, metrics)
+        LoopLag(self.loops, metrics)
+        dispatching, sweeping = self._dispatching, self._sweeping
+        metrics.watch_pool("dispatch", dispatching.connections_used, _DISPATCH_CONNECTIONS)
+        metrics.watch_pool("sweep", sweeping.connections_used, _SWEEP_CONNECTIONS)
+
+    async def _dispatch(self) -> None:
+        """Dispatch one batch; sleep until the next task is due, a poke, or the poll interval."""
+        self._poked.clear()
+        await self._check_generation()
+        sent = self._telemetry.now()
+        batch = self._settings.dispatch_batch
+        dispatch = await self._dispatching.dispatch(batch, self._actor)
+        if dispatch.tasks:
+            with self._telemetry.dispatched(dispatch.tasks, sent) as batch_traceparent:
+                await self._queue.publish(dispatch.tasks, batch_traceparent)
+        self._generation_known = True
+        if len(dispatch.tasks) >= batch:
+            return
+        due, poll = dispatch.next_due_seconds, self._settings.poll_seconds
+        seconds = poll if due is None else min(poll, max(due, _RETRY_SECONDS if due <= 0 else 0))
+        if not self.loops.stopping:
+            await wait_for_event(self._poked, seconds)
+
+    async def _check_generation(self) -> None:
+        """Check Redis for hint loss: at each poll, and after an iteration that failed.
+
+        Dispatch waits for this check; otherwise tasks would become QUEUED with no hint for a worker
+        to find.
+        """
+        now = asyncio.get_running_loop().time()
+        due = now - self._generation_checked >= self._settings.poll_seconds
+        if due or not self._generation_known:
+            await self._recover_lost_hints()
+            self._generation_checked = now
+        self._generation_known = False  # until this iteration has succeeded
+
+    async def _recover_lost_hints(self) -> None:
+        """Republish every hint if Redis lost them; set the generation only afterwards."""
+        if await self._queue.generation() is not None:
+            return
+        expired = await self._dispatching.expire_hints()
+        self._telemetry.hints_lost(expired)
+        while await self._republish(self._dispatching):
+            pass
+        await self._queue.set_generation(str(uuid4()))
+        self._telemetry.hints_restored()
+
+    async def _sweep(self) -> None:
+        """Mark workers dead and reclaim their attempts. Does not use Redis, which may be down."""
+        batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
+        now = await self._sweeping.clock()
+        if self._failure_detector.tick(loop.time(), now):
+            dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
+            self._failure_detector.answered(loop.time())
+            for worker in dead:
+                self._telemetry.marked_dead(worker)
+        sent = self._telemetry.now()
+        reclaimed = await self._sweeping.reclaim(batch, self._actor)
+        self._failure_detector.answered(loop.time())
+        if reclaimed:
+            self._telemetry.reclaimed(reclaimed, sent)
+            self._poked.set()
+        await self.loops.sleep(self._settings.poll_seconds)
+
+    async def _publish_late(self) -> None:
+        """Republish hints not claimed by their deadline; ``_dispatch`` handles an empty Redis."""
+        if await self._queue.generation() is not None:
+            await self._republish(self._sweeping)
+        await self.loops.sleep(self._settings.poll_seconds)
+
+    async def _republish(self, store: Store) -> list[Republished]:
+        sent = self._telemetry.now()
+        tasks = await store.republish(self._settings.sweep_batch, self._actor)
+        if tasks:
+            with self._telemetry.republished(tasks, sent) as batch_traceparent:
+                await self._queue.publish(tasks, batch_traceparent)
+        return tasks
+
+    async def _listen(self) -> None:
+        """Wait for a poke through Redis, which only cuts the sleep of ``_dispatch`` short."""
+        seen = await self._queue.wait_poke(self._poke_seen, _POKE_WAIT_SECONDS)
+        if seen != self._poke_seen:
+            self._poke_seen = seen
+            self._poked.set()
+
+    async def _drain_dead(self) -> None:
+        """Requeue hints that a dead incarnation read but never claimed."""
+        for queue in await self._queue.queues():
+            consumers = await self._queue.consumers(queue)
+            for worker in await self._sweeping.dead_workers(consumers):
+                moved = await self._queue.drain(queue, worker)
+                self._telemetry.drained(worker, queue, moved)
+        await self.loops.sleep(self._settings.lease_seconds / 3)
+
+    async def _prune(self) -> None:
+        """Delete tasks past their retention."""
+        pruned = await self._sweeping.prune(self._settings.sweep_batch)
+        self._telemetry.pruned(pruned)
+        if pruned < self._settings.sweep_batch:
+            await self._sweeping.prune_workers()
+            await self.loops.sleep(_PRUNE_EVERY_SECONDS)

@@ -1,0 +1,1 @@
+"""Postgres, the source of truth: one method is one transition is one statement."""

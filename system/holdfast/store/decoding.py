@@ -1,0 +1,123 @@
+"""Convert results to rows, and rows to records. Callers own the rows and may mutate them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import CursorResult
+
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.claim import Claimed, Grant, ReclaimedAttempt
+from holdfast.model.dispatch import Dispatch, Dispatched
+from holdfast.model.task import Acted, Answer, Effect, Event, TaskRow, TaskStory
+
+Row = dict[str, Any]  # by the names of the columns
+
+
+def all_rows(result: CursorResult[Any]) -> list[Row]:
+    """Return the rows of a result as dicts. (Converting RowMappings takes twice as long.)"""
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
+
+
+def row_to_task(row: Row) -> TaskRow:
+    """Convert a row of ``statements.TASK_COLUMNS``."""
+    row["state"] = State(row["state"])
+    row["payload"] = json_value(row["payload"])
+    return TaskRow(**row)
+
+
+def json_value(value: Any) -> Any:
+    """Return a jsonb column as Python; some drivers decode it, asyncpg returns the text."""
+    return orjson.loads(value) if isinstance(value, str | bytes) else value
+
+
+def rows_to_dispatch(rows: Sequence[Row]) -> Dispatch:
+    """Convert a dispatch: a row per task, or a single row with the next due time only."""
+    seconds = [row.pop("next_due_seconds") for row in rows]
+    dispatched = tuple(Dispatched(**row) for row in rows if row["task_id"])
+    return Dispatch(dispatched, seconds[0])
+
+
+def row_to_taken_back(row: Row) -> ReclaimedAttempt:
+    """Decode one reclaimed attempt; the row has the task's epoch, one above the attempt's."""
+    row["epoch"] -= 1
+    return ReclaimedAttempt(
+        **{**row, "state": State(row["state"]), "reason": Reason(row["reason"])},
+    )
+
+
+def rows_to_claimed(rows: Sequence[Row]) -> Claimed:
+    """Convert the rows of a claim."""
+    grants, deferred, again = [], [], 0
+    for row in rows:
+        again += row.pop("again")
+        if row.pop("granted"):
+            row["payload"] = json_value(row["payload"])
+            grants.append(Grant(**row))
+        else:
+            deferred.append(row["task_id"])
+    return Claimed(tuple(grants), frozenset(deferred), again)
+
+
+def rows_to_answers(rows: Sequence[Row]) -> list[Answer]:
+    """Convert the rows of a finish or release, one per id."""
+    return [
+        Answer(
+            task_id=row["task_id"],
+            made=row["made"],
+            done=row["done"],
+            state=_state(row["state"]),
+            epoch=row["epoch"],
+        )
+        for row in rows
+    ]
+
+
+def rows_to_acted(rows: Sequence[Row]) -> list[Acted]:
+    """Convert the rows of a cancel or retry, one per id."""
+    return [
+        Acted(**{**row, "state": _state(row["state"]), "found": _state(row["found"])})
+        for row in rows
+    ]
+
+
+def row_to_story(row: Row) -> TaskStory:
+    """Convert a row of ``statements.STORY``: the task with its events and its effect."""
+    events = json_value(row.pop("events")) or []
+    effect = json_value(row.pop("effect"))
+    return TaskStory(
+        task=row_to_task(row),
+        events=tuple(_event(event) for event in events),
+        effect=_effect(effect) if effect else None,
+    )
+
+
+def _state(name: str | None) -> State | None:
+    return State(name) if name else None
+
+
+def _event(values: dict[str, Any]) -> Event:
+    return Event(
+        **{
+            **values,
+            "task_id": UUID(values["task_id"]),
+            "at": _instant(values["at"]),
+            "from_state": _state(values["from_state"]),
+            "to_state": State(values["to_state"]),
+            "reason": Reason(values["reason"]),
+        }
+    )
+
+
+def _effect(values: dict[str, Any]) -> Effect:
+    ids = {key: UUID(values[key]) for key in ("effect_key", "task_id")}
+    return Effect(**{**values, **ids, "at": _instant(values["at"])})
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,48 @@
+"""Bring a database to the newest schema (Alembic)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from holdfast.store.database import create_engine
+from holdfast.errors import Unavailable
+from holdfast.settings import Settings
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def upgrade(database_url: str) -> None:
+    """Run every missing migration in one transaction; do nothing if none is missing."""
+    asyncio.run(upgrade_in_loop(Settings(database_url=database_url)))
+
+
+async def upgrade_in_loop(settings: Settings) -> None:
+    """Run ``upgrade`` inside an event loop.
+
+    Raises:
+        Unavailable: Postgres cannot be reached, or refused; nothing was changed.
+    """
+    engine = create_engine(
+        settings, connections=1, application_name="holdfast-migrate", autocommit=False
+    )
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_upgrade)
+    except (OSError, DBAPIError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise Unavailable(f"cannot migrate the database: {reason}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

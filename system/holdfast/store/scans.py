@@ -1,0 +1,220 @@
+"""The SQL that looks for work instead of being given ids: dispatch, sweeps, retention.
+
+The rules of ``statements.py`` hold, with two exceptions: a scan filters by state before it locks,
+and skips rows that another transaction holds (FOR NO KEY UPDATE SKIP LOCKED), so any number of
+schedulers run side by side. Always MATERIALIZED: inlined, the LIMIT can be exceeded.
+
+The planner cannot know how few rows a LIMIT by parameter leaves, and would join them with a scan of
+the whole table (113 ms instead of 2 ms a dispatch beside 800,000 tasks): ``= ANY(ARRAY(...))``
+makes it use the primary key. tests/store/test_scans.py checks the plans.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from holdfast.model.lifecycle import Reason, State
+from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
+
+# Each (queue, priority) with SCHEDULED tasks: a loose index scan, so that neither millions of
+# future tasks nor many finished ones are walked to find the few groups there are.
+_GROUPS = f"""groups AS (
+  (SELECT queue, priority FROM tasks WHERE state = '{State.SCHEDULED}'
+   ORDER BY queue, priority LIMIT 1)
+  UNION ALL
+  SELECT next.queue, next.priority FROM groups g, LATERAL (
+    SELECT t.queue, t.priority FROM tasks t
+    WHERE t.state = '{State.SCHEDULED}' AND (t.queue, t.priority) > (g.queue, g.priority)
+    ORDER BY t.queue, t.priority LIMIT 1) next)"""
+
+# Also returns when the next task is due: tasks left behind (no room, or locked by another
+# scheduler) are due at once. NULL after a full batch: the next dispatch follows at once anyway.
+DISPATCH = text(f"""
+WITH RECURSIVE {_GROUPS},
+room AS MATERIALIZED (
+  SELECT q.queue, GREATEST(0, LEAST(CAST(:n AS int), CAST(:depth AS int) - (
+    SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue))) AS free
+  FROM (SELECT DISTINCT queue FROM groups) q),
+due AS MATERIALIZED (
+  SELECT d.*, r.free FROM groups g JOIN room r ON r.queue = g.queue, LATERAL (
+    SELECT t.id, t.queue, t.priority, t.due_at, t.seq, t.state_since FROM tasks t
+    WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
+      AND t.due_at <= (SELECT clock_timestamp())
+    ORDER BY t.due_at, t.id LIMIT r.free FOR NO KEY UPDATE SKIP LOCKED) d),
+eligible AS MATERIALIZED (
+  SELECT * FROM (
+    SELECT due.*, row_number() OVER (PARTITION BY queue ORDER BY priority DESC, due_at, id) AS place
+    FROM due) ranked
+  WHERE place <= free),
+updated AS (
+  UPDATE tasks t SET state = '{State.QUEUED}', seq = eligible.seq + 1, publishes = 1,
+    state_since = clock_timestamp(),
+    hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
+  FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at,
+    eligible.state_since AS since, t.state_since AS at),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
+         CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM updated)
+SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
+  updated.traceparent, updated.due_at, updated.since, updated.at,
+  next.seconds AS next_due_seconds
+FROM (
+  SELECT CASE WHEN (SELECT count(*) FROM eligible) < CAST(:n AS int) THEN (
+    SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8
+    FROM groups g, LATERAL (
+      SELECT t.due_at FROM tasks t
+      WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
+        AND t.id NOT IN (SELECT id FROM eligible)
+      ORDER BY t.due_at LIMIT 1) d) END AS seconds) next
+LEFT JOIN updated ON true ORDER BY updated.priority DESC, updated.due_at, updated.id""")
+
+REPUBLISH = text(f"""
+WITH eligible AS MATERIALIZED (
+  SELECT t.id, t.seq, t.publishes FROM tasks t
+  WHERE t.state = '{State.QUEUED}' AND t.hint_deadline <= (SELECT clock_timestamp())
+  ORDER BY t.hint_deadline, t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED),
+updated AS (
+  UPDATE tasks t SET seq = eligible.seq + 1, publishes = eligible.publishes + 1,
+    hint_deadline = clock_timestamp() + make_interval(secs => LEAST(
+      CAST(:deadline_max AS float8),
+      CAST(:deadline AS float8) * power(2, LEAST(eligible.publishes, 30))))
+  FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
+         CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM updated)
+SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
+ORDER BY id""")
+
+# Redis lost every hint: none that was published still counts.
+EXPIRE_HINTS = text(f"""
+WITH eligible AS MATERIALIZED (
+  SELECT t.id FROM tasks t WHERE t.state = '{State.QUEUED}' ORDER BY t.id FOR NO KEY UPDATE)
+UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM eligible
+WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
+  AND t.state = '{State.QUEUED}' RETURNING t.id""")
+
+# The expiry is tested again on the locked row: a heartbeat may have come in between. A statement
+# that is executed long after it was sent must not kill: when Postgres itself stalled, heartbeats
+# queue up beside it.
+MARK_DEAD = text("""
+WITH locked AS MATERIALIZED (
+  SELECT id, lease_expires_at FROM workers
+  WHERE dead_at IS NULL AND lease_expires_at <= (SELECT clock_timestamp())
+  ORDER BY id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
+FROM locked WHERE w.id = locked.id AND locked.lease_expires_at <= clock_timestamp()
+  AND clock_timestamp() <= CAST(:asked AS timestamptz)
+    + make_interval(secs => CAST(:within AS float8))
+RETURNING w.id""")
+
+# Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept
+# while tasks name them): a missing row could be a worker registered after this snapshot.
+# An attempt counts as timed out only if its worker's lease was renewed after the timeout. A silent
+# worker may be dead: then the attempt is lost with it, which is not the task's fault.
+TAKE_BACK = text(f"""
+WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
+alive AS MATERIALIZED (
+  SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
+    (SELECT clock_timestamp())) AS heard
+  FROM workers WHERE dead_at IS NULL),
+locked AS MATERIALIZED (
+  SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
+    t.max_losses, t.cancel_requested, t.worker_id, t.claimed_at,
+    t.worker_id IN (SELECT id FROM dead) AS lost
+  FROM tasks t LEFT JOIN alive ON alive.id = t.worker_id
+  WHERE t.state = '{State.RUNNING}' AND (t.worker_id IN (SELECT id FROM dead)
+    OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
+       <= alive.heard)
+  ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
+eligible AS (
+  SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.worker_id, locked.claimed_at,
+    locked.lost,
+    locked.losses + locked.lost::int AS losses,
+    CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
+         WHEN locked.lost AND locked.losses + 1 >= locked.max_losses THEN '{State.FAILED}'
+         WHEN NOT locked.lost
+             AND locked.attempt - locked.losses - locked.handed_back >= locked.max_attempts
+           THEN '{State.FAILED}'
+         ELSE '{State.SCHEDULED}' END AS next
+  FROM locked),
+updated AS (
+  UPDATE tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = NULL,
+    losses = eligible.losses,
+    due_at = CASE WHEN eligible.next = '{State.SCHEDULED}' THEN clock_timestamp()
+                  ELSE eligible.due_at END,
+    finished_at = CASE WHEN eligible.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
+  FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.name, t.queue, t.traceparent,
+    eligible.worker_id AS owner, eligible.claimed_at, t.state_since AS at,
+    CASE WHEN eligible.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, at, '{State.RUNNING}', state, epoch, attempt,
+         CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM updated)
+SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue, traceparent, claimed_at, at
+FROM updated""")
+
+DEAD_WORKERS = text("""
+SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
+
+# Ids are UUIDv7: the oldest come first in the primary key.
+PRUNE = text(f"""
+WITH locked AS MATERIALIZED (
+  SELECT t.id FROM tasks t
+  WHERE t.id < CAST(:bound AS uuid) AND t.finished_at <= (SELECT clock_timestamp())
+    - make_interval(secs => CASE WHEN t.state = '{State.FAILED}' THEN CAST(:dead_letter AS float8)
+                                 ELSE CAST(:retention AS float8) END)
+  ORDER BY t.id LIMIT CAST(:n AS int) FOR UPDATE SKIP LOCKED),
+event_rows AS (DELETE FROM task_events WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
+effect_rows AS (DELETE FROM effects WHERE effect_key = ANY(ARRAY(SELECT id FROM locked))),
+stale AS (DELETE FROM stale_writes WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
+deleted AS (DELETE FROM tasks WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id)
+SELECT count(*) FROM deleted""")
+
+PRUNE_WORKERS = text(f"""
+DELETE FROM workers w
+WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS float8))
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = '{State.RUNNING}' AND t.worker_id = w.id)
+RETURNING w.id""")
+
+# For metrics: cheap beside millions of rows, because every part walks an index and stops at
+# ``cap``. The ORDER BY selects the index: without it the planner may scan the whole table for a
+# LIMIT that it expects to reach soon.
+BACKLOG = text(f"""
+WITH RECURSIVE {_GROUPS},
+due AS (
+  SELECT q.queue, d.n AS due, (
+    SELECT min(o.due_at) FROM groups g, LATERAL (
+      SELECT t.due_at FROM tasks t
+      WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
+        AND t.due_at <= (SELECT clock_timestamp())
+      ORDER BY t.due_at LIMIT 1) o
+    WHERE g.queue = q.queue) AS oldest
+  FROM (SELECT DISTINCT queue FROM groups) q, LATERAL (
+    SELECT count(*) AS n FROM (
+      SELECT FROM groups g, LATERAL (
+        SELECT FROM tasks t
+        WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
+          AND t.due_at <= (SELECT clock_timestamp())
+        ORDER BY t.due_at LIMIT CAST(:cap AS int)) t
+      WHERE g.queue = q.queue LIMIT CAST(:cap AS int)) counted) d),
+queued AS (
+  SELECT t.queue, count(*) AS queued, min(t.due_at) AS oldest FROM (
+    SELECT queue, due_at FROM tasks WHERE state = '{State.QUEUED}'
+    ORDER BY queue, hint_deadline LIMIT CAST(:cap AS int)) t
+  GROUP BY t.queue),
+depths AS (
+  SELECT queue, COALESCE(due, 0) AS due, COALESCE(queued, 0) AS queued,
+    GREATEST(0, COALESCE(EXTRACT(EPOCH FROM clock_timestamp()
+      - LEAST(due.oldest, queued.oldest)), 0))::float8 AS oldest_seconds
+  FROM due FULL JOIN queued USING (queue))
+SELECT f.*, d.* FROM (
+  SELECT count(*) AS dead_letters,
+    (SELECT COALESCE(max(id), 0) FROM stale_writes) AS last_stale_write
+  FROM (
+    SELECT FROM tasks WHERE state = '{State.FAILED}' ORDER BY id LIMIT CAST(:cap AS int)) failed) f
+LEFT JOIN depths d ON true ORDER BY d.queue""")

@@ -1,0 +1,322 @@
+"""The source of truth: one method = one transition = one SQL statement, autocommitted.
+
+Every method may be called again after OutcomeUnknown: its guards make the repetition harmless.
+Methods take batches and answer each item. None of them reads the clock of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from holdfast.store import scans, transitions
+from holdfast.store.database import Database, connections_used
+from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.model.ids import id_bound
+from holdfast.store.listing import listing
+from holdfast.model.claim import (
+    Announcement,
+    Claimed,
+    Failure,
+    OwnedAttempt,
+    ReclaimedAttempt,
+    Success,
+)
+from holdfast.model.dispatch import Backlog, Dispatch, Hint, QueueDepth, Republished
+from holdfast.model.task import (
+    Acted,
+    Answer,
+    Limits,
+    NewTask,
+    Submitted,
+    TaskFilter,
+    TaskRow,
+    TaskStory,
+)
+from holdfast.store.decoding import (
+    all_rows,
+    row_to_story,
+    row_to_taken_back,
+    row_to_task,
+    rows_to_acted,
+    rows_to_answers,
+    rows_to_claimed,
+    rows_to_dispatch,
+)
+from holdfast.settings import Settings
+from holdfast.store.submit import submission
+
+
+class Store:
+    """All statements over one small pool. A role that must not wait for others has its own Store.
+
+    Every method raises Unavailable (nothing done), OutcomeUnknown (send the same again) or
+    Unstorable (Postgres refused a value; ``resend.send_halving`` isolates it).
+    """
+
+    def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
+        self._settings = settings
+        self._limits = Limits(
+            max_attempts=settings.max_attempts,
+            timeout_seconds=settings.attempt_timeout_seconds,
+            max_losses=settings.max_losses,
+        )
+        self._database = Database(
+            settings, connections=connections, application_name=application_name
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
+
+    def connections_used(self) -> int:
+        """Return the number of connections in use."""
+        return connections_used(self._database.engine)
+
+    # For clients
+
+    async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
+        """Store new tasks; return the results in the order given."""
+        steps = submission(tasks, actor, self._limits)
+        sent = 0
+        try:
+            statement, parameters = next(steps)
+            while True:
+                rows = await self._database.rows(statement, parameters)
+                sent += 1
+                statement, parameters = steps.send(rows)
+        except StopIteration as done:
+            answers: list[Submitted] = done.value
+            return answers
+        except Unavailable as error:
+            if not sent:
+                raise
+            raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
+
+    async def get(self, task_id: UUID) -> TaskStory | None:
+        """Return a task with its events and its effect, read at one instant; None if not found."""
+        rows = await self._database.rows(transitions.STORY, {"id": task_id})
+        return row_to_story(rows[0]) if rows else None
+
+    async def list_tasks(
+        self, wanted: TaskFilter, limit: int, before: UUID | None = None
+    ) -> list[TaskRow]:
+        """Return at most ``limit`` tasks, newest id first, with ids below ``before``."""
+        statement, parameters = listing(wanted, limit, before)
+        rows = await self._database.rows(statement, parameters)
+        return [row_to_task(row) for row in rows]
+
+    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
+        """Cancel SCHEDULED and QUEUED tasks; ask RUNNING ones to stop (done, state RUNNING)."""
+        parameters = {"ids": _distinct(ids), "actor": actor}
+        return rows_to_acted(await self._database.rows(transitions.CANCEL, parameters))
+
+    async def retry(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
+        """Move tasks from FAILED to SCHEDULED, due now, with at least one more attempt."""
+        parameters = {"ids": _distinct(ids), "actor": actor}
+        return rows_to_acted(await self._database.rows(transitions.RETRY, parameters))
+
+    async def announced(self) -> list[str]:
+        """Return every name that a worker announced."""
+        return [row["name"] for row in await self._database.rows(transitions.ANNOUNCED)]
+
+    async def clock(self) -> datetime:
+        """Return the database's time."""
+        rows = await self._database.rows(transitions.CLOCK)
+        instant: datetime = rows[0]["clock_timestamp"]
+        return instant
+
+    # For schedulers
+
+    async def dispatch(self, n: int, actor: str) -> Dispatch:
+        """Move up to ``n`` due tasks per queue to QUEUED, as far as the queue has room."""
+        parameters = {
+            "n": n,
+            "depth": self._settings.queue_depth_max,
+            "deadline": self._settings.hint_deadline_seconds,
+            "actor": actor,
+        }
+        return rows_to_dispatch(await self._database.rows(scans.DISPATCH, parameters))
+
+    async def backlog(self, cap: int) -> Backlog:
+        """Return the size of the backlog; every count stops at ``cap``."""
+        rows = await self._database.rows(scans.BACKLOG, {"cap": cap})
+        queues = tuple(
+            QueueDepth(row["queue"], row["due"], row["queued"], row["oldest_seconds"])
+            for row in rows
+            if row["queue"] is not None
+        )
+        return Backlog(queues, rows[0]["dead_letters"], rows[0]["last_stale_write"])
+
+    async def republish(self, n: int, actor: str) -> list[Republished]:
+        """Return up to ``n`` hints that were not claimed by their deadline; doubles it."""
+        parameters = {
+            "n": n,
+            "deadline": self._settings.hint_deadline_seconds,
+            "deadline_max": self._settings.hint_deadline_max_seconds,
+            "actor": actor,
+        }
+        rows = await self._database.rows(scans.REPUBLISH, parameters)
+        return [Republished(**row) for row in rows]
+
+    async def expire_hints(self) -> int:
+        """Set the hint deadline of every QUEUED task to now: Redis lost them. Return the count."""
+        return len(await self._database.rows(scans.EXPIRE_HINTS))
+
+    async def mark_dead(self, n: int, asked: datetime, within_seconds: float) -> list[UUID]:
+        """Mark up to ``n`` workers with an expired lease dead, for good.
+
+        Marks none if executed later than ``within_seconds`` after ``asked`` (database's clock).
+        """
+        parameters = {"n": n, "asked": asked, "within": within_seconds}
+        rows = await self._database.rows(scans.MARK_DEAD, parameters)
+        return [row["id"] for row in rows]
+
+    async def reclaim(self, n: int, actor: str) -> list[ReclaimedAttempt]:
+        """End up to ``n`` attempts of dead workers, or far past their timeout.
+
+        The latter only if the worker renewed its lease after the timeout.
+        """
+        parameters = {
+            "n": n,
+            "grace": self._settings.timeout_grace_seconds,
+            "lease": self._settings.lease_seconds,
+            "actor": actor,
+        }
+        rows = await self._database.rows(scans.TAKE_BACK, parameters)
+        return [row_to_taken_back(row) for row in rows]
+
+    async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Return those of ``ids`` that are marked dead."""
+        rows = await self._database.rows(scans.DEAD_WORKERS, {"ids": list(ids)})
+        return [row["id"] for row in rows]
+
+    async def prune(self, n: int) -> int:
+        """Delete up to ``n`` tasks past their retention, with their events and effects."""
+        retention = timedelta(days=self._settings.retention_days)
+        dead_letter = timedelta(days=self._settings.dead_letter_retention_days)
+        # No task created after this is old enough; one day allows for the skew of API clocks.
+        youngest = await self.clock() - min(retention, dead_letter) + timedelta(days=1)
+        parameters = {
+            "n": n,
+            "bound": id_bound(youngest),
+            "retention": retention.total_seconds(),
+            "dead_letter": dead_letter.total_seconds(),
+        }
+        rows = await self._database.rows(scans.PRUNE, parameters)
+        count: int = rows[0]["count"]
+        return count
+
+    async def prune_workers(self) -> int:
+        """Delete workers that died before the retention and own nothing; return the count."""
+        parameters = {"retention": self._settings.retention_days * 86400}
+        return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
+
+    # For workers
+
+    async def register(
+        self,
+        worker_id: UUID,
+        label: str,
+        queues: Sequence[str],
+        announcements: Sequence[Announcement],
+    ) -> None:
+        """Begin an incarnation with a fresh lease and announce the names it can run."""
+        parameters = {
+            "worker": worker_id,
+            "label": label,
+            "queues": list(queues),
+            "lease": self._settings.lease_seconds,
+            "names": [a.name for a in announcements],
+            "max_attempts": [a.max_attempts for a in announcements],
+            "timeouts": [a.timeout_seconds for a in announcements],
+        }
+        await self._database.rows(transitions.REGISTER, parameters)
+
+    async def heartbeat(self, worker_id: UUID) -> list[OwnedAttempt] | None:
+        """Renew the lease; return the tasks RUNNING under it, None if the incarnation is dead."""
+        parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
+        rows = await self._database.rows(transitions.HEARTBEAT, parameters)
+        if not rows:
+            return None
+        return [OwnedAttempt(**row) for row in rows if row["task_id"] is not None]
+
+    async def retire(self, worker_id: UUID) -> None:
+        """End this incarnation after a graceful stop."""
+        await self._database.rows(transitions.RETIRE, {"worker": worker_id})
+
+    async def claim(
+        self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, exclusive: bool = False
+    ) -> Claimed:
+        """Grant each hinted task that is still QUEUED under the hint's epoch.
+
+        ``token`` is new for each call, and the same when the call is repeated: the grants of the
+        first one are then returned too. Drop a hint that is neither granted nor deferred.
+
+        ``exclusive``: nothing else runs in this worker. Only then, and if the database agrees, one
+        quarantined task is granted, by itself. While such a task runs, nothing else is granted.
+        """
+        epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
+        parameters = {
+            "ids": list(epochs),
+            "epochs": list(epochs.values()),
+            "worker": worker_id,
+            "token": token,
+            "actor": worker_actor(worker_id),
+            "exclusive": exclusive,
+        }
+        return rows_to_claimed(await self._database.rows(transitions.CLAIM, parameters))
+
+    async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
+        """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still fits."""
+        parameters = _finish_parameters(successes, worker_id)
+        return rows_to_answers(await self._database.rows(transitions.FINISH, parameters))
+
+    async def finish_in(
+        self, connection: AsyncConnection, success: Success, worker_id: UUID
+    ) -> Answer:
+        """Finish one task inside the caller's transaction: both commit, or neither.
+
+        Raises SQLAlchemy's errors: the connection is the caller's.
+        """
+        parameters = _finish_parameters([success], worker_id)
+        result = await connection.execute(transitions.FINISH, parameters)
+        return rows_to_answers(all_rows(result))[0]
+
+    async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
+        """End attempts that did not succeed; the lifecycle decides: retry, FAILED or CANCELLED."""
+        latest = {failure.task_id: failure for failure in failures}
+        parameters = {
+            "ids": list(latest),
+            "epochs": [f.epoch for f in latest.values()],
+            "reasons": [str(f.reason) for f in latest.values()],
+            "delays": [f.delay_seconds for f in latest.values()],
+            "details": [f.detail for f in latest.values()],
+            "worker": worker_id,
+            "actor": worker_actor(worker_id),
+        }
+        return rows_to_answers(await self._database.rows(transitions.RELEASE, parameters))
+
+
+def worker_actor(worker_id: UUID) -> str:
+    """Return the actor of a worker's incarnation in events."""
+    return f"worker:{worker_id}"
+
+
+def _finish_parameters(successes: Sequence[Success], worker_id: UUID) -> dict[str, Any]:
+    latest = {success.task_id: success for success in successes}
+    return {
+        "ids": list(latest),
+        "epochs": [s.epoch for s in latest.values()],
+        "results": [s.result for s in latest.values()],
+        "worker": worker_id,
+        "actor": worker_actor(worker_id),
+    }
+
+
+def _distinct(ids: Sequence[UUID]) -> list[UUID]:
+    return sorted(set(ids))

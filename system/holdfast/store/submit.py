@@ -1,0 +1,143 @@
+"""Store new tasks: which statements, in which order, without I/O.
+
+``submission`` yields statements and is sent their rows (sans-IO). The API runs it on autocommit
+connections, Python callers inside their own transaction (``client.enqueue``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, TextClause
+
+from holdfast.store import transitions
+from holdfast.model.task import Limits, NewTask, Submitted, TaskRow
+from holdfast.store.decoding import Row, all_rows, row_to_task
+
+_ROUNDS_MAX = 3
+
+Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submitted]]
+
+
+def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
+    """Store the tasks, each at most once per id and per (tenant, idempotency key).
+
+    Yields a statement with its parameters, is sent its rows, returns the results in the order
+    given. Of two tasks with one key the first wins, as if they had been sent one by one.
+    """
+    answers: dict[UUID, Submitted] = {}
+    standing: dict[UUID, bytes] = {}  # the fingerprint of the task in each answer
+    leaders, followers = _one_per_key(tasks)
+    pending = leaders
+    for _ in range(_ROUNDS_MAX):
+        if not pending:
+            break
+        for row in (yield transitions.SUBMIT, _parameters(pending, actor, limits)):
+            answers[row["id"]] = Submitted("created", row_to_task(row))
+        pending = [task for task in pending if task.id not in answers]
+        if pending:
+            rows = yield transitions.SUBMITTED_BEFORE, _keys(pending)
+            for task, answer, fingerprint in _stored_before(pending, rows):
+                answers[task.id], standing[task.id] = answer, fingerprint
+            # A task neither inserted nor found was deleted in between: it can be inserted now.
+            pending = [task for task in pending if task.id not in answers]
+    if pending:
+        raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
+    for task, leader in followers:
+        # The leader itself may be a mismatch: the stored task decides, not the leader.
+        same = task.fingerprint == standing.get(leader.id, leader.fingerprint)
+        first = answers[leader.id].task
+        answers[task.id] = Submitted("existing" if same else "mismatch", first)
+    return [answers[task.id] for task in tasks]
+
+
+def submit_rows(
+    connection: Connection, tasks: Sequence[NewTask], actor: str, limits: Limits
+) -> list[Submitted]:
+    """Run ``submission`` inside the caller's transaction; raises SQLAlchemy's errors."""
+    steps = submission(tasks, actor, limits)
+    try:
+        statement, parameters = next(steps)
+        while True:
+            rows = all_rows(connection.execute(statement, parameters))
+            statement, parameters = steps.send(rows)
+    except StopIteration as done:
+        answers: list[Submitted] = done.value
+        return answers
+
+
+def _one_per_key(
+    tasks: Sequence[NewTask],
+) -> tuple[list[NewTask], list[tuple[NewTask, NewTask]]]:
+    """Return the first task of each key, and each later one with the task that it repeats."""
+    first: dict[tuple[str, str], NewTask] = {}
+    leaders: dict[UUID, NewTask] = {}
+    followers: list[tuple[NewTask, NewTask]] = []
+    for task in tasks:
+        if task.idempotency_key is None:
+            leaders.setdefault(task.id, task)
+            continue
+        leader = first.setdefault((task.tenant, task.idempotency_key), task)
+        if leader.id == task.id:
+            leaders.setdefault(task.id, task)
+        else:
+            followers.append((task, leader))
+    return list(leaders.values()), followers
+
+
+def _stored_before(
+    tasks: Sequence[NewTask], rows: list[Row]
+) -> Iterator[tuple[NewTask, Submitted, bytes]]:
+    """Yield each task already stored, its answer, and the fingerprint of the stored one."""
+    by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
+    by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
+    for row in rows:
+        found = _split_fingerprint(row)
+        by_id[found[0].id] = found
+        by_key[found[0].tenant, found[0].idempotency_key] = found
+    for task in tasks:
+        if task.id in by_id:  # sent before, with an unknown outcome
+            before, fingerprint = by_id[task.id]
+            yield task, Submitted("created", before, again=True), fingerprint
+        elif task.idempotency_key and (task.tenant, task.idempotency_key) in by_key:
+            before, fingerprint = by_key[task.tenant, task.idempotency_key]
+            same = fingerprint == task.fingerprint
+            yield task, Submitted("existing" if same else "mismatch", before), fingerprint
+
+
+def _split_fingerprint(row: Row) -> tuple[TaskRow, bytes]:
+    fingerprint = bytes(row.pop("fingerprint"))
+    return row_to_task(row), fingerprint
+
+
+def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
+    keyed = [task for task in tasks if task.idempotency_key is not None]
+    return {
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in keyed],
+        "keys": [task.idempotency_key for task in keyed],
+    }
+
+
+def _parameters(tasks: Sequence[NewTask], actor: str, limits: Limits) -> dict[str, Any]:
+    return {
+        "actor": actor,
+        "default_attempts": limits.max_attempts,
+        "default_losses": limits.max_losses,
+        "default_timeout": limits.timeout_seconds,
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in tasks],
+        "queues": [task.queue for task in tasks],
+        "priorities": [task.priority for task in tasks],
+        "names": [task.name for task in tasks],
+        "payloads": [task.payload for task in tasks],
+        "keys": [task.idempotency_key for task in tasks],
+        "fingerprints": [task.fingerprint for task in tasks],
+        "traceparents": [task.traceparent for task in tasks],
+        "run_ats": [task.run_at for task in tasks],
+        "max_attempts": [task.max_attempts for task in tasks],
+        "max_losses": [task.max_losses for task in tasks],
+        "timeouts": [task.timeout_seconds for task in tasks],
+    }

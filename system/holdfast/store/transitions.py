@@ -1,0 +1,327 @@
+"""The SQL of every transition by id: one transition of any number of tasks is one statement.
+
+How each is built (learned by model checking and on real Postgres; ``scans.py`` has the scans):
+
+- ``locked`` locks the rows by id, in id order, without looking at state or epoch: a row that starts
+  to match while the statement waits for its lock would not be found. The guards come after, in
+  ``eligible``, and read ``locked``, which holds the row as it is under the lock. Only scans filter
+  by state, and skip locked rows.
+- ``LATERAL``: one row at a time by the primary key, whatever the planner believes. It cannot know
+  how many ids will come (it guesses ten), and joined ``locked`` with ``input`` by comparing each
+  row with each: a third of the time of a finish of 84 tasks, more than half of one of 200.
+- ``clock_timestamp()`` everywhere. ``(SELECT clock_timestamp())`` is evaluated once, before any
+  lock wait, and is used only where a scan needs an index condition.
+- An UPDATE sets every column that a CHECK reads, from ``locked``: Postgres first checks the new row
+  as built from the snapshot's version, and only then notices that a newer version exists (a cancel
+  that had waited for a claim was refused by a CHECK that its real row would have passed).
+- ``state_since`` is set by every change of state, and by nothing else.
+- The event is inserted from the UPDATE's RETURNING, so no transition exists without its event.
+- Parameters are arrays (``unnest``): the same text serves one task and a thousand.
+
+The CTEs: ``input`` (parameters as rows), ``locked``, ``eligible`` (passed the guards), ``updated``,
+``event_rows``, ``effect_rows`` (the ledger), ``stale`` (refused writes, recorded).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from holdfast.model.lifecycle import Reason, State
+
+TASK_COLUMNS = """id, tenant, queue, priority, name, payload, idempotency_key, traceparent,
+  run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts, max_losses,
+  timeout_seconds, cancel_requested, worker_id, claimed_at, created_at, finished_at"""
+
+EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
+
+# What the guards of a release, a cancel and a retry read; the payload is not fetched.
+_COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
+    t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
+    t.traceparent, t.queue"""
+
+
+# What the guard of a finish reads.
+_FENCE = "t.id, t.state, t.epoch, t.seq, t.released_by"
+
+
+def _lock(columns: str, sent: str = "") -> str:
+    """Lock the rows that ``input`` names, in its order; ``sent``: columns of ``input`` to keep."""
+    return f"""locked AS MATERIALIZED (
+  SELECT t.*{sent} FROM input, LATERAL (
+    SELECT {columns} FROM tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)"""
+
+
+# Leaving RUNNING; every statement that ends an attempt sets at least this.
+LEAVE_RUNNING = """epoch = eligible.epoch + 1, seq = eligible.seq + 1, worker_id = NULL,
+  claim_token = NULL, claimed_at = NULL, state_since = clock_timestamp()"""
+
+SUBMIT = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT item.*, clock_timestamp() AS now FROM unnest(
+    CAST(:ids AS uuid[]), CAST(:tenants AS text[]), CAST(:queues AS text[]),
+    CAST(:priorities AS int[]), CAST(:names AS text[]), CAST(:payloads AS text[]),
+    CAST(:keys AS text[]), CAST(:fingerprints AS bytea[]), CAST(:traceparents AS text[]),
+    CAST(:run_ats AS timestamptz[]), CAST(:max_attempts AS int[]), CAST(:max_losses AS int[]),
+    CAST(:timeouts AS float8[])
+  ) AS item(id, tenant, queue, priority, name, payload, idempotency_key, fingerprint, traceparent,
+         run_at, max_attempts, max_losses, timeout_seconds)),
+inserted AS (
+  INSERT INTO tasks (id, tenant, queue, priority, name, payload, idempotency_key, fingerprint,
+    traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts,
+    max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
+  SELECT id, tenant, queue, priority, name, CAST(payload AS jsonb), idempotency_key, fingerprint,
+    traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}', 0, 1, 0, 0, 0,
+    COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
+    COALESCE(max_losses, CAST(:default_losses AS int)),
+    COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
+    false, 0, now, now
+  FROM input LEFT JOIN task_names a USING (name) ORDER BY tenant, idempotency_key, id
+  ON CONFLICT DO NOTHING
+  RETURNING {TASK_COLUMNS}),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, created_at, NULL, state, epoch, attempt, CAST(:actor AS text),
+         '{Reason.SUBMITTED}', NULL FROM inserted)
+SELECT * FROM inserted""")
+
+# A second statement on purpose: the first one's snapshot cannot see a concurrent winner.
+SUBMITTED_BEFORE = text(f"""
+SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
+UNION
+SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN (
+  SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
+
+
+# Lost before, and one more loss makes it FAILED (``lifecycle.Counters.quarantined``).
+def _quarantined(row: str) -> str:
+    return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
+
+
+# Since when a RUNNING task had been QUEUED: the row no longer says so, and only a repeated claim
+# asks.
+_QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
+    WHERE d.task_id = t.id AND d.reason = '{Reason.DISPATCHED}')"""
+
+# What a worker needs of a grant, and what decides the order.
+_GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.priority, t.run_at,
+  t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
+  t.traceparent, t.claimed_at"""
+
+# A quarantined task is granted only if nothing else runs in the worker: it must rank first
+# (ordinary tasks rank before it), the worker must say that it is idle (``exclusive``), and the
+# database must agree. While such a task runs, nothing else is granted. ``CASE`` asks the first
+# question only if there is such a task; the second is one look into an index that is nearly empty.
+# The second branch of ``answer`` changes nothing and returns the grant again: a claim of unknown
+# outcome is resent under the same token.
+CLAIM = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS item(id, epoch)
+  ORDER BY id),
+{_lock(f"{_GRANTED}, t.state, t.claim_token, t.state_since", ", input.epoch AS sent")},
+eligible AS MATERIALIZED (
+  SELECT locked.id, locked.epoch, locked.attempt, locked.seq, locked.state_since,
+    {_quarantined("locked")} AS quarantined,
+    row_number() OVER (
+      ORDER BY {_quarantined("locked")}, locked.priority DESC, locked.due_at, locked.id) AS place
+  FROM locked WHERE locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent),
+granted AS MATERIALIZED (
+  SELECT * FROM eligible
+  WHERE CASE WHEN quarantined
+    THEN CAST(:exclusive AS bool) AND place = 1 AND NOT EXISTS (
+      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}')
+    ELSE NOT EXISTS (
+      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}'
+        AND {_quarantined("r")}) END),
+updated AS (
+  UPDATE tasks t SET state = '{State.RUNNING}', epoch = granted.epoch + 1,
+    attempt = granted.attempt + 1, seq = granted.seq + 1, worker_id = CAST(:worker AS uuid),
+    claim_token = CAST(:token AS uuid),
+    claimed_at = clock_timestamp(), state_since = clock_timestamp(), hint_deadline = NULL,
+    finished_at = NULL
+  FROM granted WHERE t.id = granted.id
+  RETURNING {_GRANTED}, granted.state_since AS queued_at),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
+         CAST(:actor AS text), '{Reason.CLAIMED}', NULL FROM updated),
+answer AS (
+  SELECT *, true AS granted, false AS again FROM updated
+  UNION ALL
+  SELECT {_GRANTED}, {_QUEUED_AT}, true, true
+  FROM locked AS t WHERE t.state = '{State.RUNNING}' AND t.claim_token = CAST(:token AS uuid)
+  UNION ALL
+  SELECT {_GRANTED}, t.state_since, false, false
+  FROM locked AS t WHERE t.id IN (SELECT id FROM eligible EXCEPT SELECT id FROM granted))
+SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
+  attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
+  EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
+  EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
+  EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
+  {_quarantined("answer")} AS quarantined
+FROM answer ORDER BY priority DESC, due_at, id""")
+
+HEARTBEAT = text(f"""
+WITH renewed AS (
+  UPDATE workers SET lease_expires_at =
+    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
+  WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)
+SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue, t.traceparent,
+  t.claimed_at
+FROM renewed LEFT JOIN tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
+ORDER BY t.id""")
+
+# The end of an attempt, sent once or more often: it stands if the epoch fits, or if this worker
+# ended this attempt before. Everything else is a stale write: refused and recorded.
+_ANSWER = """
+settled AS (
+  SELECT id, epoch - 1 AS sent, outcome, state, epoch, true AS made, true AS done FROM updated
+  UNION ALL
+  SELECT input.id, input.epoch, input.outcome, locked.state, locked.epoch, false,
+    COALESCE(locked.epoch = input.epoch + 1 AND locked.released_by = CAST(:worker AS uuid), false)
+  FROM input LEFT JOIN locked ON locked.id = input.id
+  WHERE input.id NOT IN (SELECT id FROM updated)),
+stale AS (
+  INSERT INTO stale_writes (task_id, at, worker_id, epoch, outcome, state_found, epoch_found)
+  SELECT id, clock_timestamp(), CAST(:worker AS uuid), sent, outcome, state, epoch
+  FROM settled WHERE NOT done)
+SELECT id AS task_id, made, done, state, epoch FROM settled"""
+
+FINISH = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT item.*, '{Reason.SUCCEEDED}' AS outcome FROM unnest(
+    CAST(:ids AS uuid[]), CAST(:epochs AS int[]), CAST(:results AS text[])
+  ) AS item(id, epoch, result) ORDER BY id),
+{_lock(_FENCE, ", input.epoch AS sent, input.outcome, input.result")},
+eligible AS (
+  SELECT locked.id, locked.epoch, locked.seq, locked.outcome, locked.result FROM locked
+  WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),
+updated AS (
+  UPDATE tasks t SET state = '{State.SUCCEEDED}', {LEAVE_RUNNING},
+    released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()
+  FROM eligible WHERE t.id = eligible.id
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.finished_at, eligible.outcome,
+    eligible.result),
+effect_rows AS (
+  INSERT INTO effects (effect_key, task_id, epoch, attempt, at, result)
+  SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb) FROM updated ORDER BY id),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, finished_at, '{State.RUNNING}', state, epoch, attempt, CAST(:actor AS text),
+         '{Reason.SUCCEEDED}', NULL FROM updated),
+{_ANSWER}""")
+
+RELEASE = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(
+    CAST(:ids AS uuid[]), CAST(:epochs AS int[]), CAST(:reasons AS text[]),
+    CAST(:delays AS float8[]), CAST(:details AS text[])
+  ) AS item(id, epoch, outcome, delay, detail) ORDER BY id),
+{_lock(_COUNTERS, ", input.epoch AS sent, input.outcome, input.delay, input.detail")},
+eligible AS (
+  SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.outcome, locked.delay,
+    locked.detail,
+    locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,
+    CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
+         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN '{State.SCHEDULED}'
+         WHEN locked.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
+         WHEN locked.attempt - locked.losses - locked.handed_back >= locked.max_attempts
+           THEN '{State.FAILED}'
+         ELSE '{State.SCHEDULED}' END AS next
+  FROM locked WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),
+updated AS (
+  UPDATE tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = CAST(:worker AS uuid),
+    handed_back = eligible.handed_back,
+    due_at = CASE WHEN eligible.next = '{State.SCHEDULED}'
+      THEN clock_timestamp() + make_interval(secs => eligible.delay) ELSE eligible.due_at END,
+    finished_at = CASE WHEN eligible.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
+  FROM eligible WHERE t.id = eligible.id
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, eligible.outcome, eligible.detail),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
+         CAST(:actor AS text), outcome, CAST(detail AS jsonb) FROM updated),
+{_ANSWER}""")
+
+RETIRE = text("""
+UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
+WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
+
+CANCEL = text(f"""
+WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
+{_lock(_COUNTERS)},
+eligible AS (
+  SELECT locked.id, locked.seq, locked.state, locked.epoch, locked.worker_id, locked.claim_token,
+    CASE locked.state WHEN '{State.RUNNING}' THEN '{State.RUNNING}'
+                      ELSE '{State.CANCELLED}' END AS next
+  FROM locked WHERE locked.state IN ('{State.SCHEDULED}', '{State.QUEUED}')
+    OR (locked.state = '{State.RUNNING}' AND NOT locked.cancel_requested)),
+updated AS (
+  UPDATE tasks t SET state = eligible.next, epoch = eligible.epoch, worker_id = eligible.worker_id,
+    claim_token = eligible.claim_token, seq = eligible.seq + 1, cancel_requested = true,
+    hint_deadline = NULL,
+    state_since = CASE WHEN eligible.next = '{State.CANCELLED}' THEN clock_timestamp()
+                       ELSE t.state_since END,
+    finished_at = CASE WHEN eligible.next = '{State.CANCELLED}' THEN clock_timestamp() END
+  FROM eligible WHERE t.id = eligible.id
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, eligible.state AS found),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), found, state, epoch, attempt, CAST(:actor AS text),
+    CASE state WHEN '{State.RUNNING}' THEN '{Reason.CANCEL_REQUESTED}'
+               ELSE '{Reason.CANCELLED}' END,
+    NULL FROM updated)
+SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
+  COALESCE(updated.epoch, locked.epoch) AS epoch, locked.state AS found, locked.attempt,
+  locked.queue, locked.traceparent, updated.id IS NOT NULL AS made,
+  updated.id IS NOT NULL OR COALESCE(
+    locked.state = '{State.CANCELLED}' OR locked.state = '{State.RUNNING}', false) AS done
+FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated.id = input.id""")
+
+# A dead letter gets one more attempt than it has used; the counters go on.
+RETRY = text(f"""
+WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
+{_lock(_COUNTERS)},
+updated AS (
+  UPDATE tasks t SET state = '{State.SCHEDULED}', epoch = locked.epoch, worker_id = NULL,
+    claim_token = NULL, seq = locked.seq + 1, finished_at = NULL, state_since = clock_timestamp(),
+    due_at = clock_timestamp(), cancel_requested = false,
+    max_attempts = GREATEST(
+      locked.max_attempts, locked.attempt - locked.losses - locked.handed_back + 1),
+    max_losses = GREATEST(locked.max_losses, locked.losses + 1)
+  FROM locked WHERE t.id = locked.id AND locked.state = '{State.FAILED}'
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq),
+event_rows AS (
+  INSERT INTO task_events ({EVENT_COLUMNS})
+  SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
+         CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM updated)
+SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
+  COALESCE(updated.epoch, locked.epoch) AS epoch, locked.state AS found, locked.attempt,
+  locked.queue, locked.traceparent, updated.id IS NOT NULL AS made,
+  updated.id IS NOT NULL AS done
+FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated.id = input.id""")
+
+REGISTER = text("""
+WITH worker_row AS (
+  INSERT INTO workers (id, label, queues, started_at, lease_expires_at)
+  VALUES (CAST(:worker AS uuid), CAST(:label AS text), CAST(:queues AS text[]), clock_timestamp(),
+          clock_timestamp() + make_interval(secs => CAST(:lease AS float8)))
+  ON CONFLICT (id) DO NOTHING),
+name_rows AS (
+  INSERT INTO task_names AS t (name, max_attempts, timeout_seconds, announced_at)
+  SELECT u.*, clock_timestamp() FROM unnest(
+    CAST(:names AS text[]), CAST(:max_attempts AS int[]), CAST(:timeouts AS float8[])
+  ) AS u(name, max_attempts, timeout_seconds) ORDER BY name
+  ON CONFLICT (name) DO UPDATE SET max_attempts = EXCLUDED.max_attempts,
+    timeout_seconds = EXCLUDED.timeout_seconds, announced_at = EXCLUDED.announced_at)
+SELECT clock_timestamp()""")
+
+ANNOUNCED = text("SELECT name FROM task_names ORDER BY name")
+
+STORY = text(f"""
+SELECT {TASK_COLUMNS},
+  (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM task_events e WHERE e.task_id = t.id)
+    AS events,
+  (SELECT to_jsonb(f) FROM effects f WHERE f.effect_key = t.id) AS effect
+FROM tasks t WHERE t.id = CAST(:id AS uuid)""")
+
+CLOCK = text("SELECT clock_timestamp()")

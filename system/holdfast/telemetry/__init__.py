@@ -1,0 +1,1 @@
+"""Traces, metrics and logs: the mechanics that every process shares."""

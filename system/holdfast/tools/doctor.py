@@ -1,0 +1,96 @@
+"""``holdfast doctor``: check that the environment is what Holdfast needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from sqlalchemy import text
+
+from holdfast.store import revision
+from holdfast.store.database import Database
+from holdfast.errors import HoldfastError
+from holdfast.queue.hints import HintQueue
+from holdfast.settings import Settings
+
+_POSTGRES_MIN = 150000
+_CLOCK_DIFFERENCE_SECONDS_MAX = 2.0
+
+_FACTS = text("""
+SELECT current_setting('server_version_num')::int AS version_number,
+  current_setting('server_version') AS version,
+  current_setting('synchronous_commit') AS synchronous_commit,
+  current_setting('fsync') AS fsync,
+  current_setting('idle_in_transaction_session_timeout') AS idle_timeout,
+  current_setting('max_connections')::int AS connections,
+  clock_timestamp() AS clock""")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one check. ``bad`` breaks a guarantee, ``warning`` weakens one."""
+
+    grade: Literal["ok", "warning", "bad"]
+    subject: str
+    detail: str
+
+
+async def examine(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Yield one result per check; a failed check is a result, not an exception."""
+    try:
+        await revision.check(settings)
+        yield CheckResult("ok", "migrations", f"at {revision.NEWEST}")
+    except HoldfastError as error:
+        yield CheckResult("bad", "migrations", str(error))
+    async for result in _postgres(settings):
+        yield result
+    async for result in _redis(settings):
+        yield result
+
+
+async def _postgres(settings: Settings) -> AsyncIterator[CheckResult]:
+    database = Database(settings, connections=1, application_name="holdfast-doctor")
+    try:
+        facts = (await database.rows(_FACTS))[0]
+    except HoldfastError as error:
+        yield CheckResult("bad", "Postgres", str(error))
+        return
+    finally:
+        await database.close()
+    recent = facts["version_number"] >= _POSTGRES_MIN
+    yield CheckResult("ok" if recent else "bad", "Postgres", f"{facts['version']} (15 or newer)")
+    for name in ("synchronous_commit", "fsync"):
+        off = facts[name] == "off"
+        detail = f"{facts[name]}" + (": a crash loses tasks that were answered 201" if off else "")
+        yield CheckResult("bad" if off else "ok", name, detail)
+    endless = facts["idle_timeout"] == "0"
+    advice = ": a half-open connection can hold row locks for ever; set 60s" if endless else ""
+    yield CheckResult(
+        "warning" if endless else "ok",
+        "idle_in_transaction_session_timeout",
+        f"{facts['idle_timeout']}{advice}",
+    )
+    # The only use of this machine's clock: nothing is decided by it.
+    difference = abs((datetime.now(UTC) - facts["clock"]).total_seconds())  # noqa: TID251
+    near = difference <= _CLOCK_DIFFERENCE_SECONDS_MAX
+    yield CheckResult(
+        "ok" if near else "warning",
+        "clock",
+        f"{difference:.2f} s apart from the database's, which is the one that decides",
+    )
+
+
+async def _redis(settings: Settings) -> AsyncIterator[CheckResult]:
+    queue = HintQueue(settings, connections=1)
+    try:
+        policy = await queue.memory_policy()
+    except HoldfastError as error:
+        yield CheckResult("bad", "Redis", str(error))
+        return
+    finally:
+        await queue.close()
+    fits = policy == "noeviction"
+    advice = "" if fits else ": hints that are evicted wait for their deadline; set noeviction"
+    yield CheckResult("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")

@@ -1,0 +1,241 @@
+"""Claim tasks: read hints for free slots, claim their tasks, start what was granted.
+
+A quarantined task (one more loss would make it FAILED) is granted only to a worker in which nothing
+else runs. Its hint is held here, unacked: this worker starts nothing more until its slots are idle
+and claims the task then. Meanwhile it asks again now and then, since another worker may have run
+it. Hints of further quarantined tasks are requeued for other workers.
+
+Nothing is claimed while the lease may be over: what a dead worker is granted is reclaimed at once,
+and each time counts as a loss of the task (``max_losses`` makes it FAILED).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.errors import Unavailable
+from holdfast.worker.lease import Lease
+from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.queue.hints import Delivery, HintQueue
+from holdfast.model.claim import Claimed
+from holdfast.model.dispatch import Hint
+from holdfast.store.resend import Unanswered, until_answered
+from holdfast.settings import Settings
+from holdfast.worker.executor import Executor
+from holdfast.store.store import Store
+from holdfast.instrumentation.worker import WorkerInstrumentation
+
+READ_BLOCK_SECONDS = 1.0
+_RESEND_SECONDS = 0.2
+_CLAIM_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """How an incarnation ends: ``loops`` stop, then the grace runs out; or the lease is lost."""
+
+    loops: Loops
+    lease: Lease
+    grace_left: Callable[[], float]
+
+    @property
+    def due(self) -> bool:
+        """Whether there is no time left to wait for an answer."""
+        return self.lease.dead.is_set() or self.grace_left() <= 0
+
+
+class Claimer:
+    """Reads and claims once per ``claim_once``; call ``leave`` after the last one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        store: Store,
+        queue: HintQueue,
+        executor: Executor,
+        shutdown: Shutdown,
+        telemetry: WorkerInstrumentation,
+        log: Logger,
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._store = store
+        self._queue = queue
+        self._slots = executor.slots
+        self._executor = executor
+        self._shutdown = shutdown
+        self._telemetry = telemetry
+        self._log = log
+        self._claims_sent = 0
+        self._claims_in_flight = 0
+        self._reread = False
+        self._quarantined: Delivery | None = None  # held until nothing else runs here
+
+    def claim_mark(self) -> int | None:
+        """Return a mark for ``no_claim_since``, None while a claim is in flight."""
+        return None if self._claims_in_flight else self._claims_sent
+
+    def no_claim_since(self, mark: int | None) -> bool:
+        """Whether no claim was in flight when ``mark`` was taken, and none was sent since.
+
+        Only then does a heartbeat sent after the mark tell strays from new grants: an attempt it
+        lists that is unknown here cannot be one whose grant is still on its way.
+        """
+        return mark == self._claims_sent
+
+    async def claim_once(self) -> None:
+        """Wait for slots, read hints for them and claim; or wait for exclusive use."""
+        # A round that fails may have read hints, or claimed without acking: read those again.
+        reread, self._reread = self._reread, True
+        if self._quarantined is not None:
+            await self._claim_quarantined(self._quarantined)
+        elif await self._free_slots() >= len(self._settings.queues):
+            reread = await self._read_and_take(pending=reread) and reread
+        self._reread = reread
+
+    async def leave(self) -> None:
+        """Requeue the hint of a quarantined task that is held here, if any."""
+        if self._quarantined is None or self._shutdown.lease.dead.is_set():
+            return  # a scheduler drains the hints of a dead worker
+        try:
+            await self._queue.requeue([self._quarantined])
+        except Unavailable as error:
+            self._log.warning(
+                "Hint could not be requeued; it will be republished at its deadline",
+                event_name=EventName.HINT_NOT_REQUEUED,
+                error=error,
+            )
+
+    async def _read_and_take(self, *, pending: bool) -> bool:
+        """Whether there were any hints."""
+        deliveries = await self._queue.read(
+            self._worker_id,
+            self._settings.queues,
+            min(self._slots.free, _CLAIM_MAX),
+            block_seconds=READ_BLOCK_SECONDS,
+            pending=pending,
+        )
+        if deliveries and self._shutdown.loops.stopping:
+            await self._queue.requeue(deliveries)
+        elif deliveries:
+            await self._take(deliveries)
+        return bool(deliveries)
+
+    async def _free_slots(self) -> int:
+        """Wait for as many free slots as there are queues to read, up to the read timeout."""
+        least = len(self._settings.queues)
+        await self._slots.wait(
+            lambda: self._slots.free >= least or self._shutdown.loops.stopping, READ_BLOCK_SECONDS
+        )
+        return self._slots.free
+
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        hints = [delivery.hint for delivery in deliveries if delivery.hint]
+        claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
+        if claimed is None:
+            return  # never acked: a scheduler drains these hints for other workers
+        batches = {hint.task_id: hint.batch_traceparent for hint in hints}
+        if self._shutdown.lease.dead.is_set():
+            for grant in claimed.grants:
+                self._telemetry.dropped(grant, batches.get(grant.task_id))
+            return
+        deferred: list[Delivery] = []
+        settled: list[Delivery] = []
+        for delivery in deliveries:
+            later = delivery.hint and delivery.hint.task_id in claimed.deferred
+            (deferred if later else settled).append(delivery)
+        self._telemetry.not_granted(len(settled) - len(claimed.grants))
+        for grant in claimed.grants:
+            self._executor.begin(
+                grant,
+                sent - grant.running_seconds,
+                batch_traceparent=batches.get(grant.task_id),
+                stopping=self._shutdown.loops.stopping,
+            )
+        held = deferred[:1] if not self._slots.exclusive else []
+        self._hold(held[0] if held else None)
+        await self._queue.requeue(deferred[len(held) :])
+        await self._queue.ack(settled)
+
+    async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
+        """Send the claim until it is answered, under a lease and always with the same token.
+
+        Returns the answer and the loop's time when the answered claim was sent. The answer is None
+        if the worker is dead, or if the grace of a shutdown ran out without Postgres.
+        """
+        token, exclusive = uuid4(), self._slots.idle
+        clock = asyncio.get_running_loop().time
+        shutdown = self._shutdown
+
+        async def send() -> tuple[Claimed | None, float]:
+            while not shutdown.due:
+                if shutdown.lease.held:
+                    sent = clock()
+                    claimed = await self._store.claim(
+                        hints, self._worker_id, token, exclusive=exclusive
+                    )
+                    return claimed, sent
+                await shutdown.lease.wait(_RESEND_SECONDS)
+            return None, 0.0
+
+        async def again(error: Unanswered) -> bool:
+            self._log.warning(
+                "Claim got no reply; sending it again",
+                event_name=EventName.CLAIM_RESENT,
+                hints=len(hints),
+                error=error,
+            )
+            await wait_for_event(shutdown.lease.dead, _RESEND_SECONDS)
+            return True
+
+        self._claims_sent += 1
+        self._claims_in_flight += 1
+        try:
+            claimed, sent = await until_answered(send, again)
+        finally:
+            self._claims_in_flight -= 1
+        if claimed is not None and claimed.again:
+            self._log.warning(
+                "Claim of unknown outcome had been committed",
+                event_name=EventName.CLAIM_ALREADY_COMMITTED,
+                grants=claimed.again,
+            )
+        return claimed, sent
+
+    # Quarantined tasks
+
+    def _hold(self, delivery: Delivery | None) -> None:
+        if delivery is not None and delivery != self._quarantined and delivery.hint:
+            self._log.info(
+                "Quarantined task waits for exclusive use of this worker",
+                event_name=EventName.QUARANTINED_TASK_WAITING,
+                task_id=str(delivery.hint.task_id),
+            )
+        self._quarantined = delivery
+
+    async def _claim_quarantined(self, delivery: Delivery) -> None:
+        """Claim the held task once nothing else runs, or ask whether another worker has run it."""
+        loops = self._shutdown.loops
+        idle = await self._slots.wait(
+            lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS
+        )
+        if loops.stopping:
+            return
+        await self._take([delivery])
+        if self._quarantined is None:
+            return
+        if self._slots.stuck:  # a handler that ignores its stop would block this worker
+            self._log.warning(
+                "Running attempts do not end; leaving the quarantined task to other workers",
+                event_name=EventName.QUARANTINED_TASK_SKIPPED,
+            )
+            self._quarantined = None
+            await self._queue.ack([delivery])  # republished at its deadline
+        elif idle:  # the database still has another attempt here: a heartbeat resolves that
+            await loops.sleep(_RESEND_SECONDS)

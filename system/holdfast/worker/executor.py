@@ -1,0 +1,174 @@
+"""Run claimed attempts: call the handler, have the end written, emit its telemetry.
+
+A quarantined task has the worker to itself: if it kills the process, it kills no other attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.worker.attempt import RunningAttempt
+from holdfast.worker.finisher import Finisher
+from holdfast.handlers.cancellation import Cancellation, StopReason
+from holdfast.handlers.commit import Commit
+from holdfast.handlers.context import Context
+from holdfast.handlers.registry import Registry
+from holdfast.handlers.transaction import Transactions
+from holdfast.model.lifecycle import Reason
+from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
+from holdfast.model.task import Answer
+from holdfast.settings import Settings
+from holdfast.worker.slot_pool import SlotPool
+from holdfast.instrumentation.attempt_span import AttemptSpan
+from holdfast.instrumentation.worker import WorkerInstrumentation
+
+_CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
+
+
+class Executor:
+    """The attempts of one worker; ``attempts`` are those whose handlers have not ended yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        transactions: Transactions,
+        finisher: Finisher,
+        slots: SlotPool,
+        telemetry: WorkerInstrumentation,
+        log: Logger,
+    ) -> None:
+        self.attempts: dict[AttemptKey, RunningAttempt] = {}
+        self.slots = slots
+        self._settings = settings
+        self._registry = registry
+        self._transactions = transactions
+        self._finisher = finisher
+        self._telemetry = telemetry
+        self._log = log
+        self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
+        self._releasing: set[AttemptKey] = set()  # attempts without a handler, about to be ended
+        self._jitter = random.Random()
+
+    @property
+    def known(self) -> set[AttemptKey]:
+        """Attempts the database may still record as owned by this worker."""
+        return self.attempts.keys() | self._releasing
+
+    def begin(
+        self, grant: Grant, started: float, *, batch_traceparent: str | None, stopping: bool
+    ) -> None:
+        """Run the handler of a grant; its timeout runs from ``started``, by the loop's clock.
+
+        ``stopping``: the worker is shutting down; the attempt is stopped before it begins.
+        """
+        span = self._telemetry.claimed(grant, batch_traceparent)
+        handler = self._registry.get(grant.name)
+        if handler is None:
+            self._log.warning(
+                "No handler is registered for this task name",
+                event_name=EventName.HANDLER_MISSING,
+                task_id=str(grant.task_id),
+                name=grant.name,
+            )
+            end = _unknown_name(grant, self._settings.unknown_name_seconds)
+            self.release(grant, end, span)
+            return
+        cancellation, commit = Cancellation(), Commit(grant, span)
+        context = Context(
+            grant,
+            clock=asyncio.get_running_loop().time,
+            started=started,
+            cancellation=cancellation,
+            commit=commit,
+            open_transaction=self._transactions.open if handler.is_async else None,
+        )
+        attempt = RunningAttempt(grant, handler, context, cancellation, commit)
+        self.attempts[grant.key] = attempt
+        if grant.quarantined:
+            self.slots.acquire_exclusive(attempt)
+        if stopping:
+            attempt.stop(StopReason.SHUTTING_DOWN)
+        self.slots.run(self._run(attempt), attempt)
+
+    def release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
+        """End an attempt that has no handler here; it holds a slot until that is answered."""
+        self._releasing.add(attempt.key)
+        self.slots.run(self._release(attempt, end, span))
+
+    def stop(self, reason: StopReason) -> None:
+        """Tell every handler to stop."""
+        for attempt in list(self.attempts.values()):
+            attempt.stop(reason)
+
+    def lost(self, key: AttemptKey) -> None:
+        """Stop the handler of an attempt that the database no longer has under this worker."""
+        attempt = self.attempts.get(key)
+        if attempt is not None:
+            attempt.stop(StopReason.LEASE_LOST)
+            self.slots.release_exclusive(attempt)
+
+    async def close(self) -> None:
+        """Cancel what still runs; threads cannot be stopped and are left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self.slots.close(_CLOSE_SECONDS)
+
+    async def _run(self, attempt: RunningAttempt) -> None:
+        grant, loop = attempt.grant, asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            end = await attempt.run(
+                self._threads,
+                uniform=self._jitter.random(),
+                result_bytes_max=self._settings.result_bytes_max,
+            )
+            self._telemetry.ran(grant, loop.time() - started)
+            answer = await self._settle(end, attempt.span) if end else None
+        finally:
+            del self.attempts[grant.key]
+            self.slots.release_exclusive(attempt)
+        self._record(attempt, end, answer, loop.time() - started)
+        await attempt.released()
+
+    async def _release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
+        try:
+            answer = await self._settle(end, span)
+        finally:
+            self._releasing.discard(attempt.key)
+        self._telemetry.answered(attempt, end, answer, span)
+
+    async def _settle(self, end: Success | Failure, span: AttemptSpan | None) -> Answer:
+        began = self._telemetry.now()
+        answer = await self._finisher.settle(end)
+        if span is not None:
+            span.finished(began)
+        return answer
+
+    def _record(
+        self,
+        attempt: RunningAttempt,
+        end: Success | Failure | None,
+        answer: Answer | None,
+        seconds: float,
+    ) -> None:
+        if end is not None and answer is not None:
+            self._telemetry.answered(attempt.grant, end, answer, attempt.span, seconds)
+        elif attempt.committed:
+            self._telemetry.succeeded(attempt.grant, attempt.span, seconds)
+        else:
+            self._telemetry.lost(attempt.grant)
+
+
+def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
+    """Release the task without a failed attempt: another worker may have a handler for it."""
+    return Failure(
+        grant.task_id,
+        grant.epoch,
+        Reason.HANDED_BACK,
+        delay_seconds,
+        '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
+    )

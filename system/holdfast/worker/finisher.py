@@ -1,0 +1,184 @@
+"""Group commit of finished attempts: the ends of many handlers in one statement.
+
+Ends that arrive while a statement is in flight form the next batch, so batches grow with the load.
+After a batch of several, the next one waits briefly for more; a single end is sent at once. An end
+of unknown outcome is sent again until it is answered, which its guards make idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.errors import OutcomeUnknown, Unstorable
+from holdfast.model.lifecycle import Reason
+from holdfast.runtime.supervision import cancelled_from_outside
+from holdfast.model.claim import Failure, Success
+from holdfast.model.task import Answer
+from holdfast.store.resend import Unanswered, send_halving, until_answered
+from holdfast.store.store import Store
+
+_BATCH_MAX = 500
+_GATHER_SECONDS = 0.002
+_RESEND_SECONDS = 0.2
+
+End = Success | Failure
+Waiting = tuple[End, asyncio.Future[Answer]]
+E = TypeVar("E", Success, Failure)
+
+
+class Finisher:
+    """Accepts ends by ``settle``; ``run`` sends them until ``stop`` and none is left."""
+
+    def __init__(self, store: Store, worker_id: UUID, log: Logger) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._log = log
+        self._waiting: list[Waiting] = []
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        self._troubled: tuple[float, str] | None = None  # since when, and why
+
+    async def settle(self, end: End) -> Answer:
+        """Have an end written; return the answer: done, or refused with the state found."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((end, future))
+        self._arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Send batches; return after ``stop`` once every end was answered."""
+        many = False
+        while self._waiting or not self._stopping:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if many and len(self._waiting) < _BATCH_MAX and not self._stopping:
+                await asyncio.sleep(_GATHER_SECONDS)
+            while self._waiting:
+                batch = self._take()
+                many = len(batch) > 1
+                try:
+                    await self._send(batch)
+                except (Exception, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and cancelled_from_outside():
+                        raise
+                    self._log.exception(
+                        "Finish failed unexpectedly",
+                        event_name=EventName.FINISH_FAILED,
+                        ends=len(batch),
+                    )
+                    self._in_trouble(error)
+                    _give_up(batch, error)
+                else:
+                    self._troubled = None
+
+    def stalled(self, seconds: float) -> dict[str, str]:
+        """Say why no end was answered for longer than ``seconds``, as ``Loops.stalled`` does."""
+        if self._troubled is None:
+            return {}
+        since, why = self._troubled
+        lasting = asyncio.get_running_loop().time() - since
+        return {"finish": f"no progress for {lasting:.1f} s: {why}"} if lasting > seconds else {}
+
+    def _in_trouble(self, error: BaseException) -> None:
+        since = self._troubled[0] if self._troubled else asyncio.get_running_loop().time()
+        self._troubled = (since, str(error) or type(error).__name__)
+
+    def stop(self) -> None:
+        """Let ``run`` return when it has sent what is there."""
+        self._stopping = True
+        self._arrived.set()
+
+    def _take(self) -> list[Waiting]:
+        """Return the next batch, with at most one end per task: answers are matched by task."""
+        batch: dict[UUID, Waiting] = {}
+        rest: list[Waiting] = []
+        for waiting in self._waiting:
+            task_id = waiting[0].task_id
+            if task_id in batch or len(batch) >= _BATCH_MAX:
+                rest.append(waiting)
+            else:
+                batch[task_id] = waiting
+        self._waiting = rest
+        return list(batch.values())
+
+    async def _send(self, batch: Sequence[Waiting]) -> None:
+        successes = [end for end, _ in batch if isinstance(end, Success)]
+        failures = [end for end, _ in batch if isinstance(end, Failure)]
+        answers, refused = await self._until_answered(
+            successes, lambda some: self._store.finish(some, self._worker_id)
+        )
+        for success, error in refused:
+            self._log.error(
+                "Result cannot be stored",
+                event_name=EventName.RESULT_UNSTORABLE,
+                task_id=str(success.task_id),
+                error=error,
+            )
+            failures.append(_not_storable(success))
+        more, unstorable = await self._release(failures)
+        if unstorable:  # the detail is the only value in a failure that Postgres could refuse
+            bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in unstorable]
+            more += (await self._release(bare))[0]
+        by_task = {answer.task_id: answer for answer in answers + more}
+        for end, future in batch:
+            if not future.done():
+                future.set_result(by_task[end.task_id])
+
+    async def _release(
+        self, failures: list[Failure]
+    ) -> tuple[list[Answer], list[tuple[Failure, Unstorable]]]:
+        return await self._until_answered(
+            failures, lambda some: self._store.release(some, self._worker_id)
+        )
+
+    async def _until_answered(
+        self, ends: list[E], send: Callable[[Sequence[E]], Awaitable[list[Answer]]]
+    ) -> tuple[list[Answer], list[tuple[E, Unstorable]]]:
+        """Return the answers, and the ends that Postgres refuses to store."""
+        if not ends:
+            return [], []
+        refused: dict[E, Unstorable] = {}
+        unknown = False
+
+        async def again(error: Unanswered) -> bool:
+            nonlocal unknown
+            unknown = unknown or isinstance(error, OutcomeUnknown)
+            self._in_trouble(error)
+            self._log.warning(
+                "Finish got no reply; sending it again",
+                event_name=EventName.FINISH_RESENT,
+                ends=len(ends),
+                error=error,
+            )
+            await asyncio.sleep(_RESEND_SECONDS)
+            return True
+
+        answers = await until_answered(lambda: send_halving(ends, send, refused.__setitem__), again)
+        if unknown and (stood := sum(each.done and not each.made for each in answers)):
+            self._log.warning(
+                "Finish of unknown outcome had been committed",
+                event_name=EventName.FINISH_ALREADY_COMMITTED,
+                ends=stood,
+            )
+        return answers, list(refused.items())
+
+
+def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
+    """Fail the waiting attempts after a bug; the heartbeat will release them as unknown here."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(RuntimeError(f"finish failed: {error!r}"))
+
+
+def _not_storable(success: Success) -> Failure:
+    return Failure(
+        success.task_id,
+        success.epoch,
+        Reason.FAILED,
+        detail='{"error": {"type": "Unstorable", "message": "result not storable"}}',
+    )

@@ -1,0 +1,36 @@
+"""Run a worker in this process: settings in, exit code out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.store import revision
+from holdfast.handlers.registry import Registry
+from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.settings import Settings
+from holdfast.runtime.signals import on_stop_signal
+from holdfast.instrumentation.telemetry import open_telemetry
+from holdfast.worker.worker import Worker
+
+
+async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
+    """Work until a stop signal, or until this incarnation is marked dead (EXIT_DEAD)."""
+    registry = Registry()
+    registry.load_builtin(settings)
+    for app in apps:
+        registry.load(app)
+    await revision.check(settings)
+    async with open_telemetry(settings, "worker") as telemetry:
+        worker = Worker(settings, registry, telemetry)
+        health = create_health(worker.stalled, telemetry.metrics)
+        server, task = await start_server(health, settings.health_host, settings.health_port)
+        telemetry.log.info(
+            "Health server started",
+            event_name=EventName.HEALTH_STARTED,
+            url=f"http://{settings.health_host}:{server.port}/readyz",
+        )
+        on_stop_signal(worker.stop)
+        code = await worker.run()
+        await stop_server(server, task)
+    return code

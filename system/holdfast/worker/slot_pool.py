@@ -1,0 +1,100 @@
+"""The slots of a worker: a bound on what runs at once, and exclusive use by one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.worker.attempt import RunningAttempt
+from holdfast.runtime.supervision import wait_for_event
+
+_RECHECK_SECONDS = 1.0
+
+
+class SlotPool:
+    """Runs pieces of work, each in a slot that is taken until it has ended.
+
+    While an attempt has exclusive use no slot is free, so nothing is started beside it.
+    """
+
+    def __init__(self, size: int, log: Logger) -> None:
+        self._size = size
+        self._log = log
+        self._running: dict[asyncio.Task[object], RunningAttempt | None] = {}
+        self._exclusive: RunningAttempt | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """How many pieces of work may be started now."""
+        return 0 if self.exclusive else self._size - len(self._running)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a quarantined attempt has the worker to itself."""
+        return self._exclusive is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether every slot is free, including those of threads that outlived their attempts."""
+        return not self._running
+
+    @property
+    def stuck(self) -> bool:
+        """Whether all running attempts were told to stop, so that it is unknown when they end."""
+        running = self._running.values()
+        return bool(running) and all(attempt and attempt.stopping for attempt in running)
+
+    async def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait up to ``seconds`` until the condition holds; return whether it does.
+
+        It is checked whenever a slot is freed or ``wake`` is called.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not condition():
+            self._changed.clear()
+            if loop.time() >= deadline:
+                return False
+            await wait_for_event(self._changed, min(_RECHECK_SECONDS, deadline - loop.time()))
+        return True
+
+    def wake(self) -> None:
+        """Make ``wait`` check its condition again."""
+        self._changed.set()
+
+    def run(self, work: Coroutine[Any, Any, object], attempt: RunningAttempt | None = None) -> None:
+        """Run ``work``, of that attempt if any, in a slot of its own."""
+        task = asyncio.create_task(work)
+        self._running[task] = attempt
+        task.add_done_callback(self._ended)
+
+    def acquire_exclusive(self, attempt: RunningAttempt) -> None:
+        """Leave no slot free until ``release_exclusive`` is called for this attempt."""
+        self._exclusive = attempt
+
+    def release_exclusive(self, attempt: RunningAttempt) -> None:
+        """Free the other slots again; does nothing for an attempt without exclusive use."""
+        if self._exclusive is attempt:
+            self._exclusive = None
+            self._changed.set()
+
+    async def close(self, seconds: float) -> None:
+        """Cancel what still runs and wait up to ``seconds`` for it to end."""
+        for task in list(self._running):
+            task.cancel()
+        # Not gather: a handler that ignores its cancellation must not keep the process alive.
+        await self.wait(lambda: self.idle, seconds)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        del self._running[task]
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()):
+            self._log.error(
+                "Attempt ended with an unexpected exception",
+                event_name=EventName.ATTEMPT_CRASHED,
+                exc_info=error,
+            )

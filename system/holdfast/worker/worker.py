@@ -1,0 +1,269 @@
+"""The worker: a claimer, an executor and a finisher; its heartbeat keeps the lease.
+
+The lease is about liveness only: a worker without one claims nothing. What it may write is decided
+by the epoch of each claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.metrics import Metrics
+from holdfast.store.database import connections_used, create_engine
+from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.worker.finisher import Finisher
+from holdfast.handlers.cancellation import StopReason
+from holdfast.handlers.registry import Registry
+from holdfast.handlers.sql_spans import SqlSpans
+from holdfast.handlers.transaction import Transactions
+from holdfast.worker.claimer import READ_BLOCK_SECONDS, Claimer, Shutdown
+from holdfast.worker.lease import Lease
+from holdfast.model.lifecycle import Reason
+from holdfast.runtime.supervision import Loops
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.queue.hints import HintQueue
+from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
+from holdfast.settings import Settings
+from holdfast.worker.slot_pool import SlotPool
+from holdfast.worker.executor import Executor
+from holdfast.store.store import Store
+from holdfast.instrumentation.worker import WorkerInstrumentation
+from holdfast.instrumentation.telemetry import Telemetry
+
+EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
+
+_RESEND_SECONDS = 0.2
+_REDIS_CONNECTIONS = 2
+
+
+class Worker:
+    """One incarnation, with an ``id`` that is never used again; ``run`` lasts until ``stop``."""
+
+    def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
+        self.id = uuid4()
+        self._settings = settings
+        self._registry = registry
+        telemetry = replace(telemetry, log=telemetry.log.bind(worker=str(self.id)))
+        self._log = log = telemetry.log
+        self._telemetry = WorkerInstrumentation(telemetry, self.id)
+        name = f"holdfast-worker:{settings.label}"
+        # Claim, finish, heartbeat and handlers never wait for each other's connections.
+        self._claiming = Store(settings, connections=1, application_name=name)
+        self._finishing = Store(settings, connections=1, application_name=name)
+        self._beating = Store(settings, connections=1, application_name=name)
+        self._engine = create_engine(
+            settings,
+            connections=settings.transaction_connections,
+            application_name=f"{name}:handlers",
+            autocommit=False,
+        )
+        if telemetry.tracing.recording:
+            SqlSpans(telemetry.tracing, self._engine)
+        self._transactions = Transactions(
+            self._engine,
+            self._finishing,
+            self.id,
+            result_bytes_max=settings.result_bytes_max,
+            commit_timeout_seconds=settings.statement_timeout_seconds,
+        )
+        self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
+        self._finisher = Finisher(self._finishing, self.id, log)
+        self.slots = SlotPool(settings.worker_concurrency, log)
+        self._executor = Executor(
+            settings,
+            registry,
+            self._transactions,
+            self._finisher,
+            self.slots,
+            self._telemetry,
+            log,
+        )
+        self._lease = Lease(settings.lease_seconds)
+        self._grace_ends = math.inf
+        self.claims = Loops(log, telemetry.metrics)
+        self._claimer = Claimer(
+            settings,
+            self.id,
+            self._claiming,
+            self._queue,
+            self._executor,
+            Shutdown(self.claims, self._lease, self._grace_left),
+            self._telemetry,
+            log,
+        )
+        stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
+        self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
+        self.beats = Loops(log, telemetry.metrics)
+        self.beats.add("heartbeat", self._heartbeat, stalled_seconds=settings.lease_seconds)
+        self._show_health(telemetry.metrics)
+
+    async def run(self) -> int:
+        """Return an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
+        if not await self._register():
+            await self._close()
+            return 0
+        self._log.info(
+            "Worker started", event_name=EventName.WORKER_STARTED, queues=self._settings.queues
+        )
+        finishing = asyncio.create_task(self._finisher.run())
+        beating = asyncio.create_task(self.beats.run())
+        try:
+            await self.claims.run()
+            await self._claimer.leave()
+            await self._wind_down(finishing)
+            self.beats.stop()
+            await beating
+            if self._lease.dead.is_set():
+                return EXIT_DEAD
+            await self._beating.retire(self.id)
+        except (OutcomeUnknown, Unavailable, TimeoutError) as error:
+            self._log.warning(
+                "Worker stopped without reaching Postgres; its lease will expire",
+                event_name=EventName.WORKER_NOT_RETIRED,
+                error=error,
+            )
+        finally:
+            finishing.cancel()
+            beating.cancel()
+            await self._close()
+            self._log.info("Worker stopped", event_name=EventName.WORKER_STOPPED)
+        return 0
+
+    def stop(self) -> None:
+        """Stop claiming; running handlers get the grace, then their attempts are released."""
+        if not self.claims.stopping:
+            now = asyncio.get_running_loop().time()
+            self._grace_ends = now + self._settings.shutdown_grace_seconds
+        self.claims.stop()
+        self.slots.wake()
+
+    def stalled(self) -> dict[str, str]:
+        """Return what makes no progress, as ``Loops.stalled`` does."""
+        finishing = self._finisher.stalled(self._settings.lease_seconds)
+        return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
+
+    def _show_health(self, metrics: Metrics) -> None:
+        """Register metrics that no transition emits: event loop lag, slots, connections."""
+        LoopLag(self.beats, metrics)
+        metrics.slots.set(self._settings.worker_concurrency)
+        metrics.slots_free.set_function(lambda: self.slots.free)
+        metrics.watch_pool("claim", self._claiming.connections_used, 1)
+        metrics.watch_pool("finish", self._finishing.connections_used, 1)
+        metrics.watch_pool("heartbeat", self._beating.connections_used, 1)
+        transactions = self._settings.transaction_connections
+        metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
+
+    # Staying alive
+
+    async def _heartbeat(self) -> None:
+        """Renew the lease; reconcile the attempts the database has under this worker with ours."""
+        sent = time.monotonic()
+        known = self._executor.known
+        mark = self._claimer.claim_mark()
+        owned = await self._beating.heartbeat(self.id)
+        if owned is None:
+            self._die()
+            return
+        self._lease.renew(sent)
+        self._reconcile(known, owned, mark)
+        self._telemetry.heartbeat_answered(time.monotonic() - sent)
+        await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
+
+    def _reconcile(
+        self, known: set[AttemptKey], owned: Sequence[OwnedAttempt], mark: int | None
+    ) -> None:
+        """Stop what was lost or is to be cancelled; release strays.
+
+        ``known`` and ``mark`` (of the claims) were taken before the heartbeat was sent.
+        """
+        listed = {attempt.key: attempt for attempt in owned}
+        for key in sorted(known - listed.keys()):
+            self._executor.lost(key)
+        for key, attempt in listed.items():
+            running = self._executor.attempts.get(key)
+            if running is not None and attempt.cancel_requested:
+                running.stop(StopReason.CANCEL_REQUESTED)
+            elif running is None and key not in known and self._claimer.no_claim_since(mark):
+                self._log.warning(
+                    "Releasing an attempt recorded for this worker that does not run here",
+                    event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
+                    task_id=str(key[0]),
+                )
+                end = Failure(*key, Reason.HANDED_BACK)
+                self._executor.release(attempt, end, self._telemetry.found(attempt))
+
+    def _die(self) -> None:
+        """Stop everything: once marked dead, no write of this incarnation is accepted any more."""
+        self._log.error(
+            "This incarnation was marked dead; stopping its handlers",
+            event_name=EventName.INCARNATION_DEAD,
+        )
+        self._lease.lose()
+        self._executor.stop(StopReason.LEASE_LOST)
+        self.beats.stop()
+        self.stop()
+
+    # Beginning and end
+
+    async def _register(self) -> bool:
+        """Register this incarnation; return False if ``stop`` came first."""
+        while not self.claims.stopping:
+            try:
+                await self._beating.register(
+                    self.id,
+                    self._settings.label,
+                    self._settings.queues,
+                    self._registry.announcements(),
+                )
+            except (OutcomeUnknown, Unavailable) as error:
+                self._log.warning(
+                    "Registration failed; retrying",
+                    event_name=EventName.REGISTRATION_FAILED,
+                    error=error,
+                )
+                await self.claims.sleep(_RESEND_SECONDS)
+            else:
+                return True
+        return False
+
+    def _grace_left(self) -> float:
+        return self._grace_ends - asyncio.get_running_loop().time()
+
+    async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
+        """Give handlers the grace, release the rest, then wait until every end is answered."""
+        if await self._ended_within(self._grace_left()):
+            self._log.info(
+                "All handlers ended within the grace period", event_name=EventName.HANDLERS_ENDED
+            )
+        elif not self._lease.dead.is_set():
+            self._log.info(
+                "Grace period is over; releasing the remaining attempts",
+                event_name=EventName.ATTEMPTS_RELEASED,
+                attempts=len(self._executor.attempts),
+            )
+            self._executor.stop(StopReason.SHUTTING_DOWN)
+            await self._ended_within(self._settings.statement_timeout_seconds)
+        if not self._lease.dead.is_set():
+            self._finisher.stop()
+            async with asyncio.timeout(self._settings.statement_timeout_seconds):
+                await finishing
+
+    async def _ended_within(self, seconds: float) -> bool:
+        """Whether every attempt was settled within ``seconds``; gives up once dead."""
+        attempts = self._executor.attempts
+        await self.slots.wait(lambda: not attempts or self._lease.dead.is_set(), seconds)
+        return not attempts
+
+    async def _close(self) -> None:
+        await self._executor.close()
+        for store in (self._claiming, self._finishing, self._beating):
+            await store.close()
+        await self._engine.dispose()
+        await self._queue.close()
+        await self._registry.close()

@@ -1,0 +1,172 @@
+"""What a client makes of its answers: the same in every arena, without any I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chaos.clients.client import (
+    RESEND_AFTER_SECONDS,
+    RESENDS_MAX,
+    Client,
+    OperationLog,
+    Request,
+    Response,
+    api_of,
+    interpret,
+)
+from chaos.history.records import Op
+from chaos.scenario.workload import PlannedOperation
+
+ZERO = 1767225600.0  # 2026-01-01T00:00:00Z
+BODY: dict[str, Any] = {"name": "chaos_ledger", "payload": {"number": 1}}
+
+
+class Run:
+    """One client with a clock that the test moves."""
+
+    def __init__(self, *operations: PlannedOperation) -> None:
+        self.seconds = 0.0
+        self.ops: list[Op] = []
+        log = OperationLog(self.ops.append, lambda: ZERO, lambda: ZERO + self.seconds)
+        self.client = Client(0, list(operations), log)
+
+    def ask(self) -> Request | None:
+        due = self.client.due
+        assert due is not None
+        self.seconds = max(self.seconds, due)
+        return self.client.next_request()
+
+    def exchange(self, *answer: Any) -> Request:
+        request = self.ask()
+        assert request is not None
+        self.seconds += 0.1
+        self.client.handle_response(Response(*answer))
+        return request
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        return [(op.op_id, op.op, op.type) for op in self.ops]
+
+
+def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> PlannedOperation:
+    return PlannedOperation(at, 0, kind, key, "ledger", request=BODY, **options)
+
+
+@pytest.mark.parametrize(
+    ("op", "status", "body", "outcome", "value"),
+    [
+        ("submit", 201, {"id": "t"}, "ok", {"task_id": "t"}),
+        ("submit", 200, {"id": "t"}, "ok", {"task_id": "t"}),
+        ("submit", 422, {"detail": "no"}, "fail", {"task_id": None, "error": "no"}),
+        ("submit", 409, {"detail": "x" * 999}, "fail", {"task_id": None, "error": "x" * 300}),
+        ("submit", 503, None, "info", {"task_id": None}),
+        ("submit", 0, None, "info", {"task_id": None}),
+        ("cancel", 200, {}, "ok", {"answer": "cancelled"}),
+        ("cancel", 202, {}, "ok", {"answer": "requested"}),
+        ("cancel", 409, {}, "ok", {"answer": "too_late"}),
+        ("cancel", 500, {}, "info", {}),
+        ("cancel", 404, {}, "fail", {"error": ""}),
+        ("get", 200, {"state": "RUNNING"}, "ok", {"state": "RUNNING"}),
+        ("get", 404, {}, "ok", {"state": None}),
+        ("get", 0, None, "info", {}),
+        ("list", 200, {"tasks": [{"id": "a"}, {"id": "b"}]}, "ok", {"task_ids": ["a", "b"]}),
+        ("list", 200, None, "ok", {"task_ids": []}),
+    ],
+)
+def test_what_an_answer_means(
+    op: str, status: int, body: Any, outcome: str, value: dict[str, Any]
+) -> None:
+    assert interpret(op, status, body) == (outcome, {"status": status} | value)
+
+
+def test_a_submit_is_recorded_as_asked_and_as_answered() -> None:
+    run = Run(submit("k", at=2.0, run_after=60.0))
+    request = run.exchange(201, {"id": "t"})
+    due = "2026-01-01T00:01:00Z"
+    assert request == Request("submit", "POST", "/tasks/", BODY | {"run_at": due}, "k")
+    assert request.headers == {"Idempotency-Key": "k"}
+    invoke, completion = run.ops
+    assert (invoke.at, completion.at) == pytest.approx((2.0, 2.1))
+    assert invoke.process == completion.process == "client-1"
+    assert invoke.value == BODY | {"key": "k", "run_at": due, "effect": "ledger"}
+    assert completion.value == {"status": 201, "task_id": "t"}
+    assert run.client.due is None
+
+
+def test_what_is_not_known_is_sent_again_as_an_operation_of_its_own() -> None:
+    run = Run(submit("k"), submit("later", at=1.5))
+    run.exchange(0, None, "ReadTimeout()")
+    assert run.ops[-1].value == {"status": 0, "task_id": None, "error": "ReadTimeout()"}
+    # What is planned meanwhile is not held up.
+    assert run.exchange(201, {"id": "other"}).key == "later"
+    assert run.client.due == pytest.approx(1.1 + RESEND_AFTER_SECONDS)
+    again = run.exchange(200, {"id": "t"})
+    assert (again.key, again.path) == ("k", "/tasks/")
+    assert run.told == [
+        ("op-1", "submit", "invoke"),
+        ("op-1", "submit", "info"),
+        ("op-2", "submit", "invoke"),
+        ("op-2", "submit", "ok"),
+        ("op-3", "submit", "invoke"),
+        ("op-3", "submit", "ok"),
+    ]
+
+
+def test_a_client_does_not_ask_for_ever_and_never_about_what_was_refused() -> None:
+    run = Run(submit("k"), submit("no"))
+    run.exchange(503)
+    run.exchange(422, {"detail": "no"})
+    sends = 1
+    while run.client.due is not None:
+        assert run.exchange(503).key == "k"
+        sends += 1
+    assert sends == RESENDS_MAX + 1
+
+
+def test_only_a_task_that_is_known_is_asked_about() -> None:
+    companions = [PlannedOperation(2.0, 0, kind, "k") for kind in ("cancel", "get")]
+    unknown = Run(submit("k"), *companions, submit("k", 3.0, "mismatch"))
+    unknown.exchange(422, {})
+    assert [unknown.ask() for _ in range(3)] == [None, None, None]
+    assert len(unknown.ops) == 2
+    known = Run(submit("k"), *companions, submit("k", 3.0, "mismatch"))
+    known.exchange(201, {"id": "t"})
+    cancel, get, mismatch = (known.exchange(200, {}) for _ in range(3))
+    assert (cancel.method, cancel.path) == ("POST", "/tasks/t/cancel")
+    assert (get.method, get.path, get.headers) == ("GET", "/tasks/t", {})
+    assert (mismatch.path, mismatch.key) == ("/tasks/", "k")
+
+
+def test_each_submit_of_a_batch_is_answered_by_itself() -> None:
+    items = tuple(submit(key) for key in "abc")
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=items))
+    results = [
+        {"status": 201, "task": {"id": "t"}},
+        {"status": 422, "problem": {"detail": "no"}},
+        {"status": 503, "problem": {}},
+    ]
+    request = run.exchange(200, {"results": results})
+    assert request.key is None
+    assert [body["idempotency_key"] for body in (request.body or {})["tasks"]] == ["a", "b", "c"]
+    assert [op.type for op in run.ops] == ["invoke"] * 3 + ["ok", "fail", "info"]
+    again = run.exchange(201, {"id": "u"})
+    assert (again.path, again.key) == ("/tasks/", "c")
+    assert run.client.due is None
+
+
+def test_a_batch_without_an_answer_leaves_all_of_it_unknown() -> None:
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
+    run.exchange(0, None, "broken")
+    assert [op.type for op in run.ops] == ["invoke", "invoke", "info", "info"]
+    assert {run.exchange(201, {"id": key}).key for key in "ab"} == {"a", "b"}
+
+
+def test_response_without_a_request_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no request is pending"):
+        Run(submit("k")).client.handle_response(Response(200))
+
+
+def test_clients_are_shared_out_among_the_apis() -> None:
+    assert [api_of(number, ("a", "b", "c")) for number in range(5)] == ["a", "b", "c", "a", "b"]

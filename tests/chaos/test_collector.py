@@ -1,0 +1,213 @@
+"""The receiver of spans: what comes over HTTP is kept as it is, read back as records, passed on."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from waiting import wait_until
+
+from chaos.observers import forwarding, otlp
+from chaos.observers.collector import Collector, create_collector, read_exports
+from chaos.history.history import HistoryWriter, read
+from chaos.history.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
+from chaos.observers.run_trace import SERVICE, run_spans
+
+ZERO = 1_767_225_600.0
+ABOUT = {"service.name": "holdfast-worker", "service.instance.id": "worker-1"}
+SPAN = Span(
+    name="process default",
+    role="consumer",
+    trace_id="a" * 32,
+    span_id="b" * 16,
+    parent_span_id="c" * 16,
+    service="holdfast-worker",
+    instance="worker-1",
+    start=1.25,
+    end=2.5,
+    status="error",
+    attributes={"holdfast.epoch": 3, "share": 0.5, "cancel": True, "names": ["x", "y"]},
+    links=(SpanLink(trace_id="d" * 32, span_id="e" * 16),),
+    events=(SpanEvent(name="claimed", at=1.5, attributes={"by": "worker-1"}),),
+)
+
+
+def export(*spans: Span) -> bytes:
+    return otlp.encode(spans, ZERO, ABOUT)
+
+
+def client(collector: Collector) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_collector(collector))
+    return httpx.AsyncClient(transport=transport, base_url="http://collector")
+
+
+async def test_every_export_is_kept_before_it_is_answered_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "spans.otlp"
+    collector = Collector(file)
+    async with client(collector) as http:
+        plain = await http.post("/v1/traces", content=export(SPAN))
+        assert read_exports(file) == [export(SPAN)]
+        headers = {"content-encoding": "gzip"}
+        packed = await http.post(
+            "/v1/traces", content=gzip.compress(export(SPAN, SPAN)), headers=headers
+        )
+        assert (await http.get("/healthz")).status_code == 200
+    collector.close()
+    assert [plain.status_code, packed.status_code] == [200, 200]
+    assert plain.headers["content-type"] == "application/x-protobuf"
+    assert read_exports(file) == [export(SPAN), export(SPAN, SPAN)]
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_what_is_no_export_is_refused_and_not_kept(tmp_path: Path, encoding: str) -> None:
+    collector = Collector(tmp_path / "spans.otlp")
+    async with client(collector) as http:
+        answer = await http.post(
+            "/v1/traces", content=b"no spans", headers={"content-encoding": encoding}
+        )
+    collector.close()
+    assert answer.status_code == 400
+    assert read_exports(tmp_path / "spans.otlp") == []
+
+
+def test_nothing_was_received_where_there_is_no_file(tmp_path: Path) -> None:
+    assert read_exports(tmp_path / "spans.otlp") == []
+
+
+def test_a_span_comes_back_as_it_was() -> None:
+    assert list(otlp.decode([export(SPAN)], ZERO)) == [SPAN]
+
+
+def test_a_batch_that_was_sent_again_counts_once_but_another_span_of_the_id_does_not() -> None:
+    later = replace(SPAN, end=3.0)
+    assert list(otlp.decode([export(SPAN), export(SPAN, later)], ZERO)) == [SPAN, later]
+
+
+def test_what_is_the_same_for_every_span_of_a_name_is_not_kept() -> None:
+    told = replace(SPAN, attributes=SPAN.attributes | {"messaging.system": "holdfast"})
+    assert list(otlp.decode([export(told)], ZERO)) == [SPAN]
+
+
+def test_a_span_in_a_history_is_read_back(tmp_path: Path) -> None:
+    with HistoryWriter(tmp_path / "history.jsonl") as writer:
+        writer.write(SPAN)
+    assert list(read(tmp_path / "history.jsonl")) == [SPAN]
+
+
+def run_record(seed: int = 7) -> Run:
+    return Run(
+        scenario={"id": "calm"},
+        seed=seed,
+        arena=ArenaName.LIVE,
+        database_epoch="2026-01-01T00:00:00Z",
+        bound=Bound(seconds=1.0, terms=()),
+        settings={},
+    )
+
+
+def test_the_harness_tells_a_run_and_each_strike_in_one_trace() -> None:
+    begun = Fault(type="start", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.0)
+    felt = Fault(type="felt", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.5)
+    end = Fault(type="end", fault_id="k#1", fault="kill", targets=("worker-1",), at=2.0)
+    open_ended = Fault(type="start", fault_id="p#1", fault="pause", targets=("a", "b"), at=3.0)
+    whole, kill, pause = run_spans(run_record(), [begun, felt, end, open_ended], 9.0)
+    assert (whole.name, whole.start, whole.end) == ("run calm", 0.0, 9.0)
+    assert (kill.name, kill.start, kill.end) == ("kill worker-1", 1.0, 2.0)
+    assert [(event.name, event.at) for event in kill.events] == [("felt", 1.5)]
+    assert (pause.name, pause.end, pause.events) == ("pause a, b", 9.0, ())
+    assert {span.trace_id for span in (kill, pause)} == {whole.trace_id}
+    assert {span.parent_span_id for span in (kill, pause)} == {whole.span_id}
+    assert len({span.span_id for span in (whole, kill, pause)}) == 3
+    assert {span.service for span in (whole, kill, pause)} == {SERVICE}
+    assert run_spans(run_record(), [], 9.0) == [whole]
+    assert run_spans(run_record(8), [], 9.0)[0].trace_id != whole.trace_id
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes everything, or refuses it."""
+
+    received: list[tuple[str, bytes]]
+    status = 200
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.received.append((self.path, body))
+        self.send_response(self.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def receiver(status: int = 200) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    received: list[tuple[str, bytes]] = []
+    handler = type("Handler", (Receiver,), {"received": received, "status": status})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_all_spans_go_on_to_a_collector_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as (url, received):
+        monkeypatch.setenv(forwarding.ENDPOINT, f"{url}/")
+        forwarding.forward([export(SPAN)] * 3)
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    assert body == export(SPAN) * 3
+    assert list(otlp.decode([body], ZERO)) == [SPAN]
+
+
+def test_large_exports_go_on_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as (url, received):
+        monkeypatch.setenv(forwarding.ENDPOINT, url)
+        forwarding.forward([export(SPAN)] * 9000)
+    assert len(received) > 1
+    assert b"".join(body for _, body in received) == export(SPAN) * 9000
+
+
+def test_nothing_goes_on_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(forwarding.ENDPOINT, raising=False)
+    forwarding.forward([export(SPAN)])
+
+
+def test_a_collector_that_takes_nothing_costs_the_run_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with receiver(status=503) as (url, _):
+        monkeypatch.setenv(forwarding.ENDPOINT, url)
+        forwarding.forward([export(SPAN)])
+    forwarding.forward([export(SPAN)])  # and now nobody listens there at all
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"spans were not forwarded to {url}") for line in lines] == [True, True]
+
+
+def test_the_program_serves_on_the_port_that_it_names(tmp_path: Path) -> None:
+    file, port_file = tmp_path / "spans.otlp", tmp_path / "port"
+    argv = [sys.executable, "-m", "chaos.observers.collector", "--file", str(file)]
+    process = subprocess.Popen([*argv, "--port-file", str(port_file)])
+    try:
+        wait_until(port_file.exists)
+        url = f"http://127.0.0.1:{port_file.read_text(encoding='ascii')}"
+        with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5)) as http:
+            assert http.post(f"{url}/v1/traces", content=export(SPAN)).status_code == 200
+        assert read_exports(file) == [export(SPAN)]
+    finally:
+        process.terminate()
+        assert process.wait(10) in {0, -15}

@@ -1,0 +1,355 @@
+"""Bad histories of the log of transitions: S3, S6 to S9, S15 and S16 must name them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bad_histories import (
+    BadHistories,
+    Maker,
+    copy_of,
+    done,
+    on_event,
+    on_row,
+    refused,
+    under,
+    without,
+)
+from specimen import Specimen, instant
+
+from chaos.history.history import History
+from chaos.history.records import Effect, Event, Record, SqlEffect, TaskRow
+from holdfast.model.lifecycle import Reason
+
+bad = BadHistories()
+
+
+def dropped(_: Event) -> None:
+    return None
+
+
+def _is(record: Record, reason: Reason) -> bool:
+    return isinstance(record, Event) and record.reason == reason
+
+
+@bad("S3", "claimed 0.000001 s before")
+def _(run: Specimen) -> History:
+    life = run.submit("a", later=1.0)
+    run.now = 3.0
+    life.dispatch().claim().succeed()
+    return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, at=instant(1.999999))))
+
+
+@bad("S3", "before it was due")
+def _(run: Specimen) -> History:
+    # The row forgot what the client had asked for.
+    run.submit("a", later=1.0).dispatch().claim().succeed()
+    return run.edited(on_row(lambda t: replace(t, run_at=instant(1.0))))
+
+
+@bad("S3", "before it was due")
+def _(run: Specimen) -> History:
+    # Only the second attempt is early.
+    life = run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    early = instant(0.5)
+    return run.edited(
+        on_event(Reason.CLAIMED, lambda e: replace(e, at=early) if e.seq == life.seq - 1 else e),
+    )
+
+
+@bad("S6", "event 2 has seq 3")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.DISPATCHED, dropped))
+
+
+@bad("S6", "event 2 has seq 1")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.history(copy_of(Event, run))
+
+
+@bad("S6", "event 1 has seq 2")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.SUBMITTED, dropped))
+
+
+@bad("S6", "its log ends with")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.SUCCEEDED, dropped))
+
+
+@bad("S6", "its log ends with")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, state="FAILED")))
+
+
+@bad("S6", "SCHEDULED -> RUNNING (claimed) is not legal")
+def _(run: Specimen) -> History:
+    done(run)
+    jump = on_event(Reason.CLAIMED, lambda e: replace(e, from_state="SCHEDULED", seq=2))
+    return run.edited(lambda r: jump(r) if not _is(r, Reason.DISPATCHED) else None)
+
+
+@bad("S6", "comes from QUEUED, but the task was SCHEDULED")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.DISPATCHED, lambda e: replace(e, from_state="QUEUED")))
+
+
+@bad("S6", "SUCCEEDED -> QUEUED (dispatched) is not legal")
+def _(run: Specimen) -> History:
+    life = done(run)
+    event = Event(
+        task_id=life.task_id,
+        seq=5,
+        at=instant(3),
+        from_state="SUCCEEDED",
+        to_state="QUEUED",
+        epoch=2,
+        attempt=1,
+        actor="scheduler:scheduler-1",
+        reason=Reason.DISPATCHED,
+    )
+    return run.history(event)
+
+
+@bad("S6", "-> BURIED")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.SUCCEEDED, lambda e: replace(e, to_state="BURIED")))
+
+
+@bad("S6", "no events")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(without(Event))
+
+
+@bad("S6", "no row")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(without(TaskRow))
+
+
+@bad("S7", "claimed has attempt 2, not 1")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, attempt=2)))
+
+
+@bad("S7", "claimed has attempt 1, not 2")
+def _(run: Specimen) -> History:
+    # The second claim was not counted.
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.edited(lambda r: replace(r, attempt=1) if isinstance(r, Event) and r.attempt else r)
+
+
+@bad("S7", "dispatched has attempt 1, not 0")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.DISPATCHED, lambda e: replace(e, attempt=1)))
+
+
+@bad("S7", "the row has losses = 0, its log 1")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.edited(on_row(lambda t: replace(t, losses=0)))
+
+
+@bad("S7", "the row has handed_back = 1, its log 0")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, handed_back=1)))
+
+
+@bad("S7", "has attempt = 2, its log 1")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, attempt=2)))
+
+
+@bad("S7", "2 attempts used, 1 allowed")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
+    life.max_attempts = 1
+    return run.history()
+
+
+@bad("S7", "2 attempts lost, 1 allowed")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim().end(Reason.LOST)
+    life.dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    life.max_losses = 1
+    return run.history()
+
+
+@bad("S7", "attempt that failed led to FAILED, not to SCHEDULED")
+def _(run: Specimen) -> History:
+    # A dead letter although attempts were left.
+    life = run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
+    life.max_attempts = 2
+    return run.history()
+
+
+@bad("S7", "attempt that lost led to SCHEDULED, not to CANCELLED")
+def _(run: Specimen) -> History:
+    # A cancel was asked for, and the lost task came back to life.
+    life = run.submit("a").dispatch().claim().cancel()
+    life.cancel_requested = False
+    life.end(Reason.LOST).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S8", "claimed has epoch 0, not 1")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, epoch=0)))
+
+
+@bad("S8", "lost has epoch 1, not 2")
+def _(run: Specimen) -> History:
+    # Taken back without a new epoch: the zombie's still fits.
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.edited(on_event(Reason.LOST, lambda e: replace(e, epoch=1)))
+
+
+@bad("S8", "submitted has epoch 2, not 0")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.SUBMITTED, lambda e: replace(e, epoch=2)))
+
+
+@bad("S8", "odd means owned")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, epoch=3)))
+
+
+@bad("S8", "odd means owned")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim()
+    return run.edited(on_row(lambda t: replace(t, epoch=2)))
+
+
+@bad("S8", "effect under (epoch, attempt) = (2, 1), the success has (4, 2)")
+def _(run: Specimen) -> History:
+    # The zombie's result stands in the ledger, the new owner's success in the log.
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.edited(lambda r: replace(r, epoch=2, attempt=1) if isinstance(r, Effect) else r)
+
+
+@bad("S8", "business row of epoch 1, attempt 1 was committed")
+def _(run: Specimen) -> History:
+    life = run.submit("a", effect="sql").dispatch().claim().end(Reason.LOST)
+    life.dispatch().claim().succeed()
+    return run.edited(lambda r: replace(r, epoch=1, attempt=1) if isinstance(r, SqlEffect) else r)
+
+
+@bad("S8", "was refused to its owner")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim("worker-1").stale_finish("worker-1", 1).succeed()
+    return run.history()
+
+
+@bad("S9", "ended (succeeded) an attempt of")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim("worker-1")
+    life.owner = f"worker:{run.worker('worker-2')}"
+    life.succeed()
+    return run.history()
+
+
+@bad("S9", "ended (succeeded) an attempt of")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim()
+    life.owner = "scheduler:scheduler-1"
+    life.succeed()
+    return run.history()
+
+
+@bad("S9", "ended (lost) an attempt of")
+def _(run: Specimen) -> History:
+    # Nobody loses a lease by his own word.
+    life = run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.edited(on_event(Reason.LOST, lambda e: replace(e, actor=life.owner)))
+
+
+@bad("S9", "not a known incarnation")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.CLAIMED, lambda e: replace(e, actor="worker:nobody")))
+
+
+@bad("S9", "owns it")
+def _(run: Specimen) -> History:
+    # Two claims, and no end between them.
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    return run.edited(on_event(Reason.LOST, dropped))
+
+
+@bad("S9", "that had no owner")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_event(Reason.CLAIMED, dropped))
+
+
+@bad("S15", "dead-lettered after 3 losses, but its payload has no poison")
+def _(run: Specimen) -> History:
+    # The neighbour of a poison task, lost with it each time.
+    poison, life = run.submit("p", poison=True), run.submit("a")
+    for _ in range(3):
+        for each in (poison, life):
+            each.dispatch().claim().end(Reason.LOST)
+    return run.history()
+
+
+@bad("S15", "dead-lettered after 0 losses, but its payload has no poison")
+def _(run: Specimen) -> History:
+    run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
+    return run.history()
+
+
+@bad("S15", "its handler kills its worker, but it SUCCEEDED")
+def _(run: Specimen) -> History:
+    done(run)
+    run.submit("p", poison=True).dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 lost")
+def _(run: Specimen) -> History:
+    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 2 timed_out")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim().end(Reason.FAILED)
+    life.dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 timed_out")
+def _(run: Specimen) -> History:
+    # The scheduler did it: the worker hung, and its lease did not run out.
+    life = run.submit("a").dispatch().claim()
+    life.owner = "scheduler:scheduler-1"
+    life.end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    return run.history()
+
+
+@bad("S16", "attempt 1 lost")
+def _(run: Specimen) -> History:
+    # Wasted all the same, although a cancel had been asked for.
+    run.submit("a").dispatch().claim().cancel().end(Reason.LOST)
+    return run.history()
+
+
+@bad.each
+def test_bad(law: str, message: str, make: Maker) -> None:
+    run = under(law)
+    refused(make(run), law, message)

@@ -1,0 +1,272 @@
+"""The checker's checker: every legal execution is judged true, and any one corruption false.
+
+Executions are random walks through the lifecycle; a corruption changes one record of them, and
+must be called by the name of the law that it breaks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
+from specimen import Life, Specimen, instant
+
+from chaos.history.history import History
+from chaos.checker.invariants.registry import INVARIANTS
+from chaos.history.records import (
+    Effect,
+    Event,
+    Op,
+    Record,
+    SinkCall,
+    SqlEffect,
+    TaskRow,
+    decode,
+    encode,
+)
+from chaos.checker.verdict import judge
+from holdfast.model.lifecycle import TERMINAL, Reason, State
+
+EFFECTS: tuple[Literal["ledger", "sql", "external"], ...] = ("ledger", "sql", "external")
+WORKERS = ("worker-1", "worker-2", "worker-3")
+WALK = {
+    State.SCHEDULED: ("dispatch", "dispatch", "dispatch", "cancel", "read"),
+    State.QUEUED: ("claim", "claim", "claim", "republish", "cancel", "submit_again"),
+    State.RUNNING: ("succeed", "succeed", "failed", "lost", "back", "cancel", "call", "other"),
+}
+STEPS_MAX = 25
+
+
+def _walk(draw: st.DrawFn, life: Life) -> None:
+    """Random legal steps until the task is terminal; towards the end only straight ones."""
+    steps = 0
+    while life.state not in TERMINAL:
+        steps += 1
+        choices = WALK[life.state or State.SCHEDULED]
+        step = draw(st.sampled_from(choices)) if steps < STEPS_MAX else choices[0]
+        _step(life, step, draw(st.sampled_from(WORKERS)))
+    if life.state is State.FAILED and draw(st.booleans()):
+        life.retry().dispatch().claim().succeed()
+    if life.losses:
+        life.stale_finish(life.run.labels[life.claimed_by[1]], 1)
+    if draw(st.booleans()):
+        life.cancel()
+    life.read()
+
+
+def _step(life: Life, step: str, worker: str) -> None:
+    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.HANDED_BACK}
+    if step in ends:
+        life.end(ends[step])
+    elif step == "claim":
+        life.claim(worker)
+    elif step == "call":
+        if life.asked["effect"] == "external":
+            life.call_out()
+    elif step == "other":
+        life.submit_again(other=True)
+    else:
+        getattr(life, step)()
+
+
+@st.composite
+def executions(draw: st.DrawFn) -> Specimen:
+    """A legal run of one to four tasks, each of any kind."""
+    run = Specimen()
+    for number in range(draw(st.integers(1, 4))):
+        life = run.submit(
+            f"key-{number}",
+            effect=draw(st.sampled_from(EFFECTS)),
+            answer=draw(st.sampled_from(("ok", "ok", "info"))),
+            max_attempts=draw(st.integers(1, 3)),
+            later=draw(st.sampled_from((0.0, 0.0, 0.5))),
+            poison=draw(st.booleans()),
+        )
+        run.now += 0.5
+        _walk(draw, life)
+    if all(op.type != "ok" or op.op != "submit" for op in run.records if isinstance(op, Op)):
+        run.submit("key-ok").dispatch().claim().succeed()
+    return run
+
+
+@given(executions())
+@examples(100)
+def test_legal_executions_are_true(run: Specimen) -> None:
+    judgement = judge(run.history())
+    assert (judgement.verdict, judgement.violations, judgement.doubts) == ("true", (), ())
+
+
+@given(executions())
+@examples(60)
+def test_the_laws_of_losses_name_exactly_the_tasks_they_are_about(run: Specimen) -> None:
+    history = run.history()
+    wasted = Counter(violation.task_id for violation in INVARIANTS["S16"](history))
+    assert wasted == {life.task_id: life.losses for life in run.lives if life.losses}
+    wrong = {life.task_id for life in run.lives if life.state in _WRONG[_is_poison(life)]}
+    assert {violation.task_id for violation in INVARIANTS["S15"](history)} == wrong
+
+
+_WRONG = {True: {State.SUCCEEDED}, False: {State.FAILED}}
+
+
+def _is_poison(life: Life) -> bool:
+    return "poison" in life.asked["payload"]
+
+
+@given(executions())
+@examples(30)
+def test_records_survive_the_file(run: Specimen) -> None:
+    records = run.all_records()
+    assert [decode(encode(record)) for record in records] == records
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One change: which records it may strike, what becomes of one, and which law must see it.
+
+    ``becomes`` None: dropped. ``doubled``: a second one like it is added.
+    """
+
+    law: str
+    strikes: Callable[[Record], bool]
+    becomes: Callable[[Record], Record] | None = None
+    doubled: bool = False
+
+    def planted(self, records: list[Record], victim: int) -> Iterator[Record]:
+        for place, record in enumerate(records):
+            if place != victim:
+                yield record
+            elif self.doubled:
+                yield from (record, record)
+            elif self.becomes is not None:
+                yield self.becomes(record)
+
+
+def _event(*reasons: Reason) -> Callable[[Record], bool]:
+    return lambda r: isinstance(r, Event) and r.reason in reasons
+
+
+def _kind(kind: type[Record]) -> Callable[[Record], bool]:
+    return lambda r: isinstance(r, kind)
+
+
+def _applied(record: Record) -> bool:
+    return isinstance(record, SinkCall) and record.applied
+
+
+def _row(*states: State) -> Callable[[Record], bool]:
+    return lambda r: isinstance(r, TaskRow) and r.state in states
+
+
+def _cancelled_answer(record: Record) -> bool:
+    return isinstance(record, Op) and record.value.get("answer") in {"cancelled", "requested"}
+
+
+def _found(record: Record) -> bool:
+    return (
+        isinstance(record, Op)
+        and (record.op, record.type) == ("get", "ok")
+        and record.value.get("state") in {*TERMINAL}
+    )
+
+
+def _repeated(record: Record) -> bool:
+    return isinstance(record, Op) and record.value.get("status") == 200
+
+
+def _with(**fields: object) -> Callable[[Record], Record]:
+    return lambda r: replace(r, **fields)  # type: ignore[arg-type]
+
+
+def _epoch_moved(by: int) -> Callable[[Record], Record]:
+    def moved(record: Record) -> Record:
+        assert isinstance(record, Event | Effect)
+        return replace(record, epoch=record.epoch + by)
+
+    return moved
+
+
+ALL = tuple(Reason)
+CORRUPTIONS = {
+    "an effect is dropped": Corruption("S11", _kind(Effect)),
+    "a business row is dropped": Corruption("S11", _kind(SqlEffect)),
+    "an effect is doubled": Corruption("S1", _kind(Effect), doubled=True),
+    "a business row is doubled": Corruption("S1", _kind(SqlEffect), doubled=True),
+    "a call is applied twice": Corruption("S1", _applied, doubled=True),
+    "an effect has another key": Corruption("S1", _kind(Effect), _with(effect_key="other")),
+    "an effect has another epoch": Corruption("S8", _kind(Effect), _epoch_moved(-2)),
+    "an effect has another task": Corruption("S2", _kind(Effect), _with(task_id="other")),
+    "a claim comes early": Corruption("S3", _event(Reason.CLAIMED), _with(at=instant(0.0))),
+    "a cancelled task runs": Corruption(
+        "S4", _row(State.SUCCEEDED), _with(state="CANCELLED", finished_at=instant(1.0))
+    ),
+    "a cancel is answered wrongly": Corruption(
+        "S4", _cancelled_answer, _with(value={"answer": "unheard of"})
+    ),
+    "a row is dropped": Corruption("S6", _kind(TaskRow)),
+    "an event is dropped": Corruption("S6", _event(*ALL)),
+    "an event is doubled": Corruption("S6", _event(*ALL), doubled=True),
+    "an event leads elsewhere": Corruption("S6", _event(*ALL), _with(to_state="BURIED")),
+    "an event has another reason": Corruption(
+        "S6", _event(Reason.DISPATCHED, Reason.CLAIMED), _with(reason=Reason.SUCCEEDED)
+    ),
+    "an attempt is not counted": Corruption("S7", _event(Reason.CLAIMED), _with(attempt=0)),
+    "a loss is not counted": Corruption("S7", _event(Reason.LOST), _with(reason=Reason.FAILED)),
+    "a row counts another attempt": Corruption("S7", _kind(TaskRow), _with(attempt=99)),
+    "an epoch goes up too far": Corruption("S8", _event(*ALL), _epoch_moved(2)),
+    "an epoch does not go up": Corruption(
+        "S8", _event(Reason.CLAIMED, Reason.LOST, Reason.SUCCEEDED), _epoch_moved(-1)
+    ),
+    "another worker finishes": Corruption(
+        "S9", _event(Reason.SUCCEEDED), _with(actor="worker:somebody")
+    ),
+    "a claim is by nobody": Corruption("S9", _event(Reason.CLAIMED), _with(actor="worker:nobody")),
+    "a repeat names another task": Corruption(
+        "S10", _repeated, _with(value={"status": 200, "task_id": "other"})
+    ),
+    "another request is stored": Corruption("S10", _kind(TaskRow), _with(payload={"key": "other"})),
+    "a task is not found": Corruption("S12", _found, _with(value={"state": None})),
+    "a task never ends": Corruption("L1", _row(*TERMINAL), _with(state="QUEUED", finished_at=None)),
+}
+# An unknown submit promises nothing: these can only be seen where somebody was told.
+PROMISED = {"another request is stored", "a task is not found"}
+
+
+def _task_id(record: Record) -> object:
+    return record.value.get("task_id") if isinstance(record, Op) else getattr(record, "task_id", 0)
+
+
+def _one_of_each(run: Specimen) -> None:
+    """Enough that every corruption finds a victim."""
+    run.submit("sql", effect="sql").dispatch().claim().succeed().submit_again().read()
+    life = run.submit("external", effect="external").dispatch().claim().end(Reason.LOST)
+    life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 1)
+    run.submit("cancelled").cancel()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@given(data=st.data(), run=executions())
+@examples(20)
+def test_any_one_corruption_is_false(name: str, data: st.DataObject, run: Specimen) -> None:
+    _one_of_each(run)
+    corruption, records = CORRUPTIONS[name], run.all_records()
+    promised = {
+        record.value["task_id"]
+        for record in records
+        if isinstance(record, Op) and (record.op, record.type) == ("submit", "ok")
+    }
+    victims = [
+        place
+        for place, record in enumerate(records)
+        if corruption.strikes(record) and (name not in PROMISED or _task_id(record) in promised)
+    ]
+    victim = data.draw(st.sampled_from(victims))
+    judgement = judge(History(corruption.planted(records, victim)))
+    assert judgement.verdict == "false"
+    assert corruption.law in {violation.invariant for violation in judgement.violations}

@@ -1,0 +1,371 @@
+"""S13 on histories made by hand: what a right system tells passes, each gap in it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from bad_histories import refused, under
+from specimen import Life, Specimen, instant
+from test_invariants_good import GOOD
+from traced import create_id, history, trace_id, traced
+
+from chaos.history.history import History
+from chaos.checker.invariants import traces
+from chaos.checker.invariants.span_exemptions import COLLECTOR_UNREACHABLE, KILLED, REPLY_LOST
+from chaos.checker.invariants.traces import attempt_span_id, examine
+from chaos.history.records import Exit, Fault, Record, Span, SpanLink
+from chaos.checker.verdict import judge
+from holdfast.model.lifecycle import Reason
+
+Change = Callable[[Span], Span | None]
+NOWHERE = "f" * 16
+
+
+def lost(run: Specimen) -> Life:
+    """An attempt that its worker lost, done by another one; worker-1 tells nothing of its end."""
+    life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
+    return life.dispatch().claim("worker-2").succeed()
+
+
+def edited(run: Specimen, *changes: Change, more: tuple[Record, ...] = ()) -> History:
+    """The traced history with each span changed, or dropped where a change gives None."""
+    records: list[Record] = []
+    for record in traced(run):
+        changed: Record | None = record
+        for change in changes:
+            changed = change(changed) if isinstance(changed, Span) else changed
+        records += [] if changed is None else [changed]
+    return History([*records, *more])
+
+
+def spans(name: str, change: Change, *, epoch: int | None = None) -> Change:
+    """Changes the spans of this name (of one epoch)."""
+    return lambda s: (
+        change(s) if s.name == name and epoch in {None, s.attributes.get("holdfast.epoch")} else s
+    )
+
+
+def dropped(_: Span) -> None:
+    return None
+
+
+def without(name: str, epoch: int | None = None) -> Change:
+    return spans(name, dropped, epoch=epoch)
+
+
+PROCESS, SEND, CREATE = "process default", "send default", "create default"
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+def test_what_a_right_system_tells_is_complete(make: Callable[[Specimen], object]) -> None:
+    run = under("S13")
+    make(run)
+    findings = examine(history(run))
+    assert findings.violations == []
+    assert not findings.excused
+    assert findings.sampled == len(run.lives)
+
+
+def test_an_attempt_that_is_not_over_has_no_span_yet_but_what_it_called_has() -> None:
+    run = under("S13")
+    life = run.submit("a").dispatch().claim("worker-1")
+    call = Span(
+        name="POST",
+        role="client",
+        trace_id=trace_id(life.task_id),
+        span_id="1" * 16,
+        parent_span_id=attempt_span_id(life.task_id, 1),
+        service="holdfast-worker",
+        instance="worker-1",
+        start=2.0,
+        end=2.1,
+        status="unset",
+    )
+    assert examine(history(run, call)).violations == []
+
+
+def other_id(span: Span) -> Span:
+    return replace(span, span_id=NOWHERE)
+
+
+def with_outcome(outcome: str) -> Change:
+    return lambda s: replace(s, attributes=s.attributes | {"holdfast.outcome": outcome})
+
+
+def in_own_trace(span: Span) -> Span:
+    return replace(span, trace_id="a" * 32, parent_span_id=None, links=())
+
+
+def below(parent: Callable[[Life], str]) -> Callable[[Life], Change]:
+    return lambda life: lambda s: replace(s, parent_span_id=parent(life))
+
+
+# What is changed in what a right system tells of ``lost``, and what S13 says to it.
+BAD: dict[str, Callable[[Life], tuple[Change, ...]]] = {
+    "the attempt of epoch 1 has no span": lambda _: (without(PROCESS, 1),),
+    "the attempt of epoch 3 has no span": lambda _: (without(PROCESS, 3),),
+    "the span of the attempt of epoch 3 is in another trace": lambda _: (
+        spans(PROCESS, in_own_trace, epoch=3),
+    ),
+    "the span of the attempt of epoch 1 has another id": lambda _: (
+        spans(PROCESS, other_id, epoch=1),
+    ),
+    "says succeeded, the log lease lost": lambda _: (
+        spans(PROCESS, with_outcome(Reason.SUCCEEDED), epoch=1),
+    ),
+    "is from worker-1, but scheduler-1 ended it": lambda _: (
+        spans(PROCESS, lambda s: replace(s, instance="worker-1"), epoch=1),
+    ),
+    "is not a child of the create span": lambda _: (
+        spans(PROCESS, lambda s: replace(s, parent_span_id=None), epoch=1),
+    ),
+    "has no link to the previous attempt": lambda _: (
+        spans(PROCESS, lambda s: replace(s, links=s.links[1:]), epoch=3),
+    ),
+    "has no link to its dispatch batch": lambda _: (
+        spans(PROCESS, lambda s: replace(s, links=s.links[:1]), epoch=3),
+    ),
+    "the task was accepted, but has no create span": lambda _: (without(CREATE),),
+    "no send span under epoch 2": lambda _: (without(SEND, 2),),
+    "no queued span for the claim of epoch 3": lambda _: (without("queued", 3),),
+    "a span claims an attempt that did not end in the log": lambda _: (
+        spans(PROCESS, lambda s: replace(s, attributes=s.attributes | {"holdfast.epoch": 5})),
+    ),
+    "POST from worker-1 is not a descendant of one of its attempts": lambda life: (
+        spans("POST", below(lambda each: create_id(each.task_id))(life)),
+    ),
+    "POST from worker-2 is not a descendant of one of its attempts": lambda life: (
+        spans("POST", below(lambda each: attempt_span_id(each.task_id, 1))(life)),
+    ),
+    "the parent of POST from worker-1 does not exist": lambda _: (
+        spans("POST", lambda s: replace(s, parent_span_id=NOWHERE)),
+    ),
+    "the parent of create default from api-1 does not exist": lambda _: (without("POST /tasks/"),),
+    "a link of send default from scheduler-1 does not exist": lambda _: (without("dispatch"),),
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), BAD.items(), ids=BAD)
+def test_each_gap_is_named(message: str, changes: Callable[[Life], tuple[Change, ...]]) -> None:
+    run = under("S13")
+    life = lost(run)
+    refused(edited(run, *changes(life)), "S13", message)
+
+
+def test_a_zombie_that_tells_its_attempt_too_is_named() -> None:
+    run = under("S13")
+    lost(run)
+    twice = next(
+        r for r in traced(run) if isinstance(r, Span) and r.name == PROCESS and len(r.links) == 0
+    )
+    zombie = replace(twice, instance="worker-1", service="holdfast-worker", end=twice.end + 1)
+    refused(history(run, zombie), "S13", "the attempt of epoch 1 has 2 spans")
+
+
+def exited(actor: str, at: float, code: int = -9) -> Exit:
+    return Exit(actor=actor, pid=1, code=code, at=at, planned=True)
+
+
+def struck(fault: str, target: str, start: float, end: float) -> tuple[Fault, Fault]:
+    begin = Fault(type="start", fault_id="f#1", fault=fault, targets=(target,), at=start)
+    return begin, replace(begin, type="end", at=end)
+
+
+def second(run: Specimen, reason: Reason) -> float:
+    """When the first transition of that reason was made."""
+    whole = history(run)
+    events = [e for rows in whole.events.values() for e in rows if e.reason == reason]
+    return whole.seconds(events[0].at)
+
+
+GAPS: dict[str, tuple[Change, Reason, str]] = {
+    "create": (without(CREATE), Reason.SUBMITTED, "api-1"),
+    "send": (without(SEND, 0), Reason.DISPATCHED, "scheduler-1"),
+    "batch": (without("dispatch"), Reason.DISPATCHED, "scheduler-1"),
+    "queued": (without("queued", 1), Reason.CLAIMED, "worker-1"),
+    "attempt": (without(PROCESS, 1), Reason.SUCCEEDED, "worker-1"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason", "teller"), GAPS.values(), ids=GAPS)
+def test_what_a_killed_process_had_not_sent_is_excused_and_counted(
+    change: Change, reason: Reason, teller: str
+) -> None:
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+    at = second(run, reason)
+    missing = edited(run, change)
+    assert examine(missing).violations
+    found = examine(History([*missing.records, exited(teller, at + 0.4)]))
+    assert not found.violations
+    assert set(found.excused) == {KILLED}
+    judgement = judge(History([*missing.records, exited(teller, at + 0.4)]))
+    assert judgement.meters.excused == dict(found.excused)
+
+
+def test_calls_below_a_span_that_was_not_sent_are_excused_whatever_stands_before_them() -> None:
+    """Found by storm, seed 80512: the span of the COMMIT was missing, another child came first."""
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+
+    def below_nothing(span: Span) -> Span:
+        return replace(span, parent_span_id=NOWHERE)
+
+    whole = edited(run, spans("POST", below_nothing), spans("finish", below_nothing))
+    told = [record for record in whole.records if isinstance(record, Span)]
+    others = [record for record in whole.records if not isinstance(record, Span)]
+    gone = exited("worker-1", second(run, Reason.SUCCEEDED) + 0.4)
+    for order in (told, told[::-1]):
+        found = examine(History([*others, *order, gone]))
+        assert not found.violations
+        assert set(found.excused) == {KILLED}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        exited("worker-2", 1.5),  # somebody else
+        exited("worker-1", 1.5, code=0),  # a graceful end tells everything first
+        exited("worker-1", 9.0),  # it had time enough
+        exited("worker-1", 0.1 - 5.0),  # a life before
+    ],
+    ids=["another", "graceful", "late", "before"],
+)
+def test_the_end_of_a_process_excuses_nothing_else(end: Exit) -> None:
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+    assert examine(edited(run, without(PROCESS), more=(end,))).violations
+
+
+def test_a_process_that_was_paused_before_it_was_killed_had_no_time() -> None:
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+    more = (*struck("pause", "worker-1", 1.3, 8.0), exited("worker-1", 8.1))
+    found = examine(edited(run, without(PROCESS), more=more))
+    assert not found.violations
+
+
+def test_a_link_to_the_batch_of_a_killed_one_of_two_publishers_is_excused() -> None:
+    """storm, seed 50134: the hint that was claimed was the second one; the first maker lived on."""
+    run = under("S13")
+    life = run.submit("a").dispatch()
+    run.now += 5.0
+    life.republish().claim("worker-1").succeed()
+    at = second(run, Reason.REPUBLISHED)
+
+    def astray(span: Span) -> Span:
+        return replace(span, links=tuple(replace(link, span_id=NOWHERE) for link in span.links))
+
+    missing = edited(run, spans(PROCESS, astray))
+    assert examine(missing).violations
+    found = examine(History([*missing.records, exited("scheduler-2", at + 0.3)]))
+    assert not found.violations
+    assert found.excused[KILLED] >= 1
+
+
+def test_what_the_log_says_after_the_end_of_its_incarnation_nobody_can_tell() -> None:
+    run = under("S13")
+    life = run.submit("a").dispatch().claim("worker-1")
+    run.now = 20.0
+    life.succeed()
+    found = examine(edited(run, without(PROCESS), more=(exited("worker-1", 3.0, code=3),)))
+    assert not found.violations
+    assert found.excused[KILLED] == 1
+
+
+STRIKES = {
+    "collector": (struck("down", "worker-1->collector", 1.0, 3.0), COLLECTOR_UNREACHABLE),
+    "reply": (struck("timeout", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
+    "postgres": (struck("kill", "postgres", 1.0, 3.0), REPLY_LOST),
+    "frozen": (struck("pause", "worker-1", 1.0, 3.0), REPLY_LOST),
+}
+
+
+@pytest.mark.parametrize(("strike", "why"), STRIKES.values(), ids=STRIKES)
+def test_a_strike_excuses_what_could_not_be_told_or_heard(
+    strike: tuple[Fault, Fault], why: str
+) -> None:
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+    found = examine(edited(run, without(PROCESS), more=strike))
+    assert not found.violations
+    assert found.excused[why] >= 1
+    later = tuple(replace(half, at=half.at + 30) for half in strike)
+    assert examine(edited(run, without(PROCESS), more=later)).violations
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [
+        struck("timeout", "worker-2->postgres", 1.0, 3.0),
+        struck("timeout", "worker-1->redis", 1.0, 3.0),
+        struck("latency", "worker-1->postgres", 1.0, 3.0),
+        struck("exhaust", "postgres", 1.0, 3.0),
+        struck("latency", "worker-1->collector", 1.0, 3.0),
+    ],
+    ids=lambda strike: f"{strike[0].fault} {strike[0].targets[0]}",
+)
+def test_a_strike_that_loses_no_answer_excuses_nothing(strike: tuple[Fault, Fault]) -> None:
+    run = under("S13")
+    run.submit("a").dispatch().claim("worker-1").succeed()
+    assert examine(edited(run, without(PROCESS), more=strike)).violations
+
+
+def test_a_task_that_is_not_sampled_owes_nothing() -> None:
+    run = under("S13")
+    lost(run)
+    whole = History(traced(run, sampled=False))
+    assert examine(whole).violations == []
+    judgement = judge(whole)
+    assert judgement.verdict == "unknown"
+    assert "S13 had nothing to judge: no task was sampled" in judgement.doubts
+
+
+def test_dangling_link_of_a_batch_without_task_is_reported() -> None:
+    run = under("S13")
+    lost(run)
+    link = SpanLink(trace_id="b" * 32, span_id=NOWHERE)
+    changed = edited(run, spans("dispatch", lambda s: replace(s, links=(link,))))
+    refused(changed, "S13", "a link of dispatch from scheduler-1 does not exist")
+
+
+def test_a_circle_of_parents_does_not_keep_the_judge() -> None:
+    run = under("S13")
+    lost(run)
+    changed = edited(run, spans("POST", lambda s: replace(s, parent_span_id=s.span_id)))
+    refused(changed, "S13", "is not a descendant of one of its attempts")
+
+
+def test_the_id_of_an_attempt_is_the_one_that_the_system_computes() -> None:
+    tracing: Any = pytest.importorskip("holdfast.telemetry.tracing")
+    task_id = str(UUID(int=7))
+    assert attempt_span_id(task_id, 3) == f"{tracing.attempt_span_id(UUID(task_id), 3):016x}"
+
+
+def test_seconds_of_the_specimen_are_those_of_the_history() -> None:
+    run = under("S13")
+    lost(run)
+    whole = history(run)
+    (row,) = whole.tasks.values()
+    create = next(s for s in whole.spans[trace_id(row.task_id)] if s.name == CREATE)
+    assert instant(create.start) == row.created_at
+
+
+def test_traces_are_examined_once_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = under("S13")
+    lost(run)
+    made: list[History] = []
+
+    class Counted(traces._Examination):
+        def __init__(self, examined: History) -> None:
+            made.append(examined)
+            super().__init__(examined)
+
+    monkeypatch.setattr(traces, "_Examination", Counted)
+    judgement = judge(history(run))
+    assert judgement.meters.spans > 0
+    assert made == [judgement.history]

@@ -1,0 +1,325 @@
+"""False > unknown > true: what makes a run unknown, what is printed, and where T comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from specimen import Specimen
+
+from chaos.checker import bounds
+from chaos.scenario import scenario
+from chaos.history.history import History, HistoryError, HistoryWriter
+from chaos.checker.invariants.registry import INVARIANTS
+from chaos.checker.invariants.violation import Violation
+from chaos.history.records import Effect, Fault, InFlight, PhaseStart, Record, Run, Sometimes
+from chaos.report import summary, terminal
+from chaos.report.story import story
+from chaos.tasks.attempt import BACKOFF
+from chaos.checker.verdict import check_file, judge
+from chaos.scenario.vocabulary import SOMETIMES
+from chaos.checker.sometimes import OCCURRENCES
+from holdfast.model.lifecycle import Backoff, Reason
+
+KILLS: dict[str, Any] = {
+    "faults": [
+        {
+            "name": "murder",
+            "fault": "kill",
+            "target": "worker-1",
+            "at": 1,
+            "for": 1,
+            "every": 2,
+            "times": 2,
+        }
+    ]
+}
+
+
+def killed(*, felt: bool = True, sometimes: tuple[str, ...] = ()) -> Specimen:
+    """A run whose worker is killed twice, as planned, with a task in flight."""
+    run = Specimen(plan=KILLS | {"expect": {"sometimes": list(sometimes)}})
+    life = run.submit("a").dispatch().claim("worker-1")
+    run.strike("murder#1", "kill", "worker-1")
+    life.end(Reason.LOST).dispatch().claim("worker-2")
+    run.strike("murder#2", "kill", "worker-1", felt=felt)
+    life.succeed()
+    return run
+
+
+def doubts_of(history: History) -> list[str]:
+    judgement = judge(history)
+    assert judgement.verdict == "unknown"
+    assert not judgement.violations
+    return list(judgement.doubts)
+
+
+def test_what_was_tried_and_held_is_true() -> None:
+    judgement = judge(killed(sometimes=("lease_lost",)).history())
+    assert (judgement.verdict, judgement.doubts) == ("true", ())
+    assert judgement.sometimes == {"lease_lost": 1}
+    meters = judgement.meters
+    assert (meters.accepted, meters.effects) == (1, 1)
+    assert (meters.faults_felt, meters.faults_planned) == (2, 2)
+    assert (meters.in_flight, meters.running) == (1, 1)
+    assert (meters.recovery_seconds, meters.allowed_seconds) == (0.0, 20.0)
+
+
+def test_a_fault_that_was_not_felt_is_unknown() -> None:
+    assert doubts_of(killed(felt=False).history()) == [
+        "fault murder#2 was injected, but not observed"
+    ]
+
+
+def test_a_fault_that_never_struck_is_unknown() -> None:
+    run = killed()
+    history = run.edited(lambda r: None if isinstance(r, Fault) and r.fault_id == "murder#2" else r)
+    assert doubts_of(history) == ["fault murder#2 was never injected"]
+
+
+def test_a_fault_with_nothing_in_flight_is_unknown() -> None:
+    def idle(record: Record) -> Record:
+        if isinstance(record, Fault) and record.in_flight:
+            return replace(record, in_flight=InFlight(open=0, running=0))
+        return record
+
+    assert doubts_of(killed().edited(idle)) == [
+        "fault murder was injected while no task was in flight"
+    ]
+
+
+def test_a_fault_that_outlasts_the_heal_is_unknown() -> None:
+    def late(record: Record) -> Record:
+        if isinstance(record, Fault) and (record.fault_id, record.type) == ("murder#2", "end"):
+            return replace(record, at=99.0)
+        return record
+
+    assert doubts_of(killed().edited(late)) == ["fault murder#2 ended after the heal"]
+
+
+def test_a_fault_that_nobody_planned_is_unknown() -> None:
+    run = killed()
+    run.strike("surprise#1", "kill", "worker-1")
+    assert doubts_of(run.history()) == [
+        "fault surprise#1 was injected, but the scenario does not plan it"
+    ]
+
+
+def test_what_was_required_but_never_seen_is_unknown() -> None:
+    run = killed(sometimes=("stale_write_refused", "stale_hint_delivered"))
+    assert doubts_of(run.history()) == [
+        "stale_write_refused was never seen",
+        "stale_hint_delivered was never seen",
+    ]
+    run.lives[0].stale_finish("worker-1", 1)
+    run.records.append(Sometimes(name="stale_hint_delivered", held=True))
+    assert judge(run.history()).verdict == "true"
+
+
+def test_too_few_accepted_submits_are_unknown() -> None:
+    run = Specimen(plan={"workload": {"tasks": 10, "seconds": 5}})
+    for number in range(4):
+        run.submit(f"{number}").dispatch().claim().succeed()
+    run.submit("told nothing", answer="info").dispatch().claim().succeed()
+    assert doubts_of(run.history()) == ["only 4 submits were accepted, at least 5 are needed"]
+    run.submit("4").dispatch().claim().succeed()
+    assert judge(run.history()).verdict == "true"
+
+
+@pytest.mark.parametrize("phase", ["faults", "healed", "drained"])
+def test_an_incomplete_history_is_unknown(phase: str) -> None:
+    run = killed()
+    history = run.edited(lambda r: None if isinstance(r, PhaseStart) and r.phase == phase else r)
+    assert f"the history is incomplete: it has no phase {phase}" in doubts_of(history)
+
+
+def test_a_history_that_was_cut_off_is_unknown_and_not_false() -> None:
+    records = killed().all_records()
+    for length in range(1, len(records)):
+        prefix = History(records[:length])
+        if "drained" not in prefix.phases:
+            assert judge(prefix).verdict == "unknown"
+
+
+def test_a_crashed_invariant_is_unknown_unless_another_is_violated() -> None:
+    def crash(history: History) -> list[Violation]:
+        raise ZeroDivisionError("by accident")
+
+    crashing = dict(INVARIANTS) | {"S3": crash}
+    judgement = judge(killed().history(), crashing)
+    assert judgement.verdict == "unknown"
+    assert judgement.doubts == ("S3 crashed: ZeroDivisionError: by accident",)
+    broken = killed().edited(lambda r: None if isinstance(r, Effect) else r)
+    assert judge(broken, crashing).verdict == "false"
+
+
+def test_a_violation_outweighs_every_doubt() -> None:
+    run = killed(felt=False)
+    broken = run.edited(lambda r: None if isinstance(r, Effect) else r)
+    judgement = judge(broken)
+    assert judgement.verdict == "false"
+    assert judgement.doubts
+
+
+def test_only_what_the_scenario_expects_is_judged() -> None:
+    run = Specimen(plan={"expect": {"always": ["S1"]}})
+    run.submit("a").dispatch().claim().succeed()
+    assert judge(run.edited(lambda r: None if isinstance(r, Effect) else r)).verdict == "true"
+
+
+def test_a_run_record_without_a_scenario_is_refused() -> None:
+    history = killed().edited(
+        lambda r: replace(r, scenario={"id": "x"}) if isinstance(r, Run) else r
+    )
+    with pytest.raises(HistoryError, match="the scenario in the run record: hypothesis: Field req"):
+        judge(history)
+
+
+def test_every_occurrence_of_the_vocabulary_is_defined() -> None:
+    assert tuple(OCCURRENCES) == SOMETIMES
+
+
+def test_every_sometimes_can_be_seen() -> None:
+    run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
+    life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
+    life.submit_again(other=True).dispatch().republish().claim().call_out().end(Reason.FAILED)
+    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.HANDED_BACK)
+    life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
+    run.submit("b").cancel()
+    run.submit("c").dispatch().claim("worker-2").cancel().succeed()
+    poison = run.submit("p", poison=True)
+    for _ in range(3):
+        poison.dispatch().claim("worker-2").end(Reason.LOST)
+    run.records += [
+        Sometimes(name=name, held=True)
+        for name, occurrence in OCCURRENCES.items()
+        if occurrence.count is None
+    ]
+    judgement = judge(run.history())
+    assert (judgement.verdict, judgement.doubts) == ("true", ())
+    several = {"lease_lost": 4, "worker_replaced": 2}
+    assert judgement.sometimes == dict.fromkeys(SOMETIMES, 1) | several
+    assert judge(Specimen(plan=run.plan).history()).sometimes == dict.fromkeys(SOMETIMES, 0)
+
+
+# ------------------------------------------------------------------------------------ the report
+
+
+def test_check_file_needs_nothing_but_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with HistoryWriter(path) as writer:
+        writer.write(*killed().all_records())
+    judgement = check_file(path)
+    assert judgement.verdict == "true"
+    assert judgement == judge(killed().history())
+
+
+def test_lines_of_runs_stand_under_each_other() -> None:
+    good = terminal.line(judge(killed().history()))
+    other = terminal.line(judge(killed(felt=False).history()))
+    assert len(good) == len(other)
+    assert good.index("recovery") == other.index("recovery")
+    assert "specimen" in good
+    assert len(good) <= 165
+    assert " true " in good
+    assert "faults  2/2 " in good
+    assert "recovery  0.0/20.0 s" in good
+    assert "faults  1/2 " in other
+
+
+def test_a_violation_is_told_as_the_story_of_its_task() -> None:
+    run = killed()
+    task_id = run.lives[0].task_id
+    judgement = judge(run.edited(lambda r: None if isinstance(r, Effect) else r))
+    text = terminal.details(judgement)
+    assert f"S11 violated by task {task_id}: SUCCEEDED with 0 ledger rows" in text
+    assert "client-1 invokes submit" in text
+    assert "-- kill on worker-1: start (murder#2)" in text
+    assert "final read: SUCCEEDED" in text
+    assert terminal.details(judge(run.history())) == ""
+
+
+def test_a_long_story_is_cut_to_its_evidence() -> None:
+    run = Specimen()
+    life = run.submit("a").dispatch()
+    for _ in range(30):
+        life.republish()
+    life.claim().succeed()
+    history = run.history()
+    last = history.events[life.task_id][-1]
+    lines = story(history, life.task_id, (last,))
+    assert len(lines) < 15
+    assert [line for line in lines if line.startswith("  >")] == [
+        line for line in lines if "RUNNING -> SUCCEEDED" in line
+    ]
+    assert any("more" in line for line in lines)
+    assert len(story(history, life.task_id)) > 30
+    assert story(history, "nobody") == ["  (no record of it)"]
+
+
+def test_the_summary_is_for_machines() -> None:
+    judgements = [judge(killed().history()), judge(killed(felt=False).history())]
+    document = json.loads(orjson.dumps(summary.summarise(judgements)))
+    assert document["verdict"] == "unknown"
+    assert [run["verdict"] for run in document["runs"]] == ["true", "unknown"]
+    assert document["runs"][1]["doubts"] == ["fault murder#2 was injected, but not observed"]
+    assert document["runs"][0]["meters"]["faults_felt"] == 2
+    broken = killed().edited(lambda r: None if isinstance(r, Effect) else r)
+    told = summary.summarise([*judgements, judge(broken)])
+    assert told["verdict"] == "false"
+    assert told["runs"][2]["violations"][0]["invariant"] == "S11"
+    assert summary.summarise([])["verdict"] == "unknown"
+
+
+# ------------------------------------------------------------------------------------------- T
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_the_bound_is_the_sum_of_its_terms(name: str) -> None:
+    one = scenario.find(name)
+    bound = bounds.compute(one, BACKOFF)
+    asked = one.expect.eventually["L1"]
+    due = bound.seconds if asked == "computed" else asked
+    assert bounds.allowed(one, BACKOFF).seconds == due
+    assert bound.seconds == pytest.approx(sum(term.seconds for term in bound.terms))
+    assert all(term.seconds >= 0 and term.why for term in bound.terms)
+    # A judge that waits for ever proves nothing; twice as much as can be done may take a while.
+    assert bound.seconds < max(220 if name == "overload" else 120, one.workload.tasks / 40)
+    text = terminal.bound(bound)
+    assert all(term.name in text for term in bound.terms)
+
+
+def test_the_bound_grows_with_what_it_waits_for() -> None:
+    calm = scenario.find("calm")
+
+    def seconds(backoff: Backoff | None = None, **changed: float) -> float:
+        document = calm.document
+        document["topology"]["settings"] |= changed
+        return bounds.compute(type(calm).model_validate(document), backoff).seconds
+
+    normal = seconds()
+    assert seconds(statement_timeout_seconds=14) == pytest.approx(normal + 10)
+    assert seconds(timeout_grace_seconds=4) == pytest.approx(normal + 3)
+    assert seconds(hint_deadline_max_seconds=6) == pytest.approx(normal + 2)
+    assert seconds(lease_seconds=60) > normal + 40
+    assert seconds(Backoff(base_seconds=0, jitter=0)) < normal
+
+
+def test_a_hint_deadline_cannot_have_doubled_past_the_time_there_was() -> None:
+    document = scenario.find("calm").document
+    document["topology"]["settings"] |= {"hint_deadline_max_seconds": 300.0}
+    calm = scenario.Scenario.model_validate(document)
+    hint = next(term for term in bounds.compute(calm).terms if term.name == "hint")
+    assert hint.seconds < bounds.fault_seconds(calm) + 20
+
+
+def test_a_scenario_may_give_its_own_bound() -> None:
+    document = scenario.find("calm").document
+    document["expect"]["eventually"]["L1"] = 12.5
+    bound = bounds.allowed(scenario.Scenario.model_validate(document))
+    assert bound.seconds == 12.5
+    assert [term.name for term in bound.terms] == ["given"]

@@ -1,0 +1,304 @@
+"""The page of a run: whole for each verdict, safe against whatever the data says, and bounded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from specimen import Life, Specimen
+
+from chaos.history.history import History
+from chaos.history.records import ArenaName, Effect, Event, Fault, Record
+from chaos.report import catalogue as catalogues
+from chaos.report import page as pages
+from chaos.report.catalogue import Tag, catalogue, chosen
+from chaos.report.finding import during, violated_invariants
+from chaos.report.html import render_run
+from chaos.report.model import RunModel
+from chaos.report.page import embedded, page, replay
+from chaos.report.story import Stories, shortened
+from chaos.report.strikes import PlannedFault, injections
+from chaos.report.timeline import timeline
+from chaos.checker.verdict import Judgement, judge
+from holdfast.model.lifecycle import Reason
+
+KILL: dict[str, Any] = {
+    "faults": [{"name": "murder", "fault": "kill", "target": "worker-1", "at": 1, "for": 1}]
+}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
+
+
+class Reader(HTMLParser):
+    """The elements of a page with their attributes, and the text of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.words.append(data)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.scripts[0])
+        return found
+
+
+def troubled(*, felt: bool = True) -> Specimen:
+    """A worker is killed with a task in flight; another task goes the straight way."""
+    run = Specimen(plan=KILL)
+    life = run.submit("victim").dispatch().claim("worker-1")
+    run.submit("calm one").dispatch().claim("worker-2").succeed()
+    run.strike("murder#1", "kill", "worker-1", felt=felt)
+    life.end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    life.stale_finish("worker-1", 1)
+    return run
+
+
+def without_effects(run: Specimen) -> History:
+    return run.edited(lambda r: None if isinstance(r, Effect) else r)
+
+
+def judged(verdict: str) -> Judgement:
+    made = {
+        "true": lambda: troubled().history(),
+        "unknown": lambda: troubled(felt=False).history(),
+        "false": lambda: without_effects(troubled()),
+    }
+    found = judge(made[verdict]())
+    assert found.verdict == verdict
+    return found
+
+
+def found(history: History) -> tuple[PlannedFault, ...]:
+    return RunModel(judge(history)).planned_faults
+
+
+def rendered(judgement: Judgement) -> Reader:
+    return Reader(render_run(page(judgement, 12.0)))
+
+
+# ------------------------------------------------------------------------------------- the page
+
+
+@pytest.mark.parametrize("verdict", ["true", "false", "unknown"])
+def test_every_verdict_has_a_page_that_needs_nothing_else(verdict: str) -> None:
+    judgement = judged(verdict)
+    text = render_run(page(judgement, 12.0))
+    read = Reader(text)
+    assert f"<title>{verdict}: specimen, seed 7</title>" in text
+    assert "python -m chaos run ./specimen.yaml --seed 7" in "".join(read.words)
+    for name, attributes in read.elements:
+        for key in ("src", "href", "action", "data", "poster", "srcset"):
+            value = attributes.get(key) or "#"
+            assert value.startswith(("#", "data:")), f"{name} {key}={value}"
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+
+
+def test_only_our_own_script_may_run() -> None:
+    read = rendered(judged("true"))
+    (policy,) = [a["content"] for tag, a in read.elements if a.get("http-equiv")]
+    digest = base64.b64encode(hashlib.sha256(read.scripts[-1].encode()).digest()).decode()
+    assert policy is not None
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_a_false_run_says_what_broke_when_and_during_which_fault() -> None:
+    run = troubled()
+    words = " ".join(rendered(judge(without_effects(run))).words)
+    assert "S11 violated 2 times" in words
+    assert "SUCCEEDED with 0 ledger rows" in words
+    assert "victim" in words
+
+
+def test_an_unknown_run_says_why() -> None:
+    assert "fault murder#1 was injected, but not observed" in rendered(judged("unknown")).words
+
+
+def test_hostile_strings_stay_text() -> None:
+    run = troubled()
+    bad: Life = run.submit(HOSTILE).dispatch().claim("worker-2")
+    bad.asked["payload"] = {"key": HOSTILE, HOSTILE: [HOSTILE]}
+    bad.asked["name"] = HOSTILE
+    run.complete(run.op("get", {"task_id": bad.task_id}), "info", {"error": HOSTILE})
+    run.plan["hypothesis"] = f"A long enough hypothesis {HOSTILE}"
+
+    def change(record: Record) -> Record | None:
+        if isinstance(record, Fault):
+            return replace(record, targets=(HOSTILE,), evidence={HOSTILE: {HOSTILE: HOSTILE}})
+        return None if isinstance(record, Effect) else record
+
+    judgement = judge(run.edited(change))
+    harmless = rendered(judged("false"))
+    read = rendered(replace(judgement, doubts=(HOSTILE,), mutant=HOSTILE))
+    kinds = {tag for tag, _ in read.elements}
+    assert kinds - {tag for tag, _ in harmless.elements} <= {"ul", "li"}
+    assert len(read.scripts) == len(harmless.scripts) == 2
+    assert read.scripts[1] == harmless.scripts[1]
+    assert not [a for _, a in read.elements if any(key.startswith("on") for key in a)]
+    (task,) = [task for task in read.data["tasks"] if task["key"] == HOSTILE]
+    assert task["payload"] == {"key": HOSTILE, HOSTILE: [HOSTILE]}
+    assert HOSTILE in "".join(read.words)
+
+
+def test_embedded_json_cannot_end_its_element() -> None:
+    text = embedded({"a": HOSTILE})
+    assert not set(text) & set("<>&")
+    assert json.loads(text) == {"a": HOSTILE}
+
+
+def test_the_replay_command_names_seed_and_mutant() -> None:
+    assert replay("calm", 7, None) == "python -m chaos run calm --seed 7"
+    simulated = "python -m chaos run calm --seed 7 --arena simulation"
+    assert replay("calm", 7, None, ArenaName.SIMULATION) == simulated
+    assert replay("calm", 7, "a b") == "python -m chaos run calm --seed 7 --mutant 'a b'"
+
+
+# -------------------------------------------------------------------------------------- the list
+
+
+def test_interesting_tasks_come_first_and_are_never_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = troubled()
+    for n in range(30):
+        run.submit(f"ordinary {n}").dispatch().claim("worker-2").succeed()
+    entries = catalogue(RunModel(judge(run.history())))
+    assert entries[0].key == "victim"
+    assert entries[0].tags == (Tag.STALE, Tag.LOST, Tag.RETRIED)
+    few = chosen(entries, 11)
+    assert len(few) == 11
+    assert few[0].key == "victim"
+    assert [entry.key for entry in chosen(entries, 0)] == ["victim"]
+    assert chosen(entries, 1000) == entries
+    monkeypatch.setattr(pages, "STORIES_MAX", 11)
+    read = rendered(judge(run.history()))
+    assert len(read.data["tasks"]) == 11
+    assert "21 ordinary tasks are left out" in " ".join(read.words)
+
+
+def test_every_task_that_violates_a_law_has_its_story() -> None:
+    run = troubled()
+    for n in range(20):
+        run.submit(f"task {n}").dispatch().claim("worker-2").succeed()
+    judgement = judge(without_effects(run))
+    shown = chosen(catalogue(RunModel(judgement)), 0)
+    assert {entry.task_id for entry in shown} == {v.task_id for v in judgement.violations}
+    assert all(entry.laws == ("S11",) for entry in shown)
+    assert all(Tag.VIOLATED in entry.tags for entry in shown)
+    told = page(judgement).violated[0]
+    assert len(told.findings) + told.more == 22
+    assert catalogues.Tag.VIOLATED.value in [name for name, _ in page(judgement).tags]
+
+
+def test_a_story_on_the_page_is_the_story_of_the_history() -> None:
+    run = troubled()
+    judgement = judge(run.history())
+    (task,) = [t for t in rendered(judgement).data["tasks"] if t["key"] == "victim"]
+    texts = [line[2] for line in task["lines"]]
+    told = [line.text for line in Stories(judgement.history).of(task["id"])]
+    assert texts == [text for text in told if not text.startswith("-- ")]
+    assert any("REFUSED" in text for text in texts)
+    assert [op[1:3] for op in task["ops"]] == [["submit", "ok"]]
+
+
+# ----------------------------------------------------------------------- faults and violations
+
+
+def test_strikes_have_what_they_met() -> None:
+    history = troubled().history()
+    (injection,) = injections(history)
+    assert (injection.fault_id, injection.name, injection.targets) == (
+        "murder#1",
+        "murder",
+        ("worker-1",),
+    )
+    assert injection.in_flight is not None
+    assert (injection.in_flight.open, injection.in_flight.running) == (1, 1)
+    assert injection.observed is not None
+    assert injection.end is not None
+    (plan,) = found(history)
+    assert (plan.observed, plan.times) == (1, 1)
+    (unplanned,) = found(History([*Specimen().all_records(), *history.faults["murder#1"]]))
+    assert (unplanned.times, unplanned.observed) == (0, 1)
+
+
+def test_a_planned_fault_that_never_struck_is_on_the_page() -> None:
+    history = troubled().edited(lambda r: None if isinstance(r, Fault) else r)
+    words = " ".join(rendered(judge(history)).words)
+    assert "1 of 1 never injected" in words
+
+
+def test_a_violation_is_laid_at_the_fault_of_its_second() -> None:
+    (injection,) = injections(troubled().history())
+    assert injection.end is not None
+    where = "murder#1 (kill on worker-1)"
+    assert during((injection,), injection.start) == f"during {where}"
+    assert during((injection,), injection.end + 0.5) == f"0.500 s after {where} ended"
+    assert during((injection,), injection.start - 1) == ""
+
+
+def test_the_shortest_piece_has_all_the_evidence() -> None:
+    run = troubled()
+
+    def stolen(record: Record) -> Record:
+        if isinstance(record, Event) and record.reason == Reason.SUCCEEDED:
+            return replace(record, actor=f"worker:{run.worker('worker-1')}")
+        return record
+
+    judgement = judge(run.edited(stolen))
+    laws = {law.law: law for law in violated_invariants(RunModel(judgement), 5)}
+    finding = laws["S9"].findings[0]
+    assert finding.at is not None
+    assert finding.actors
+    marked = [part for part in finding.piece if getattr(part, "marked", False)]
+    (violation,) = [
+        v for v in judgement.violations if v.task_id == finding.task_id and v.invariant == "S9"
+    ]
+    assert len(marked) == len(violation.evidence)
+    assert list(shortened([])) == []
+
+
+def test_many_faults_at_once_each_have_a_lane() -> None:
+    plans = [
+        {"name": f"fault-{n}-{'very-long-' * 5}", "fault": "kill", "target": "worker-1", "at": 1}
+        for n in range(15)
+    ]
+    run = Specimen(plan={"faults": plans})
+    life = run.submit("a").dispatch()
+    for plan in plans:
+        run.strike(f"{plan['name']}#1", "kill", "worker-1")
+    life.claim().succeed()
+    judgement = judge(run.history())
+    lanes = timeline(RunModel(judgement)).lanes
+    assert len(lanes) == 15
+    assert all(
+        0 <= bar.left <= bar.left + bar.wide <= 100.01 for lane in lanes for bar in lane.bars
+    )
+    assert "fault-14" in render_run(page(judgement))

@@ -1,0 +1,209 @@
+"""What clients will do: from the seed alone, the same in every process and on every day."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chaos.scenario.operations import Workload
+from chaos.scenario.workload import CLIENTS, PlannedOperation, from_json, generate, share, to_json
+
+BUSY = Workload.model_validate(
+    {
+        "tasks": 400,
+        "seconds": 10,
+        "effects": {"ledger": 2, "sql": 1, "external": 1},
+        "later": {"share": 0.3, "seconds": [0.5, 3]},
+        "flaky": {"share": 0.2, "failures": [1, 2]},
+        "repeats": 0.2,
+        "mismatches": 0.1,
+        "cancels": 0.15,
+        "reads": 0.4,
+    }
+)
+ROOT = Path(__file__).parent.parent
+
+
+def of(operations: list[PlannedOperation], kind: str) -> list[PlannedOperation]:
+    return [operation for operation in operations if operation.kind == kind]
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
+def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> None:
+    code = (
+        "import json; from chaos.scenario.operations import Workload; from chaos.scenario.workload import *;"
+        f"w = Workload.model_validate_json({BUSY.model_dump_json()!r});"
+        "print(json.dumps(to_json(generate(w, 7))))"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert from_json(json.loads(there.stdout)) == generate(BUSY, 7)
+
+
+def test_another_seed_gives_another_list() -> None:
+    assert to_json(generate(BUSY, 7)) != to_json(generate(BUSY, 8))
+
+
+def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> None:
+    submits = of(generate(BUSY, 1), "submit")
+    assert len(submits) == BUSY.tasks
+    assert len({submit.key for submit in submits}) == BUSY.tasks
+    assert all(0 <= submit.at <= BUSY.seconds for submit in submits)
+    assert {submit.effect for submit in submits} == {"ledger", "sql", "external"}
+
+
+def test_shares_are_kept_roughly() -> None:
+    operations = generate(BUSY, 3)
+    count: Counter[str] = Counter(operation.kind for operation in operations)
+    wanted = {"repeat": BUSY.repeats, "cancel": BUSY.cancels, "get": BUSY.reads}
+    for kind, part in (wanted | {"mismatch": BUSY.mismatches}).items():
+        assert count[kind] == pytest.approx(BUSY.tasks * part, rel=0.35), kind
+    later = [submit for submit in of(operations, "submit") if submit.run_after is not None]
+    assert len(later) == pytest.approx(BUSY.tasks * 0.3, rel=0.35)
+    assert count["list"] == count["get"] // 10
+
+
+def test_a_repeat_asks_for_exactly_the_same_and_a_mismatch_for_something_else() -> None:
+    operations = generate(BUSY, 5)
+    first = {submit.key: submit for submit in of(operations, "submit")}
+    for repeat in of(operations, "repeat"):
+        original = first[repeat.key]
+        assert (repeat.request, repeat.run_after) == (original.request, original.run_after)
+        assert repeat.at >= original.at
+    for mismatch in of(operations, "mismatch"):
+        assert mismatch.request["payload"] != first[mismatch.key].request["payload"]
+        assert mismatch.client == first[mismatch.key].client
+    assert any(repeat.at == first[repeat.key].at for repeat in of(operations, "repeat"))
+
+
+def test_a_task_is_cancelled_and_read_by_the_client_that_submitted_it() -> None:
+    operations = generate(BUSY, 5)
+    owner = {submit.key: submit.client for submit in of(operations, "submit")}
+    followers = of(operations, "cancel") + of(operations, "get")
+    assert followers
+    assert all(owner[operation.key] == operation.client for operation in followers)
+
+
+def test_clients_share_the_whole_list_in_order() -> None:
+    operations = generate(BUSY, 2)
+    shares = [share(operations, client) for client in range(CLIENTS)]
+    assert all(shares)
+    shared = [operation for each in shares for operation in each]
+    assert sorted(map(repr, shared)) == sorted(map(repr, operations))
+
+
+def test_a_seed_that_was_noted_gives_the_plan_that_it_gave_then() -> None:
+    """A red run is told by scenario and seed: both must mean tomorrow what they meant."""
+    rows = to_json(generate(BUSY, 1))
+    for row in rows:
+        assert row.pop("items") == ()
+    text = json.dumps(rows, sort_keys=True)
+    assert len(rows) == 752
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("703e8bc330716e05")
+
+
+BATCHED = BUSY.model_copy(update={"batch": 7})
+
+
+def items(operations: list[PlannedOperation]) -> list[PlannedOperation]:
+    return [item for batch in of(operations, "batch") for item in batch.items]
+
+
+@given(seed=st.integers(0, 2**32), size=st.integers(2, 60))
+@examples(25)
+def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
+    operations = generate(BUSY.model_copy(update={"batch": size}), seed)
+    singly = generate(BUSY, seed)
+    assert of(operations, "submit") == []
+    # The same submits, and everything else as it would be without batches.
+    assert sorted(items(operations), key=repr) == sorted(of(singly, "submit"), key=repr)
+    rest = [operation for operation in singly if operation.kind != "submit"]
+    assert [operation for operation in operations if operation.kind != "batch"] == rest
+    for batch in of(operations, "batch"):
+        assert 1 <= len(batch.items) <= size
+        assert {item.client for item in batch.items} == {batch.client}
+        assert (batch.at, batch.key) == (batch.items[0].at, batch.items[0].key)
+        assert [item.at for item in batch.items] == sorted(item.at for item in batch.items)
+    # All but the last batch of a client are full.
+    for client in range(CLIENTS):
+        sizes = [len(b.items) for b in of(operations, "batch") if b.client == client]
+        assert set(sizes[:-1]) <= {size}
+
+
+def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
+    operations = generate(BATCHED, 5)
+    sent = {item.key: batch.at for batch in of(operations, "batch") for item in batch.items}
+    followers = [operation for operation in operations if operation.key and not operation.items]
+    assert followers
+    assert all(sent[operation.key] <= operation.at for operation in followers)
+    assert [operation.at for operation in operations] == sorted(op.at for op in operations)
+
+
+@pytest.mark.parametrize("workload", [BUSY, BATCHED], ids=["singly", "batched"])
+def test_a_plan_survives_the_way_to_the_clients(workload: Workload) -> None:
+    operations = generate(workload, 3)
+    assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
+    assert from_json(to_json(operations)) == operations
+
+
+def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
+    herd = Workload.model_validate({"tasks": 300, "seconds": 2, "due_between": [5, 6.5]})
+    dues = [submit.run_after for submit in of(generate(herd, 1), "submit")]
+    assert all(due is not None and 5 <= due <= 6.5 for due in dues)
+    assert len({*dues}) > 200
+    cancelled = herd.model_copy(update={"cancels": 1.0})
+    cancels = of(generate(cancelled, 1), "cancel")
+    # Around the time it is due, which is long after its submit.
+    assert sum(5 <= cancel.at <= 7 for cancel in cancels) > len(cancels) / 2
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 30))
+@examples(25)
+def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count: int) -> None:
+    workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
+    operations = generate(workload, seed)
+    poison = {s.key for s in of(operations, "submit") if s.request["payload"].get("poison")}
+    assert len(poison) == count
+    for submit in of(operations, "submit"):
+        if submit.key in poison:
+            # It fails by killing its worker, by nothing else.
+            assert submit.request["payload"]["poison"] is True
+            assert submit.request["payload"]["failures"] == 0
+        else:
+            assert "poison" not in submit.request["payload"]
+    assert not poison & {op.key for op in operations if op.kind != "submit"}
+    # In a batch it is one like any other.
+    batched = items(generate(workload.model_copy(update={"batch": 4}), seed))
+    assert {item.key for item in batched if item.request["payload"].get("poison")} == poison
+
+
+def test_what_is_left_out_changes_nothing_in_what_stays() -> None:
+    whole = generate(BUSY, 7)
+    some = BUSY.model_copy(update={"only": (3, 250), "without": ("repeat", "get")})
+    keys = {"s7-00003", "s7-00250", ""}
+    assert generate(some, 7) == [
+        operation
+        for operation in whole
+        if operation.key in keys and operation.kind not in {"repeat", "get"}
+    ]
+    assert some.least_accepted == 1
+
+
+def test_only_tasks_that_there_are_can_be_kept() -> None:
+    with pytest.raises(ValueError, match="only: 400: the 400 tasks are numbered from 0"):
+        Workload.model_validate(BUSY.model_dump() | {"only": [3, 400]})

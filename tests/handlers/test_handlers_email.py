@@ -1,0 +1,239 @@
+"""send_email against a real SMTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from pydantic import SecretStr
+
+from holdfast.handlers import Context, Discard, Retry
+from holdfast.handlers.builtin.send_email import SendEmail
+from holdfast.model.claim import Grant
+from holdfast.settings import Settings
+
+TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
+
+
+class Mailbox:
+    """Takes every message, except for what a test tells it to refuse."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[list[str], EmailMessage]] = []
+        self.refused: dict[str, str] = {}
+        self.data_reply = "250 taken"
+
+    async def handle_RCPT(  # noqa: N802 - the library's name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 ok"
+
+    async def handle_DATA(  # noqa: N802 - the library's name
+        self, server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        if not self.data_reply.startswith("250"):
+            return self.data_reply
+        assert isinstance(envelope.content, bytes)
+        message = BytesParser(policy=default).parsebytes(envelope.content)
+        assert isinstance(message, EmailMessage)
+        self.messages.append((list(envelope.rcpt_tos), message))
+        return self.data_reply
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[int, Mailbox]]:
+    mailbox = Mailbox()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    controller = Controller(mailbox, hostname="127.0.0.1", port=port)
+    controller.start()
+    yield port, mailbox
+    controller.stop()
+
+
+@pytest.fixture
+def mailbox(server: tuple[int, Mailbox]) -> Mailbox:
+    made = server[1]
+    made.messages.clear()
+    made.refused.clear()
+    made.data_reply = "250 taken"
+    return made
+
+
+@pytest.fixture
+def settings(server: tuple[int, Mailbox]) -> Settings:
+    return Settings(smtp_port=server[0], mail_from="robot@shop.example")
+
+
+def context(attempt: int = 1, timeout_seconds: float = 30.0) -> Context:
+    loop = asyncio.get_running_loop()
+    grant = Grant(
+        task_id=TASK_ID,
+        epoch=2 * attempt - 1,
+        attempt=attempt,
+        name="send_email",
+        queue="default",
+        payload={},
+        max_attempts=5,
+        failures=attempt - 1,
+        timeout_seconds=timeout_seconds,
+        traceparent=None,
+        claimed_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
+        queued_at=datetime(2026, 1, 9, 10, tzinfo=UTC),
+        waited_seconds=0.01,
+        age_seconds=0.01,
+        quarantined=False,
+    )
+    return Context(grant, clock=loop.time, started=loop.time())
+
+
+async def test_an_address_is_enough(mailbox: Mailbox, settings: Settings) -> None:
+    result = await SendEmail(settings).run(context(), {"to": "user@example.com"})
+    assert result == {
+        "message_id": f"<{TASK_ID}@shop.example>",
+        "accepted": ["user@example.com"],
+        "refused": {},
+    }
+    recipients, message = mailbox.messages[0]
+    assert recipients == ["user@example.com"]
+    assert message["Message-ID"] == f"<{TASK_ID}@shop.example>"
+    assert message["From"] == "robot@shop.example"
+    assert message["To"] == "user@example.com"
+    assert message["Date"].datetime == datetime(2026, 1, 9, 10, tzinfo=UTC)
+    assert message["Subject"]
+    assert message.get_content().strip()
+
+
+async def test_subject_body_and_many_recipients(mailbox: Mailbox, settings: Settings) -> None:
+    payload = {
+        "to": ["a@example.com", "b@example.com", "a@example.com"],
+        "subject": "Gr\u00fc\u00dfe \u20ac",
+        "body": "Line one\n.leading dot\n\u20ac\n",
+    }
+    await SendEmail(settings).run(context(), payload)
+    recipients, message = mailbox.messages[0]
+    assert recipients == ["a@example.com", "b@example.com"]
+    assert message["Subject"] == payload["subject"]
+    assert message.get_content().replace("\r\n", "\n") == payload["body"]
+
+
+async def test_every_attempt_has_the_same_message_id(mailbox: Mailbox, settings: Settings) -> None:
+    for attempt in (1, 2):
+        await SendEmail(settings).run(context(attempt), {"to": "user@example.com"})
+    first, second = (message["Message-ID"] for _, message in mailbox.messages)
+    assert first == second
+
+
+@pytest.mark.parametrize("reply", ["450 mailbox busy", "421 going down", "452 no space"])
+async def test_temporary_refusals_are_tried_again(
+    mailbox: Mailbox, settings: Settings, reply: str
+) -> None:
+    mailbox.refused["user@example.com"] = reply
+    with pytest.raises(Retry, match=reply[:3]):
+        await SendEmail(settings).run(context(), {"to": "user@example.com"})
+    mailbox.refused.clear()
+    mailbox.data_reply = reply
+    with pytest.raises(Retry, match=reply[:3]):
+        await SendEmail(settings).run(context(), {"to": "user@example.com"})
+
+
+async def test_permanent_refusals_are_final(mailbox: Mailbox, settings: Settings) -> None:
+    mailbox.refused["user@example.com"] = "550 no such user"
+    with pytest.raises(Discard, match="550 no such user"):
+        await SendEmail(settings).run(context(), {"to": "user@example.com"})
+    mailbox.data_reply = "554 looks like spam"
+    with pytest.raises(Discard, match="554 looks like spam"):
+        await SendEmail(settings).run(context(), {"to": "other@example.com"})
+
+
+async def test_one_temporary_refusal_among_final_ones_is_tried_again(
+    mailbox: Mailbox, settings: Settings
+) -> None:
+    mailbox.refused.update({"a@example.com": "550 no such user", "b@example.com": "450 busy"})
+    with pytest.raises(Retry, match="450 busy"):
+        await SendEmail(settings).run(context(), {"to": ["a@example.com", "b@example.com"]})
+
+
+async def test_a_partly_refused_message_says_by_whom(mailbox: Mailbox, settings: Settings) -> None:
+    mailbox.refused["a@example.com"] = "550 no such user"
+    payload = {"to": ["a@example.com", "b@example.com"]}
+    result = await SendEmail(settings).run(context(), payload)
+    assert result["accepted"] == ["b@example.com"]
+    assert result["refused"] == {"a@example.com": "550 no such user"}
+
+
+async def test_an_unreachable_server_is_tried_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(Retry, match=f"the mail server 127.0.0.1:{port}"):
+        await SendEmail(Settings(smtp_port=port)).run(context(), {"to": "user@example.com"})
+
+
+async def test_a_silent_server_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = Settings(smtp_port=silent.getsockname()[1])
+        with pytest.raises(Retry, match="the mail server"):
+            await SendEmail(settings).run(context(timeout_seconds=0.3), {"to": "user@example.com"})
+
+
+async def test_a_refused_login_is_tried_again_for_an_operator_can_mend_it() -> None:
+    def refuse(*_: object) -> AuthResult:
+        return AuthResult(success=False, handled=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    controller = Controller(
+        Mailbox(),
+        hostname="127.0.0.1",
+        port=port,
+        auth_require_tls=False,
+        authenticator=refuse,
+    )
+    controller.start()
+    settings = Settings(smtp_port=port, smtp_username="robot", smtp_password=SecretStr("wrong"))
+    try:
+        with pytest.raises(Retry, match="refuses our login: 535"):
+            await SendEmail(settings).run(context(), {"to": "user@example.com"})
+    finally:
+        controller.stop()
+
+
+async def test_tls_that_the_server_does_not_offer_is_never_left_out(
+    mailbox: Mailbox, settings: Settings
+) -> None:
+    changed = settings.model_copy(update={"smtp_start_tls": True})
+    with pytest.raises(Retry, match="STARTTLS extension not supported"):
+        await SendEmail(changed).run(context(), {"to": "user@example.com"})
+    assert mailbox.messages == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({}, "to: Field required"),
+        ({"to": "nobody"}, "must be a bare address"),
+        ({"to": []}, "to"),
+        ({"to": "a@b.example\r\nBcc: c@d.example"}, "must be a bare address"),
+        ({"to": "a@b.example", "subject": "x\nBcc: c@d.example"}, "subject: .*one line"),
+        ({"to": "a@b.example", "sender": "me@x.example"}, "sender: Extra inputs"),
+    ],
+)
+async def test_impossible_payloads_are_discarded(
+    mailbox: Mailbox, settings: Settings, payload: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Discard, match=message):
+        await SendEmail(settings).run(context(), payload)
+    assert mailbox.messages == []

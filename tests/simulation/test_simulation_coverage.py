@@ -1,0 +1,96 @@
+"""What strikes met: counted from the history and from the statements, added up, told as tables."""
+
+from __future__ import annotations
+
+from specimen import Specimen
+
+from chaos.history.history import History
+from chaos.history.records import Fault
+from chaos.simulation.postgres import ExecutedStatement
+from chaos.simulation.suite.coverage import Coverage
+
+
+def made(at: float, client: str, name: str) -> ExecutedStatement:
+    return ExecutedStatement(
+        at=at,
+        client=client,
+        name=name,
+        outcome="SELECT 1",
+        failed=False,
+        parked=False,
+        held=False,
+        open=False,
+    )
+
+
+def struck(fault: str, target: str, at: float) -> Fault:
+    return Fault(type="start", fault_id=f"{fault}#1", fault=fault, targets=(target,), at=at)
+
+
+def covered(*faults: Fault, statements: list[ExecutedStatement]) -> Coverage:
+    run = Specimen()
+    run.submit("a").dispatch().claim().succeed()
+    return Coverage.of(History([*run.all_records(), *faults]), statements, zero=10.0)
+
+
+STATEMENTS = [
+    made(10.5, "worker-1", "claim"),
+    made(11.5, "worker-1", "finish"),
+    made(10.8, "scheduler-1", "dispatch"),
+    made(10.9, "witness", "counts"),
+]
+
+
+def test_a_strike_falls_between_two_statements_of_its_process() -> None:
+    found = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+    assert found.injections == {"kill": 1}
+    assert found.after == {"kill claim": 1}
+    assert found.before == {"kill finish": 1}
+    assert found.statements == {"claim": 1, "finish": 1, "dispatch": 1}
+
+
+def test_an_edge_is_its_clients_affair_and_a_server_everybodys() -> None:
+    edge = covered(struck("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
+    assert edge.after == {"down dispatch": 1}
+    assert not edge.before
+    server = covered(struck("pause", "postgres", 1.0), statements=STATEMENTS)
+    assert server.after == {"pause claim": 1, "pause dispatch": 1}
+
+
+def test_states_are_those_at_the_instant_of_the_strike() -> None:
+    run = Specimen()
+    run.submit("a").dispatch().claim().succeed()
+    history = History(run.all_records())
+    (events,) = history.events.values()
+    seconds = {event.to_state: history.seconds(event.at) for event in events}
+    running = (seconds["RUNNING"] + seconds["SUCCEEDED"]) / 2
+    found = covered(
+        struck("kill", "worker-1", running), struck("flush", "redis", 99.0), statements=[]
+    )
+    assert found.states == {"kill RUNNING": 1, "flush SUCCEEDED": 1}
+
+
+def test_runs_add_up_and_survive_json() -> None:
+    one = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+    one.sometimes.update(["lease_lost"])
+    both = Coverage.parse(one.document)
+    both.add(one)
+    assert both.injections == {"kill": 2}
+    assert both.after == {"kill claim": 2}
+    assert both.sometimes == {"lease_lost": 2}
+
+
+def test_cells_that_nothing_reached_are_visible() -> None:
+    lines = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
+    (states,) = [line for line in lines if line.startswith("kill")]
+    assert "." in states.split()
+    claim = next(line for line in lines if line.startswith("claim"))
+    dispatch = next(line for line in lines if line.startswith("dispatch"))
+    assert claim.split()[-1] == "1/."
+    assert dispatch.split()[-1] == "./."
+
+
+def test_a_run_without_strikes_looks_like_one() -> None:
+    table = covered(statements=STATEMENTS).tables()
+    assert "strikes" in table
+    assert "kill" not in table

@@ -1,0 +1,111 @@
+"""Handlers that kill their process: only they go to the dead letter, on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import Bench
+from waiting import until
+
+from holdfast.model.lifecycle import State
+
+ROOT = Path(__file__).parent.parent
+HANDLERS = """
+import asyncio, os, signal
+from holdfast.handlers import task
+
+@task("poison")
+async def poison(ctx, payload):
+    await asyncio.sleep(0.1)  # all of its batch runs by now
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@task("neighbour")
+async def neighbour(ctx, payload):
+    await asyncio.sleep(0.3)
+    return ctx.attempt
+"""
+SHORT = {"lease_seconds": 0.9, "heartbeat_seconds": 0.3, "hint_deadline_seconds": 2.0}
+
+
+@dataclass
+class Workers:
+    """Worker processes, each started again when it dies."""
+
+    directory: Path
+    environment: dict[str, str]
+    codes: list[int] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def running(self, many: int) -> AsyncIterator[None]:
+        keepers = [asyncio.create_task(self._keep()) for _ in range(many)]
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+    async def _keep(self) -> None:
+        while True:
+            process = self._start()
+            while (code := process.poll()) is None:
+                await asyncio.sleep(0.02)
+            self.codes.append(code)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self.directory / "workers.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "holdfast", "worker", "--app", "poison_handlers"],
+                cwd=self.directory,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.processes.append(process)
+        return process
+
+
+def workers(bench: Bench, directory: Path) -> Workers:
+    (directory / "poison_handlers.py").write_text(HANDLERS)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
+    own = {
+        "PYTHONPATH": str(ROOT),
+        "HOLDFAST_DATABASE_URL": bench.settings.database_url,
+        "HOLDFAST_REDIS_URL": bench.settings.redis_url,
+        "HOLDFAST_WORKER_CONCURRENCY": "16",
+        "HOLDFAST_LEASE_SECONDS": str(SHORT["lease_seconds"]),
+        "HOLDFAST_HEARTBEAT_SECONDS": str(SHORT["heartbeat_seconds"]),
+    }
+    return Workers(directory, {**clean, **own})
+
+
+async def test_poison_dies_alone(bench: Bench, tmp_path: Path) -> None:
+    poison = await bench.submit("poison", "poison")
+    neighbours = await bench.submit(*["neighbour"] * 30)
+    started = workers(bench, tmp_path)
+    async with bench.scheduler(**SHORT), started.running(2):
+        await until(
+            lambda: bench.sql("SELECT 1 FROM tasks WHERE finished_at IS NULL LIMIT 1") == [],
+            seconds=50,
+        )
+    stories = {task: await bench.story(task) for task in [*poison, *neighbours]}
+    dead_letter = {task for task, story in stories.items() if story.task.state is State.FAILED}
+    assert dead_letter == set(poison)
+    assert all(stories[task].task.losses == 3 for task in poison)
+    assert all(stories[task].task.state is State.SUCCEEDED for task in neighbours)
+    losses = [stories[task].task.losses for task in neighbours]
+    assert max(losses) == 2, "else no neighbour was ever in danger"
+    assert set(started.codes) == {-signal.SIGKILL}
+    assert 4 <= len(started.codes) <= 6, "together as long as each has lives left, then one by one"

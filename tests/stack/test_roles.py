@@ -1,0 +1,361 @@
+"""The `holdfast` command as processes: what it says, how it ends, what its health port answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from bench import bench_for
+from otlp_receiver import receiving
+from starlette.applications import Starlette
+from typer.testing import CliRunner
+from waiting import wait_until
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.traceparent import write
+from holdfast.telemetry.tracing import new_root
+from holdfast.__main__ import app
+from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.model.lifecycle import State
+from holdfast.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+HANDLERS = """
+import asyncio, threading, time
+from holdfast.handlers import task
+
+@task("deaf_thread")
+def deaf_thread(ctx, payload):
+    while True:
+        time.sleep(1)
+
+@task("deaf_coroutine")
+async def deaf_coroutine(ctx, payload):
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+@dataclass
+class Command:
+    """Starts ``python -m holdfast`` with these variables and no other HOLDFAST_* ones."""
+
+    variables: dict[str, str]
+    directory: Path
+    logs: list[Path] = field(default_factory=list)
+
+    def environment(self, changes: dict[str, str]) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
+        return {**clean, "PYTHONPATH": str(ROOT), **self.variables, **changes}
+
+    def run(self, *arguments: str, **changes: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr: of a command that ends by itself, in this process."""
+        result = CliRunner().invoke(app, list(arguments), env={**self.variables, **changes})
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    @contextmanager
+    def running(self, *arguments: str, **changes: str) -> Iterator[Running]:
+        """A role that runs as long as the block, killed at its end if it still does."""
+        log = self.directory / f"{arguments[0]}-{len(self.logs)}.log"
+        self.logs.append(log)
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "holdfast", *arguments],
+                cwd=self.directory,
+                env=self.environment(changes),
+                stdout=stream,
+                stderr=stream,
+            )
+        try:
+            yield Running(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Running:
+    """A role's process and its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def url(self) -> str:
+        """Where it serves health, from its log."""
+        found: list[str] = []
+
+        def logged() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            found.extend(re.findall(r'"url": ?"(http://[^"/]+)', self.log.read_text()))
+            return bool(found)
+
+        wait_until(logged)
+        return found[0]
+
+    def until_ready(self) -> str:
+        url = self.url()
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        return url
+
+    def terminate(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def events(self) -> list[str]:
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line)["event_name"] for line in lines if line.startswith("{")]
+
+
+@pytest.fixture
+def command(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a worker adds its directory
+    return Command(
+        {
+            "HOLDFAST_DATABASE_URL": settings.database_url,
+            "HOLDFAST_REDIS_URL": settings.redis_url,
+            "HOLDFAST_LOG_FORMAT": "json",
+            "HOLDFAST_POLL_SECONDS": "0.2",
+            "HOLDFAST_API_PORT": "0",
+        },
+        tmp_path,
+    )
+
+
+def sql(settings: Settings, statement: str) -> list[Any]:
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize("role", ["api", "scheduler", "worker"])
+def test_a_role_on_an_unmigrated_database_says_so_and_exits(
+    command: Command, empty_database_url: str, role: str
+) -> None:
+    code, _, error = command.run(role, HOLDFAST_DATABASE_URL=empty_database_url)
+    assert code == 2
+    assert error.startswith("holdfast: the database is at migration none")
+    assert "run `holdfast migrate`" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_process_exits_with_the_code_of_its_command(
+    command: Command, empty_database_url: str
+) -> None:
+    with command.running("worker", HOLDFAST_DATABASE_URL=empty_database_url) as running:
+        assert running.process.wait(30) == 2
+    assert running.log.read_text().startswith("holdfast: the database is at migration none")
+
+
+def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str) -> None:
+    here = {"HOLDFAST_DATABASE_URL": empty_database_url}
+    for _ in range(2):
+        code, said, error = command.run("migrate", **here)
+        assert (code, error) == (0, "")
+        assert said.startswith("the database is at migration 0")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    code, _, error = command.run("scheduler", **here)
+    assert (code, "start the newer release" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint", "code"),
+    [
+        ("HOLDFAST_LEASE_SECONDS", "-1", "HOLDFAST_LEASE_SECONDS: Input should be greater", 2),
+        ("HOLDFAST_LEASE_SECONDS", "4", "HOLDFAST_HEARTBEAT_SECONDS=3.0 must be at most", 2),
+        ("HOLDFAST_WORKER_CONCURRENCY", "many", "HOLDFAST_WORKER_CONCURRENCY: Input should", 2),
+        ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: a JSON list is needed", 2),
+        ("HOLDFAST_REDIS_URL", "localhost:6379", "HOLDFAST_REDIS_URL is no address", 2),
+        (
+            "HOLDFAST_DATABASE_URL",
+            "mysql://a/b",
+            "HOLDFAST_DATABASE_URL: must look like",
+            2,
+        ),
+        ("HOLDFAST_DATABASE_URL", "postgresql://x@127.0.0.1:1/x", "cannot reach Postgres", 1),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(
+    command: Command, name: str, value: str, complaint: str, code: int
+) -> None:
+    found, said, error = command.run("worker", **{name: value})
+    assert (found, said) == (code, "")
+    assert error.startswith("holdfast: ")
+    assert complaint in error
+    assert len(error.splitlines()) == 1, error
+
+
+def test_a_module_that_is_not_there_is_named(command: Command) -> None:
+    code, _, error = command.run("worker", "--app", "no.such.module")
+    assert code == 2
+    assert error.startswith("holdfast: no module 'no'")
+
+
+def test_settings_lists_every_variable(command: Command) -> None:
+    code, said, _ = command.run("settings")
+    assert code == 0
+    for name, info in Settings.model_fields.items():
+        assert re.search(rf"^HOLDFAST_{name.upper()}=", said, re.MULTILINE), name
+        assert info.description
+        assert info.description in said
+    assert 'HOLDFAST_QUEUES=["default"]' in said
+
+
+def test_the_doctor_grades_what_it_finds(
+    command: Command, empty_database_url: str, settings: Settings
+) -> None:
+    name = settings.database_url.rpartition("/")[2]
+    sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = 0")
+    code, said, _ = command.run("doctor")
+    grades = {line[8:].partition(":")[0]: line[:8].strip() for line in said.splitlines()}
+    assert code == 0 or "bad" in grades.values()
+    assert grades["migrations"] == grades["Postgres"] == grades["clock"] == "ok"
+    assert grades["idle_in_transaction_session_timeout"] == "warning"
+    assert set(grades) >= {"fsync", "synchronous_commit", "maxmemory-policy"}
+    sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '60s'")
+    sql(settings, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    code, said, _ = command.run("doctor")
+    assert code == 1
+    assert re.search(r"^bad +synchronous_commit: off: a crash loses tasks", said, re.MULTILINE)
+    assert re.search(r"^ok +idle_in_transaction_session_timeout: 1min", said, re.MULTILINE)
+    code, said, _ = command.run("doctor", HOLDFAST_DATABASE_URL=empty_database_url)
+    assert code == 1
+    assert re.search(r"^bad +migrations: .*run `holdfast migrate`", said, re.MULTILINE)
+    nowhere = {"HOLDFAST_REDIS_URL": "redis://127.0.0.1:1/0"}
+    code, said, _ = command.run("doctor", **nowhere)
+    assert code == 1
+    assert re.search(r"^bad +Redis: ", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("role", "end"),
+    [("scheduler", signal.SIGTERM), ("worker", signal.SIGTERM), ("api", signal.SIGINT)],
+)
+def test_a_role_answers_for_its_health_and_ends_on_a_signal(
+    command: Command, role: str, end: signal.Signals
+) -> None:
+    with command.running(role) as running:
+        url = running.until_ready()
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        metrics = httpx.get(f"{url}/metrics")
+        assert metrics.status_code == 200
+        assert re.search(
+            rf'^holdfast_build_info\{{.*role="{role}".*\}} 1\.0$', metrics.text, re.MULTILINE
+        )
+        port = url.rpartition(":")[2]
+        taken = {"HOLDFAST_API_PORT": port, "HOLDFAST_HEALTH_PORT": port}
+        code, _, error = command.run(role, **taken)
+        assert code == 1
+        assert f"holdfast: cannot listen on 127.0.0.1:{port}: is the port in use?" in error
+        assert running.terminate(end) == 0
+        assert running.events()[-1] == f"{role}_stopped"
+
+
+def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
+    command: Command, settings: Settings
+) -> None:
+    quick = {"HOLDFAST_STATEMENT_TIMEOUT_SECONDS": "0.5", "HOLDFAST_POLL_SECONDS": "0.05"}
+    with command.running("scheduler", **quick) as running:
+        url = running.until_ready()
+        sql(settings, "ALTER TABLE tasks RENAME TO elsewhere")
+        wait_until(lambda: "dispatch" in httpx.get(f"{url}/readyz").json().get("stalled", ()))
+        answer = httpx.get(f"{url}/readyz")
+        assert answer.status_code == 503
+        assert "run `holdfast migrate`" in answer.json()["stalled"]["dispatch"]
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        sql(settings, "ALTER TABLE elsewhere RENAME TO tasks")
+        running.until_ready()
+
+
+async def test_a_worker_ends_although_its_handlers_never_do(
+    command: Command, settings: Settings
+) -> None:
+    (command.directory / "deaf_handlers.py").write_text(HANDLERS)
+    quick = {
+        "HOLDFAST_SHUTDOWN_GRACE_SECONDS": "0.2",
+        "HOLDFAST_STATEMENT_TIMEOUT_SECONDS": "1",
+    }
+    async with bench_for(settings) as bench:
+        in_thread, in_loop = await bench.offer("deaf_thread", "deaf_coroutine")
+        with command.running("worker", "--app", "deaf_handlers", **quick) as worker:
+            await bench.until_state([in_thread, in_loop], State.RUNNING, seconds=30)
+            assert worker.terminate() == 0
+            assert worker.events()[-1] == EventName.WORKER_STOPPED
+        assert await bench.state(in_thread) is State.SCHEDULED
+        (taken,) = await bench.store.reclaim(10, "scheduler:test")
+        assert taken.task_id == in_loop, "nobody could end it but a scheduler"
+
+
+def test_a_worker_that_was_marked_dead_exits_to_be_started_anew(
+    command: Command, settings: Settings
+) -> None:
+    with command.running("worker", HOLDFAST_HEARTBEAT_SECONDS="0.1") as running:
+        running.until_ready()
+        sql(settings, "UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
+        assert running.process.wait(20) == 3
+
+
+async def test_an_idle_connection_is_kept_longer_than_clients_keep_it() -> None:
+    """Found by a soak: uvicorn's 5 s are httpx's too, and a request was lost between the two."""
+    server, task = await start_server(create_health(dict, Metrics("test")), "127.0.0.1", 0)
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request)
+    assert (await reader.readuntil(b"alive")).startswith(b"HTTP/1.1 200")
+    await reader.read(100)  # the end of the answer
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(100), 5.5)
+    writer.write(request)
+    assert (await reader.readuntil(b"alive")).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await stop_server(server, task)
+
+
+async def test_readiness_follows_what_is_stalled() -> None:
+    stalled: dict[str, str] = {"dispatch": "not started"}
+    health: Starlette = create_health(lambda: stalled, Metrics("test"))
+    server, task = await start_server(health, "127.0.0.1", 0)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["stalled"]) == (503, stalled)
+        stalled.clear()
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+    await stop_server(server, task)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_worker_that_stops_sends_its_last_spans_and_a_killed_one_sends_none(
+    command: Command, settings: Settings, end: signal.Signals
+) -> None:
+    async with receiving() as collector, bench_for(settings) as bench:
+        traced = {
+            "HOLDFAST_OTLP_ENDPOINT": collector.url,
+            "HOLDFAST_TRACE_EXPORT_SECONDS": "3600",
+            "HOLDFAST_LABEL": "worker-7",
+        }
+        with command.running("worker", **traced) as worker:
+            await asyncio.to_thread(worker.until_ready)
+            (task_id,) = await bench.offer("echo", traceparent=write(new_root(1.0)))
+            await bench.until_state(task_id, State.SUCCEEDED, seconds=30)
+            await asyncio.to_thread(worker.terminate, end)
+        told = collector.named("process default", task_id)
+    assert [span.instance for span in told] == ["worker-7"] * (end is signal.SIGTERM)

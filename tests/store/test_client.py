@@ -1,0 +1,184 @@
+"""Enqueueing inside the caller's own transaction, by a sync and by an async driver."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from holdfast.client import IdempotencyKeyReused, enqueue, enqueue_many
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.payload import PayloadError
+from holdfast.model.claim import Announcement
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.model.request import TaskRequest
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    store = Store(settings, connections=2, application_name="test")
+    yield store
+    await store.close()
+
+
+async def test_a_commit_makes_the_task_visible_with_all_it_was_given(
+    engine: Engine, store: Store
+) -> None:
+    run_at = datetime.now(UTC) + timedelta(hours=1)
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with engine.begin() as connection:
+        task_id = enqueue(
+            connection,
+            "send_email",
+            {"to": "user@example.com", "größe": [1, 2.5, None]},
+            run_at=run_at,
+            queue="mail",
+            priority=3,
+            max_attempts=2,
+            timeout_seconds=1.5,
+            idempotency_key="k",
+            traceparent=parent,
+        )
+    story = await store.get(task_id)
+    assert story is not None
+    task = story.task
+    assert task.payload == {"to": "user@example.com", "größe": [1, 2.5, None]}
+    assert (task.name, task.queue, task.priority) == ("send_email", "mail", 3)
+    assert (task.max_attempts, task.timeout_seconds) == (2, 1.5)
+    assert (task.idempotency_key, task.traceparent) == ("k", parent)
+    assert task.run_at == run_at
+    assert task.state is State.SCHEDULED
+    assert [event.reason for event in story.events] == [Reason.SUBMITTED]
+
+
+async def test_a_rollback_leaves_nothing(engine: Engine, store: Store) -> None:
+    with engine.connect() as connection:
+        task_id = enqueue(connection, "echo")
+        connection.rollback()
+    assert await store.get(task_id) is None
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0
+        assert connection.scalar(text("SELECT count(*) FROM task_events")) == 0
+
+
+async def test_async_callers_run_it_in_their_transaction(settings: Settings, store: Store) -> None:
+    engine = create_async_engine(settings.async_database_url)
+    try:
+        async with engine.begin() as connection:
+            kept: UUID = await connection.run_sync(enqueue, "echo", {"n": 1})
+        async with engine.connect() as connection:
+            dropped: UUID = await connection.run_sync(enqueue, "echo", {"n": 2})
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+    story = await store.get(kept)
+    assert story is not None
+    assert story.task.payload == {"n": 1}
+    assert await store.get(dropped) is None
+
+
+def test_a_used_key_gives_the_first_tasks_id(engine: Engine) -> None:
+    with engine.begin() as connection:
+        first = enqueue(connection, "echo", {"a": 1, "b": 2}, idempotency_key="k")
+        assert enqueue(connection, "echo", {"b": 2, "a": 1}, idempotency_key="k") == first
+    with engine.begin() as connection:
+        assert enqueue(connection, "echo", {"a": 1, "b": 2}, idempotency_key="k") == first
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 1
+
+
+def test_another_request_under_a_used_key_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        first = enqueue(connection, "echo", {"a": 1}, idempotency_key="k")
+    with engine.connect() as connection, pytest.raises(IdempotencyKeyReused) as caught:
+        enqueue(connection, "echo", {"a": 2}, idempotency_key="k")
+    assert caught.value.task_id == first
+    assert "'k'" in str(caught.value)
+
+
+async def test_a_replay_survives_new_limits_of_the_handler(engine: Engine, store: Store) -> None:
+    with engine.begin() as connection:
+        first = enqueue(connection, "echo", idempotency_key="k")
+    await store.register(new_id(), "worker-1", ["default"], [Announcement("echo", 9, 9.0)])
+    with engine.begin() as connection:
+        assert enqueue(connection, "echo", idempotency_key="k") == first
+
+
+async def test_limits_come_from_the_call_then_the_handler_then_the_default(
+    engine: Engine, store: Store
+) -> None:
+    await store.register(new_id(), "worker-1", ["default"], [Announcement("announced", 7, 30.0)])
+    with engine.begin() as connection:
+        said = enqueue(connection, "announced", max_attempts=2, timeout_seconds=3.0)
+        announced = enqueue(connection, "announced")
+        unknown = enqueue(connection, "unknown")
+    found = [await store.get(task_id) for task_id in (said, announced, unknown)]
+    limits = [(s.task.max_attempts, s.task.timeout_seconds) for s in found if s]
+    assert limits == [(2, 3.0), (7, 30.0), (5, 300.0)]
+
+
+def test_many_keep_their_order_and_share_keys(engine: Engine) -> None:
+    tasks = [
+        TaskRequest(name="echo", payload={"n": n}, idempotency_key=f"k{n % 100}")
+        for n in range(100)
+    ]
+    with engine.begin() as connection:
+        ids = enqueue_many(connection, [*tasks, *tasks])
+        assert ids[:100] == ids[100:]
+        assert len(set(ids)) == 100
+        rows = connection.execute(text("SELECT id, payload->>'n' FROM tasks")).all()
+    assert {row[0]: int(row[1]) for row in rows} == {ids[n]: n for n in range(100)}
+    with engine.begin() as connection:
+        assert enqueue_many(connection, []) == []
+
+
+UNFAITHFUL: list[Any] = [
+    {"a": "\0"},
+    {"a": "\ud800"},
+    {"a": float("nan")},
+    {"a": (1, 2)},
+    {1: "a"},
+    {"a": 1 << 64},
+    {"a": b"bytes"},
+    {"a": {1, 2}},
+    {"a": "x" * (1 << 20)},
+]
+
+
+def test_what_would_not_come_back_equal_never_reaches_the_database(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for payload in UNFAITHFUL:
+            with pytest.raises((PayloadError, ValidationError)):
+                enqueue(connection, "echo", payload)
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0, "usable afterwards"
+
+
+OUT_OF_BOUNDS: list[dict[str, Any]] = [
+    {"priority": 10},
+    {"max_attempts": 0},
+    {"timeout_seconds": 0.0},
+    {"timeout_seconds": float("inf")},
+    {"queue": "a b"},
+    {"idempotency_key": "k\0"},
+]
+
+
+def test_arguments_out_of_bounds_are_refused(engine: Engine) -> None:
+    with engine.connect() as connection:
+        for arguments in OUT_OF_BOUNDS:
+            with pytest.raises(ValidationError):
+                enqueue(connection, "echo", **arguments)

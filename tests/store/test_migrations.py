@@ -1,0 +1,152 @@
+"""The migrations make what schema.py says, once, and a role knows what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect, text
+
+from holdfast.store import migrate, revision
+from holdfast.errors import Misconfigured, Unavailable
+from holdfast.store.schema import metadata
+from holdfast.settings import Settings
+
+
+def engine_of(url: str) -> Engine:
+    return create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+
+
+@pytest.fixture
+def migrated(database_url: str) -> Iterator[Engine]:
+    engine = engine_of(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def declared(empty_database_url: str) -> Iterator[Engine]:
+    """A database whose tables were made from schema.py, without migrations."""
+    engine = engine_of(empty_database_url)
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def described(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """Every column, constraint, index and storage option, as Postgres itself words it."""
+    with engine.connect() as connection:
+        columns = connection.execute(
+            text("""SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
+              attnotnull, attidentity::text FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+              WHERE attnum > 0 AND relkind = 'r' AND relnamespace = 'public'::regnamespace
+                AND relname <> 'alembic_version' ORDER BY 1, 2""")
+        )
+        constraints = connection.execute(
+            text("""SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+              FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+                AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2""")
+        )
+        indexes = connection.execute(
+            text("""SELECT tablename, indexname, indexdef FROM pg_indexes
+              WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1, 2""")
+        )
+        storage = connection.execute(
+            text("""SELECT relname, reloptions::text FROM pg_class
+              WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL ORDER BY 1""")
+        )
+        return {
+            "storage": [tuple(row) for row in storage],
+            "columns": [tuple(row) for row in columns],
+            "constraints": [tuple(row) for row in constraints],
+            "indexes": [tuple(row) for row in indexes],
+        }
+
+
+def test_alembic_sees_no_difference(migrated: Engine) -> None:
+    with migrated.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_postgres_sees_no_difference_either(migrated: Engine, declared: Engine) -> None:
+    by_migration, by_schema = described(migrated), described(declared)
+    assert by_migration == by_schema
+    checks = [row for row in by_schema["constraints"] if str(row[2]).startswith("CHECK")]
+    partial = [row for row in by_schema["indexes"] if " WHERE " in str(row[2])]
+    assert len(checks) == 5
+    assert len(partial) == 7
+    assert [row[0] for row in by_schema["storage"]] == ["effects", "task_events", "tasks"]
+
+
+def test_the_revision_of_this_code_is_the_newest_migration() -> None:
+    scripts = ScriptDirectory(Path(migrate.__file__).with_name("migrations"))
+    in_order = [script.revision for script in scripts.walk_revisions("base", "heads")]
+    assert in_order[0] == revision.NEWEST
+    assert in_order == sorted(in_order, reverse=True)
+
+
+def test_upgrading_twice_is_harmless(empty_database_url: str) -> None:
+    migrate.upgrade(empty_database_url)
+    engine = engine_of(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO task_names VALUES ('kept', 1, 1, now())"))
+    migrate.upgrade(empty_database_url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT name FROM task_names")) == "kept"
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == (
+            revision.NEWEST
+        )
+    engine.dispose()
+
+
+async def test_a_migrated_database_fits(settings: Settings) -> None:
+    await revision.check(settings)
+
+
+async def test_a_role_on_an_unmigrated_database_says_what_to_do(empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    with pytest.raises(Misconfigured, match=r"at migration none.*run `holdfast migrate`"):
+        await revision.check(settings)
+    await migrate.upgrade_in_loop(settings)
+    await revision.check(settings)
+
+
+async def test_a_role_on_a_newer_database_says_what_to_do(
+    settings: Settings, migrated: Engine
+) -> None:
+    with migrated.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Misconfigured, match=r"9999.*start the newer release"):
+        await revision.check(settings)
+
+
+async def test_a_table_of_versions_without_a_row_counts_as_unmigrated(
+    settings: Settings, migrated: Engine
+) -> None:
+    with migrated.begin() as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+    with pytest.raises(Misconfigured, match="run `holdfast migrate`"):
+        await revision.check(settings)
+
+
+def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> None:
+    engine = engine_of(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE workers (in_the_way int)"))
+    with pytest.raises(Unavailable, match=r'cannot migrate.*"workers" already exists'):
+        migrate.upgrade(empty_database_url)
+    assert inspect(engine).get_table_names() == ["workers"]
+    engine.dispose()
+
+
+def test_a_postgres_out_of_reach_is_told_in_one_line(database_url: str) -> None:
+    with pytest.raises(Unavailable, match=r"cannot migrate the database: .*Connect call failed"):
+        migrate.upgrade("postgresql://x@127.0.0.1:1/x")
+    missing = database_url.rpartition("/")[0] + "/missing"
+    with pytest.raises(Unavailable, match=r'cannot migrate.*"missing" does not exist'):
+        migrate.upgrade(missing)

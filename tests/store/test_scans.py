@@ -1,0 +1,122 @@
+"""No transition may read the whole table: its cost must not grow with what is not due or long done.
+
+The plans are those of a table with far more future and finished tasks than work at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, TextClause, create_engine, text
+
+from holdfast.store import scans, transitions
+from holdfast.devstack.servers import EmbeddedPostgres
+
+_TASKS = """
+INSERT INTO tasks (id, tenant, queue, priority, name, payload, fingerprint, run_at, due_at, state,
+  epoch, seq, attempt, losses, handed_back, max_attempts, max_losses, timeout_seconds,
+  cancel_requested, publishes, created_at, finished_at, hint_deadline, worker_id, claim_token,
+  claimed_at, state_since)
+SELECT gen_random_uuid(), 'default', 'default', 0, 'echo', '{}', '', now,
+  now + due * interval '1 h',
+  state, epoch, 1, 1, 0, 0, 5, 3, 60, false, 0, now, CASE WHEN state = 'SUCCEEDED' THEN now END,
+  CASE WHEN state = 'QUEUED' THEN now END, CASE WHEN epoch = 1 THEN w.id END,
+  CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END, now
+FROM clock_timestamp() AS now, (SELECT gen_random_uuid() AS id) AS w,
+  (VALUES ('SCHEDULED', 0, 24, 20000), ('SUCCEEDED', 2, 0, 20000), ('SCHEDULED', 0, -1, 60),
+          ('QUEUED', 0, 0, 60), ('RUNNING', 1, 0, 60)) AS kinds(state, epoch, due, many),
+  generate_series(1, many)"""
+
+_LIMITS = {"n": 50, "actor": "test"}
+_ENDS: dict[str, Any] = {"ids": [UUID(int=n) for n in range(20)], "worker": UUID(int=1)}
+_EPOCHS = {"epochs": [1] * 20}
+
+SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
+    "dispatch": (scans.DISPATCH, {**_LIMITS, "depth": 2000, "deadline": 10.0}),
+    "backlog": (scans.BACKLOG, {"cap": 1000}),
+    "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
+    "expire_hints": (scans.EXPIRE_HINTS, {}),
+    "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
+    "claim": (
+        transitions.CLAIM,
+        {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},
+    ),
+    "heartbeat": (transitions.HEARTBEAT, {"worker": UUID(int=1), "lease": 3.0}),
+    "finish": (transitions.FINISH, {**_ENDS, **_EPOCHS, "results": ["1"] * 20, "actor": "test"}),
+    "release": (
+        transitions.RELEASE,
+        {
+            **_ENDS,
+            **_EPOCHS,
+            "reasons": ["failed"] * 20,
+            "delays": [1.0] * 20,
+            "details": [None] * 20,
+            "actor": "test",
+        },
+    ),
+    "cancel": (transitions.CANCEL, {"ids": _ENDS["ids"], "actor": "test"}),
+    "retry": (transitions.RETRY, {"ids": _ENDS["ids"], "actor": "test"}),
+    "story": (transitions.STORY, {"id": UUID(int=1)}),
+}
+
+
+@pytest.fixture(scope="module")
+def crowded(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engine]:
+    postgres.create_database("crowded", template=migrated_template)
+    database_url = postgres.url("crowded")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(_TASKS)
+        connection.execute("VACUUM ANALYZE")
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    yield engine
+    engine.dispose()
+    postgres.drop_database("crowded")
+
+
+def _generic(statement: TextClause) -> str:
+    """The plan of a prepared statement, made without knowing its parameters."""
+    names: dict[str, int] = {}
+    numbered = re.sub(
+        r"(?<!:):([a-z_]+)", lambda m: f"${names.setdefault(m[1], len(names) + 1)}", str(statement)
+    )
+    return f"EXPLAIN (GENERIC_PLAN) {numbered}"
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_no_transition_reads_the_whole_table(crowded: Engine, name: str) -> None:
+    statement, parameters = SENT[name]
+    with crowded.connect() as connection:
+        custom = connection.execute(text(f"EXPLAIN {statement}"), parameters).scalars().all()
+        generic = connection.exec_driver_sql(_generic(statement)).scalars().all()
+    for lines in (custom, generic):
+        plan = "\n".join(lines)
+        assert "tasks_" in plan
+        assert "Seq Scan on tasks" not in plan, plan
+
+
+@pytest.fixture(scope="module")
+def empty(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engine]:
+    postgres.create_database("empty", template=migrated_template)
+    database_url = postgres.url("empty")
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    yield engine
+    engine.dispose()
+    postgres.drop_database("empty")
+
+
+@pytest.mark.parametrize("name", ["claim", "finish", "release", "cancel", "retry"])
+@pytest.mark.parametrize("rows", ["crowded", "empty"])
+def test_ids_are_not_compared_each_with_each(
+    name: str, rows: str, request: pytest.FixtureRequest
+) -> None:
+    """A plan made for a new table, or for ten ids, is kept: it must do for many of both."""
+    with request.getfixturevalue(rows).connect() as connection:
+        lines = connection.exec_driver_sql(_generic(SENT[name][0])).scalars().all()
+    plan = "\n".join(lines)
+    assert "Seq Scan on tasks" not in plan, plan
+    assert "Join Filter" not in plan, plan

@@ -1,0 +1,189 @@
+"""Every pair of statements on one task: A open, B started, A commits.
+
+Whatever B does then must be what it would have done before or after A, one at a time; a scan may
+also have skipped the task. (READ COMMITTED traps show nowhere else: alone, statements are atomic.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+from store_world import PREPARATIONS, HeldStore, World
+
+from holdfast.model.lifecycle import Reason
+from holdfast.model.claim import Failure, Success
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+
+LATER = datetime.now(UTC) + timedelta(days=1)
+Operation = Callable[[Store, World], Awaitable[Any]]
+
+OPERATIONS: dict[str, Operation] = {
+    "submit": lambda s, w: s.submit([w.new_task()], "api"),
+    "submit_same_key": lambda s, w: s.submit([replace(w.new_task(), id=UUID(int=7))], "api"),
+    "dispatch": lambda s, _: s.dispatch(10, "scheduler"),
+    "republish": lambda s, _: s.republish(10, "scheduler"),
+    "expire_hints": lambda s, _: s.expire_hints(),
+    "claim": lambda s, w: s.claim([w.hint()], w.alive, w.token),
+    "claim_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1)),
+    "claim_alone": lambda s, w: s.claim([w.hint()], w.alive, w.token, exclusive=True),
+    "claim_alone_other_token": lambda s, w: s.claim(
+        [w.hint()], w.lapsed, UUID(int=1), exclusive=True
+    ),
+    "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed),
+    "heartbeat_lapsed": lambda s, w: s.heartbeat(w.lapsed),
+    "finish": lambda s, w: s.finish([Success(w.task_id, w.epoch, "1")], w.owner or w.alive),
+    "fail": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive
+    ),
+    "hand_back": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.HANDED_BACK)], w.owner or w.alive
+    ),
+    "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
+    "retire": lambda s, w: s.retire(w.owner or w.alive),
+    "take_back": lambda s, _: s.reclaim(10, "scheduler"),
+    "cancel": lambda s, w: s.cancel([w.task_id], "api"),
+    "retry": lambda s, w: s.retry([w.task_id], "api"),
+    "prune": lambda s, _: s.prune(10),
+}
+SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "take_back", "prune"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pair left behind and answered, without what differs from run to run."""
+
+    state: str
+    first: str
+    second: str
+
+
+@pytest.fixture
+def racing(settings: Settings) -> Settings:
+    return settings.model_copy(update={"retention_days": 1e-9, "dead_letter_retention_days": 1e-9})
+
+
+@pytest.fixture
+async def store(racing: Settings) -> AsyncIterator[Store]:
+    store = Store(racing, connections=4, application_name="b")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def held(racing: Settings) -> AsyncIterator[HeldStore]:
+    engine = create_async_engine(racing.async_database_url)
+    async with engine.connect() as connection:
+        yield HeldStore(racing, connection)
+    await engine.dispose()
+
+
+_STATE = """
+SELECT (SELECT jsonb_agg(jsonb_build_array(state, epoch, seq, attempt, losses, handed_back,
+      cancel_requested, max_attempts, max_losses, worker_id) ORDER BY id) FROM tasks) AS tasks,
+  (SELECT jsonb_agg(jsonb_build_array(seq, from_state, to_state, epoch, attempt, actor, reason)
+      ORDER BY task_id, seq) FROM task_events) AS events,
+  (SELECT jsonb_agg(jsonb_build_array(epoch, attempt, result)) FROM effects) AS effects,
+  (SELECT jsonb_agg(jsonb_build_array(epoch, outcome, state_found, epoch_found)
+      ORDER BY outcome, id) FROM stale_writes) AS refused,
+  (SELECT jsonb_agg(jsonb_build_array(dead_at IS NOT NULL, lease_expires_at > clock_timestamp())
+      ORDER BY dead_at IS NOT NULL, lease_expires_at > clock_timestamp()) FROM workers) AS workers
+"""
+
+
+async def _state(world: World) -> str:
+    (row,) = await world.sql(_STATE)
+    return _names(world, "\n".join(f"{name}: {value}" for name, value in row.items()))
+
+
+def _names(world: World, shown: str) -> str:
+    for name in ("task_id", "token", "alive", "lapsed", "dead"):
+        shown = shown.replace(str(getattr(world, name)), name)
+    return shown
+
+
+def _answer(world: World, value: Any) -> str:
+    """The answer without instants, which differ from run to run."""
+    if isinstance(value, list):
+        return str([_answer(world, item) for item in value])
+    if type(value).__name__ == "Submitted":
+        return f"{value.outcome} {value.task.state}"
+    if type(value).__name__ == "Claimed":
+        granted = [(grant.epoch, grant.attempt, grant.quarantined) for grant in value.grants]
+        return f"granted {granted} deferred {len(value.deferred)}"
+    return _names(world, re.sub(r"datetime\.datetime\([^)]*\)", "an instant", str(value)))
+
+
+class Serial:
+    """What each pair does one after the other, computed once for all tests of this module."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str | None], Outcome] = {}
+
+    async def run(self, store: Store, preparation: str, first: str, second: str | None) -> Outcome:
+        key = (preparation, first, second)
+        if key not in self._known:
+            world = await PREPARATIONS[preparation](store)
+            a = _answer(world, await OPERATIONS[first](store, world))
+            b = _answer(world, await OPERATIONS[second](store, world)) if second else ""
+            self._known[key] = Outcome(await _state(world), a, b)
+        return self._known[key]
+
+
+async def _raced(
+    held: HeldStore, store: Store, preparation: str, first: str, second: str
+) -> tuple[Outcome, bool]:
+    """Outcome of A open, B started, A commits; and whether B had to wait for A."""
+    world = await PREPARATIONS[preparation](store)
+    async with held.transaction():
+        a = await OPERATIONS[first](held, world)
+        task = asyncio.ensure_future(OPERATIONS[second](store, world))
+        blocked = await _done_or_blocked(world, task)
+    b = await task
+    return Outcome(await _state(world), _answer(world, a), _answer(world, b)), blocked
+
+
+async def _done_or_blocked(world: World, task: asyncio.Future[Any]) -> bool:
+    while not task.done():
+        waiting = await world.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
+        if waiting:
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def serial() -> Serial:
+    return Serial()
+
+
+@pytest.mark.parametrize("first", sorted(OPERATIONS))
+async def test_every_pair_is_as_if_one_after_the_other(
+    first: str, store: Store, held: HeldStore, serial: Serial
+) -> None:
+    waited = 0
+    for preparation in PREPARATIONS:
+        alone = await serial.run(store, preparation, first, None)
+        if alone.state == await _state(await PREPARATIONS[preparation](store)):
+            continue  # A changes nothing here: B meets nothing
+        for second in OPERATIONS:
+            raced, blocked = await _raced(held, store, preparation, first, second)
+            waited += blocked
+            after = await serial.run(store, preparation, first, second)
+            before = await serial.run(store, preparation, second, first)
+            allowed = [after, Outcome(before.state, before.second, before.first)]
+            if second in SCANS:
+                allowed.append(Outcome(alone.state, alone.first, raced.second))
+            assert raced in allowed, f"{preparation}: {first} open, {second} started"
+    if first not in {"prune", "expire_hints"}:
+        assert waited, f"nothing ever waited for {first}: the race was not one"

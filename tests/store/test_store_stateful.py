@@ -1,0 +1,393 @@
+"""Random sequences of store operations on a real Postgres, against the law in ``lifecycle.py``.
+
+The model knows no SQL: it applies ``lifecycle`` to a few counters. After every step the rows, the
+event log and the ledger must say what the model says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from examples import examples
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+from store_model import Model
+
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.claim import Failure, Success
+from holdfast.model.dispatch import Hint
+from holdfast.model.task import NewTask, TaskStory
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+
+T = TypeVar("T")
+ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
+
+# Of all events of a task the one that changed its state last is the nearest to state_since.
+_STATE_SINCE_OF_ANOTHER_EVENT = """
+SELECT count(*) FROM tasks t, LATERAL (
+  SELECT e.seq FROM task_events e WHERE e.task_id = t.id
+  ORDER BY abs(EXTRACT(EPOCH FROM e.at - t.state_since)) LIMIT 1) nearest
+WHERE nearest.seq <> (
+  SELECT max(e.seq) FROM task_events e
+  WHERE e.task_id = t.id AND e.from_state IS DISTINCT FROM e.to_state)"""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Operations as clients, schedulers and workers send them, stale ones included."""
+
+    configuration: Settings
+    tasks = Bundle("tasks")
+    workers = Bundle("workers")
+    hints = Bundle("hints")
+    grants = Bundle("grants")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.store = Store(self.configuration, connections=1, application_name="stateful")
+        self.models: dict[UUID, Model] = {}
+        self.dead: set[UUID] = set()
+        for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
+            self.run(self._scalar(f"WITH d AS (DELETE FROM {table}) SELECT 0"))
+        self.settled: dict[tuple[UUID, int], UUID] = {}
+        self.granted: list[tuple[UUID, int, UUID]] = []
+        self.hinted: list[Hint] = []
+        self.stale = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    async def _scalar(self, statement: str) -> Any:
+        database = self.store._database
+        return next(iter((await database.rows(text(statement)))[0].values()))
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+
+    # Enough to act on from the start: hypothesis switches rules off at random per example.
+    @initialize(target=workers)
+    def workers_start(self) -> Any:
+        workers = [UUID(int=number) for number in range(3)]
+        for worker in workers:
+            self.run(self.store.register(worker, "w", ["default"], []))
+        return multiple(*workers)
+
+    @initialize(target=tasks)
+    def first_tasks(self) -> Any:
+        return self._submit(2, max_attempts=3)
+
+    @rule(worker=workers)
+    def kill_worker(self, worker: UUID) -> None:
+        self.run(self.store.retire(worker))
+        self.dead.add(worker)
+        assert self.run(self.store.heartbeat(worker)) is None
+
+    @precondition(lambda self: len(self.models) < 4)  # few, so that each one lives long
+    @rule(target=tasks, n=st.integers(1, 2), max_attempts=st.integers(1, 4))
+    def submit(self, n: int, max_attempts: int) -> Any:
+        return self._submit(n, max_attempts=max_attempts)
+
+    def _submit(self, n: int, *, max_attempts: int) -> Any:
+        new = [
+            NewTask(
+                UUID(int=100 + len(self.models) + k),
+                "t",
+                "{}",
+                max_attempts=max_attempts,
+                max_losses=2,
+            )
+            for k in range(n)
+        ]
+        answers = self.run(self.store.submit(new, "api"))
+        assert [answer.outcome for answer in answers] == ["created"] * n
+        self.models |= {task.id: Model(max_attempts) for task in new}
+        return multiple(*(task.id for task in new))
+
+    @rule(target=hints, n=st.integers(1, 5))
+    def dispatch(self, n: int) -> Any:
+        due = {task for task, model in self.models.items() if model.state is State.SCHEDULED}
+        dispatched = self.run(self.store.dispatch(n, "scheduler")).tasks
+        assert len(dispatched) == min(n, len(due))
+        for hint in dispatched:
+            assert hint.task_id in due
+            self.models[hint.task_id].move(State.QUEUED, Reason.DISPATCHED)
+        self.hinted += dispatched
+        return multiple(*dispatched)
+
+    @rule(target=hints)
+    def amnesia(self) -> Any:
+        queued = {task for task, model in self.models.items() if model.state is State.QUEUED}
+        assert self.run(self.store.expire_hints()) == len(queued)
+        again = self.run(self.store.republish(1000, "scheduler"))
+        assert {hint.task_id for hint in again} == queued
+        for hint in again:
+            self.models[hint.task_id].move(State.QUEUED, Reason.REPUBLISHED)
+        return multiple(*again)
+
+    @rule(
+        target=grants,
+        some=st.lists(hints, min_size=1, max_size=4),
+        worker=workers,
+        exclusive=st.booleans(),
+    )
+    def claim(self, some: list[Hint], worker: UUID, exclusive: bool) -> Any:
+        token = uuid4()
+        claimed = self.run(self.store.claim(some, worker, token, exclusive=exclusive))
+        latest = {hint.task_id: hint.epoch for hint in sorted(some, key=lambda h: h.epoch)}
+        wanted = {
+            task
+            for task, epoch in latest.items()
+            if self.models[task].state is State.QUEUED and self.models[task].epoch == epoch
+        }
+        granted = {grant.task_id for grant in claimed.grants}
+        assert claimed.deferred == wanted - granted
+        self._obey_the_last_life(wanted, granted, worker, exclusive=exclusive)
+        for grant in claimed.grants:
+            model = self.models[grant.task_id]
+            assert grant.quarantined == model.counters.quarantined
+            model.attempt += 1
+            model.move(State.RUNNING, Reason.CLAIMED)
+            model.owner = worker
+            assert (grant.epoch, grant.attempt) == (model.epoch, model.attempt)
+        again = self.run(self.store.claim(some, worker, token, exclusive=exclusive))
+        assert again == claimed, "the same claim sent again must return the same grants"
+        new = [(grant.task_id, grant.epoch, worker) for grant in claimed.grants]
+        self.granted += new
+        return multiple(*new)
+
+    def _obey_the_last_life(
+        self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, exclusive: bool
+    ) -> None:
+        """Which of the wanted may be granted: the rule "a task on its last life runs alone"."""
+        owned = [model for model in self.models.values() if model.owner == worker]
+        last = {task for task in wanted if self.models[task].counters.quarantined}
+        if any(model.counters.quarantined for model in owned):
+            assert not granted, "nothing beside a task on its last life"
+        elif wanted - last or owned or not exclusive:
+            assert granted == wanted - last, "no task on its last life beside another"
+        else:
+            assert granted <= last
+            assert len(granted) == min(1, len(last)), "one after the other"
+
+    @rule(target=grants, worker=workers, exclusive=st.booleans())
+    def dispatch_and_claim(self, worker: UUID, exclusive: bool) -> Any:
+        """The everyday path in one step: random steps by themselves seldom get past it."""
+        dispatched = self.dispatch(10)
+        hints = [dispatched] if isinstance(dispatched, Hint) else list(dispatched.values)
+        return self.claim(hints, worker, exclusive) if hints else multiple()
+
+    @precondition(lambda self: any(not model.state.terminal for model in self.models.values()))
+    @rule(target=grants, worker=workers, exclusive=st.booleans())
+    def lose_all_and_go_on(self, worker: UUID, exclusive: bool) -> Any:
+        """A newborn takes all there is and dies of it; what is left of it goes to a worker."""
+        newborn = UUID(int=1000 + len(self.dead))
+        self.run(self.store.register(newborn, "w", ["default"], []))
+        self.dispatch_and_claim(newborn, exclusive=True)
+        self.kill_worker(newborn)
+        self.take_back()
+        return self.dispatch_and_claim(worker, exclusive=exclusive)
+
+    def _present_hints(self) -> list[Hint]:
+        found = {
+            hint.task_id: hint
+            for hint in self.hinted
+            if self.models[hint.task_id].state is State.QUEUED
+            and self.models[hint.task_id].epoch == hint.epoch
+        }
+        return list(found.values())
+
+    @precondition(lambda self: self._present_hints())
+    @rule(target=grants, data=st.data(), exclusive=st.booleans())
+    def claim_all_that_wait(self, data: st.DataObject, exclusive: bool) -> Any:
+        """By somebody who owns something, if there is one: company for it."""
+        owners = {model.owner for model in self.models.values() if model.owner}
+        worker = data.draw(st.sampled_from(sorted(owners) or [UUID(int=0)]))
+        return self.claim(self._present_hints(), worker, exclusive)
+
+    def _lonely(self) -> list[UUID]:
+        """Those that own a task on its last life."""
+        running = [model for model in self.models.values() if model.counters.quarantined]
+        return [model.owner for model in running if model.owner]
+
+    @precondition(lambda self: self._lonely() and len(self.models) < 8)
+    @rule(target=grants, exclusive=st.booleans())
+    def offer_company(self, exclusive: bool) -> Any:
+        self._submit(1, max_attempts=2)
+        return self.dispatch_and_claim(self._lonely()[0], exclusive)
+
+    @rule(grant=grants, twice=st.booleans())
+    def finish(self, grant: tuple[UUID, int, UUID], twice: bool) -> None:
+        task, epoch, worker = grant
+        self._ended(grant, Reason.SUCCEEDED)
+        answer = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
+        self._judge(grant, answer.done, answer.state)
+        if twice:
+            again = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
+            assert again.done == answer.done
+            self.stale += not again.done
+
+    def _stale_grants(self) -> list[tuple[UUID, int, UUID]]:
+        """Grants of attempts that are over, on tasks that RUN again: what only the epoch stops."""
+        return [
+            grant
+            for grant in self.granted
+            if self.models[grant[0]].state is State.RUNNING
+            and self.models[grant[0]].epoch > grant[1]
+        ]
+
+    @precondition(lambda self: self._stale_grants())
+    @rule(data=st.data(), success=st.booleans())
+    def write_late(self, data: st.DataObject, success: bool) -> None:
+        grant = data.draw(st.sampled_from(self._stale_grants()))
+        if success:
+            self.finish(grant, twice=False)
+        else:
+            self.release(grant, Reason.FAILED)
+
+    @precondition(lambda self: any(m.state is State.RUNNING for m in self.models.values()))
+    @rule(worker=workers, claimed=st.booleans())
+    def fail_all_and_go_on(self, worker: UUID, claimed: bool) -> None:
+        for grant in list(self.granted):
+            if self.models[grant[0]].epoch == grant[1]:
+                self.release(grant, Reason.FAILED)
+        if claimed:
+            self.dispatch_and_claim(worker, exclusive=False)
+        else:
+            self.dispatch(10)
+
+    def _stale_hints(self) -> list[Hint]:
+        return [
+            hint
+            for hint in self.hinted
+            if self.models[hint.task_id].state is State.QUEUED
+            and self.models[hint.task_id].epoch > hint.epoch
+        ]
+
+    @precondition(lambda self: self._stale_hints())
+    @rule(data=st.data(), worker=workers)
+    def claim_late(self, data: st.DataObject, worker: UUID) -> None:
+        self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, exclusive=True)
+
+    @rule(grant=grants, reason=st.sampled_from(ENDS))
+    def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
+        task, epoch, worker = grant
+        self._ended(grant, reason)
+        failure = Failure(task, epoch, reason, 0.0, '{"error": {}}')
+        answer = self.run(self.store.release([failure], worker))[0]
+        self._judge(grant, answer.done, answer.state)
+
+    def _ended(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
+        task, epoch, worker = grant
+        model = self.models[task]
+        if model.state is State.RUNNING and model.epoch == epoch:
+            self.settled.setdefault((task, epoch), worker)
+            model.end(reason)
+
+    def _judge(self, grant: tuple[UUID, int, UUID], done: bool, state: State | None) -> None:
+        """Accepted if this worker ended this very attempt, and nothing was claimed since."""
+        task, epoch, worker = grant
+        model = self.models[task]
+        expected = model.epoch == epoch + 1 and self.settled.get((task, epoch)) == worker
+        assert done == expected
+        assert state is model.state
+        self.stale += not done
+
+    @rule()
+    def take_back(self) -> None:
+        lost = {task for task, model in self.models.items() if model.owner in self.dead}
+        taken = self.run(self.store.reclaim(1000, "scheduler"))
+        assert {end.task_id for end in taken} == lost
+        for task in lost:
+            self.models[task].end(Reason.LOST)
+
+    @rule(worker=workers)
+    def heartbeat(self, worker: UUID) -> None:
+        owned = self.run(self.store.heartbeat(worker))
+        if worker in self.dead:
+            assert owned is None
+            return
+        assert owned is not None
+        mine = {
+            (task, model.epoch, model.cancel_requested)
+            for task, model in self.models.items()
+            if model.owner == worker
+        }
+        assert {(o.task_id, o.epoch, o.cancel_requested) for o in owned} == mine
+
+    @rule(task=tasks)
+    def cancel(self, task: UUID) -> None:
+        answer = self.run(self.store.cancel([task], "api"))[0]
+        model = self.models[task]
+        if model.state in {State.SCHEDULED, State.QUEUED}:
+            model.cancel_requested = True
+            model.move(State.CANCELLED, Reason.CANCELLED)
+        elif model.state is State.RUNNING and not model.cancel_requested:
+            model.cancel_requested = True
+            model.move(State.RUNNING, Reason.CANCEL_REQUESTED)
+        assert answer.done == (model.state in {State.CANCELLED, State.RUNNING})
+        assert answer.state is model.state
+
+    @rule(task=tasks)
+    def retry(self, task: UUID) -> None:
+        answer = self.run(self.store.retry([task], "api"))[0]
+        model = self.models[task]
+        assert answer.done == (model.state is State.FAILED)
+        if answer.done:
+            model.move(State.SCHEDULED, Reason.RETRIED)
+            model.cancel_requested = False
+            model.max_attempts = max(model.max_attempts, model.counters.used + 1)
+            model.max_losses = max(model.max_losses, model.losses + 1)
+
+    @precondition(lambda self: self.models)
+    @invariant()
+    def the_database_says_the_same(self) -> None:
+        for task, model in self.models.items():
+            story = self.run(self.store.get(task))
+            assert story is not None
+            self._compare(story, model)
+            if model.owner is not None and model.counters.quarantined:
+                assert [m.owner for m in self.models.values()].count(model.owner) == 1
+        rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
+        assert rows == self.stale, "each refused write has its witness"
+        assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
+
+    def _compare(self, story: TaskStory, model: Model) -> None:
+        row = story.task
+        assert (row.state, row.epoch, row.attempt) == (model.state, model.epoch, model.attempt)
+        assert (row.losses, row.handed_back) == (model.losses, model.handed_back)
+        assert (row.max_attempts, row.max_losses) == (model.max_attempts, model.max_losses)
+        assert row.worker_id == model.owner
+        assert row.cancel_requested == model.cancel_requested
+        assert [(e.from_state, e.to_state, e.reason) for e in story.events] == model.events
+        assert [e.seq for e in story.events] == list(range(1, len(model.events) + 1))
+        assert (story.effect is not None) == (model.effects == 1) == (row.state is State.SUCCEEDED)
+
+
+@pytest.mark.timeout(300)
+def test_the_store_obeys_the_lifecycle(settings: Settings) -> None:
+    machine = type("Machine", (StoreMachine,), {"configuration": settings})
+    run_state_machine_as_test(
+        machine,
+        settings=examples(
+            80,
+            stateful_step_count=50,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,204 @@
+"""Real schedulers and workers in the test's own event loop, with short times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from waiting import until
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
+from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.tracing import create_tracing
+from holdfast.handlers import Registry
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason, State
+from holdfast.queue.hints import HintQueue
+from holdfast.model.claim import Grant
+from holdfast.model.dispatch import Hint
+from holdfast.model.task import NewTask, TaskStory
+from holdfast.scheduler.scheduler import Scheduler
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.worker.worker import Worker
+
+QUICK = {
+    "label": "test",
+    "lease_seconds": 1.5,
+    "heartbeat_seconds": 0.1,
+    "poll_seconds": 0.1,
+    "hint_deadline_seconds": 60.0,
+    "timeout_grace_seconds": 0.3,
+    "shutdown_grace_seconds": 5.0,
+    "statement_timeout_seconds": 2.0,
+    "connect_timeout_seconds": 1.0,
+    "worker_concurrency": 8,
+}
+
+
+@dataclass
+class Bench:
+    """A store and a queue of the test's own beside the roles under test."""
+
+    settings: Settings
+    store: Store
+    queue: HintQueue
+    registry: Registry = field(default_factory=Registry)
+    metrics: Metrics = field(default_factory=lambda: Metrics("test"))
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    def quick(self, **changes: Any) -> Settings:
+        return self.settings.model_copy(update=changes)
+
+    def logged(self) -> list[str]:
+        """Return the ``event_name`` of every line logged so far."""
+        return [json.loads(line)["event_name"] for line in self.log.getvalue().splitlines()]
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+
+    def sql(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def telemetry(self, settings: Settings, role: str) -> Telemetry:
+        """That of a role in this test: one log and one registry for all of them."""
+        log = create_logger(style="json", stream=self.log, level=settings.log_level)
+        tracing = create_tracing(
+            settings.otlp_endpoint,
+            settings.trace_ratio,
+            self.metrics,
+            log,
+            role=role,
+            label=settings.label,
+            version="test",
+            export_seconds=settings.trace_export_seconds,
+        )
+        return Telemetry(log, self.metrics, tracing)
+
+    # Tasks
+
+    async def submit(self, *names: str, **fields: Any) -> list[UUID]:
+        payload = json.dumps(fields.pop("payload", {}))
+        tasks = [NewTask(id=new_id(), name=name, payload=payload, **fields) for name in names]
+        await self.store.submit(tasks, "api:test")
+        return [task.id for task in tasks]
+
+    async def offer(self, *names: str, **fields: Any) -> list[UUID]:
+        """Submits tasks and hints at them, without any scheduler."""
+        ids = await self.submit(*names, **fields)
+        await self.hint()
+        return ids
+
+    async def hint(self) -> Sequence[Hint]:
+        """Dispatches what is due, as a scheduler would."""
+        hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
+        await self.queue.publish(hints)
+        return hints
+
+    async def claimed(self, *names: str, worker: UUID | None = None, **fields: Any) -> list[Grant]:
+        """New tasks, RUNNING under a registered worker of the test's own."""
+        worker = worker or await self.registered()
+        await self.submit(*names, **fields)
+        hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
+        return list((await self.store.claim(hints, worker, uuid4())).grants)
+
+    async def registered(self, *, immortal: bool = False) -> UUID:
+        """A worker's row without a worker, that nobody renews."""
+        worker = uuid4()
+        await self.store.register(worker, "test", ["default"], [])
+        if immortal:
+            self.sql(f"UPDATE workers SET lease_expires_at = 'infinity' WHERE id = '{worker}'")
+        return worker
+
+    async def story(self, task_id: UUID) -> TaskStory:
+        story = await self.store.get(task_id)
+        assert story is not None
+        return story
+
+    async def state(self, task_id: UUID) -> State:
+        return (await self.story(task_id)).task.state
+
+    async def reasons(self, task_id: UUID) -> list[Reason]:
+        return [event.reason for event in (await self.story(task_id)).events]
+
+    async def error(self, task_id: UUID) -> dict[str, Any]:
+        """What the last event says about an error."""
+        detail = (await self.story(task_id)).events[-1].detail
+        assert detail is not None
+        error: dict[str, Any] = detail["error"]
+        return error
+
+    async def until_state(
+        self, tasks: UUID | Sequence[UUID], *states: State, seconds: float = 10.0
+    ) -> None:
+        ids = [tasks] if isinstance(tasks, UUID) else list(tasks)
+
+        async def reached() -> bool:
+            return all([await self.state(task_id) in states for task_id in ids])
+
+        await until(reached, seconds)
+
+    # Roles
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[Worker]:
+        """A worker that runs as long as the block, and then stops gracefully with code 0."""
+        async with self.incarnation(**changes) as (worker, running):
+            yield worker
+            worker.stop()
+            assert await running == 0
+
+    @contextlib.asynccontextmanager
+    async def incarnation(self, **changes: Any) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
+        """A worker and the task that runs it; how it ends is the test's business."""
+        settings = self.quick(**changes)
+        telemetry = self.telemetry(settings, "worker")
+        telemetry.tracing.start()
+        worker = Worker(settings, self.registry, telemetry)
+        running = asyncio.create_task(worker.run())
+        try:
+            await until(lambda: EventName.WORKER_STARTED in self.logged() or running.done())
+            yield worker, running
+        finally:
+            if not running.done():
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+            await telemetry.tracing.aclose()
+
+    @contextlib.asynccontextmanager
+    async def scheduler(self, **changes: Any) -> AsyncIterator[Scheduler]:
+        """A scheduler that runs as long as the block."""
+        settings = self.quick(**changes)
+        telemetry = self.telemetry(settings, "scheduler")
+        telemetry.tracing.start()
+        scheduler = Scheduler(settings, telemetry)
+        running = asyncio.create_task(scheduler.run())
+        try:
+            yield scheduler
+        finally:
+            scheduler.stop()
+            await running
+            await telemetry.tracing.aclose()
+
+
+@contextlib.asynccontextmanager
+async def bench_for(settings: Settings) -> AsyncIterator[Bench]:
+    quick = settings.model_copy(update=QUICK)
+    store = Store(quick, connections=2, application_name="test")
+    queue = HintQueue(quick, connections=2)
+    try:
+        yield Bench(quick, store, queue)
+    finally:
+        await store.close()
+        await queue.close()

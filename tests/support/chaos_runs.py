@@ -1,0 +1,106 @@
+"""``python -m chaos`` as users start it, on a small scenario, in a directory of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.host import temporary_directory
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "id": "small",
+    "hypothesis": "A worker that is killed in the middle of a small load does no harm.",
+    "topology": {
+        "schedulers": 1,
+        "workers": 2,
+        "settings": {
+            "lease_seconds": 1.5,
+            "heartbeat_seconds": 0.4,
+            "poll_seconds": 0.1,
+            "hint_deadline_seconds": 1,
+            "shutdown_grace_seconds": 2,
+            "worker_concurrency": 10,
+        },
+    },
+    "workload": {
+        "tasks": 40,
+        "seconds": 3,
+        "effects": {"ledger": 1, "sql": 1, "external": 1},
+        "repeats": 0.2,
+        "reads": 0.3,
+        "batch": 3,
+        "handler_seconds": [0.2, 0.5],
+    },
+    "faults": [
+        {
+            "name": "murder",
+            "fault": "kill",
+            "target": "worker-1",
+            "after": {"event": "claimed", "actor": "worker-1", "count": 2},
+            "for": 0.5,
+        },
+        {
+            "name": "wrong_clock",
+            "fault": "skew",
+            "target": "scheduler-1",
+            "attributes": {"seconds": 3600},
+            "at": 0.5,
+            "for": 1.5,
+        },
+    ],
+    "survivors": {"workers": 1},
+    "expect": {"sometimes": ["lease_lost", "worker_replaced", "submit_repeated"]},
+}
+
+Chaos = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def home(reaper: Reaper) -> Iterator[Path]:
+    """A directory that the servers' user can reach too, which pytest's own are not."""
+    directory = temporary_directory("holdfast-test-")
+    reaper.own_directory(directory)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def chaos(home: Path) -> Iterator[Chaos]:
+    """Starts ``python -m chaos`` with everything temporary below the test's own directory."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chaos", *arguments],
+            cwd=home,
+            env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "TMPDIR": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background job ignores Ctrl-C, and so would all that is started from it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def scenario_file(home: Path) -> Path:
+    path = home / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path

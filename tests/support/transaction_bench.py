@@ -1,0 +1,136 @@
+"""A claimed task with what its handler's transaction needs, and a wire that breaks at COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from holdfast.store.database import create_engine
+from holdfast.handlers import Context
+from holdfast.handlers.transaction import Transactions
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.claim import Failure, Grant
+from holdfast.model.task import NewTask
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+
+INSERT = text("INSERT INTO orders (id) VALUES (:id)")
+PID = text("SELECT pg_backend_pid()")
+
+
+@dataclass
+class Bench:
+    """One claimed task, and what its handler's transaction needs."""
+
+    store: Store
+    engine: AsyncEngine
+    worker_id: UUID
+    grant: Grant
+    database_url: str
+    commit_timeout_seconds: float = 5.0
+
+    def context(self, timeout_seconds: float | None = None) -> Context:
+        loop = asyncio.get_running_loop()
+        transactions = Transactions(
+            self.engine,
+            self.store,
+            self.worker_id,
+            result_bytes_max=1000,
+            commit_timeout_seconds=self.commit_timeout_seconds,
+        )
+        started = loop.time()
+        if timeout_seconds is not None:
+            started += timeout_seconds - self.grant.timeout_seconds
+        return Context(
+            self.grant, clock=loop.time, started=started, open_transaction=transactions.open
+        )
+
+    async def state(self) -> tuple[State, Any, list[int]]:
+        """The task's state, its ledger result, and the handler's own rows, as others see them."""
+        story = await self.store.get(self.grant.task_id)
+        assert story is not None
+        orders = [row[0] for row in self.sql("SELECT id FROM orders ORDER BY id")]
+        return story.task.state, story.effect.result if story.effect else None, orders
+
+    def sql(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    async def release(self) -> State | None:
+        """What the worker does with an attempt whose COMMIT is unknown; the task's state then."""
+        failure = Failure(self.grant.task_id, self.grant.epoch, Reason.FAILED)
+        return (await self.store.release([failure], self.worker_id))[0].state
+
+
+@asynccontextmanager
+async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterator[Bench]:
+    store = Store(settings, connections=2, application_name="test")
+    engine = create_engine(
+        engine_settings, connections=1, application_name="test-handlers", autocommit=False
+    )
+    try:
+        worker_id = uuid4()
+        await store.register(worker_id, "worker-1", ["default"], [])
+        await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
+        hints = (await store.dispatch(1, "scheduler:test")).tasks
+        (grant,) = (await store.claim(hints, worker_id, uuid4())).grants
+        bench = Bench(store, engine, worker_id, grant, settings.database_url)
+        bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")
+        yield bench
+    finally:
+        await engine.dispose()
+        await store.close()
+
+
+class CommitWire:
+    """A TCP relay to Postgres. What the server says after COMMIT arrived goes to ``on_reply``."""
+
+    def __init__(self, database_url: str) -> None:
+        self._target = urlsplit(database_url)
+        self._commit_sent = False
+        self.replied = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.cut = False
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._target.hostname, self._target.port
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        try:
+            await asyncio.gather(
+                self._upstream(reader, up_writer), self._downstream(up_reader, writer)
+            )
+        except ConnectionError:
+            pass
+        finally:
+            up_writer.close()
+            writer.close()
+
+    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if b"COMMIT;" in data:
+                self._commit_sent = True
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionError
+
+    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self._commit_sent:
+                self.replied.set()
+                if self.cut:
+                    raise ConnectionError
+                await self.let_go.wait()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionError

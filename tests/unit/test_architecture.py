@@ -1,0 +1,179 @@
+"""The house rules as tests: who may know whom, how long a thing may get, what SQL may not say."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("system", "chaos", "loadtest", "observability")
+FILE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+FOLDERS = {*PACKAGES, "tests"}
+
+
+def _tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def _sources() -> list[Path]:
+    return [path for path in _tracked("*.py") if path.is_relative_to(ROOT)]
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_imports_follow_the_arrows() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# Each breaks another contract.
+FORBIDDEN = {
+    "system/holdfast/store/store.py": "chaos.history.history",
+    "system/holdfast/telemetry/metrics.py": "holdfast.store.store",
+    "system/holdfast/worker/worker.py": "holdfast.scheduler.scheduler",
+    "system/holdfast/model/lifecycle.py": "holdfast.store.store",
+    "loadtest/__init__.py": "holdfast.client",
+}
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the linter says of a copy of the tree into which all of FORBIDDEN are planted."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in (*PACKAGES, "pyproject.toml"):
+        source = ROOT / name
+        for path in source.rglob("*.py") if source.is_dir() else [source]:
+            target = tree / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    for module, imported in FORBIDDEN.items():
+        with (tree / module).open("a") as file:
+            file.write(f"\nimport {imported}\n")
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = {"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(("module", "imported"), FORBIDDEN.items())
+def test_a_forbidden_import_is_noticed(module: str, imported: str, complaints: str) -> None:
+    importer = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    assert "BROKEN" in complaints
+    assert re.search(rf"{importer} -> {imported} \(l\.\d+\)", complaints), complaints
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports under TYPE_CHECKING count: a circle of types is a circle for the reader."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > 300, "the graph must cover the whole repository"
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= FILE_LINES_MAX
+    for function in _functions(ast.parse(source)):
+        assert function.end_lineno is not None
+        lines = function.end_lineno - function.lineno + 1
+        assert lines <= FUNCTION_LINES_MAX, f"{function.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("packages", [("system", "observability"), ("chaos", "loadtest")])
+def test_no_public_class_name_stands_twice(packages: tuple[str, ...]) -> None:
+    """The adapters in loadtest/peers implement one interface, each in a process of its own."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in _tracked(*(f"{package}/*.py" for package in packages)):
+        name = str(path.relative_to(ROOT))
+        if not name.startswith("loadtest/peers/"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(name)
+    assert len(places) > 100, "the classes of these packages must be found"
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_other_top_level_folders() -> None:
+    folders = {path.relative_to(ROOT).parts[0] for path in _tracked() if path.parent != ROOT}
+    assert {folder for folder in folders if not folder.startswith(".")} <= FOLDERS
+
+
+def test_sql_reads_only_the_clock_that_the_simulation_can_move() -> None:
+    text = (ROOT / "system" / "statements.py").read_text()
+    statements = "\n".join(line for line in text.splitlines() if not line.startswith("- "))
+    assert not re.search(r"\bnow\(\)|CURRENT_TIMESTAMP|LOCALTIME|transaction_timestamp", transitions)
+    assert not re.search(r"\bLISTEN\b|advisory|\bSET (LOCAL|SESSION)\b", transitions)
+
+
+def test_statements_filter_by_state_only_after_the_lock() -> None:
+    """A guard in the locking SELECT would miss a row that starts to match while it waits."""
+    from holdfast.store import transitions
+
+    for name in ("CLAIM", "FINISH", "RELEASE", "CANCEL", "RETRY"):
+        sql = str(getattr(transitions, name))
+        lock = sql[sql.index("locked AS MATERIALIZED") : sql.index("FOR NO KEY UPDATE")]
+        assert lock.rstrip().endswith("FROM tasks t WHERE t.id = input.id"), name
+        assert "state =" not in lock, name
+        assert "epoch =" not in lock, name
+
+
+def test_production_keeps_no_state_in_modules() -> None:
+    """Many processes share one interpreter in simulation: everything hangs on a factory."""
+    makers = {
+        "Settings",
+        "Store",
+        "HintQueue",
+        "Metrics",
+        "Registry",
+        "FastAPI",
+        "CollectorRegistry",
+    }
+    for path in _sources():
+        package = path.relative_to(ROOT).parts[0]
+        if package not in {"system", "observability"}:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+                assert value.func.id not in makers, f"{path.name}:{node.lineno}"
+
+
+def test_nothing_names_a_package_registry_or_a_path_of_one_machine() -> None:
+    hosts = ("py" + "pi.org", "python" + "hosted", "proxy.golang" + ".org", "registry.npm" + "js")
+    places = ("/wo" + "rk/", "/ro" + "ot/")
+    for path in _tracked():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        for word in (*hosts, *places):
+            assert word not in text, f"{path.relative_to(ROOT)} names {word}"

@@ -1,0 +1,144 @@
+"""Log lines: how fields are rendered; their constants are used, complete and documented."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.logs import create_logger
+from holdfast.errors import HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.model.lifecycle import Reason, State
+
+ROOT = Path(__file__).parent.parent
+CONSTANTS = ROOT / "observability" / "event_names.py"
+README = ROOT / "observability" / "README.md"
+ALERTS = ROOT / "observability" / "prometheus" / "alerts.yml"
+
+
+def rendered(style: str, **fields: object) -> str:
+    stream = io.StringIO()
+    log = create_logger(style=style, stream=stream)
+    log.info("Task moved", event_name=EventName.TASK_DISPATCHED, **fields)
+    return stream.getvalue()
+
+
+def product_nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for package in ("system", "observability"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path != CONSTANTS:
+                for node in ast.walk(ast.parse(path.read_text())):
+                    yield path, node
+
+
+def test_json_shows_enums_as_their_values() -> None:
+    line = json.loads(rendered("json", reason=Reason.REPUBLISHED, to=State.QUEUED))
+    assert line["event_name"] == "task_dispatched"
+    assert (line["reason"], line["to"]) == (Reason.REPUBLISHED.value, State.QUEUED.value)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_console_shows_enums_as_their_values(reason: Reason) -> None:
+    line = rendered("text", reason=reason, to=State.QUEUED)
+    assert "event_name=task_dispatched" in line
+    assert "to=QUEUED" in line
+    value = repr(reason.value) if " " in reason.value else reason.value
+    assert f"reason={value}" in line
+    assert "<" not in line
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OutcomeUnknown("the reply was lost"), "outcome_unknown"),
+        (Unavailable("no answer", code=ErrorCode.REDIS_TIMEOUT), "redis_timeout"),
+        (HoldfastError("no code of its own"), "other"),
+        (TimeoutError("a library's"), "other"),
+    ],
+    ids=repr,
+)
+def test_an_error_is_logged_with_its_code(style: str, error: Exception, code: str) -> None:
+    line = rendered(style, error=error)
+    if style == "json":
+        fields = json.loads(line)
+        assert (fields["error"], fields["error_code"]) == (str(error), code)
+    else:
+        assert f"error={str(error)!r}" in line
+        assert f"error_code={code}" in line
+
+
+def test_each_class_of_errors_has_its_own_code() -> None:
+    classes: list[type[HoldfastError]] = HoldfastError.__subclasses__()
+    codes = {each: each.code for each in classes if "code" in vars(each)}
+    assert {Unavailable, OutcomeUnknown} <= codes.keys()
+    assert len({*codes.values()}) == len(codes)
+    assert ErrorCode.OTHER not in codes.values()
+
+
+def test_a_code_of_one_error_leaves_its_class_alone() -> None:
+    assert Unavailable("x", code=ErrorCode.REDIS_TIMEOUT).code == ErrorCode.REDIS_TIMEOUT
+    assert Unavailable("x").code == ErrorCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("constants", [EventName, ErrorCode])
+def test_no_constant_is_unused(constants: type[EventName | ErrorCode]) -> None:
+    used = {
+        node.attr
+        for _, node in product_nodes()
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == constants.__name__
+    }
+    assert used == {*constants.__members__}
+
+
+def test_values_spell_the_names_of_the_constants() -> None:
+    for member in (*EventName, *ErrorCode):
+        assert member.value == member.name.lower()
+
+
+def test_only_the_typed_logger_is_used() -> None:
+    """``Logger`` requires ``event_name``; a logger of structlog's own types would not."""
+    importers = {
+        path.name
+        for path, node in product_nodes()
+        if (isinstance(node, ast.Import) and any(name.name == "structlog" for name in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "structlog")
+    }
+    assert importers == {"logs.py"}
+
+
+def test_a_line_about_an_error_cannot_lack_its_code() -> None:
+    """The logger takes the code from an exception; other values need an explicit one."""
+    checked = 0
+    for path, node in product_nodes():
+        if not isinstance(node, ast.Call):
+            continue
+        fields = {keyword.arg: keyword.value for keyword in node.keywords}
+        if "event_name" in fields and "error" in fields:
+            checked += 1
+            is_exception = isinstance(fields["error"], ast.Name) and fields["error"].id == "error"
+            assert is_exception or "error_code" in fields, f"{path}:{node.lineno}"
+    assert checked > 5
+
+
+def test_the_readme_lists_every_event_and_error() -> None:
+    section = README.read_text().partition("## Logs\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert rows == [*EventName, *ErrorCode]
+
+
+@pytest.mark.parametrize("document", [README, ALERTS], ids=lambda path: path.name)
+def test_documents_name_existing_constants(document: Path) -> None:
+    text = document.read_text()
+    names = re.findall(r"event_name=(\w+)", text)
+    assert {*names} <= {*EventName}
+    assert {*re.findall(r"error_code=(\w+)", text)} <= {*ErrorCode}
+    assert names

@@ -1,0 +1,160 @@
+"""Supervised loops: an error costs a pause, never the loop, and never in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from waiting import until
+
+from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.logs import create_logger
+from holdfast.telemetry.metrics import Metrics
+from holdfast.errors import Unavailable
+from holdfast.runtime.supervision import Loops, wait_for_event
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("test")
+
+
+@pytest.fixture
+def loops(log: io.StringIO, metrics: Metrics) -> Loops:
+    return Loops(create_logger(style="json", stream=log), metrics)
+
+
+class Turns:
+    """A turn that raises what it is told to, and counts itself."""
+
+    def __init__(self, loops: Loops, *errors: BaseException) -> None:
+        self._loops = loops
+        self._errors = list(errors)
+        self.taken = 0
+
+    async def __call__(self) -> None:
+        self.taken += 1
+        if self._errors:
+            raise self._errors.pop(0)
+        await self._loops.sleep(0.01)
+
+
+async def ended(loops: Loops, condition: Callable[[], bool]) -> None:
+    running = asyncio.create_task(loops.run())
+    await until(condition)
+    loops.stop()
+    await running
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("Postgres is away"),
+        RuntimeError("a bug"),
+        asyncio.CancelledError("somebody cancelled what the turn awaited"),
+        TimeoutError(),
+    ],
+    ids=repr,
+)
+async def test_an_error_costs_a_pause_and_is_told(
+    loops: Loops, log: io.StringIO, metrics: Metrics, error: BaseException
+) -> None:
+    turns = Turns(loops, error)
+    loops.add("work", turns, stalled_seconds=5)
+    await ended(loops, lambda: turns.taken >= 3)
+    line = json.loads(log.getvalue().splitlines()[0])
+    assert (line["event_name"], line["loop"]) == (EventName.LOOP_FAILED, "work")
+    expected = ErrorCode.UNAVAILABLE if isinstance(error, Unavailable) else None
+    assert line.get("error_code") == expected
+    count = metrics.registry.get_sample_value
+    labels = {"loop": "work", "result": "failed"}
+    assert count("holdfast_loop_turns_total", labels) == 1
+
+
+async def test_a_failing_loop_harms_no_other_one(loops: Loops) -> None:
+    good, bad = Turns(loops), Turns(loops, *[RuntimeError()] * 100)
+    loops.add("good", good, stalled_seconds=5)
+    loops.add("bad", bad, stalled_seconds=5)
+    await ended(loops, lambda: good.taken >= 20 and bad.taken >= 2)
+    assert bad.taken < good.taken
+
+
+async def test_pauses_grow_while_errors_last(loops: Loops) -> None:
+    started: list[float] = []
+
+    async def turn() -> None:
+        started.append(asyncio.get_running_loop().time())
+        raise Unavailable("away")
+
+    loops.add("work", turn, stalled_seconds=5)
+    await ended(loops, lambda: len(started) == 4)
+    pauses = [later - earlier for earlier, later in pairwise(started)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
+
+
+async def test_readiness_is_progress_not_life(loops: Loops) -> None:
+    let_go = asyncio.Event()
+
+    async def turn() -> None:
+        await let_go.wait()
+        await loops.sleep(0.01)
+
+    loops.add("work", turn, stalled_seconds=0.05)
+    assert loops.stalled() == {"work": "not started"}
+    running = asyncio.create_task(loops.run())
+    await until(lambda: "still in its turn" in loops.stalled().get("work", ""))
+    let_go.set()
+    await until(lambda: loops.stalled() == {})
+    loops.stop()
+    await running
+
+
+async def test_a_stalled_loop_says_what_fails(loops: Loops) -> None:
+    turns = Turns(loops, *[Unavailable("cannot reach Postgres")] * 3)
+    loops.add("work", turns, stalled_seconds=0.05)
+    running = asyncio.create_task(loops.run())
+    await until(lambda: "cannot reach Postgres" in loops.stalled().get("work", ""))
+    await until(lambda: loops.stalled() == {})
+    loops.stop()
+    await running
+
+
+async def test_stop_ends_every_sleep_at_once(loops: Loops) -> None:
+    async def turn() -> None:
+        await loops.sleep(60)
+
+    loops.add("one", turn, stalled_seconds=5)
+    loops.add("two", turn, stalled_seconds=5)
+    running = asyncio.create_task(loops.run())
+    await until(lambda: loops.stalled() == {})
+    loops.stop()
+    async with asyncio.timeout(5):
+        await running
+    assert loops.stopping
+
+
+async def test_a_cancellation_from_outside_ends_the_loops(loops: Loops) -> None:
+    turns = Turns(loops)
+    loops.add("work", turns, stalled_seconds=5)
+    running = asyncio.create_task(loops.run())
+    await until(lambda: turns.taken > 0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_waiting_for_an_event_says_whether_it_came() -> None:
+    event = asyncio.Event()
+    assert not await wait_for_event(event, 0.01)
+    assert not await wait_for_event(event, -1)
+    asyncio.get_running_loop().call_later(0.01, event.set)
+    assert await wait_for_event(event, 5)

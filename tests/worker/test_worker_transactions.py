@@ -1,0 +1,149 @@
+"""ctx.transaction() under a real worker: one COMMIT, and every way it can be lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bench import Bench, bench_for
+from sqlalchemy import text
+from waiting import until
+from wire import wire_to
+
+from holdfast.telemetry.event_names import EventName
+from holdfast.handlers import Backoff, Context
+from holdfast.model.lifecycle import Reason, State
+from holdfast.settings import Settings
+
+Payload = dict[str, Any]
+INSERT = text("INSERT INTO orders (attempt) VALUES (:attempt)")
+
+
+@pytest.fixture
+async def bench(settings: Settings) -> AsyncIterator[Bench]:
+    async with bench_for(settings) as bench:
+        bench.sql("CREATE TABLE orders (attempt int)")
+        yield bench
+
+
+def register_order(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
+    """A handler that inserts an order, says so, and waits to be let go before it commits."""
+    inserted, let_go = asyncio.Event(), asyncio.Event()
+
+    @bench.registry.task("order", backoff=Backoff(base_seconds=0.1, jitter=0))
+    async def order(ctx: Context, payload: Payload) -> str:
+        async with ctx.transaction() as tx:
+            await tx.execute(INSERT, {"attempt": ctx.attempt})
+            inserted.set()
+            if ctx.attempt == 1:
+                await let_go.wait()
+            tx.result = {"attempt": ctx.attempt}
+        return "ignored: the transaction's result is the effect"
+
+    return inserted, let_go
+
+
+async def result(bench: Bench, task_id: Any) -> Any:
+    effect = (await bench.story(task_id)).effect
+    return effect.result if effect else None
+
+
+async def test_one_commit_is_the_effect_and_the_success(bench: Bench) -> None:
+    inserted, let_go = register_order(bench)
+    (task_id,) = await bench.offer("order")
+    async with bench.worker():
+        await inserted.wait()
+        assert bench.sql("SELECT * FROM orders") == []
+        let_go.set()
+        await bench.until_state(task_id, State.SUCCEEDED)
+        succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
+        await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
+    assert bench.sql("SELECT attempt FROM orders") == [(1,)]
+    assert await result(bench, task_id) == {"attempt": 1}
+    assert EventName.FINISH_RESENT not in bench.logged()
+
+
+async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
+    inserted, let_go = register_order(bench)
+    (task_id,) = await bench.offer("order")
+    async with bench.worker(heartbeat_seconds=60, lease_seconds=180):
+        await inserted.wait()
+        bench.sql(
+            "UPDATE tasks SET state = 'SCHEDULED', epoch = epoch + 1, worker_id = NULL, "
+            "claim_token = NULL"
+        )
+        let_go.set()
+        lost = {"queue": "default", "name": "order", "outcome": "lost"}
+        await until(lambda: bench.count("holdfast_attempts_finished_total", **lost) == 1)
+        assert bench.sql("SELECT * FROM orders") == []
+        await bench.hint()
+        await bench.until_state(task_id, State.SUCCEEDED)
+    assert bench.sql("SELECT attempt FROM orders") == [(2,)]
+    assert await result(bench, task_id) == {"attempt": 2}
+
+
+async def test_a_cancel_rolls_back(bench: Bench) -> None:
+    inserted, _ = register_order(bench)
+    (task_id,) = await bench.offer("order")
+    async with bench.worker():
+        await inserted.wait()
+        await bench.store.cancel([task_id], "api:test")
+        await bench.until_state(task_id, State.CANCELLED)
+    assert bench.sql("SELECT * FROM orders") == []
+
+
+async def test_a_stop_rolls_back_and_hands_back(bench: Bench) -> None:
+    inserted, _ = register_order(bench)
+    (task_id,) = await bench.offer("order")
+    async with bench.worker(shutdown_grace_seconds=0.1):
+        await inserted.wait()
+    task = (await bench.story(task_id)).task
+    assert (task.state, task.handed_back) == (State.SCHEDULED, 1)
+    assert bench.sql("SELECT * FROM orders") == []
+
+
+async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> None:
+    inserted, let_go = register_order(bench)
+    (task_id,) = await bench.offer("order")
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.worker(database_url=wire.url),
+    ):
+        await inserted.wait()
+        wire.lose_reply_to(b"COMMIT")
+        let_go.set()
+        await wire.reply_lost.wait()
+        succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
+        await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
+    assert bench.sql("SELECT attempt FROM orders") == [(1,)]
+    assert await result(bench, task_id) == {"attempt": 1}
+    assert (await bench.reasons(task_id))[-1] is Reason.SUCCEEDED
+
+
+async def test_a_connection_lost_before_commit_costs_the_attempt(bench: Bench) -> None:
+    inserted, let_go = register_order(bench)
+    (task_id,) = await bench.submit("order")
+    async with bench.scheduler(), bench.worker():
+        await inserted.wait()
+        bench.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name LIKE '%:handlers' AND state = 'idle in transaction'"
+        )
+        let_go.set()
+        await bench.until_state(task_id, State.SUCCEEDED)
+    assert bench.sql("SELECT attempt FROM orders") == [(2,)]
+    reasons = await bench.reasons(task_id)
+    assert reasons.count(Reason.FAILED) == 1
+
+
+async def test_a_plain_function_is_told_why_it_cannot_have_one(bench: Bench) -> None:
+    @bench.registry.task("plain")
+    def plain(ctx: Context, payload: Payload) -> None:
+        ctx.transaction()
+
+    (task_id,) = await bench.offer("plain", max_attempts=1)
+    async with bench.worker():
+        await bench.until_state(task_id, State.FAILED)
+    assert "write the handler as `async def`" in (await bench.error(task_id))["message"]

@@ -34,6 +34,8 @@ $(STAMP): requirements-dev.txt
 	  --require-hashes --requirement requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	  pathlib.Path(sysconfig.get_path("purelib"), "holdfast-checkout.pth").write_text("$(CURDIR)\n")'
 	@touch $@
 
 check: setup ## lint, format, types, and who may import whom
@@ -50,7 +52,7 @@ test-all: setup ## all tests but observability's, with more examples (ARGS='-k n
 	$(PYTEST) tests --hypothesis-profile nightly $(ARGS)
 
 test-observability: setup ## alerts, rules and dashboards, on a real Prometheus
-	$(BIN)/python -m pytest tests/telemetry -m observability $(ARGS)
+	$(BIN)/python -m pytest tests/observability -m observability $(ARGS)
 
 chaos: setup ## break it for real (SUITE=full, or names; ARENA=live or compose; ARGS='--seed 7')
 	$(BIN)/python -m chaos run $(SUITE) --arena $(ARENA) $(ARGS)
@@ -92,5 +94,5 @@ lock: ## pin the current versions of all dependencies (ARGS=--upgrade takes newe
 
 clean: ## remove the environment and what tools left (data in .holdfast stays)
 	rm -rf $(VENV) $(LOCK_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
-	  build holdfast.egg-info
+	  build system/holdfast.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,16 +10,16 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from loadtest import bench_submit, profiler
 from loadtest import drain as drains
 from loadtest import load as loads
-from loadtest import profiler, bench_submit
 from loadtest import scale as scales
 from loadtest import soak as soaks
+from loadtest.cli_runner import run, say
 from loadtest.locust_run import LocustLoad
 from loadtest.peers import compare
 from loadtest.peers.environments import default_cache
 from loadtest.peers.peer_process import NAMES
-from loadtest.command import run, say
 from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3

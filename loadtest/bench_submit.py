@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 
 from loadtest.drain import Bench, bench_of
-from loadtest.drain_figures import spread
+from loadtest.drain_results import spread
+from loadtest.http_submitter import BATCH, IN_FLIGHT, noop
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stack import LoadtestStack
-from loadtest.http_submitter import BATCH, IN_FLIGHT, noop
 
 _SCRIPT = Path(__file__).with_name("post.lua")
 _WRK_MISSING = (

@@ -10,13 +10,13 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from loadtest.drain_figures import Figures, Round
+from loadtest.database_probe import DatabaseProbe, drained, until
+from loadtest.drain_results import Figures, Round
+from loadtest.http_submitter import HttpSubmitter
 from loadtest.peers.environments import default_cache
 from loadtest.peers.peer_process import PeerProcess, Servers
 from loadtest.processes import LoadtestError
 from loadtest.stack import LoadtestStack
-from loadtest.http_submitter import HttpSubmitter
-from loadtest.observer import DatabaseProbe, drained, until
 
 REQUEST_SECONDS = 60.0
 

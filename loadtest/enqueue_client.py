@@ -1,4 +1,4 @@
-"""A program of its own that enqueues in its own transactions, as a user's would: ``holdfast.client``.
+"""A program that enqueues in its own transactions, as a user's would: ``holdfast.client``.
 
 ``python -m loadtest.enqueue_client DATABASE_URL SINGLY TOGETHER BATCH`` prints tasks per second as
 JSON: one ``enqueue`` and one COMMIT for each of SINGLY tasks, and TOGETHER tasks by

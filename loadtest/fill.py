@@ -12,9 +12,9 @@ from uuid import UUID
 
 import asyncpg
 
+from loadtest.database_probe import until
 from loadtest.drain import Bench
 from loadtest.http_submitter import noop
-from loadtest.observer import until
 
 CHUNK = 50_000
 AHEAD = timedelta(days=30)

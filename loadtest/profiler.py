@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loadtest.database_probe import drained, until
 from loadtest.drain import Bench, bench_of
 from loadtest.machine import Machine
 from loadtest.processes import LoadtestError
@@ -16,7 +17,6 @@ from loadtest.roles import processes
 from loadtest.sampling import PySpySampler, Sampled
 from loadtest.stack import LoadtestStack
 from loadtest.statements import StatementCost, StatementCosts, preload, watching
-from loadtest.observer import drained, until
 
 TOP = 12
 TEXT = 110

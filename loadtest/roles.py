@@ -9,7 +9,7 @@ import psutil
 
 ROLES = ("api", "scheduler", "worker")
 # The module that every role is started with: ``python -m PRODUCT_MODULE ROLE``.
-PRODUCT_MODULE = "system"
+PRODUCT_MODULE = "holdfast"
 
 
 def processes() -> dict[str, list[psutil.Process]]:

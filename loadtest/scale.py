@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtest.drain import Bench, bench_of, holdfast_round, told
-from loadtest.drain_figures import Round, spread, without_nan
+from loadtest.drain_results import Round, spread, without_nan
 from loadtest.fill import FINISHED_BYTES, FUTURE_BYTES, Filler
 from loadtest.machine import Machine
 from loadtest.processes import LoadtestError

@@ -25,14 +25,14 @@ from hypothesis import settings as hypothesis_settings
 from otlp_receiver import Receiver, receiving
 from psycopg import sql
 
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import temporary_directory
-from holdfast.store.migrate import upgrade
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
 from holdfast.settings import Settings
+from holdfast.store.migrate import upgrade
 
 if TYPE_CHECKING:
-    from chaos.simulation.environment.foundation import SharedServers
+    from chaos.simulation.environment.shared_servers import SharedServers
 
 # How many examples a property is tested with: percent of the number it asks for (`examples`).
 hypothesis_settings.register_profile("ci", max_examples=25, deadline=None)
@@ -168,7 +168,7 @@ def valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
 @pytest.fixture(scope="session")
 def simulation_servers() -> Iterator[SharedServers]:
     """The simulation's Postgres and Valkey. A test that kills one leaves it to the next reset."""
-    from chaos.simulation.environment.foundation import SharedServers
+    from chaos.simulation.environment.shared_servers import SharedServers
 
     with SharedServers.open() as servers:
         yield servers

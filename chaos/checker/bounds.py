@@ -33,8 +33,8 @@ from __future__ import annotations
 
 import math
 
-from chaos.scenario.faults import FaultSpec
 from chaos.history.records import Bound, Term
+from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import FaultSort
 from holdfast.model.lifecycle import Backoff

@@ -15,18 +15,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from chaos.history import history as histories
-from chaos.scenario.validation_errors import explain
-from chaos.history.history import History, HistoryError
 from chaos.checker.invariants.declaration import Check
 from chaos.checker.invariants.liveness import allowed_seconds, recovery_seconds, undecided
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.traces import TraceFindings, examine
 from chaos.checker.invariants.violation import Violation
-from chaos.scenario.faults import FaultSpec
-from chaos.history.records import ArenaName
-from chaos.scenario.scenario import Scenario
 from chaos.checker.sometimes import seen
+from chaos.history import history as histories
+from chaos.history.history import History, HistoryError
+from chaos.history.records import ArenaName
+from chaos.scenario.faults import FaultSpec
+from chaos.scenario.scenario import Scenario
+from chaos.scenario.validation_errors import explain
 
 
 @dataclass(frozen=True, slots=True)

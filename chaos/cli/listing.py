@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from chaos.scenario import scenario as scenarios
 from chaos.mutants import MUTANTS
 from chaos.report.outcome import Outcome
 from chaos.run.store import RunStore, StoreEntry
+from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario, ScenarioError
 from chaos.scenario.suites import suites
 

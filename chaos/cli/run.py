@@ -9,22 +9,22 @@ from pathlib import Path
 import typer
 
 from chaos.cli import options
-from chaos.scenario import scenario as scenarios
 from chaos.cli.common import exit_with, fail, finish
-from chaos.compose.stack_factory import ContainerStackFactory
 from chaos.compose.override import Unfit, require_fit
+from chaos.compose.stack_factory import ContainerStackFactory
 from chaos.errors import ChaosError
+from chaos.history.records import ArenaName
 from chaos.live.run import RealTimeArena
 from chaos.live.suite import run_suite
 from chaos.live.topology import ProcessStackFactory
 from chaos.mutants import find
-from chaos.history.records import ArenaName
 from chaos.run.spec import RunSpec
+from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario
+from chaos.scenario.suites import expand, spread
 from chaos.simulation.diagnosis.search import Search, regression_file
 from chaos.simulation.suite.benchmark import Benchmark
 from chaos.simulation.suite.suite import Suite, SuiteOptions
-from chaos.scenario.suites import expand, spread
 
 _SIMULATED_SEEDS = 50
 

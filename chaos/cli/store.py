@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from chaos.checker.verdict import Judgement, check_file
 from chaos.cli import listing, options
 from chaos.cli.common import exit_with, fail
 from chaos.history.history import HistoryError
-from chaos.run.rebuild import find, rebuild, task_story
 from chaos.report import terminal
+from chaos.run.rebuild import find, rebuild, task_story
 from chaos.run.store import RunNotFound, RunStore
-from chaos.checker.verdict import Judgement, check_file
 
 
 def check_history(

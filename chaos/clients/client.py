@@ -2,9 +2,9 @@
 
 No I/O happens here, so all arenas share this code. A client runs one operation at a time, in the
 order of its share of the generated operations. Each is recorded as invoke and completion
-(``chaos.history.records.Op``). An unknown outcome (timeout, broken connection, 5xx) is info, never fail.
-After an unknown submit the same key is sent again, as an operation of its own. Nothing else is
-retried.
+(``chaos.history.records.Op``). An unknown outcome (timeout, broken connection, 5xx) is info, never
+fail. After an unknown submit the same key is sent again, as an operation of its own. Nothing else
+is retried.
 """
 
 from __future__ import annotations

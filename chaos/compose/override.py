@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from chaos.observers import telemetry
 from chaos.compose.edges import port
 from chaos.errors import ChaosError
-from chaos.scenario.operations import EFFECTS
 from chaos.mutants import SOURCES
+from chaos.observers import telemetry
 from chaos.scenario.faults import Topology
+from chaos.scenario.operations import EFFECTS
 from chaos.scenario.scenario import Scenario
 from chaos.tasks.external import SINK_URL
 

@@ -1,7 +1,8 @@
 """The gauge: observes the clients of all proxies from inside Toxiproxy's network.
 
-``python -m chaos.compose.socket_stats --port P`` in a container that shares that network. Containers have
-networks of their own, whose sockets the harness cannot see; here they are seen from the other end.
+``python -m chaos.compose.socket_stats --port P`` in a container that shares that network.
+Containers have networks of their own, whose sockets the harness cannot see; here they are seen from
+the other end.
 
 - ``GET /bytes?port=N&port=M``: by port and client, what was sent and received so far;
 - ``GET /ask?edge=E&port=N``: seconds until the proxy answered a request of the gauge's own (which

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import asyncpg
 
-from chaos.observers.collector import read_exports
 from chaos.compose import edges
 from chaos.compose.containers import Container
 from chaos.compose.docker import UP_SECONDS, ContainerEvent, Project, engine, save_log
-from chaos.compose.socket_stats import Gauge
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerFault
+from chaos.compose.socket_stats import Gauge
+from chaos.history.records import Record, Sometimes
 from chaos.live.edges import inject_edge_fault
 from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
-from chaos.mutants import SOURCES
-from chaos.scenario.faults import FaultSpec
+from chaos.mutants import SOURCES, import_path
 from chaos.nemesis.process_faults import Hold, Observed, ProcessEnd
-from chaos.history.records import Record, Sometimes
+from chaos.observers.collector import read_exports
+from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import SeenHint, sightings
 from chaos.observers.sink import Call, read_calls
+from chaos.scenario.faults import FaultSpec
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.observers.database import DatabaseObserver
 from holdfast.devstack.host import free_port
 
 
@@ -85,7 +85,7 @@ class ContainerStack:
     def environment(self) -> dict[str, str]:
         """Return the variables of the clients, which are not in containers."""
         path = os.environ.get("PATH", os.defpath)
-        return {"PATH": path, "PYTHONPATH": str(SOURCES), "PYTHONUNBUFFERED": "1"}
+        return {"PATH": path, "PYTHONPATH": import_path(SOURCES), "PYTHONUNBUFFERED": "1"}
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[ContainerStack]:

@@ -14,8 +14,8 @@ from chaos.compose.docker import command, long_command, require_docker
 from chaos.compose.stack import ContainerStack
 from chaos.live.stack_factory import StackSpec
 from chaos.mutants import SOURCES, copy
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import temporary_directory
+from holdfast.devstack.reaper import Reaper
 
 # What system/Dockerfile copies into the image besides the packages.
 _CONTEXT = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", ".dockerignore")

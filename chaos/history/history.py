@@ -1,7 +1,7 @@
 """Reads and writes the history of a run as JSON lines: the only input of the checker.
 
-Each line is one record of ``chaos.history.records``. All arenas write it (``HistoryWriter``), ``load``
-reads it, and invariants are pure functions of ``History``.
+Each line is one record of ``chaos.history.records``. All arenas write it (``HistoryWriter``),
+``load`` reads it, and invariants are pure functions of ``History``.
 """
 
 from __future__ import annotations

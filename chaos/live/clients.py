@@ -11,13 +11,13 @@ from pathlib import Path
 
 import chaos
 from chaos.history.history import read
+from chaos.history.records import Op, Record
 from chaos.live.actors import ended, tail
 from chaos.nemesis.process_faults import ActorFailed
-from chaos.history.records import Op, Record
 from chaos.scenario.workload import CLIENTS, PlannedOperation, to_json
 from holdfast.devstack.reaper import Reaper
 
-_LOCUSTFILE = Path(chaos.__file__).parent / "locustfile.py"
+_LOCUSTFILE = Path(chaos.__file__).parent / "clients" / "locustfile.py"
 _STOP_SECONDS = 5.0
 
 

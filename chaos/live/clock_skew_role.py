@@ -1,4 +1,6 @@
-"""Run a role with a settable clock: ``python -m chaos.live.clock_skew_role FILE system worker --app ...``.
+"""A role whose wall clock can be set.
+
+Usage: ``python -m chaos.live.clock_skew_role FILE holdfast worker --app ...``.
 
 On SIGUSR1 it reads the offset in seconds from FILE, moves the clock that all
 Python code of the process reads (``time-machine``; monotonic clocks stay), and writes what that

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.live.toxics import Proxies, ProxyToxic, Stream
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, Wire
-from chaos.scenario.faults import FaultSpec
+from chaos.live.toxics import Proxies, ProxyToxic, Stream
 from chaos.nemesis.process_faults import Hold, Observed
+from chaos.scenario.faults import FaultSpec
 
 _STREAMS: dict[str, tuple[Stream, ...]] = {
     "up": ("upstream",),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.run.artifacts import RunFailed
-from chaos.run.mutation_run import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
+from chaos.history.records import ArenaName
 from chaos.live.run import RealTimeArena
 from chaos.live.topology import ProcessStackFactory
 from chaos.mutants import Mutant
-from chaos.history.records import ArenaName
+from chaos.run.artifacts import RunFailed
+from chaos.run.mutation_run import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
 
 
 async def run_live_mutants(mutants: Sequence[Mutant], runs: Path, seed: int, *, keep: bool) -> bool:

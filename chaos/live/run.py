@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from chaos.checker import bounds
-from chaos.run import artifacts
-from chaos.observers import forwarding
-from chaos.run.suite_report import run_lines
-from chaos.run.runner import ArenaClock, Runner
 from chaos.history.history import HistoryWriter
-from chaos.live.clients import LocustProcess
-from chaos.live.metrics_endpoint import exposed
-from chaos.live.stack_factory import StackEnvironment, StackFactory, StackSpec
-from chaos.live.hint_watch import HintWatch
-from chaos.live.progress import RunProgress
-from chaos.mutants import find, plant
 from chaos.history.records import Record
+from chaos.live.clients import LocustProcess
+from chaos.live.hint_watch import HintWatch
+from chaos.live.metrics_endpoint import exposed
+from chaos.live.progress import RunProgress
+from chaos.live.stack_factory import StackEnvironment, StackFactory, StackSpec
+from chaos.mutants import find, plant
+from chaos.observers import forwarding
 from chaos.report import files
+from chaos.run import artifacts
+from chaos.run.runner import ArenaClock, Runner
 from chaos.run.spec import RunResult, RunSpec, sources_commit
 from chaos.run.store import RunStore
-from chaos.tasks.attempt import BACKOFF
+from chaos.run.suite_report import run_lines
 from chaos.scenario.workload import generate
+from chaos.tasks.attempt import BACKOFF
 
 
 class RealTimeArena:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from chaos.run.runner import Environment
 from chaos.live.clients import LocustProcess
-from chaos.scenario.scenario import Scenario
 from chaos.observers.logs import SeenHint
+from chaos.run.runner import Environment
+from chaos.scenario.scenario import Scenario
 from holdfast.devstack.reaper import Reaper
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import typer
 
-from chaos.run.suite_report import SuiteRecorder, failure_lines
 from chaos.run.artifacts import RunFailed
 from chaos.run.spec import Arena, RunSpec
 from chaos.run.store import RunStore
+from chaos.run.suite_report import SuiteRecorder, failure_lines
 
 
 async def run_suite(arena: Arena, specs: Sequence[RunSpec]) -> bool:

@@ -15,30 +15,30 @@ from typing import Any
 
 import asyncpg
 
-from chaos.observers import telemetry
-from chaos.observers.collector import read_exports
+from chaos.history.records import Record, Sometimes
 from chaos.live.actors import Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
 from chaos.live.edges import inject_edge_fault
-from chaos.live.stack_factory import StackSpec
 from chaos.live.servers import ServerFault
+from chaos.live.socket_stats import LocalWire
+from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.socket_stats import LocalWire
-from chaos.scenario.operations import EFFECTS
-from chaos.mutants import SOURCES, copy
-from chaos.scenario.faults import DeclaredSettings, FaultSpec
+from chaos.mutants import SOURCES, copy, import_path
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.history.records import Record, Sometimes
-from chaos.scenario.scenario import Scenario
+from chaos.observers import telemetry
+from chaos.observers.collector import read_exports
+from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import SeenHint, sightings
 from chaos.observers.sink import Call, read_calls
+from chaos.scenario.faults import DeclaredSettings, FaultSpec
+from chaos.scenario.operations import EFFECTS
+from chaos.scenario.scenario import Scenario
 from chaos.tasks.external import SINK_URL
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.observers.database import DatabaseObserver
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
 from holdfast.store.migrate import upgrade_in_loop
 
 _TEMPLATE = "holdfast_template"
@@ -267,7 +267,7 @@ class ProcessStack:
         clock = self.spec.directory / f"{name}.clock" if name in self._clocks_to_move() else None
         if clock is not None:
             argv += ["chaos.live.clock_skew_role", str(clock)]
-        argv += ["system", role]
+        argv += ["holdfast", role]
         if role == "worker":
             for kind in self.scenario.topology.knows.get(name, EFFECTS):
                 argv += ["--app", f"chaos.tasks.{kind}"]
@@ -322,7 +322,7 @@ class ProcessStack:
     def environment(self) -> dict[str, str]:
         """Return only the variables that finding programs and sources needs."""
         path = os.environ.get("PATH", os.defpath)
-        return {"PATH": path, "PYTHONPATH": str(self.spec.sources), "PYTHONUNBUFFERED": "1"}
+        return {"PATH": path, "PYTHONPATH": import_path(self.spec.sources), "PYTHONUNBUFFERED": "1"}
 
     def _exited(self, end: ProcessEnd) -> None:
         if end.actor in self.actors:

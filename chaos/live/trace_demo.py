@@ -19,22 +19,22 @@ import httpx
 
 from chaos.errors import ChaosError
 from chaos.live.actors import Command, SupervisedProcess
-from chaos.mutants import SOURCES
+from chaos.mutants import SOURCES, import_path
+from chaos.observers.database import DatabaseObserver
 from chaos.scenario.faults import DeclaredSettings
 from chaos.tasks.shown import FIRST_STEP
-from chaos.observers.database import DatabaseObserver
+from holdfast.devstack.host import HOST, free_port, temporary_directory
+from holdfast.devstack.jaeger import EmbeddedJaeger
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
+from holdfast.store.migrate import upgrade_in_loop
 from holdfast.telemetry import traceparent
-from holdfast.tools.trace_drawing import FAULTS, show
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
 from holdfast.telemetry.tracing import Finished, create_tracing
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.jaeger import EmbeddedJaeger
-from holdfast.devstack.reaper import Reaper
-from holdfast.devstack.host import HOST, free_port, temporary_directory
-from holdfast.store.migrate import upgrade_in_loop
 from holdfast.tools.trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
+from holdfast.tools.trace_drawing import FAULTS, show
 
 EXPORT_SECONDS = 0.25
 _DATABASE = "holdfast"
@@ -208,7 +208,10 @@ class _Stack:
         own = {"label": name, "api_port" if role == "api" else "health_port": port}
         given = self._settings.model_dump(exclude_unset=True) | own
         variables = {f"HOLDFAST_{key.upper()}": str(value) for key, value in given.items()}
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(SOURCES)}
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "PYTHONPATH": import_path(SOURCES),
+        }
         log = self._directory / f"{name}.log"
         url = f"http://{HOST}:{port}"
         command = Command(argv, environment | variables, self._directory, log, f"{url}/readyz")

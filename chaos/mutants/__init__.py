@@ -30,6 +30,7 @@ from chaos.mutants.mutant import (
     MutantError,
     Unplanted,
     copy,
+    import_path,
     plant,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "catalogue",
     "copy",
     "find",
+    "import_path",
     "plant",
 ]
 

@@ -1,4 +1,4 @@
-"""Guards of the API (``system/holdfast/api``) and of the commit itself (``system/holdfast/store/database.py``)."""
+"""Guards of the API (``api/``) and of the commit itself (``store/database.py``)."""
 
 from __future__ import annotations
 

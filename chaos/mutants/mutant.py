@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,11 @@ def both(
         killers=killers,
         edits=tuple(edit for mutant in mutants for edit in mutant.edits),
     )
+
+
+def import_path(tree: Path) -> str:
+    """Return the PYTHONPATH under which a process imports our packages from ``tree``."""
+    return os.pathsep.join([str(tree), str(tree / "system")])
 
 
 def copy(sources: Path, tree: Path) -> Path:

@@ -48,7 +48,8 @@ UNPLANTED = (
         "socket timeouts: a half-open connection is given up",
         _FILE,
         "every fault of Toxiproxy ends in delivery or in a close, so that even one who waits for "
-        "ever goes on after the heal; tests/scheduler/test_queue.py has a reply that never comes in time",
+        "ever goes on after the heal; tests/scheduler/test_queue.py has a reply that never comes "
+        "in time",
     ),
     Unplanted(
         "a wait in Redis is shorter than the socket timeout",

@@ -1,4 +1,4 @@
-"""Guards of the scheduler (``system/holdfast/scheduler/scheduler.py``) and of its loops (``system/holdfast/runtime/supervision.py``)."""
+"""Guards of the scheduler (``scheduler/scheduler.py``) and of its loops (``runtime/``)."""
 
 from __future__ import annotations
 

@@ -325,7 +325,8 @@ UNPLANTED = (
         "a claim names the epoch of its hint",
         _FILE,
         "equivalent: QUEUED means due and owned by nobody, and the claim goes on from the epoch of "
-        "the row; an old hint only starts the task sooner (tests/store/test_store_stateful.py sees it)",
+        "the row; an old hint only starts the task sooner "
+        "(tests/store/test_store_stateful.py sees it)",
     ),
     Unplanted(
         "the claim makes the epoch odd, every end makes it even",

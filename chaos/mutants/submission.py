@@ -1,4 +1,4 @@
-"""Guards of storing new tasks: ``SUBMIT`` in ``system/holdfast/store/transitions.py``, and ``submission.py``."""
+"""Guards of storing new tasks: ``SUBMIT`` in ``store/transitions.py``, and ``store/submit.py``."""
 
 from __future__ import annotations
 

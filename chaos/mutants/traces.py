@@ -1,4 +1,4 @@
-"""Guards of telemetry: the instrumentation in system/holdfast/instrumentation, and the export of spans."""
+"""Guards of telemetry: ``instrumentation/`` and the export of spans."""
 
 from __future__ import annotations
 
@@ -189,7 +189,8 @@ UNPLANTED = (
     Unplanted(
         "the queue of spans is bounded: what finds no room is dropped and counted",
         _EXPORT,
-        "without it only memory grows, while the collector is away; tests/unit/test_tracing_export.py",
+        "without it only memory grows, while the collector is away; "
+        "tests/unit/test_tracing_export.py",
     ),
     Unplanted(
         "an answer that never ends is broken off",

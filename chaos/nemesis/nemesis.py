@@ -8,12 +8,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
-from chaos.scenario.faults import After, FaultSpec
-from chaos.nemesis.process_faults import Actor, Hold, Observed, ProcessFault
 from chaos.history.records import Fault, InFlight
+from chaos.nemesis.process_faults import Actor, Hold, Observed, ProcessFault
+from chaos.observers.database import DatabaseObserver
+from chaos.scenario.faults import After, FaultSpec
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import FaultSort
-from chaos.observers.database import DatabaseObserver
 
 _WATCH_SECONDS = 0.02
 # Longer than the longest delay before a process that died is started again.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chaos.errors import ChaosError
-from chaos.scenario.faults import FaultSpec
 from chaos.observers.database import DatabaseObserver, DatabaseUnavailable, Incarnation
+from chaos.scenario.faults import FaultSpec
 
 Hold = Callable[[], Awaitable[None]]
 # Whether the effect of a fault was observed, and the evidence.

@@ -1,8 +1,8 @@
 """The receiver of spans: an independent observer that no fault affects.
 
-``python -m chaos.observers.collector --file FILE`` accepts OTLP over HTTP (``POST /v1/traces``, protobuf,
-also compressed) and appends each request as it came before it answers. What they say is read by
-``chaos.observers.otlp`` when the run is over.
+``python -m chaos.observers.collector --file FILE`` accepts OTLP over HTTP (``POST /v1/traces``,
+protobuf, also compressed) and appends each request unchanged before it answers. The requests are
+decoded by ``chaos.observers.otlp`` when the run is over.
 """
 
 from __future__ import annotations

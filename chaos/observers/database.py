@@ -13,7 +13,6 @@ from typing import Any
 
 import asyncpg
 
-from chaos.scenario.faults import After
 from chaos.history.records import (
     Effect,
     Event,
@@ -24,6 +23,7 @@ from chaos.history.records import (
     TaskRow,
     Worker,
 )
+from chaos.scenario.faults import After
 from chaos.scenario.vocabulary import EVENTS
 
 PATIENCE_SECONDS = 60.0

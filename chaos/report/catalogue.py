@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.history.history import History
 from chaos.checker.invariants.liveness import lifetimes
+from chaos.history.history import History
 from chaos.report.model import RunModel
 from holdfast.model.lifecycle import TERMINAL, State
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
-from chaos.history.history import History
 from chaos.checker.invariants.liveness import lifetimes
+from chaos.history.history import History
 from chaos.history.records import Event
-from observability.charts import Steps
 from holdfast.model.lifecycle import Reason, State
+from observability.charts import Steps
 
 # Where a task can be. SCHEDULED is split in two: not due yet (or backing off), and due.
 WAITING, DUE = "waiting", "due"

@@ -8,13 +8,13 @@ from typing import Any
 
 import orjson
 
+from chaos.checker.verdict import Judgement
 from chaos.report import summary
 from chaos.report.html import render_run, render_suite
 from chaos.report.junit import junit
 from chaos.report.outcome import Outcome, outcome
 from chaos.report.page import page
 from chaos.report.suite import SuiteReport
-from chaos.checker.verdict import Judgement
 
 HISTORY, SUMMARY, REPORT, JUNIT = "history.jsonl", "summary.json", "report.html", "junit.xml"
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos.history.history import History
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import Event, Record, TaskRow
+from chaos.report.injections import Injection
 from chaos.report.model import RunModel
 from chaos.report.story import Gap, StoryLine, shortened
-from chaos.report.strikes import Injection
 from chaos.report.words import describe, instant_of, source_of
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from chaos.checker.verdict import Judgement
 from chaos.history.history import History
 from chaos.report import curves
 from chaos.report.curves import EffectLatency, Stay
+from chaos.report.injections import Injection, PlannedFault, injections, planned_faults
 from chaos.report.story import Stories
-from chaos.report.strikes import Injection, PlannedFault, injections, planned_faults
 from chaos.scenario.scenario import Scenario
-from chaos.checker.verdict import Judgement
 from observability.charts import Steps, quantile
 
 

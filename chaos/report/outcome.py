@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from chaos.history.records import ArenaName
 from chaos.checker.verdict import Judgement, RunMeters
+from chaos.history.records import ArenaName
 
 Verdict = Literal["true", "false", "unknown"]
 # An outcome keeps the first violations only; the run's own files have all of them.

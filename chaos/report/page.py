@@ -10,16 +10,16 @@ from typing import Any
 
 import orjson
 
-from chaos.scenario import scenario as scenarios
+from chaos.checker.sometimes import OCCURRENCES
+from chaos.checker.verdict import Judgement
 from chaos.history.records import ArenaName, Bound, PhaseStart, Record
 from chaos.report.catalogue import Tag, TaskEntry, catalogue, chosen
 from chaos.report.finding import ViolatedInvariant, violated_invariants
+from chaos.report.injections import PlannedFault
 from chaos.report.model import RunModel
-from chaos.report.strikes import PlannedFault
 from chaos.report.timeline import Timeline, duration, timeline
 from chaos.report.words import Source
-from chaos.checker.verdict import Judgement
-from chaos.checker.sometimes import OCCURRENCES
+from chaos.scenario import scenario as scenarios
 
 # Fill the list of tasks up to this number with ordinary ones; the interesting ones always show.
 STORIES_MAX = 600

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos.observers import telemetry
 from chaos.history.history import History, Operation
 from chaos.history.records import Fault, Record, SinkCall
+from chaos.observers import telemetry
 from chaos.report.words import Source, describe, instant_of, source_of
 
 # A long story is shortened to its beginning and this many lines around each piece of evidence.

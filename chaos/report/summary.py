@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from chaos.report.outcome import worst
 from chaos.checker.verdict import Judgement
+from chaos.report.outcome import worst
 
 
 def summarise(judgements: Iterable[Judgement]) -> dict[str, Any]:

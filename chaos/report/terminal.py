@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chaos.checker.verdict import Judgement
 from chaos.history.records import Bound
+from chaos.report.injections import PlannedFault
 from chaos.report.model import RunModel
 from chaos.report.story import story
-from chaos.report.strikes import PlannedFault
-from chaos.checker.verdict import Judgement
 
 _VIOLATIONS_SHOWN = 3
 _NAME_WIDTH = 32

@@ -10,12 +10,12 @@ from itertools import pairwise
 from chaos.history.history import History
 from chaos.history.records import Effect, Event
 from chaos.report.curves import DUE
+from chaos.report.injections import Injection, PlannedFault
 from chaos.report.model import RunModel
-from chaos.report.strikes import Injection, PlannedFault
 from chaos.report.words import instant_of
+from holdfast.model.lifecycle import Reason, State
 from observability import charts
 from observability.charts import Axis, Steps, Tick
-from holdfast.model.lifecycle import Reason, State
 
 _LEAST_LATENCY_SECONDS = 0.001
 # More simultaneous faults than this look the same; short ones stay visible.

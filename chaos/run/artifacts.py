@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from chaos.checker.verdict import Judgement, check_file
 from chaos.history.history import HistoryError
 from chaos.report import files
 from chaos.report.outcome import Outcome
 from chaos.run.spec import RunSpec
-from chaos.checker.verdict import Judgement, check_file
 
 
 class RunFailed(Exception):

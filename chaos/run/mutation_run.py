@@ -11,11 +11,11 @@ from pathlib import Path
 
 import typer
 
-from chaos.scenario import scenario as scenarios
-from chaos.mutants import Mutant
 from chaos.history.records import ArenaName
+from chaos.mutants import Mutant
 from chaos.report.outcome import Outcome
 from chaos.run.spec import RunSpec
+from chaos.scenario import scenario as scenarios
 
 _SAFETY_DRAIN_SECONDS = 10.0
 _COLUMNS = "{:<40} {:<32} {:<20} {:>5} {:>5}"

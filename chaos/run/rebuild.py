@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chaos.checker.verdict import check_file
 from chaos.history.history import HistoryError
 from chaos.report import files
 from chaos.report.story import story
 from chaos.run.store import RunNotFound, RunStore, read
-from chaos.checker.verdict import check_file
 
 
 def find(name: str | None, runs: Path) -> Path:

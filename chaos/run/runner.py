@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Literal, Protocol
 
-from chaos.observers import otlp, telemetry
+from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
 from chaos.nemesis.nemesis import FaultTarget, Nemesis
 from chaos.nemesis.process_faults import ProcessEnd
-from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
-from chaos.run.spec import RunSpec
+from chaos.observers import otlp, telemetry
+from chaos.observers.database import DatabaseUnavailable, instant
 from chaos.observers.run_trace import SERVICE, run_spans
 from chaos.observers.sink import Call
-from chaos.observers.database import DatabaseUnavailable, instant
+from chaos.run.spec import RunSpec
 
 _POLL_SECONDS = 0.1
 # For the last responses and resends after the planned end of the load.

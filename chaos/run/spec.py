@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from chaos.mutants import SOURCES
 from chaos.history.records import ArenaName
+from chaos.mutants import SOURCES
 from chaos.report.outcome import Outcome
 from chaos.scenario.scenario import Scenario
 

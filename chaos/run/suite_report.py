@@ -9,13 +9,13 @@ from pathlib import Path
 
 import typer
 
-from chaos.run.artifacts import RunFailed
+from chaos.checker.verdict import Judgement
 from chaos.report import files, terminal
 from chaos.report.outcome import Outcome
 from chaos.report.suite import SuiteReport
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunSpec
 from chaos.run.store import RunStore
-from chaos.checker.verdict import Judgement
 
 # Writing the report of thousands of runs takes longer than simulating one of them.
 _WRITE_SECONDS = 2.0

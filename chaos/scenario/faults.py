@@ -102,9 +102,9 @@ class Survivors(Part):
 class After(Part):
     """The ``count``-th ``event`` of ``actor`` (a pattern; None: any actor) in ``task_events``.
 
-    ``event`` is a name of ``holdfast.model.lifecycle.Reason`` in lower case. With ``every`` and ``times``
-    the first injection follows the event, the others ``every`` seconds later. ``plus``: seconds to
-    wait after the event.
+    ``event`` is a name of ``holdfast.model.lifecycle.Reason`` in lower case. With ``every`` and
+    ``times`` the first injection follows the event, the others ``every`` seconds later. ``plus``:
+    seconds to wait after the event.
     """
 
     event: str

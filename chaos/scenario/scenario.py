@@ -16,16 +16,16 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from chaos.scenario import storm as storms
 from chaos.errors import ChaosError
-from chaos.scenario.validation_errors import did_you_mean, explain
-from chaos.scenario.operations import Workload
+from chaos.scenario import storm as storms
 from chaos.scenario.faults import DeclaredSettings, FaultSpec, Part, Survivors, Topology
+from chaos.scenario.operations import Workload
 from chaos.scenario.storm import Storm
+from chaos.scenario.validation_errors import did_you_mean, explain
 from chaos.scenario.vocabulary import LIVENESS, SAFETY, SOMETIMES, UNCONDITIONAL
 from holdfast.settings import Settings
 
-SCENARIOS = Path(__file__).parent / "scenarios"
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
 class ScenarioError(ChaosError):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chaos.scenario.validation_errors import did_you_mean
-from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
 from chaos.scenario.faults import COLLECTOR, FaultSpec, Part, Topology
+from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
+from chaos.scenario.validation_errors import did_you_mean
 from chaos.scenario.vocabulary import SERVERS, FaultSort
 
 # Time until a process that was ended is ready and busy again.

@@ -15,30 +15,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.checker import bounds
-from chaos.run import artifacts
-from chaos.observers import forwarding
-from chaos.run.runner import ArenaClock, Runner
+from chaos.checker.sometimes import seen
+from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History, HistoryWriter
 from chaos.history.records import Record, encode
+from chaos.observers import forwarding
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
+from chaos.run import artifacts
+from chaos.run.runner import ArenaClock, Runner
 from chaos.run.spec import RunSpec
 from chaos.run.store import RunStore
-from chaos.simulation.kernel import caches
-from chaos.simulation.kernel.dice import Branch
-from chaos.simulation.kernel.loop import SimulationLoop
-from chaos.simulation.kernel.trace import Entry
-from chaos.simulation.network.fabric import Message, Network
-from chaos.simulation.postgres import ExecutedStatement, PostgresNode
+from chaos.scenario.vocabulary import SOMETIMES
 from chaos.simulation.environment.apps import longest_backoff
-from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.environment.environment import SINK_PORT, SimulatedEnvironment
+from chaos.simulation.environment.shared_servers import SharedServers
+from chaos.simulation.kernel import caches
+from chaos.simulation.kernel.loop import SimulationLoop
+from chaos.simulation.kernel.rng import Branch
+from chaos.simulation.kernel.trace import Entry
+from chaos.simulation.network.network import Message, Network
+from chaos.simulation.postgres import ExecutedStatement, PostgresNode
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
-from chaos.checker.verdict import Judgement, judge
-from chaos.scenario.vocabulary import SOMETIMES
-from chaos.checker.sometimes import seen
 
 _HELD_SHARE = 0.1
 # Virtual time beyond load and bound, after which the run cannot end any more.

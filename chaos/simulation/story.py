@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from chaos.checker.verdict import Judgement
 from chaos.history import records
 from chaos.history.records import Op, Record, parse_instant
 from chaos.report.words import describe
@@ -20,7 +21,6 @@ from chaos.simulation import trace_words
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import StatementAnswer
-from chaos.checker.verdict import Judgement
 from holdfast.model.lifecycle import Reason
 
 # An instant of the database has microseconds; a commit is held no longer than this.

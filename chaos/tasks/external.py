@@ -1,4 +1,4 @@
-"""The effect is a call to the outside: to ``chaos.observers.sink``, which drops repeats of a key."""
+"""The effect is an external call to ``chaos.observers.sink``, which drops repeated keys."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from loadtest.collector import collecting
 from loadtest.drain import Bench, bench_of, client_of, holdfast_round, told
-from loadtest.drain_figures import Round, spread, without_nan
+from loadtest.drain_results import Round, spread, without_nan
+from loadtest.http_submitter import HttpSubmitter
 from loadtest.machine import Machine
 from loadtest.peers.peer_process import PeerProcess, Servers
 from loadtest.stack import LoadtestStack
-from loadtest.http_submitter import HttpSubmitter
 
 # Of the tasks that the fastest gets, for each peer: so that a round of each takes about as long.
 SHARES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +17,12 @@ import asyncpg
 import orjson
 import redis.asyncio as redis
 
-from loadtest.drain_figures import Round
+from loadtest.database_probe import SETTLE
+from loadtest.drain_results import Round
 from loadtest.peers.environments import environment_of
 from loadtest.peers.peer_api import PeerConfig
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stopwatch import Stopwatch
-from loadtest.observer import SETTLE
 
 NAMES = ("celery", "rq", "dramatiq", "arq", "taskiq", "procrastinate", "pgqueuer", "dbos")
 DATABASE = "holdfast_peer"
@@ -180,6 +181,6 @@ async def _spawn(
     name: str, python: Path, step: str, environment: dict[str, str], **how: Any
 ) -> Process:
     root = Path(__file__).parents[2]
-    search = {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+    search = {"PYTHONPATH": f"{root}{os.pathsep}{root / 'system'}", "PYTHONSAFEPATH": "1"}
     arguments = ["loadtest.peers.driver", name, step]
     return await spawn(arguments, environment | search, python=python, **how)

@@ -122,8 +122,8 @@ def trace(
     ] = None,
 ) -> None:
     """Draw the trace of a task, as Jaeger (HOLDFAST_JAEGER_URL) has it."""
-    from holdfast.tools.trace_drawing import show
     from holdfast.tools.trace import trace_of
+    from holdfast.tools.trace_drawing import show
 
     async def draw(settings: Settings) -> int:
         found = await trace_of(task_id, settings, api)

@@ -21,14 +21,14 @@ from uuid import UUID
 from opentelemetry import trace
 from sqlalchemy import Connection
 
-from holdfast.telemetry import traceparent as w3c
-from holdfast.telemetry.tracing import TRACE_RATIO, new_traceparent
 from holdfast.errors import HoldfastError
 from holdfast.model.ids import new_ids
 from holdfast.model.payload import encode_python
+from holdfast.model.request import TaskRequest, to_new_task
 from holdfast.model.task import Limits, NewTask
 from holdfast.store.submit import submit_rows
-from holdfast.model.request import TaskRequest, to_new_task
+from holdfast.telemetry import traceparent as w3c
+from holdfast.telemetry.tracing import TRACE_RATIO, new_traceparent
 
 _ACTOR = "client"
 

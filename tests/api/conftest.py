@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 
 from holdfast.api.app import create_api
-from holdfast.model.ids import new_id
 from holdfast.model.claim import Announcement
+from holdfast.model.ids import new_id
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 

@@ -10,12 +10,12 @@ import pytest
 from otlp_receiver import Receiver, receiving
 from waiting import until
 
-from holdfast.telemetry import traceparent
-from holdfast.model.lifecycle import Reason
 from holdfast.model.claim import Failure
+from holdfast.model.lifecycle import Reason
 from holdfast.model.task import TaskFilter
 from holdfast.settings import Settings
 from holdfast.store.store import Store
+from holdfast.telemetry import traceparent
 
 from .conftest import OpenApi
 

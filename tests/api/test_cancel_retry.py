@@ -9,9 +9,9 @@ from uuid import UUID
 import httpx
 import pytest
 
+from holdfast.model.claim import Failure, Grant, Success
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason
-from holdfast.model.claim import Failure, Grant, Success
 from holdfast.store.store import Store
 
 WORKER = new_id()

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from waiting import until
 
+from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import State
-from holdfast.model.claim import Announcement
 from holdfast.model.task import TaskFilter
 from holdfast.settings import Settings
 from holdfast.store.store import Store

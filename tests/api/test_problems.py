@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import create_logger
 from holdfast.api import openapi
 from holdfast.api.access_log import AccessLog
 from holdfast.api.app import create_api
 from holdfast.api.problems import PROBLEM_TYPES
-from holdfast.settings import Settings
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
+from holdfast.settings import Settings
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
 
 ERRORS = [
     ("GET", "/nothing/here", 404, "not-found"),

@@ -84,7 +84,9 @@ def shown(model: type[BaseModel], answer: dict[str, Any]) -> None:
 @given(ROWS)
 def test_a_task_is_answered_as_documented(row: TaskRow) -> None:
     shown(Task, responses.task_json(row))
-    shown(BatchResult, {"index": 0, "status": 201, "task": responses.task_json(row), "problem": None})
+    shown(
+        BatchResult, {"index": 0, "status": 201, "task": responses.task_json(row), "problem": None}
+    )
 
 
 @given(

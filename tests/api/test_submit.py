@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from holdfast.model.ids import new_id
+from holdfast.model.request import TaskRequest
 from holdfast.settings import Settings
 from holdfast.store.store import Store
-from holdfast.model.request import TaskRequest
 
 OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 SLOW = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from chaos.scenario import scenario as scenarios
-from chaos.scenario.operations import Workload
 from chaos.scenario.faults import FaultSpec
+from chaos.scenario.operations import Workload
 from chaos.scenario.scenario import SCENARIOS, Scenario, ScenarioError
 from chaos.scenario.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, FaultSort
 

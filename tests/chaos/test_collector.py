@@ -17,10 +17,10 @@ import httpx
 import pytest
 from waiting import wait_until
 
-from chaos.observers import forwarding, otlp
-from chaos.observers.collector import Collector, create_collector, read_exports
 from chaos.history.history import HistoryWriter, read
 from chaos.history.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
+from chaos.observers import forwarding, otlp
+from chaos.observers.collector import Collector, create_collector, read_exports
 from chaos.observers.run_trace import SERVICE, run_spans
 
 ZERO = 1_767_225_600.0

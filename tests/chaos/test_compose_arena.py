@@ -18,14 +18,15 @@ from waiting import until
 from chaos.compose import containers
 from chaos.compose.containers import Container
 from chaos.compose.docker import ContainerEvent, DockerError, exit_code
-from chaos.compose.socket_stats import Gauge
 from chaos.compose.servers import ContainerServer
+from chaos.compose.socket_stats import Gauge
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic
+from chaos.mutants import import_path
 from chaos.nemesis.process_faults import ProcessEnd
-from holdfast.runtime.healthcheck import problem
 from holdfast.devstack.host import free_port
+from holdfast.runtime.healthcheck import problem
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # -------------------------------------------------------------------------- without Docker
 
@@ -35,7 +36,7 @@ def run_calm(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chaos", "run", "calm", "--arena", "compose"],
         cwd=home,
-        env={"PATH": str(path), "PYTHONPATH": str(ROOT)},
+        env={"PATH": str(path), "PYTHONPATH": import_path(ROOT)},
         capture_output=True,
         text=True,
         check=False,

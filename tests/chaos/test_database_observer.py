@@ -14,33 +14,33 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from waiting import until
 
-from chaos.live.hint_watch import HintWatch
-from chaos.scenario.faults import After
+from chaos.checker.sometimes import OCCURRENCES
 from chaos.history.records import Event, SqlEffect, StaleWrite, TaskRow, Worker, decode, encode
+from chaos.live.hint_watch import HintWatch
+from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import (
     SeenHint,
     late_hints,
     log_sightings,
     sightings,
 )
+from chaos.scenario.faults import After
 from chaos.tasks.sql import CHAOS_EFFECTS
-from chaos.observers.database import DatabaseObserver
-from chaos.checker.sometimes import OCCURRENCES
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import create_logger
-from holdfast.store.database import Database
+from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.servers import EmbeddedValkey
 from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.devstack.reaper import Reaper
-from holdfast.model.ids import new_id
-from holdfast.model.lifecycle import Reason
-from holdfast.devstack.host import free_port, temporary_directory
-from holdfast.queue.hints import HintQueue
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason
 from holdfast.model.task import NewTask
+from holdfast.queue.hints import HintQueue
 from holdfast.settings import Settings
+from holdfast.store.database import Database
 from holdfast.store.store import Store
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specimen import Life, Specimen, instant
 
-from chaos.history.history import History
 from chaos.checker.invariants.registry import INVARIANTS
+from chaos.checker.verdict import judge
+from chaos.history.history import History
 from chaos.history.records import (
     Effect,
     Event,
@@ -30,7 +31,6 @@ from chaos.history.records import (
     decode,
     encode,
 )
-from chaos.checker.verdict import judge
 from holdfast.model.lifecycle import TERMINAL, Reason, State
 
 EFFECTS: tuple[Literal["ledger", "sql", "external"], ...] = ("ledger", "sql", "external")

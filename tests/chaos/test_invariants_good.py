@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from specimen import Life, Specimen
 
-from chaos.scenario import scenario
 from chaos.checker.invariants.registry import INVARIANTS, table
 from chaos.checker.invariants.violation import Violation
 from chaos.checker.verdict import judge
+from chaos.scenario import scenario
 from chaos.scenario.vocabulary import LIVENESS, SAFETY, UNCONDITIONAL
 from holdfast.model.lifecycle import Reason, State
 

@@ -9,11 +9,11 @@ from bad_histories import BadHistories, Maker, done, on_row, refused
 from specimen import ALLOWED_SECONDS, Specimen, instant
 
 from chaos.checker.bounds import CONTAINER_START_SECONDS
-from chaos.history.history import History
 from chaos.checker.invariants.liveness import recovery_seconds
 from chaos.checker.invariants.registry import INVARIANTS
-from chaos.history.records import ArenaName, PhaseStart, Run
 from chaos.checker.verdict import judge
+from chaos.history.history import History
+from chaos.history.records import ArenaName, PhaseStart, Run
 
 bad = BadHistories()
 

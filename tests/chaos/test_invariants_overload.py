@@ -7,8 +7,8 @@ from dataclasses import replace
 from bad_histories import BadHistories, Maker, refused
 from specimen import Specimen
 
-from chaos.history.history import History
 from chaos.checker.invariants.registry import INVARIANTS
+from chaos.history.history import History
 from chaos.history.records import PhaseStart
 from chaos.scenario.vocabulary import UNCONDITIONAL
 

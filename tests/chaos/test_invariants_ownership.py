@@ -7,8 +7,8 @@ from dataclasses import replace
 from bad_histories import BadHistories, Maker, on_row, refused
 from specimen import Life, Specimen
 
-from chaos.history.history import History
 from chaos.checker.invariants.registry import INVARIANTS
+from chaos.history.history import History
 from chaos.history.records import Fault, Op, Record, Run
 from holdfast.model.lifecycle import Reason, State
 

@@ -13,12 +13,12 @@ from specimen import Life, Specimen, instant
 from test_invariants_good import GOOD
 from traced import create_id, history, trace_id, traced
 
-from chaos.history.history import History
 from chaos.checker.invariants import traces
 from chaos.checker.invariants.span_exemptions import COLLECTOR_UNREACHABLE, KILLED, REPLY_LOST
 from chaos.checker.invariants.traces import attempt_span_id, examine
-from chaos.history.records import Exit, Fault, Record, Span, SpanLink
 from chaos.checker.verdict import judge
+from chaos.history.history import History
+from chaos.history.records import Exit, Fault, Record, Span, SpanLink
 from holdfast.model.lifecycle import Reason
 
 Change = Callable[[Span], Span | None]

@@ -12,17 +12,17 @@ import pytest
 from specimen import Specimen
 
 from chaos.checker import bounds
-from chaos.scenario import scenario
-from chaos.history.history import History, HistoryError, HistoryWriter
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.violation import Violation
+from chaos.checker.sometimes import OCCURRENCES
+from chaos.checker.verdict import check_file, judge
+from chaos.history.history import History, HistoryError, HistoryWriter
 from chaos.history.records import Effect, Fault, InFlight, PhaseStart, Record, Run, Sometimes
 from chaos.report import summary, terminal
 from chaos.report.story import story
-from chaos.tasks.attempt import BACKOFF
-from chaos.checker.verdict import check_file, judge
+from chaos.scenario import scenario
 from chaos.scenario.vocabulary import SOMETIMES
-from chaos.checker.sometimes import OCCURRENCES
+from chaos.tasks.attempt import BACKOFF
 from holdfast.model.lifecycle import Backoff, Reason
 
 KILLS: dict[str, Any] = {

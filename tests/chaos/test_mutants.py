@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from chaos.scenario import scenario
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.mutants import (
     MUTANTS,
@@ -24,8 +23,9 @@ from chaos.mutants import (
     find,
     plant,
 )
+from chaos.scenario import scenario
 
-SOURCES = Path(__file__).parent.parent
+SOURCES = Path(__file__).parents[2]
 # The files whose guards the catalogue goes through, one by one.
 GUARDED = {
     *(f"system/{name}.py" for name in ("statements", "scans", "store", "submission", "resend")),
@@ -38,10 +38,16 @@ GUARDED = {
         for name in ("worker", "intake", "slots", "slot_pool", "attempts", "finisher")
     ),
     "system/holdfast/handlers/transaction.py",
-    *(f"system/holdfast/instrumentation/{name}.py" for name in ("submits", "dispatches", "attempts")),
+    *(
+        f"system/holdfast/instrumentation/{name}.py"
+        for name in ("submits", "dispatches", "attempts")
+    ),
     "system/holdfast/instrumentation/attempt_span.py",
     "system/holdfast/telemetry/export.py",
-    *(f"system/holdfast/api/{name}.py" for name in ("submits", "coalescer", "actions", "readiness")),
+    *(
+        f"system/holdfast/api/{name}.py"
+        for name in ("submits", "coalescer", "actions", "readiness")
+    ),
 }
 EACH = pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
 

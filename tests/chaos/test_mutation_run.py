@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from chaos.mutants import Mutant, MutantError, find
+from chaos.report.outcome import Outcome
 from chaos.run.mutation_run import (
     KillAttempt,
     MutantResult,
@@ -22,12 +24,10 @@ from chaos.run.mutation_run import (
     drain_seconds,
     until_killed,
 )
-from chaos.mutants import Mutant, MutantError, find
-from chaos.report.outcome import Outcome
 from chaos.simulation.suite import hunt as simulated
 from chaos.simulation.suite.pool import WorkerFailed
 
-SOURCES = Path(__file__).parent.parent
+SOURCES = Path(__file__).parents[2]
 DUE, COVERED = find("finish_without_epoch"), find("finish_without_state")
 HIDDEN = replace(DUE, name="hidden", unlive="the dice of the kernel")
 DEAD, ALIVE = KillAttempt(8, killers=("S1", "S8")), KillAttempt(9, runs=3)

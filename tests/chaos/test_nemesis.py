@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from waiting import until
 
-from chaos.nemesis.nemesis import Nemesis
-from chaos.scenario.faults import After, FaultSpec
-from chaos.nemesis.process_faults import Hold, Observed
 from chaos.history.records import Fault, InFlight
+from chaos.nemesis.nemesis import Nemesis
+from chaos.nemesis.process_faults import Hold, Observed
+from chaos.scenario.faults import After, FaultSpec
 from chaos.scenario.scenario import Scenario
 
 

@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 
 from chaos.live.actors import Command, SupervisedProcess, process_state
-from chaos.scenario.faults import FaultSpec
 from chaos.nemesis.process_faults import ProcessFault
 from chaos.observers.database import DatabaseObserver, DatabaseUnavailable, Incarnation
+from chaos.scenario.faults import FaultSpec
 from holdfast.devstack.reaper import Reaper
 
 # Registers itself as a worker does: by a line with the time of its start.

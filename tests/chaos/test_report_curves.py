@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from specimen import Specimen
 from test_invariants_generated import executions
 
+from chaos.checker.verdict import judge
 from chaos.history.history import History
 from chaos.report import curves
 from chaos.report.curves import DUE, PLACES, WAITING
 from chaos.report.model import RunModel
 from chaos.report.timeline import duration, timeline
-from chaos.checker.verdict import judge
+from holdfast.model.lifecycle import TERMINAL, Reason, State
 from observability import charts
 from observability.charts import Axis, Steps
-from holdfast.model.lifecycle import TERMINAL, Reason, State
 
 steps = st.lists(
     st.tuples(st.floats(0, 100, allow_nan=False), st.integers(0, 50)), max_size=400

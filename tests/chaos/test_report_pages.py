@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from specimen import Life, Specimen
 
+from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History
 from chaos.history.records import ArenaName, Effect, Event, Fault, Record
 from chaos.report import catalogue as catalogues
@@ -19,12 +20,11 @@ from chaos.report import page as pages
 from chaos.report.catalogue import Tag, catalogue, chosen
 from chaos.report.finding import during, violated_invariants
 from chaos.report.html import render_run
+from chaos.report.injections import PlannedFault, injections
 from chaos.report.model import RunModel
 from chaos.report.page import embedded, page, replay
 from chaos.report.story import Stories, shortened
-from chaos.report.strikes import PlannedFault, injections
 from chaos.report.timeline import timeline
-from chaos.checker.verdict import Judgement, judge
 from holdfast.model.lifecycle import Reason
 
 KILL: dict[str, Any] = {

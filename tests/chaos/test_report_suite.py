@@ -10,13 +10,13 @@ import pytest
 from specimen import Specimen
 from test_report_pages import HOSTILE, Reader, judged
 
+from chaos.checker.verdict import judge
 from chaos.report import files, suite
 from chaos.report.html import render_suite
 from chaos.report.junit import junit
 from chaos.report.outcome import Outcome, outcome, parse, worst
 from chaos.report.suite import SuiteReport, Table
 from chaos.run.store import read
-from chaos.checker.verdict import judge
 
 
 def of(*runs: Outcome, planned: int | None = None, tables: tuple[Table, ...] = ()) -> SuiteReport:

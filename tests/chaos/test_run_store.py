@@ -12,8 +12,8 @@ from specimen import Specimen
 from test_report_pages import judged
 from typer.testing import CliRunner
 
-from chaos.cli import listing
 from chaos.__main__ import app
+from chaos.cli import listing
 from chaos.history.history import HistoryWriter
 from chaos.mutants import MUTANTS
 from chaos.report import files

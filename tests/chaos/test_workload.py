@@ -30,7 +30,7 @@ BUSY = Workload.model_validate(
         "reads": 0.4,
     }
 )
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def of(operations: list[PlannedOperation], kind: str) -> list[PlannedOperation]:
@@ -40,7 +40,8 @@ def of(operations: list[PlannedOperation], kind: str) -> list[PlannedOperation]:
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> None:
     code = (
-        "import json; from chaos.scenario.operations import Workload; from chaos.scenario.workload import *;"
+        "import json; from chaos.scenario.operations import Workload;"
+        "from chaos.scenario.workload import *;"
         f"w = Workload.model_validate_json({BUSY.model_dump_json()!r});"
         "print(json.dumps(to_json(generate(w, 7))))"
     )

@@ -14,12 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from transaction_bench import INSERT, PID, Bench, CommitWire, claimed
 from waiting import until
 
-from holdfast.store.database import create_engine
 from holdfast.errors import OutcomeUnknown, TaskLost, Unavailable, Unstorable
 from holdfast.handlers.transaction import Transaction
-from holdfast.model.lifecycle import State
 from holdfast.model.claim import Success
+from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
+from holdfast.store.database import create_engine
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from waiting import until
 from chaos.live.actors import Command, SupervisedProcess, process_state
 from chaos.live.topology import ProcessStack
 from chaos.nemesis.process_faults import ActorFailed, ProcessEnd
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import free_port
+from holdfast.devstack.reaper import Reaper
 
 FOREVER = "import time; print('up', flush=True)\nwhile True: time.sleep(0.01)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{FOREVER}"

@@ -18,14 +18,15 @@ import uvicorn
 from fastapi import FastAPI, Header, Response
 
 from chaos.history.history import History
-from chaos.live.clients import LocustProcess
-from chaos.scenario.operations import Workload
 from chaos.history.records import ArenaName, Bound, Op, Run, parse_instant
+from chaos.live.clients import LocustProcess
+from chaos.mutants import import_path
+from chaos.scenario.operations import Workload
 from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, PlannedOperation, generate
 from holdfast.api.app import create_api
 from holdfast.devstack.reaper import Reaper
-from holdfast.model.ids import new_id
 from holdfast.model.claim import Announcement
+from holdfast.model.ids import new_id
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
@@ -132,7 +133,7 @@ async def driven(
     operations: list[PlannedOperation], port: int, directory: Path, reaper: Reaper
 ) -> History:
     clients = LocustProcess(directory, directory / "clients.log", reaper)
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": import_path(Path(__file__).parents[2])}
     clients.start(operations, [port], environment)
     try:
         await asyncio.wait_for(clients.ready(), 20)

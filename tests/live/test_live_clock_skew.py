@@ -18,15 +18,16 @@ from redis.asyncio import Redis
 from waiting import until
 
 from chaos.live.actors import Command, SupervisedProcess
-from chaos.scenario.faults import FaultSpec
+from chaos.mutants import import_path
 from chaos.nemesis.process_faults import ProcessEnd, ProcessFault
 from chaos.observers.database import DatabaseObserver
-from holdfast.telemetry.event_names import EventName
-from holdfast.devstack.reaper import Reaper
+from chaos.scenario.faults import FaultSpec
 from holdfast.devstack.host import free_port
+from holdfast.devstack.reaper import Reaper
 from holdfast.settings import Settings
+from holdfast.telemetry.event_names import EventName
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HOUR = 3600
 # Tells what each of its clocks shows, and takes SIGTERM for a graceful stop.
 CLOCKS = """
@@ -63,7 +64,7 @@ class Skewed:
         self, *module: str, ready_url: str | None = None, **variables: str
     ) -> SupervisedProcess:
         argv = [sys.executable, "-m", "chaos.live.clock_skew_role", str(self.clock_file), *module]
-        path = f"{ROOT}{os.pathsep}{self.directory}"
+        path = f"{import_path(ROOT)}{os.pathsep}{self.directory}"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TZ": "UTC"} | variables
         command = Command(argv, environment, self.directory, self.log, ready_url, self.clock_file)
         self.actor = SupervisedProcess("scheduler-1", command, self.reaper, self.exits.append)
@@ -143,7 +144,7 @@ async def scheduler(skewed: Skewed, settings: Settings, redis_url: str) -> Skewe
     """The real role, as the arena starts it."""
     port = free_port()
     actor = skewed.play(
-        "system",
+        "holdfast",
         "scheduler",
         ready_url=f"http://127.0.0.1:{port}/readyz",
         HOLDFAST_DATABASE_URL=settings.database_url,

@@ -8,8 +8,8 @@ from typing import Literal
 
 import httpx
 
-from chaos.live.metrics_endpoint import exposed
 from chaos.history.records import Fault
+from chaos.live.metrics_endpoint import exposed
 
 PORTS = {"api-1": 4001, "worker-2": 4002}
 

@@ -12,12 +12,12 @@ from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
 from leftovers import processes_of
 from waiting import wait_until
 
-from chaos.history import history
 from chaos.__main__ import app
+from chaos.checker.verdict import check_file
+from chaos.history import history
 from chaos.history.records import PhaseStart
 from chaos.run.store import RunStore
 from chaos.scenario.scenario import Scenario
-from chaos.checker.verdict import check_file
 from holdfast.model.lifecycle import Reason
 
 __all__ = ["chaos", "home", "scenario_file"]  # fixtures

@@ -13,16 +13,16 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
-from chaos.live.servers import ServerFault
 from chaos.history.records import InFlight
+from chaos.live.servers import ServerFault
 from chaos.observers.database import DatabaseObserver, DatabaseUnavailable
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.reaper import Reaper
-from holdfast.model.ids import new_id
 from holdfast.devstack.host import temporary_directory
-from holdfast.store.migrate import upgrade_in_loop
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
+from holdfast.model.ids import new_id
 from holdfast.model.task import NewTask
 from holdfast.settings import Settings
+from holdfast.store.migrate import upgrade_in_loop
 from holdfast.store.store import Store
 
 

@@ -14,12 +14,12 @@ import requests
 from waiting import until, wait_until
 
 from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
+from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalWire, client_bytes
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
-from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalWire, client_bytes
 from chaos.scenario.faults import FaultSpec
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import free_port
+from holdfast.devstack.reaper import Reaper
 
 EDGE = "worker-1->redis"
 BOTH: tuple[Stream, ...] = ("upstream", "downstream")

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_server import Server, running
 
+from chaos.history.records import ArenaName
 from chaos.live.run import RealTimeArena
 from chaos.live.topology import ProcessStackFactory
-from chaos.history.records import ArenaName
 from chaos.run.spec import RunResult, RunSpec
 from chaos.scenario.scenario import Scenario, find, load
-from observability.binaries import Prometheus, prometheus
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import cache_directory
-
-from .prometheus_server import Server, running
+from holdfast.devstack.reaper import Reaper
+from observability.binaries import Prometheus, prometheus
 
 HERE = Path(__file__).parent
 SEED = 6

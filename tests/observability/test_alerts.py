@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from prometheus_server import CONFIG
 
 from .conftest import TARGETS, Story
-from .prometheus_server import CONFIG
 
 RULES = yaml.safe_load((CONFIG / "alerts.yml").read_text())["groups"][0]["rules"]
 FIRING = 'ALERTS{alertstate="firing"}'

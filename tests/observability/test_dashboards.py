@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_server import CONFIG, SCRAPE_SECONDS
 
 from .conftest import Story
-from .prometheus_server import CONFIG, SCRAPE_SECONDS
 
 GRAFANA = CONFIG.parent / "grafana"
 BOARDS = {

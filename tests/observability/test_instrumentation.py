@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 from waiting import until
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import attempt_span_id, new_root
 from holdfast.client import enqueue
 from holdfast.handlers import Context, Retry
 from holdfast.handlers.sql_spans import without_literals
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.tracing import attempt_span_id, new_root
 
 Payload = dict[str, Any]
 FIELDS = ("level", "from", "to", "reason", "epoch", "attempt")

@@ -20,7 +20,9 @@ from bench import Bench
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from waiting import wait_until
 
-from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
+from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.devstack.jaeger import EmbeddedJaeger
+from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Link, Span
@@ -31,9 +33,7 @@ from holdfast.telemetry.tracing import (
     attempt_span_id,
     create_tracing,
 )
-from holdfast.devstack.jaeger import EmbeddedJaeger
-from holdfast.devstack.reaper import Reaper, process_tree, still_running
-from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
 
 # Building Jaeger takes two minutes, once.
 pytestmark = [pytest.mark.observability, pytest.mark.timeout(900)]

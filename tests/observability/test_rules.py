@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_server import CONFIG, FACTOR, scaled
 
-from observability.binaries import Prometheus
 from holdfast.telemetry.metrics import Metrics
-
-from .prometheus_server import CONFIG, FACTOR, scaled
+from observability.binaries import Prometheus
 
 CASES = Path(__file__).with_name("alerts_test.yml")
 

@@ -15,13 +15,13 @@ from aiosmtpd.smtp import Envelope
 from http_receiver import Server, context, granted, handler, serving
 from otlp_receiver import Receiver, Seen, receiving
 
+from holdfast.handlers import Context, Retry
+from holdfast.handlers.builtin.send_email import SendEmail
+from holdfast.instrumentation.attempt_span import AttemptSpan
+from holdfast.settings import Settings
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.tracing import create_tracing, new_root
-from holdfast.handlers import Context, Retry
-from holdfast.handlers.builtin.send_email import SendEmail
-from holdfast.settings import Settings
-from holdfast.instrumentation.attempt_span import AttemptSpan
 
 
 @pytest.fixture(scope="module")

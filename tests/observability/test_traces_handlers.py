@@ -15,10 +15,10 @@ from sqlalchemy import text
 from task_traces import SECRET, Payload, attempts, register_echo, sampled, submit
 from waiting import until
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.tracing import new_root
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.tracing import new_root
 
 
 async def test_steps_of_a_handler_nest_in_coroutines_and_in_threads(

@@ -12,10 +12,10 @@ from task_traces import SECRET, Payload, attempts, register_echo, sampled, submi
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.tracing import nanoseconds
 from holdfast.handlers import Backoff, Context, Discard, Retry
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry.tracing import nanoseconds
 from holdfast.worker.worker import EXIT_DEAD
 
 

@@ -12,8 +12,8 @@ from waiting import until
 from wire import wire_to
 
 from holdfast.errors import Misconfigured, Unavailable
-from holdfast.queue.hints import Delivery, HintQueue
 from holdfast.model.dispatch import Hint
+from holdfast.queue.hints import Delivery, HintQueue
 from holdfast.settings import Settings
 
 STREAM = "holdfast:hints:default"

@@ -13,15 +13,15 @@ from bench import Bench, bench_for
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.handlers import Context
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason, State
+from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.scheduler.scheduler import Scheduler
 from holdfast.settings import Settings
 from holdfast.store.store import Store
+from holdfast.telemetry.event_names import EventName
 
 NOON = datetime(2026, 1, 9, 12, tzinfo=UTC)
 FOREVER = 3600.0  # a sleep that only a wakeup can end within a test

@@ -11,9 +11,9 @@ import pytest
 
 from chaos.checker import bounds
 from chaos.scenario import scenario as scenarios
+from chaos.scenario.workload import generate
 from chaos.simulation.environment.apps import AppError, beside, longest_backoff
 from chaos.tasks.attempt import BACKOFF
-from chaos.scenario.workload import generate
 
 HEAD = "from holdfast.handlers import Backoff, task\n"
 GOOD = """

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from fastapi import FastAPI, Header, Response
 
-from chaos.scenario.operations import Workload
 from chaos.history.records import Op
+from chaos.observers.sink import Sink, create_sink, read_calls
+from chaos.scenario.operations import Workload
+from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation, generate
+from chaos.simulation.environment.clients import SimulatedClients
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.network.fabric import Network, Toxic
-from chaos.simulation.environment.clients import SimulatedClients
-from chaos.observers.sink import Sink, create_sink, read_calls
-from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation, generate
+from chaos.simulation.network.network import Network, Toxic
 from holdfast.runtime.health import start_server
 
 T = TypeVar("T")

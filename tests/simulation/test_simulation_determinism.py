@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from chaos.run.artifacts import RunFailed
 from chaos.history.records import ArenaName
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunSpec
 from chaos.scenario.scenario import Scenario
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.kernel import audit
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.run import SimulatedRun, simulate
-from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.pool import Pool
 

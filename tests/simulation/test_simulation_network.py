@@ -11,10 +11,10 @@ import pytest
 from simulated_network import PORT, WIRE, Echo, Recorder, World, passes
 
 from chaos.simulation.kernel.audit import NotSimulated
-from chaos.simulation.network.fabric import Message
+from chaos.simulation.network.network import Message
 from chaos.simulation.network.transport import KERNEL_BYTES
-from holdfast.telemetry.metrics import Metrics
 from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.telemetry.metrics import Metrics
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from simulated_network import PORT, Recorder, World, passes
 
-from chaos.simulation.network.fabric import Server
+from chaos.simulation.network.network import Server
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import asyncpg
 import pytest
 from simulation_postgres import Link, World, run
 
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.postgres import SharedPostgres
-from chaos.simulation.environment.foundation import SharedServers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _TABLES = """
     CREATE TABLE pairs (id int PRIMARY KEY, n int NOT NULL, who text NOT NULL);
     CREATE TABLE keys (key text PRIMARY KEY, who text NOT NULL);

@@ -10,17 +10,17 @@ import asyncpg
 import pytest
 from simulation_postgres import Link, World, run
 
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.postgres import SharedPostgres
 from chaos.simulation.postgres.names import Names
-from chaos.simulation.environment.foundation import SharedServers
-from holdfast.store import scans, transitions
-from holdfast.store.database import Database
-from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.devstack.reaper import Reaper
-from holdfast.model.ids import new_id
+from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.model.claim import Announcement
+from holdfast.model.ids import new_id
 from holdfast.model.task import NewTask, TaskFilter
 from holdfast.settings import Settings
+from holdfast.store import scans, transitions
+from holdfast.store.database import Database
 from holdfast.store.store import Store
 
 _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)

@@ -12,8 +12,10 @@ import yaml
 from chaos_runs import Chaos, chaos, home
 from specimen import Specimen
 
+from chaos.checker.verdict import judge
 from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario
+from chaos.scenario.workload import generate
 from chaos.simulation.diagnosis import reduce
 from chaos.simulation.diagnosis.diagram import mermaid
 from chaos.simulation.diagnosis.search import regression_file
@@ -25,8 +27,6 @@ from chaos.simulation.diagnosis.variants import (
     Variants,
 )
 from chaos.simulation.suite.pool import Pool
-from chaos.checker.verdict import judge
-from chaos.scenario.workload import generate
 from holdfast.model.lifecycle import Reason
 
 __all__ = ["chaos", "home"]  # fixtures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from specimen import EPOCH, Life, Specimen
 
+from chaos.checker.verdict import judge
 from chaos.history.history import History
 from chaos.history.records import Record
 from chaos.simulation.kernel.node import EPOCH as VIRTUAL_EPOCH
@@ -12,7 +13,6 @@ from chaos.simulation.kernel.trace import Entry, EntryKind
 from chaos.simulation.story import Story
 from chaos.simulation.trace_words import answer, words
 from chaos.simulation.valkey.commands import about
-from chaos.checker.verdict import judge
 from holdfast.model.lifecycle import Reason
 
 ZERO = EPOCH.timestamp() - VIRTUAL_EPOCH

@@ -12,10 +12,10 @@ import pytest
 from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
 from waiting import wait_until
 
+from chaos.checker.verdict import check_file
 from chaos.history.records import PhaseStart
 from chaos.run.store import RunStore
 from chaos.scenario.scenario import Scenario
-from chaos.checker.verdict import check_file
 
 __all__ = ["chaos", "home", "scenario_file"]  # fixtures
 

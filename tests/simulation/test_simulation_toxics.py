@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from simulated_network import PORT, WIRE, Recorder, World, passes
 
-from chaos.simulation.network.fabric import Toxic
+from chaos.simulation.network.network import Toxic
 
 
 @pytest.fixture

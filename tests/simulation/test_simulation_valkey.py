@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
-from chaos.simulation.environment.foundation import SharedServers
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.valkey import SharedValkey
 from holdfast.errors import Unavailable
 

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
-from chaos.simulation.environment.foundation import SharedServers
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.valkey import SharedValkey
 from holdfast.devstack.reaper import Reaper
 

@@ -361,7 +361,7 @@ for name in names:
 virtual.install()
 real = {id(f): n for n, f in before.items() if f is not pkgutil.resolve_name(n)}
 assert len(real) > 60, len(real)
-ours = ("system", "observability", "chaos", "redis", "httpcore", "httpx", "asyncpg", "sqlalchemy",
+ours = ("holdfast", "observability", "chaos", "redis", "httpcore", "httpx", "asyncpg", "sqlalchemy",
         "uvicorn", "starlette", "fastapi", "structlog", "anyio", "prometheus_client", "h11",
         "pydantic", "aiosmtplib", "asyncio", "opentelemetry")
 for thing in gc.get_objects():

@@ -19,9 +19,9 @@ from chaos.simulation.diagnosis.variants import (
     Variants,
 )
 from chaos.simulation.diagnosis.why import FUTURES, Chance, Curve, Inquiry, plot
-from chaos.simulation.kernel.dice import Branch, RngStreams
 from chaos.simulation.kernel.loop import SimulationLoop
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.kernel.rng import Branch, RngStreams
+from chaos.simulation.network.network import Network
 from chaos.simulation.suite.pool import Pool
 
 CALM = Scenario.model_validate(

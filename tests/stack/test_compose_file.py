@@ -20,7 +20,7 @@ from chaos.scenario.scenario import Scenario, find, names
 from chaos.tasks.external import SINK_URL
 from holdfast.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]

@@ -9,9 +9,9 @@ import pytest
 from leftovers import processes_of
 from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
-from loadtest.drain_figures import Figures, Round, spread
+from loadtest.database_probe import LatencySummary
+from loadtest.drain_results import Figures, Round, spread
 from loadtest.stack import find_places
-from loadtest.observer import LatencySummary
 
 
 @pytest.mark.timeout(RUN_SECONDS)

@@ -14,10 +14,10 @@ import pytest
 from leftovers import processes_of
 from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
-from loadtest.stack import find_places
 from holdfast.devstack.host import temporary_directory
+from loadtest.stack import find_places
 
-LOCUSTFILE = Path(__file__).parent.parent / "loadtest" / "locustfile.py"
+LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
 SMALL = ["--users", "10", "--spawn-rate", "20", "--seconds", "6", "--batch-size", "20"]
 LENIENT = "submitted_per_second: {min: 1}\nmissing: {max: 0}\nunfinished: {max: 0}\n"
 

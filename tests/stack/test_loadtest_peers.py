@@ -12,14 +12,14 @@ import pytest
 from leftovers import processes_of
 from loadtest_runs import RUN_SECONDS, loadtest
 
-from loadtest.drain_figures import Round
+from loadtest.drain_results import Round
 from loadtest.machine import Machine
+from loadtest.peers.compare import SHARES, Comparison, Row
 from loadtest.peers.environments import LOCKS
 from loadtest.peers.peer_api import PeerConfig
 from loadtest.peers.peer_process import NAMES
-from loadtest.peers.compare import SHARES, Comparison, Row
 
-PEERS = Path(__file__).parent.parent / "loadtest" / "peers"
+PEERS = Path(__file__).parents[2] / "loadtest" / "peers"
 FUNCTIONS = {"prepare", "enqueue", "work", "counter"}
 CONSTANTS = {"PACKAGES", "SETTINGS", "SUPERVISES"}
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from bench import Bench
 from waiting import until
 
+from chaos.mutants import import_path
 from holdfast.model.lifecycle import State
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HANDLERS = """
 import asyncio, os, signal
 from holdfast.handlers import task
@@ -81,7 +82,7 @@ def workers(bench: Bench, directory: Path) -> Workers:
     (directory / "poison_handlers.py").write_text(HANDLERS)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
     own = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": import_path(ROOT),
         "HOLDFAST_DATABASE_URL": bench.settings.database_url,
         "HOLDFAST_REDIS_URL": bench.settings.redis_url,
         "HOLDFAST_WORKER_CONCURRENCY": "16",

@@ -24,16 +24,17 @@ from starlette.applications import Starlette
 from typer.testing import CliRunner
 from waiting import wait_until
 
+from chaos.mutants import import_path
+from holdfast.__main__ import app
+from holdfast.model.lifecycle import State
+from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.settings import Settings
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.traceparent import write
 from holdfast.telemetry.tracing import new_root
-from holdfast.__main__ import app
-from holdfast.runtime.health import create_health, start_server, stop_server
-from holdfast.model.lifecycle import State
-from holdfast.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HANDLERS = """
 import asyncio, threading, time
 from holdfast.handlers import task
@@ -63,7 +64,7 @@ class Command:
 
     def environment(self, changes: dict[str, str]) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-        return {**clean, "PYTHONPATH": str(ROOT), **self.variables, **changes}
+        return {**clean, "PYTHONPATH": import_path(ROOT), **self.variables, **changes}
 
     def run(self, *arguments: str, **changes: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr: of a command that ends by itself, in this process."""

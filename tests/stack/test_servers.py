@@ -17,9 +17,9 @@ from redis.retry import Retry
 from waiting import wait_until
 
 from holdfast.devstack import server_process
-from holdfast.devstack.servers import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.devstack.host import free_port, temporary_directory
+from holdfast.devstack.reaper import Reaper, process_tree, still_running
+from holdfast.devstack.servers import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 
 LINUX = sys.platform == "linux"
 

@@ -18,8 +18,8 @@ import pytest
 from waiting import wait_until
 
 from holdfast.devstack import supervisor
-from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.devstack.host import EmbeddedError, free_port, port_from, temporary_directory
+from holdfast.devstack.reaper import Reaper, process_tree, still_running
 
 SEED = {
     "name": "send_email",
@@ -138,13 +138,13 @@ def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
 def test_killing_any_child_loses_nothing(stack: Stack) -> None:
     slow = [stack.submit({"name": "sleep", "payload": {"seconds": 2}}) for _ in range(8)]
     wait_until(lambda: {stack.state(task) for task in slow} == {"RUNNING"})
-    stack.kill("system", "worker")
+    stack.kill("holdfast", "worker")
     stack.kill("valkey-server")
     stack.kill("postgres", "-D")
     stack.kill("guardian.py")
-    stack.kill("system", "scheduler")
-    stack.kill("system", "mailcatcher")
-    stack.kill("system", "api")
+    stack.kill("holdfast", "scheduler")
+    stack.kill("holdfast", "mailcatcher")
+    stack.kill("holdfast", "api")
     wait_until(lambda: {stack.state(task) for task in slow} == {"SUCCEEDED"})
     later = stack.submit({"name": "echo", "payload": {"n": 1}})
     wait_until(lambda: stack.state(later) == "SUCCEEDED")

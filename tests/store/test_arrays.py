@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from holdfast.store.database import create_engine
 from holdfast.settings import Settings
+from holdfast.store.database import create_engine
 
 VALUES = {
     "bytea": [b"\x00\xff", None, b""],

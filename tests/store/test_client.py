@@ -13,13 +13,13 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from holdfast.client import IdempotencyKeyReused, enqueue, enqueue_many
+from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State
 from holdfast.model.payload import PayloadError
-from holdfast.model.claim import Announcement
+from holdfast.model.request import TaskRequest
 from holdfast.settings import Settings
 from holdfast.store.store import Store
-from holdfast.model.request import TaskRequest
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ import yaml
 from chaos.history.records import ArenaName
 from chaos.run.spec import RunSpec
 from chaos.scenario.scenario import Scenario
-from chaos.simulation.network.fabric import Message
+from chaos.simulation.environment.environment import SimulatedEnvironment
+from chaos.simulation.environment.shared_servers import SharedServers
+from chaos.simulation.network.network import Message
 from chaos.simulation.postgres import ExecutedStatement
 from chaos.simulation.run import SimulationOptions, simulate
-from chaos.simulation.environment.foundation import SharedServers
-from chaos.simulation.environment.environment import SimulatedEnvironment
 
-BUDGETS = yaml.safe_load(Path(__file__).with_name("budgets.yaml").read_text(encoding="utf-8"))
+BUDGETS = yaml.safe_load((Path(__file__).parents[1] / "budgets.yaml").read_text(encoding="utf-8"))
 _ROLES = {"api", "scheduler", "worker"}
 _ROWS = """SELECT COALESCE(sum(n_tup_ins), 0), COALESCE(sum(n_tup_upd), 0),
   COALESCE(sum(n_tup_del), 0) FROM pg_stat_user_tables WHERE relname <> 'chaos_effects'"""

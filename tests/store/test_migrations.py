@@ -11,10 +11,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from holdfast.store import migrate, revision
 from holdfast.errors import Misconfigured, Unavailable
-from holdfast.store.schema import metadata
 from holdfast.settings import Settings
+from holdfast.store import migrate, revision
+from holdfast.store.schema import metadata
 
 
 def engine_of(url: str) -> Engine:

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, TextClause, create_engine, text
 
-from holdfast.store import scans, transitions
 from holdfast.devstack.servers import EmbeddedPostgres
+from holdfast.store import scans, transitions
 
 _TASKS = """
 INSERT INTO tasks (id, tenant, queue, priority, name, payload, fingerprint, run_at, due_at, state,

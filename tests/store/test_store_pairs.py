@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 from store_world import PREPARATIONS, HeldStore, World
 
-from holdfast.model.lifecycle import Reason
 from holdfast.model.claim import Failure, Success
+from holdfast.model.lifecycle import Reason
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 from bench import Bench
 
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason, State
 
 
 @dataclass

@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from store_model import Model
 
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import NewTask, TaskStory
 from holdfast.settings import Settings
 from holdfast.store.store import Store

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from specimen import Life, Specimen
 
-from chaos.history.history import History
 from chaos.checker.invariants.registry import INVARIANTS
-from chaos.history.records import Event, Record, TaskRow
 from chaos.checker.verdict import judge
+from chaos.history.history import History
+from chaos.history.records import Event, Record, TaskRow
 from chaos.scenario.vocabulary import SAFETY, UNCONDITIONAL
 from holdfast.model.lifecycle import Reason
 

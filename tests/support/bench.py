@@ -14,21 +14,21 @@ from uuid import UUID, uuid4
 import psycopg
 from waiting import until
 
+from holdfast.handlers import Registry
+from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.claim import Grant
+from holdfast.model.dispatch import Hint
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.task import NewTask, TaskStory
+from holdfast.queue.hints import HintQueue
+from holdfast.scheduler.scheduler import Scheduler
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.tracing import create_tracing
-from holdfast.handlers import Registry
-from holdfast.model.ids import new_id
-from holdfast.model.lifecycle import Reason, State
-from holdfast.queue.hints import HintQueue
-from holdfast.model.claim import Grant
-from holdfast.model.dispatch import Hint
-from holdfast.model.task import NewTask, TaskStory
-from holdfast.scheduler.scheduler import Scheduler
-from holdfast.settings import Settings
-from holdfast.store.store import Store
-from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.worker.worker import Worker
 
 QUICK = {

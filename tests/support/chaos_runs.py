@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from holdfast.devstack.reaper import Reaper
+from chaos.mutants import import_path
 from holdfast.devstack.host import temporary_directory
+from holdfast.devstack.reaper import Reaper
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "id": "small",
     "hypothesis": "A worker that is killed in the middle of a small load does no harm.",
@@ -83,7 +84,7 @@ def chaos(home: Path) -> Iterator[Chaos]:
         process = subprocess.Popen(
             [sys.executable, "-m", "chaos", *arguments],
             cwd=home,
-            env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "TMPDIR": str(home)},
+            env=dict(os.environ) | {"PYTHONPATH": import_path(ROOT), "TMPDIR": str(home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -20,9 +20,9 @@ from holdfast.handlers.builtin.http_request import (
     HttpRequest,
 )
 from holdfast.handlers.commit import Commit
+from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Grant
 from holdfast.settings import Settings
-from holdfast.instrumentation.attempt_span import AttemptSpan
 
 TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

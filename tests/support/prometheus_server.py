@@ -15,9 +15,9 @@ import httpx
 import yaml
 from waiting import wait_until
 
-from observability.binaries import Prometheus
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import free_port
+from holdfast.devstack.reaper import Reaper
+from observability.binaries import Prometheus
 
 CONFIG = Path(__file__).parent.parent.parent / "observability" / "prometheus"
 # Every duration and every threshold in seconds is divided by it: a minute lasts two seconds.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
-from chaos.simulation.network.fabric import Edge, Network
+from chaos.simulation.network.network import Edge, Network
 from chaos.simulation.network.transport import End
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import asyncpg
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.kernel.trace import Entry
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.network.network import Network
 from chaos.simulation.postgres import ExecutedStatement, PostgresNode, SharedPostgres
 
 Link: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

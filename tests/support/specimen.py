@@ -1,8 +1,8 @@
 """Histories made by hand, to test the judge: small legal executions, written step by step.
 
 A ``Specimen`` is a run; ``submit`` begins the ``Life`` of a task, whose methods are the
-transitions. Steps follow ``holdfast.model.lifecycle`` and refuse what is illegal; whoever wants a bad
-history changes the records afterwards::
+transitions. Steps follow ``holdfast.model.lifecycle`` and refuse what is illegal; for a bad
+history, change the records afterwards::
 
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1").succeed()
@@ -37,7 +37,15 @@ from chaos.history.records import (
     Worker,
 )
 from chaos.scenario.scenario import Scenario
-from holdfast.model.lifecycle import TERMINAL, Counters, Reason, State, after_attempt, epoch_step, is_legal
+from holdfast.model.lifecycle import (
+    TERMINAL,
+    Counters,
+    Reason,
+    State,
+    after_attempt,
+    epoch_step,
+    is_legal,
+)
 
 EPOCH = datetime(2026, 1, 9, 10, tzinfo=UTC)
 STEP_SECONDS = 0.01

@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from holdfast.model.ids import new_id
-from holdfast.model.lifecycle import Reason
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
+from holdfast.model.ids import new_id
+from holdfast.model.lifecycle import Reason
 from holdfast.model.task import NewTask
-from holdfast.store.decoding import Row, all_rows
 from holdfast.settings import Settings
+from holdfast.store.decoding import Row, all_rows
 from holdfast.store.store import Store
 
 KEY = "one-key"

@@ -8,10 +8,10 @@ from uuid import UUID
 from bench import Bench
 from otlp_receiver import Receiver, Seen
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.tracing import attempt_span_id, new_root
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.tracing import attempt_span_id, new_root
 
 Payload = dict[str, Any]
 SECRET = "s3cr3t-payl0ad"

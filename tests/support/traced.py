@@ -9,8 +9,8 @@ from typing import Any
 
 from specimen import EPOCH, Life, Specimen
 
-from chaos.history.history import History
 from chaos.checker.invariants.traces import attempt_span_id
+from chaos.history.history import History
 from chaos.history.records import Event, Record, Span, SpanLink, TaskRow, parse_instant
 from holdfast.model.lifecycle import Reason, State
 

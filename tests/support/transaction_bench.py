@@ -14,14 +14,14 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from holdfast.store.database import create_engine
 from holdfast.handlers import Context
 from holdfast.handlers.transaction import Transactions
+from holdfast.model.claim import Failure, Grant
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import Failure, Grant
 from holdfast.model.task import NewTask
 from holdfast.settings import Settings
+from holdfast.store.database import create_engine
 from holdfast.store.store import Store
 
 INSERT = text("INSERT INTO orders (id) VALUES (:id)")

@@ -17,10 +17,10 @@ from redis.backoff import NoBackoff
 
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.network.network import Network
 from chaos.simulation.valkey import SharedValkey, ValkeyNode
-from holdfast.queue.hints import HintQueue
 from holdfast.model.dispatch import Hint
+from holdfast.queue.hints import HintQueue
 from holdfast.settings import Settings
 
 T = TypeVar("T")

@@ -91,7 +91,7 @@ def test_a_program_is_built_once_and_nothing_else_stays(
 def test_two_at_once_build_once(tiny: GoModule, tmp_path: Path) -> None:
     wish = {name: getattr(tiny, name) for name in tiny.__dataclass_fields__}
     argv = [sys.executable, "-c", BUILD_IN_PROCESS, json.dumps(wish), str(tmp_path / "cache")]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     both = [
         subprocess.Popen(argv, cwd=root, stderr=subprocess.PIPE, text=True, env=os.environ)
         for _ in range(2)

@@ -19,10 +19,10 @@ from bench import Bench
 from golden_traces import drive_every_transition
 from otlp_receiver import Receiver
 
-from holdfast.telemetry.metrics import Metrics
 from holdfast.api.app import create_api
 from holdfast.runtime.health import create_health
 from holdfast.settings import Settings
+from holdfast.telemetry.metrics import Metrics
 
 _DIRECTORY = Path(__file__).with_name("golden")
 _ENUMERATED = ("outcome", "reason", "answer", "state")  # attributes whose values are compared too

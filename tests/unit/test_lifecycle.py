@@ -20,7 +20,7 @@ from holdfast.model.lifecycle import (
     is_legal,
 )
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_every_state_can_be_reached_and_only_terminal_ones_end() -> None:

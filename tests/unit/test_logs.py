@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.telemetry.event_names import ErrorCode, EventName
-from holdfast.telemetry.logs import create_logger
 from holdfast.errors import HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.logs import create_logger
 
 ROOT = Path(__file__).parent.parent
 CONSTANTS = ROOT / "observability" / "event_names.py"

@@ -12,12 +12,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 from waiting import until
 
+from holdfast.model.claim import Success
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.runtime.supervision import Loops
+from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.runtime.supervision import Loops
-from holdfast.runtime.loop_lag import LoopLag
-from holdfast.model.claim import Success
-from holdfast.scheduler.backlog_metrics import BacklogMetrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from observability import binaries
 from holdfast.devstack.go_build import GoModule
+from observability import binaries
 
 SCRIPTS = {
     "apt-get": """[ "$1" = download ] && touch prometheus.deb; true""",

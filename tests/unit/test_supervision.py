@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 from waiting import until
 
+from holdfast.errors import Unavailable
+from holdfast.runtime.supervision import Loops, wait_for_event
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.errors import Unavailable
-from holdfast.runtime.supervision import Loops, wait_for_event
 
 
 @pytest.fixture

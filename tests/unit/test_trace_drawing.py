@@ -10,9 +10,9 @@ from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from holdfast.telemetry.spans import Link, Span, SpanEvent, family, tree
 from holdfast.tools.text_cells import cells
 from holdfast.tools.trace_drawing import FAULTS, draw, short_time
-from holdfast.telemetry.spans import Link, Span, SpanEvent, family, tree
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 BATCH = "7" * 32

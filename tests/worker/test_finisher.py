@@ -13,13 +13,13 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
+from holdfast.model.claim import Failure, Grant, Success
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.task import Answer
+from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.worker.finisher import Finisher
-from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import Failure, Grant, Success
-from holdfast.model.task import Answer
-from holdfast.store.store import Store
 
 
 class WatchedStore(Store):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from holdfast.worker.lease import Lease
 from holdfast.runtime.supervision import wait_for_event
+from holdfast.worker.lease import Lease
 
 SECONDS = 60.0
 

@@ -11,11 +11,11 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
 from holdfast.handlers import Context
 from holdfast.handlers.cancellation import StopReason
 from holdfast.model.lifecycle import Reason, State
 from holdfast.queue.hints import GROUP
+from holdfast.telemetry.event_names import EventName
 from holdfast.worker.worker import EXIT_DEAD
 
 Payload = dict[str, Any]

@@ -13,10 +13,10 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
 from holdfast.handlers import Backoff, Context, Discard, Retry, TaskLost
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry.event_names import EventName
 
 Payload = dict[str, Any]
 BEGIN = [Reason.SUBMITTED, Reason.DISPATCHED, Reason.CLAIMED]

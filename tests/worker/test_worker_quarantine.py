@@ -15,9 +15,9 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry.event_names import EventName
 
 Payload = dict[str, Any]
 WAITS = EventName.QUARANTINED_TASK_WAITING

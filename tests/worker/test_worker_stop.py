@@ -11,10 +11,10 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
 from holdfast.handlers import Context
 from holdfast.handlers.cancellation import StopReason
 from holdfast.model.lifecycle import State
+from holdfast.telemetry.event_names import EventName
 from holdfast.worker.worker import Worker
 
 Payload = dict[str, Any]

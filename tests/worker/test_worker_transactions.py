@@ -12,10 +12,10 @@ from sqlalchemy import text
 from waiting import until
 from wire import wire_to
 
-from holdfast.telemetry.event_names import EventName
 from holdfast.handlers import Backoff, Context
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
+from holdfast.telemetry.event_names import EventName
 
 Payload = dict[str, Any]
 INSERT = text("INSERT INTO orders (attempt) VALUES (:attempt)")

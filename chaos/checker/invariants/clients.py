@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from chaos.history.history import History, Operation
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History, Operation
 from chaos.history.records import Record, TaskRow, parse_instant
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from chaos.history.history import History
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.scenario.vocabulary import LIVENESS, SAFETY
 
 Check: TypeAlias = Callable[[History], list[Violation]]
@@ -29,8 +29,8 @@ def invariant(name: str) -> Callable[[Check], Invariant]:
     """Declare the decorated function as the check of this invariant.
 
     Raises:
-        ValueError: scenarios cannot name this invariant (``chaos.scenario.vocabulary``), or the function
-            has no docstring.
+        ValueError: scenarios cannot name this invariant (``chaos.scenario.vocabulary``), or the
+            function has no docstring.
     """
     if name not in {*SAFETY, *LIVENESS}:
         raise ValueError(f"{name} is missing from the vocabulary of scenarios")

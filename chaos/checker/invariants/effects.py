@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.history.history import History, Operation
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History, Operation
 from chaos.history.records import Record, SinkCall, TaskRow
 from holdfast.model.lifecycle import State
 

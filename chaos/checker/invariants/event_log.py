@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from chaos.history.history import History
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.ownership import (
     claimed_by_the_dead,
@@ -16,6 +15,7 @@ from chaos.checker.invariants.ownership import (
     retried_too_early,
 )
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import Event, Record, TaskRow, parse_instant
 from holdfast.model.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
 

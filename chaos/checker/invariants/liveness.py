@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from chaos.checker.bounds import CONTAINER_START_SECONDS
-from chaos.history.history import History
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import ArenaName, Event, TaskRow
 from holdfast.model.lifecycle import TERMINAL, Reason
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from chaos.history.history import History
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import Event
 from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import TERMINAL, State

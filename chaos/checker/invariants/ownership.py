@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from chaos.history.history import History
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import Event, parse_instant
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from chaos.checker.invariants import clients, effects, liveness, event_log, overload, traces
+from chaos.checker.invariants import clients, effects, event_log, liveness, overload, traces
 from chaos.checker.invariants.declaration import Invariant
 from chaos.scenario.vocabulary import LIVENESS, SAFETY
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.observers import telemetry
 from chaos.history.history import History
-from chaos.scenario.faults import COLLECTOR
 from chaos.history.records import Event, Fault
+from chaos.observers import telemetry
+from chaos.scenario.faults import COLLECTOR
 from holdfast.settings import Settings
 
 KILLED = "its process was killed"

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from uuid import UUID
 
-from chaos.observers import telemetry
-from chaos.history.history import History
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.span_exemptions import SpanExemptions, shared
 from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
 from chaos.history.records import Event, Record, Span, SpanLink, TaskRow
+from chaos.observers import telemetry
 from chaos.observers.telemetry import Parent
 from holdfast.model.lifecycle import Reason, State
 

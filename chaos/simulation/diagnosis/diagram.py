@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chaos.checker.invariants.violation import Violation
 from chaos.history import records
 from chaos.history.history import History
-from chaos.checker.invariants.violation import Violation
 from chaos.history.records import Fault, Op, Record
 from chaos.report.story import Stories
 from chaos.report.words import instant_of

@@ -16,20 +16,20 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from chaos.run.artifacts import RunFailed
-from chaos.history.history import History
 from chaos.checker.invariants.violation import Violation
-from chaos.mutants import SOURCES, find, plant
+from chaos.checker.verdict import Judgement
+from chaos.history.history import History
 from chaos.history.records import ArenaName
+from chaos.mutants import SOURCES, find, plant
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunSpec
 from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.diagram import mermaid
-from chaos.simulation.kernel.dice import Branch
+from chaos.simulation.environment.shared_servers import SharedServers
+from chaos.simulation.kernel.rng import Branch
 from chaos.simulation.run import SimulationOptions, simulate
-from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.story import Story, virtual_seconds
 from chaos.simulation.suite.pool import Pool
-from chaos.checker.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.variants import BranchPoint, BrokenInvariant, Variants
-from chaos.simulation.kernel.dice import Branch
+from chaos.simulation.kernel.rng import Branch
 
 FUTURES = 6
 # At first the run is cut into so many parts.

@@ -1,4 +1,4 @@
-"""The environment of one simulated run (``chaos.run.runner.Environment``): roles, servers, clients."""
+"""The environment of one simulated run: roles, servers, clients."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from chaos.history.records import Record, Sometimes
+from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
 from chaos.observers import telemetry
 from chaos.observers.collector import Collector, create_collector, read_exports
-from chaos.scenario.operations import EFFECTS
-from chaos.scenario.faults import COLLECTOR, FaultSpec
-from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.history.records import Record, Sometimes
-from chaos.scenario.scenario import Scenario
+from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import sightings
+from chaos.observers.sink import Call, Sink, create_sink, read_calls
+from chaos.scenario.faults import COLLECTOR, FaultSpec
+from chaos.scenario.operations import EFFECTS
+from chaos.scenario.scenario import Scenario
+from chaos.scenario.workload import generate
+from chaos.simulation.environment.clients import SimulatedClients
+from chaos.simulation.environment.observer import CachingObserver
+from chaos.simulation.environment.processes import Main, SimulatedProcess, write_logs
+from chaos.simulation.environment.servers import SimulatedServerFaults
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 from chaos.simulation.network.edges import inject_edge_fault
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.network.network import Network
 from chaos.simulation.postgres import PostgresNode
-from chaos.simulation.environment.actors import Main, SimulatedProcess, write_logs
-from chaos.simulation.environment.clients import SimulatedClients
-from chaos.simulation.environment.servers import SimulatedServerFaults
-from chaos.simulation.environment.witness import CachingObserver
 from chaos.simulation.valkey import ValkeyNode
-from chaos.observers.sink import Call, Sink, create_sink, read_calls
-from chaos.observers.database import DatabaseObserver
-from chaos.scenario.workload import generate
 from holdfast.api.server import run_api
 from holdfast.runtime.health import start_server
 from holdfast.scheduler.role import run_scheduler

@@ -27,8 +27,8 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 import greenlet  # type: ignore[import-untyped]
 
 from chaos.simulation.kernel import virtual
-from chaos.simulation.kernel.dice import Branch, RngStreams
 from chaos.simulation.kernel.node import NODE, Node, current_node
+from chaos.simulation.kernel.rng import Branch, RngStreams
 from chaos.simulation.kernel.trace import Trace
 from chaos.simulation.kernel.virtual_time import VirtualTimeLoop
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 import greenlet  # type: ignore[import-untyped]
 
-from chaos.simulation.kernel.dice import RngStreams
+from chaos.simulation.kernel.rng import RngStreams
 
 NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from chaos.scenario.faults import FaultSpec
 from chaos.nemesis.process_faults import Hold, Observed
-from chaos.simulation.network.fabric import Edge, Network
+from chaos.scenario.faults import FaultSpec
+from chaos.simulation.network.network import Edge, Network
 from chaos.simulation.network.toxics import STREAMS, Stream, Toxic
 
 _STREAMS: dict[str, tuple[Stream, ...]] = {

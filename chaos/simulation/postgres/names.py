@@ -8,9 +8,9 @@ from types import ModuleType
 from sqlalchemy import TextClause
 
 from chaos.tasks import sql as chaos_sql
+from holdfast.model.task import TaskFilter
 from holdfast.store import scans, transitions
 from holdfast.store.listing import listing
-from holdfast.model.task import TaskFilter
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
 _WORDS = 3

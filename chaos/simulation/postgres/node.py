@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.network.network import Network
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.backend import Backend, Gone, array
 from chaos.simulation.postgres.batch import Batch

@@ -16,9 +16,9 @@ from chaos.scenario.faults import DeclaredSettings
 from chaos.simulation.kernel import audit
 from chaos.simulation.postgres.backend import Backend, Control
 from chaos.tasks.sql import CHAOS_EFFECTS
-from holdfast.devstack.servers import EmbeddedPostgres
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import reachable, temporary_directory
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres
 from holdfast.store.migrate import upgrade_in_loop
 
 DATABASE = "holdfast"

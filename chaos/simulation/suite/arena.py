@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.run.suite_report import failure_lines
-from chaos.run.artifacts import RunFailed
 from chaos.report import outcome as outcomes
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunResult, RunSpec
+from chaos.run.suite_report import failure_lines
 from chaos.simulation.suite.coverage import Coverage
 from chaos.simulation.suite.pool import Pool, WorkerFailed
 

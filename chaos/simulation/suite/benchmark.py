@@ -13,12 +13,12 @@ from typing import Any
 
 import typer
 
-from chaos.scenario import scenario as scenarios
 from chaos.history.records import ArenaName
 from chaos.run.spec import RunSpec
+from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.run import simulate
-from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.suite.pool import Pool
 from chaos.simulation.suite.sampler import StackSampler
 from chaos.simulation.sweep import trial

@@ -16,8 +16,8 @@ from typing import Any
 
 from chaos.history.history import History
 from chaos.history.records import Fault
-from chaos.simulation.postgres import ExecutedStatement
 from chaos.scenario.vocabulary import SERVERS
+from chaos.simulation.postgres import ExecutedStatement
 from holdfast.model.lifecycle import State
 
 _STATES = tuple(state.value for state in State)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.history.records import ArenaName
+from chaos.mutants import SOURCES, Mutant, plant
 from chaos.run.artifacts import RunFailed
 from chaos.run.mutation_run import KillAttempt, attempt_of, mutant_spec, run_mutants, until_killed
-from chaos.mutants import SOURCES, Mutant, plant
-from chaos.history.records import ArenaName
 from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.pool import Pool, WorkerFailed
 

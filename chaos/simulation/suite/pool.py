@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from chaos.errors import ChaosError
+from chaos.mutants import import_path
 from chaos.simulation.suite.cores import Cores
 
 _ANSWER_BYTES_MAX = 256 * 2**20
@@ -80,7 +81,9 @@ class Pool:
         environment = dict(os.environ)
         if self._sources is not None:
             # The working directory follows, so that modules of the user are still found.
-            environment["PYTHONPATH"] = os.pathsep.join([str(self._sources), str(Path.cwd())])
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [import_path(self._sources), str(Path.cwd())]
+            )
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import typer
 
-from chaos.run.suite_report import SuiteRecorder
-from chaos.mutants import SOURCES, find, plant
 from chaos.history.records import ArenaName
+from chaos.mutants import SOURCES, find, plant
 from chaos.report.page import replay
 from chaos.run.spec import RunSpec
 from chaos.run.store import RunStore
+from chaos.run.suite_report import SuiteRecorder
 from chaos.simulation.diagnosis.search import Failed
 from chaos.simulation.environment.apps import beside
 from chaos.simulation.suite.arena import SimulationArena, SimulationResult

@@ -18,14 +18,14 @@ from typing import Any
 
 import orjson
 
-from chaos.run.suite_report import run_lines
-from chaos.run.artifacts import RunFailed
 from chaos.history.records import ArenaName
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunSpec
+from chaos.run.suite_report import run_lines
 from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.variants import variant_job
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
-from chaos.simulation.environment.foundation import SharedServers
 from chaos.simulation.story import Story
 from chaos.simulation.suite.benchmark import benchmark_job
 from chaos.simulation.sweep.trial import sweep_job

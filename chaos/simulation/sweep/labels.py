@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import hiredis
 
-from chaos.simulation.network.fabric import Message
+from chaos.simulation.network.network import Message
 from chaos.simulation.postgres import messages
 from chaos.simulation.postgres.names import Names
 

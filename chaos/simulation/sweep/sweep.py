@@ -20,8 +20,13 @@ from typing import Any
 from chaos.mutants import SOURCES, find, plant
 from chaos.simulation.suite.pool import Pool
 from chaos.simulation.sweep import trial
-from chaos.simulation.sweep.strikes import MessageFault, MessageFaultKind, MessagePoint, Schedule
-from chaos.simulation.sweep.tally import SweepProgress
+from chaos.simulation.sweep.message_faults import (
+    MessageFault,
+    MessageFaultKind,
+    MessagePoint,
+    Schedule,
+)
+from chaos.simulation.sweep.progress import SweepProgress
 from chaos.simulation.sweep.trial import Verdict
 
 # Of the run and of the samples. Under this one the two tasks of two_tasks have different effects.

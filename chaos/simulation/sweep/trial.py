@@ -8,26 +8,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chaos.scenario import scenario as scenarios
-from chaos.scenario.validation_errors import did_you_mean
-from chaos.run.artifacts import RunFailed
+from chaos.checker.verdict import judge
 from chaos.history.history import History, HistoryWriter
 from chaos.history.records import ArenaName, Fault, InFlight, Record, parse_instant
 from chaos.report import files, terminal
+from chaos.run.artifacts import RunFailed
 from chaos.run.spec import RunSpec
 from chaos.run.store import RunStore
+from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario, ScenarioError
+from chaos.scenario.validation_errors import did_you_mean
+from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.run import SimulatedRun, SimulationOptions, simulate
-from chaos.simulation.environment.foundation import SharedServers
-from chaos.simulation.sweep.strikes import (
+from chaos.simulation.sweep.message_faults import (
     InjectedMessageFault,
     MessageFault,
     MessageFaultInjector,
     MessagePoint,
     Schedule,
 )
-from chaos.checker.verdict import judge
 from holdfast.model.lifecycle import TERMINAL, State
 
 SCOPES = Path(__file__).parent / "scopes"

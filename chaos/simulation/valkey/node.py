@@ -13,7 +13,7 @@ from chaos.observers.logs import SeenHint
 from chaos.simulation.kernel.audit import NotSimulated, refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
-from chaos.simulation.network.fabric import Network
+from chaos.simulation.network.network import Network
 from chaos.simulation.valkey.commands import Command, about, group_of, hint_of, may_wake
 from chaos.simulation.valkey.connection import Parked, ValkeyConnection
 from chaos.simulation.valkey.server import RealConnection, SharedValkey

@@ -11,9 +11,9 @@ import hiredis
 
 from chaos.simulation.kernel import audit
 from chaos.simulation.valkey.commands import Command, CommandTable
-from holdfast.devstack.servers import EmbeddedValkey
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import temporary_directory
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedValkey
 
 # Real time after which a silent server counts as broken.
 _ANSWER_SECONDS = 30.0

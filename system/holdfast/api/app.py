@@ -15,18 +15,18 @@ from holdfast.api.access_log import AccessLog
 from holdfast.api.auth import BearerAuth, require_real_keys
 from holdfast.api.body import route_class
 from holdfast.api.coalescer import Coalescer
+from holdfast.api.dependencies import Services
+from holdfast.api.readiness import Readiness
 from holdfast.api.validation import RequestValidator
 from holdfast.api.wakeup import Wakeup
-from holdfast.api.readiness import Readiness
-from holdfast.api.dependencies import Services
-from holdfast.runtime.supervision import Loops
-from holdfast.runtime.loop_lag import LoopLag
-from holdfast.queue.hints import HintQueue
-from holdfast.settings import Settings
-from holdfast.store.store import Store
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
+from holdfast.queue.hints import HintQueue
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.runtime.supervision import Loops
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 _REDIS_CONNECTIONS = 2
 _TAGS = {"tasks": (submit, read, cancel_retry), "probes": (probes,)}

@@ -12,9 +12,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from holdfast.model import payload
 from holdfast.api import problems
 from holdfast.api.problems import Problem
+from holdfast.model import payload
 from holdfast.settings import Settings
 
 

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Response
 
-from holdfast.api import responses, problems
+from holdfast.api import problems, responses
+from holdfast.api.dependencies import RequestDep, Services, ServicesDep
 from holdfast.api.models import Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Problem
 from holdfast.api.read import not_found, read_story
-from holdfast.api.dependencies import RequestDep, Services, ServicesDep
 from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.model.lifecycle import State
 

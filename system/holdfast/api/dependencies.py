@@ -9,13 +9,13 @@ from fastapi import Depends, Header
 from fastapi import Request as HttpRequest
 
 from holdfast.api.coalescer import Coalescer
+from holdfast.api.readiness import Readiness
 from holdfast.api.validation import RequestValidator
 from holdfast.api.wakeup import Wakeup
-from holdfast.api.readiness import Readiness
-from holdfast.store.store import Store
 from holdfast.instrumentation.requests import RequestTrace
 from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.store.store import Store
 
 SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from holdfast.api import problems
+from holdfast.api.dependencies import ServicesDep
 from holdfast.api.models import Health
 from holdfast.api.openapi import described
-from holdfast.api.dependencies import ServicesDep
 
 
 def routes(router: APIRouter) -> None:

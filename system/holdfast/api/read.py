@@ -8,14 +8,14 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.api import responses, cursor, problems
+from holdfast.api import cursor, problems, responses
+from holdfast.api.dependencies import Services, ServicesDep
 from holdfast.api.models import Task, TaskEvents, TaskPage
 from holdfast.api.openapi import described
 from holdfast.api.problems import Fault, Problem
-from holdfast.api.dependencies import Services, ServicesDep
 from holdfast.model.lifecycle import State
-from holdfast.model.task import TaskFilter, TaskStory
 from holdfast.model.request import NAME_PATTERN, QUEUE_PATTERN, Instant
+from holdfast.model.task import TaskFilter, TaskStory
 
 
 class ListQuery(BaseModel):
@@ -92,7 +92,9 @@ async def get_task(task_id: UUID, services: ServicesDep) -> Response:
 async def get_events(task_id: UUID, services: ServicesDep) -> Response:
     """Every transition of a task, oldest first."""
     story = await read_story(services, task_id)
-    return responses.json_response({"events": [responses.event_json(event) for event in story.events]})
+    return responses.json_response(
+        {"events": [responses.event_json(event) for event in story.events]}
+    )
 
 
 async def read_story(services: Services, task_id: UUID) -> TaskStory:

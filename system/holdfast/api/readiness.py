@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.store import revision
 from holdfast.api import problems
 from holdfast.api.cached import Cached
 from holdfast.api.problems import Problem
 from holdfast.errors import HoldfastError
 from holdfast.settings import Settings
+from holdfast.store import revision
 from holdfast.store.store import Store
 
 _FRESH_SECONDS = 1.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import create_logger
-from holdfast.store import revision
 from holdfast.api.app import create_api
 from holdfast.api.auth import require_safe_bind
 from holdfast.runtime.health import start_server, stop_server
-from holdfast.settings import Settings
 from holdfast.runtime.signals import on_stop_signal
+from holdfast.settings import Settings
+from holdfast.store import revision
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import create_logger
 
 
 async def run_api(settings: Settings) -> int:

@@ -10,17 +10,17 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Response
 from pydantic import ValidationError
 
-from holdfast.api import responses, problems
-from holdfast.api.responses import Json
+from holdfast.api import problems, responses
 from holdfast.api.coalescer import Outcome
+from holdfast.api.dependencies import RequestDep, Services, ServicesDep
 from holdfast.api.models import BatchRequest, BatchResults, Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Fault, Problem
-from holdfast.api.dependencies import RequestDep, Services, ServicesDep
+from holdfast.api.responses import Json
 from holdfast.errors import HoldfastError, OutcomeUnknown, Unstorable
 from holdfast.model.ids import new_id, new_ids
-from holdfast.model.task import NewTask, Submitted
 from holdfast.model.request import KEY_PATTERN, TaskRequest
+from holdfast.model.task import NewTask, Submitted
 
 _KEY_HEADER = "Idempotency-Key"
 

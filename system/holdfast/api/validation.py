@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from holdfast.model import payload
 from holdfast.api import problems
 from holdfast.api.database_clock import DatabaseClock
 from holdfast.api.known_names import KnownNames
 from holdfast.api.problems import Fault, Problem
 from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.model import payload
 from holdfast.model.payload import PayloadError, PayloadTooLarge
+from holdfast.model.request import TaskRequest, to_new_task
 from holdfast.model.task import NewTask
 from holdfast.settings import Settings
 from holdfast.store.store import Store
-from holdfast.model.request import TaskRequest, to_new_task
 
 _NAMES_SHOWN_MAX = 50
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 
 from holdfast.devstack.go_build import GoBuildError
+from holdfast.devstack.host import HOST, EmbeddedError, cache_directory, free_port
 from holdfast.devstack.jaeger_binary import jaeger_binary
 from holdfast.devstack.reaper import Reaper
-from holdfast.devstack.host import HOST, EmbeddedError, cache_directory, free_port
 from holdfast.devstack.server_process import ServerProcess
 
 _TRACES_MAX = 20_000

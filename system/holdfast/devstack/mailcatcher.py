@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from holdfast.settings import Settings
 from holdfast.runtime.signals import on_stop_signal
+from holdfast.settings import Settings
 
 KEPT_MAX = 1000
 PAGE = """<!doctype html>

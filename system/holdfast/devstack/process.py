@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import EmbeddedError
+from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.server_process import ServerProcess
 
 POLL_SECONDS = 0.05

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import ClassVar, Self
 
+from holdfast.devstack.host import EmbeddedError, free_port, reachable, server_user
 from holdfast.devstack.reaper import (
     Reaper,
     process_tree,
     send_signal,
     wait_until_ended,
 )
-from holdfast.devstack.host import EmbeddedError, free_port, reachable, server_user
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0

@@ -16,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from holdfast.devstack.host import HOST, EmbeddedError, wheel_program
 from holdfast.devstack.reaper import (
     Reaper,
     process_table,
@@ -23,7 +24,6 @@ from holdfast.devstack.reaper import (
     send_signal,
     wait_until_ended,
 )
-from holdfast.devstack.host import HOST, EmbeddedError, wheel_program
 from holdfast.devstack.server_process import STOP_SECONDS, ServerProcess
 
 __all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedValkey"]

@@ -21,11 +21,11 @@ from typing import IO, Any
 
 import httpx
 
-from holdfast.devstack.process import POLL_SECONDS, RoleProcess, SupervisedProcess, SupervisedServer
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.devstack.jaeger import EmbeddedJaeger
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import HOST, EmbeddedError, free_port, port_from, reachable
+from holdfast.devstack.jaeger import EmbeddedJaeger
+from holdfast.devstack.process import POLL_SECONDS, RoleProcess, SupervisedProcess, SupervisedServer
+from holdfast.devstack.reaper import Reaper
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
 from holdfast.settings import Settings
 
 DATABASE = "holdfast"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from holdfast.model.claim import AttemptRef
 from holdfast.instrumentation.attempt_span import AttemptSpan
+from holdfast.model.claim import AttemptRef
 
 
 class _State(Enum):

@@ -12,12 +12,12 @@ from opentelemetry.trace import Span as OpenTelemetrySpan
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
-from holdfast.telemetry.tracing import Attributes
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.transaction import OpenTransaction, Transaction
-from holdfast.model.claim import Grant
 from holdfast.instrumentation.attempt_span import child_span
+from holdfast.model.claim import Grant
+from holdfast.telemetry.tracing import Attributes
 
 
 class Context:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from holdfast.errors import Misconfigured
-from holdfast.model.lifecycle import Backoff
 from holdfast.model.claim import Announcement
+from holdfast.model.lifecycle import Backoff
 from holdfast.model.request import NAME_PATTERN, TIMEOUT_SECONDS_MAX
 
 _MARK = "__holdfast_task__"

@@ -9,8 +9,8 @@ from typing import Any
 from holdfast.errors import Misconfigured
 from holdfast.handlers.builtin import Builtins
 from holdfast.handlers.handler import Function, Handler, handler_of, is_marked, task
-from holdfast.model.lifecycle import Backoff
 from holdfast.model.claim import Announcement
+from holdfast.model.lifecycle import Backoff
 from holdfast.settings import Settings
 
 __all__ = ["Handler", "Registry", "task"]

@@ -15,9 +15,9 @@ from opentelemetry.util.types import AttributeValue
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from holdfast.telemetry.tracing import Finished, Tracing
 from holdfast.store import transitions
 from holdfast.store.database import sqlstate
+from holdfast.telemetry.tracing import Finished, Tracing
 
 _BEGAN = "holdfast_statement_began"
 _TEXT_CHARACTERS_MAX = 2_000

@@ -19,14 +19,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
-from holdfast.store.database import checkout, classify, discard
 from holdfast.errors import OutcomeUnknown, TaskLost, Unavailable
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.result import encode_result
 from holdfast.handlers.sql_spans import database_attributes
-from holdfast.model.claim import Success
-from holdfast.store.store import Store
 from holdfast.instrumentation.attempt_span import child_span
+from holdfast.model.claim import Success
+from holdfast.store.database import checkout, classify, discard
+from holdfast.store.store import Store
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 

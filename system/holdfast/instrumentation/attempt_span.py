@@ -16,6 +16,9 @@ from opentelemetry import context as variables
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext, SpanKind
 
+from holdfast.instrumentation import attributes
+from holdfast.model.claim import AttemptRef
+from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.tracing import (
     Attributes,
@@ -25,9 +28,6 @@ from holdfast.telemetry.tracing import (
     attempt_span_id,
     named_child,
 )
-from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import AttemptRef
-from holdfast.instrumentation import attributes
 
 
 class AttemptSpan:

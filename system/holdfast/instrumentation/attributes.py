@@ -11,8 +11,8 @@ from uuid import UUID
 
 from opentelemetry.util.types import AttributeValue
 
-from holdfast.telemetry import traceparent as trace
 from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry import traceparent as trace
 
 # Metric label values for the terminal states of a task.
 OUTCOMES: dict[State | None, str] = {

@@ -9,10 +9,10 @@ from opentelemetry.trace import SpanContext, SpanKind
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
+from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.tracing import Finished, Tracing
-from holdfast.instrumentation.telemetry import Telemetry
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADER = b"traceparent"

@@ -11,15 +11,15 @@ from uuid import UUID
 
 from opentelemetry.trace import SpanContext, SpanKind
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import Finished, Happening, nanoseconds
-from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import ReclaimedAttempt
-from holdfast.model.dispatch import Dispatched, Republished
 from holdfast.instrumentation import attributes
 from holdfast.instrumentation.attempt_span import attempt_context, ends_as, links_of
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.claim import ReclaimedAttempt
+from holdfast.model.dispatch import Dispatched, Republished
+from holdfast.model.lifecycle import Reason, State
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.tracing import Finished, Happening, nanoseconds
 
 _STARVED_NANOSECONDS = 1_000_000
 
@@ -77,7 +77,9 @@ class SchedulerInstrumentation:
             self._log.info(
                 "Hint republished: its deadline passed without a claim",
                 event_name=EventName.HINT_REPUBLISHED,
-                **attributes.transition_fields(task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED),
+                **attributes.transition_fields(
+                    task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED
+                ),
             )
         with self._published("republish", len(tasks), self._sampled(tasks), sent) as batch:
             yield batch
@@ -94,7 +96,9 @@ class SchedulerInstrumentation:
             self._log.warning(
                 "Attempt reclaimed from its worker",
                 event_name=EventName.ATTEMPT_RECLAIMED,
-                **attributes.transition_fields(attempt, State.RUNNING, attempt.state, attempt.reason),
+                **attributes.transition_fields(
+                    attempt, State.RUNNING, attempt.state, attempt.reason
+                ),
                 worker=str(attempt.owner),
             )
         if sweep is not None:
@@ -166,16 +170,16 @@ class SchedulerInstrumentation:
         since, due, at = map(nanoseconds, (task.since, task.due_at, task.at))
         if create is None:
             return
-        attributes = attributes.task_attributes(task)
+        of_task = attributes.task_attributes(task)
         if due > since:
             child = self._tracing.child(create)
             self._tracing.record(
-                Finished("scheduled", child, create, since, due, attributes=attributes)
+                Finished("scheduled", child, create, since, due, attributes=of_task)
             )
         due = max(due, since)
         if at - due >= _STARVED_NANOSECONDS:
             child = self._tracing.child(create)
-            self._tracing.record(Finished("starved", child, create, due, at, attributes=attributes))
+            self._tracing.record(Finished("starved", child, create, due, at, attributes=of_task))
 
     def _send(
         self, within: str, task: Republished, batch: SpanContext, sent: int, error: str | None

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import SpanKind
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import Finished
 from holdfast.errors import HoldfastError
-from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import AttemptRef
-from holdfast.model.task import Acted, NewTask, Submitted
 from holdfast.instrumentation import attributes
 from holdfast.instrumentation.requests import RequestTrace
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.claim import AttemptRef
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.task import Acted, NewTask, Submitted
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.tracing import Finished
 
 _ACTIONS = {
     Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),
@@ -103,7 +103,9 @@ class TaskInstrumentation:
     ) -> None:
         if answer.made:
             if answer.state in attributes.OUTCOMES:
-                self._metrics.finished.labels(str(answer.queue), attributes.OUTCOMES[answer.state]).inc()
+                self._metrics.finished.labels(
+                    str(answer.queue), attributes.OUTCOMES[answer.state]
+                ).inc()
             fields = attributes.transition_fields(answer, answer.found, answer.state, reason)
             text, event_name = _ACTIONS[reason]
             self._log.info(text, event_name=event_name, **fields)

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from holdfast.settings import Settings
 from holdfast.telemetry.logs import Logger, create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.tracing import Tracing, create_tracing
-from holdfast.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from uuid import UUID
 
 import orjson
 
-from holdfast.telemetry import traceparent
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import nanoseconds
 from holdfast.errors import Unstorable
-from holdfast.model.lifecycle import Reason, State
-from holdfast.model.claim import AttemptRef, Failure, Grant, OwnedAttempt, Success
-from holdfast.model.task import Answer
 from holdfast.instrumentation import attributes
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.claim import AttemptRef, Failure, Grant, OwnedAttempt, Success
+from holdfast.model.lifecycle import Reason, State
+from holdfast.model.task import Answer
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.tracing import nanoseconds
 
 _STALE, _LOST = "stale", "lost"
 _NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.HANDED_BACK})

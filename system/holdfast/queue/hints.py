@@ -17,12 +17,12 @@ from uuid import UUID
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
-from holdfast.telemetry.event_names import ErrorCode
-from holdfast.telemetry.traceparent import is_sampled
 from holdfast.errors import Unavailable
 from holdfast.model.dispatch import Hint
 from holdfast.queue.connection import connect
 from holdfast.settings import Settings
+from holdfast.telemetry.event_names import ErrorCode
+from holdfast.telemetry.traceparent import is_sampled
 
 GROUP = "workers"
 _PENDING_BATCH = 200

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.telemetry.metrics import Metrics
 from holdfast.runtime.supervision import Loops
+from holdfast.telemetry.metrics import Metrics
 
 _EVERY_SECONDS = 0.5
 

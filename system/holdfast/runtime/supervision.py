@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from holdfast.errors import HoldfastError
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.errors import HoldfastError
 
 _BACKOFF_MIN_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 2.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from holdfast.telemetry.metrics import Metrics
-from holdfast.runtime.supervision import Loops
 from holdfast.model.dispatch import QueueDepth
+from holdfast.runtime.supervision import Loops
 from holdfast.store.store import Store
+from holdfast.telemetry.metrics import Metrics
 
 _EVERY_SECONDS = 5.0
 _CAP = 10_000

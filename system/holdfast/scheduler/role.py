@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.store import revision
+from holdfast.instrumentation.telemetry import open_telemetry
 from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.runtime.signals import on_stop_signal
 from holdfast.scheduler.scheduler import Scheduler
 from holdfast.settings import Settings
-from holdfast.runtime.signals import on_stop_signal
-from holdfast.instrumentation.telemetry import open_telemetry
+from holdfast.store import revision
+from holdfast.telemetry.event_names import EventName
 
 
 async def run_scheduler(settings: Settings) -> int:

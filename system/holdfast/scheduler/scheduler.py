@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.metrics import Metrics
-from holdfast.scheduler.failure_detector import FailureDetector
-from holdfast.runtime.supervision import Loops, wait_for_event
-from holdfast.runtime.loop_lag import LoopLag
-from holdfast.queue.hints import HintQueue
-from holdfast.model.dispatch import Republished
-from holdfast.settings import Settings
-from holdfast.store.store import Store
 from holdfast.instrumentation.scheduler import SchedulerInstrumentation
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.dispatch import Republished
+from holdfast.queue.hints import HintQueue
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.runtime.supervision import Loops, wait_for_event
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
+from holdfast.scheduler.failure_detector import FailureDetector
+from holdfast.settings import Settings
+from holdfast.store.store import Store
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.metrics import Metrics
 
 _DISPATCH_CONNECTIONS = 1
 _SWEEP_CONNECTIONS = 5  # one for each loop that uses them, so that none waits for another

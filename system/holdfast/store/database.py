@@ -18,8 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from holdfast.errors import Misconfigured, OutcomeUnknown, Unavailable, Unstorable
-from holdfast.store.decoding import Row, all_rows
 from holdfast.settings import Settings
+from holdfast.store.decoding import Row, all_rows
 
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _CONFLICT_RETRIES_MAX = 10

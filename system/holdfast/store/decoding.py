@@ -10,9 +10,9 @@ from uuid import UUID
 import orjson
 from sqlalchemy import CursorResult
 
-from holdfast.model.lifecycle import Reason, State
 from holdfast.model.claim import Claimed, Grant, ReclaimedAttempt
 from holdfast.model.dispatch import Dispatch, Dispatched
+from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import Acted, Answer, Effect, Event, TaskRow, TaskStory
 
 Row = dict[str, Any]  # by the names of the columns

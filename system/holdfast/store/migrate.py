@@ -10,9 +10,9 @@ from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from holdfast.store.database import create_engine
 from holdfast.errors import Unavailable
 from holdfast.settings import Settings
+from holdfast.store.database import create_engine
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from holdfast.store.database import Database, Unmigrated
 from holdfast.errors import Misconfigured
 from holdfast.settings import Settings
+from holdfast.store.database import Database, Unmigrated
 
 # The newest of migrations/versions (a test compares them). Revisions are four-digit numbers, so the
 # greater one is the newer.

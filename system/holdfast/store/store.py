@@ -13,11 +13,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from holdfast.store import scans, transitions
-from holdfast.store.database import Database, connections_used
 from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.model.ids import id_bound
-from holdfast.store.listing import listing
 from holdfast.model.claim import (
     Announcement,
     Claimed,
@@ -27,6 +23,7 @@ from holdfast.model.claim import (
     Success,
 )
 from holdfast.model.dispatch import Backlog, Dispatch, Hint, QueueDepth, Republished
+from holdfast.model.ids import id_bound
 from holdfast.model.task import (
     Acted,
     Answer,
@@ -37,6 +34,9 @@ from holdfast.model.task import (
     TaskRow,
     TaskStory,
 )
+from holdfast.settings import Settings
+from holdfast.store import scans, transitions
+from holdfast.store.database import Database, connections_used
 from holdfast.store.decoding import (
     all_rows,
     row_to_story,
@@ -47,7 +47,7 @@ from holdfast.store.decoding import (
     rows_to_claimed,
     rows_to_dispatch,
 )
-from holdfast.settings import Settings
+from holdfast.store.listing import listing
 from holdfast.store.submit import submission
 
 

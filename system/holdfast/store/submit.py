@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause
 
-from holdfast.store import transitions
 from holdfast.model.task import Limits, NewTask, Submitted, TaskRow
+from holdfast.store import transitions
 from holdfast.store.decoding import Row, all_rows, row_to_task
 
 _ROUNDS_MAX = 3

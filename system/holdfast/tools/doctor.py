@@ -9,11 +9,11 @@ from typing import Literal
 
 from sqlalchemy import text
 
-from holdfast.store import revision
-from holdfast.store.database import Database
 from holdfast.errors import HoldfastError
 from holdfast.queue.hints import HintQueue
 from holdfast.settings import Settings
+from holdfast.store import revision
+from holdfast.store.database import Database
 
 _POSTGRES_MIN = 150000
 _CLOCK_DIFFERENCE_SECONDS_MAX = 2.0

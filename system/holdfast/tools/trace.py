@@ -12,14 +12,14 @@ from uuid import UUID
 import httpx
 from sqlalchemy import text
 
-from holdfast.telemetry import traceparent
-from holdfast.tools.trace_drawing import FAULTS
-from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
-from holdfast.telemetry.spans import Span, family
-from holdfast.telemetry.tracing import attempt_span_id
-from holdfast.store.database import Database
 from holdfast.errors import HoldfastError
 from holdfast.settings import Settings
+from holdfast.store.database import Database
+from holdfast.telemetry import traceparent
+from holdfast.telemetry.spans import Span, family
+from holdfast.telemetry.tracing import attempt_span_id
+from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
+from holdfast.tools.trace_drawing import FAULTS
 
 NOT_TOLD = "its end is not told yet"  # the outcome of an attempt whose own span is not there
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from holdfast.tools.text_cells import cells, clean, cut, fit
 from holdfast.telemetry.spans import Branch, Span, SpanEvent, tree
+from holdfast.tools.text_cells import cells, clean, cut, fit
 
 FAULTS = "holdfast-chaos"
 """Spans of this service are what the chaos harness did to the system."""

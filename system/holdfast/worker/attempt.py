@@ -17,10 +17,10 @@ from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
 from holdfast.handlers.handler import Handler
 from holdfast.handlers.result import encode_result
+from holdfast.instrumentation.attempt_span import AttemptSpan
+from holdfast.model.claim import Failure, Grant, Success
 from holdfast.model.lifecycle import Reason
 from holdfast.runtime.supervision import cancelled_from_outside
-from holdfast.model.claim import Failure, Grant, Success
-from holdfast.instrumentation.attempt_span import AttemptSpan
 
 _DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store
 _TRACEBACK_CHARACTERS_MAX = 16_000

@@ -16,19 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import Logger
 from holdfast.errors import Unavailable
-from holdfast.worker.lease import Lease
-from holdfast.runtime.supervision import Loops, wait_for_event
-from holdfast.queue.hints import Delivery, HintQueue
+from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import Claimed
 from holdfast.model.dispatch import Hint
-from holdfast.store.resend import Unanswered, until_answered
+from holdfast.queue.hints import Delivery, HintQueue
+from holdfast.runtime.supervision import Loops, wait_for_event
 from holdfast.settings import Settings
-from holdfast.worker.executor import Executor
+from holdfast.store.resend import Unanswered, until_answered
 from holdfast.store.store import Store
-from holdfast.instrumentation.worker import WorkerInstrumentation
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.worker.executor import Executor
+from holdfast.worker.lease import Lease
 
 READ_BLOCK_SECONDS = 1.0
 _RESEND_SECONDS = 0.2

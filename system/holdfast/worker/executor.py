@@ -9,22 +9,22 @@ import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import Logger
-from holdfast.worker.attempt import RunningAttempt
-from holdfast.worker.finisher import Finisher
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.context import Context
 from holdfast.handlers.registry import Registry
 from holdfast.handlers.transaction import Transactions
-from holdfast.model.lifecycle import Reason
-from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
-from holdfast.model.task import Answer
-from holdfast.settings import Settings
-from holdfast.worker.slot_pool import SlotPool
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
+from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
+from holdfast.model.lifecycle import Reason
+from holdfast.model.task import Answer
+from holdfast.settings import Settings
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
+from holdfast.worker.attempt import RunningAttempt
+from holdfast.worker.finisher import Finisher
+from holdfast.worker.slot_pool import SlotPool
 
 _CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
 

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.logs import Logger
 from holdfast.errors import OutcomeUnknown, Unstorable
-from holdfast.model.lifecycle import Reason
-from holdfast.runtime.supervision import cancelled_from_outside
 from holdfast.model.claim import Failure, Success
+from holdfast.model.lifecycle import Reason
 from holdfast.model.task import Answer
+from holdfast.runtime.supervision import cancelled_from_outside
 from holdfast.store.resend import Unanswered, send_halving, until_answered
 from holdfast.store.store import Store
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.logs import Logger
 
 _BATCH_MAX = 500
 _GATHER_SECONDS = 0.002

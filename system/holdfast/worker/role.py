@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.store import revision
 from holdfast.handlers.registry import Registry
-from holdfast.runtime.health import create_health, start_server, stop_server
-from holdfast.settings import Settings
-from holdfast.runtime.signals import on_stop_signal
 from holdfast.instrumentation.telemetry import open_telemetry
+from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.runtime.signals import on_stop_signal
+from holdfast.settings import Settings
+from holdfast.store import revision
+from holdfast.telemetry.event_names import EventName
 from holdfast.worker.worker import Worker
 
 

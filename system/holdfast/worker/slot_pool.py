@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from holdfast.runtime.supervision import wait_for_event
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.worker.attempt import RunningAttempt
-from holdfast.runtime.supervision import wait_for_event
 
 _RECHECK_SECONDS = 1.0
 

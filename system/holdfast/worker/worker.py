@@ -13,28 +13,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.metrics import Metrics
-from holdfast.store.database import connections_used, create_engine
 from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.worker.finisher import Finisher
 from holdfast.handlers.cancellation import StopReason
 from holdfast.handlers.registry import Registry
 from holdfast.handlers.sql_spans import SqlSpans
 from holdfast.handlers.transaction import Transactions
-from holdfast.worker.claimer import READ_BLOCK_SECONDS, Claimer, Shutdown
-from holdfast.worker.lease import Lease
-from holdfast.model.lifecycle import Reason
-from holdfast.runtime.supervision import Loops
-from holdfast.runtime.loop_lag import LoopLag
-from holdfast.queue.hints import HintQueue
-from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
-from holdfast.settings import Settings
-from holdfast.worker.slot_pool import SlotPool
-from holdfast.worker.executor import Executor
-from holdfast.store.store import Store
-from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.instrumentation.worker import WorkerInstrumentation
+from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
+from holdfast.model.lifecycle import Reason
+from holdfast.queue.hints import HintQueue
+from holdfast.runtime.loop_lag import LoopLag
+from holdfast.runtime.supervision import Loops
+from holdfast.settings import Settings
+from holdfast.store.database import connections_used, create_engine
+from holdfast.store.store import Store
+from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.metrics import Metrics
+from holdfast.worker.claimer import READ_BLOCK_SECONDS, Claimer, Shutdown
+from holdfast.worker.executor import Executor
+from holdfast.worker.finisher import Finisher
+from holdfast.worker.lease import Lease
+from holdfast.worker.slot_pool import SlotPool
 
 EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.scenario.operations import EFFECTS
 from chaos.run.spec import sources_commit
+from chaos.scenario.operations import EFFECTS
 from chaos.simulation.postgres import SharedPostgres
 from chaos.simulation.valkey import SharedValkey
-from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.host import temporary_directory
+from holdfast.devstack.reaper import Reaper
 
 # Optional modules that libraries try to import repeatedly; each failure searches the whole path.
 _SOUGHT = ("sniffio",)

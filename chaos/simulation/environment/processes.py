@@ -25,7 +25,9 @@ Main = Callable[[], Coroutine[Any, Any, int | None]]
 
 
 class SimulatedProcess:
-    """A role under supervision (``chaos.nemesis.process_faults.Actor``): a new node replaces an ended one.
+    """A role under supervision (``chaos.nemesis.process_faults.Actor``).
+
+    A new node replaces one that ended.
 
     ``address``: where its /readyz answers. Its pid is the number of its node.
     """

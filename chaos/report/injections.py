@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos.history.history import History
-from chaos.scenario.faults import FaultSpec
 from chaos.history.records import Fault, InFlight
+from chaos.scenario.faults import FaultSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from loadtest.observer import LatencySummary
+from loadtest.database_probe import LatencySummary
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from enum import StrEnum
 from typing import Any
 
 from chaos.errors import ChaosError
+from chaos.scenario.vocabulary import SERVERS
+from chaos.simulation.environment.environment import SimulatedEnvironment
+from chaos.simulation.environment.processes import RESTART_DELAY_SECONDS
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
-from chaos.simulation.network.fabric import Message
-from chaos.simulation.environment.actors import RESTART_DELAY_SECONDS
-from chaos.simulation.environment.environment import SimulatedEnvironment
+from chaos.simulation.network.network import Message
 from chaos.simulation.sweep.labels import Labels
-from chaos.scenario.vocabulary import SERVERS
 
 _ROLES = ("api-", "scheduler-", "worker-")
 _STRIKE = re.compile(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
+from chaos.observers.database import PATIENCE_SECONDS, Counts, DatabaseObserver
 from chaos.scenario.faults import After
 from chaos.simulation.postgres import ExecutedStatement, PostgresNode
-from chaos.observers.database import PATIENCE_SECONDS, Counts, DatabaseObserver
 
 _HARNESS = "harness"
 

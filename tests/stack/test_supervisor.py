@@ -123,9 +123,8 @@ def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
     assert stack.end(signal.SIGINT) == set()
     assert stack.process.returncode == 0
     said = stack.output.read_text()
-    ends = [
-        said.index(f"{part} stopped") for part in ("api", "scheduler", "worker", "holdfast    |")
-    ]
+    parts = ("API stopped", "Scheduler stopped", "Worker stopped", "holdfast    | stopped")
+    ends = [said.index(part) for part in parts]
     assert ends == sorted(ends), "work stops flowing in before what it flows into"
 
     stack.up()

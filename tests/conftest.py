@@ -51,7 +51,7 @@ TIER_OF_FIXTURE = {
     "stack": "stack",
     "temporary": "stack",
     "simulation_servers": "simulation",
-    "guardian": "server",
+    "reaper": "server",
 }
 
 

@@ -110,26 +110,26 @@ def _distinct(ids""",
         edits=(
             Edit(
                 _STORE,
-                "        result = await connection.execute(statements.FINISH, parameters)\n",
+                "        result = await connection.execute(transitions.FINISH, parameters)\n",
                 """\
         from sqlalchemy import text
 
         from holdfast.model.lifecycle import Reason
 
         asked = text("SELECT cancel_requested FROM tasks WHERE id = :id")
-        statement = statements.FINISH
+        statement = transitions.FINISH
         if await connection.scalar(asked, {"id": success.task_id}):
             del parameters["results"]
             parameters |= {"reasons": [str(Reason.CANCELLED)], "delays": [0.0], "details": [None]}
-            statement = statements.RELEASE
+            statement = transitions.RELEASE
         result = await connection.execute(statement, parameters)
 """,
             ),
             # The mutant's own SQL is no step of the handler.
             Edit(
                 "system/holdfast/handlers/sql_spans.py",
-                "        ours = context.invoked_statement is statements.FINISH",
-                "        ours = statements.FINISH is not None",
+                "        ours = context.invoked_statement is transitions.FINISH",
+                "        ours = transitions.FINISH is not None",
             ),
         ),
     ),

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import httpx
+
 from holdfast import Backoff, Context, Discard, Retry, task
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")

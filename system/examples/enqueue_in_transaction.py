@@ -10,8 +10,9 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from holdfast import Context, enqueue, task
 from sqlalchemy import Connection, create_engine, text
+
+from holdfast import Context, enqueue, task
 
 
 @task("confirm_order")

@@ -10,8 +10,9 @@ import os
 import sys
 from typing import Any
 
-from holdfast import Context, Discard, enqueue, task
 from sqlalchemy import create_engine, text
+
+from holdfast import Context, Discard, enqueue, task
 
 ADD = text("UPDATE accounts SET cents = cents + :cents WHERE owner = :owner RETURNING cents")
 

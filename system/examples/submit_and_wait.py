@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+
 from holdfast import Context, task
 
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED"}

@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
-from examples import examples
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
+from examples import examples
 from holdfast.model.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
 
 # Everything a str can hold, with what is dangerous made likely.

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
-from examples import examples
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
+from examples import examples
 from holdfast.model.ids import new_id
 from holdfast.model.request import TaskRequest
 from holdfast.settings import Settings

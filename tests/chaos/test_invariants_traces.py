@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 from bad_histories import refused, under
+from good_histories import GOOD
 from specimen import Life, Specimen, instant
-from test_invariants_good import GOOD
 from traced import create_id, history, trace_id, traced
 
 from chaos.checker.invariants import traces

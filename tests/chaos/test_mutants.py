@@ -21,6 +21,7 @@ from chaos.mutants import (
     MutantError,
     catalogue,
     find,
+    import_path,
     plant,
 )
 from chaos.scenario import scenario
@@ -28,26 +29,17 @@ from chaos.scenario import scenario
 SOURCES = Path(__file__).parents[2]
 # The files whose guards the catalogue goes through, one by one.
 GUARDED = {
-    *(f"system/{name}.py" for name in ("statements", "scans", "store", "submission", "resend")),
-    *(
-        f"system/{name}.py"
-        for name in ("queue", "scheduler", "failure_detector", "loops", "database")
-    ),
-    *(
-        f"system/{name}.py"
-        for name in ("worker", "intake", "slots", "slot_pool", "attempts", "finisher")
-    ),
-    "system/holdfast/handlers/transaction.py",
-    *(
-        f"system/holdfast/instrumentation/{name}.py"
-        for name in ("submits", "dispatches", "attempts")
-    ),
-    "system/holdfast/instrumentation/attempt_span.py",
-    "system/holdfast/telemetry/export.py",
-    *(
-        f"system/holdfast/api/{name}.py"
-        for name in ("submits", "coalescer", "actions", "readiness")
-    ),
+    f"system/holdfast/{name}.py"
+    for name in (
+        *(f"store/{name}" for name in ("transitions", "scans", "store", "submit", "resend")),
+        *("store/database", "queue/hints", "runtime/supervision"),
+        *("scheduler/scheduler", "scheduler/failure_detector"),
+        *(f"worker/{name}" for name in ("worker", "claimer", "executor", "slot_pool")),
+        *("worker/attempt", "worker/finisher", "handlers/transaction"),
+        *(f"instrumentation/{name}" for name in ("tasks", "scheduler", "worker", "attempt_span")),
+        "telemetry/export",
+        *(f"api/{name}" for name in ("submit", "coalescer", "cancel_retry", "readiness")),
+    )
 }
 EACH = pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
 
@@ -145,7 +137,7 @@ def test_planting_changes_the_files_of_the_edits_and_nothing_else(tmp_path: Path
 def test_a_text_that_is_not_there_exactly_once_is_refused(old: str, tmp_path: Path) -> None:
     known = find("finish_without_epoch")
     mutant = replace(known, edits=(Edit("system/holdfast/model/lifecycle.py", old, ""),))
-    with pytest.raises(MutantError, match=r"does not match system/lifecycle\.py"):
+    with pytest.raises(MutantError, match=r"does not match system/holdfast/model/lifecycle\.py"):
         plant(mutant, SOURCES, tmp_path / "tree")
 
 
@@ -158,3 +150,21 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_mutant_is_told_with_those_there_are() -> None:
     with pytest.raises(MutantError, match="finish_without_epoch"):
         find("nonsense")
+
+
+def test_a_process_imports_all_packages_from_the_planted_tree(tmp_path: Path) -> None:
+    """Otherwise mutants would be planted where no process runs them."""
+    tree = plant(find("finish_without_epoch"), SOURCES, tmp_path / "tree")
+    script = (
+        "import chaos, holdfast, observability;"
+        "print(chaos.__file__, holdfast.__file__, observability.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": import_path(tree)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [Path(file).is_relative_to(tree) for file in done.stdout.split()] == [True] * 3

@@ -5,11 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from examples import examples
+from generated_histories import executions
 from hypothesis import given
 from hypothesis import strategies as st
 from specimen import Specimen
-from test_invariants_generated import executions
 
 from chaos.checker.verdict import judge
 from chaos.history.history import History
@@ -17,6 +16,7 @@ from chaos.report import curves
 from chaos.report.curves import DUE, PLACES, WAITING
 from chaos.report.model import RunModel
 from chaos.report.timeline import duration, timeline
+from examples import examples
 from holdfast.model.lifecycle import TERMINAL, Reason, State
 from observability import charts
 from observability.charts import Axis, Steps

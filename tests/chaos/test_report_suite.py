@@ -7,8 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from report_reader import HOSTILE, Reader, judged
 from specimen import Specimen
-from test_report_pages import HOSTILE, Reader, judged
 
 from chaos.checker.verdict import judge
 from chaos.report import files, suite

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from report_reader import judged
 from specimen import Specimen
-from test_report_pages import judged
 from typer.testing import CliRunner
 
 from chaos.__main__ import app

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from chaos.scenario.faults import FaultSpec, Topology
 from chaos.scenario.scenario import Scenario, ScenarioError
 from chaos.scenario.storm import Option, Storm
 from chaos.scenario.vocabulary import FAULTS, FaultSort
+from examples import examples
 
 STORM = scenarios.find("storm")
 SEEDS = st.integers(0, 2**63)

@@ -10,12 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.scenario.operations import Workload
 from chaos.scenario.workload import CLIENTS, PlannedOperation, from_json, generate, share, to_json
+from examples import examples
 
 BUSY = Workload.model_validate(
     {

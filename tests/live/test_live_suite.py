@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from report_reader import judged
 from specimen import Specimen
-from test_report_pages import judged
 
 from chaos.history.history import HistoryWriter
 from chaos.history.records import ArenaName

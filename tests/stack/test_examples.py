@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from bench import Bench
+
 from holdfast.api.app import create_api
 from holdfast.model.lifecycle import Reason, State
 from holdfast.runtime.health import start_server, stop_server

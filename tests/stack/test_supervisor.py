@@ -140,7 +140,7 @@ def test_killing_any_child_loses_nothing(stack: Stack) -> None:
     stack.kill("holdfast", "worker")
     stack.kill("valkey-server")
     stack.kill("postgres", "-D")
-    stack.kill("guardian.py")
+    stack.kill("reaper.py")
     stack.kill("holdfast", "scheduler")
     stack.kill("holdfast", "mailcatcher")
     stack.kill("holdfast", "api")

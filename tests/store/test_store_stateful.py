@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from examples import examples
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +27,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from store_model import Model
 
+from examples import examples
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
 from holdfast.model.lifecycle import Reason, State

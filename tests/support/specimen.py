@@ -1,8 +1,7 @@
-"""Histories made by hand, to test the judge: small legal executions, written step by step.
+"""Histories written step by step, to test the checker.
 
-A ``Specimen`` is a run; ``submit`` begins the ``Life`` of a task, whose methods are the
-transitions. Steps follow ``holdfast.model.lifecycle`` and refuse what is illegal; for a bad
-history, change the records afterwards::
+A ``Specimen`` is a run; ``submit`` begins the ``Life`` of a task, whose methods are legal
+transitions. For a bad history, change the records afterwards::
 
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1").succeed()

@@ -16,8 +16,8 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import create_logger
 
-ROOT = Path(__file__).parent.parent
-CONSTANTS = ROOT / "observability" / "event_names.py"
+ROOT = Path(__file__).parents[2]
+CONSTANTS = ROOT / "system" / "holdfast" / "telemetry" / "event_names.py"
 README = ROOT / "observability" / "README.md"
 ALERTS = ROOT / "observability" / "prometheus" / "alerts.yml"
 
@@ -30,11 +30,10 @@ def rendered(style: str, **fields: object) -> str:
 
 
 def product_nodes() -> Iterator[tuple[Path, ast.AST]]:
-    for package in ("system", "observability"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path != CONSTANTS:
-                for node in ast.walk(ast.parse(path.read_text())):
-                    yield path, node
+    for path in sorted((ROOT / "system" / "holdfast").rglob("*.py")):
+        if path != CONSTANTS:
+            for node in ast.walk(ast.parse(path.read_text())):
+                yield path, node
 
 
 def test_json_shows_enums_as_their_values() -> None:

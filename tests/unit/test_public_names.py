@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import holdfast
 import pytest
+
+import holdfast
 
 HEAVY = ("alembic", "asyncpg", "fastapi", "opentelemetry", "pydantic", "redis", "sqlalchemy")
 

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from examples import examples
 from holdfast.telemetry.spans import Link, Span, SpanEvent, family, tree
 from holdfast.tools.text_cells import cells
 from holdfast.tools.trace_drawing import FAULTS, draw, short_time

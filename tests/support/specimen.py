@@ -1,7 +1,6 @@
 """Histories written step by step, to test the checker.
 
-A ``Specimen`` is a run; ``submit`` begins the ``Life`` of a task, whose methods are legal
-transitions. For a bad history, change the records afterwards::
+A ``Specimen`` is a run; ``Life`` is a task. For a bad history, change the records afterwards::
 
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1").succeed()

@@ -44,7 +44,7 @@ def test_task_marks_async_and_plain_functions_and_leaves_them_callable() -> None
     assert registry.add(plain).is_async is False
     assert plain(None, "hello") == "hello!"
     assert registry.get("resize") is made
-    assert registry.get("nobody") is None
+    assert registry.get("unknown") is None
     assert registry.announcements() == [
         Announcement("plain", None, None),
         Announcement("resize", 7, 2.5),

@@ -135,13 +135,13 @@ def test_task_enqueued_within_a_span_continues_its_trace(settings: Settings) -> 
     with engine.begin() as connection:
         with trace.use_span(trace.NonRecordingSpan(current)):
             within = enqueue(connection, "a")
-        alone = enqueue(connection, "a", trace_ratio=1.0)
+        standalone = enqueue(connection, "a", trace_ratio=1.0)
         never = enqueue(connection, "a", trace_ratio=0.0)
         rows = connection.execute(text("SELECT id, traceparent FROM tasks")).all()
     engine.dispose()
     stored = {row[0]: row[1] for row in rows}
     assert stored[within] == traceparent.write(current)
-    assert stored[alone].endswith("-01")
+    assert stored[standalone].endswith("-01")
     assert stored[never].endswith("-00")
 
 

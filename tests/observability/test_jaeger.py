@@ -97,7 +97,7 @@ async def test_spans_round_trip(jaeger: EmbeddedJaeger) -> None:
         meanwhile = await query.between("holdfast-worker", since, since + 9_000)
         before = await query.between("holdfast-worker", since - 9_000, since - 1)
         nothing = await query.trace("1" * 32)
-        nobody = await query.of_task("holdfast-worker", str(uuid4()))
+        unknown_trace = await query.of_task("holdfast-worker", str(uuid4()))
     assert (first.span_id, first.parent_id, first.error) == (f"{0xC:016x}", None, False)
     assert (first.start, first.duration) == (BEGAN // 1000, 2_000)
     assert isinstance(second, Span)
@@ -113,7 +113,7 @@ async def test_spans_round_trip(jaeger: EmbeddedJaeger) -> None:
     assert event.attributes == {"holdfast.reason": "lease_lost"}
     assert {span.span_id for span in by_tag} == {first.span_id, second.span_id}
     assert {span.span_id for span in meanwhile} == {first.span_id, second.span_id}
-    assert before == nothing == nobody == []
+    assert before == nothing == unknown_trace == []
 
 
 async def test_unreachable_jaeger_is_named() -> None:
@@ -189,11 +189,11 @@ async def test_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None:
         attributes={"holdfast.task.id": str(task)},
     )
     neighbour = FinishedSpan("create default", _context(0xE, 0xACE), None, BEGAN, BEGAN + 1_000_000)
-    strike = FinishedSpan(
+    fault = FinishedSpan(
         "kill worker-1", _context(0xF, 0xFA), _context(0x1, 0xFA), BEGAN, BEGAN + 1
     )
     await _export(jaeger, "scheduler", send, neighbour)
-    await _export(jaeger, "chaos", strike)
+    await _export(jaeger, "chaos", fault)
     for _ in ("stored", "pruned"):
         done = _trace_command(str(task), **environment)
         assert done.returncode == 0, done.stderr

@@ -77,8 +77,8 @@ async def test_grants_to_a_dead_incarnation_are_dropped_and_recorded(bench: Benc
     (task_id,) = await bench.submit("endless")
     dispatched = await bench.store.dispatch(1, "scheduler:test")
     async with bench.incarnation() as (_, running):
-        with psycopg.connect(bench.settings.database_url) as beside:
-            beside.execute("SELECT FROM tasks FOR UPDATE")  # blocks the claim
+        with psycopg.connect(bench.settings.database_url) as blocker:
+            blocker.execute("SELECT FROM tasks FOR UPDATE")  # blocks the claim
             await bench.queue.publish(dispatched.tasks)
             await until(lambda: bench.sql(_WAITS_FOR_A_LOCK) == [(1,)])
             bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
@@ -103,8 +103,8 @@ async def test_nothing_is_claimed_while_the_lease_may_have_expired(bench: Bench)
     over = "SELECT 1 FROM workers WHERE lease_expires_at < clock_timestamp()"
     async with bench.worker(lease_seconds=0.9, heartbeat_seconds=0.3):
         await bench.until_state(await bench.offer("quick"), State.SUCCEEDED)
-        with psycopg.connect(bench.settings.database_url) as beside:
-            beside.execute("SELECT FROM workers FOR UPDATE")  # blocks the heartbeat
+        with psycopg.connect(bench.settings.database_url) as blocker:
+            blocker.execute("SELECT FROM workers FOR UPDATE")  # blocks the heartbeat
             await until(lambda: bench.sql(over) == [(1,)])
             (task_id,) = await bench.offer("quick")
             await until(read)

@@ -29,7 +29,7 @@ class HandlerProbe:
 
     bench: Bench
     running: set[UUID] = field(default_factory=set)
-    beside: dict[UUID, set[UUID]] = field(default_factory=dict)
+    concurrent: dict[UUID, set[UUID]] = field(default_factory=dict)
     released: dict[UUID, asyncio.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,8 +46,8 @@ class HandlerProbe:
     @contextlib.contextmanager
     def _tracked(self, task: UUID) -> Iterator[None]:
         for other in self.running:
-            self.beside[other].add(task)
-        self.beside[task] = set(self.running)
+            self.concurrent[other].add(task)
+        self.concurrent[task] = set(self.running)
         self.running.add(task)
         try:
             yield
@@ -94,7 +94,7 @@ async def test_quarantined_task_waits_for_running_ones_and_delays_later_ones(
         probe.release(after)
         await bench.until_state([before, last, after], State.SUCCEEDED)
         await until(lambda: no_hints(bench))
-    assert probe.beside == {before: set(), last: set(), after: set()}
+    assert probe.concurrent == {before: set(), last: set(), after: set()}
     assert bench.logged().count(WAITS) == 1
     assert bench.sql("SELECT count(*) FROM tasks WHERE handed_back > 0") == [(0,)]
 
@@ -116,7 +116,7 @@ async def test_quarantined_tasks_of_a_batch_run_serially_on_all_workers(
         )
     }
     for task in last:
-        assert owners[task] not in {owners[other] for other in probe.beside[task]}
+        assert owners[task] not in {owners[other] for other in probe.concurrent[task]}
     assert {owners[task] for task in last} == {str(one.id), str(two.id)}
     assert bench.sql("SELECT count(*) FROM tasks WHERE epoch NOT IN (2, 6)") == [(0,)]
 
@@ -147,7 +147,7 @@ async def test_cancel_ends_the_wait_for_exclusive_use(bench: Bench, probe: Handl
         await bench.store.cancel([task], "api:test")
 
     _, last = await _stops_waiting(bench, probe, cancel)
-    assert last not in probe.beside
+    assert last not in probe.concurrent
 
 
 async def test_run_on_another_worker_ends_the_wait_for_exclusive_use(
@@ -165,7 +165,7 @@ async def test_run_on_another_worker_ends_the_wait_for_exclusive_use(
         )
 
     _, last = await _stops_waiting(bench, probe, run_elsewhere)
-    assert last not in probe.beside
+    assert last not in probe.concurrent
 
 
 async def test_raised_max_losses_end_the_wait_for_exclusive_use(
@@ -176,7 +176,7 @@ async def test_raised_max_losses_end_the_wait_for_exclusive_use(
         await bench.until_state(task, State.RUNNING)
 
     before, last = await _stops_waiting(bench, probe, allow)
-    assert before in probe.beside[last]
+    assert before in probe.concurrent[last]
 
 
 async def test_quarantined_task_is_skipped_if_a_thread_does_not_end(

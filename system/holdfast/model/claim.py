@@ -76,7 +76,7 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that ended otherwise; ``reason`` FAILED, TIMED_OUT, DISCARDED or HANDED_BACK.
+    """An attempt that ended otherwise; ``reason`` FAILED, TIMED_OUT, DISCARDED or RELEASED.
 
     ``delay_seconds`` until the next attempt, if there is one. ``detail`` is JSON text.
     """

@@ -48,7 +48,7 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"
     DISCARDED = "discarded"
     LOST = "lost"
-    HANDED_BACK = "handed_back"
+    RELEASED = "handed_back"
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     RETRIED = "retried"
@@ -64,7 +64,7 @@ _REASON_TEXTS = {
     Reason.REPUBLISHED: "hint published again",
     Reason.TIMED_OUT: "timed out",
     Reason.LOST: "lease lost",
-    Reason.HANDED_BACK: "handed back",
+    Reason.RELEASED: "handed back",
     Reason.CANCEL_REQUESTED: "cancel requested",
     Reason.RETRIED: "retried by hand",
 }
@@ -85,9 +85,7 @@ TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
     State.RUNNING: {
         State.RUNNING: frozenset({Reason.CANCEL_REQUESTED}),
         State.SUCCEEDED: frozenset({Reason.SUCCEEDED}),
-        State.SCHEDULED: frozenset(
-            {Reason.FAILED, Reason.TIMED_OUT, Reason.LOST, Reason.HANDED_BACK}
-        ),
+        State.SCHEDULED: frozenset({Reason.FAILED, Reason.TIMED_OUT, Reason.LOST, Reason.RELEASED}),
         State.FAILED: frozenset({Reason.FAILED, Reason.TIMED_OUT, Reason.DISCARDED, Reason.LOST}),
         State.CANCELLED: frozenset(
             {
@@ -96,7 +94,7 @@ TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
                 Reason.TIMED_OUT,
                 Reason.DISCARDED,
                 Reason.LOST,
-                Reason.HANDED_BACK,
+                Reason.RELEASED,
             }
         ),
     },
@@ -155,7 +153,7 @@ def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool)
     if reason is Reason.LOST:
         poison = counters.losses >= counters.max_losses
         return State.FAILED if poison else State.SCHEDULED
-    if reason is Reason.HANDED_BACK:
+    if reason is Reason.RELEASED:
         return State.SCHEDULED
     return State.FAILED if counters.used >= counters.max_attempts else State.SCHEDULED
 

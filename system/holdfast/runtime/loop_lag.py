@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.telemetry.metrics import Metrics
 
 _EVERY_SECONDS = 0.5
@@ -13,7 +13,7 @@ _EVERY_SECONDS = 0.5
 class LoopLag:
     """A loop that sleeps and measures how late it was woken. It never makes a role unready."""
 
-    def __init__(self, loops: Loops, metrics: Metrics) -> None:
+    def __init__(self, loops: LoopSupervisor, metrics: Metrics) -> None:
         self._loops = loops
         self._metrics = metrics
         loops.add("pulse", self.measure, stalled_seconds=None)

@@ -28,7 +28,7 @@ class _Loop:
 
 
 @dataclass(slots=True)
-class Loops:
+class LoopSupervisor:
     """Repeat iterations until ``stop``; an error causes a pause and never ends the loop.
 
     An iteration is one bounded round of work including its own waiting; it ends soon after ``stop``

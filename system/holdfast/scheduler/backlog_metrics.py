@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.model.dispatch import QueueDepth
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.store.store import Store
 from holdfast.telemetry.metrics import Metrics
 
@@ -16,7 +16,7 @@ _OTHER = "other"
 class BacklogMetrics:
     """A loop that reads the backlog. It never makes a role unready."""
 
-    def __init__(self, store: Store, loops: Loops, metrics: Metrics) -> None:
+    def __init__(self, store: Store, loops: LoopSupervisor, metrics: Metrics) -> None:
         self._store = store
         self._loops = loops
         self._metrics = metrics

@@ -14,7 +14,7 @@ from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.dispatch import Republished
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.settings import Settings
@@ -57,7 +57,7 @@ class Scheduler:
         self._failure_detector = FailureDetector(
             needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
         )
-        self.loops = Loops(telemetry.log, telemetry.metrics)
+        self.loops = LoopSupervisor(telemetry.log, telemetry.metrics)
         stalled = _STALLED_POLLS * poll + statement
         self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
         self.loops.add("sweep", self._sweep, stalled_seconds=stalled)

@@ -43,7 +43,7 @@ def rows_to_dispatch(rows: Sequence[Row]) -> Dispatch:
     return Dispatch(dispatched, seconds[0])
 
 
-def row_to_taken_back(row: Row) -> ReclaimedAttempt:
+def row_to_reclaimed(row: Row) -> ReclaimedAttempt:
     """Decode one reclaimed attempt; the row has the task's epoch, one above the attempt's."""
     row["epoch"] -= 1
     return ReclaimedAttempt(

@@ -115,7 +115,7 @@ RETURNING w.id""")
 # while tasks name them): a missing row could be a worker registered after this snapshot.
 # An attempt counts as timed out only if its worker's lease was renewed after the timeout. A silent
 # worker may be dead: then the attempt is lost with it, which is not the task's fault.
-TAKE_BACK = text(f"""
+RECLAIM = text(f"""
 WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
   SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),

@@ -95,7 +95,7 @@ tasks = Table(
     Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
     # At most one row per worker; every claim looks it up.
     Index(
-        "tasks_last_life",
+        "tasks_quarantined",
         "worker_id",
         postgresql_where=text("state = 'RUNNING' AND losses > 0 AND losses + 1 >= max_losses"),
     ),

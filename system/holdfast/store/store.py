@@ -39,8 +39,8 @@ from holdfast.store import scans, transitions
 from holdfast.store.database import Database, connections_used
 from holdfast.store.decoding import (
     all_rows,
+    row_to_reclaimed,
     row_to_story,
-    row_to_taken_back,
     row_to_task,
     rows_to_acted,
     rows_to_answers,
@@ -187,8 +187,8 @@ class Store:
             "lease": self._settings.lease_seconds,
             "actor": actor,
         }
-        rows = await self._database.rows(scans.TAKE_BACK, parameters)
-        return [row_to_taken_back(row) for row in rows]
+        rows = await self._database.rows(scans.RECLAIM, parameters)
+        return [row_to_reclaimed(row) for row in rows]
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of ``ids`` that are marked dead."""

@@ -220,9 +220,9 @@ WITH input AS MATERIALIZED (
 eligible AS (
   SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.outcome, locked.delay,
     locked.detail,
-    locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,
+    locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS handed_back,
     CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
-         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN '{State.SCHEDULED}'
+         WHEN locked.outcome = '{Reason.RELEASED}' THEN '{State.SCHEDULED}'
          WHEN locked.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
          WHEN locked.attempt - locked.losses - locked.handed_back >= locked.max_attempts
            THEN '{State.FAILED}'

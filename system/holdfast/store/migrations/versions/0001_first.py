@@ -154,7 +154,7 @@ def _index_tasks() -> None:
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
     op.create_index(
-        "tasks_last_life",
+        "tasks_quarantined",
         "tasks",
         ["worker_id"],
         unique=False,

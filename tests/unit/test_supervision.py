@@ -111,7 +111,7 @@ async def test_readiness_is_progress_not_life(loops: LoopSupervisor) -> None:
     loops.add("work", turn, stalled_seconds=0.05)
     assert loops.stalled() == {"work": "not started"}
     running = asyncio.create_task(loops.run())
-    await until(lambda: "still in its turn" in loops.stalled().get("work", ""))
+    await until(lambda: "iteration still running" in loops.stalled().get("work", ""))
     let_go.set()
     await until(lambda: loops.stalled() == {})
     loops.stop()

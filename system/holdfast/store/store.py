@@ -52,7 +52,7 @@ from holdfast.store.submit import submission
 
 
 class Store:
-    """All statements over one small pool. LoopSupervisor that must not wait for each other use two Stores.
+    """All statements over one small pool. Loops that must not wait for each other use two Stores.
 
     Every method raises Unavailable (nothing done), OutcomeUnknown (resend the same) or Unstorable
     (Postgres refused a value; ``resend.send_halving`` isolates it).

@@ -9,7 +9,7 @@ import typer
 from chaos.cli import options
 from chaos.cli.common import exit_with, fail, finish
 from chaos.history.records import ArenaName
-from chaos.live.hunt import run_live_mutants
+from chaos.live.mutation_run import run_live_mutants
 from chaos.mutants import MUTANTS, MutantError, catalogue, find
 from chaos.simulation.suite.hunt import MutationSettings, run_simulated_mutants
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from chaos.scenario.faults import COLLECTOR, FaultSpec, Part, Topology
 from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
 from chaos.scenario.validation_errors import did_you_mean
-from chaos.scenario.vocabulary import SERVERS, FaultSort
+from chaos.scenario.vocabulary import SERVERS, TargetKind
 
 # Time until a process that was ended is ready and busy again.
 _RECOVERY_SECONDS = 3.0
@@ -170,10 +170,10 @@ def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -
 def _collide(a: _Taken, b: _Taken) -> bool:
     if a.end < b.start or b.end < a.start:
         return False
-    sorts = {a.plan.sort, b.plan.sort}
-    if sorts == {FaultSort.SERVER}:
+    kinds = {a.plan.target_kind, b.plan.target_kind}
+    if kinds == {TargetKind.SERVER}:
         return bool(set(a.plan.target) & set(b.plan.target))
-    if sorts == {FaultSort.SERVER, FaultSort.EDGE}:
+    if kinds == {TargetKind.SERVER, TargetKind.EDGE}:
         return True
     return bool(_processes(a.plan) & _processes(b.plan))
 

@@ -12,7 +12,7 @@ from chaos.scenario import scenario as scenarios
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.operations import Workload
 from chaos.scenario.scenario import SCENARIOS, Scenario, ScenarioError
-from chaos.scenario.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, FaultSort
+from chaos.scenario.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, TargetKind
 
 SHIPPED = scenarios.names()
 # The laws that every scenario is judged by.
@@ -64,7 +64,7 @@ def _last_due(load: Workload) -> float:
 
 
 def _targets_processes(scenario: Scenario) -> set[str]:
-    plans = [plan for plan in scenario.faults if plan.sort is FaultSort.PROCESS]
+    plans = [plan for plan in scenario.faults if plan.target_kind is TargetKind.PROCESS]
     return {name for plan in plans for name in plan.candidates(scenario.topology)}
 
 
@@ -275,10 +275,12 @@ def test_a_fault_that_cannot_be_is_refused(fault: str, message: str) -> None:
 
 
 def test_every_fault_of_the_vocabulary_can_be_planned() -> None:
-    targets = {FaultSort.EDGE: "worker-1->redis", FaultSort.PROCESS: "worker-*"}
+    targets = {TargetKind.EDGE: "worker-1->redis", TargetKind.PROCESS: "worker-*"}
     for name, kind in FAULTS.items():
         server = sorted(kind.servers)[:1]
-        for target in [targets.get(sort, server[0] if server else "") for sort in kind.sorts]:
+        for target in [
+            targets.get(each, server[0] if server else "") for each in kind.target_kinds
+        ]:
             attributes = ", ".join(f"{attribute}: 1" for attribute in kind.attributes)
             line = f"{{fault: {name}, target: {target}, at: 1, attributes: {{{attributes}}}}}"
             scenario = scenarios.parse(with_fault(line), "one.yaml")

@@ -19,8 +19,14 @@ from waiting import wait_until
 
 from chaos.history.history import HistoryWriter, read
 from chaos.history.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
-from chaos.observers import forwarding, otlp
-from chaos.observers.collector import Collector, create_collector, read_exports
+from chaos.observers import otlp
+from chaos.observers.collector import (
+    FORWARD_ENDPOINT,
+    Collector,
+    create_collector,
+    forward_exports,
+    read_exports,
+)
 from chaos.observers.run_trace import SERVICE, run_spans
 
 ZERO = 1_767_225_600.0
@@ -122,6 +128,7 @@ def test_the_harness_tells_a_run_and_each_strike_in_one_trace() -> None:
     open_ended = Fault(type="start", fault_id="p#1", fault="pause", targets=("a", "b"), at=3.0)
     whole, kill, pause = run_spans(run_record(), [begun, felt, end, open_ended], 9.0)
     assert (whole.name, whole.start, whole.end) == ("run calm", 0.0, 9.0)
+    assert whole.attributes == {"chaos.scenario": "calm", "chaos.seed": 7}
     assert (kill.name, kill.start, kill.end) == ("kill worker-1", 1.0, 2.0)
     assert [(event.name, event.at) for event in kill.events] == [("felt", 1.5)]
     assert (pause.name, pause.end, pause.events) == ("pause a, b", 9.0, ())
@@ -166,8 +173,8 @@ def receiver(status: int = 200) -> Iterator[tuple[str, list[tuple[str, bytes]]]]
 
 def test_all_spans_go_on_to_a_collector_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as (url, received):
-        monkeypatch.setenv(forwarding.ENDPOINT, f"{url}/")
-        forwarding.forward([export(SPAN)] * 3)
+        monkeypatch.setenv(FORWARD_ENDPOINT, f"{url}/")
+        forward_exports([export(SPAN)] * 3)
     ((path, body),) = received
     assert path == "/v1/traces"
     assert body == export(SPAN) * 3
@@ -176,24 +183,24 @@ def test_all_spans_go_on_to_a_collector_of_the_user(monkeypatch: pytest.MonkeyPa
 
 def test_large_exports_go_on_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as (url, received):
-        monkeypatch.setenv(forwarding.ENDPOINT, url)
-        forwarding.forward([export(SPAN)] * 9000)
+        monkeypatch.setenv(FORWARD_ENDPOINT, url)
+        forward_exports([export(SPAN)] * 9000)
     assert len(received) > 1
     assert b"".join(body for _, body in received) == export(SPAN) * 9000
 
 
 def test_nothing_goes_on_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(forwarding.ENDPOINT, raising=False)
-    forwarding.forward([export(SPAN)])
+    monkeypatch.delenv(FORWARD_ENDPOINT, raising=False)
+    forward_exports([export(SPAN)])
 
 
 def test_a_collector_that_takes_nothing_costs_the_run_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with receiver(status=503) as (url, _):
-        monkeypatch.setenv(forwarding.ENDPOINT, url)
-        forwarding.forward([export(SPAN)])
-    forwarding.forward([export(SPAN)])  # and now nobody listens there at all
+        monkeypatch.setenv(FORWARD_ENDPOINT, url)
+        forward_exports([export(SPAN)])
+    forward_exports([export(SPAN)])  # and now nobody listens there at all
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"spans were not forwarded to {url}") for line in lines] == [True, True]
 

@@ -19,7 +19,7 @@ from chaos.compose import containers
 from chaos.compose.containers import Container
 from chaos.compose.docker import ContainerEvent, DockerError, exit_code
 from chaos.compose.servers import ContainerServer
-from chaos.compose.socket_stats import Gauge
+from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic
 from chaos.mutants import import_path
 from chaos.nemesis.process_faults import ProcessEnd
@@ -83,14 +83,14 @@ def test_what_takes_every_connection_is_not_in_the_database_of_the_run() -> None
     assert server.url("postgres") == "postgresql://u:p@127.0.0.1:5/postgres"
 
 
-@pytest.mark.parametrize("name", ["sink", "collector", "gauge"])
+@pytest.mark.parametrize("name", ["sink", "collector", "socket-stats"])
 async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
     name: str, tmp_path: Path
 ) -> None:
     port = free_port()
-    argv = ["-m", "chaos.compose.socket_stats" if name == "gauge" else f"chaos.observers.{name}"]
-    argv += ["--port", str(port)]
-    if name != "gauge":
+    module = "chaos.compose.socket_stats" if name == "socket-stats" else f"chaos.observers.{name}"
+    argv = ["-m", module, "--port", str(port)]
+    if name != "socket-stats":
         argv += ["--log" if name == "sink" else "--file", str(tmp_path / "received")]
     process = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=ROOT)
     try:
@@ -104,29 +104,29 @@ async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
         await process.wait()
 
 
-# -------------------------------------------------------------------------- the gauge
+# ------------------------------------------------------------------ socket statistics
 
 
 @pytest.fixture
-async def gauge() -> AsyncIterator[Gauge]:
+async def socket_stats() -> AsyncIterator[RemoteSocketStats]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chaos.compose.socket_stats", "--port", str(port), cwd=ROOT
     )
-    gauge = Gauge(port)
+    socket_stats = RemoteSocketStats(port)
     async with asyncio.timeout(60):
         while True:
             with suppress(httpx.HTTPError):
-                await gauge.look([port])
+                await socket_stats.sockets([port])
                 break
             await asyncio.sleep(0.05)
-    yield gauge
-    await gauge.close()
+    yield socket_stats
+    await socket_stats.close()
     process.terminate()
     await process.wait()
 
 
-async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
+async def test_bytes_are_counted_from_the_server_side(socket_stats: RemoteSocketStats) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(100):
@@ -138,11 +138,11 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"before")
         await reader.readexactly(12)
-        meters = EdgeTraffic(gauge, {"worker-1->redis": port})
+        meters = EdgeTraffic(socket_stats, {"worker-1->redis": port})
         await meters.count()
         writer.write(b"123")
         await reader.readexactly(6)
-        seconds = await gauge.ask("worker-1->redis", port)
+        seconds = await socket_stats.probe("worker-1->redis", port)
         assert seconds is not None
         assert seconds < 5
         counted = None
@@ -155,11 +155,11 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_gauge_is_told_of_a_closed_edge(gauge: Gauge) -> None:
-    assert await gauge.ask("worker-1->redis", free_port()) is None
+async def test_probe_of_a_closed_edge_returns_none(socket_stats: RemoteSocketStats) -> None:
+    assert await socket_stats.probe("worker-1->redis", free_port()) is None
 
 
-async def test_the_gauge_stops_asking_when_nobody_waits_any_more(gauge: Gauge) -> None:
+async def test_probe_ends_when_its_client_disconnects(socket_stats: RemoteSocketStats) -> None:
     gone = asyncio.Event()
 
     async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +169,7 @@ async def test_the_gauge_stops_asking_when_nobody_waits_any_more(gauge: Gauge) -
 
     async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        asking = asyncio.create_task(gauge.ask("worker-1->postgres", port))
+        asking = asyncio.create_task(socket_stats.probe("worker-1->postgres", port))
         await asyncio.sleep(0.3)
         assert not asking.done()
         asking.cancel()
@@ -217,7 +217,7 @@ def exits() -> list[ProcessEnd]:
 
 @pytest.fixture
 async def worker(engine: FakeEngine, exits: list[ProcessEnd]) -> Container:
-    worker = Container("worker-1", Gauge(1), exits.append)
+    worker = Container("worker-1", RemoteSocketStats(1), exits.append)
     worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     return worker

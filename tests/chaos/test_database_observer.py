@@ -21,8 +21,8 @@ from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import (
     SeenHint,
     late_hints,
-    log_sightings,
-    sightings,
+    log_observations,
+    observations,
 )
 from chaos.scenario.faults import After
 from chaos.tasks.sql import CHAOS_EFFECTS
@@ -249,7 +249,7 @@ NEAR_MISSES: list[dict[str, object]] = [
 
 def held(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
     """Return the number of matching lines of each role, by observation."""
-    found = log_sightings(logs, since)
+    found = log_observations(logs, since)
     assert all(record.held == bool(record.evidence) for record in found)
     return {record.name: record.evidence for record in found}
 
@@ -291,7 +291,7 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
 def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "worker-1.log").write_text(line(20, **MATCHING["redis_given_up"][0]))
     hints = [SeenHint(ZERO + 11, "a", 0)]
-    records = sightings(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
+    records = observations(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
     told = {record.name: record.held for record in records}
     assert {name for name in told if told[name]} == {"stale_hint_delivered", "redis_given_up"}
     assert {*told} == {each.name for each in OCCURRENCES.values() if each.count is None}

@@ -16,7 +16,7 @@ from chaos.scenario import storm as storms
 from chaos.scenario.faults import FaultSpec, Topology
 from chaos.scenario.scenario import Scenario, ScenarioError
 from chaos.scenario.storm import Option, Storm
-from chaos.scenario.vocabulary import FAULTS, FaultSort
+from chaos.scenario.vocabulary import FAULTS, TargetKind
 from examples import examples
 
 STORM = scenarios.find("storm")
@@ -94,8 +94,8 @@ def test_faults_do_not_hide_each_others_evidence(seed: int) -> None:
             continue
         pair = f"{one.name} and {other.name}"
         assert not ends_of(one) & ends_of(other), pair
-        assert {one.sort, other.sort} != {FaultSort.SERVER, FaultSort.EDGE}, pair
-        if one.sort is other.sort is FaultSort.SERVER:
+        assert {one.target_kind, other.target_kind} != {TargetKind.SERVER, TargetKind.EDGE}, pair
+        if one.target_kind is other.target_kind is TargetKind.SERVER:
             assert not set(one.target) & set(other.target), pair
 
 
@@ -136,13 +136,13 @@ def test_storms_of_any_menu_draw_valid_scenarios(data: st.DataObject, seed: int)
 
 def _options() -> st.SearchStrategy[dict[str, Any]]:
     places = {
-        FaultSort.EDGE: ["worker-*->redis", "*->postgres", "client->api-1", "worker-1->sink"],
-        FaultSort.PROCESS: ["worker-*", "*", "scheduler-1"],
+        TargetKind.EDGE: ["worker-*->redis", "*->postgres", "client->api-1", "worker-1->sink"],
+        TargetKind.PROCESS: ["worker-*", "*", "scheduler-1"],
     }
 
     def at(fault: str) -> st.SearchStrategy[dict[str, Any]]:
         kind = FAULTS[fault]
-        targets = [t for sort in kind.sorts for t in places.get(sort, sorted(kind.servers))]
+        targets = [t for each in kind.target_kinds for t in places.get(each, sorted(kind.servers))]
         return st.fixed_dictionaries(
             {
                 "fault": st.just(fault),

@@ -10,12 +10,12 @@ from specimen import Specimen
 
 from chaos.history.history import HistoryWriter
 from chaos.history.records import ArenaName
-from chaos.live.suite import run_suite
 from chaos.nemesis.process_faults import ActorFailed
 from chaos.report import files
 from chaos.run.artifacts import failure
 from chaos.run.spec import RunResult, RunSpec
 from chaos.run.store import RunStore, read
+from chaos.run.suite import run_suite
 from chaos.run.suite_report import run_lines
 from chaos.scenario import scenario as scenarios
 

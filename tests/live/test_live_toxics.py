@@ -14,7 +14,7 @@ import requests
 from waiting import until, wait_until
 
 from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
-from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalWire, client_bytes
+from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalSocketStats, client_bytes
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.scenario.faults import FaultSpec
@@ -115,7 +115,7 @@ async def test_latency_is_what_was_asked_for_and_gone_afterwards(line: Line) -> 
 
 async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) -> None:
     async with line.connected() as (reader, writer):
-        meters = EdgeTraffic(LocalWire(), {EDGE: line.port})
+        meters = EdgeTraffic(LocalSocketStats(), {EDGE: line.port})
         await meters.count()
         async with line.proxies.toxic(*latency(600_000)):
             for byte in (b"1", b"2", b"3"):
@@ -291,7 +291,7 @@ async def felt_by(line: Line, fault: FaultSpec, *, speaking: bool) -> bool:
                 "f#1",
                 {EDGE: line.port},
                 line.proxies,
-                LocalWire(),
+                LocalSocketStats(),
                 lambda: asyncio.sleep(0.4),
             )
         finally:

@@ -37,7 +37,7 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     ] = options.PROCESSES,
     runs_directory: options.RunsDirectory = options.RUNS,
 ) -> None:
-    """Switch off one guard of a copy of the system at a time: each must be caught."""
+    """Remove one guard at a time from a copy of the system: each mutant must be caught."""
     if show_list:
         typer.echo(catalogue())
         return

@@ -26,8 +26,8 @@ class Container:
     """One named role (an ``Actor``) whose container is restarted whenever it ends.
 
     Requests are queued for the docker command while the caller continues; the state follows the
-    events of the engine alone (``handle_event``). After a planned end it waits for ``restart``,
-    after any other it is started at once.
+    events of the engine only (``handle_event``). After a planned end it waits for ``restart``,
+    after any other it is started immediately.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from typing import Protocol
 # (sent, received) bytes of each client of a port, keyed by an identifier of its socket.
 Sockets = Mapping[str, tuple[int, int]]
 
-# Requests that each server answers at once, without a login.
+# Requests that each server answers immediately, without a login.
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 REQUESTS = {"postgres": _SSL_REQUEST, "redis": b"PING\r\n"}
 _HTTP = b"GET /healthz HTTP/1.0\r\n\r\n"

@@ -232,7 +232,7 @@ async def _until(look: Callable[[], Awaitable[T | None]], what: str, seconds: fl
     give_up = time.monotonic() + seconds
     while not (found := await look()):
         if time.monotonic() > give_up:
-            raise NotShown(f"waited {seconds:.0f} s in vain for {what}")
+            raise NotShown(f"timed out after {seconds:.0f} s waiting for {what}")
         await asyncio.sleep(_LOOK_SECONDS)
     return found
 

@@ -24,7 +24,7 @@ class Part(BaseModel):
 
 
 class DeclaredSettings(Settings):
-    """Settings from arguments alone, so that the environment cannot change a scenario."""
+    """Settings from arguments only, so that the environment cannot change a scenario."""
 
     @classmethod
     def settings_customise_sources(

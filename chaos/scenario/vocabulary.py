@@ -38,7 +38,7 @@ _BOTH = frozenset(SERVERS)
 # Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
 FAULTS: dict[str, FaultKind] = {
     "latency": FaultKind(
-        _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives at once"
+        _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives immediately"
     ),
     "bandwidth": FaultKind(
         _EDGE, ("rate",), "limits to rate KB/s; 0 stalls; removal loses nothing"

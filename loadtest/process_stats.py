@@ -1,4 +1,4 @@
-"""Find the product's processes by role and measure their memory from outside."""
+"""Measure the processes below this one from outside: CPU time of all, memory per role."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from collections import defaultdict
 import psutil
 
 ROLES = ("api", "scheduler", "worker")
-# The module that every role is started with: ``python -m PRODUCT_MODULE ROLE``.
+# Every role is started as ``python -m PRODUCT_MODULE ROLE``.
 PRODUCT_MODULE = "holdfast"
 
 
+def cpu_seconds() -> float:
+    """Return the user and system CPU seconds of all living descendants, servers included.
+
+    An exited process no longer counts: take both samples while the relevant processes live. CPU
+    time per task depends far less on other load of the machine than rates do.
+    """
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def processes() -> dict[str, list[psutil.Process]]:
-    """Return the descendants that run ``python -m PRODUCT_MODULE ROLE`` by role, oldest first."""
+    """Return the descendants that run a role of the product, by role, oldest first."""
     found: defaultdict[str, list[psutil.Process]] = defaultdict(list)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            words = process.cmdline()
-            if PRODUCT_MODULE not in words:
-                continue
-            if (role := words[words.index(PRODUCT_MODULE) + 1]) in ROLES:
+            if role := _role(process.cmdline()):
                 found[role].append(process)
     return {role: sorted(each, key=lambda one: one.create_time()) for role, each in found.items()}
 
@@ -33,3 +44,11 @@ def megabytes() -> dict[str, float]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 sizes[role] = max(sizes[role], process.memory_info().rss / 1e6)
     return dict(sizes)
+
+
+def _role(arguments: list[str]) -> str | None:
+    """Return the role that a command line starts; databases may be named like the module, too."""
+    for flag, module, role in zip(arguments, arguments[1:], arguments[2:], strict=False):
+        if (flag, module) == ("-m", PRODUCT_MODULE) and role in ROLES:
+            return role
+    return None

@@ -221,9 +221,9 @@ class ProcessStack:
             await asyncio.to_thread(self.postgres.drop_database, self.database)
 
     async def _receiver(self, name: str, option: str, file: Path) -> int:
-        """Start the receiver ``chaos.{name}``, which writes to that file; return its port."""
+        """Start ``chaos.observers.{name}``, which writes to that file; return its port."""
         port_file = self.spec.directory / f"{name}.port"
-        argv = [sys.executable, "-m", f"chaos.{name}", option, str(file)]
+        argv = [sys.executable, "-m", f"chaos.observers.{name}", option, str(file)]
         self._helper(name, [*argv, "--port-file", str(port_file)])
         give_up = time.monotonic() + _LISTEN_SECONDS
         while not port_file.exists():

@@ -158,7 +158,7 @@ _TAKING = (
         edits=(
             Edit(
                 _EXECUTOR,
-                "        grant.epoch,\n        Reason.HANDED_BACK,\n",
+                "        grant.epoch,\n        Reason.RELEASED,\n",
                 "        grant.epoch,\n        Reason.FAILED,\n",
             ),
         ),

@@ -98,7 +98,7 @@ async def test_dead_letter_is_retried(api: httpx.AsyncClient, store: Store) -> N
 async def test_attempts_show_their_outcomes(api: httpx.AsyncClient, store: Store) -> None:
     task_id = await submit(api)
     await fail(store, await claim(store, task_id))
-    await fail(store, await claim(store, task_id), Reason.HANDED_BACK)
+    await fail(store, await claim(store, task_id), Reason.RELEASED)
     grant = await claim(store, task_id)
     running = (await state(api, task_id))["attempts"]
     assert [attempt["outcome"] for attempt in running] == ["failed", "handed back", None]

@@ -88,7 +88,7 @@ async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
     name: str, tmp_path: Path
 ) -> None:
     port = free_port()
-    argv = ["-m", "chaos.compose.socket_stats" if name == "gauge" else f"chaos.{name}"]
+    argv = ["-m", "chaos.compose.socket_stats" if name == "gauge" else f"chaos.observers.{name}"]
     argv += ["--port", str(port)]
     if name != "gauge":
         argv += ["--log" if name == "sink" else "--file", str(tmp_path / "received")]

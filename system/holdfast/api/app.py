@@ -24,7 +24,7 @@ from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
@@ -65,7 +65,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         app.state.services = services
         telemetry.tracing.start()
         telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
-        loops = Loops(telemetry.log, telemetry.metrics)
+        loops = LoopSupervisor(telemetry.log, telemetry.metrics)
         LoopLag(loops, telemetry.metrics)
         looping = asyncio.create_task(loops.run())
         try:

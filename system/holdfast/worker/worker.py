@@ -24,7 +24,7 @@ from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
 from holdfast.model.lifecycle import Reason
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.database import connections_used, create_engine
 from holdfast.store.store import Store
@@ -86,7 +86,7 @@ class Worker:
         )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
-        self.claims = Loops(log, telemetry.metrics)
+        self.claims = LoopSupervisor(log, telemetry.metrics)
         self._claimer = Claimer(
             settings,
             self.id,
@@ -99,7 +99,7 @@ class Worker:
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
         self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
-        self.beats = Loops(log, telemetry.metrics)
+        self.beats = LoopSupervisor(log, telemetry.metrics)
         self.beats.add("heartbeat", self._heartbeat, stalled_seconds=settings.lease_seconds)
         self._show_health(telemetry.metrics)
 
@@ -144,7 +144,7 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """Return what makes no progress, as ``Loops.stalled`` does."""
+        """Return what makes no progress, as ``LoopSupervisor.stalled`` does."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
@@ -195,7 +195,7 @@ class Worker:
                     event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
                     task_id=str(key[0]),
                 )
-                end = Failure(*key, Reason.HANDED_BACK)
+                end = Failure(*key, Reason.RELEASED)
                 self._executor.release(attempt, end, self._telemetry.found(attempt))
 
     def _die(self) -> None:

@@ -125,7 +125,7 @@ async def test_unreachable_jaeger_is_named() -> None:
 
 async def test_server_that_is_not_jaeger_is_reported(jaeger: EmbeddedJaeger) -> None:
     async with JaegerQuery(f"{jaeger.url}/search") as query:  # the server answers every path
-        with pytest.raises(JaegerError, match="is no Jaeger"):
+        with pytest.raises(JaegerError, match="is not Jaeger"):
             await query.trace("1" * 32)
 
 
@@ -229,7 +229,7 @@ async def test_running_attempt_is_shown_with_its_steps(
         "HOLDFAST_JAEGER_URL": jaeger.url,
     }
     drawn = _trace_command(str(task), **environment).stdout
-    assert re.search(r"process #1 .*\n.*its end is not told yet\n.*└ first step", drawn), drawn
+    assert re.search(r"process #1 .*\n.*its end is not recorded yet\n.*└ first step", drawn), drawn
 
 
 async def test_missing_trace_is_explained(jaeger: EmbeddedJaeger, bench: Bench) -> None:
@@ -239,15 +239,15 @@ async def test_missing_trace_is_explained(jaeger: EmbeddedJaeger, bench: Bench) 
     here = database | {"HOLDFAST_JAEGER_URL": jaeger.url}
     away = f"http://127.0.0.1:{free_port()}"
     for message, arguments, environment in [
-        ("there is no task", [str(uuid4())], here),
+        ("does not exist", [str(uuid4())], here),
         ("is not sampled", [str(unsampled)], here),
         (
             f"no answer from Jaeger at {away}",
             [str(sampled)],
             database | {"HOLDFAST_JAEGER_URL": away},
         ),
-        (f"no task from the API at {away}", [str(sampled), "--api", away], here),
-        ("no task from the API", [str(sampled), "--api", jaeger.url], here),
+        (f"cannot read the task at {away}", [str(sampled), "--api", away], here),
+        ("cannot read the task at", [str(sampled), "--api", jaeger.url], here),
     ]:
         done = _trace_command(*arguments, **environment)
         assert (done.returncode, done.stdout) == (1, "")

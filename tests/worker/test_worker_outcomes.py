@@ -227,7 +227,7 @@ async def test_task_lost_raised_by_mistake_releases_the_task(bench: Bench) -> No
     (task_id,) = await bench.submit("mistaken")
     async with bench.scheduler(), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-    assert Reason.HANDED_BACK in await bench.reasons(task_id)
+    assert Reason.RELEASED in await bench.reasons(task_id)
 
 
 async def test_worker_runs_no_more_handlers_than_slots(bench: Bench) -> None:

@@ -145,7 +145,7 @@ def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
     return Failure(
         grant.task_id,
         grant.epoch,
-        Reason.HANDED_BACK,
+        Reason.RELEASED,
         delay_seconds,
         '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
     )

@@ -78,7 +78,7 @@ class Finisher:
                     self._troubled = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Return why no end was answered for over ``seconds``, in the form of ``Loops.stalled``."""
+        """Return why no end was answered within ``seconds``, like ``LoopSupervisor.stalled``."""
         if self._troubled is None:
             return {}
         since, why = self._troubled

@@ -76,5 +76,5 @@ class Heartbeat:
                     event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
                     task_id=str(key[0]),
                 )
-                end = Failure(*key, Reason.HANDED_BACK)
+                end = Failure(*key, Reason.RELEASED)
                 self._executor.release(attempt, end, self._telemetry.found(attempt))

@@ -21,7 +21,7 @@ from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.database import connections_used, create_engine
 from holdfast.store.store import Store
@@ -84,7 +84,7 @@ class Worker:
         )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
-        self.claims = Loops(log, telemetry.metrics)
+        self.claims = LoopSupervisor(log, telemetry.metrics)
         self._claimer = Claimer(
             settings,
             self.id,
@@ -106,7 +106,7 @@ class Worker:
             self._telemetry,
             log,
         )
-        self.beats = Loops(log, telemetry.metrics)
+        self.beats = LoopSupervisor(log, telemetry.metrics)
         self.beats.add("heartbeat", self._beat, stalled_seconds=settings.lease_seconds)
         self._add_gauges(telemetry.metrics)
 
@@ -151,7 +151,7 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """Return what makes no progress, in the form of ``Loops.stalled``."""
+        """Return what makes no progress, in the form of ``LoopSupervisor.stalled``."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 

@@ -88,10 +88,10 @@ class Registry:
             await self._builtins.close()
 
     def _register(self, handler: Handler) -> Handler:
-        taken = self._handlers.get(handler.name)
-        if taken is not None and taken.function != handler.function:
+        existing = self._handlers.get(handler.name)
+        if existing is not None and existing.function != handler.function:
             raise Misconfigured(
-                f"two handlers for task {handler.name!r}: {_source(taken)} and "
+                f"two handlers for task {handler.name!r}: {_source(existing)} and "
                 f"{_source(handler)}; rename one of them"
             )
         self._handlers[handler.name] = handler

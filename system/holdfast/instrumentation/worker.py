@@ -110,11 +110,11 @@ class WorkerInstrumentation:
         self._metrics.attempts.labels(attempt.queue, attempt.name, _STALE).inc()
         if span is not None:
             span.refused()
-        wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
+        reason = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
             "Stale write refused",
             event_name=EventName.STALE_WRITE_REFUSED,
-            **attributes.transition_fields(attempt, State.RUNNING, None, wanted),
+            **attributes.transition_fields(attempt, State.RUNNING, None, reason),
             found=answer.state and str(answer.state),
         )
 

@@ -34,9 +34,9 @@ _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "holdfast"}
 
 
 class _Answer(Enum):
-    TAKEN = auto()
+    ACCEPTED = auto()
     REFUSED = auto()  # permanent: a resend cannot succeed
-    TROUBLE = auto()
+    FAILED = auto()
 
 
 class SpanExport(SpanProcessor):
@@ -62,7 +62,7 @@ class SpanExport(SpanProcessor):
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._in_trouble = False
+        self._failing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
@@ -124,8 +124,8 @@ class SpanExport(SpanProcessor):
             body = await _encoded(batch)
             for tried in range(1, _TRIES + 1):
                 answer = await self._post(client, body)
-                if answer is not _Answer.TROUBLE:
-                    result = "exported" if answer is _Answer.TAKEN else "refused"
+                if answer is not _Answer.FAILED:
+                    result = "exported" if answer is _Answer.ACCEPTED else "refused"
                     break
                 if tried < _TRIES:
                     await self._pause()
@@ -147,26 +147,26 @@ class SpanExport(SpanProcessor):
                 await _read_to_the_end(response)
                 status = response.status_code
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            return self._trouble(f"{type(error).__name__} {error}".strip())
+            return self._failed(f"{type(error).__name__} {error}".strip())
         if status >= 500 or status in {408, 429}:
-            return self._trouble(f"HTTP status {status}")
-        if self._in_trouble:
-            self._in_trouble = False
+            return self._failed(f"HTTP status {status}")
+        if self._failing:
+            self._failing = False
             self._log.info(
                 "Trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
             )
-        return _Answer.TAKEN if 200 <= status <= 299 else _Answer.REFUSED
+        return _Answer.ACCEPTED if 200 <= status <= 299 else _Answer.REFUSED
 
-    def _trouble(self, why: str) -> _Answer:
-        if not self._in_trouble:
-            self._in_trouble = True
+    def _failed(self, why: str) -> _Answer:
+        if not self._failing:
+            self._failing = True
             self._log.warning(
                 "Trace collector does not accept spans",
                 event_name=EventName.COLLECTOR_FAILED,
                 error=why,
                 error_code=ErrorCode.COLLECTOR_UNAVAILABLE,
             )
-        return _Answer.TROUBLE
+        return _Answer.FAILED
 
 
 async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:

@@ -42,7 +42,7 @@ class Finisher:
         self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
         self._stopping = False
-        self._troubled: tuple[float, str] | None = None  # since when, and why
+        self._failing: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
         """Queue an end and wait for the answer: done, or refused with the state found."""
@@ -72,22 +72,22 @@ class Finisher:
                         event_name=EventName.FINISH_FAILED,
                         ends=len(batch),
                     )
-                    self._in_trouble(error)
+                    self._note_failure(error)
                     _give_up(batch, error)
                 else:
-                    self._troubled = None
+                    self._failing = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
         """Return why no end was answered within ``seconds``, like ``LoopSupervisor.stalled``."""
-        if self._troubled is None:
+        if self._failing is None:
             return {}
-        since, why = self._troubled
+        since, why = self._failing
         lasting = asyncio.get_running_loop().time() - since
         return {"finish": f"no progress for {lasting:.1f} s: {why}"} if lasting > seconds else {}
 
-    def _in_trouble(self, error: BaseException) -> None:
-        since = self._troubled[0] if self._troubled else asyncio.get_running_loop().time()
-        self._troubled = (since, str(error) or type(error).__name__)
+    def _note_failure(self, error: BaseException) -> None:
+        since = self._failing[0] if self._failing else asyncio.get_running_loop().time()
+        self._failing = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
         """Let ``run`` return once no end is left."""
@@ -149,7 +149,7 @@ class Finisher:
         async def again(error: Unanswered) -> bool:
             nonlocal unknown
             unknown = unknown or isinstance(error, OutcomeUnknown)
-            self._in_trouble(error)
+            self._note_failure(error)
             self._log.warning(
                 "Finish got no reply; resending it",
                 event_name=EventName.FINISH_RESENT,
@@ -160,11 +160,11 @@ class Finisher:
             return True
 
         answers = await until_answered(lambda: send_halving(ends, send, refused.__setitem__), again)
-        if unknown and (stood := sum(each.done and not each.made for each in answers)):
+        if unknown and (committed := sum(each.done and not each.made for each in answers)):
             self._log.warning(
                 "Finish of unknown outcome was already committed",
                 event_name=EventName.FINISH_ALREADY_COMMITTED,
-                ends=stood,
+                ends=committed,
             )
         return answers, list(refused.items())
 

@@ -246,7 +246,7 @@ async def test_task_without_a_handler_has_an_attempt_span(
     assert process.events["retry scheduled"] == {"holdfast.delay_seconds": 60.0}
 
 
-async def test_stray_is_emitted_by_the_worker_that_releases_it(
+async def test_orphan_is_emitted_by_the_worker_that_releases_it(
     traced: Bench, collector: Receiver
 ) -> None:
     register_echo(traced)

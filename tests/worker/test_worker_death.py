@@ -133,7 +133,7 @@ async def test_lost_attempt_is_stopped_and_its_worker_continues(
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 
-async def test_stray_attempt_is_released_by_the_heartbeat(bench: Bench) -> None:
+async def test_orphan_attempt_is_released_by_the_heartbeat(bench: Bench) -> None:
     async with bench.worker() as worker:
         await bench.claimed("any", "any", worker=worker.id)
         await until(lambda: bench.sql("SELECT 1 FROM tasks WHERE state = 'RUNNING'") == [])
@@ -141,7 +141,7 @@ async def test_stray_attempt_is_released_by_the_heartbeat(bench: Bench) -> None:
     assert rows == [("SCHEDULED", 1, 1)] * 2
 
 
-async def test_running_attempts_are_never_treated_as_strays(bench: Bench) -> None:
+async def test_running_attempts_are_never_treated_as_orphans(bench: Bench) -> None:
     @bench.registry.task("short")
     async def short(ctx: Context, payload: Payload) -> None:
         await asyncio.sleep(0.02)

@@ -299,10 +299,10 @@ async def test_quarantined_claim_with_lost_reply_is_granted_once(
     assert EventName.CLAIM_ALREADY_COMMITTED in bench.logged()
 
 
-async def test_stray_is_released_before_a_quarantined_task_runs(
+async def test_orphan_is_released_before_a_quarantined_task_runs(
     bench: Bench, probe: HandlerProbe
 ) -> None:
-    """The worker is idle but the database records an attempt: the heartbeat releases the stray."""
+    """The worker is idle but the database records an attempt: the heartbeat releases the orphan."""
     async with bench.worker(heartbeat_seconds=0.4) as worker:
         await bench.claimed("held", worker=worker.id)
         (last,) = await quarantined(bench, "short")

@@ -170,7 +170,7 @@ class Finisher:
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
-    """Fail the waiting attempts after a bug; the heartbeat then releases them as strays."""
+    """Fail the waiting attempts after a bug; the heartbeat then releases them as orphans."""
     for _, future in batch:
         if not future.done():
             future.set_exception(RuntimeError(f"finish failed: {error!r}"))

@@ -59,8 +59,9 @@ class Heartbeat:
     def _reconcile(
         self, known: set[AttemptKey], owned: Sequence[OwnedAttempt], mark: int | None
     ) -> None:
-        """Stop attempts that were lost or whose cancellation was requested; release strays.
+        """Stop attempts that were lost or whose cancellation was requested; release orphans.
 
+        An orphan is recorded for this worker but unknown here, for example after a lost reply.
         ``known`` and the claimer's ``mark`` were taken before the heartbeat was sent.
         """
         listed = {attempt.key: attempt for attempt in owned}

@@ -33,7 +33,7 @@ from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
 from holdfast.telemetry.tracing import Finished, create_tracing
-from holdfast.tools.trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
+from holdfast.tools.trace import OPEN, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 
 EXPORT_SECONDS = 0.25
@@ -189,8 +189,8 @@ class _Stack:
             found = await trace_of(task, self._settings)
         except NoTrace:
             return None
-        outcomes = [span.attributes.get("holdfast.outcome", NOT_TOLD) for span in found.spans]
-        ends = [outcome for outcome in outcomes if outcome != NOT_TOLD]
+        outcomes = [span.attributes.get("holdfast.outcome", OPEN) for span in found.spans]
+        ends = [outcome for outcome in outcomes if outcome != OPEN]
         kills = [span for span in found.spans if span.service == FAULTS]
         return found if len(ends) > 1 and kills else None
 

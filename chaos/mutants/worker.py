@@ -1,4 +1,4 @@
-"""Guards of the worker: worker, claimer, executor, slots, attempts, finisher."""
+"""Guards of the worker: heartbeat, claimer, executor, slots, attempts, finisher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from chaos.mutants.scheduler import HINTS_ONCE
 from chaos.mutants.statements import MUTANTS as _STATEMENTS
 
 _FILE = "system/holdfast/worker/worker.py"
+_HEARTBEAT = "system/holdfast/worker/heartbeat.py"
 _CLAIMER = "system/holdfast/worker/claimer.py"
 _LEASE = "system/holdfast/worker/lease.py"
 _EXECUTOR = "system/holdfast/worker/executor.py"
@@ -27,7 +28,7 @@ _STRAYS_KEPT = Mutant(
     pair="claim_given_up_strays_kept",
     edits=(
         Edit(
-            _FILE,
+            _HEARTBEAT,
             "elif running is None and key not in known and self._claimer.no_claim_since(mark):",
             "elif False and mark:",
         ),
@@ -158,7 +159,7 @@ _TAKING = (
         edits=(
             Edit(
                 _EXECUTOR,
-                "        grant.epoch,\n        Reason.HANDED_BACK,\n",
+                "        grant.epoch,\n        Reason.RELEASED,\n",
                 "        grant.epoch,\n        Reason.FAILED,\n",
             ),
         ),
@@ -185,10 +186,9 @@ _DEAD_GOES_ON = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        if owned is None:\n            self._die()\n            return\n",
-            "        if owned is None:\n"
+            "            self._die()\n            return\n        await self.beats",
             "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
-            "            return\n",
+            "            return\n        await self.beats",
         ),
     ),
 )
@@ -245,12 +245,12 @@ _FENCE = "the fence refuses their writes: only work is wasted"
 UNPLANTED = (
     Unplanted(
         "handlers of attempts that the database no longer lists are stopped",
-        _FILE,
+        _HEARTBEAT,
         _FENCE,
     ),
     Unplanted(
         "an unknown attempt is released only if no claim was in flight",
-        _FILE,
+        _HEARTBEAT,
         "otherwise a fresh grant is released too: legal, only wasteful",
     ),
     Unplanted(
@@ -281,7 +281,7 @@ UNPLANTED = (
     ),
     Unplanted(
         "a cancelled attempt is stopped by the heartbeat",
-        _FILE,
+        _HEARTBEAT,
         "equivalent for the promise: a handler that succeeds all the same has won",
     ),
     Unplanted(

@@ -39,7 +39,7 @@ _BEHIND: Mapping[str, str] = MappingProxyType(
         "republished": "republish",
         "claimed": "claim",
         "succeeded": "finish",
-        "lost": "take_back",
+        "lost": "reclaim",
         "cancel_requested": "cancel",
         "retried": "retry",
     }

@@ -207,7 +207,7 @@ async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path
 # ------------------------------------------------------------------------------------ end to end
 
 
-def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def mutants(*arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chaos", "mutants", *arguments],
         cwd=SOURCES,

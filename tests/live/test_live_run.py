@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from chaos_runs import RUN_SECONDS, SMALL, Chaos, chaos, home, scenario_file
 from leftovers import processes_of
 from waiting import wait_until
 
@@ -34,7 +34,7 @@ def test_run_ends_with_a_verdict_and_leaves_only_its_history(
 ) -> None:
     home = scenario_file.parent
     process = chaos("run", "./small.yaml", "--seed", "5")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert re.search(r"^small +true", said, re.MULTILINE), said
     (kept,) = RunStore(home / ".holdfast" / "runs").entries()

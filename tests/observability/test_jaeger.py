@@ -125,7 +125,7 @@ async def test_a_jaeger_that_is_away_is_named() -> None:
 
 async def test_what_is_no_jaeger_is_said_so(jaeger: EmbeddedJaeger) -> None:
     async with JaegerQuery(f"{jaeger.url}/search") as query:  # its page answers anything
-        with pytest.raises(JaegerError, match="is no Jaeger"):
+        with pytest.raises(JaegerError, match="is not Jaeger"):
             await query.trace("1" * 32)
 
 
@@ -225,7 +225,7 @@ async def test_an_attempt_that_still_runs_is_shown_with_what_it_did(
         "HOLDFAST_JAEGER_URL": jaeger.url,
     }
     drawn = _trace_command(str(task), **environment).stdout
-    assert re.search(r"process #1 .*\n.*its end is not told yet\n.*└ first step", drawn), drawn
+    assert re.search(r"process #1 .*\n.*its end is not recorded yet\n.*└ first step", drawn), drawn
 
 
 async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> None:
@@ -235,15 +235,15 @@ async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> No
     here = database | {"HOLDFAST_JAEGER_URL": jaeger.url}
     away = f"http://127.0.0.1:{free_port()}"
     for told, arguments, environment in [
-        ("there is no task", [str(uuid4())], here),
+        ("does not exist", [str(uuid4())], here),
         ("is not sampled", [str(unsampled)], here),
         (
             f"no answer from Jaeger at {away}",
             [str(sampled)],
             database | {"HOLDFAST_JAEGER_URL": away},
         ),
-        (f"no task from the API at {away}", [str(sampled), "--api", away], here),
-        ("no task from the API", [str(sampled), "--api", jaeger.url], here),
+        (f"cannot read the task at {away}", [str(sampled), "--api", away], here),
+        ("cannot read the task at", [str(sampled), "--api", jaeger.url], here),
     ]:
         done = _trace_command(*arguments, **environment)
         assert (done.returncode, done.stdout) == (1, "")

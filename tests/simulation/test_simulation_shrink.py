@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chaos_runs import Chaos, chaos, home
+from chaos_runs import RUN_SECONDS, Chaos, chaos, home
 from specimen import Specimen
 
 from chaos.checker.verdict import judge
@@ -252,7 +252,7 @@ def test_a_planted_bug_is_made_small_explained_and_kept(home: Path, chaos: Chaos
     search = ("--shrink", "--shrink-runs", "8", "--into", "kept.yaml", "--why", "--why-runs", "12")
     simulate = ("--arena", "simulation", "--seed", "7", "--processes", "2")
     process = chaos("run", "./late.yaml", *simulate, *mutant, *search)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 1, said
     before, kept = Scenario.model_validate(LATE), scenarios.load(home / "kept.yaml")
     assert [fault.fault for fault in kept.faults] == ["latency"], said
@@ -269,5 +269,5 @@ def test_a_planted_bug_is_made_small_explained_and_kept(home: Path, chaos: Chaos
     assert why.read_text() in said
     # The bug is mended: the regression holds.
     process = chaos("run", "./kept.yaml", *simulate)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said

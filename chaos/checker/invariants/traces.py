@@ -216,9 +216,7 @@ class _Examination:
             self._wrong(task.task_id, message, span, attempt.claim)
         others = [link for link in span.links if link not in before]
         # A worker that releases an attempt it never knew of has no hint for it either.
-        hinted = (
-            span.service == _WORKER and attempt.end and attempt.end.reason != Reason.HANDED_BACK
-        )
+        hinted = span.service == _WORKER and attempt.end and attempt.end.reason != Reason.RELEASED
         if hinted and not any(self._may_be_batch(link) for link in others):
             message = f"the attempt of epoch {attempt.epoch} has no link to its dispatch batch"
             self._wrong(task.task_id, message, span, attempt.claim)

@@ -40,7 +40,7 @@ class SchedulerInstrumentation:
         self._actor = actor
         # Counters exist from the start: an increase from no sample is not seen as one.
         for reason in (Reason.LOST, Reason.TIMED_OUT):
-            self._metrics.taken_back.labels(reason.text)
+            self._metrics.reclaimed.labels(reason.text)
 
     def now(self) -> int:
         """Return nanoseconds since 1970 by the clock of this process."""
@@ -89,7 +89,7 @@ class SchedulerInstrumentation:
         sampled = [attempt for attempt in attempts if self._tracing.wants(attempt.traceparent)]
         sweep = self._tracing.sampled_root() if sampled else None
         for attempt in attempts:
-            self._metrics.taken_back.labels(attempt.reason.text).inc()
+            self._metrics.reclaimed.labels(attempt.reason.text).inc()
             if attempt.state in attributes.OUTCOMES:
                 outcome = attributes.OUTCOMES[attempt.state]
                 self._metrics.finished.labels(attempt.queue, outcome).inc()

@@ -13,7 +13,7 @@ from holdfast.instrumentation.requests import RequestTrace
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.claim import AttemptRef
 from holdfast.model.lifecycle import Reason, State
-from holdfast.model.task import Acted, NewTask, Submitted
+from holdfast.model.task import ActionResult, NewTask, Submitted
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.tracing import Finished
@@ -63,13 +63,13 @@ class TaskInstrumentation:
             if self._tracing.wants(task.traceparent):
                 self._create(task, outcome, request, began)
 
-    def cancelled(self, answer: Acted, request: RequestTrace, began: int) -> None:
+    def cancelled(self, answer: ActionResult, request: RequestTrace, began: int) -> None:
         """Record the answer to a cancel; ``began`` is when it was sent."""
         running = answer.state is State.RUNNING
         reason = Reason.CANCEL_REQUESTED if running else Reason.CANCELLED
         self._acted("cancel", answer, reason, request, began)
 
-    def retried(self, answer: Acted, request: RequestTrace, began: int) -> None:
+    def retried(self, answer: ActionResult, request: RequestTrace, began: int) -> None:
         """Record the answer to a retry; ``began`` is when it was sent."""
         self._acted("retry", answer, Reason.RETRIED, request, began)
 
@@ -99,7 +99,7 @@ class TaskInstrumentation:
         )
 
     def _acted(
-        self, action: str, answer: Acted, reason: Reason, request: RequestTrace, began: int
+        self, action: str, answer: ActionResult, reason: Reason, request: RequestTrace, began: int
     ) -> None:
         if answer.made:
             if answer.state in attributes.OUTCOMES:

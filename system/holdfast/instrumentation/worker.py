@@ -19,7 +19,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.tracing import nanoseconds
 
 _STALE, _LOST = "stale", "lost"
-_NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.HANDED_BACK})
+_NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.RELEASED})
 
 
 class WorkerInstrumentation:

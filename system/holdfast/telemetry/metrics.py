@@ -123,7 +123,7 @@ class Metrics:
         self.workers_lost = self._plain_counter(
             "workers_marked_dead", "Workers whose lease had expired"
         )
-        self.taken_back = self._counter(
+        self.reclaimed = self._counter(
             "attempts_taken_back", "Attempts ended for their worker", "reason"
         )
         self.pruned = self._plain_counter("tasks_pruned", "Tasks deleted after their retention")

@@ -29,7 +29,7 @@ _MESSAGE_CHARACTERS_MAX = 2_000
 _REASONS = {
     StopReason.CANCEL_REQUESTED: Reason.CANCELLED,
     StopReason.TIMED_OUT: Reason.TIMED_OUT,
-    StopReason.SHUTTING_DOWN: Reason.HANDED_BACK,
+    StopReason.SHUTTING_DOWN: Reason.RELEASED,
 }
 
 
@@ -138,7 +138,7 @@ class RunningAttempt:
         if isinstance(value, Discard):
             return self._failure(Reason.DISCARDED, 0.0, value)
         if self._cancellation.reason is StopReason.SHUTTING_DOWN:  # it failed while cleaning up
-            return self._failure(Reason.HANDED_BACK, 0.0, value)
+            return self._failure(Reason.RELEASED, 0.0, value)
         return self._failed(value, uniform)
 
     def _stopped(self, error: asyncio.CancelledError, uniform: float) -> Failure:

@@ -21,7 +21,7 @@ from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import Claimed
 from holdfast.model.dispatch import Hint
 from holdfast.queue.hints import Delivery, HintQueue
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.settings import Settings
 from holdfast.store.resend import Unanswered, until_answered
 from holdfast.store.store import Store
@@ -39,7 +39,7 @@ _CLAIM_MAX = 500
 class Shutdown:
     """How an incarnation ends: ``loops`` stop, then the grace runs out; or the lease is lost."""
 
-    loops: Loops
+    loops: LoopSupervisor
     lease: Lease
     grace_left: Callable[[], float]
 

@@ -6,14 +6,8 @@ A quarantined task has the worker to itself: if it kills the process, it kills n
 from __future__ import annotations
 
 import asyncio
-import random
-from concurrent.futures import ThreadPoolExecutor
 
-from holdfast.handlers.cancellation import Cancellation, StopReason
-from holdfast.handlers.commit import Commit
-from holdfast.handlers.context import Context
-from holdfast.handlers.registry import Registry
-from holdfast.handlers.transaction import Transactions
+from holdfast.handlers.cancellation import StopReason
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
@@ -24,6 +18,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.worker.attempt import RunningAttempt
 from holdfast.worker.finisher import Finisher
+from holdfast.worker.handler_runner import HandlerRunner
 from holdfast.worker.slot_pool import SlotPool
 
 _CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
@@ -35,8 +30,7 @@ class Executor:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
-        transactions: Transactions,
+        handlers: HandlerRunner,
         finisher: Finisher,
         slots: SlotPool,
         telemetry: WorkerInstrumentation,
@@ -44,15 +38,12 @@ class Executor:
     ) -> None:
         self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
-        self._settings = settings
-        self._registry = registry
-        self._transactions = transactions
+        self._unknown_name_seconds = settings.unknown_name_seconds
+        self._handlers = handlers
         self._finisher = finisher
         self._telemetry = telemetry
         self._log = log
-        self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
         self._releasing: set[AttemptKey] = set()  # attempts without a handler, about to be ended
-        self._jitter = random.Random()
 
     @property
     def known(self) -> set[AttemptKey]:
@@ -67,27 +58,17 @@ class Executor:
         ``stopping``: the worker is shutting down; the attempt is stopped before it begins.
         """
         span = self._telemetry.claimed(grant, batch_traceparent)
-        handler = self._registry.get(grant.name)
-        if handler is None:
+        attempt = self._handlers.prepare(grant, span, started)
+        if attempt is None:
             self._log.warning(
                 "No handler is registered for this task name",
                 event_name=EventName.HANDLER_MISSING,
                 task_id=str(grant.task_id),
                 name=grant.name,
             )
-            end = _unknown_name(grant, self._settings.unknown_name_seconds)
+            end = _unknown_name(grant, self._unknown_name_seconds)
             self.release(grant, end, span)
             return
-        cancellation, commit = Cancellation(), Commit(grant, span)
-        context = Context(
-            grant,
-            clock=asyncio.get_running_loop().time,
-            started=started,
-            cancellation=cancellation,
-            commit=commit,
-            open_transaction=self._transactions.open if handler.is_async else None,
-        )
-        attempt = RunningAttempt(grant, handler, context, cancellation, commit)
         self.attempts[grant.key] = attempt
         if grant.quarantined:
             self.slots.acquire_exclusive(attempt)
@@ -114,18 +95,14 @@ class Executor:
 
     async def close(self) -> None:
         """Cancel what still runs; threads cannot be stopped and are left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._handlers.close()
         await self.slots.close(_CLOSE_SECONDS)
 
     async def _run(self, attempt: RunningAttempt) -> None:
         grant, loop = attempt.grant, asyncio.get_running_loop()
         started = loop.time()
         try:
-            end = await attempt.run(
-                self._threads,
-                uniform=self._jitter.random(),
-                result_bytes_max=self._settings.result_bytes_max,
-            )
+            end = await self._handlers.run(attempt)
             self._telemetry.ran(grant, loop.time() - started)
             answer = await self._settle(end, attempt.span) if end else None
         finally:
@@ -168,7 +145,7 @@ def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
     return Failure(
         grant.task_id,
         grant.epoch,
-        Reason.HANDED_BACK,
+        Reason.RELEASED,
         delay_seconds,
         '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
     )

@@ -77,7 +77,7 @@ class Finisher:
                     self._troubled = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Say why no end was answered for longer than ``seconds``, as ``Loops.stalled`` does."""
+        """Return why no end was answered within ``seconds``, like ``LoopSupervisor.stalled``."""
         if self._troubled is None:
             return {}
         since, why = self._troubled

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -20,11 +19,9 @@ from holdfast.handlers.sql_spans import SqlSpans
 from holdfast.handlers.transaction import Transactions
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
-from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
-from holdfast.model.lifecycle import Reason
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.database import connections_used, create_engine
 from holdfast.store.store import Store
@@ -33,6 +30,8 @@ from holdfast.telemetry.metrics import Metrics
 from holdfast.worker.claimer import READ_BLOCK_SECONDS, Claimer, Shutdown
 from holdfast.worker.executor import Executor
 from holdfast.worker.finisher import Finisher
+from holdfast.worker.handler_runner import HandlerRunner
+from holdfast.worker.heartbeat import Heartbeat
 from holdfast.worker.lease import Lease
 from holdfast.worker.slot_pool import SlotPool
 
@@ -65,7 +64,7 @@ class Worker:
         )
         if telemetry.tracing.recording:
             SqlSpans(telemetry.tracing, self._engine)
-        self._transactions = Transactions(
+        transactions = Transactions(
             self._engine,
             self._finishing,
             self.id,
@@ -77,8 +76,7 @@ class Worker:
         self.slots = SlotPool(settings.worker_concurrency, log)
         self._executor = Executor(
             settings,
-            registry,
-            self._transactions,
+            HandlerRunner(settings, registry, transactions),
             self._finisher,
             self.slots,
             self._telemetry,
@@ -86,7 +84,7 @@ class Worker:
         )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
-        self.claims = Loops(log, telemetry.metrics)
+        self.claims = LoopSupervisor(log, telemetry.metrics)
         self._claimer = Claimer(
             settings,
             self.id,
@@ -99,8 +97,17 @@ class Worker:
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
         self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
-        self.beats = Loops(log, telemetry.metrics)
-        self.beats.add("heartbeat", self._heartbeat, stalled_seconds=settings.lease_seconds)
+        self._heartbeat = Heartbeat(
+            self.id,
+            self._beating,
+            self._lease,
+            self._claimer,
+            self._executor,
+            self._telemetry,
+            log,
+        )
+        self.beats = LoopSupervisor(log, telemetry.metrics)
+        self.beats.add("heartbeat", self._beat, stalled_seconds=settings.lease_seconds)
         self._show_health(telemetry.metrics)
 
     async def run(self) -> int:
@@ -144,7 +151,7 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """Return what makes no progress, as ``Loops.stalled`` does."""
+        """Return what makes no progress, as ``LoopSupervisor.stalled`` does."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
@@ -161,42 +168,13 @@ class Worker:
 
     # Staying alive
 
-    async def _heartbeat(self) -> None:
-        """Renew the lease; reconcile the attempts the database has under this worker with ours."""
+    async def _beat(self) -> None:
+        """Send a heartbeat, then sleep until the next one is due."""
         sent = time.monotonic()
-        known = self._executor.known
-        mark = self._claimer.claim_mark()
-        owned = await self._beating.heartbeat(self.id)
-        if owned is None:
+        if not await self._heartbeat.send():
             self._die()
             return
-        self._lease.renew(sent)
-        self._reconcile(known, owned, mark)
-        self._telemetry.heartbeat_answered(time.monotonic() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
-
-    def _reconcile(
-        self, known: set[AttemptKey], owned: Sequence[OwnedAttempt], mark: int | None
-    ) -> None:
-        """Stop what was lost or is to be cancelled; release strays.
-
-        ``known`` and ``mark`` (of the claims) were taken before the heartbeat was sent.
-        """
-        listed = {attempt.key: attempt for attempt in owned}
-        for key in sorted(known - listed.keys()):
-            self._executor.lost(key)
-        for key, attempt in listed.items():
-            running = self._executor.attempts.get(key)
-            if running is not None and attempt.cancel_requested:
-                running.stop(StopReason.CANCEL_REQUESTED)
-            elif running is None and key not in known and self._claimer.no_claim_since(mark):
-                self._log.warning(
-                    "Releasing an attempt recorded for this worker that does not run here",
-                    event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
-                    task_id=str(key[0]),
-                )
-                end = Failure(*key, Reason.HANDED_BACK)
-                self._executor.release(attempt, end, self._telemetry.found(attempt))
 
     def _die(self) -> None:
         """Stop everything: once marked dead, no write of this incarnation is accepted any more."""

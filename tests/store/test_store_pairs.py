@@ -173,8 +173,8 @@ async def test_every_pair_is_serializable(
 ) -> None:
     waited = 0
     for preparation in PREPARATIONS:
-        alone = await serial.run(store, preparation, first, None)
-        if alone.state == await _state(await PREPARATIONS[preparation](store)):
+        first_only = await serial.run(store, preparation, first, None)
+        if first_only.state == await _state(await PREPARATIONS[preparation](store)):
             continue  # A changes nothing here: there is no race
         for second in OPERATIONS:
             raced, blocked = await _raced(held, store, preparation, first, second)
@@ -183,7 +183,7 @@ async def test_every_pair_is_serializable(
             before = await serial.run(store, preparation, second, first)
             allowed = [after, Outcome(before.state, before.second, before.first)]
             if second in SCANS:
-                allowed.append(Outcome(alone.state, alone.first, raced.second))
+                allowed.append(Outcome(first_only.state, first_only.first, raced.second))
             assert raced in allowed, f"{preparation}: {first} open, {second} started"
     if first not in {"prune", "expire_hints"}:
         assert waited, f"no statement waited for {first}: there was no race"

@@ -146,7 +146,7 @@ def test_control_characters_are_not_printed() -> None:
 
 def test_orphans_and_parent_cycles_are_drawn() -> None:
     spans = [
-        _span("orphan", "api", 5, 1, "orphan", "nobody"),
+        _span("orphan", "api", 5, 1, "orphan", "missing"),
         _span("hen", "api", 1, 1, "hen", "egg"),
         _span("egg", "api", 2, 1, "egg", "hen"),
         _span("own parent", "api", 3, 1, "self", "self"),
@@ -169,7 +169,7 @@ def test_spans_of_one_task_in_a_trace_of_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "told"),
+    ("microseconds", "expected"),
     [
         (0, "0 µs"),
         (999, "999 µs"),
@@ -181,8 +181,8 @@ def test_spans_of_one_task_in_a_trace_of_many() -> None:
         (3650 * 86_400_000_000, "3650d"),
     ],
 )
-def test_times(microseconds: int, told: str) -> None:
-    assert short_time(microseconds) == told
+def test_times(microseconds: int, expected: str) -> None:
+    assert short_time(microseconds) == expected
 
 
 @given(st.integers(0, 9_000 * 86_400_000_000))

@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_a_scenario_is_refused(tmp_path: Path, name: str) 
 def test_the_diagram_shows_what_happened_to_the_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("held#1", "latency", "worker-1->postgres")
+    run.inject("held#1", "latency", "worker-1->postgres")
     life.end(Reason.LOST).dispatch().claim("worker-2").stale_finish("worker-1", epoch=1)
     life.owner = f"worker:{run.worker('worker-1')}"
     life.succeed()

@@ -10,7 +10,10 @@ import pytest
 from chaos.scenario import scenario as scenarios
 
 ROOT = Path(__file__).parents[2]
-PAPERS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md", "system/examples/README.md")
+PAPERS = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md"),
+    *("system/README.md", "system/examples/README.md"),
+)
 # Folders at which a path in a text may start.
 STARTS = (ROOT, ROOT / "system" / "holdfast", ROOT / "chaos", ROOT / "chaos" / "simulation")
 

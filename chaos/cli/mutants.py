@@ -11,7 +11,7 @@ from chaos.cli.common import exit_with, fail, finish
 from chaos.history.records import ArenaName
 from chaos.live.mutation_run import run_live_mutants
 from chaos.mutants import MUTANTS, MutantError, catalogue, find
-from chaos.simulation.suite.hunt import MutationSettings, run_simulated_mutants
+from chaos.simulation.suite.mutation_run import MutationSettings, run_simulated_mutants
 
 
 def run_mutants(  # noqa: PLR0913 - one for each option

@@ -32,7 +32,7 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
-from holdfast.telemetry.tracing import Finished, create_tracing
+from holdfast.telemetry.tracing import FinishedSpan, create_tracing
 from holdfast.tools.trace import OPEN, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 
@@ -177,7 +177,7 @@ class _Stack:
         attributes = {"holdfast.fault": "kill", "holdfast.target": victim}
         name = f"kill {victim}"
         tracing.record(
-            Finished(
+            FinishedSpan(
                 name, tracing.child(create), create, began, time.time_ns(), attributes=attributes
             )
         )

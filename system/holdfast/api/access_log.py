@@ -59,4 +59,4 @@ class AccessLog:
         # Messages and local variables may hold payloads: only the location is logged.
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
         where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self._telemetry.broke(scope["path"], error, where)
+        self._telemetry.crashed(scope["path"], error, where)

@@ -1,6 +1,6 @@
-"""Run claimed attempts: call the handler, have the end written, emit its telemetry.
+"""Execute grants: run the handler, write the end of the attempt, emit its telemetry.
 
-A quarantined task has the worker to itself: if it kills the process, it kills no other attempt.
+A quarantined task runs exclusively: if it crashes the process, no other attempt is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
 
 
 class Executor:
-    """The attempts of one worker; ``attempts`` are those whose handlers have not ended yet."""
+    """Executes the attempts of one worker; ``attempts`` are those not settled yet."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Executor:
         self._finisher = finisher
         self._telemetry = telemetry
         self._log = log
-        self._releasing: set[AttemptKey] = set()  # attempts without a handler, about to be ended
+        self._releasing: set[AttemptKey] = set()  # attempts without a handler, until settled
 
     @property
     def known(self) -> set[AttemptKey]:
@@ -53,9 +53,9 @@ class Executor:
     def begin(
         self, grant: Grant, started: float, *, batch_traceparent: str | None, stopping: bool
     ) -> None:
-        """Run the handler of a grant; its timeout runs from ``started``, by the loop's clock.
+        """Start the handler of a grant; its timeout runs from ``started``, by the loop's clock.
 
-        ``stopping``: the worker is shutting down; the attempt is stopped before it begins.
+        ``stopping``: the worker is shutting down; the attempt is stopped before it starts.
         """
         span = self._telemetry.claimed(grant, batch_traceparent)
         attempt = self._handlers.prepare(grant, span, started)
@@ -77,24 +77,24 @@ class Executor:
         self.slots.run(self._run(attempt), attempt)
 
     def release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
-        """End an attempt that has no handler here; it holds a slot until that is answered."""
+        """End an attempt that has no handler here; it occupies a slot until settled."""
         self._releasing.add(attempt.key)
         self.slots.run(self._release(attempt, end, span))
 
     def stop(self, reason: StopReason) -> None:
-        """Tell every handler to stop."""
+        """Request every handler to stop."""
         for attempt in list(self.attempts.values()):
             attempt.stop(reason)
 
     def lost(self, key: AttemptKey) -> None:
-        """Stop the handler of an attempt that the database no longer has under this worker."""
+        """Stop the handler of an attempt that this worker no longer owns in the database."""
         attempt = self.attempts.get(key)
         if attempt is not None:
             attempt.stop(StopReason.LEASE_LOST)
             self.slots.release_exclusive(attempt)
 
     async def close(self) -> None:
-        """Cancel what still runs; threads cannot be stopped and are left behind."""
+        """Cancel the running attempts; threads cannot be stopped and are abandoned."""
         self._handlers.close()
         await self.slots.close(_CLOSE_SECONDS)
 
@@ -109,7 +109,7 @@ class Executor:
             del self.attempts[grant.key]
             self.slots.release_exclusive(attempt)
         self._record(attempt, end, answer, loop.time() - started)
-        await attempt.released()
+        await attempt.wait_for_thread()
 
     async def _release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
         try:
@@ -141,7 +141,7 @@ class Executor:
 
 
 def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
-    """Release the task without a failed attempt: another worker may have a handler for it."""
+    """Release the task without counting a failure: another worker may have its handler."""
     return Failure(
         grant.task_id,
         grant.epoch,

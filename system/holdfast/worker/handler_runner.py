@@ -18,7 +18,7 @@ from holdfast.worker.attempt import RunningAttempt
 
 
 class HandlerRunner:
-    """Finds the handler of a grant and calls it; call ``close`` when no attempt starts any more."""
+    """Runs the handlers of grants; call ``close`` after the last attempt has started."""
 
     def __init__(self, settings: Settings, registry: Registry, transactions: Transactions) -> None:
         self._registry = registry
@@ -30,7 +30,7 @@ class HandlerRunner:
     def prepare(
         self, grant: Grant, span: AttemptSpan | None, started: float
     ) -> RunningAttempt | None:
-        """Return the attempt with its context, None if no handler has the task's name.
+        """Return the attempt with its context; None if the task's name has no handler.
 
         Its timeout runs from ``started``, by the event loop's clock.
         """
@@ -49,7 +49,7 @@ class HandlerRunner:
         return RunningAttempt(grant, handler, context, cancellation, commit)
 
     async def run(self, attempt: RunningAttempt) -> Success | Failure | None:
-        """Run the handler and return its end; None when there is nothing left to write."""
+        """Run the handler and return the end to write; None if there is none."""
         return await attempt.run(
             self._threads,
             uniform=self._jitter.random(),
@@ -57,5 +57,5 @@ class HandlerRunner:
         )
 
     def close(self) -> None:
-        """Accept no further attempts; running threads cannot be stopped and are left behind."""
+        """Accept no further attempts; running threads cannot be stopped and are abandoned."""
         self._threads.shutdown(wait=False, cancel_futures=True)

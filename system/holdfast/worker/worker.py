@@ -1,7 +1,7 @@
-"""The worker: a claimer, an executor and a finisher; its heartbeat keeps the lease.
+"""The worker: a claimer, an executor and a finisher, with a heartbeat that keeps the lease.
 
-The lease is about liveness only: a worker without one claims nothing. What it may write is decided
-by the epoch of each claim.
+The lease governs liveness only: without it a worker claims nothing. What it may write is decided by
+the epoch of each claim.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REDIS_CONNECTIONS = 2
 
 
 class Worker:
-    """One incarnation, with an ``id`` that is never used again; ``run`` lasts until ``stop``."""
+    """One incarnation, with an ``id`` that is never reused; ``run`` lasts until ``stop``."""
 
     def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
         self.id = uuid4()
@@ -52,7 +52,7 @@ class Worker:
         self._log = log = telemetry.log
         self._telemetry = WorkerInstrumentation(telemetry, self.id)
         name = f"holdfast-worker:{settings.label}"
-        # Claim, finish, heartbeat and handlers never wait for each other's connections.
+        # Claim, finish, heartbeat and handlers must not wait for each other's connections.
         self._claiming = Store(settings, connections=1, application_name=name)
         self._finishing = Store(settings, connections=1, application_name=name)
         self._beating = Store(settings, connections=1, application_name=name)
@@ -108,10 +108,10 @@ class Worker:
         )
         self.beats = LoopSupervisor(log, telemetry.metrics)
         self.beats.add("heartbeat", self._beat, stalled_seconds=settings.lease_seconds)
-        self._show_health(telemetry.metrics)
+        self._add_gauges(telemetry.metrics)
 
     async def run(self) -> int:
-        """Return an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
+        """Return an exit code: 0 after ``stop``, EXIT_DEAD once this incarnation is dead."""
         if not await self._register():
             await self._close()
             return 0
@@ -143,7 +143,7 @@ class Worker:
         return 0
 
     def stop(self) -> None:
-        """Stop claiming; running handlers get the grace, then their attempts are released."""
+        """Stop claiming; after the grace the remaining attempts are released."""
         if not self.claims.stopping:
             now = asyncio.get_running_loop().time()
             self._grace_ends = now + self._settings.shutdown_grace_seconds
@@ -151,12 +151,12 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """Return what makes no progress, as ``LoopSupervisor.stalled`` does."""
+        """Return what makes no progress, in the form of ``LoopSupervisor.stalled``."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
-    def _show_health(self, metrics: Metrics) -> None:
-        """Register metrics that no transition emits: event loop lag, slots, connections."""
+    def _add_gauges(self, metrics: Metrics) -> None:
+        """Expose gauges of this process: event loop lag, slots, connections."""
         LoopLag(self.beats, metrics)
         metrics.slots.set(self._settings.worker_concurrency)
         metrics.slots_free.set_function(lambda: self.slots.free)
@@ -166,7 +166,7 @@ class Worker:
         transactions = self._settings.transaction_connections
         metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
 
-    # Staying alive
+    # Lease
 
     async def _beat(self) -> None:
         """Send a heartbeat, then sleep until the next one is due."""
@@ -177,7 +177,7 @@ class Worker:
         await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
 
     def _die(self) -> None:
-        """Stop everything: once marked dead, no write of this incarnation is accepted any more."""
+        """Stop everything: no write of a dead incarnation is accepted."""
         self._log.error(
             "This incarnation was marked dead; stopping its handlers",
             event_name=EventName.INCARNATION_DEAD,
@@ -187,7 +187,7 @@ class Worker:
         self.beats.stop()
         self.stop()
 
-    # Beginning and end
+    # Start and stop
 
     async def _register(self) -> bool:
         """Register this incarnation; return False if ``stop`` came first."""
@@ -214,7 +214,7 @@ class Worker:
         return self._grace_ends - asyncio.get_running_loop().time()
 
     async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
-        """Give handlers the grace, release the rest, then wait until every end is answered."""
+        """Wait out the grace, release the remaining attempts, wait until every end is answered."""
         if await self._ended_within(self._grace_left()):
             self._log.info(
                 "All handlers ended within the grace period", event_name=EventName.HANDLERS_ENDED
@@ -233,7 +233,7 @@ class Worker:
                 await finishing
 
     async def _ended_within(self, seconds: float) -> bool:
-        """Whether every attempt was settled within ``seconds``; gives up once dead."""
+        """Return whether every attempt was settled within ``seconds``; return early once dead."""
         attempts = self._executor.attempts
         await self.slots.wait(lambda: not attempts or self._lease.dead.is_set(), seconds)
         return not attempts

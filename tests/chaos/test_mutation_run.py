@@ -24,7 +24,7 @@ from chaos.run.mutation_run import (
     drain_seconds,
     until_killed,
 )
-from chaos.simulation.suite import hunt as simulated
+from chaos.simulation.suite import mutation_run as simulated
 from chaos.simulation.suite.pool import WorkerFailed
 
 SOURCES = Path(__file__).parents[2]

@@ -111,7 +111,7 @@ def world() -> Iterator[World]:
     world.network.close()
 
 
-def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
+def test_clients_run_all_operations_in_virtual_time(world: World) -> None:
     fakes = FakeApi(), FakeApi()
     operations = generate(WORKLOAD, 1)
     clients = world.clients(operations, "api-1", "api-2")
@@ -141,7 +141,7 @@ def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
     assert {op.process for op in world.ops} == {f"client-{n + 1}" for n in range(CLIENTS)}
 
 
-def test_operations_begin_when_planned_and_are_given_up_after_the_timeout(world: World) -> None:
+def test_operations_start_on_time_and_time_out(world: World) -> None:
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
     operations = [PlannedOperation(0.5, 3, "submit", "k-00", "ledger", 10.0, request)]
 
@@ -160,7 +160,7 @@ def test_operations_begin_when_planned_and_are_given_up_after_the_timeout(world:
     assert [op.type for op in world.ops] == ["invoke", "info", "invoke", "ok"]
 
 
-def test_a_broken_api_is_info_and_the_task_is_stored_once_it_is_back(world: World) -> None:
+def test_unavailable_api_gives_info_and_a_resend_succeeds(world: World) -> None:
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
     ats = (0.0, 5.0, 6.0, 10.0)
     operations = [
@@ -193,7 +193,7 @@ def test_a_broken_api_is_info_and_the_task_is_stored_once_it_is_back(world: Worl
     assert {"ConnectError", "ReadTimeout"} <= errors
 
 
-def test_a_run_of_the_clients_is_the_same_each_time() -> None:
+def test_clients_are_deterministic() -> None:
     runs = []
     for seed in (1, 2, 1):
         world = World(seed)
@@ -212,7 +212,7 @@ def test_a_run_of_the_clients_is_the_same_each_time() -> None:
     assert runs[0][0] != runs[1][0]
 
 
-def test_the_sink_serves_as_it_is(world: World, tmp_path: Path) -> None:
+def test_sink_runs_unmodified(world: World, tmp_path: Path) -> None:
     sink = Sink(tmp_path / "sink.jsonl")
 
     async def client() -> None:

@@ -105,14 +105,14 @@ def course(foundation: SharedServers, runs: Path) -> str:
         return "; ".join(error.reasons)
 
 
-def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
+def test_reference_run_has_many_faults(ran: SimulatedRun) -> None:
     assert ran.judgement.verdict == "true"
     assert all(records[-1].type == "end" for records in ran.judgement.history.faults.values())
     assert ran.coverage.injections.total() == len(FAULTY.faults)
     assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
 
 
-def test_again_in_the_same_process(
+def test_digest_is_stable_in_one_process(
     simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     others = {run(simulation_servers, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
@@ -128,7 +128,7 @@ def test_again_in_the_same_process(
 @pytest.mark.stack
 # Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
 @pytest.mark.timeout(400)
-async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
+async def test_digest_is_stable_across_processes_and_hash_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:
     async def digests(pool: Pool, times: int) -> list[str]:
@@ -192,7 +192,7 @@ def graves() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("source", ["entropy"])
-def test_one_real_source_is_enough_to_tell_two_runs_apart(
+def test_one_real_source_changes_the_digest(
     source: str, simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     with one_source_is_real(source, simulation_servers):

@@ -10,7 +10,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from chaos.simulation.kernel.loop import SimulationLoop
 
 
-def test_a_process_that_ends_itself_leaves_the_calls_of_others_alone() -> None:
+def test_process_that_ends_itself_does_not_affect_other_stacks() -> None:
     """A greenlet's parent is the stack it began on: shared, it went down with another process
     (found by poison_task, seed 17, when SQLAlchemy's calls came back to nowhere).
     """

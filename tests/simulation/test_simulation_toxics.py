@@ -49,7 +49,7 @@ def test_latency_delays_one_direction_and_not_the_close(world: World) -> None:
     world.run(main)
 
 
-def test_latency_removed_lets_what_it_held_arrive_at_once(world: World) -> None:
+def test_removing_latency_releases_held_bytes(world: World) -> None:
     async def main() -> None:
         client, server, toxic = await struck(world, "latency", latency=600_000)
         client.transport.write(b"held ")
@@ -68,7 +68,7 @@ def test_latency_removed_lets_what_it_held_arrive_at_once(world: World) -> None:
     world.run(main)
 
 
-def test_held_bytes_survive_the_death_of_their_sender(world: World) -> None:
+def test_held_bytes_survive_their_sender(world: World) -> None:
     async def main() -> None:
         await world.serve()
         toxic = Toxic("latency", "upstream", {"latency": 600_000})
@@ -90,7 +90,7 @@ def test_held_bytes_survive_the_death_of_their_sender(world: World) -> None:
     world.run(main)
 
 
-def test_equal_toxics_stand_side_by_side(world: World) -> None:
+def test_equal_toxics_coexist(world: World) -> None:
     async def main() -> None:
         client, server, toxic = await struck(world, "latency", latency=1000)
         world.edge.add(toxic)
@@ -161,7 +161,7 @@ def test_reset_peer_resets_new_connections_once_something_flows(world: World) ->
     world.run(main)
 
 
-def test_bandwidth_takes_its_time(world: World) -> None:
+def test_bandwidth_delays_bytes(world: World) -> None:
     async def main() -> None:
         client, server, _ = await struck(world, "bandwidth", rate=10)
         began = world.now
@@ -175,7 +175,7 @@ def test_bandwidth_takes_its_time(world: World) -> None:
     world.run(main)
 
 
-def test_bandwidth_zero_stalls_and_loses_nothing(world: World) -> None:
+def test_zero_bandwidth_stalls_without_loss(world: World) -> None:
     async def main() -> None:
         client, server, toxic = await struck(world, "bandwidth", rate=0)
         client.transport.write(b"stalled")
@@ -190,7 +190,7 @@ def test_bandwidth_zero_stalls_and_loses_nothing(world: World) -> None:
     world.run(main)
 
 
-def test_slicer_cuts(world: World) -> None:
+def test_slicer_splits_messages(world: World) -> None:
     async def main() -> None:
         client, server, toxic = await struck(
             world, "slicer", average_size=10, size_variation=4, delay=10_000
@@ -279,6 +279,6 @@ def test_down_closes_and_refuses_until_up(world: World) -> None:
         (("bandwidth", "upstream", {}), "attributes rate"),
     ],
 )
-def test_a_toxic_that_does_not_exist(toxic: tuple[Any, ...], complaint: str) -> None:
+def test_unknown_toxic_is_refused(toxic: tuple[Any, ...], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Toxic(*toxic)

@@ -1,4 +1,4 @@
-"""Handlers of users in simulated runs: which are taken, with which payloads, and which are not."""
+"""Handlers of users in simulated runs: which are accepted, with which payloads."""
 
 from __future__ import annotations
 

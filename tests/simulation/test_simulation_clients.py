@@ -1,4 +1,4 @@
-"""The clients and the receiver of effects in virtual time, over the simulated network."""
+"""The clients and the sink in virtual time, over the simulated network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PORT = 8000
 
 
 class FakeApi:
-    """Answers by the number in the key: some never at first, some 503 at first, some refused."""
+    """Answers by the number in the key: some time out first, some get 503 first, some fail."""
 
     def __init__(self) -> None:
         self.sends: Counter[str] = Counter()
@@ -125,16 +125,16 @@ def test_clients_run_all_operations_in_virtual_time(world: World) -> None:
     assert 20 < world.loop.time() < 60
     assert clients.answered == len(world.ops) / 2 > len(operations) * 0.8
     for number in range(40):
-        told = world.submits(f"s1-{number:05d}")
+        results = world.submits(f"s1-{number:05d}")
         if number == 7:
-            assert set(told) == {"fail"}
+            assert set(results) == {"fail"}
         elif number % 10 in {0, 1}:
-            assert "info" in told
-            assert told[-1] == "ok"
+            assert "info" in results
+            assert results[-1] == "ok"
         else:
-            assert set(told) == {"ok"}
+            assert set(results) == {"ok"}
     assert sum("Timeout" in op.value.get("error", "") for op in world.ops) == 4
-    # Each client has its API, and keeps its connection until the server tires of it.
+    # Each client has its API and keeps its connection until the server closes it.
     assert all(fake.sends for fake in fakes)
     opened = sum(edge.opened for edge in world.network.edges)
     assert CLIENTS <= opened < clients.answered / 2
@@ -184,9 +184,9 @@ def test_unavailable_api_gives_info_and_a_resend_succeeds(world: World) -> None:
         await driving
 
     world.run(harness)
-    told = [world.submits(f"k-{n:02d}") for n in (2, 3, 4, 5)]
-    assert told[0] == ["ok"]
-    for outcomes in told[1:]:
+    results = [world.submits(f"k-{n:02d}") for n in (2, 3, 4, 5)]
+    assert results[0] == ["ok"]
+    for outcomes in results[1:]:
         assert set(outcomes[:-1]) == {"info"}
         assert outcomes[-1] == "ok"
     errors = {op.value["error"].partition("(")[0] for op in world.ops if op.value.get("error")}

@@ -1,4 +1,4 @@
-"""The simulated loop: asyncio in virtual time, in an order that the seed decides."""
+"""The simulated loop: asyncio in virtual time, in an order drawn from the seed."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ def test_lost_message_resets_both_ends(world: World, stream: str) -> None:
         for each in (client, server):
             assert each.what[-1] == "lost"
             assert isinstance(each.error, ConnectionResetError)
-        # Nothing that was sent behind it arrives either.
+        # Later messages do not arrive either.
         assert client.data == b""
         assert server.data.startswith(b"question") == (stream == "downstream")
         assert stream == "downstream" or server.data == b""
@@ -333,7 +333,7 @@ def test_tap_can_kill_nodes(world: World, victim: str) -> None:
         server = world.accepted[0]
         if victim == "sender":
             assert caller.what == ["made"]
-            assert server.what[:2] == ["made", "data"]  # it was on its way
+            assert server.what[:2] == ["made", "data"]  # it was in flight
         else:
             assert server.what == ["made"]
             assert caller.what[-1] == "lost"

@@ -1,4 +1,4 @@
-"""Locks, held commits and time: what the bridge to the real Postgres adds to it."""
+"""Lock waits, held commits and time in the bridge to the real Postgres."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_waiting_writers_continue_in_seeded_order(
 
 
 async def _inserters(world: World) -> None:
-    """All wait for one transaction to end, and all could go on at once when it does."""
+    """All wait for one transaction, and all could continue when it ends."""
 
     async def hold(connection: Link) -> None:
         transaction = connection.transaction()
@@ -180,7 +180,7 @@ def test_cancelled_call_ends_its_lock_wait_and_keeps_the_connection_usable(
 
 
 async def _trap(world: World) -> None:
-    """READ COMMITTED: what both look for is in neither's snapshot."""
+    """Two inserts under READ COMMITTED, neither of which sees the other's row."""
 
     async def add(connection: Link) -> None:
         await connection.execute(
@@ -317,7 +317,7 @@ _UNSHADOWED = re.compile(
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """All literals of a source file but for docstrings."""
+    """Return all string literals of a source file except docstrings."""
     tree = ast.parse(path.read_text())
     documentation = {
         id(node.body[0].value)
@@ -334,7 +334,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 def test_product_sql_reads_only_shadowed_clocks() -> None:
     paths = [*(ROOT / "system").rglob("*.py"), *(ROOT / "chaos" / "tasks").rglob("*.py")]
-    # The parser counts its depth: what killed processes left must not be collected in its middle.
+    # The parser counts its depth, so garbage must not be collected while it runs.
     gc.collect()
     gc.disable()
     try:

@@ -37,7 +37,7 @@ def real(simulation_servers: SharedServers) -> Iterator[SharedPostgres]:
 
 
 def _insert(key: str, seconds: float = 0.0) -> Any:
-    """Inserts a key, and commits so many seconds later."""
+    """Insert a key and commit after some seconds."""
 
     async def insert(connection: Link) -> None:
         async with connection.transaction():
@@ -142,8 +142,8 @@ def test_cursors_scripts_and_errors(real: SharedPostgres) -> None:
 # ------------------------------------------------------------------------------ the server
 
 
-async def _struck(world: World, strike: str) -> None:
-    """A client between statements, one in a transaction, one that waits for it, one held."""
+async def _cut_clients(world: World, fault: str) -> None:
+    """Cut four clients: idle, in a transaction, waiting for its lock, with a held commit."""
 
     async def idle(connection: Link) -> None:
         await asyncio.sleep(5.0)
@@ -164,11 +164,11 @@ async def _struck(world: World, strike: str) -> None:
     await asyncio.sleep(0.5)
     clients.append(world.client("waiting", lambda connection: cut(connection, "k", 0.0)))
     await asyncio.sleep(0.5)
-    if strike == "terminate_backends":
+    if fault == "terminate_backends":
         assert world.postgres.terminate_backends() == 3
     else:
         pid = world.postgres.pid
-        getattr(world.postgres, strike)()
+        getattr(world.postgres, fault)()
         assert world.postgres.pid is None
         with pytest.raises(_CUT):
             await asyncpg.connect(world.postgres.url())
@@ -181,12 +181,12 @@ async def _struck(world: World, strike: str) -> None:
     assert await _keys(world) == ["before"]
 
 
-@pytest.mark.parametrize("strike", ["crash", "stop", "terminate_backends"])
-def test_server_end_rolls_back_and_disconnects_clients(real: SharedPostgres, strike: str) -> None:
-    worlds = [run(real, 3, lambda world: _struck(world, strike)) for _ in range(2)]
+@pytest.mark.parametrize("fault", ["crash", "stop", "terminate_backends"])
+def test_server_end_rolls_back_and_disconnects_clients(real: SharedPostgres, fault: str) -> None:
+    worlds = [run(real, 3, lambda world: _cut_clients(world, fault)) for _ in range(2)]
     assert worlds[0].digest == worlds[1].digest
-    told = [entry.who for entry in worlds[0].entries if entry.what == "connection -> 57P01"]
-    assert sorted(told) == ([] if strike == "crash" else ["idle", "open", "waiting"])
+    disconnected = [entry.who for entry in worlds[0].entries if entry.what == "connection -> 57P01"]
+    assert sorted(disconnected) == ([] if fault == "crash" else ["idle", "open", "waiting"])
 
 
 def test_crash_loses_a_held_commit(real: SharedPostgres) -> None:
@@ -213,7 +213,7 @@ def test_exhausted_server_refuses_connections(real: SharedPostgres) -> None:
         for _ in range(2):
             with pytest.raises(asyncpg.TooManyConnectionsError):
                 await asyncpg.connect(world.postgres.url())
-            await before.close()  # what becomes free is taken, too
+            await before.close()  # freed connections are taken too
             await asyncio.sleep(0.1)
         assert world.postgres.release() > 50
         assert await _keys(world) == []
@@ -266,7 +266,7 @@ def test_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
         database = Database(_settings(world), connections=1, application_name="test")
         assert await database.rows(transitions.CLOCK)
         world.postgres.crash()
-        with pytest.raises(OutcomeUnknown):  # the pool does not know yet
+        with pytest.raises(OutcomeUnknown):  # the pool has not noticed yet
             await database.rows(transitions.CLOCK)
         with pytest.raises(Unavailable):
             await database.rows(transitions.CLOCK)

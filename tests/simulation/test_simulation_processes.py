@@ -1,4 +1,4 @@
-"""Processes of a simulated run: how they end, stand still, and take signals."""
+"""Processes of a simulated run: exit, kill, pause and signals."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ class TestKill:
         async def main() -> None:
             node = loop.start("n", forever)
             loop.kill(node, -11)
-            loop.kill(node)  # the second one hits nobody
+            loop.kill(node)  # the second one has no effect
 
         loop.run(main)
         assert ended == ["n -11", "harness 0"]

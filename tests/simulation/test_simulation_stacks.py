@@ -1,4 +1,4 @@
-"""Each simulated process has a stack of its own."""
+"""Each simulated process has a separate stack."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chaos.simulation.kernel.loop import SimulationLoop
 
 
 def test_process_that_ends_itself_does_not_affect_other_stacks() -> None:
-    """A greenlet's parent is the stack it began on: shared, it went down with another process
-    (found by poison_task, seed 17, when SQLAlchemy's calls came back to nowhere).
+    """The parent of a greenlet is the stack on which it started; on a shared stack it died with
+    another process (found by poison_task, seed 17, in calls of SQLAlchemy).
     """
     loop = SimulationLoop(7)
     begun: list[asyncio.Event] = []

@@ -1,4 +1,4 @@
-"""``python -m chaos run --arena simulation``: end to end, and nothing left, however it ended."""
+"""``python -m chaos run --arena simulation`` end to end, without leftovers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 def directories(processes: list[psutil.Process]) -> set[Path]:
-    """Those of the real servers."""
+    """Return the directories of the real servers."""
     found: set[Path] = set()
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a backend whose client has just left
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend that is ending
             words = " ".join(process.cmdline())
             found |= {Path(each) for each in re.findall(r"\S*/holdfast-simulation-\w+", words)}
     return found
@@ -75,7 +75,7 @@ def test_interrupted_simulation_leaves_nothing(
         assert process.poll() is None, process.communicate()
         return any(kept.suite and kept.suite.runs for kept in RunStore(runs).entries())
 
-    wait_until(one_is_over, 60)  # then others are under way
+    wait_until(one_is_over, 60)  # then others are running
     theirs = below(process.pid)
     places = directories(theirs)
     assert len(places) >= 2

@@ -1,4 +1,4 @@
-"""Waiting for Redis in virtual time: redis-py and the hint queue, unmodified, on a real Valkey."""
+"""Blocking reads in virtual time: redis-py and the hint queue, unmodified, on a real Valkey."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_waiting_read_is_answered_when_data_is_written(world: World, protocol: i
     assert entries == [(entry_id, {b"a": b"b"})]
     assert 40 < written_at < 40 + SOON
     assert abs(read_at - written_at) < SOON
-    # `*` means the virtual clock.
+    # `*` uses the virtual clock.
     assert entry_id.decode().startswith("17672256")  # 2026-01-01T00:00:40Z
 
 
@@ -128,7 +128,7 @@ def test_transaction_wakes_several_reads_at_exec(world: World) -> None:
 
     (first, second), ids = world.run(harness)
     assert sorted([*first, *second]) == [b"0", b"1", b"t"]
-    assert {len(first), len(second)} == {2, 1}  # who came first had one of each stream
+    assert {len(first), len(second)} == {2, 1}  # the first reader got one of each stream
     assert [entry_id[-2:] for entry_id in ids[:3]] == ["-0", "-1", "-2"]
 
 
@@ -178,7 +178,7 @@ def test_read_from_the_end_is_woken_only_by_later_entries(world: World) -> None:
 
 
 def test_deleted_stream_ends_the_wait_of_a_group_only(world: World) -> None:
-    """As the real server does it: NOGROUP at once; XREAD goes on waiting."""
+    """As in the real server: XREADGROUP fails with NOGROUP, XREAD keeps waiting."""
 
     async def group() -> tuple[str, float]:
         async with world.client() as client:
@@ -262,7 +262,7 @@ def test_hint_queue_works_unmodified(world: World) -> None:
             return got, facts, poked, world.loop.time() - waited
 
     got, facts, poked, waited = world.run(harness)
-    # The first went alone to who waited: it was all there was at that instant.
+    # The waiting reader got only the first: it was the only entry at that instant.
     assert [number for number, _ in got] == [1, 2, 2]
     assert got[0][1] == pytest.approx(20, abs=SOON)
     assert facts == ("first", ["default"], [consumer])

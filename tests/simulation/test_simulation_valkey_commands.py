@@ -1,4 +1,4 @@
-"""Commands to Redis, as words."""
+"""Classification of Redis commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redis in a simulated run: what breaks it, what it refuses, and that runs are the same."""
+"""Redis in a simulated run: faults, refused commands, determinism."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_paused_server_answers_later(world: World) -> None:
 
 
 def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:
-    """Some readers and writers that meet; which reader gets what is up to the seed."""
+    """Concurrent readers and writers; the seed decides which reader gets which entry."""
 
     async def worker(number: int) -> int:
         got = 0
@@ -233,9 +233,9 @@ def test_unsupported_commands_are_refused(world: World, command: str) -> None:
     async def harness() -> Any:
         return await world.start("worker-1", client)
 
-    told = world.run(harness)
+    error = world.run(harness)
     first = command.partition(" ")[0]
-    assert told.startswith(f"{first} ")
-    assert "is not simulated" in told
-    assert "worker-1" in told
+    assert error.startswith(f"{first} ")
+    assert "is not simulated" in error
+    assert "worker-1" in error
     assert any(first in refused for refused in world.loop.refused)

@@ -1,4 +1,4 @@
-"""What a simulated process sees of the machine: a seed's clocks and entropy, or a refusal."""
+"""Clocks and entropy in a simulated process: from the seed, or refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def loop() -> Iterator[SimulationLoop]:
 
 
 def inside(look: Callable[[], T], seed: int = 7, name: str = "n") -> T:
-    """What a node of that name sees."""
+    """Evaluate in a node of that name."""
     seen: list[T] = []
 
     async def process() -> None:
@@ -241,7 +241,7 @@ def test_library_counters_restart_with_each_run() -> None:
 def test_sets_of_library_objects_iterate_in_creation_order(name: str) -> None:
     def order() -> list[int]:
         things = [kind.__new__(kind) for _ in range(100)]
-        random.Random(1).shuffle(things)  # their addresses rise with their making
+        random.Random(1).shuffle(things)  # addresses rise in creation order
         return [things.index(thing) for thing in set(things)]
 
     virtual.install()
@@ -251,7 +251,7 @@ def test_sets_of_library_objects_iterate_in_creation_order(name: str) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether this version of Python has it."""
+    """Return whether this version of Python has the name."""
     owner, _, attribute = name.rpartition(".")
     return hasattr(pkgutil.resolve_name(owner), attribute)
 

@@ -161,10 +161,10 @@ POINTS = [BranchPoint(n / 10, f"worker-{n}             did {n}", own=True) for n
 
 async def asked(culprit: float, most: int = 500) -> tuple[Curve, Oracle]:
     oracle = Oracle(culprit)
-    told: list[str] = []
-    inquiry = Inquiry(Variants(oracle, 2, 7, None, ()), BROKEN, most, told.append)
+    shown: list[str] = []
+    inquiry = Inquiry(Variants(oracle, 2, 7, None, ()), BROKEN, most, shown.append)
     curve = await inquiry.ask(CALM, POINTS)
-    assert len(told) == len(curve.known)
+    assert len(shown) == len(curve.known)
     return curve, oracle
 
 

@@ -187,7 +187,7 @@ def test_every_sometimes_can_be_seen() -> None:
     run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
     life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
     life.submit_again(other=True).dispatch().republish().claim().call_out().end(Reason.FAILED)
-    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.HANDED_BACK)
+    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.RELEASED)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
     run.submit("b").cancel()
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()

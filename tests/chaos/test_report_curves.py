@@ -135,7 +135,7 @@ def test_a_task_is_due_from_its_instant_on_not_from_its_submit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "place"), [(Reason.LOST, DUE), (Reason.HANDED_BACK, DUE), (Reason.FAILED, WAITING)]
+    ("reason", "place"), [(Reason.LOST, DUE), (Reason.RELEASED, DUE), (Reason.FAILED, WAITING)]
 )
 def test_a_lost_attempt_is_due_at_once_a_failed_one_backs_off(reason: Reason, place: str) -> None:
     run = Specimen()

@@ -110,6 +110,7 @@ def test_a_host_that_does_not_answer_is_explained(temporary: Path, tmp_path: Pat
     assert not out.exists()
 
 
+@pytest.mark.stack
 def test_it_runs_distributed_with_tags_and_a_shape(api: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])

@@ -41,7 +41,7 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "backlog": (scans.BACKLOG, {"cap": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),
-    "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
+    "reclaim": (scans.RECLAIM, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
     "claim": (
         transitions.CLAIM,
         {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},

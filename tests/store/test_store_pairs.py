@@ -44,17 +44,17 @@ OPERATIONS: dict[str, Operation] = {
     "fail": lambda s, w: s.release(
         [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive
     ),
-    "hand_back": lambda s, w: s.release(
-        [Failure(w.task_id, w.epoch, Reason.HANDED_BACK)], w.owner or w.alive
+    "release": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.RELEASED)], w.owner or w.alive
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
-    "take_back": lambda s, _: s.reclaim(10, "scheduler"),
+    "reclaim": lambda s, _: s.reclaim(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),
     "retry": lambda s, w: s.retry([w.task_id], "api"),
     "prune": lambda s, _: s.prune(10),
 }
-SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "take_back", "prune"}
+SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "reclaim", "prune"}
 
 
 @dataclass(frozen=True)

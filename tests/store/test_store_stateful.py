@@ -36,7 +36,7 @@ from holdfast.settings import Settings
 from holdfast.store.store import Store
 
 T = TypeVar("T")
-ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
+ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.RELEASED, Reason.TIMED_OUT]
 
 # Of all events of a task the one that changed its state last is the nearest to state_since.
 _STATE_SINCE_OF_ANOTHER_EVENT = """
@@ -158,7 +158,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         granted = {grant.task_id for grant in claimed.grants}
         assert claimed.deferred == wanted - granted
-        self._obey_the_last_life(wanted, granted, worker, exclusive=exclusive)
+        self._check_quarantine(wanted, granted, worker, exclusive=exclusive)
         for grant in claimed.grants:
             model = self.models[grant.task_id]
             assert grant.quarantined == model.counters.quarantined
@@ -172,7 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.granted += new
         return multiple(*new)
 
-    def _obey_the_last_life(
+    def _check_quarantine(
         self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, exclusive: bool
     ) -> None:
         """Which of the wanted may be granted: the rule "a task on its last life runs alone"."""
@@ -201,7 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.register(newborn, "w", ["default"], []))
         self.dispatch_and_claim(newborn, exclusive=True)
         self.kill_worker(newborn)
-        self.take_back()
+        self.reclaim()
         return self.dispatch_and_claim(worker, exclusive=exclusive)
 
     def _present_hints(self) -> list[Hint]:
@@ -310,7 +310,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stale += not done
 
     @rule()
-    def take_back(self) -> None:
+    def reclaim(self) -> None:
         lost = {task for task, model in self.models.items() if model.owner in self.dead}
         taken = self.run(self.store.reclaim(1000, "scheduler"))
         assert {end.task_id for end in taken} == lost

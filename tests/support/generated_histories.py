@@ -40,7 +40,7 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
 
 
 def _step(life: Life, step: str, worker: str) -> None:
-    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.HANDED_BACK}
+    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.RELEASED}
     if step in ends:
         life.end(ends[step])
     elif step == "claim":

@@ -50,7 +50,7 @@ def lost_and_done_by_another(run: Specimen) -> None:
 @good
 def republished_failed_handed_back(run: Specimen) -> None:
     life = run.submit("a").dispatch().republish().claim().end(Reason.FAILED).dispatch()
-    life.claim("worker-2").end(Reason.HANDED_BACK).dispatch().claim().succeed()
+    life.claim("worker-2").end(Reason.RELEASED).dispatch().claim().succeed()
 
 
 @good
@@ -130,6 +130,6 @@ def absent_and_nobody_said_otherwise(run: Specimen) -> None:
 
 @good
 def handed_back_then_failed_within_its_limit(run: Specimen) -> None:
-    life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.HANDED_BACK)
+    life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.RELEASED)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.FAILED)
     assert life.state is State.FAILED

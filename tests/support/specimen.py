@@ -311,7 +311,7 @@ class Life:
     def end(self, reason: Reason) -> Self:
         """The attempt ends without success; where the task goes is the lifecycle's affair."""
         self.losses += reason is Reason.LOST
-        self.handed_back += reason is Reason.HANDED_BACK
+        self.handed_back += reason is Reason.RELEASED
         counters = Counters(
             self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
         )

@@ -36,7 +36,7 @@ class Model:
 
     def end(self, reason: Reason) -> None:
         self.losses += reason is Reason.LOST
-        self.handed_back += reason is Reason.HANDED_BACK
+        self.handed_back += reason is Reason.RELEASED
         target = after_attempt(self.counters, reason, cancel_requested=self.cancel_requested)
         self.effects += target is State.SUCCEEDED
         self.move(target, reason)

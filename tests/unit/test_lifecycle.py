@@ -64,7 +64,7 @@ ENDS = [
     Reason.TIMED_OUT,
     Reason.DISCARDED,
     Reason.LOST,
-    Reason.HANDED_BACK,
+    Reason.RELEASED,
     Reason.CANCELLED,
 ]
 

@@ -14,7 +14,7 @@ from waiting import until
 
 from holdfast.model.claim import Success
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
@@ -23,8 +23,8 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
-def backlog_metrics_of(bench: Bench) -> tuple[BacklogMetrics, Loops]:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+def backlog_metrics_of(bench: Bench) -> tuple[BacklogMetrics, LoopSupervisor]:
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     backlog = BacklogMetrics(bench.store, loops, bench.metrics)
     loops.stop()  # so that refresh() does not sleep
     return backlog, loops
@@ -140,7 +140,7 @@ async def test_of_more_queues_than_can_be_told_apart_the_rest_is_one(bench: Benc
 
 
 async def test_whoever_blocks_the_event_loop_is_seen(bench: Bench) -> None:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     LoopLag(loops, bench.metrics)
     beating = asyncio.create_task(loops.run())
     lags = "holdfast_event_loop_lag_seconds_bucket"
@@ -154,7 +154,7 @@ async def test_whoever_blocks_the_event_loop_is_seen(bench: Bench) -> None:
 
 
 async def test_loops_show_when_they_last_did_well(bench: Bench) -> None:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     fail = asyncio.Event()
 
     async def turn() -> None:

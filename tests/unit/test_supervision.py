@@ -12,7 +12,7 @@ import pytest
 from waiting import until
 
 from holdfast.errors import Unavailable
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
@@ -29,14 +29,14 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def loops(log: io.StringIO, metrics: Metrics) -> Loops:
-    return Loops(create_logger(style="json", stream=log), metrics)
+def loops(log: io.StringIO, metrics: Metrics) -> LoopSupervisor:
+    return LoopSupervisor(create_logger(style="json", stream=log), metrics)
 
 
 class Turns:
     """A turn that raises what it is told to, and counts itself."""
 
-    def __init__(self, loops: Loops, *errors: BaseException) -> None:
+    def __init__(self, loops: LoopSupervisor, *errors: BaseException) -> None:
         self._loops = loops
         self._errors = list(errors)
         self.taken = 0
@@ -48,7 +48,7 @@ class Turns:
         await self._loops.sleep(0.01)
 
 
-async def ended(loops: Loops, condition: Callable[[], bool]) -> None:
+async def ended(loops: LoopSupervisor, condition: Callable[[], bool]) -> None:
     running = asyncio.create_task(loops.run())
     await until(condition)
     loops.stop()
@@ -66,7 +66,7 @@ async def ended(loops: Loops, condition: Callable[[], bool]) -> None:
     ids=repr,
 )
 async def test_an_error_costs_a_pause_and_is_told(
-    loops: Loops, log: io.StringIO, metrics: Metrics, error: BaseException
+    loops: LoopSupervisor, log: io.StringIO, metrics: Metrics, error: BaseException
 ) -> None:
     turns = Turns(loops, error)
     loops.add("work", turns, stalled_seconds=5)
@@ -80,7 +80,7 @@ async def test_an_error_costs_a_pause_and_is_told(
     assert count("holdfast_loop_turns_total", labels) == 1
 
 
-async def test_a_failing_loop_harms_no_other_one(loops: Loops) -> None:
+async def test_a_failing_loop_harms_no_other_one(loops: LoopSupervisor) -> None:
     good, bad = Turns(loops), Turns(loops, *[RuntimeError()] * 100)
     loops.add("good", good, stalled_seconds=5)
     loops.add("bad", bad, stalled_seconds=5)
@@ -88,7 +88,7 @@ async def test_a_failing_loop_harms_no_other_one(loops: Loops) -> None:
     assert bad.taken < good.taken
 
 
-async def test_pauses_grow_while_errors_last(loops: Loops) -> None:
+async def test_pauses_grow_while_errors_last(loops: LoopSupervisor) -> None:
     started: list[float] = []
 
     async def turn() -> None:
@@ -101,7 +101,7 @@ async def test_pauses_grow_while_errors_last(loops: Loops) -> None:
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 
-async def test_readiness_is_progress_not_life(loops: Loops) -> None:
+async def test_readiness_is_progress_not_life(loops: LoopSupervisor) -> None:
     let_go = asyncio.Event()
 
     async def turn() -> None:
@@ -111,14 +111,14 @@ async def test_readiness_is_progress_not_life(loops: Loops) -> None:
     loops.add("work", turn, stalled_seconds=0.05)
     assert loops.stalled() == {"work": "not started"}
     running = asyncio.create_task(loops.run())
-    await until(lambda: "still in its turn" in loops.stalled().get("work", ""))
+    await until(lambda: "iteration still running" in loops.stalled().get("work", ""))
     let_go.set()
     await until(lambda: loops.stalled() == {})
     loops.stop()
     await running
 
 
-async def test_a_stalled_loop_says_what_fails(loops: Loops) -> None:
+async def test_a_stalled_loop_says_what_fails(loops: LoopSupervisor) -> None:
     turns = Turns(loops, *[Unavailable("cannot reach Postgres")] * 3)
     loops.add("work", turns, stalled_seconds=0.05)
     running = asyncio.create_task(loops.run())
@@ -128,7 +128,7 @@ async def test_a_stalled_loop_says_what_fails(loops: Loops) -> None:
     await running
 
 
-async def test_stop_ends_every_sleep_at_once(loops: Loops) -> None:
+async def test_stop_ends_every_sleep_at_once(loops: LoopSupervisor) -> None:
     async def turn() -> None:
         await loops.sleep(60)
 
@@ -142,7 +142,7 @@ async def test_stop_ends_every_sleep_at_once(loops: Loops) -> None:
     assert loops.stopping
 
 
-async def test_a_cancellation_from_outside_ends_the_loops(loops: Loops) -> None:
+async def test_a_cancellation_from_outside_ends_the_loops(loops: LoopSupervisor) -> None:
     turns = Turns(loops)
     loops.add("work", turns, stalled_seconds=5)
     running = asyncio.create_task(loops.run())

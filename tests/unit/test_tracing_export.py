@@ -17,7 +17,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.export import BATCH_MAX, QUEUE_MAX
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.telemetry.tracing import Finished, Tracing, create_tracing
+from holdfast.telemetry.tracing import FinishedSpan, Tracing, create_tracing
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -44,7 +44,9 @@ class Traced:
         """So many spans end."""
         for _ in range(count):
             context = self.tracing.root()
-            self.tracing.record(Finished(name, context, None, 10, 20, SpanKind.CLIENT, {"n": 1}))
+            self.tracing.record(
+                FinishedSpan(name, context, None, 10, 20, SpanKind.CLIENT, {"n": 1})
+            )
 
     def count(self, result: str) -> float:
         labels = {"result": result}
@@ -70,7 +72,9 @@ async def test_spans_arrive_as_they_were_told() -> None:
         context = told.tracing.child(parent)
         link = told.tracing.root()
         told.tracing.record(
-            Finished("GET", context, parent, 10, 20, SpanKind.CLIENT, {"a": 1}, (link,), error="no")
+            FinishedSpan(
+                "GET", context, parent, 10, 20, SpanKind.CLIENT, {"a": 1}, (link,), error="no"
+            )
         )
         (span,) = await collector.until("GET")
     assert (span.service, span.instance) == ("holdfast-test", "test-1")
@@ -184,7 +188,7 @@ async def test_spans_end_in_threads_too() -> None:
 async def test_what_cannot_be_encoded_harms_no_later_span(monkeypatch: pytest.MonkeyPatch) -> None:
     async with receiving() as collector, traced(collector.url) as told:
         context = told.tracing.root()
-        told.tracing.record(Finished("bad", context, None, -1, 20))
+        told.tracing.record(FinishedSpan("bad", context, None, -1, 20))
         await until(lambda: told.count("lost") == 1)
         told.end(1, "good")
         await collector.until("good")
@@ -193,5 +197,5 @@ async def test_what_cannot_be_encoded_harms_no_later_span(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:4318", "ftp://collector", "http://"])
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="no URL"):
+    with pytest.raises(ValueError, match="not an HTTP URL"):
         Traced(endpoint)

@@ -72,7 +72,7 @@ async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
         success(grants[0]),
         Failure(grants[1].task_id, grants[1].epoch, Reason.FAILED, 60.0),
         Failure(grants[2].task_id, grants[2].epoch, Reason.DISCARDED),
-        Failure(grants[3].task_id, grants[3].epoch, Reason.HANDED_BACK),
+        Failure(grants[3].task_id, grants[3].epoch, Reason.RELEASED),
     ]
     async with finishing(bench, worker) as (finisher, _):
         answers = await asyncio.gather(*map(finisher.settle, ends))

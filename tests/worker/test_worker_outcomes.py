@@ -227,7 +227,7 @@ async def test_a_handler_that_claims_to_have_lost_its_task_gives_it_back(bench: 
     (task_id,) = await bench.submit("mistaken")
     async with bench.scheduler(), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-    assert Reason.HANDED_BACK in await bench.reasons(task_id)
+    assert Reason.RELEASED in await bench.reasons(task_id)
 
 
 async def test_a_worker_runs_no_more_than_its_slots(bench: Bench) -> None:

@@ -18,6 +18,7 @@ BOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((GRAFANA / "dashboards").glob("*.json"))
 }
+TITLES = [panel["title"] for panel in BOARDS["holdfast-overview"]["panels"]]
 SOURCES = yaml.safe_load((GRAFANA / "datasources" / "datasources.yml").read_text())["datasources"]
 
 
@@ -97,6 +98,13 @@ def test_dashboard_is_well_formed(name: str) -> None:
         assert place["x"] + place["w"] <= 24
         assert not area & taken, f"{panel['title']} overlaps another panel"
         taken |= area
+
+
+def test_panels_that_runbooks_name_exist() -> None:
+    text = " ".join((CONFIG / "alerts.yml").read_text().split())
+    named = set(re.findall(r'panel "([^"]+)"', text))
+    assert named
+    assert all(any(title.startswith(name) for title in TITLES) for name in named)
 
 
 def test_exemplars_link_to_jaeger() -> None:

@@ -102,7 +102,7 @@ def register_steps(bench: Bench) -> None:
 async def api_calls(
     bench: Bench, calls: Callable[[httpx.AsyncClient], Any], **changes: Any
 ) -> None:
-    """Call an API of this process that exports all its spans."""
+    """Call an in-process API that exports all its spans."""
     settings = bench.quick(trace_ratio=1.0, log_level="ERROR", **changes)
     app = create_api(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -158,7 +158,7 @@ async def requests_without_a_database(bench: Bench) -> None:
 
 
 async def waits(bench: Bench) -> None:
-    """Let one task wait for its time and one for a scheduler."""
+    """Let one task wait for its due time and one for a scheduler."""
     run_at = (await bench.store.clock()) + timedelta(seconds=0.2)
     late, _ = await submit(bench, "echo", run_at=run_at)
     starved, _ = await submit(bench, "echo")
@@ -173,7 +173,7 @@ async def outcomes(bench: Bench) -> None:
     bad = [(await submit(bench, name))[0] for name in ("hopeless", "unstorable")]
     bad.append((await submit(bench, "order", payload={"wrong": True}))[0])
     bad.append((await submit(bench, "endless", timeout_seconds=0.2, max_attempts=1))[0])
-    unknown, _ = await submit(bench, "nobody_knows")
+    unknown, _ = await submit(bench, "unknown_name")
     cancelled, _ = await submit(bench, "endless")
     async with bench.scheduler(), bench.worker(unknown_name_seconds=60):
         await bench.until_state(cancelled, State.RUNNING)
@@ -256,7 +256,7 @@ async def dead_worker(bench: Bench) -> None:
 
 
 async def stray(bench: Bench) -> None:
-    """Let a worker end an attempt that the database has under its name and it does not know."""
+    """Let a worker release an attempt that only the database records as its own."""
     async with bench.worker() as worker:
         (grant,) = await bench.claimed("echo", worker=worker.id, traceparent=sampled())
         await bench.until_state(grant.task_id, State.SCHEDULED)

@@ -123,7 +123,7 @@ _DEFINED = (
     ),
     Occurrence("hint_republished", "A hint was published again", _transitions(Reason.REPUBLISHED)),
     Occurrence(
-        "handed_back", "A stopping worker released an attempt", _transitions(Reason.HANDED_BACK)
+        "handed_back", "A stopping worker released an attempt", _transitions(Reason.RELEASED)
     ),
     Occurrence("worker_replaced", "A worker restarted as a new incarnation", _replaced_workers),
     Occurrence("cancelled", "A task was cancelled", _cancelled_tasks),

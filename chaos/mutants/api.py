@@ -73,9 +73,9 @@ MUTANTS = (
             Edit(
                 _ACTIONS,
                 "    if not answer.done:\n"
-                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+                '        detail = f"Task {task_id} is {answer.state} and can no longer',
                 "    if answer is None:\n"
-                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+                '        detail = f"Task {task_id} is {answer.state} and can no longer',
             ),
         ),
     ),
@@ -120,10 +120,10 @@ MUTANTS = (
         edits=(
             Edit(
                 _ACTIONS,
-                '        detail = f"Whether it was cancelled is not known: {error}. '
-                'Send the cancel again."\n',
+                '        detail = f"It is unknown whether the task was cancelled: {error}. '
+                'Cancel it again."\n',
                 "        return Response(status_code=200)\n"
-                '        detail = f"Whether it was cancelled is not known: {error}."\n',
+                '        detail = f"It is unknown whether the task was cancelled: {error}."\n',
             ),
         ),
     ),

@@ -169,10 +169,10 @@ _EXPORTED = (
         edits=(
             Edit(
                 "system/holdfast/worker/executor.py",
-                "        await attempt.released()\n",
+                "        await attempt.wait_for_thread()\n",
                 "        export = self._telemetry._tracing._export\n"
                 "        await export._send(export._client)\n"
-                "        await attempt.released()\n",
+                "        await attempt.wait_for_thread()\n",
             ),
         ),
     ),

@@ -220,8 +220,8 @@ _ENDS = (
             Edit(
                 _FILE,
                 "CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'\n"
-                "         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
-                "CASE WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
+                "         WHEN locked.outcome = '{Reason.RELEASED}' THEN",
+                "CASE WHEN locked.outcome = '{Reason.RELEASED}' THEN",
             ),
         ),
     ),
@@ -248,7 +248,7 @@ _ENDS = (
         edits=(
             Edit(
                 _FILE,
-                "locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS",
+                "locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS",
                 "locked.handed_back AS",
             ),
         ),

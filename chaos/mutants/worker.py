@@ -8,6 +8,7 @@ from chaos.mutants.scheduler import HINTS_ONCE
 from chaos.mutants.transitions import MUTANTS as _TRANSITIONS
 
 _FILE = "system/holdfast/worker/worker.py"
+_HEARTBEAT = "system/holdfast/worker/heartbeat.py"
 _CLAIMER = "system/holdfast/worker/claimer.py"
 _LEASE = "system/holdfast/worker/lease.py"
 _EXECUTOR = "system/holdfast/worker/executor.py"
@@ -27,7 +28,7 @@ _ORPHANS_KEPT = Mutant(
     pair="claim_given_up_orphans_kept",
     edits=(
         Edit(
-            _FILE,
+            _HEARTBEAT,
             "elif running is None and key not in known and self._claimer.no_claim_since(mark):",
             "elif False and mark:",
         ),
@@ -160,7 +161,7 @@ _TAKING = (
         edits=(
             Edit(
                 _EXECUTOR,
-                "        grant.epoch,\n        Reason.HANDED_BACK,\n",
+                "        grant.epoch,\n        Reason.RELEASED,\n",
                 "        grant.epoch,\n        Reason.FAILED,\n",
             ),
         ),
@@ -187,10 +188,9 @@ _DEAD_CONTINUES = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        if owned is None:\n            self._die()\n            return\n",
-            "        if owned is None:\n"
+            "            self._die()\n            return\n        await self.beats",
             "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
-            "            return\n",
+            "            return\n        await self.beats",
         ),
     ),
 )
@@ -247,12 +247,12 @@ _FENCE = "the fence refuses their writes: without it only work is wasted"
 UNPLANTED = (
     Unplanted(
         "handlers of attempts that the database no longer lists are stopped",
-        _FILE,
+        _HEARTBEAT,
         _FENCE,
     ),
     Unplanted(
         "an unknown attempt is released only if no claim was in flight",
-        _FILE,
+        _HEARTBEAT,
         "without it a fresh grant is released too: legal, but wasteful",
     ),
     Unplanted(
@@ -283,7 +283,7 @@ UNPLANTED = (
     ),
     Unplanted(
         "a cancelled attempt is stopped by the heartbeat",
-        _FILE,
+        _HEARTBEAT,
         "equivalent: a handler that succeeds anyway wins against the cancel",
     ),
     Unplanted(

@@ -17,7 +17,7 @@ WAITING, DUE = "waiting", "due"
 PLACES = (WAITING, DUE, *(state for state in State if state is not State.SCHEDULED))
 
 # After these a task is due immediately; after a failure it backs off until its dispatch.
-_DUE_IMMEDIATELY = frozenset({Reason.LOST, Reason.HANDED_BACK, Reason.RETRIED})
+_DUE_IMMEDIATELY = frozenset({Reason.LOST, Reason.RELEASED, Reason.RETRIED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def _incidents(model: RunModel, axis: Axis) -> Iterator[Layer]:
         ("invariant violated", "bad", violated),
         ("attempt lost", "warn", reasons(Reason.LOST)),
         ("attempt failed or timed out", "mild", reasons(Reason.FAILED, Reason.TIMED_OUT)),
-        ("attempt released", "mild", reasons(Reason.HANDED_BACK)),
+        ("attempt released", "mild", reasons(Reason.RELEASED)),
         ("stale write refused", "good", refused),
         ("duplicate suppressed", "good", twice),
         ("hint republished", "mild", reasons(Reason.REPUBLISHED)),

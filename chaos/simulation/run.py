@@ -19,7 +19,7 @@ from chaos.checker.sometimes import count_occurrences
 from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History, HistoryWriter
 from chaos.history.records import Record, encode
-from chaos.observers import forwarding
+from chaos.observers.collector import forward_exports
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
 from chaos.run import artifacts
@@ -195,7 +195,7 @@ class _Simulation:
             valkey.close()
             loop.dispose()
             network.close()
-        forwarding.forward(exports)
+        forward_exports(exports)
         for record in self.records:
             loop.trace.note("node", "history", "", encode(record))
         self.digest = loop.trace.digest

@@ -37,7 +37,7 @@ _STATEMENTS: Mapping[str, str] = MappingProxyType(
         "republished": "republish",
         "claimed": "claim",
         "succeeded": "finish",
-        "lost": "take_back",
+        "lost": "reclaim",
         "cancel_requested": "cancel",
         "retried": "retry",
     }

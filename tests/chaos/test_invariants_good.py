@@ -38,7 +38,7 @@ def test_only_poison_may_be_dead_lettered() -> None:
     # Its neighbours are lost with it, fail, time out, are handed back: they end all the same.
     life = run.submit("neighbour").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.TIMED_OUT)
-    life.dispatch().claim().end(Reason.HANDED_BACK).dispatch().claim().succeed()
+    life.dispatch().claim().end(Reason.RELEASED).dispatch().claim().succeed()
     run.submit("cancelled neighbour").dispatch().claim().cancel().end(Reason.LOST)
     assert [life.state for life in run.lives].count(State.FAILED) == 1
     assert broken(run, [*UNCONDITIONAL, "S15"]) == {}
@@ -52,10 +52,10 @@ def test_open_poison_task_is_left_to_liveness() -> None:
 
 def test_released_failed_or_cancelled_attempts_are_not_wasted() -> None:
     run = Specimen()
-    run.submit("a").dispatch().republish().claim().end(Reason.HANDED_BACK).dispatch().claim()
+    run.submit("a").dispatch().republish().claim().end(Reason.RELEASED).dispatch().claim()
     run.lives[0].end(Reason.FAILED).dispatch().claim().succeed().stale_finish("worker-1", 1)
     run.submit("cancelled").dispatch().claim().cancel().end(Reason.DISCARDED)
-    run.submit("given back").dispatch().claim().cancel().end(Reason.HANDED_BACK)
+    run.submit("given back").dispatch().claim().cancel().end(Reason.RELEASED)
     run.submit("dead letter", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     assert broken(run, [*UNCONDITIONAL, "S16"]) == {}
 

@@ -40,13 +40,13 @@ KILLS: dict[str, Any] = {
 }
 
 
-def killed(*, felt: bool = True, sometimes: tuple[str, ...] = ()) -> Specimen:
+def killed(*, observed: bool = True, sometimes: tuple[str, ...] = ()) -> Specimen:
     """A run whose worker is killed twice, as planned, with a task in flight."""
     run = Specimen(plan=KILLS | {"expect": {"sometimes": list(sometimes)}})
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("murder#1", "kill", "worker-1")
+    run.inject("murder#1", "kill", "worker-1")
     life.end(Reason.LOST).dispatch().claim("worker-2")
-    run.strike("murder#2", "kill", "worker-1", felt=felt)
+    run.inject("murder#2", "kill", "worker-1", observed=observed)
     life.succeed()
     return run
 
@@ -70,7 +70,7 @@ def test_tested_invariants_that_hold_are_true() -> None:
 
 
 def test_unobserved_fault_is_unknown() -> None:
-    assert doubts_of(killed(felt=False).history()) == [
+    assert doubts_of(killed(observed=False).history()) == [
         "fault murder#2 was injected, but not observed"
     ]
 
@@ -103,7 +103,7 @@ def test_fault_that_outlasts_the_heal_is_unknown() -> None:
 
 def test_unplanned_fault_is_unknown() -> None:
     run = killed()
-    run.strike("surprise#1", "kill", "worker-1")
+    run.inject("surprise#1", "kill", "worker-1")
     assert doubts_of(run.history()) == [
         "fault surprise#1 was injected, but the scenario does not plan it"
     ]
@@ -158,7 +158,7 @@ def test_crashed_check_is_unknown_unless_another_is_violated() -> None:
 
 
 def test_violation_outweighs_every_doubt() -> None:
-    run = killed(felt=False)
+    run = killed(observed=False)
     broken = run.edited(lambda r: None if isinstance(r, Effect) else r)
     judgement = judge(broken)
     assert judgement.verdict == "false"
@@ -187,7 +187,7 @@ def test_every_occurrence_can_be_counted() -> None:
     run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
     life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
     life.submit_again(other=True).dispatch().republish().claim().call_out().end(Reason.FAILED)
-    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.HANDED_BACK)
+    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.RELEASED)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
     run.submit("b").cancel()
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()
@@ -220,7 +220,7 @@ def test_check_file_needs_only_the_file(tmp_path: Path) -> None:
 
 def test_lines_of_runs_are_aligned() -> None:
     good = terminal.line(judge(killed().history()))
-    other = terminal.line(judge(killed(felt=False).history()))
+    other = terminal.line(judge(killed(observed=False).history()))
     assert len(good) == len(other)
     assert good.index("recovery") == other.index("recovery")
     assert "specimen" in good
@@ -262,7 +262,7 @@ def test_long_story_is_shortened_to_its_evidence() -> None:
 
 
 def test_summary_is_machine_readable() -> None:
-    judgements = [judge(killed().history()), judge(killed(felt=False).history())]
+    judgements = [judge(killed().history()), judge(killed(observed=False).history())]
     document = json.loads(orjson.dumps(summary.summarise(judgements)))
     assert document["verdict"] == "unknown"
     assert [run["verdict"] for run in document["runs"]] == ["true", "unknown"]

@@ -211,7 +211,7 @@ async def test_mutant_that_does_not_match_is_reported(pools: Pools, tmp_path: Pa
 # ------------------------------------------------------------------------------------ end to end
 
 
-def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def mutants(*arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chaos", "mutants", *arguments],
         cwd=SOURCES,

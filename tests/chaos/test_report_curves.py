@@ -135,7 +135,7 @@ def test_task_is_due_from_its_due_time_not_its_submit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "place"), [(Reason.LOST, DUE), (Reason.HANDED_BACK, DUE), (Reason.FAILED, WAITING)]
+    ("reason", "place"), [(Reason.LOST, DUE), (Reason.RELEASED, DUE), (Reason.FAILED, WAITING)]
 )
 def test_lost_attempt_is_due_immediately_and_failed_one_backs_off(
     reason: Reason, place: str

@@ -217,7 +217,7 @@ def test_simultaneous_faults_have_separate_lanes() -> None:
     run = Specimen(plan={"faults": plans})
     life = run.submit("a").dispatch()
     for plan in plans:
-        run.strike(f"{plan['name']}#1", "kill", "worker-1")
+        run.inject(f"{plan['name']}#1", "kill", "worker-1")
     life.claim().succeed()
     judgement = judge(run.history())
     lanes = timeline(RunModel(judgement)).lanes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chaos_runs import Chaos, chaos, home
+from chaos_runs import RUN_SECONDS, Chaos, chaos, home
 from specimen import Specimen
 
 from chaos.checker.verdict import judge
@@ -193,7 +193,7 @@ def test_invalid_regression_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_diagram_shows_the_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("held#1", "latency", "worker-1->postgres")
+    run.inject("held#1", "latency", "worker-1->postgres")
     life.end(Reason.LOST).dispatch().claim("worker-2").stale_finish("worker-1", epoch=1)
     life.owner = f"worker:{run.worker('worker-1')}"
     life.succeed()
@@ -252,7 +252,7 @@ def test_planted_bug_is_shrunk_explained_and_kept(home: Path, chaos: Chaos) -> N
     search = ("--shrink", "--shrink-runs", "8", "--into", "kept.yaml", "--why", "--why-runs", "12")
     simulate = ("--arena", "simulation", "--seed", "7", "--processes", "2")
     process = chaos("run", "./late.yaml", *simulate, *mutant, *search)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 1, said
     before, kept = Scenario.model_validate(LATE), scenarios.load(home / "kept.yaml")
     assert [fault.fault for fault in kept.faults] == ["latency"], said
@@ -269,5 +269,5 @@ def test_planted_bug_is_shrunk_explained_and_kept(home: Path, chaos: Chaos) -> N
     assert why.read_text() in said
     # Without the mutant the regression passes.
     process = chaos("run", "./kept.yaml", *simulate)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said

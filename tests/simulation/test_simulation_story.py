@@ -141,10 +141,10 @@ def test_evidence_is_marked() -> None:
 
 def test_story_of_a_task_has_its_faults_and_no_other_task() -> None:
     run = Specimen()
-    run.strike("early#1", "kill", "worker-3")
+    run.inject("early#1", "kill", "worker-3")
     life = run.submit("a").dispatch()
     run.submit("b").dispatch()
-    run.strike("cut#1", "down", "worker-1->redis")
+    run.inject("cut#1", "down", "worker-1->redis")
     life.claim()
     lines = said(story(run).text("a"))
     assert "worker-1->redis == cut#1: down begins, 2 tasks open, 0 running" in lines

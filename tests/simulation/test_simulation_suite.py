@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from chaos_runs import RUN_SECONDS, SMALL, Chaos, chaos, home, scenario_file
 from waiting import wait_until
 
 from chaos.checker.verdict import check_file
@@ -36,7 +36,7 @@ def directories(processes: list[psutil.Process]) -> set[Path]:
 
 def test_simulated_run_is_kept_like_any_other(scenario_file: Path, chaos: Chaos) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "5")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert re.search(r"^small +true .* faults  2/2", said, re.MULTILINE), said
     assert re.search(r"^kill +1", said, re.MULTILINE), said  # the coverage
@@ -55,7 +55,7 @@ def test_simulated_run_is_kept_like_any_other(scenario_file: Path, chaos: Chaos)
 
 def test_many_true_runs_keep_only_the_suite_report(scenario_file: Path, chaos: Chaos) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "1", "--runs", "3")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert "3 of 3 true, 0 false, 0 unknown" in said
     (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
@@ -95,7 +95,7 @@ def test_concurrent_runs_do_not_interfere(scenario_file: Path, chaos: Chaos) -> 
         chaos("run", "./small.yaml", "--arena", "simulation", "--seed", seed) for seed in ("3", "4")
     ]
     for process in both:
-        said, _ = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=RUN_SECONDS)
         assert process.returncode == 0, said
 
 
@@ -112,7 +112,7 @@ def test_invalid_input_is_a_one_line_error(
 ) -> None:
     assert scenario_file.exists()
     process = chaos("run", *arguments, "--arena", "simulation")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 2
     assert complaint in said
     assert "Traceback" not in said

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from chaos.history.records import Record, Sometimes
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.observers.collector import Collector, create_collector, read_exports
 from chaos.observers.database import DatabaseObserver
-from chaos.observers.logs import sightings
+from chaos.observers.logs import observations
 from chaos.observers.sink import Call, Sink, create_sink, read_calls
 from chaos.scenario.faults import COLLECTOR, FaultSpec
 from chaos.scenario.operations import EFFECTS
@@ -129,7 +129,7 @@ class SimulatedEnvironment:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         write_logs(self.actors, self._logs)
-        return sightings(self.valkey.hints, final_records, self._logs, since)
+        return observations(self.valkey.hints, final_records, self._logs, since)
 
     def _main(self, name: str) -> Main:
         role = name.partition("-")[0]
@@ -144,7 +144,7 @@ class SimulatedEnvironment:
 
     def _settings(self, name: str) -> Settings:
         return self.scenario.settings(
-            **telemetry.settings(self.scenario.topology.settings),
+            **otlp.trace_settings(self.scenario.topology.settings),
             otlp_endpoint=f"http://{self._network.host(COLLECTOR)}:{COLLECTOR_PORT}",
             label=name,
             database_url=self.postgres.url(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-from chaos.scenario.vocabulary import FAULTS, FaultSort
+from chaos.scenario.vocabulary import FAULTS, TargetKind
 
 Stream = Literal["upstream", "downstream"]
 STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
@@ -25,7 +25,7 @@ STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
 ATTRIBUTES = {
     name: kind.attributes
     for name, kind in FAULTS.items()
-    if FaultSort.EDGE in kind.sorts and name != "down"
+    if TargetKind.EDGE in kind.target_kinds and name != "down"
 }
 # The time between the pieces into which a bandwidth toxic cuts a long chunk.
 _PIECE_MS = 100

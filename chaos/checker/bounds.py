@@ -7,7 +7,7 @@ works, and no fault returns. What remains from before:
 1. *Leftovers settle.* A process waits for a reply that never comes, at most one statement timeout,
    and reconnects. Only then do schedulers tick without gaps, and only after three heartbeat
    intervals of that may they mark workers dead. Meanwhile the lease of an incarnation that died
-   just before the heal runs out. mark_dead and take_back then need one tick each. From here on
+   just before the heal runs out. mark_dead and reclaim then need one tick each. From here on
    only poison tasks cost attempts: every remaining worker is alive, every dead one has lost its
    tasks.
 2. *Lost hints* are republished at their deadline. It doubles with each publishing, but a deadline
@@ -36,7 +36,7 @@ import math
 from chaos.history.records import Bound, Term
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
-from chaos.scenario.vocabulary import FaultSort
+from chaos.scenario.vocabulary import TargetKind
 from holdfast.model.lifecycle import Backoff
 from holdfast.settings import Settings
 
@@ -47,7 +47,7 @@ ROUND_TRIP_SECONDS = 0.1
 TASKS_PER_SECOND = 200.0
 # The longest pause of a supervised loop after an error (system/holdfast/runtime/supervision.py).
 LOOP_RESTART_SECONDS = 2.0
-# A sweep: clock, mark_dead, take_back, generation, republish, publish.
+# A sweep: clock, mark_dead, reclaim, generation, republish, publish.
 SWEEP_ROUND_TRIPS = 6
 # From due to claimed: generation, dispatch, publish, read, claim.
 START_ROUND_TRIPS = 5
@@ -137,7 +137,7 @@ def _settled(settings: Settings) -> list[Term]:
             why=f"what is left of lease_seconds={settings.lease_seconds:g} by then",
         ),
         Term(
-            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and take_back, one tick each"
+            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and reclaim, one tick each"
         ),
     ]
 
@@ -171,7 +171,7 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
         Term(
             name="poison",
             seconds=settings.max_losses * life,
-            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and take_back",
+            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and reclaim",
         ),
         Term(
             name="worker starts",
@@ -214,11 +214,11 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
 
     An outage of Postgres costs none: no worker is marked dead before all could reconnect.
     """
-    if plan.sort is FaultSort.SERVER:
+    if plan.target_kind is TargetKind.SERVER:
         return 0
     found = plan.candidates(scenario.topology)
     affected = [name for name in found if name.startswith("worker-")]
-    if plan.sort is FaultSort.EDGE:
+    if plan.target_kind is TargetKind.EDGE:
         affected = [name for name in affected if name.endswith("->postgres")]
         cut = plan.fault in _CUTS
     else:

@@ -37,7 +37,7 @@ STATEMENTS = [
     made(10.5, "worker-1", "claim"),
     made(11.5, "worker-1", "finish"),
     made(10.8, "scheduler-1", "dispatch"),
-    made(10.9, "witness", "counts"),
+    made(10.9, "observer", "counts"),
 ]
 
 

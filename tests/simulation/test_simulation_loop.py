@@ -97,9 +97,7 @@ class TestStuck:
         with pytest.raises(Stuck, match="nothing is left to run") as caught:
             loop.run(main)
         text = str(caught.value)
-        assert (
-            "<worker-1 #1 running>: worker-1 at tests/simulation/test_simulation_loop.py:" in text
-        )
+        assert "<worker-1 #1 running>: worker-1 at simulation/test_simulation_loop.py:" in text
         assert "inner" in text
         assert "harness at kernel/node.py" in text
 

@@ -35,7 +35,7 @@ from holdfast.worker.role import run_worker
 
 API_PORT, HEALTH_PORT, SINK_PORT, COLLECTOR_PORT = 8000, 8081, 8090, 4318
 _STOP_GRACE_SECONDS = 2.0
-_WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
+_CLIENTS, _SINK = "client", "sink"
 
 
 class SimulatedEnvironment:

@@ -40,6 +40,7 @@ hypothesis_settings.register_profile("nightly", max_examples=100, deadline=None)
 hypothesis_settings.load_profile("ci")
 
 TEMPLATE = "template"
+STACK_SECONDS = 400  # a whole stack on a busy machine
 XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 # Longest tests first: the order in which workers take them.
@@ -62,6 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             used = [tier for name, tier in TIER_OF_FIXTURE.items() if name in _fixtures(item)]
             item.add_marker(min([*used, "unit"], key=TIERS.index))
+        item.user_properties.append(("tier", tier_of(item)))
+        if tier_of(item) == "stack" and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(STACK_SECONDS))
         if not item.get_closest_marker("xdist_group") and _shares_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if XDIST_WORKER:
@@ -79,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seconds: defaultdict[str, float] = defaultdict(float)
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
-            tier = next(tier for tier in TIERS if tier in report.keywords)
+            tier = str(dict(report.user_properties)["tier"])
             counts[tier] += report.when == "call"
             seconds[tier] += report.duration
     terminalreporter.section("tiers")

@@ -36,7 +36,7 @@ import math
 from chaos.history.records import Bound, Term
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
-from chaos.scenario.vocabulary import FaultSort
+from chaos.scenario.vocabulary import TargetKind
 from holdfast.model.lifecycle import Backoff
 from holdfast.settings import Settings
 
@@ -210,11 +210,11 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
 
     An outage of Postgres costs none: no worker is marked dead before all could reconnect.
     """
-    if plan.sort is FaultSort.SERVER:
+    if plan.target_kind is TargetKind.SERVER:
         return 0
     found = plan.candidates(scenario.topology)
     struck = [name for name in found if name.startswith("worker-")]
-    if plan.sort is FaultSort.EDGE:
+    if plan.target_kind is TargetKind.EDGE:
         struck = [name for name in struck if name.endswith("->postgres")]
         cut = plan.fault in _CUTS
     else:

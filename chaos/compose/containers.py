@@ -10,7 +10,7 @@ from collections.abc import Callable
 import httpx
 
 from chaos.compose.docker import ContainerEvent, DockerError, engine, tail
-from chaos.compose.socket_stats import Gauge
+from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.live.actors import (
     READY_SECONDS,
     RESTART_DELAY_MAX_SECONDS,
@@ -26,14 +26,16 @@ class Container:
     """One named role (an ``Actor``) whose container is restarted whenever it ends.
 
     Requests are queued for the docker command while the caller continues; the state follows the
-    events of the engine alone (``handle_event``). After a planned end it waits for ``restart``,
-    after any other it is started at once.
+    events of the engine only (``handle_event``). After a planned end it waits for ``restart``,
+    after any other it is started immediately.
     """
 
-    def __init__(self, name: str, gauge: Gauge, on_exit: Callable[[ProcessEnd], None]) -> None:
+    def __init__(
+        self, name: str, socket_stats: RemoteSocketStats, on_exit: Callable[[ProcessEnd], None]
+    ) -> None:
         self.name = name
         self.container = ""
-        self._gauge = gauge
+        self._socket_stats = socket_stats
         self._on_exit = on_exit
         self._pid = 0
         self._last_pid = 0
@@ -119,7 +121,7 @@ class Container:
         starts = self.starts
         while time.monotonic() < give_up:
             with contextlib.suppress(httpx.HTTPError):
-                if self.alive and await self._gauge.ready(self.name):
+                if self.alive and await self._socket_stats.ready(self.name):
                     return
             if self.starts > starts + 3 and not patient:
                 break  # it keeps dying, so waiting does not help

@@ -65,7 +65,7 @@ class ContainerServer:
         self._docker("stop")
 
     def kill(self) -> None:
-        """Kill all of its processes at once."""
+        """Kill all of its processes."""
         self._docker("kill", "--signal", "KILL")
 
     def pause(self) -> Collection[int]:

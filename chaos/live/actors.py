@@ -20,7 +20,7 @@ from holdfast.devstack.reaper import Reaper
 # Covers the imports (eight processes on 2 cores) and reaching the database and Redis.
 READY_SECONDS = 30.0
 RESTART_DELAY_SECONDS = 0.1
-# Backoff for processes that die at once, because starts take CPU from the other processes.
+# Backoff for processes that die immediately, because starts take CPU from the other processes.
 RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
@@ -45,7 +45,7 @@ class Command:
 class SupervisedProcess:
     """One named process (an ``Actor``) that is replaced whenever it ends.
 
-    After a planned end the new process waits for ``restart``; after any other it starts at once.
+    After a planned end the new process waits for ``restart``, else it starts immediately.
     """
 
     def __init__(

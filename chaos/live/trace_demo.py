@@ -32,8 +32,8 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
-from holdfast.telemetry.tracing import Finished, create_tracing
-from holdfast.tools.trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
+from holdfast.telemetry.tracing import FinishedSpan, create_tracing
+from holdfast.tools.trace import OPEN, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 
 EXPORT_SECONDS = 0.25
@@ -177,7 +177,7 @@ class _Stack:
         attributes = {"holdfast.fault": "kill", "holdfast.target": victim}
         name = f"kill {victim}"
         tracing.record(
-            Finished(
+            FinishedSpan(
                 name, tracing.child(create), create, began, time.time_ns(), attributes=attributes
             )
         )
@@ -189,8 +189,8 @@ class _Stack:
             found = await trace_of(task, self._settings)
         except NoTrace:
             return None
-        outcomes = [span.attributes.get("holdfast.outcome", NOT_TOLD) for span in found.spans]
-        ends = [outcome for outcome in outcomes if outcome != NOT_TOLD]
+        outcomes = [span.attributes.get("holdfast.outcome", OPEN) for span in found.spans]
+        ends = [outcome for outcome in outcomes if outcome != OPEN]
         kills = [span for span in found.spans if span.service == FAULTS]
         return found if len(ends) > 1 and kills else None
 
@@ -232,7 +232,7 @@ async def _until(look: Callable[[], Awaitable[T | None]], what: str, seconds: fl
     give_up = time.monotonic() + seconds
     while not (found := await look()):
         if time.monotonic() > give_up:
-            raise NotShown(f"waited {seconds:.0f} s in vain for {what}")
+            raise NotShown(f"timed out after {seconds:.0f} s waiting for {what}")
         await asyncio.sleep(_LOOK_SECONDS)
     return found
 

@@ -191,7 +191,7 @@ class DatabaseObserver:
     async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
-                self._url, timeout=5, server_settings={"application_name": "chaos-witness"}
+                self._url, timeout=5, server_settings={"application_name": "chaos-observer"}
             )
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from chaos.history.history import History, Operation
 from chaos.history.records import Fault, Record, SinkCall
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.report.words import Source, describe, instant_of, source_of
 
 # A long story is shortened to its beginning and this many lines around each piece of evidence.
@@ -100,7 +100,7 @@ class Stories:
         yield from self._calls.get(task_id, ())
         if task_id in history.tasks:
             task = history.tasks[task_id]
-            parent = telemetry.parent(task.traceparent)
+            parent = otlp.parse_traceparent(task.traceparent)
             yield from history.spans.get(parent.trace_id, ()) if parent else ()
             yield task
 

@@ -12,7 +12,7 @@ EFFECTS = ("ledger", "sql", "external")
 
 
 class Effects(Part):
-    """Relative shares of the three kinds of effect (design section 5)."""
+    """Relative shares of the three kinds of effect."""
 
     ledger: float = Field(1.0, ge=0)
     sql: float = Field(0.0, ge=0)

@@ -121,7 +121,7 @@ def test_the_catalogue_is_printed_whole() -> None:
 
 
 def test_planting_changes_the_files_of_the_edits_and_nothing_else(tmp_path: Path) -> None:
-    mutant = find("claim_given_up_strays_kept")
+    mutant = find("claim_given_up_orphans_kept")
     tree = plant(mutant, SOURCES, tmp_path / "tree")
     changed = {
         str(path.relative_to(tree))

@@ -24,7 +24,7 @@ from chaos.run.mutation_run import (
     drain_seconds,
     until_killed,
 )
-from chaos.simulation.suite import hunt as simulated
+from chaos.simulation.suite import mutation_run as simulated
 from chaos.simulation.suite.pool import WorkerFailed
 
 SOURCES = Path(__file__).parents[2]
@@ -207,7 +207,7 @@ async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path
 # ------------------------------------------------------------------------------------ end to end
 
 
-def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def mutants(*arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chaos", "mutants", *arguments],
         cwd=SOURCES,

@@ -158,7 +158,7 @@ def test_results_that_cannot_be_stored_are_refused_with_a_reason(value: Any, mes
 def test_a_forgotten_await_and_endless_results_are_explained() -> None:
     async def work() -> None: ...
 
-    with pytest.raises(Unstorable, match="something to await"):
+    with pytest.raises(Unstorable, match="returned an awaitable"):
         encode_result(work(), 1000)
     endless: list[Any] = []
     endless.append(endless)
@@ -189,5 +189,5 @@ async def test_sleep_sleeps_and_says_how_long() -> None:
     "payload", [{"seconds": -1}, {"seconds": "soon"}, {"seconds": float("nan")}, {"second": 1}]
 )
 async def test_sleep_discards_payloads_it_cannot_use(payload: Any) -> None:
-    with pytest.raises(Discard, match="sleep cannot use this payload: second"):
+    with pytest.raises(Discard, match="invalid payload for sleep: second"):
         await run_builtin("sleep", payload)

@@ -205,7 +205,7 @@ async def test_a_refused_login_is_tried_again_for_an_operator_can_mend_it() -> N
     controller.start()
     settings = Settings(smtp_port=port, smtp_username="robot", smtp_password=SecretStr("wrong"))
     try:
-        with pytest.raises(Retry, match="refuses our login: 535"):
+        with pytest.raises(Retry, match="rejected the login: 535"):
             await SendEmail(settings).run(context(), {"to": "user@example.com"})
     finally:
         controller.stop()

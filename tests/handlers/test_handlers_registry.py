@@ -104,7 +104,7 @@ def test_add_refuses_what_cannot_be_a_handler() -> None:
         def __init__(self, ctx: Context, payload: Any) -> None: ...
 
     registry = Registry()
-    with pytest.raises(Misconfigured, match=r"unmarked is no task: put @task"):
+    with pytest.raises(Misconfigured, match=r"unmarked is not a task: decorate it with @task"):
         registry.add(unmarked)
     for wrong in (one, three):
         with pytest.raises(Misconfigured, match=r"two positional arguments, \(ctx, payload\)"):

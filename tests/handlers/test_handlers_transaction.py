@@ -128,7 +128,7 @@ async def test_a_transaction_ends_with_its_attempt_and_its_connection_is_not_poo
     bench: Bench,
 ) -> None:
     pid = 0
-    with pytest.raises(TimeoutError, match="still open when the attempt's time ended"):
+    with pytest.raises(TimeoutError, match="still open when the attempt timed out"):
         async with bench.context(timeout_seconds=0.5).transaction() as tx:
             pid = await backend(tx)
             await tx.execute(INSERT, {"id": 1})

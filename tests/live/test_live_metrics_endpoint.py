@@ -1,4 +1,4 @@
-"""A run is listed for Prometheus as long as it lasts, with its faults as a metric."""
+"""The metrics endpoint of a run: its processes and its active faults, for Prometheus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def active(text: str) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines)
 
 
-async def test_processes_and_faults_are_there_while_the_run_is(tmp_path: Path) -> None:
+async def test_processes_and_faults_are_exposed_during_the_run(tmp_path: Path) -> None:
     targets = tmp_path / "new" / "run.json"
     worker = 'holdfast_chaos_fault_active{fault="kill",target="worker-1"}'
     async with exposed(targets, PORTS) as tell, httpx.AsyncClient() as client:
@@ -46,7 +46,7 @@ async def test_processes_and_faults_are_there_while_the_run_is(tmp_path: Path) -
     assert list(targets.parent.iterdir()) == []
 
 
-async def test_nobody_asked_nothing_is_served(tmp_path: Path) -> None:
+async def test_nothing_is_served_without_a_targets_file(tmp_path: Path) -> None:
     async with exposed(None, PORTS) as tell:
         tell(strike("start"))
     assert list(tmp_path.iterdir()) == []

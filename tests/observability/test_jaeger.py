@@ -28,8 +28,8 @@ from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Link, Span
 from holdfast.telemetry.tracing import (
     Attributes,
-    Finished,
-    Happening,
+    FinishedSpan,
+    TimedEvent,
     attempt_span_id,
     create_tracing,
 )
@@ -56,7 +56,7 @@ def _context(span_id: int, trace_id: int = TRACE) -> SpanContext:
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(1))
 
 
-async def _export(jaeger: EmbeddedJaeger, role: str, *spans: Finished) -> None:
+async def _export(jaeger: EmbeddedJaeger, role: str, *spans: FinishedSpan) -> None:
     tracing = create_tracing(
         jaeger.otlp_url,
         1.0,
@@ -73,10 +73,10 @@ async def _export(jaeger: EmbeddedJaeger, role: str, *spans: Finished) -> None:
 
 
 async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None:
-    create = Finished(
+    create = FinishedSpan(
         "create default", _context(0xC), None, BEGAN, BEGAN + 2_000_000, SpanKind.PRODUCER
     )
-    attempt = Finished(
+    attempt = FinishedSpan(
         "process default",
         _context(0xA),
         _context(0xC),
@@ -85,7 +85,7 @@ async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None
         SpanKind.CONSUMER,
         {"holdfast.task.id": str(TASK), "holdfast.attempt": 2},
         links=[_context(0xB), _context(0xD, BATCH)],
-        events=[Happening("taken back", BEGAN + 9_000_000, {"holdfast.reason": "lease_lost"})],
+        events=[TimedEvent("taken back", BEGAN + 9_000_000, {"holdfast.reason": "lease_lost"})],
         error="lease_lost",
     )
     await _export(jaeger, "worker", create, attempt)
@@ -125,7 +125,7 @@ async def test_a_jaeger_that_is_away_is_named() -> None:
 
 async def test_what_is_no_jaeger_is_said_so(jaeger: EmbeddedJaeger) -> None:
     async with JaegerQuery(f"{jaeger.url}/search") as query:  # its page answers anything
-        with pytest.raises(JaegerError, match="is no Jaeger"):
+        with pytest.raises(JaegerError, match="is not Jaeger"):
             await query.trace("1" * 32)
 
 
@@ -180,7 +180,7 @@ async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None
     assert done.returncode == 1
     assert f"does not have trace {0xACE:032x}" in done.stderr
     create = _context(0xC, 0xACE)
-    send = Finished(
+    send = FinishedSpan(
         "send default",
         _context(0xD, 0xACE),
         create,
@@ -188,8 +188,10 @@ async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None
         BEGAN + 5_000_000,
         attributes={"holdfast.task.id": str(task)},
     )
-    neighbour = Finished("create default", _context(0xE, 0xACE), None, BEGAN, BEGAN + 1_000_000)
-    strike = Finished("kill worker-1", _context(0xF, 0xFA), _context(0x1, 0xFA), BEGAN, BEGAN + 1)
+    neighbour = FinishedSpan("create default", _context(0xE, 0xACE), None, BEGAN, BEGAN + 1_000_000)
+    strike = FinishedSpan(
+        "kill worker-1", _context(0xF, 0xFA), _context(0x1, 0xFA), BEGAN, BEGAN + 1
+    )
     await _export(jaeger, "scheduler", send, neighbour)
     await _export(jaeger, "chaos", strike)
     for _ in ("stored", "pruned"):
@@ -217,15 +219,17 @@ async def test_an_attempt_that_still_runs_is_shown_with_what_it_did(
     await _export(
         jaeger,
         "worker",
-        Finished("queued", _context(0xD, 0xABC), create, BEGAN, BEGAN + 1000, attributes=of_task),
-        Finished("first step", _context(0xE, 0xABC), attempt, BEGAN + 2000, BEGAN + 3_000_000),
+        FinishedSpan(
+            "queued", _context(0xD, 0xABC), create, BEGAN, BEGAN + 1000, attributes=of_task
+        ),
+        FinishedSpan("first step", _context(0xE, 0xABC), attempt, BEGAN + 2000, BEGAN + 3_000_000),
     )
     environment = {
         "HOLDFAST_DATABASE_URL": bench.settings.database_url,
         "HOLDFAST_JAEGER_URL": jaeger.url,
     }
     drawn = _trace_command(str(task), **environment).stdout
-    assert re.search(r"process #1 .*\n.*its end is not told yet\n.*└ first step", drawn), drawn
+    assert re.search(r"process #1 .*\n.*its end is not recorded yet\n.*└ first step", drawn), drawn
 
 
 async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> None:
@@ -235,15 +239,15 @@ async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> No
     here = database | {"HOLDFAST_JAEGER_URL": jaeger.url}
     away = f"http://127.0.0.1:{free_port()}"
     for told, arguments, environment in [
-        ("there is no task", [str(uuid4())], here),
+        ("does not exist", [str(uuid4())], here),
         ("is not sampled", [str(unsampled)], here),
         (
             f"no answer from Jaeger at {away}",
             [str(sampled)],
             database | {"HOLDFAST_JAEGER_URL": away},
         ),
-        (f"no task from the API at {away}", [str(sampled), "--api", away], here),
-        ("no task from the API", [str(sampled), "--api", jaeger.url], here),
+        (f"cannot read the task at {away}", [str(sampled), "--api", away], here),
+        ("cannot read the task at", [str(sampled), "--api", jaeger.url], here),
     ]:
         done = _trace_command(*arguments, **environment)
         assert (done.returncode, done.stdout) == (1, "")

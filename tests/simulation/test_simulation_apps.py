@@ -85,7 +85,7 @@ def test_the_bound_waits_for_their_timeout_and_their_backoff(place: Path) -> Non
         ("x = 1\n", "has no tasks"),
         ("raise RuntimeError('no')\n", "cannot be imported: RuntimeError: no"),
         ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = {'q': [{}]}\n", "no task 'q'"),
-        ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = 3\n", "is no mapping"),
+        ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = 3\n", "is not a mapping"),
     ],
 )
 def test_what_cannot_be_simulated_is_told(place: Path, text: str, complaint: str) -> None:

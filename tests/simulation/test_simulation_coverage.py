@@ -1,4 +1,4 @@
-"""What strikes met: counted from the history and from the statements, added up, told as tables."""
+"""Coverage of faults: counted from history and statements, summed, formatted as tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(at: float, client: str, name: str) -> ExecutedStatement:
     )
 
 
-def struck(fault: str, target: str, at: float) -> Fault:
+def injected(fault: str, target: str, at: float) -> Fault:
     return Fault(type="start", fault_id=f"{fault}#1", fault=fault, targets=(target,), at=at)
 
 
@@ -42,7 +42,7 @@ STATEMENTS = [
 
 
 def test_a_strike_falls_between_two_statements_of_its_process() -> None:
-    found = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+    found = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     assert found.injections == {"kill": 1}
     assert found.after == {"kill claim": 1}
     assert found.before == {"kill finish": 1}
@@ -50,10 +50,10 @@ def test_a_strike_falls_between_two_statements_of_its_process() -> None:
 
 
 def test_an_edge_is_its_clients_affair_and_a_server_everybodys() -> None:
-    edge = covered(struck("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
+    edge = covered(injected("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
     assert edge.after == {"down dispatch": 1}
     assert not edge.before
-    server = covered(struck("pause", "postgres", 1.0), statements=STATEMENTS)
+    server = covered(injected("pause", "postgres", 1.0), statements=STATEMENTS)
     assert server.after == {"pause claim": 1, "pause dispatch": 1}
 
 
@@ -65,13 +65,13 @@ def test_states_are_those_at_the_instant_of_the_strike() -> None:
     seconds = {event.to_state: history.seconds(event.at) for event in events}
     running = (seconds["RUNNING"] + seconds["SUCCEEDED"]) / 2
     found = covered(
-        struck("kill", "worker-1", running), struck("flush", "redis", 99.0), statements=[]
+        injected("kill", "worker-1", running), injected("flush", "redis", 99.0), statements=[]
     )
     assert found.states == {"kill RUNNING": 1, "flush SUCCEEDED": 1}
 
 
 def test_runs_add_up_and_survive_json() -> None:
-    one = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+    one = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     one.sometimes.update(["lease_lost"])
     both = Coverage.parse(one.document)
     both.add(one)
@@ -81,7 +81,7 @@ def test_runs_add_up_and_survive_json() -> None:
 
 
 def test_cells_that_nothing_reached_are_visible() -> None:
-    lines = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
+    lines = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
     (states,) = [line for line in lines if line.startswith("kill")]
     assert "." in states.split()
     claim = next(line for line in lines if line.startswith("claim"))
@@ -92,5 +92,5 @@ def test_cells_that_nothing_reached_are_visible() -> None:
 
 def test_a_run_without_strikes_looks_like_one() -> None:
     table = covered(statements=STATEMENTS).tables()
-    assert "strikes" in table
+    assert "injected" in table
     assert "kill" not in table

@@ -94,7 +94,7 @@ class TestStuck:
         async def main() -> None:
             await loop.start("worker-1", process).wait()
 
-        with pytest.raises(Stuck, match="nothing can happen") as caught:
+        with pytest.raises(Stuck, match="nothing is left to run") as caught:
             loop.run(main)
         text = str(caught.value)
         assert (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from chaos_runs import RUN_SECONDS, SMALL, Chaos, chaos, home, scenario_file
 from waiting import wait_until
 
 from chaos.checker.verdict import check_file
@@ -36,7 +36,7 @@ def directories(processes: list[psutil.Process]) -> set[Path]:
 
 def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Chaos) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "5")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert re.search(r"^small +true .* faults  2/2", said, re.MULTILINE), said
     assert re.search(r"^kill +1", said, re.MULTILINE), said  # the coverage
@@ -57,7 +57,7 @@ def test_of_many_true_runs_only_the_common_report_is_kept(
     scenario_file: Path, chaos: Chaos
 ) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "1", "--runs", "3")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert "3 of 3 true, 0 false, 0 unknown" in said
     (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
@@ -97,7 +97,7 @@ def test_two_runs_side_by_side_do_not_disturb_each_other(scenario_file: Path, ch
         chaos("run", "./small.yaml", "--arena", "simulation", "--seed", seed) for seed in ("3", "4")
     ]
     for process in both:
-        said, _ = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=RUN_SECONDS)
         assert process.returncode == 0, said
 
 
@@ -114,7 +114,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     assert scenario_file.exists()
     process = chaos("run", *arguments, "--arena", "simulation")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 2
     assert complaint in said
     assert "Traceback" not in said

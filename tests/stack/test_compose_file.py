@@ -34,7 +34,7 @@ PROFILES = {
     "chaos": {
         *(
             "toxiproxy",
-            "gauge",
+            "socket-stats",
             "sink",
             "collector",
             "chaos-postgres",

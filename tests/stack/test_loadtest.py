@@ -11,7 +11,7 @@ from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
 from loadtest.database_probe import LatencySummary
 from loadtest.drain_results import Figures, Round, spread
-from loadtest.stack import find_places
+from loadtest.stack import find_urls
 
 
 @pytest.mark.timeout(RUN_SECONDS)
@@ -40,11 +40,11 @@ def test_an_interrupt_cleans_up(temporary: Path) -> None:
     assert processes_of(temporary) == []
 
 
-def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
+def test_a_stack_that_fails_to_start_is_explained(temporary: Path) -> None:
     arguments = ["drain", "--peer-tasks", "0"]
     run = loadtest(temporary, *arguments, HOLDFAST_LEASE_SECONDS="-1")
     assert run.returncode == 1
-    assert "`python -m holdfast up` did not come up; it said:" in run.stderr
+    assert "`python -m holdfast up` did not come up; its output:" in run.stderr
     assert "HOLDFAST_LEASE_SECONDS" in run.stderr
     assert "Traceback" not in run.stderr
 
@@ -54,12 +54,12 @@ def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
     [
         (["drain", "--tasks", "0"], "--tasks"),
         (["drain", "--rounds", "none"], "--rounds"),
-        (["drain", "--json", "/no/such/directory/x.json"], "there is no directory"),
+        (["drain", "--json", "/no/such/directory/x.json"], "no such directory"),
         (["race"], "No such command"),
         (["load", "--out", "."], "exists"),
         (["load", "--shape", "round"], "--shape"),
-        (["peers", "--only", "airflow"], "airflow is none of celery"),
-        (["scale", "--json", "/no/such/directory/x.json"], "there is no directory"),
+        (["peers", "--only", "airflow"], "airflow is not one of celery"),
+        (["scale", "--json", "/no/such/directory/x.json"], "no such directory"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str], message: str, temporary: Path) -> None:
@@ -68,7 +68,7 @@ def test_wrong_arguments_are_explained(arguments: list[str], message: str, tempo
     assert message in run.stderr
 
 
-def test_places_are_found_in_what_up_prints() -> None:
+def test_urls_are_parsed_from_the_output_of_up() -> None:
     found: dict[str, str] = {}
     for line in (
         "holdfast    | starting Postgres and Valkey, data and logs in /x",
@@ -76,7 +76,7 @@ def test_places_are_found_in_what_up_prints() -> None:
         "holdfast    |   Postgres               postgresql://postgres:pw@127.0.0.1:1/holdfast",
         "holdfast    |   Valkey                 redis://:pw@127.0.0.1:2/0",
     ):
-        find_places(line, found)
+        find_urls(line, found)
     assert found == {
         "api": "http://127.0.0.1:8000",
         "postgres": "postgresql://postgres:pw@127.0.0.1:1/holdfast",
@@ -84,7 +84,7 @@ def test_places_are_found_in_what_up_prints() -> None:
     }
 
 
-def test_figures_are_told_as_median_and_spread() -> None:
+def test_figures_show_median_and_spread() -> None:
     assert spread([1500.4]) == "1,500"
     short = Figures(holdfast=[Round(1, 10, 10, float("nan"))]).as_json()
     assert json.loads(json.dumps(short, allow_nan=False))["holdfast"][0]["cpu_ms_per_task"] is None
@@ -96,8 +96,8 @@ def test_figures_are_told_as_median_and_spread() -> None:
     )
     assert figures.ratios() == [6, 9]
     assert figures.cpu_ratios() == [4, 6]
-    told = "\n".join(figures.lines())
-    assert "1,500 (1,000..2,000)" in told
-    assert "7.5x (6.0..9.0)" in told
-    assert "5.0x (4.0..6.0)" in told
-    assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in told
+    text = "\n".join(figures.lines())
+    assert "1,500 (1,000..2,000)" in text
+    assert "7.5x (6.0..9.0)" in text
+    assert "5.0x (4.0..6.0)" in text
+    assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in text

@@ -49,8 +49,8 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     run = loadtest(temporary, "peers", "--only", "dramatiq", "--only", "pgqueuer", *sizes)
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    told = json.loads((out / "peers.json").read_text())
-    rows = {(row["who"], row["setting"]): row for row in told["rows"]}
+    measured = json.loads((out / "peers.json").read_text())
+    rows = {(row["who"], row["setting"]): row for row in measured["rows"]}
     assert list(rows) == [
         ("Holdfast", "best"),
         ("Holdfast", "defaults"),
@@ -68,7 +68,7 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     assert "| pgqueuer, durable | pgqueuer " in run.stdout
 
 
-def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
+def test_table_shows_medians_and_ratios_per_round() -> None:
     ours = Row("Holdfast", "best", {"python": "3"}, "all", [Round(9, 10, 600, 1)] * 2)
     theirs = Row("x", "best", {"x": "1.0"}, "fast", [Round(9, 10, 300, 2), Round(9, 10, 200, 2)])
     comparison = Comparison(Machine(2, 5.0, "3.11", "Linux"), 2, [ours, theirs])
@@ -80,7 +80,7 @@ def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
     assert "busy" not in idle.markdown()
 
 
-def test_a_place_survives_the_environment() -> None:
-    place = PeerConfig("postgresql://x/y", "redis://z/1", "best", 7, 3)
-    assert PeerConfig.from_environment(place.environment() | dict(os.environ)) == place
-    assert not place.durable
+def test_peer_config_survives_the_environment() -> None:
+    config = PeerConfig("postgresql://x/y", "redis://z/1", "best", 7, 3)
+    assert PeerConfig.from_environment(config.environment() | dict(os.environ)) == config
+    assert not config.durable

@@ -184,7 +184,7 @@ def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str)
         ("HOLDFAST_LEASE_SECONDS", "-1", "HOLDFAST_LEASE_SECONDS: Input should be greater", 2),
         ("HOLDFAST_LEASE_SECONDS", "4", "HOLDFAST_HEARTBEAT_SECONDS=3.0 must be at most", 2),
         ("HOLDFAST_WORKER_CONCURRENCY", "many", "HOLDFAST_WORKER_CONCURRENCY: Input should", 2),
-        ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: a JSON list is needed", 2),
+        ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: must be a JSON list", 2),
         ("HOLDFAST_REDIS_URL", "localhost:6379", "HOLDFAST_REDIS_URL is not a valid", 2),
         (
             "HOLDFAST_DATABASE_URL",

@@ -63,6 +63,9 @@ SMALL = {
     "expect": {"sometimes": ["lease_lost", "worker_replaced", "submit_repeated"]},
 }
 
+RUN_SECONDS = 300
+"""Longest time of one run, on a busy machine."""
+
 Chaos = Callable[..., subprocess.Popen[str]]
 
 

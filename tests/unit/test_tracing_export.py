@@ -17,7 +17,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.export import BATCH_MAX, QUEUE_MAX
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.telemetry.tracing import Finished, Tracing, create_tracing
+from holdfast.telemetry.tracing import FinishedSpan, Tracing, create_tracing
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -44,7 +44,9 @@ class Traced:
         """Record ``count`` ended spans."""
         for _ in range(count):
             context = self.tracing.root()
-            self.tracing.record(Finished(name, context, None, 10, 20, SpanKind.CLIENT, {"n": 1}))
+            self.tracing.record(
+                FinishedSpan(name, context, None, 10, 20, SpanKind.CLIENT, {"n": 1})
+            )
 
     def count(self, result: str) -> float:
         labels = {"result": result}
@@ -70,7 +72,9 @@ async def test_spans_arrive_as_recorded() -> None:
         context = exporter.tracing.child(parent)
         link = exporter.tracing.root()
         exporter.tracing.record(
-            Finished("GET", context, parent, 10, 20, SpanKind.CLIENT, {"a": 1}, (link,), error="no")
+            FinishedSpan(
+                "GET", context, parent, 10, 20, SpanKind.CLIENT, {"a": 1}, (link,), error="no"
+            )
         )
         (span,) = await collector.until("GET")
     assert (span.service, span.instance) == ("holdfast-test", "test-1")
@@ -186,7 +190,7 @@ async def test_unencodable_span_does_not_affect_later_spans(
 ) -> None:
     async with receiving() as collector, traced(collector.url) as exporter:
         context = exporter.tracing.root()
-        exporter.tracing.record(Finished("bad", context, None, -1, 20))
+        exporter.tracing.record(FinishedSpan("bad", context, None, -1, 20))
         await until(lambda: exporter.count("lost") == 1)
         exporter.end(1, "good")
         await collector.until("good")
@@ -195,5 +199,5 @@ async def test_unencodable_span_does_not_affect_later_spans(
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:4318", "ftp://collector", "http://"])
 def test_invalid_endpoint_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="no URL"):
+    with pytest.raises(ValueError, match="not an HTTP URL"):
         Traced(endpoint)

@@ -1,1 +1,1 @@
-"""The stack of one simulated run: roles, clients, servers, witness."""
+"""The environment of one simulated run: roles, clients, servers, observer."""

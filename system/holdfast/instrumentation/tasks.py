@@ -1,4 +1,4 @@
-"""Telemetry of what the API does to tasks: submit, cancel, retry."""
+"""Telemetry of the API's transitions: submit, cancel, retry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import ActionResult, NewTask, Submitted
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import Finished
+from holdfast.telemetry.tracing import FinishedSpan
 
 _ACTIONS = {
     Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),
@@ -26,7 +26,7 @@ _ACTIONS = {
 
 
 class TaskInstrumentation:
-    """Emit telemetry after the database has answered, or once a request gives up waiting."""
+    """Emit telemetry after the database has answered or the request has timed out."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._log = telemetry.log
@@ -76,13 +76,13 @@ class TaskInstrumentation:
     def _create(
         self, task: NewTask, outcome: Submitted | HoldfastError, request: RequestTrace, began: int
     ) -> None:
-        """Record the create span, also of an unknown outcome: later spans need their parent."""
+        """Emit the create span even for an unknown outcome: later spans need their parent."""
         context = traceparent.parse(task.traceparent)
         if context is None:
             return
         within = context.trace_id == request.context.trace_id
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 f"create {task.queue}",
                 context,
                 request.context if within else None,
@@ -114,7 +114,7 @@ class TaskInstrumentation:
             return
         answered = "made" if answer.made else "done before" if answer.done else "refused"
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 action,
                 self._tracing.child(create),
                 create,

@@ -1,8 +1,8 @@
-"""Sends finished spans to an OTLP collector. What is traced never waits for it.
+"""Export finished spans to an OTLP collector without delaying the code that is traced.
 
-The SDK's own batch processor exports from a thread, which would outlive a simulated kill and
-cannot be simulated; this one is a task of the role's event loop. A collector that is away, slow or
-lies costs the spans that find no room in a bounded queue, and nothing else.
+The SDK's batch processor exports from a thread, which would outlive a simulated kill and cannot be
+simulated; this exporter is a task of the role's event loop. If the collector is down, slow or
+faulty, spans that do not fit into the bounded queue are dropped; nothing else is affected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.telemetry.metrics import Metrics
 QUEUE_MAX = 2048
 BATCH_MAX = 256
 _ANSWER_SECONDS = 2.0
-_ANSWER_BYTES_MAX = 64 << 10  # an honest one has none, or names what was rejected
+_ANSWER_BYTES_MAX = 64 << 10  # a conforming response is empty or lists the rejected spans
 _CLOSE_SECONDS = 2.0
 _ENCODED_AT_ONCE = 32
 _TRIES = 2
@@ -35,12 +35,12 @@ _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "holdfast"}
 
 class _Answer(Enum):
     TAKEN = auto()
-    REFUSED = auto()  # sending it again cannot help
+    REFUSED = auto()  # permanent: a resend cannot succeed
     TROUBLE = auto()
 
 
 class SpanExport(SpanProcessor):
-    """Takes spans as they end, from any thread; sends them between ``start`` and ``aclose``."""
+    """Accepts ended spans from any thread; sends them between ``start`` and ``aclose``."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class SpanExport(SpanProcessor):
         *,
         export_seconds: float,
     ) -> None:
-        """``endpoint``: the collector's base URL; at most ``export_seconds`` until a span is sent.
+        """Export to ``endpoint``, the collector's base URL, within ``export_seconds`` of a span.
 
         Raises:
-            ValueError: no URL of an HTTP server.
+            ValueError: ``endpoint`` is not an HTTP URL.
         """
         self._url = _traces_url(endpoint)
         self._metrics = metrics
@@ -68,7 +68,7 @@ class SpanExport(SpanProcessor):
         self._client: httpx.AsyncClient | None = None
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Takes a span, unless there is no room; never waits."""
+        """Queue a span without waiting; drop it if the queue is full."""
         if self._closing or len(self._waiting) >= QUEUE_MAX:
             self._metrics.spans.labels("dropped").inc()
             return
@@ -77,7 +77,7 @@ class SpanExport(SpanProcessor):
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def start(self) -> None:
-        """Begins to send, on the running loop."""
+        """Start the export on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._client = httpx.AsyncClient(
             trust_env=False, timeout=_ANSWER_SECONDS, verify=_tls(self._url)
@@ -85,14 +85,14 @@ class SpanExport(SpanProcessor):
         self._task = self._loop.create_task(self._run(self._client), name="span export")
 
     async def aclose(self) -> None:
-        """Sends what is there; what is not sent within two seconds is dropped."""
+        """Send the queued spans; drop those not sent within two seconds."""
         self._closing = True
         self._wake.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if self._task is not None:
                     await self._task
-        if self._client is not None:  # also where the export was cut off
+        if self._client is not None:  # also after the timeout
             await self._client.aclose()
         self._metrics.spans.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
@@ -115,7 +115,7 @@ class SpanExport(SpanProcessor):
             self._wake.clear()
 
     async def _send(self, client: httpx.AsyncClient) -> None:
-        """One batch, tried twice at most."""
+        """Send one batch, with at most one retry."""
         batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
         if not batch:
             return
@@ -129,7 +129,7 @@ class SpanExport(SpanProcessor):
                     break
                 if tried < _TRIES:
                     await self._pause()
-        except Exception:  # noqa: BLE001  what cannot be encoded must not end the export
+        except Exception:  # noqa: BLE001  an unencodable span must not end the export
             self._log.exception(
                 "Spans could not be encoded",
                 event_name=EventName.SPANS_UNENCODABLE,
@@ -149,11 +149,11 @@ class SpanExport(SpanProcessor):
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
             return self._trouble(f"{type(error).__name__} {error}".strip())
         if status >= 500 or status in {408, 429}:
-            return self._trouble(f"it answered {status}")
+            return self._trouble(f"HTTP status {status}")
         if self._in_trouble:
             self._in_trouble = False
             self._log.info(
-                "The trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
+                "Trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
             )
         return _Answer.TAKEN if 200 <= status <= 299 else _Answer.REFUSED
 
@@ -161,7 +161,7 @@ class SpanExport(SpanProcessor):
         if not self._in_trouble:
             self._in_trouble = True
             self._log.warning(
-                "The trace collector does not accept spans",
+                "Trace collector does not accept spans",
                 event_name=EventName.COLLECTOR_FAILED,
                 error=why,
                 error_code=ErrorCode.COLLECTOR_UNAVAILABLE,
@@ -170,7 +170,7 @@ class SpanExport(SpanProcessor):
 
 
 async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:
-    """In slices, so that the loop is never kept for more than a few milliseconds."""
+    """Encode in slices, so that the event loop is never blocked for more than a few ms."""
     request = ExportTraceServiceRequest()
     for start in range(0, len(spans), _ENCODED_AT_ONCE):
         request.MergeFrom(encode_spans(spans[start : start + _ENCODED_AT_ONCE]))
@@ -182,7 +182,7 @@ async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:
 def _traces_url(endpoint: str) -> str:
     url = httpx.URL(endpoint)
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError(f"{endpoint!r} is no URL of an HTTP server")
+        raise ValueError(f"{endpoint!r} is not an HTTP URL")
     return f"{endpoint.rstrip('/')}/v1/traces"
 
 
@@ -191,7 +191,7 @@ def _tls(url: str) -> ssl.SSLContext | bool:
 
 
 async def _read_to_the_end(response: httpx.Response) -> None:
-    """So that the connection can be used again; one that never ends is broken off."""
+    """Drain the response so that the connection can be reused, up to a size limit."""
     size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)

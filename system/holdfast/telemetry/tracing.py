@@ -1,7 +1,7 @@
-"""Traces of one process: contexts, finished spans that are told afterwards, spans around code.
+"""Tracing of one process: contexts, spans recorded after they finished, spans around code.
 
-Nothing is global: no provider is set for the process, ids and time are those that the SDK uses.
-Whether a trace is recorded is decided where it begins and stands in the flags of its context.
+Nothing is global: no provider is installed in the process. Sampling is decided at the root of a
+trace and carried in the flags of its context.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from holdfast.telemetry.export import SpanExport
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
 
-TRACE_RATIO = 0.01  # where nobody says more
+TRACE_RATIO = 0.01  # the default
 
 _SCOPE = "holdfast"
-_IDS = RandomIdGenerator()  # it keeps nothing: the module ``random`` does
-_RANDOM = 1 << 56  # so many values have the random bits of a trace's id (W3C)
+_IDS = RandomIdGenerator()  # stateless: it draws from the module ``random``
+_RANDOM = 1 << 56  # number of values of the random bits of a trace id (W3C)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -41,8 +41,8 @@ Attributes = Mapping[str, AttributeValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """Something at one instant of a span, in nanoseconds since 1970."""
+class TimedEvent:
+    """An event within a span; ``at`` in nanoseconds since 1970."""
 
     name: str
     at: int
@@ -50,10 +50,10 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A span that is over: told as a whole. Instants in nanoseconds since 1970.
+class FinishedSpan:
+    """A span recorded as a whole after it ended. Times in nanoseconds since 1970.
 
-    ``error``: the ``error.type`` of what failed; its message may hold payload and is not told.
+    ``error``: the ``error.type`` of a failure. Messages are omitted: they may contain payloads.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Finished:
     kind: SpanKind = SpanKind.INTERNAL
     attributes: Attributes = field(default_factory=dict)
     links: Sequence[SpanContext] = ()
-    events: Sequence[Happening] = ()
+    events: Sequence[TimedEvent] = ()
     error: str | None = None
 
 
 class Tracing:
-    """Made by ``create_tracing``. ``recording``: whether there is a collector to send spans to."""
+    """Made by ``create_tracing``. ``recording``: whether spans are exported to a collector."""
 
     def __init__(self, ratio: float, export: SpanExport | None, resource: Resource) -> None:
         self.recording = export is not None
@@ -80,40 +80,40 @@ class Tracing:
             self._tracer = _tracer(export, resource)
 
     def start(self) -> None:
-        """Begins to export, on the running loop."""
+        """Start the export on the running loop."""
         if self._export is not None:
             self._export.start()
 
     async def aclose(self) -> None:
-        """Exports what is there, within a bounded time."""
+        """Export the queued spans within a bounded time."""
         if self._export is not None:
             await self._export.aclose()
 
     def wants(self, text: str | None) -> bool:
-        """Whether spans of the trace of that traceparent are recorded here."""
+        """Whether this process records spans of that trace."""
         return self.recording and traceparent.is_sampled(text)
 
     def root(self) -> SpanContext:
-        """The context of a span that begins a trace; the ratio decides whether it is sampled."""
+        """Return the context of a new trace, sampled by the ratio."""
         return new_root(self._ratio)
 
     def new_traceparent(self) -> str:
-        """The text of ``root()`` without its context."""
+        """Return the traceparent of a new trace, sampled by the ratio."""
         return new_traceparent(self._ratio)
 
     def sampled_root(self) -> SpanContext:
-        """The same, whatever the ratio."""
+        """Return the context of a new trace that is always sampled."""
         return new_root(1.0)
 
     def child(self, parent: SpanContext) -> SpanContext:
-        """The context of a span below ``parent``."""
+        """Return the context of a new span below ``parent``."""
         return named_child(parent, _IDS.generate_span_id())
 
-    def record(self, span: Finished) -> None:
-        """Tells a finished span; may be called on any thread.
+    def record(self, span: FinishedSpan) -> None:
+        """Export a finished span; may be called from any thread.
 
-        As what the SDK hands to its exporters: its tracer neither takes ids that were there before
-        the span, nor is it cheap (66 us instead of 4).
+        Builds what the SDK passes to exporters: the SDK's tracer does not accept ids that existed
+        before the span, and takes 66 us instead of 4.
         """
         if self._export is None:
             return
@@ -139,9 +139,9 @@ class Tracing:
 
     @contextmanager
     def span(self, name: str, kind: SpanKind, attributes: Attributes) -> Iterator[trace.Span]:
-        """A span around a block, below the current one and itself the current one meanwhile.
+        """Run a block within a new current span below the current one; on any thread.
 
-        On any thread. An exception is told by its type only: its message may hold payload.
+        Exceptions are recorded by type only: messages may contain payloads.
         """
         with self._tracer.start_as_current_span(
             name,
@@ -169,10 +169,10 @@ def create_tracing(
     version: str,
     export_seconds: float = 1.0,
 ) -> Tracing:
-    """``endpoint`` None: contexts are made, spans are not recorded.
+    """Create the tracing of a process; without ``endpoint`` contexts exist but no spans.
 
     Raises:
-        ValueError: the endpoint is no URL.
+        ValueError: the endpoint is not an HTTP URL.
     """
     export = None
     if endpoint is not None:
@@ -192,24 +192,24 @@ def create_tracing(
 
 
 def attempt_span_id(task_id: UUID, epoch: int) -> int:
-    """The id of an attempt's span: whoever ends the attempt knows it, nobody stores it."""
+    """Derive the id of an attempt's span, so that any process can emit it without storing it."""
     digest = hashlib.sha256(task_id.bytes + epoch.to_bytes(4)).digest()
     return int.from_bytes(digest[:8]) or 1
 
 
 def named_child(parent: SpanContext, span_id: int) -> SpanContext:
-    """The context below ``parent`` that has this id."""
+    """Return a context in the trace of ``parent`` with this span id."""
     return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=parent.trace_flags)
 
 
 def new_root(ratio: float) -> SpanContext:
-    """A fresh context. Its id decides whether it is sampled, as in OpenTelemetry's own sampler."""
+    """Return a new root context, sampled by its trace id as OpenTelemetry's ratio sampler does."""
     trace_id, span_id, flags = _new_root(ratio)
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(flags))
 
 
 def new_traceparent(ratio: float) -> str:
-    """That of a fresh context: the text alone, for tasks come by the thousand."""
+    """Return the traceparent of a new root without building a context, which submits need not."""
     return traceparent.compose(*_new_root(ratio))
 
 
@@ -221,13 +221,13 @@ def _new_root(ratio: float) -> tuple[int, int, int]:
 
 
 def nanoseconds(instant: datetime) -> int:
-    """An aware instant as spans have it, exactly."""
+    """Convert an aware datetime to nanoseconds since 1970 without rounding."""
     return (instant - _EPOCH) // _MICROSECOND * 1000
 
 
 def _tracer(export: SpanExport, resource: Resource) -> trace.Tracer:
     provider = TracerProvider(
-        sampler=ALWAYS_ON,  # who asks for a span has looked at the flags
+        sampler=ALWAYS_ON,  # callers have checked the sampled flag
         resource=resource,
         shutdown_on_exit=False,
         id_generator=_IDS,

@@ -1,4 +1,4 @@
-"""The handlers that every worker has, and the connections that they share."""
+"""The built-in handlers of every worker."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Builtins"]
 
 
 class Builtins:
-    """The built-in handlers of one worker; ``close()`` frees what they hold."""
+    """The built-in handlers of one worker; ``close()`` frees their resources."""
 
     def __init__(self, settings: Settings) -> None:
         self._http_request = HttpRequest(settings)
         self._send_email = SendEmail(settings)
 
     def handlers(self) -> list[Handler]:
-        """echo, sleep, http_request and send_email, ready to register."""
+        """Return echo, sleep, http_request and send_email, ready to register."""
         functions = (echo, sleep, self._http_request.run, self._send_email.run)
         return [handler_of(function) for function in functions]
 
     async def close(self) -> None:
-        """Close connections kept open to HTTP servers."""
+        """Close pooled connections to HTTP servers."""
         await self._http_request.close()

@@ -245,8 +245,8 @@ async def bench(settings: Settings) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def let_go() -> Iterator[threading.Event]:
-    """Yield an event that is set when the test ends, so that no thread outlives it."""
+def released() -> Iterator[threading.Event]:
+    """An event set at the end of the test at the latest, so that no thread outlives it."""
     event = threading.Event()
     yield event
     event.set()

@@ -15,7 +15,7 @@ from loadtest.stack import find_urls
 
 
 @pytest.mark.timeout(RUN_SECONDS)
-def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
+def test_drain_measures_both_and_cleans_up(temporary: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     sizes = "--tasks 300 --rounds 1 --peer-tasks 40 --rate 50 --latency-seconds 1"
     run = loadtest(temporary, "drain", *sizes.split(), "--json", str(figures))
@@ -34,7 +34,7 @@ def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path
     assert processes_of(temporary) == []
 
 
-def test_an_interrupt_cleans_up(temporary: Path) -> None:
+def test_interrupted_drain_cleans_up(temporary: Path) -> None:
     said = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
     assert "interrupted" in said
     assert processes_of(temporary) == []
@@ -62,7 +62,9 @@ def test_a_stack_that_fails_to_start_is_explained(temporary: Path) -> None:
         (["scale", "--json", "/no/such/directory/x.json"], "no such directory"),
     ],
 )
-def test_wrong_arguments_are_explained(arguments: list[str], message: str, temporary: Path) -> None:
+def test_invalid_arguments_are_explained(
+    arguments: list[str], message: str, temporary: Path
+) -> None:
     run = loadtest(temporary, *arguments)
     assert run.returncode == 2
     assert message in run.stderr

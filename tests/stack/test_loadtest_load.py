@@ -52,9 +52,7 @@ def lenient(tmp_path: Path) -> list[str]:
     return ["--thresholds", str(limits)]
 
 
-def test_an_embedded_run_writes_its_files_and_leaves_nothing_else(
-    temporary: Path, tmp_path: Path
-) -> None:
+def test_embedded_run_leaves_only_its_files(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = loadtest(temporary, "load", *SMALL, *lenient(tmp_path), "--out", str(out))
     assert run.returncode == 0, run.stderr
@@ -76,7 +74,7 @@ def test_an_embedded_run_writes_its_files_and_leaves_nothing_else(
     assert "http-equiv" in page
 
 
-def test_a_missed_limit_decides_the_exit_code(api: str, temporary: Path, tmp_path: Path) -> None:
+def test_missed_limit_sets_the_exit_code(api: str, temporary: Path, tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
     limits.write_text("submitted_per_second: {min: 1000000}\nmissing: {max: 0}\n")
     out = tmp_path / "run"
@@ -91,7 +89,7 @@ def test_a_missed_limit_decides_the_exit_code(api: str, temporary: Path, tmp_pat
     assert "limits missed" in (out / "summary.html").read_text()
 
 
-def test_an_interrupt_leaves_no_process_and_no_file(temporary: Path, tmp_path: Path) -> None:
+def test_interrupted_load_leaves_no_process_and_no_file(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["--seconds", "300", "--out", str(out)]
     said = interrupted(temporary, "s of 300", "load", *arguments)
@@ -100,7 +98,7 @@ def test_an_interrupt_leaves_no_process_and_no_file(temporary: Path, tmp_path: P
     assert not out.exists()
 
 
-def test_a_host_that_does_not_answer_is_explained(temporary: Path, tmp_path: Path) -> None:
+def test_unreachable_host_is_explained(temporary: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     out = tmp_path / "run"
@@ -111,7 +109,7 @@ def test_a_host_that_does_not_answer_is_explained(temporary: Path, tmp_path: Pat
 
 
 @pytest.mark.stack
-def test_it_runs_distributed_with_tags_and_a_shape(api: str, tmp_path: Path) -> None:
+def test_distributed_run_with_tags_and_a_shape(api: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     locust = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE)]
@@ -145,7 +143,7 @@ def test_it_runs_distributed_with_tags_and_a_shape(api: str, tmp_path: Path) -> 
     assert len(counts) > 2, "the ramp has steps"
 
 
-def test_its_own_options_are_explained() -> None:
+def test_custom_options_are_explained() -> None:
     run = subprocess.run(
         [sys.executable, str(LOCUSTFILE)], capture_output=True, text=True, timeout=60, check=True
     )
@@ -153,7 +151,7 @@ def test_its_own_options_are_explained() -> None:
         assert option in run.stdout
 
 
-def test_shapes_and_the_pace_of_a_user() -> None:
+def test_shapes_and_pacing_of_users() -> None:
     """In a process of its own: Locust changes the standard library when it is imported."""
     code = """
 import json

@@ -25,7 +25,7 @@ CONSTANTS = {"PACKAGES", "SETTINGS", "SUPERVISES"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_peer_has_what_the_driver_asks_for(name: str) -> None:
+def test_every_peer_implements_the_contract(name: str) -> None:
     body = ast.parse((PEERS / f"{name}_peer.py").read_text()).body
     functions = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     assert functions >= FUNCTIONS
@@ -41,9 +41,7 @@ def test_each_peer_has_what_the_driver_asks_for(name: str) -> None:
 
 
 @pytest.mark.timeout(2 * RUN_SECONDS)
-def test_two_peers_and_holdfast_are_measured_in_alternation(
-    temporary: Path, tmp_path: Path
-) -> None:
+def test_peers_and_holdfast_are_measured_alternately(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "peers"
     sizes = ["--rounds", "1", "--tasks", "200", "--out", str(out)]
     run = loadtest(temporary, "peers", "--only", "dramatiq", "--only", "pgqueuer", *sizes)

@@ -34,7 +34,7 @@ def test_profile_shows_statements_and_functions(temporary: Path, tmp_path: Path)
     assert (out / "drain-worker.folded").exists()
 
 
-def test_without_the_extension_activity_is_looked_at(temporary: Path, tmp_path: Path) -> None:
+def test_profile_without_the_extension_samples_activity(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     options = ["--no-extension", "--no-python", "--tasks", "4000", "--out", str(out)]
     run = loadtest(temporary, "profile", *options)
@@ -46,7 +46,7 @@ def test_without_the_extension_activity_is_looked_at(temporary: Path, tmp_path: 
     assert all(each["calls"] is None for each in drain["statements"])
 
 
-def test_scale_fills_the_tables_and_measures_beside_them(temporary: Path, tmp_path: Path) -> None:
+def test_scale_fills_the_tables_and_measures(temporary: Path, tmp_path: Path) -> None:
     file = tmp_path / "scale.json"
     sizes = [
         "--future",
@@ -73,13 +73,13 @@ def test_scale_fills_the_tables_and_measures_beside_them(temporary: Path, tmp_pa
     assert "with the large table" in run.stdout
 
 
-def test_scale_without_room_is_explained(temporary: Path) -> None:
+def test_scale_without_disk_space_is_explained(temporary: Path) -> None:
     run = loadtest(temporary, "scale", "--future", "900000000000")
     assert run.returncode == 1
     assert "set TMPDIR to a larger disk" in run.stderr
 
 
-def test_a_share_below_the_limit_is_told(temporary: Path) -> None:
+def test_share_below_the_limit_is_reported(temporary: Path) -> None:
     sizes = [
         "--future",
         "10",
@@ -115,7 +115,7 @@ def test_soak_reports_and_draws_growth(temporary: Path, tmp_path: Path) -> None:
     assert "src=" not in page
 
 
-def test_submits_are_measured_in_each_way(temporary: Path, tmp_path: Path) -> None:
+def test_submits_are_measured_by_each_method(temporary: Path, tmp_path: Path) -> None:
     file = tmp_path / "submit.json"
     sizes = ["--rounds", "1", "--tasks", "1000", "--singly", "20"]
     run = loadtest(temporary, "submit", "--no-wrk", *sizes, "--json", str(file))

@@ -32,10 +32,10 @@ _NOWHERE = "postgresql://x@127.0.0.1:1/x"
 
 
 async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
-    """Run the phases in order; all spans have been received when it returns."""
-    let_go = asyncio.Event()
+    """Run the phases one after the other; all spans have been received when it returns."""
+    released = asyncio.Event()
     register_echo(bench)
-    register_failures(bench, let_go)
+    register_failures(bench, released)
     register_steps(bench)
     await requests(bench)
     await requests_without_a_database(bench)
@@ -43,7 +43,7 @@ async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
     await outcomes(bench)
     await lost_publish(bench, collector)
     await republished(bench)
-    await stale_write(bench, let_go)
+    await stale_write(bench, released)
     await stale_transaction(bench)
     await dead_worker(bench)
     await stray(bench)
@@ -51,8 +51,8 @@ async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
     await calls(bench)
 
 
-def register_failures(bench: Bench, let_go: asyncio.Event) -> None:
-    """Register a handler for each way an attempt can fail; ``let_go`` ends the deaf one."""
+def register_failures(bench: Bench, released: asyncio.Event) -> None:
+    """Register one handler for each way an attempt can fail; ``released`` ends the deaf one."""
     task = bench.registry.task
 
     @task("shaky", backoff=Backoff(base_seconds=0.05, jitter=0))
@@ -76,9 +76,9 @@ def register_failures(bench: Bench, let_go: asyncio.Event) -> None:
 
     @task("deaf", backoff=Backoff(base_seconds=0.1, jitter=0))
     async def deaf(ctx: Context, payload: Payload) -> None:
-        while ctx.attempt == 1 and not let_go.is_set():
+        while ctx.attempt == 1 and not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
 
@@ -206,14 +206,14 @@ async def republished(bench: Bench) -> None:
         await bench.until_state(task_id, State.SUCCEEDED)
 
 
-async def stale_write(bench: Bench, let_go: asyncio.Event) -> None:
+async def stale_write(bench: Bench, released: asyncio.Event) -> None:
     """Let an attempt write after a scheduler has timed it out."""
     task_id, _ = await submit(bench, "deaf", timeout_seconds=0.2)
     async with bench.scheduler(timeout_grace_seconds=0.2), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-        let_go.set()
+        released.set()
         await until(lambda: bench.count("holdfast_stale_writes_refused_total") == 1)
-    let_go.clear()
+    released.clear()
 
 
 async def stale_transaction(bench: Bench) -> None:

@@ -100,7 +100,7 @@ class CommitWire:
         self._target = urlsplit(database_url)
         self._commit_sent = False
         self.replied = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
         self.cut = False
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +130,7 @@ class CommitWire:
                 self.replied.set()
                 if self.cut:
                     raise ConnectionError
-                await self.let_go.wait()
+                await self.released.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionError

@@ -10,9 +10,25 @@ import pytest
 from chaos.scenario import scenario as scenarios
 
 ROOT = Path(__file__).parents[2]
-PAPERS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md", "system/examples/README.md")
+PAPERS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "GLOSSARY.md",
+    "loadtest/README.md",
+    "observability/README.md",
+    "system/README.md",
+    "system/examples/README.md",
+)
 # Folders at which a path in a text may start.
-STARTS = (ROOT, ROOT / "system" / "holdfast", ROOT / "chaos", ROOT / "chaos" / "simulation")
+STARTS = (
+    ROOT,
+    ROOT / "system" / "holdfast",
+    ROOT / "chaos",
+    ROOT / "chaos" / "simulation",
+    ROOT / "loadtest",
+    ROOT / "observability",
+)
 
 EACH = pytest.mark.parametrize("paper", PAPERS)
 
@@ -35,7 +51,7 @@ def test_links_resolve(paper: str) -> None:
         for line in text.splitlines()
         if line.startswith("#")
     }
-    for link in re.findall(r"\]\(([^)]+)\)", text):
+    for link in re.findall(r"\]\((?!https://)([^)]+)\)", text):
         path, _, heading = link.partition("#")
         assert (ROOT / paper).parent.joinpath(path).exists(), link
         assert not heading or path or heading in headings, link

@@ -102,17 +102,17 @@ async def test_pauses_grow_while_errors_last(loops: LoopSupervisor) -> None:
 
 
 async def test_readiness_requires_progress(loops: LoopSupervisor) -> None:
-    let_go = asyncio.Event()
+    released = asyncio.Event()
 
     async def iteration() -> None:
-        await let_go.wait()
+        await released.wait()
         await loops.sleep(0.01)
 
     loops.add("work", iteration, stalled_seconds=0.05)
     assert loops.stalled() == {"work": "not started"}
     running = asyncio.create_task(loops.run())
     await until(lambda: "iteration still running" in loops.stalled().get("work", ""))
-    let_go.set()
+    released.set()
     await until(lambda: loops.stalled() == {})
     loops.stop()
     await running

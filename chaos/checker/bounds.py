@@ -1,4 +1,4 @@
-"""Computes T, the bound of L1: the seconds after the heal within which every due task must end.
+"""Compute T, the bound of L1: the seconds after the heal within which every due task must end.
 
 T is the sum of the waits that follow each other in the worst case. Each is derived from Settings
 and the scenario; none is a safety factor. After the heal every process is up, every connection
@@ -21,11 +21,11 @@ works, and no fault returns. What remains from before:
    last one.
 6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
    previous worker; the killed workers must restart.
-7. *Quarantine*: a task that one more loss would dead-letter runs alone in its worker, which first
-   finishes what it runs. To count these tasks: each suffered ``max_losses - 1`` losses, and each
-   death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when faults
-   kill them or cut them off from Postgres for longer than the lease, when they are not healed, and
-   of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
+7. *Quarantine*: a task that one more loss would dead-letter runs exclusively: its worker first
+   finishes its other attempts. To count these tasks: each suffered ``max_losses - 1`` losses, and
+   each death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when
+   faults kill them or cut them off from Postgres for longer than the lease, when they are not
+   healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
    over the remaining workers, on each one after the other.
 """
 
@@ -118,15 +118,19 @@ def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
 
 def _settled(settings: Settings) -> list[Term]:
     broken = settings.statement_timeout_seconds + settings.connect_timeout_seconds
-    steady = 3 * settings.heartbeat_seconds
-    before = broken + LOOP_RESTART_SECONDS + steady
+    detector = 3 * settings.heartbeat_seconds
+    before = broken + LOOP_RESTART_SECONDS + detector
     return [
         Term(
             name="broken connections",
             seconds=broken + LOOP_RESTART_SECONDS,
             why="statement timeout, connect timeout, restart of the loop",
         ),
-        Term(name="steadiness", seconds=steady, why="3 heartbeats before a worker is marked dead"),
+        Term(
+            name="failure detector",
+            seconds=detector,
+            why="3 heartbeats before a worker is marked dead",
+        ),
         Term(
             name="lease",
             seconds=max(0.0, settings.lease_seconds - before),
@@ -179,15 +183,15 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
 
 def _quarantine(scenario: Scenario, longest: float) -> list[Term]:
     """Return the term of quarantined tasks; ``longest``: seconds of a run."""
-    many = quarantined(scenario)
-    if not many:
+    count = quarantined(scenario)
+    if not count:
         return []
-    rounds = math.ceil(many / _workers_left(scenario))
+    rounds = math.ceil(count / _workers_left(scenario))
     return [
         Term(
             name="quarantine",
             seconds=rounds * (2 * longest + QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
-            why=f"at most {many} tasks, {rounds} times: running attempts end, then one runs alone",
+            why=f"at most {count} tasks, {rounds} times: other attempts end, then one runs",
         )
     ]
 
@@ -213,9 +217,9 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
     if plan.target_kind is TargetKind.SERVER:
         return 0
     found = plan.candidates(scenario.topology)
-    struck = [name for name in found if name.startswith("worker-")]
+    affected = [name for name in found if name.startswith("worker-")]
     if plan.target_kind is TargetKind.EDGE:
-        struck = [name for name in struck if name.endswith("->postgres")]
+        affected = [name for name in affected if name.endswith("->postgres")]
         cut = plan.fault in _CUTS
     else:
         cut = plan.fault == "pause"
@@ -223,7 +227,7 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
     silent = (plan.for_seconds or math.inf) + settings.heartbeat_seconds
     if plan.fault != "kill" and not (cut and silent >= settings.lease_seconds):
         return 0
-    return min(len(struck), plan.pick or len(struck)) * plan.times
+    return min(len(affected), plan.pick or len(affected)) * plan.times
 
 
 def fault_seconds(scenario: Scenario) -> float:

@@ -133,7 +133,7 @@ class SupervisedProcess:
         """Wait until the current process is reaped; returns its exit code."""
         if self._process is None:
             raise ActorFailed(f"{self.name} was never started")
-        return await ended(self._process)
+        return await wait_for_exit(self._process)
 
     async def move_clock(self, seconds: float) -> float | None:
         """Set its wall clock ahead by ``seconds``.
@@ -203,7 +203,7 @@ class SupervisedProcess:
             process = self._process
             if process is None:
                 return
-            code = await ended(process)
+            code = await wait_for_exit(process)
             self._reaper.forget(process)
             planned, self._planned = self._planned, False
             self._on_exit(ProcessEnd(self.name, process.pid, code, time.time(), planned))
@@ -219,7 +219,7 @@ class SupervisedProcess:
             self._spawn()
 
 
-async def ended(process: subprocess.Popen[bytes]) -> int:
+async def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
     """Wait until the process is reaped; return its exit code."""
     while (code := process.poll()) is None:
         await asyncio.sleep(REAP_SECONDS)

@@ -22,7 +22,7 @@ from chaos.live.actors import Command, SupervisedProcess
 from chaos.mutants import SOURCES, import_path
 from chaos.observers.database import DatabaseObserver
 from chaos.scenario.faults import DeclaredSettings
-from chaos.tasks.shown import FIRST_STEP
+from chaos.tasks.trace_demo import FIRST_STEP
 from holdfast.devstack.host import HOST, free_port, temporary_directory
 from holdfast.devstack.jaeger import EmbeddedJaeger
 from holdfast.devstack.reaper import Reaper
@@ -48,17 +48,17 @@ _HEARTBEAT_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class NotShown(ChaosError):
+class TraceDemoFailed(ChaosError):
     """The run did not finish; the message says what it waited for."""
 
 
-async def show_a_trace(*, keep: bool) -> None:
+async def run_trace_demo(*, keep: bool) -> None:
     """Print the URL and the drawing, then remove everything. ``keep``: Jaeger until Ctrl-C.
 
     Raises:
         EmbeddedError: a server did not start, or Jaeger could not be built.
         ActorFailed: a role did not start.
-        NotShown: it took too long.
+        TraceDemoFailed: it took too long.
     """
     with Reaper() as reaper:
         directory = temporary_directory("holdfast-trace-")
@@ -155,7 +155,7 @@ class _Stack:
         """Send SIGKILL and record it as a span in the task's own trace."""
         actor = self._actors[victim]
         if not await self._observer.running(victim):
-            raise NotShown(f"{victim} was through with the task before it could be killed")
+            raise TraceDemoFailed(f"{victim} finished the task before it could be killed")
         log = create_logger(level="WARNING", label="chaos")
         tracing = create_tracing(
             self._settings.otlp_endpoint,
@@ -169,7 +169,7 @@ class _Stack:
         tracing.start()
         create = traceparent.parse(parent)
         if create is None:
-            raise NotShown(f"the task has no trace context: {parent!r}")
+            raise TraceDemoFailed(f"the task has no trace context: {parent!r}")
         began = time.time_ns()
         actor.abandon()
         await actor.gone()
@@ -204,7 +204,7 @@ class _Stack:
         role = name.partition("-")[0]
         port = free_port()
         argv = [sys.executable, "-m", "holdfast", role]
-        argv += ["--app", "chaos.tasks.shown"] if role == "worker" else []
+        argv += ["--app", "chaos.tasks.trace_demo"] if role == "worker" else []
         own = {"label": name, "api_port" if role == "api" else "health_port": port}
         given = self._settings.model_dump(exclude_unset=True) | own
         variables = {f"HOLDFAST_{key.upper()}": str(value) for key, value in given.items()}
@@ -232,7 +232,7 @@ async def _until(look: Callable[[], Awaitable[T | None]], what: str, seconds: fl
     give_up = time.monotonic() + seconds
     while not (found := await look()):
         if time.monotonic() > give_up:
-            raise NotShown(f"timed out after {seconds:.0f} s waiting for {what}")
+            raise TraceDemoFailed(f"timed out after {seconds:.0f} s waiting for {what}")
         await asyncio.sleep(_LOOK_SECONDS)
     return found
 

@@ -29,7 +29,7 @@ class FaultTarget(Protocol):
 
     @property
     def observer(self) -> DatabaseObserver:
-        """Reads the database around all faults."""
+        """Reads the database, unaffected by faults."""
 
     @property
     def actors(self) -> Mapping[str, Actor]:

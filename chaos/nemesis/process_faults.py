@@ -218,7 +218,7 @@ class ProcessFault:
         return stopped and still, evidence
 
     async def _skew(self, hold: Hold) -> Observed:
-        """Observed if the clock that the process itself reads is wrong by about what was asked."""
+        """Observed if the clock that the process reads is off by about the requested seconds."""
         wanted = self._fault.attributes["seconds"]
         pid = self._actor.pid
         ahead = await self._actor.move_clock(wanted)

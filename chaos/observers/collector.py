@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chaos.observers.serving import cut_off, serve
+from chaos.observers.serving import ignore_disconnect, serve
 
 TRACES_PATH = "/v1/traces"
 PROTOBUF = "application/x-protobuf"
@@ -128,7 +128,7 @@ def create_collector(collector: Collector) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", healthz),  # what the check of its container asks
         ],
-        exception_handlers={ClientDisconnect: cut_off},
+        exception_handlers={ClientDisconnect: ignore_disconnect},
     )
 
 

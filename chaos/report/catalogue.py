@@ -1,4 +1,4 @@
-"""Lists the tasks of a run with the facts of each, the most interesting ones first."""
+"""List the tasks of a run with the facts of each, the most interesting ones first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes the curves of a run, in arena seconds: tasks accepted, done and waiting, and latency."""
+"""Compute the curves of a run, in arena seconds: tasks accepted, done and waiting, and latency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from observability.charts import Steps
 WAITING, DUE = "waiting", "due"
 PLACES = (WAITING, DUE, *(state for state in State if state is not State.SCHEDULED))
 
-# After these a task is due at once; after a failure it backs off until its dispatch.
+# After these a task is due immediately; after a failure it backs off until its dispatch.
 _DUE_IMMEDIATELY = frozenset({Reason.LOST, Reason.RELEASED, Reason.RETRIED})
 
 

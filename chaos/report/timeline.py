@@ -1,4 +1,4 @@
-"""Builds the timeline of a run: panels over one axis of arena seconds, with faults shaded."""
+"""Build the timeline of a run: panels over one axis of arena seconds, with faults shaded."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Everything on the axis, and the curves that the pointer reads out."""
+    """All panels on the axis, and the curves whose values the pointer shows."""
 
     axis: Axis
     ticks: tuple[Tick, ...]

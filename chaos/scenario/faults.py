@@ -17,7 +17,7 @@ from holdfast.settings import Settings
 COLLECTOR = "collector"
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A part of a scenario file: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +38,7 @@ class DeclaredSettings(Settings):
         return (init_settings,)
 
 
-class Topology(Part):
+class Topology(StrictModel):
     """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink,
     one collector of spans.
 
@@ -91,7 +91,7 @@ class Topology(Part):
         return tuple(edges)
 
 
-class Survivors(Part):
+class Survivors(StrictModel):
     """How many processes of each role are healed at the end."""
 
     apis: int = Field(1, ge=1)
@@ -99,7 +99,7 @@ class Survivors(Part):
     workers: int = Field(1, ge=1)
 
 
-class After(Part):
+class After(StrictModel):
     """The ``count``-th ``event`` of ``actor`` (a pattern; None: any actor) in ``task_events``.
 
     ``event`` is a name of ``holdfast.model.lifecycle.Reason`` in lower case. With ``every`` and
@@ -120,7 +120,7 @@ class After(Part):
         return event
 
 
-class FaultSpec(Part):
+class FaultSpec(StrictModel):
     """One planned fault: ``times`` injections, the first ``at`` a second or ``after`` an event.
 
     ``target``: pattern or list of patterns of edges (``worker-*->redis``; those to the collector

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from chaos.errors import ChaosError
 from chaos.scenario import storm as storms
-from chaos.scenario.faults import DeclaredSettings, FaultSpec, Part, Survivors, Topology
+from chaos.scenario.faults import DeclaredSettings, FaultSpec, StrictModel, Survivors, Topology
 from chaos.scenario.operations import Workload
 from chaos.scenario.storm import Storm
 from chaos.scenario.validation_errors import did_you_mean, explain
@@ -36,7 +36,7 @@ def _computed() -> dict[str, Literal["computed"] | float]:
     return {"L1": "computed"}
 
 
-class Expectations(Part):
+class Expectations(StrictModel):
     """always: invariants of safety. eventually: of liveness, ``computed`` or a number (seconds; of
     L5 a share).
     sometimes: what must have been seen, else the run proves nothing (``vocabulary.SOMETIMES``).
@@ -58,7 +58,7 @@ class Expectations(Part):
         return names
 
 
-class Scenario(Part):
+class Scenario(StrictModel):
     """A whole file. ``windows``: the fault windows (GLOSSARY.md) that it opens.
 
     ``storm`` draws topology, load and faults from the seed (``drawn``). ``survivors``: at the heal

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chaos.scenario.faults import COLLECTOR, FaultSpec, Part, Topology
+from chaos.scenario.faults import COLLECTOR, FaultSpec, StrictModel, Topology
 from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
 from chaos.scenario.validation_errors import did_you_mean
 from chaos.scenario.vocabulary import SERVERS, TargetKind
@@ -31,7 +31,7 @@ Processes = Annotated[
 ]
 
 
-class Option(Part):
+class Option(StrictModel):
     """A fault that may be drawn: a planned fault without its time. ``pick``: number of targets.
 
     ``lasts`` overrides that of the storm; ``weight`` is relative to the other options.
@@ -56,7 +56,7 @@ class Option(Part):
         return FaultSpec.model_validate({"fault": self.fault, "at": 0} | fields | more)
 
 
-class Storm(Part):
+class Storm(StrictModel):
     """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
     they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
     (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.

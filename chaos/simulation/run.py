@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.checker import bounds
-from chaos.checker.sometimes import seen
+from chaos.checker.sometimes import count_occurrences
 from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History, HistoryWriter
 from chaos.history.records import Record, encode
@@ -103,7 +103,7 @@ def simulate(
             simulation.run()
         judgement = judge(History(simulation.records))
         coverage = Coverage.of(judgement.history, simulation.statements, simulation.zero)
-        coverage.sometimes.update(n for n in SOMETIMES if seen(judgement.history, n))
+        coverage.sometimes.update(n for n in SOMETIMES if count_occurrences(judgement.history, n))
     except Exception as error:
         seconds = time.monotonic() - started
         raise artifacts.failure(spec, simulation.keep(), error, seconds) from error

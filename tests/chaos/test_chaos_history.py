@@ -15,7 +15,7 @@ from chaos.history.records import Op, Run, Sometimes, TaskRow
 def a_run() -> Specimen:
     run = Specimen()
     life = run.submit("a", effect="sql").dispatch().claim()
-    run.strike("kill-1#1", "kill", "worker-1")
+    run.inject("kill-1#1", "kill", "worker-1")
     life.succeed().submit_again().cancel().read()
     return run
 

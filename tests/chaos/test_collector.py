@@ -100,8 +100,8 @@ def test_resent_batch_counts_once_but_a_different_span_with_the_same_id_counts()
 
 
 def test_constant_attributes_are_omitted() -> None:
-    told = replace(SPAN, attributes=SPAN.attributes | {"messaging.system": "holdfast"})
-    assert list(otlp.decode([export(told)], ZERO)) == [SPAN]
+    with_constants = replace(SPAN, attributes=SPAN.attributes | {"messaging.system": "holdfast"})
+    assert list(otlp.decode([export(with_constants)], ZERO)) == [SPAN]
 
 
 def test_span_in_a_history_reads_back(tmp_path: Path) -> None:

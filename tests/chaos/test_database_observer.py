@@ -255,12 +255,12 @@ def counted(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("name", MATCHING)
 def test_each_observation_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
     innocent = "".join(line(20, **entry) for entry in NEAR_MISSES)
-    told = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
-    (tmp_path / "worker-1.log").write_text(innocent + told + told)
-    (tmp_path / "api-2.log").write_text(told)
+    matching = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
+    (tmp_path / "worker-1.log").write_text(innocent + matching + matching)
+    (tmp_path / "api-2.log").write_text(matching)
     (tmp_path / "scheduler-1.log").write_text(innocent)
     # Helpers have no number: their lines never count.
-    (tmp_path / "toxiproxy.log").write_text(told)
+    (tmp_path / "toxiproxy.log").write_text(matching)
     once = len(MATCHING[name])
     seen = counted(tmp_path)
     assert seen.pop(name) == {"api-2": once, "worker-1": 2 * once}
@@ -290,9 +290,12 @@ def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) ->
     (tmp_path / "worker-1.log").write_text(line(20, **MATCHING["redis_given_up"][0]))
     hints = [SeenHint(ZERO + 11, "a", 0)]
     records = observations(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
-    told = {record.name: record.held for record in records}
-    assert {name for name in told if told[name]} == {"stale_hint_delivered", "redis_given_up"}
-    assert {*told} == {each.name for each in OCCURRENCES.values() if each.count is None}
+    held_by_name = {record.name: record.held for record in records}
+    assert {name for name in held_by_name if held_by_name[name]} == {
+        "stale_hint_delivered",
+        "redis_given_up",
+    }
+    assert {*held_by_name} == {each.name for each in OCCURRENCES.values() if each.count is None}
     assert [decode(encode(record)) for record in records] == records
 
 

@@ -113,8 +113,8 @@ def test_every_option_and_every_number_of_roles_is_drawn() -> None:
     largest = STORM.topology.model_copy(
         update={"apis": storm.apis[1], "schedulers": storm.schedulers[1]}
     )
-    struck = {target for each in drawn for p in each.faults for target in p.target}
-    assert {*largest.processes, "postgres", "redis"} <= struck
+    targets = {target for each in drawn for p in each.faults for target in p.target}
+    assert {*largest.processes, "postgres", "redis"} <= targets
     assert {len(each.faults) for each in drawn} == {*range(storm.faults[0], storm.faults[1] + 1)}
 
 

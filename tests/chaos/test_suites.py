@@ -27,10 +27,10 @@ def test_full_has_all_scenarios_and_default_a_subset() -> None:
 
 def test_default_suite_breaks_every_part_of_the_stack() -> None:
     drawn = [scenarios.find(name).drawn(1) for name in suites()["default"]]
-    struck = {part for each in drawn for plan in each.faults for part in plan.target}
-    told = " ".join(struck)
+    targets = {part for each in drawn for plan in each.faults for part in plan.target}
+    joined = " ".join(targets)
     for part in ("worker", "scheduler", "postgres", "redis"):
-        assert part in told, part
+        assert part in joined, part
     # The loads must leave time for starting, healing and draining within six minutes.
     assert sum(each.workload.seconds for each in drawn) < 200
 

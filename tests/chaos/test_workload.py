@@ -1,4 +1,4 @@
-"""Generated operations: determined by workload and seed alone, in every process."""
+"""Generated operations: determined only by workload and seed, in every process."""
 
 from __future__ import annotations
 

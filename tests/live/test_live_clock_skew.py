@@ -83,13 +83,13 @@ class Skewed:
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         return [json.loads(row) for row in lines if row.startswith("{") and row.endswith("}\n")]
 
-    async def next_row(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for the next new line that is wanted; return it."""
+    async def next_row(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait for the next new line that matches; return it."""
         known = len(self.rows())
         async with asyncio.timeout(15):
             while True:
                 for row in self.rows()[known:]:
-                    if wanted(row):
+                    if matches(row):
                         return row
                 await asyncio.sleep(0.01)
 

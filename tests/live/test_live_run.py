@@ -51,12 +51,12 @@ def test_run_ends_with_a_verdict_and_leaves_only_its_history(
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["verdict"], summary["runs"][0]["seed"]) == ("true", 5)
     story = history.load(run / "history.jsonl")
-    (felt,) = [record for record in story.faults["murder#1"] if record.type == "felt"]
-    evidence = felt.evidence["worker-1"]
+    (observed,) = [record for record in story.faults["murder#1"] if record.type == "felt"]
+    evidence = observed.evidence["worker-1"]
     assert evidence["exit"] == -signal.SIGKILL
     assert evidence["replaced_by"] != evidence["incarnation"]
-    (felt,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
-    assert felt.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
+    (observed,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
+    assert observed.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
     # Only the core that the seed drew was healed; no other process ended a task after that.
     (healed,) = [r for r in story.records if isinstance(r, PhaseStart) and r.phase == "healed"]
     core = healed.core

@@ -224,7 +224,7 @@ async def test_exhausted_postgres_serves_only_connections_opened_before(
                 await asyncio.sleep(0.01)
         with pytest.raises(asyncpg.TooManyConnectionsError):
             await asyncpg.connect(url)
-        with pytest.raises(DatabaseUnavailable, match=r"does not answer.*too many clients"):
+        with pytest.raises(DatabaseUnavailable, match=r"does not respond.*too many clients"):
             await late_observer.counts(0.0)
 
     observed, evidence = await server_fault.run("exhaust", "postgres", hold)
@@ -330,7 +330,7 @@ async def test_observer_times_out(
 ) -> None:
     async def hold() -> None:
         started = time.monotonic()
-        with pytest.raises(DatabaseUnavailable, match="Postgres does not answer"):
+        with pytest.raises(DatabaseUnavailable, match="Postgres does not respond"):
             await lasting_observer.counts(0.3)
         assert 0.3 <= time.monotonic() - started < 3
         with pytest.raises(DatabaseUnavailable):

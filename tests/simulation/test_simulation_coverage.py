@@ -41,7 +41,7 @@ STATEMENTS = [
 ]
 
 
-def test_a_strike_falls_between_two_statements_of_its_process() -> None:
+def test_fault_is_counted_between_two_statements_of_its_process() -> None:
     found = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     assert found.injections == {"kill": 1}
     assert found.after == {"kill claim": 1}
@@ -49,7 +49,7 @@ def test_a_strike_falls_between_two_statements_of_its_process() -> None:
     assert found.statements == {"claim": 1, "finish": 1, "dispatch": 1}
 
 
-def test_an_edge_is_its_clients_affair_and_a_server_everybodys() -> None:
+def test_edge_fault_affects_its_client_and_server_fault_all() -> None:
     edge = covered(injected("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
     assert edge.after == {"down dispatch": 1}
     assert not edge.before
@@ -57,7 +57,7 @@ def test_an_edge_is_its_clients_affair_and_a_server_everybodys() -> None:
     assert server.after == {"pause claim": 1, "pause dispatch": 1}
 
 
-def test_states_are_those_at_the_instant_of_the_strike() -> None:
+def test_states_are_taken_at_the_injection() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().succeed()
     history = History(run.all_records())
@@ -70,7 +70,7 @@ def test_states_are_those_at_the_instant_of_the_strike() -> None:
     assert found.states == {"kill RUNNING": 1, "flush SUCCEEDED": 1}
 
 
-def test_runs_add_up_and_survive_json() -> None:
+def test_coverage_adds_up_and_survives_json() -> None:
     one = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     one.sometimes.update(["lease_lost"])
     both = Coverage.parse(one.document)
@@ -80,7 +80,7 @@ def test_runs_add_up_and_survive_json() -> None:
     assert both.sometimes == {"lease_lost": 2}
 
 
-def test_cells_that_nothing_reached_are_visible() -> None:
+def test_unreached_cells_are_marked() -> None:
     lines = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
     (states,) = [line for line in lines if line.startswith("kill")]
     assert "." in states.split()
@@ -90,7 +90,7 @@ def test_cells_that_nothing_reached_are_visible() -> None:
     assert dispatch.split()[-1] == "./."
 
 
-def test_a_run_without_strikes_looks_like_one() -> None:
+def test_run_without_faults_has_an_empty_table() -> None:
     table = covered(statements=STATEMENTS).tables()
     assert "injected" in table
     assert "kill" not in table

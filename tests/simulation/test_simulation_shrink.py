@@ -103,7 +103,7 @@ async def shrunk(most: int, oracle: Oracle | None = None) -> tuple[Scenario, int
     return found.scenario, asked.made
 
 
-async def test_only_what_is_to_blame_is_left() -> None:
+async def test_shrinking_keeps_only_the_cause() -> None:
     smaller, _ = await shrunk(500)
     assert [fault.name for fault in smaller.faults] == ["needed"]
     assert smaller.workload.only == (CULPRIT,)
@@ -114,24 +114,24 @@ async def test_only_what_is_to_blame_is_left() -> None:
     assert smaller.survivors is None
 
 
-async def test_the_budget_is_kept() -> None:
+async def test_shrinking_stays_within_its_budget() -> None:
     smaller, made = await shrunk(9)
     assert made <= 9
     assert needs(smaller)
 
 
-async def test_a_plan_that_cannot_be_smaller_stays() -> None:
+async def test_irreducible_scenario_is_unchanged() -> None:
     smaller, _ = await shrunk(500, Oracle(lambda _: False))
     assert smaller == reduce.base(LARGE, 7, LAW, "smaller")
 
 
-async def test_a_variant_that_breaks_the_law_but_leaves_new_doubts_is_not_taken() -> None:
+async def test_failing_variant_with_new_doubts_is_rejected() -> None:
     doubtful = Oracle(needs, replace(BROKE, doubts=("fault idle was injected, but not observed",)))
     smaller, _ = await shrunk(40, doubtful)
     assert smaller == reduce.base(LARGE, 7, LAW, "smaller")
 
 
-def test_the_base_is_judged_by_less_and_runs_the_same() -> None:
+def test_base_has_fewer_expectations_and_the_same_run() -> None:
     base = reduce.base(LARGE, 7, LAW, "smaller")
     assert (base.id, base.expect.sometimes, list(base.expect.eventually)) == ("smaller", (), ["L1"])
     assert (base.faults, base.topology, base.workload) == (
@@ -144,7 +144,7 @@ def test_the_base_is_judged_by_less_and_runs_the_same() -> None:
     assert storm.faults
 
 
-def test_strikes_become_faults_of_their_own() -> None:
+def test_injections_become_separate_faults() -> None:
     (candidate,) = reduce.concrete(LARGE, BROKE, LAW)
     faults = {fault.name: fault for fault in candidate.scenario.faults}
     assert list(faults) == ["needed", "twice-1", "twice-2", "idle"]
@@ -157,7 +157,7 @@ def test_strikes_become_faults_of_their_own() -> None:
     assert not list(reduce.concrete(candidate.scenario, BROKE, LAW))
 
 
-def test_tasks_that_stay_are_as_they_were_among_the_others() -> None:
+def test_remaining_tasks_are_unchanged() -> None:
     whole = {op.key: op for op in generate(LARGE.workload, 7) if op.kind == "submit"}
     first = next(reduce.fewer_tasks(LARGE, BROKE, LAW)).scenario
     shorter = next(reduce.shorter_load(first, BROKE, LAW)).scenario
@@ -167,7 +167,7 @@ def test_tasks_that_stay_are_as_they_were_among_the_others() -> None:
     assert shorter.workload.seconds == pytest.approx(3.8)
 
 
-def test_no_invalid_variant_is_offered() -> None:
+def test_only_valid_variants_are_generated() -> None:
     # The pause needs worker-1, the kill any worker: one worker suffices, except for worker-3.
     document = LARGE.document
     document["faults"][0]["target"] = ["worker-3"]
@@ -176,7 +176,7 @@ def test_no_invalid_variant_is_offered() -> None:
     assert set(offered) == {3}
 
 
-def test_a_regression_can_be_read_back(tmp_path: Path) -> None:
+def test_regression_can_be_read_back(tmp_path: Path) -> None:
     path = tmp_path / "kept.yaml"
     scenario = reduce.base(LARGE, 7, LAW, "kept")
     write_regression(path, scenario, ["Shrunk from large."])
@@ -185,15 +185,15 @@ def test_a_regression_can_be_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Not-an-id.yaml", "lost.yml", "nowhere/lost.yaml"])
-def test_a_file_that_cannot_be_a_scenario_is_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_regression_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"\.yaml|no directory"):
         regression_file(tmp_path / name)
 
 
-def test_the_diagram_shows_what_happened_to_the_task() -> None:
+def test_diagram_shows_the_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("held#1", "latency", "worker-1->postgres")
+    run.inject("held#1", "latency", "worker-1->postgres")
     life.end(Reason.LOST).dispatch().claim("worker-2").stale_finish("worker-1", epoch=1)
     life.owner = f"worker:{run.worker('worker-1')}"
     life.succeed()
@@ -246,7 +246,7 @@ LATE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_planted_bug_is_made_small_explained_and_kept(home: Path, chaos: Chaos) -> None:
+def test_planted_bug_is_shrunk_explained_and_kept(home: Path, chaos: Chaos) -> None:
     (home / "late.yaml").write_text(yaml.safe_dump(LATE))
     mutant = ("--mutant", "finish_without_epoch")
     search = ("--shrink", "--shrink-runs", "8", "--into", "kept.yaml", "--why", "--why-runs", "12")

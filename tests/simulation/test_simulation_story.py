@@ -40,7 +40,7 @@ def said(lines: list[str]) -> list[str]:
     return [" ".join(line[11:].split()) for line in lines]
 
 
-def test_a_reader_can_follow_a_stale_write_being_refused() -> None:
+def test_story_of_a_refused_stale_write() -> None:
     run, _ = zombie()
     lines = said(story(run).text("a"))
     mine = [line for line in lines if " a " in f"{line} "]
@@ -59,13 +59,13 @@ def test_a_reader_can_follow_a_stale_write_being_refused() -> None:
     ]
 
 
-def test_seconds_are_the_arenas() -> None:
+def test_story_uses_arena_seconds() -> None:
     run, _ = zombie()
     first = next(line for line in story(run).text("a") if "invokes submit" in line)
     assert float(first[1:11]) == pytest.approx(1.01)
 
 
-def test_what_processes_did_stands_between_what_became_of_tasks() -> None:
+def test_process_events_are_ordered_among_transitions() -> None:
     run = Specimen()
     run.submit("a").dispatch()
     paused = entry(run.now + 0.001, "node", "worker-1", "paused")
@@ -80,7 +80,7 @@ def test_what_processes_did_stands_between_what_became_of_tasks() -> None:
     assert order[0] < claimed < order[1] < lost
 
 
-def test_the_statement_behind_a_transition_tells_how_it_went() -> None:
+def test_transition_shows_wait_and_hold_of_its_statement() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1")
     at = run.now
@@ -96,7 +96,7 @@ def test_the_statement_behind_a_transition_tells_how_it_went() -> None:
     assert any(line.endswith("attempt 1 (after a lock wait)") for line in shown)
 
 
-def test_the_held_statement_of_another_transition_is_not_taken_for_it() -> None:
+def test_held_statement_of_another_transition_is_not_matched() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1")
     other = entry(run.now + 0.02, "sql", "worker-1", "finish -> SELECT 1 (commit held)")
@@ -105,7 +105,7 @@ def test_the_held_statement_of_another_transition_is_not_taken_for_it() -> None:
     assert "worker-1 finish: changed nothing (commit held)" in shown
 
 
-def test_hints_are_told_by_the_key_of_their_task() -> None:
+def test_hints_are_shown_with_the_key_of_their_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch()
     command = about(
@@ -115,7 +115,7 @@ def test_hints_are_told_by_the_key_of_their_task() -> None:
     assert "scheduler-1 a publishes its hint, epoch 0" in said(shown)
 
 
-def test_what_changed_nothing_is_counted_and_the_harness_is_no_part_of_it() -> None:
+def test_unchanged_steps_are_counted_and_the_harness_is_excluded() -> None:
     run = Specimen()
     run.submit("a")
     lines = story(
@@ -139,19 +139,19 @@ def test_evidence_is_marked() -> None:
     assert [line for line in lines if line.startswith(">")], lines
 
 
-def test_the_story_of_a_task_has_the_faults_of_its_time_and_no_other_task() -> None:
+def test_story_of_a_task_has_its_faults_and_no_other_task() -> None:
     run = Specimen()
-    run.strike("early#1", "kill", "worker-3")
+    run.inject("early#1", "kill", "worker-3")
     life = run.submit("a").dispatch()
     run.submit("b").dispatch()
-    run.strike("cut#1", "down", "worker-1->redis")
+    run.inject("cut#1", "down", "worker-1->redis")
     life.claim()
     lines = said(story(run).text("a"))
     assert "worker-1->redis == cut#1: down begins, 2 tasks open, 0 running" in lines
     assert not any("early" in line or " b " in line for line in lines)
 
 
-def test_an_unknown_task_is_said_with_those_there_are() -> None:
+def test_unknown_task_error_names_the_tasks() -> None:
     run = Specimen()
     run.submit("a")
     run.submit("b")
@@ -185,11 +185,11 @@ def test_an_unknown_task_is_said_with_those_there_are() -> None:
         ("fault", "add latency upstream latency=5", "add latency upstream latency=5"),
     ],
 )
-def test_words_of_one_entry(kind: EntryKind, what: str, expected: str) -> None:
+def test_description_of_one_entry(kind: EntryKind, what: str, expected: str) -> None:
     assert describe(entry(0.0, kind, "worker-1", what)) == expected
 
 
-def test_an_answer_is_taken_apart() -> None:
+def test_answer_is_parsed() -> None:
     found = answer(
         entry(0.0, "sql", "worker-1", "claim -> SELECT 3 (waited for a lock) (commit held)")
     )

@@ -1,4 +1,4 @@
-"""What one task must look like, by the law alone: no SQL, no database."""
+"""The expected state of a task according to the lifecycle, without SQL or a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.model.lifecycle import Counters, Reason, State, after_attempt, epo
 
 @dataclass
 class Model:
-    """What one task must look like."""
+    """The expected state of one task."""
 
     max_attempts: int
     state: State = State.SCHEDULED

@@ -42,7 +42,7 @@ class HeldStore(Store):
 
 @dataclass
 class World:
-    """One task, its owner and two bystanders: ``lapsed`` missed its lease, ``dead`` is marked."""
+    """One task and three workers: ``alive``, ``lapsed`` (expired lease) and ``dead`` (marked)."""
 
     store: Store
     task_id: UUID = field(default_factory=new_id)
@@ -82,7 +82,7 @@ RETURNING id"""
 
 
 async def empty(store: Store) -> World:
-    """No task; three workers."""
+    """Prepare three workers and no task."""
     world = World(store)
     await world.sql(_CLEAN, alive=world.alive, lapsed=world.lapsed, dead=world.dead)
     return world
@@ -101,7 +101,7 @@ async def queued(store: Store) -> World:
 
 
 async def queued_quarantined(store: Store) -> World:
-    """Lost once of at most twice."""
+    """Prepare a task lost once, with max_losses 2."""
     world = await _run(store, "dead")
     assert len(await store.reclaim(10, "scheduler")) == 1
     assert len((await store.dispatch(10, "scheduler")).tasks) == 1

@@ -1,4 +1,4 @@
-"""Checks the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
+"""Check the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides when S13 exempts a missing span, because its process could not have exported it."""
+"""Decide when S13 exempts a missing span because its process could not have exported it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks S13: the trace of every sampled task is complete, without duplicates. O(n).
+"""Check S13: the trace of every sampled task is complete, without duplicates. O(n).
 
 A missing span is exempt where its process could not have exported it (``SpanExemptions``); the
 exemptions are counted and shown.
@@ -215,7 +215,7 @@ class _Examination:
             message = f"the attempt of epoch {attempt.epoch} has no link to the previous attempt"
             self._wrong(task.task_id, message, span, attempt.claim)
         others = [link for link in span.links if link not in before]
-        # A worker that releases an attempt it never knew of has no hint for it either.
+        # A worker that releases an unknown attempt has no hint for it.
         hinted = span.service == _WORKER and attempt.end and attempt.end.reason != Reason.RELEASED
         if hinted and not any(self._may_be_batch(link) for link in others):
             message = f"the attempt of epoch {attempt.epoch} has no link to its dispatch batch"

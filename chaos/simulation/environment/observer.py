@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
-from chaos.observers.database import PATIENCE_SECONDS, Counts, DatabaseObserver
+from chaos.observers.database import TIMEOUT_SECONDS, Counts, DatabaseObserver
 from chaos.scenario.faults import After
 from chaos.simulation.postgres import ExecutedStatement, PostgresNode
 
@@ -26,9 +26,9 @@ class CachingObserver(DatabaseObserver):
         self._known: dict[Hashable, tuple[int, Any]] = {}
         postgres.listeners.append(self._count_statement)
 
-    async def counts(self, patience_seconds: float = PATIENCE_SECONDS) -> Counts:
+    async def counts(self, timeout_seconds: float = TIMEOUT_SECONDS) -> Counts:
         ask = super().counts
-        return await self._answer("counts", lambda: ask(patience_seconds))
+        return await self._answer("counts", lambda: ask(timeout_seconds))
 
     async def count(self, event: After) -> int:
         ask = super().count

@@ -1,4 +1,4 @@
-"""One attempt: run its handler and classify the outcome. Performs no I/O of its own."""
+"""One attempt: run its handler and classify the outcome. Accesses no database."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ works, and no fault returns. What remains from before:
    finishes its other attempts. To count these tasks: each suffered ``max_losses - 1`` losses, and
    each death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when
    faults kill them or cut them off from Postgres for longer than the lease, when they are not
-   healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
-   over the remaining workers, on each one after the other.
+   healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks
+   are spread over the remaining workers, on each one after the other.
 """
 
 from __future__ import annotations

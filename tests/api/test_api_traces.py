@@ -215,11 +215,11 @@ async def test_cancels_and_their_outcomes(
         await claim(store)
         await api.post(f"/tasks/{running['id']}/cancel")
         assert (await api.post(f"/tasks/{uuid4()}/cancel")).status_code == 404
-    told = [
+    recorded = [
         (span.attributes["holdfast.reason"], span.attributes["holdfast.answer"])
         for span in collector.named("cancel")
     ]
-    assert told == [
+    assert recorded == [
         ("cancelled", "made"),
         ("cancelled", "done before"),
         ("cancel requested", "made"),

@@ -146,7 +146,7 @@ async def test_unavailable_after_a_lost_reply_is_unknown(
     tap.refuse = 1000
     [outcome] = await submitting
     assert isinstance(outcome, OutcomeUnknown)
-    assert await store.get(new.id) is not None, "it had been stored, and nobody could know"
+    assert await store.get(new.id) is not None, "it was stored, although the outcome was unknown"
 
 
 async def test_unavailable_on_the_first_send_is_reported_immediately(

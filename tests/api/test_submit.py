@@ -54,7 +54,7 @@ async def test_documented_request_is_accepted(api: httpx.AsyncClient) -> None:
 async def test_every_member_of_a_request_is_stored(api: httpx.AsyncClient) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     run_at = (datetime.now(UTC) + timedelta(hours=2)).replace(microsecond=123456)
-    said = {
+    sent_body = {
         "name": "echo",
         "payload": {"größe": [1, -2.5, True, None, {"": "😀"}]},
         "run_at": run_at.isoformat(),
@@ -64,9 +64,9 @@ async def test_every_member_of_a_request_is_stored(api: httpx.AsyncClient) -> No
         "timeout_seconds": 0.25,
     }
     headers = {"Idempotency-Key": "~!order-17", "traceparent": parent}
-    task = (await api.post("/tasks/", json=said, headers=headers)).json()
+    task = (await api.post("/tasks/", json=sent_body, headers=headers)).json()
     for name in ("name", "payload", "queue", "priority", "max_attempts", "timeout_seconds"):
-        assert task[name] == said[name], name
+        assert task[name] == sent_body[name], name
     assert instant(task["run_at"]) == run_at == instant(task["due_at"])
     assert task["idempotency_key"] == "~!order-17"
     assert task["traceparent"] == parent

@@ -35,8 +35,8 @@ def test_drain_measures_both_and_cleans_up(temporary: Path, tmp_path: Path) -> N
 
 
 def test_interrupted_drain_cleans_up(temporary: Path) -> None:
-    said = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
-    assert "interrupted" in said
+    output = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
+    assert "interrupted" in output
     assert processes_of(temporary) == []
 
 

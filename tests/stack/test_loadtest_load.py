@@ -92,8 +92,8 @@ def test_missed_limit_sets_the_exit_code(api: str, temporary: Path, tmp_path: Pa
 def test_interrupted_load_leaves_no_process_and_no_file(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["--seconds", "300", "--out", str(out)]
-    said = interrupted(temporary, "s of 300", "load", *arguments)
-    assert "interrupted" in said
+    output = interrupted(temporary, "s of 300", "load", *arguments)
+    assert "interrupted" in output
     assert processes_of(temporary) == []
     assert not out.exists()
 
@@ -152,7 +152,7 @@ def test_custom_options_are_explained() -> None:
 
 
 def test_shapes_and_pacing_of_users() -> None:
-    """In a process of its own: Locust changes the standard library when it is imported."""
+    """In a subprocess, since importing Locust patches the standard library."""
     code = """
 import json
 from loadtest import locustfile as l

@@ -1,4 +1,4 @@
-"""Peers beside Holdfast: one that keeps its tasks in Redis and one in Postgres, at a small size."""
+"""Peers compared with Holdfast at a small size: one on Redis and one on Postgres."""
 
 from __future__ import annotations
 

@@ -169,9 +169,9 @@ def test_process_exits_with_the_code_of_its_command(
 def test_migrate_upgrades_a_database(command: Command, empty_database_url: str) -> None:
     here = {"HOLDFAST_DATABASE_URL": empty_database_url}
     for _ in range(2):
-        code, said, error = command.run("migrate", **here)
+        code, output, error = command.run("migrate", **here)
         assert (code, error) == (0, "")
-        assert said.startswith("the database is at migration 0")
+        assert output.startswith("the database is at migration 0")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     code, _, error = command.run("scheduler", **here)
@@ -198,8 +198,8 @@ def test_migrate_upgrades_a_database(command: Command, empty_database_url: str) 
 def test_invalid_setting_is_named_in_one_line(
     command: Command, name: str, value: str, complaint: str, code: int
 ) -> None:
-    found, said, error = command.run("worker", **{name: value})
-    assert (found, said) == (code, "")
+    found, output, error = command.run("worker", **{name: value})
+    assert (found, output) == (code, "")
     assert error.startswith("holdfast: ")
     assert complaint in error
     assert len(error.splitlines()) == 1, error
@@ -212,13 +212,13 @@ def test_missing_module_is_named(command: Command) -> None:
 
 
 def test_settings_lists_every_variable(command: Command) -> None:
-    code, said, _ = command.run("settings")
+    code, output, _ = command.run("settings")
     assert code == 0
     for name, info in Settings.model_fields.items():
-        assert re.search(rf"^HOLDFAST_{name.upper()}=", said, re.MULTILINE), name
+        assert re.search(rf"^HOLDFAST_{name.upper()}=", output, re.MULTILINE), name
         assert info.description
-        assert info.description in said
-    assert 'HOLDFAST_QUEUES=["default"]' in said
+        assert info.description in output
+    assert 'HOLDFAST_QUEUES=["default"]' in output
 
 
 def test_doctor_grades_its_checks(
@@ -226,25 +226,25 @@ def test_doctor_grades_its_checks(
 ) -> None:
     name = settings.database_url.rpartition("/")[2]
     sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = 0")
-    code, said, _ = command.run("doctor")
-    grades = {line[8:].partition(":")[0]: line[:8].strip() for line in said.splitlines()}
+    code, output, _ = command.run("doctor")
+    grades = {line[8:].partition(":")[0]: line[:8].strip() for line in output.splitlines()}
     assert code == 0 or "bad" in grades.values()
     assert grades["migrations"] == grades["Postgres"] == grades["clock"] == "ok"
     assert grades["idle_in_transaction_session_timeout"] == "warning"
     assert set(grades) >= {"fsync", "synchronous_commit", "maxmemory-policy"}
     sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '60s'")
     sql(settings, f"ALTER DATABASE {name} SET synchronous_commit = off")
-    code, said, _ = command.run("doctor")
+    code, output, _ = command.run("doctor")
     assert code == 1
-    assert re.search(r"^bad +synchronous_commit: off: a crash loses tasks", said, re.MULTILINE)
-    assert re.search(r"^ok +idle_in_transaction_session_timeout: 1min", said, re.MULTILINE)
-    code, said, _ = command.run("doctor", HOLDFAST_DATABASE_URL=empty_database_url)
+    assert re.search(r"^bad +synchronous_commit: off: a crash loses tasks", output, re.MULTILINE)
+    assert re.search(r"^ok +idle_in_transaction_session_timeout: 1min", output, re.MULTILINE)
+    code, output, _ = command.run("doctor", HOLDFAST_DATABASE_URL=empty_database_url)
     assert code == 1
-    assert re.search(r"^bad +migrations: .*run `holdfast migrate`", said, re.MULTILINE)
+    assert re.search(r"^bad +migrations: .*run `holdfast migrate`", output, re.MULTILINE)
     nowhere = {"HOLDFAST_REDIS_URL": "redis://127.0.0.1:1/0"}
-    code, said, _ = command.run("doctor", **nowhere)
+    code, output, _ = command.run("doctor", **nowhere)
     assert code == 1
-    assert re.search(r"^bad +Redis: ", said, re.MULTILINE)
+    assert re.search(r"^bad +Redis: ", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ async def test_worker_stops_although_its_handlers_never_end(
             assert worker.events()[-1] == EventName.WORKER_STOPPED
         assert await bench.state(in_thread) is State.SCHEDULED
         (taken,) = await bench.store.reclaim(10, "scheduler:test")
-        assert taken.task_id == in_loop, "nobody could end it but a scheduler"
+        assert taken.task_id == in_loop, "only a scheduler could end it"
 
 
 def test_worker_marked_dead_exits_with_code_3(command: Command, settings: Settings) -> None:
@@ -354,5 +354,5 @@ async def test_stopped_worker_exports_its_last_spans_and_a_killed_one_does_not(
             (task_id,) = await bench.offer("echo", traceparent=write(new_root(1.0)))
             await bench.until_state(task_id, State.SUCCEEDED, seconds=30)
             await asyncio.to_thread(worker.terminate, end)
-        told = collector.named("process default", task_id)
-    assert [span.instance for span in told] == ["worker-7"] * (end is signal.SIGTERM)
+        spans = collector.named("process default", task_id)
+    assert [span.instance for span in spans] == ["worker-7"] * (end is signal.SIGTERM)

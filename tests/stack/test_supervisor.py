@@ -51,14 +51,14 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        said = wait_until(self.welcome)
-        self.api.base_url = re.findall(r"API docs +(http://\S+)/docs", said)[0]
-        self.mail = re.findall(r"mail caught +(http://\S+)/", said)[0]
+        output = wait_until(self.welcome)
+        self.api.base_url = re.findall(r"API docs +(http://\S+)/docs", output)[0]
+        self.mail = re.findall(r"mail caught +(http://\S+)/", output)[0]
 
     def welcome(self) -> str:
-        said = self.output.read_text()
-        assert self.process.poll() is None, f"it exited:\n{said}"
-        return said if "--fresh starts over" in said else ""
+        output = self.output.read_text()
+        assert self.process.poll() is None, f"it exited:\n{output}"
+        return output if "--fresh starts over" in output else ""
 
     def pid_of(self, *words: str) -> int | None:
         """Return the descendant of the supervisor whose command line has all these words."""
@@ -122,9 +122,9 @@ def test_documented_request_works_and_data_is_kept(stack: Stack) -> None:
 
     assert stack.end(signal.SIGINT) == set()
     assert stack.process.returncode == 0
-    said = stack.output.read_text()
+    output = stack.output.read_text()
     parts = ("API stopped", "Scheduler stopped", "Worker stopped", "holdfast    | stopped")
-    ends = [said.index(part) for part in parts]
+    ends = [output.index(part) for part in parts]
     assert ends == sorted(ends), "processes that accept work stop first"
 
     stack.up()

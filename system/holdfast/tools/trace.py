@@ -112,7 +112,7 @@ def _open_attempts(spans: Sequence[Span], task_id: UUID) -> Iterator[Span]:
 
 
 async def _with_faults(trace_id: str, spans: list[Span], jaeger: JaegerQuery) -> TaskTrace:
-    """Add the faults of a chaos run, which have a trace of their own, cut to the task's time."""
+    """Add the faults of a chaos run, which are in another trace, cut to the task's time."""
     first, last = min(span.start for span in spans), max(span.end for span in spans)
     faults = [
         replace(fault, parent_id=None, start=max(first, fault.start))

@@ -32,7 +32,8 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
-from holdfast.telemetry.tracing import Finished, create_tracing
+from holdfast.telemetry.trace_context import Finished
+from holdfast.telemetry.tracing import create_tracing
 from holdfast.tools.trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 

@@ -16,7 +16,7 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import Acted, NewTask, Submitted
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import Finished
+from holdfast.telemetry.trace_context import Finished
 
 _ACTIONS = {
     Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),

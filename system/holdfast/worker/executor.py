@@ -13,7 +13,7 @@ from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.context import Context
 from holdfast.handlers.registry import Registry
-from holdfast.handlers.transaction import Transactions
+from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success

@@ -23,7 +23,6 @@ from holdfast.handlers.builtin.http_access import AllowedHosts, CheckedNetwork, 
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
-from holdfast.handlers.handler import task
 from holdfast.settings import Settings
 
 REDIRECTS_MAX = 5
@@ -153,7 +152,6 @@ class HttpRequest:
         if self._pool is not None:
             await self._pool.aclose()
 
-    @task("http_request")
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
         """Calls; returns status, url, headers, body (text), truncated. See ``HttpPayload``."""
         request = parse(HttpPayload, "http_request", payload)

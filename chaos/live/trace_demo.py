@@ -32,7 +32,8 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
-from holdfast.telemetry.tracing import FinishedSpan, create_tracing
+from holdfast.telemetry.trace_context import FinishedSpan
+from holdfast.telemetry.tracing import create_tracing
 from holdfast.tools.trace import OPEN, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 

@@ -6,7 +6,7 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 from chaos.mutants.transitions import FINISH, FINISH_GUARDS
 
 _STORE = "system/holdfast/store/store.py"
-_TRANSACTION = "system/holdfast/handlers/transaction.py"
+_TRANSACTION = "system/holdfast/handlers/transactions.py"
 
 _POOLED = Mutant(
     name="cancelled_connection_pooled",

@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from chaos.scenario.validation_errors import did_you_mean
 from chaos.scenario.vocabulary import EVENTS, FAULTS, SERVERS, TargetKind
@@ -27,15 +26,9 @@ class DeclaredSettings(Settings):
     """Settings from arguments only, so that the environment cannot change a scenario."""
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    def environment(cls) -> dict[str, str]:
+        """Return nothing."""
+        return {}
 
 
 class Topology(StrictModel):

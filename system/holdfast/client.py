@@ -28,7 +28,7 @@ from holdfast.model.request import TaskRequest, to_new_task
 from holdfast.model.task import Limits, NewTask
 from holdfast.store.submit import submit_rows
 from holdfast.telemetry import traceparent as w3c
-from holdfast.telemetry.tracing import TRACE_RATIO, new_traceparent
+from holdfast.telemetry.trace_context import TRACE_RATIO, new_traceparent
 
 _ACTOR = "client"
 

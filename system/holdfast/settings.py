@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from holdfast.telemetry.tracing import TRACE_RATIO
+from holdfast.telemetry.trace_context import TRACE_RATIO
+
+_PREFIX = "holdfast_"
 
 
-class Settings(BaseSettings):
-    """Each field is the variable ``HOLDFAST_<FIELD>``; names end in units.
+class Settings(BaseModel):
+    """Every field is the variable ``HOLDFAST_<FIELD>``; arguments override the environment.
 
     Raises:
         pydantic.ValidationError: a variable is invalid, or two contradict each other.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
     label: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
@@ -166,6 +169,30 @@ class Settings(BaseSettings):
     trace_export_seconds: float = Field(
         1.0, gt=0, description="Longest delay before a finished span is sent."
     )
+
+    @classmethod
+    def environment(cls) -> dict[str, str]:
+        """Return the values of the HOLDFAST_* variables by the names of their fields."""
+        return {
+            name.lower().removeprefix(_PREFIX): value
+            for name, value in os.environ.items()
+            if name.lower().startswith(_PREFIX)
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**cls.environment(), **given}
+
+    @field_validator("queues", "api_keys", "http_allowed_hosts", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError("a JSON list is needed") from None
 
     @field_validator("database_url")
     @classmethod

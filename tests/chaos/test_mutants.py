@@ -35,7 +35,7 @@ GUARDED = {
         *("store/database", "queue/hints", "runtime/supervision"),
         *("scheduler/scheduler", "scheduler/failure_detector"),
         *(f"worker/{name}" for name in ("worker", "claimer", "executor", "slot_pool")),
-        *("worker/attempt", "worker/finisher", "handlers/transaction"),
+        *("worker/attempt", "worker/finisher", "handlers/transactions"),
         *(f"instrumentation/{name}" for name in ("tasks", "scheduler", "worker", "attempt_span")),
         "telemetry/export",
         *(f"api/{name}" for name in ("submit", "coalescer", "cancel_retry", "readiness")),

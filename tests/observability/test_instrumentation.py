@@ -20,7 +20,7 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import attempt_span_id, new_root
+from holdfast.telemetry.trace_context import attempt_span_id, new_root
 
 Payload = dict[str, Any]
 FIELDS = ("level", "from", "to", "reason", "epoch", "attempt")

@@ -26,13 +26,8 @@ from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Link, Span
-from holdfast.telemetry.tracing import (
-    Attributes,
-    FinishedSpan,
-    TimedEvent,
-    attempt_span_id,
-    create_tracing,
-)
+from holdfast.telemetry.trace_context import Attributes, FinishedSpan, TimedEvent, attempt_span_id
+from holdfast.telemetry.tracing import create_tracing
 from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
 
 # Building Jaeger takes two minutes, once.

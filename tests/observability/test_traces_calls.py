@@ -21,7 +21,8 @@ from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.telemetry.tracing import create_tracing, new_root
+from holdfast.telemetry.trace_context import new_root
+from holdfast.telemetry.tracing import create_tracing
 
 
 @pytest.fixture(scope="module")

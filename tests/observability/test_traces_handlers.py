@@ -18,7 +18,7 @@ from waiting import until
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
 from holdfast.telemetry import traceparent
-from holdfast.telemetry.tracing import new_root
+from holdfast.telemetry.trace_context import new_root
 
 
 async def test_handler_spans_nest_in_coroutines_and_threads(

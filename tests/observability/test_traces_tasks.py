@@ -15,7 +15,7 @@ from wire import wire_to
 from holdfast.handlers import Backoff, Context, Discard, Retry
 from holdfast.model.dispatch import Hint
 from holdfast.model.lifecycle import Reason, State
-from holdfast.telemetry.tracing import nanoseconds
+from holdfast.telemetry.trace_context import nanoseconds
 from holdfast.worker.worker import EXIT_DEAD
 
 

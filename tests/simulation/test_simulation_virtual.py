@@ -362,7 +362,7 @@ virtual.install()
 real = {id(f): n for n, f in before.items() if f is not pkgutil.resolve_name(n)}
 assert len(real) > 60, len(real)
 ours = ("holdfast", "observability", "chaos", "redis", "httpcore", "httpx", "asyncpg", "sqlalchemy",
-        "uvicorn", "starlette", "fastapi", "structlog", "anyio", "prometheus_client", "h11",
+        "uvicorn", "starlette", "fastapi", "anyio", "prometheus_client", "h11",
         "pydantic", "aiosmtplib", "asyncio", "opentelemetry")
 for thing in gc.get_objects():
     if not isinstance(thing, (type, types.FunctionType)):

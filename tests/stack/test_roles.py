@@ -25,14 +25,14 @@ from typer.testing import CliRunner
 from waiting import wait_until
 
 from chaos.mutants import import_path
-from holdfast.__main__ import app
+from holdfast.cli import app
 from holdfast.model.lifecycle import State
 from holdfast.runtime.health import create_health, start_server, stop_server
 from holdfast.settings import Settings
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.trace_context import new_root
 from holdfast.telemetry.traceparent import write
-from holdfast.telemetry.tracing import new_root
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = """

@@ -11,7 +11,7 @@ from otlp_receiver import Receiver, Seen
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
 from holdfast.telemetry import traceparent
-from holdfast.telemetry.tracing import attempt_span_id, new_root
+from holdfast.telemetry.trace_context import attempt_span_id, new_root
 
 Payload = dict[str, Any]
 SECRET = "s3cr3t-payl0ad"

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from holdfast.handlers import Context
-from holdfast.handlers.transaction import Transactions
+from holdfast.handlers.transactions import Transactions
 from holdfast.model.claim import Failure, Grant
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State

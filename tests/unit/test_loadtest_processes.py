@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer.main
 
-from holdfast.__main__ import app
+from holdfast.cli import app
 from loadtest.peers.peer_process import NAMES
 from loadtest.process_stats import PRODUCT_MODULE, ROLES, cpu_seconds, megabytes, processes
 from loadtest.statements import StatementCost

@@ -17,7 +17,8 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.export import BATCH_MAX, QUEUE_MAX
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.telemetry.tracing import FinishedSpan, Tracing, create_tracing
+from holdfast.telemetry.trace_context import FinishedSpan
+from holdfast.telemetry.tracing import Tracing, create_tracing
 
 NOWHERE = "http://127.0.0.1:1"
 

@@ -17,7 +17,7 @@ from holdfast.handlers.commit import Commit
 from holdfast.handlers.transaction import OpenTransaction, Transaction
 from holdfast.instrumentation.attempt_span import child_span
 from holdfast.model.claim import Grant
-from holdfast.telemetry.tracing import Attributes
+from holdfast.telemetry.trace_context import Attributes
 
 
 class Context:

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from holdfast.store import transitions
 from holdfast.store.database import sqlstate
-from holdfast.telemetry.tracing import FinishedSpan, Tracing
+from holdfast.telemetry.trace_context import FinishedSpan
+from holdfast.telemetry.tracing import Tracing
 
 _BEGAN = "holdfast_statement_began"
 _TEXT_CHARACTERS_MAX = 2_000

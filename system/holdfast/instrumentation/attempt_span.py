@@ -20,14 +20,14 @@ from holdfast.instrumentation import attributes
 from holdfast.model.claim import AttemptRef
 from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry import traceparent
-from holdfast.telemetry.tracing import (
+from holdfast.telemetry.trace_context import (
     Attributes,
     FinishedSpan,
     TimedEvent,
-    Tracing,
     attempt_span_id,
     named_child,
 )
+from holdfast.telemetry.tracing import Tracing
 
 
 class AttemptSpan:

@@ -12,7 +12,8 @@ from starlette.types import Scope
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import ErrorCode, EventName
-from holdfast.telemetry.tracing import FinishedSpan, Tracing
+from holdfast.telemetry.trace_context import FinishedSpan
+from holdfast.telemetry.tracing import Tracing
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADER = b"traceparent"

@@ -19,7 +19,7 @@ from holdfast.model.dispatch import Dispatched, Republished
 from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import FinishedSpan, TimedEvent, nanoseconds
+from holdfast.telemetry.trace_context import FinishedSpan, TimedEvent, nanoseconds
 
 _STARVED_NANOSECONDS = 1_000_000
 

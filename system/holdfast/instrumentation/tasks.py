@@ -16,7 +16,7 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import ActionResult, NewTask, Submitted
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import FinishedSpan
+from holdfast.telemetry.trace_context import FinishedSpan
 
 _ACTIONS = {
     Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),

@@ -16,7 +16,7 @@ from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import Answer
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.tracing import nanoseconds
+from holdfast.telemetry.trace_context import nanoseconds
 
 _STALE, _LOST = "stale", "lost"
 _NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.RELEASED})

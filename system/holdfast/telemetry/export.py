@@ -15,13 +15,22 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 import httpx
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.version import __version__ as sdk_version
+from opentelemetry.trace import Link, Status, StatusCode
 
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.trace_context import Attributes, FinishedSpan
 
 QUEUE_MAX = 2048
 BATCH_MAX = 256
@@ -30,6 +39,7 @@ _ANSWER_BYTES_MAX = 64 << 10  # a conforming response is empty or lists the reje
 _CLOSE_SECONDS = 2.0
 _ENCODED_AT_ONCE = 32
 _TRIES = 2
+_SCOPE = "holdfast"
 _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "holdfast"}
 
 
@@ -45,17 +55,28 @@ class SpanExport(SpanProcessor):
     def __init__(
         self,
         endpoint: str,
+        service: Attributes,
         metrics: Metrics,
         log: Logger,
         *,
         export_seconds: float,
     ) -> None:
-        """Export to ``endpoint``, the collector's base URL, within ``export_seconds`` of a span.
+        """``endpoint``: the collector's base URL; ``service``: attributes of every span's resource;
+        at most ``export_seconds`` until a span is sent.
 
         Raises:
             ValueError: ``endpoint`` is not an HTTP URL.
         """
         self._url = _traces_url(endpoint)
+        # Not Resource.create: its detectors run in threads.
+        self._resource = Resource(
+            {
+                **service,
+                "telemetry.sdk.language": "python",
+                "telemetry.sdk.name": "opentelemetry",
+                "telemetry.sdk.version": sdk_version,
+            }
+        )
         self._metrics = metrics
         self._log = log
         self._export_seconds = export_seconds
@@ -66,6 +87,44 @@ class SpanExport(SpanProcessor):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
+
+    def tracer(self) -> trace.Tracer:
+        """Create a tracer whose spans are exported here."""
+        provider = TracerProvider(
+            sampler=ALWAYS_ON,  # callers have checked the flags
+            resource=self._resource,
+            shutdown_on_exit=False,
+            id_generator=RandomIdGenerator(),
+            meter_provider=NoOpMeterProvider(),
+        )
+        provider.add_span_processor(self)
+        return provider.get_tracer(_SCOPE)
+
+    def record(self, span: FinishedSpan) -> None:
+        """Take a span that is over.
+
+        Built as the SDK hands it to exporters: the SDK's tracer accepts no ids chosen beforehand,
+        and takes 66 us instead of 4.
+        """
+        attributes, status = dict(span.attributes), Status()
+        if span.error is not None:
+            attributes["error.type"], status = span.error, Status(StatusCode.ERROR)
+        self.on_end(
+            ReadableSpan(
+                span.name,
+                span.context,
+                span.parent,
+                self._resource,
+                attributes,
+                [Event(each.name, each.attributes, each.at) for each in span.events],
+                [Link(context) for context in span.links],
+                span.kind,
+                status=status,
+                start_time=span.start,
+                end_time=max(span.start, span.end),
+                instrumentation_scope=InstrumentationScope(_SCOPE),
+            )
+        )
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span without waiting; drop it if the queue is full."""

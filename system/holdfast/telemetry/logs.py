@@ -2,40 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import traceback
+from datetime import UTC, datetime
 from enum import Enum
-from typing import Protocol, Self, TextIO
-
-import structlog
+from typing import TextIO
 
 from holdfast.telemetry.event_names import ErrorCode, EventName
 
-# Without locals: they hold payloads.
-_TRACEBACKS = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
+_COLORS = {"warning": "\33[33m", "error": "\33[31m"}
+_COLOR_END = "\33[0m"
 
 
-class Logger(Protocol):
-    """Type of structlog's logger under which no line can be written without ``event_name``.
+class Logger:
+    """Writes lines with its context; no line can be written without ``event_name``.
 
     A field ``error`` that is an exception is logged as its message, with its ``error_code``.
     """
 
-    def debug(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+    def __init__(
+        self, stream: TextIO, level: int, *, text_style: bool, context: dict[str, object]
+    ) -> None:
+        """``level``: the lowest that is written, as in ``logging``."""
+        self._stream = stream
+        self._level = level
+        self._text_style = text_style
+        self._context = context
 
-    def info(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+    def debug(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
+        """Write a line for developers."""
+        if self._level <= logging.DEBUG:
+            self._write("debug", text, {"event_name": event_name, **fields})
 
-    def warning(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+    def info(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
+        """Write a line about normal work."""
+        if self._level <= logging.INFO:
+            self._write("info", text, {"event_name": event_name, **fields})
 
-    def error(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+    def warning(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
+        """Write a line about trouble that is handled."""
+        if self._level <= logging.WARNING:
+            self._write("warning", text, {"event_name": event_name, **fields})
 
-    def exception(self, text: str, /, *, event_name: EventName, **fields: object) -> None: ...
+    def error(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
+        """Write a line about a failure."""
+        if self._level <= logging.ERROR:
+            self._write("error", text, {"event_name": event_name, **fields})
 
-    def bind(self, **context: object) -> Self: ...
+    def exception(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
+        """Write a failure with the traceback of the exception being handled."""
+        # Without locals: they hold payloads.
+        exception = traceback.format_exc().rstrip()
+        self.error(text, event_name=event_name, **fields, exception=exception)
 
-    def is_enabled_for(self, level: int) -> bool: ...
+    def bind(self, **context: object) -> Logger:
+        """Return a logger that adds ``context`` to every line."""
+        return Logger(
+            self._stream,
+            self._level,
+            text_style=self._text_style,
+            context={**self._context, **context},
+        )
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Whether lines of this level are written."""
+        return self._level <= level
+
+    def _write(self, level: str, text: str, fields: dict[str, object]) -> None:
+        fields = _plain_values({**self._context, **fields})
+        timestamp = _now()
+        if self._text_style:
+            line = self._readable(timestamp, level, text, fields)
+        else:
+            line = json.dumps(
+                {**fields, "event": text, "level": level, "timestamp": timestamp}, default=repr
+            )
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def _readable(self, timestamp: str, level: str, text: str, fields: dict[str, object]) -> str:
+        exception = fields.pop("exception", None)
+        name = f"[{level:7}]"
+        if level in _COLORS and self._stream.isatty():
+            name = f"{_COLORS[level]}{name}{_COLOR_END}"
+        shown = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+        line = f"{timestamp} {name} {text:30} {shown}"
+        return line if exception is None else f"{line}\n{exception}"
 
 
 def create_logger(
@@ -46,39 +100,25 @@ def create_logger(
     ``style``: "json", "text", or "auto" for text on a terminal and JSON elsewhere.
     """
     target = stream or sys.stderr
-    text = style == "text" or (style == "auto" and target.isatty())
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(
-            colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        if text
-        else structlog.processors.JSONRenderer()
-    )
-    logger: Logger = structlog.wrap_logger(
-        structlog.WriteLogger(target),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _plain_values,
-            *([] if text else [_TRACEBACKS]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        cache_logger_on_first_use=True,
-    )
-    return logger.bind(**context)
+    text_style = style == "text" or (style == "auto" and target.isatty())
+    lowest = logging.getLevelNamesMapping()[level]
+    return Logger(target, lowest, text_style=text_style, context=context)
 
 
-def _plain_values(
-    _logger: structlog.typing.WrappedLogger, _method: str, fields: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _plain_values(fields: dict[str, object]) -> dict[str, object]:
     """Replace an exception by its message and code, and enum members by their values."""
     error = fields.get("error")
     if isinstance(error, BaseException):
         code = getattr(error, "code", None)  # SQLAlchemy's exceptions have one of their own kind
         fields["error"] = str(error)
         fields["error_code"] = code if isinstance(code, ErrorCode) else ErrorCode.OTHER
-    for key, value in fields.items():
-        if isinstance(value, Enum):
-            fields[key] = value.value
-    return fields
+    return {key: value.value if isinstance(value, Enum) else value for key, value in fields.items()}
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) and value and " " not in value else repr(value)
+
+
+def _now() -> str:
+    now = datetime.now(UTC)  # noqa: TID251 - for people, never compared with the database's clock
+    return now.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -17,7 +17,7 @@ from holdfast.settings import Settings
 from holdfast.store.database import Database
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.spans import Span, family
-from holdfast.telemetry.tracing import attempt_span_id
+from holdfast.telemetry.trace_context import attempt_span_id
 from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
 from holdfast.tools.trace_drawing import FAULTS
 

@@ -10,7 +10,7 @@ from holdfast.handlers.cancellation import Cancellation
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.context import Context
 from holdfast.handlers.registry import Registry
-from holdfast.handlers.transaction import Transactions
+from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Failure, Grant, Success
 from holdfast.settings import Settings

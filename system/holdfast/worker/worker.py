@@ -16,7 +16,7 @@ from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.handlers.cancellation import StopReason
 from holdfast.handlers.registry import Registry
 from holdfast.handlers.sql_spans import SqlSpans
-from holdfast.handlers.transaction import Transactions
+from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.queue.hints import HintQueue

@@ -23,7 +23,6 @@ from holdfast.handlers.builtin.http_access import AllowedHosts, CheckedNetwork, 
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
-from holdfast.handlers.handler import task
 from holdfast.settings import Settings
 
 REDIRECTS_MAX = 5
@@ -159,7 +158,6 @@ class HttpRequest:
         if self._pool is not None:
             await self._pool.aclose()
 
-    @task("http_request")
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
         """Send the request of an ``HttpPayload``; return status, url, headers, body, truncated."""
         request = parse(HttpPayload, "http_request", payload)

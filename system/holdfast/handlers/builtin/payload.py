@@ -12,7 +12,7 @@ from holdfast.handlers.errors import Discard
 class Payload(BaseModel):
     """Base of payload models: immutable, and unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 P = TypeVar("P", bound=Payload)

@@ -19,7 +19,6 @@ from pydantic import AfterValidator, Field
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
-from holdfast.handlers.handler import task
 from holdfast.settings import Settings
 
 _ADDRESS = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
@@ -62,7 +61,6 @@ class SendEmail:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    @task("send_email")
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
         """Send the message; return ``message_id`` and the addresses ``accepted``, ``refused``."""
         email = parse(EmailPayload, "send_email", payload)

@@ -64,7 +64,8 @@ def short_time(microseconds: int) -> str:
     if microseconds < _MINUTE:
         size, unit = (_MILLISECOND, "ms") if microseconds < _SECOND else (_SECOND, "s")
         number = microseconds / size
-        return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+        # By the rounded number: 99.95 has no room for a decimal, because it would read 100.0.
+        return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"
     if microseconds < _HOUR:
         return f"{microseconds // _MINUTE}m {microseconds % _MINUTE // _SECOND:02}s"
     if microseconds < _DAY:

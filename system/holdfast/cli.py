@@ -179,7 +179,8 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        typer.echo(f"holdfast: {error}; run pip install 'holdfast[{name}]'", err=True)
+        missing = error.__cause__ or error  # SQLAlchemy's own is a paragraph
+        typer.echo(f"holdfast: {missing}; run pip install 'holdfast[{name}]'", err=True)
         raise typer.Exit(2) from error
 
 

@@ -1,1 +1,1 @@
-"""How fast is it? Throughput runs, Locust users, and peers measured side by side. HTTP only."""
+"""Measure throughput, latency and cost per task, also of other task queues."""

@@ -1,4 +1,4 @@
-"""``python -m loadtest``: measurements from the command line."""
+"""Provide the command line of the measurements: ``python -m loadtest``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JsonFile = Annotated[
 
 
 class Measurement(Protocol):
-    """The result of a command."""
+    """Result of a command."""
 
     def lines(self) -> list[str]:
         """Return it as lines of text."""
@@ -40,7 +40,7 @@ class Measurement(Protocol):
 
 
 app = typer.Typer(
-    help="How fast is Holdfast? Each command starts a stack of its own and removes it afterwards.",
+    help="Measure Holdfast. Each command starts a temporary stack and removes it afterwards.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,15 +55,15 @@ def drain(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     peer_tasks: Annotated[
-        int, typer.Option(min=0, help="Jobs for Procrastinate in each round; 0 leaves it out.")
+        int, typer.Option(min=0, help="Jobs for Procrastinate in each round; 0 skips it.")
     ] = 3_000,
-    rate: Annotated[int, typer.Option(min=2, help="Tasks per second of the steady load.")] = 500,
+    rate: Annotated[int, typer.Option(min=2, help="Tasks per second in the latency phase.")] = 500,
     latency_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds of the steady load; 0 leaves it out.")
+        float, typer.Option(min=0, help="Length of the latency phase; 0 skips it.")
     ] = 15.0,
     json_file: JsonFile = None,
 ) -> None:
-    """Store no-op tasks over HTTP, drain them with worker processes, and Procrastinate beside."""
+    """Measure submit and drain rates of no-op tasks, next to Procrastinate, and start latency."""
     _check_parent(json_file)
     options = drains.DrainOptions(
         tasks=tasks,
@@ -75,7 +75,7 @@ def drain(
         latency_seconds=latency_seconds,
     )
     figures = run(drains.run(options, say))
-    _tell(figures, json_file)
+    _print(figures, json_file)
 
 
 @app.command()
@@ -88,13 +88,15 @@ def submit(
     ] = 64,
     tasks: Annotated[
         int,
-        typer.Option(min=500, help="By enqueue_many in each round; without wrk in batches, too."),
+        typer.Option(
+            min=500, help="Tasks per round by enqueue_many; without wrk, also by batch requests."
+        ),
     ] = 30_000,
-    singly: Annotated[int, typer.Option(min=1, help="By enqueue, in each round.")] = 3_000,
-    wrk: Annotated[bool, typer.Option(help="Requests by wrk.")] = True,
+    singly: Annotated[int, typer.Option(min=1, help="Tasks per round by enqueue.")] = 3_000,
+    wrk: Annotated[bool, typer.Option(help="Generate HTTP load with wrk.")] = True,
     json_file: JsonFile = None,
 ) -> None:
-    """Store tasks in each way there is, and time single ones while nothing else is to be done."""
+    """Measure each way of storing tasks, and the latency of single tasks on an idle system."""
     _check_parent(json_file)
     options = bench_submit.SubmitOptions(
         rounds=rounds,
@@ -105,7 +107,7 @@ def submit(
         wrk=wrk,
     )
     rates = run(bench_submit.run(options, say))
-    _tell(rates, json_file)
+    _print(rates, json_file)
 
 
 class LoadShape(StrEnum):
@@ -124,28 +126,26 @@ def load(  # noqa: PLR0913 - one for each option
         str | None,
         typer.Option(help="Base URL of a running Holdfast. Default: start a stack."),
     ] = None,
-    users: Annotated[int, typer.Option(min=1, help="Locust's users.")] = 30,
+    users: Annotated[int, typer.Option(min=1, help="Number of Locust users.")] = 30,
     spawn_rate: Annotated[float, typer.Option(min=0.1, help="Users started per second.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 60.0,
-    shape: Annotated[
-        LoadShape, typer.Option(help="How many users are there when.")
-    ] = LoadShape.STEADY,
+    shape: Annotated[LoadShape, typer.Option(help="Number of users over time.")] = LoadShape.STEADY,
     batch_size: Annotated[
         int, typer.Option(min=1, max=1000, help="Tasks in a batch submit.")
     ] = 100,
     effect_seconds: Annotated[
-        float, typer.Option(min=1, help="A watched task must have its effect by then.")
+        float, typer.Option(min=1, help="Deadline for the effect of a watched task.")
     ] = 60.0,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Longest wait for the drain after the load.")
     ] = 120.0,
     tasks_max: Annotated[
-        int, typer.Option(min=1, help="Read back at most this many tasks.")
+        int, typer.Option(min=1, help="Maximum number of tasks to read back.")
     ] = 1_000_000,
-    workers: Annotated[int, typer.Option(min=1, help="Workers of a stack of its own.")] = 2,
-    schedulers: Annotated[int, typer.Option(min=1, help="Its schedulers.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Workers of a temporary stack.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Schedulers of a temporary stack.")] = 1,
     thresholds: Annotated[
-        Path, typer.Option(help="Limits, in YAML; a missed one makes the exit code 3.")
+        Path, typer.Option(help="YAML file of limits; exit code 3 if one is missed.")
     ] = DEFAULT_FILE,
     out: Annotated[
         Path | None, typer.Option(help="New directory for the files. [load-runs/TIME]")
@@ -157,9 +157,9 @@ def load(  # noqa: PLR0913 - one for each option
         ),
     ] = None,
 ) -> None:
-    """Load Holdfast with Locust's users for a while, and judge it by limits.
+    """Load Holdfast with Locust users and check the figures against limits.
 
-    An API that asks for keys gets HOLDFAST_API_KEY from the environment.
+    HOLDFAST_API_KEY is sent to an API that requires a key.
     """
     out = out or _new_directory("load")
     if out.exists():
@@ -185,7 +185,7 @@ def load(  # noqa: PLR0913 - one for each option
     summary = run(loads.run(options, say))
     for line in summary.lines():
         typer.echo(line)
-    say(f"the page: {out / 'summary.html'}")
+    say(f"report: {out / 'summary.html'}")
     if not summary.passed:
         raise typer.Exit(EXIT_MISSED)
 
@@ -195,33 +195,35 @@ def peers(
     *,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"These alone, of: {', '.join(NAMES)}. May be repeated."),
+        typer.Option(metavar="NAME", help=f"Only this peer: {', '.join(NAMES)}. Repeatable."),
     ] = None,
     tasks: Annotated[
-        int, typer.Option(min=1, help="Tasks for the fastest; a slow peer gets a fixed share.")
+        int, typer.Option(min=1, help="Tasks per round; slow peers get a fixed share of it.")
     ] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each.")] = 3,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes of each.")] = 2,
-    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes of ours.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each peer.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of each system.")] = 2,
+    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes of Holdfast.")] = 1,
     cache: Annotated[
-        Path, typer.Option(help="Where the peers' virtual environments are kept.")
+        Path, typer.Option(help="Directory of the peers' virtual environments.")
     ] = default_cache(),  # noqa: B008 - shown by --help
     out: Annotated[
-        Path | None, typer.Option(help="Write peers.md and peers.json into this directory, too.")
+        Path | None, typer.Option(help="Also write peers.md and peers.json into this directory.")
     ] = None,
 ) -> None:
-    """Holdfast beside other task queues, in alternation on the same servers; prints the table."""
+    """Compare Holdfast with other task queues on the same servers, and print a table."""
     names = tuple(dict.fromkeys(only or NAMES))
     if unknown := [name for name in names if name not in NAMES]:
-        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(NAMES)}", param_hint="--only")
+        raise typer.BadParameter(
+            f"{unknown[0]} is not one of {', '.join(NAMES)}", param_hint="--only"
+        )
     options = compare.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
     comparison = run(compare.compare(options, say))
     typer.echo(comparison.markdown(), nl=False)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "peers.md").write_text(comparison.markdown(), encoding="utf-8")
-        told = json.dumps(comparison.as_json(), indent=2) + "\n"
-        (out / "peers.json").write_text(told, encoding="utf-8")
+        content = json.dumps(comparison.as_json(), indent=2) + "\n"
+        (out / "peers.json").write_text(content, encoding="utf-8")
 
 
 @app.command()
@@ -230,21 +232,22 @@ def profile(
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to submit and drain.")] = 30_000,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     python: Annotated[
-        bool, typer.Option(help="Sample functions of api, scheduler and a worker, too (py-spy).")
+        bool, typer.Option(help="Sample functions of API, scheduler and a worker with py-spy.")
     ] = True,
     extension: Annotated[
-        bool, typer.Option(help="By pg_stat_statements, or by looking at who is active.")
+        bool, typer.Option(help="Use pg_stat_statements; otherwise sample active statements.")
     ] = True,
     out: Annotated[
-        Path | None, typer.Option(help="For profile.json and folded stacks. [load-runs/TIME]")
+        Path | None,
+        typer.Option(help="Directory for profile.json and folded stacks. [load-runs/TIME]"),
     ] = None,
 ) -> None:
-    """Where does the time go? Per statement in Postgres, per function in Python."""
+    """Measure the cost of each statement in Postgres and each function in Python."""
     out = out or _new_directory("profile")
     options = profiler.ProfileOptions(out, tasks, workers, python=python, extension=extension)
     for line in run(profiler.run(options, say)).lines():
         typer.echo(line)
-    say(f"profile.json, and stacks for a flame graph, lie in {out}")
+    say(f"profile.json and folded stacks: {out}")
 
 
 @app.command()
@@ -257,15 +260,16 @@ def scale(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     share_min: Annotated[
-        float, typer.Option(min=0, help="Less of the rate than that makes the exit code 3.")
+        float,
+        typer.Option(min=0, help="Minimum share of the empty table's rate; exit code 3 below."),
     ] = 0.85,
     json_file: JsonFile = None,
 ) -> None:
-    """Drain beside a large table (filled by SQL) and beside an empty one."""
+    """Compare the drain with a large table (filled by SQL) to that with an empty one."""
     options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers)
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
-    _tell(scaling, json_file)
+    _print(scaling, json_file)
     if scaling.share < share_min:
         typer.echo(f"MISSED: {scaling.share:.0%} of the rate, at least {share_min:.0%}")
         raise typer.Exit(EXIT_MISSED)
@@ -276,23 +280,23 @@ def soak(
     *,
     minutes: Annotated[float, typer.Option(min=0.05, help="Length of the load.")] = 20.0,
     rate: Annotated[int, typer.Option(min=2, help="Tasks per second.")] = 200,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between samples.")] = 10.0,
     retention_minutes: Annotated[
-        float, typer.Option(min=0.01, help="Finished tasks are deleted after that.")
+        float, typer.Option(min=0.01, help="Retention of finished tasks.")
     ] = 2.0,
     growth_max: Annotated[
         float,
         typer.Option(
-            help="Memory and sizes: the last quarter over the second; more makes the exit code 3."
+            help="Maximum growth of memory and sizes, last quarter over second; exit code 3 above."
         ),
     ] = 1.25,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="For soak.json and soak.html. [load-runs/TIME]")
+        Path | None, typer.Option(help="Directory for soak.json and soak.html. [load-runs/TIME]")
     ] = None,
 ) -> None:
-    """A steady load for long: memory, sizes of tables and indexes, dead tuples over time."""
+    """Run a steady load and track memory, table and index sizes, and dead tuples."""
     options = soaks.SoakOptions(
         minutes=minutes,
         rate=rate,
@@ -302,11 +306,11 @@ def soak(
         workers=workers,
         schedulers=schedulers,
     )
-    told = run(soaks.run(options, say))
-    for line in told.lines():
+    measured = run(soaks.run(options, say))
+    for line in measured.lines():
         typer.echo(line)
-    say(f"the page: {soaks.save(told, out or _new_directory('soak'))}")
-    if not told.flat:
+    say(f"report: {soaks.save(measured, out or _new_directory('soak'))}")
+    if not measured.flat:
         raise typer.Exit(EXIT_MISSED)
 
 
@@ -314,7 +318,7 @@ def _new_directory(what: str) -> Path:
     return Path("load-runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{what}"
 
 
-def _tell(measured: Measurement, json_file: Path | None) -> None:
+def _print(measured: Measurement, json_file: Path | None) -> None:
     for line in measured.lines():
         typer.echo(line)
     if json_file is not None:
@@ -323,7 +327,7 @@ def _tell(measured: Measurement, json_file: Path | None) -> None:
 
 def _check_parent(json_file: Path | None) -> None:
     if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {json_file.parent}", param_hint="--json")
+        raise typer.BadParameter(f"no such directory: {json_file.parent}", param_hint="--json")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""How fast are tasks stored: singly, in batches, by ``enqueue``; and how long does one take when
-nothing else is to be done?
-"""
+"""Measure submits: singly, in batches and by ``enqueue``; and task latency on an idle system."""
 
 from __future__ import annotations
 
@@ -25,20 +23,20 @@ from loadtest.stack import LoadtestStack
 
 _SCRIPT = Path(__file__).with_name("post.lua")
 _WRK_MISSING = (
-    "wrk is not on PATH: single requests need a load generator that is faster than what it loads "
-    "(Debian: apt-get install wrk; macOS: brew install wrk), or leave them out with --no-wrk"
+    "wrk is not on PATH: single requests need a load generator that is faster than the API "
+    "(Debian: apt-get install wrk; macOS: brew install wrk); --no-wrk skips them"
 )
 _IDLE_TASKS = 200
 _POLL_SECONDS = 0.002
-_GIVE_UP_SECONDS = 60.0
+_DEADLINE_SECONDS = 60.0
 
-Told = dict[str, float]
+Output = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """``seconds``, ``connections``: wrk's, for single requests. Each round ``tasks`` by
-    ``enqueue_many`` and ``singly`` by ``enqueue``; without ``wrk`` also ``tasks`` in batches.
+    """``seconds`` and ``connections`` are wrk's. ``tasks`` and ``singly`` count the tasks per round
+    by ``enqueue_many`` and ``enqueue``; without ``wrk``, ``tasks`` also counts those in batches.
     """
 
     rounds: int = 3
@@ -51,7 +49,7 @@ class SubmitOptions:
 
 @dataclass(slots=True)
 class Rates:
-    """Tasks per second per round; seconds of single requests and of tasks on an idle system."""
+    """Rates in tasks per second per round; latencies (``posted_p*``, ``idle``) in seconds."""
 
     posted: list[float] = field(default_factory=list)
     posted_p50: list[float] = field(default_factory=list)
@@ -75,27 +73,27 @@ class Rates:
             ("enqueue(), a transaction each", self.singly),
             (f"enqueue_many(), {BATCH} in a transaction", self.together),
         ]
-        told = [f"{name:42}{spread(rates):>26} tasks/s" for name, rates in rows if rates]
+        lines = [f"{name:42}{spread(rates):>26} tasks/s" for name, rates in rows if rates]
         if self.posted:
             median, late = (
                 spread([1000 * each for each in seconds], " ms", 1)
                 for seconds in (self.posted_p50, self.posted_p99)
             )
-            told.append(f"{'a single POST':42}p50 {median}, p99 {late}")
+            lines.append(f"{'a single POST':42}p50 {median}, p99 {late}")
         idle = [1000 * seconds for seconds in self.idle]
         p99 = statistics.quantiles(idle, n=100)[98]
-        told.append(
+        lines.append(
             f"{'idle: submitted -> SUCCEEDED':42}p50 {statistics.median(idle):.1f} ms, "
             f"p99 {p99:.1f} ms over {len(idle)} tasks"
         )
-        return told
+        return lines
 
 
 async def run(options: SubmitOptions, say: Callable[[str], None]) -> Rates:
-    """Start a stack, measure, stop it. One API process, but where two are named.
+    """Start a stack, measure, and stop it.
 
     Raises:
-        LoadtestError: a figure could not be had.
+        LoadtestError: a figure could not be measured.
     """
     wrk = shutil.which("wrk") if options.wrk else None
     if options.wrk and wrk is None:
@@ -115,8 +113,8 @@ async def run(options: SubmitOptions, say: Callable[[str], None]) -> Rates:
             say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
         await bench.probe.reset()
         await bench.stack.start("scheduler", 1)
-        say("one task after the other, when nothing else is to be done")
-        rates.idle = await _alone(stack.api_url)
+        say("submitting single tasks on the idle system")
+        rates.idle = await _idle_latencies(stack.api_url)
         say("stopping")
     return rates
 
@@ -129,21 +127,21 @@ class Wrk:
     bench: Bench
     seconds: float
 
-    async def load(self, urls: Sequence[str], connections: int, batch: int | None) -> list[Told]:
-        """One wrk for each URL, all at once; what each told.
+    async def load(self, urls: Sequence[str], connections: int, batch: int | None) -> list[Output]:
+        """Run one wrk per URL concurrently and return the output of each.
 
         Raises:
             LoadtestError: a request failed, or a task was not stored.
         """
         await self.bench.probe.reset()
-        told = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
+        outputs = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
         stored = await self.bench.probe.connection.fetchval("SELECT count(*) FROM tasks")
-        sent = sum(each["requests"] for each in told) * (batch or 1)
-        if any(each["refused"] or each["broken"] for each in told) or stored < sent:
-            raise LoadtestError(f"of what wrk sent, {stored} tasks are stored: {told}")
-        return told
+        sent = sum(each["requests"] for each in outputs) * (batch or 1)
+        if any(each["refused"] or each["broken"] for each in outputs) or stored < sent:
+            raise LoadtestError(f"wrk submitted {sent} tasks, {stored} are stored: {outputs}")
+        return outputs
 
-    async def _load(self, url: str, connections: int, batch: int | None) -> Told:
+    async def _load(self, url: str, connections: int, batch: int | None) -> Output:
         arguments = ["-t1", f"-c{connections}", f"-d{self.seconds:g}s", "-s", str(_SCRIPT), url]
         arguments += ["--", str(batch)] if batch else []
         process = await asyncio.create_subprocess_exec(
@@ -153,50 +151,50 @@ class Wrk:
 
 
 async def _post(wrk: Wrk, apis: Sequence[str], connections: int, rates: Rates) -> None:
-    [told] = await wrk.load(apis[:1], connections, None)
-    rates.posted.append(_rate([told]))
-    rates.posted_p50.append(told["p50"] / 1e6)
-    rates.posted_p99.append(told["p99"] / 1e6)
+    [single] = await wrk.load(apis[:1], connections, None)
+    rates.posted.append(_rate([single]))
+    rates.posted_p50.append(single["p50"] / 1e6)
+    rates.posted_p99.append(single["p99"] / 1e6)
     rates.batched.append(BATCH * _rate(await wrk.load(apis[:1], IN_FLIGHT, BATCH)))
     rates.batched_by_two.append(BATCH * _rate(await wrk.load(apis, IN_FLIGHT, BATCH)))
 
 
-def _rate(told: Sequence[Told]) -> float:
+def _rate(outputs: Sequence[Output]) -> float:
     """Return the requests per second over all processes."""
-    return sum(each["requests"] / (each["microseconds"] / 1e6) for each in told)
+    return sum(each["requests"] / (each["microseconds"] / 1e6) for each in outputs)
 
 
 async def _enqueue(bench: Bench, options: SubmitOptions, rates: Rates) -> None:
     sizes = (options.singly, options.tasks, BATCH)
     arguments = ["loadtest.enqueue_client", bench.stack.database_url, *map(str, sizes)]
     process = await spawn(arguments, {}, stdout=PIPE, stderr=PIPE)
-    told = await _figures(process, "enqueue")
-    rates.singly.append(told["singly"])
-    rates.together.append(told["together"])
+    figures = await _figures(process, "enqueue")
+    rates.singly.append(figures["singly"])
+    rates.together.append(figures["together"])
 
 
-async def _figures(process: Process, name: str) -> Told:
-    """The last line that it printed, which is JSON.
+async def _figures(process: Process, name: str) -> Output:
+    """Wait for the process and return the last line of its output, decoded from JSON.
 
     Raises:
-        LoadtestError: it failed; with what it complained of.
+        LoadtestError: the process failed; the message has its standard error.
     """
     try:
-        output, complaint = await process.communicate()
+        output, errors = await process.communicate()
     finally:
         if process.returncode is None:
             await end(process)
     if process.returncode != 0:
-        raise LoadtestError(f"{name} failed: {complaint.decode(errors='replace').strip()}")
-    told: Told = json.loads(output.splitlines()[-1])
-    return told
+        raise LoadtestError(f"{name} failed: {errors.decode(errors='replace').strip()}")
+    figures: Output = json.loads(output.splitlines()[-1])
+    return figures
 
 
-async def _alone(url: str) -> list[float]:
-    """Seconds from sending a submit to SUCCEEDED, one task at a time.
+async def _idle_latencies(url: str) -> list[float]:
+    """Return the seconds from sending a submit to SUCCEEDED, one task at a time.
 
-    The time of the request, and from then on what the server's clock says: an upper bound, since
-    the task is stored before its request is answered.
+    Each is the duration of the request plus created-to-finished by the server's clock: an upper
+    bound, because the task is stored before the response arrives.
     """
     found: list[float] = []
     loop = asyncio.get_running_loop()
@@ -208,8 +206,8 @@ async def _alone(url: str) -> list[float]:
             while task["state"] != "SUCCEEDED":
                 await asyncio.sleep(_POLL_SECONDS)
                 task = (await client.get(f"/tasks/{task['id']}")).raise_for_status().json()
-                if loop.time() - sent > _GIVE_UP_SECONDS:
-                    raise LoadtestError(f"a task was not done within a minute: {task}")
+                if loop.time() - sent > _DEADLINE_SECONDS:
+                    raise LoadtestError(f"a task did not finish within a minute: {task}")
             found.append(answered + _seconds_between(task["created_at"], task["finished_at"]))
     return found
 

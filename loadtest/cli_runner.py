@@ -1,4 +1,4 @@
-"""Runs a measurement from the command line: signals, errors, exit codes."""
+"""Run a measurement from the command line: signals, errors, exit codes."""
 
 from __future__ import annotations
 

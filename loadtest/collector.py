@@ -1,7 +1,7 @@
-"""A collector of OpenTelemetry spans that only counts them: what does being traced cost?
+"""Collect OpenTelemetry spans and count them, to measure the cost of tracing.
 
-``python -m loadtest.collector PORT`` takes OTLP over HTTP. ``GET /spans`` tells how many spans came
-since it was asked before, and forgets them; only then does it decode anything.
+``python -m loadtest.collector PORT`` accepts OTLP over HTTP. ``GET /spans`` returns the number of
+spans received since the previous call. Bodies are decoded only then, to keep receiving cheap.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from starlette.routing import Route
 from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
 
 
-class Collected:
-    """A client of the collector at ``url``."""
+class SpanCounter:
+    """Client of the collector at ``url``."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.url = str(client.base_url).rstrip("/")
@@ -33,30 +33,30 @@ class Collected:
         try:
             answer = (await self._client.get("/spans")).raise_for_status()
         except httpx.HTTPError as error:
-            raise LoadtestError(f"the collector of spans does not answer: {error!r}") from error
+            raise LoadtestError(f"the span collector is not responding: {error!r}") from error
         spans: int = answer.json()["spans"]
         return spans
 
 
 @asynccontextmanager
-async def collecting() -> AsyncIterator[Collected]:
-    """A collector in a process of its own, as long as the block lasts.
+async def span_collector() -> AsyncIterator[SpanCounter]:
+    """Run a collector process for the duration of the block.
 
     Raises:
-        LoadtestError: it did not start.
+        LoadtestError: the collector did not start.
     """
     port = free_port()
     process = await spawn(["loadtest.collector", str(port)], {})
 
     def check() -> None:
         if process.returncode is not None:
-            raise LoadtestError(f"the collector of spans ended with {process.returncode}")
+            raise LoadtestError(f"the span collector exited with code {process.returncode}")
 
     try:
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60.0) as client:
             await until_up(client, "/spans", check)
-            yield Collected(client)
+            yield SpanCounter(client)
     finally:
         await end(process)
 

@@ -1,4 +1,4 @@
-"""A run second by second: what came, what was done, what waited, how long it took."""
+"""Aggregate a run per second: tasks stored, drained and waiting, and their latency."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.record import Life
+from loadtest.record import TaskTimes
 from observability.charts import quantile
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """One value per second, from the first task's due time on.
+    """One value per second, starting at the first due time.
 
-    ``waiting`` is what was due and not ended at the end of that second; the two latencies
-    (milliseconds, from due to ended) are of what ended in it, None where nothing did.
+    ``waiting`` counts tasks that were due and not finished at the end of the second. Latencies are
+    in milliseconds from due to finished, over the tasks that finished in the second; None if none
+    did.
     """
 
     stored: tuple[int, ...]
@@ -25,16 +26,16 @@ class Curves:
     latency_p99: tuple[float | None, ...]
 
 
-def curves(lives: Sequence[Life]) -> Curves:
-    """Of what became due: a task cancelled before its time never waited."""
-    counted = [life for life in lives if life.finished is None or life.finished > life.due]
-    began = min((life.due for life in counted), default=0.0)
+def curves(tasks: Sequence[TaskTimes]) -> Curves:
+    """Aggregate the tasks that became due; one cancelled before its due time never waited."""
+    counted = [task for task in tasks if task.finished is None or task.finished > task.due]
+    began = min((task.due for task in counted), default=0.0)
     stored: defaultdict[int, int] = defaultdict(int)
     took: defaultdict[int, list[float]] = defaultdict(list)
-    for life in counted:
-        stored[int(life.due - began)] += 1
-        if life.finished is not None:
-            took[int(life.finished - began)].append((life.finished - life.due) * 1000)
+    for task in counted:
+        stored[int(task.due - began)] += 1
+        if task.finished is not None:
+            took[int(task.finished - began)].append((task.finished - task.due) * 1000)
     seconds = range(max([*stored, *took], default=-1) + 1)
     waiting, series = 0, []
     for second in seconds:

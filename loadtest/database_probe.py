@@ -1,4 +1,4 @@
-"""Reads progress and latencies from the databases, by their own clocks and with its own SQL."""
+"""Read progress and latencies from the databases, by their clocks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from loadtest.processes import LoadtestError
 from loadtest.stopwatch import STALL_SECONDS, Stopwatch
 
 POLL_SECONDS = 0.25
-LOOK_SECONDS = 0.05
+DRAIN_POLL_SECONDS = 0.05
 
-# Both sides get it between store and drain. A bulk-loaded table has no statistics until
-# autovacuum comes by, and plans without them cost Procrastinate half as much again (measured).
+# Run between store and drain, for Holdfast and for a peer. A bulk-loaded table has no statistics
+# until the next autovacuum, and plans without them cost Procrastinate 50 % more (measured).
 SETTLE = "VACUUM ANALYZE"
 RESET = "TRUNCATE tasks, task_events, effects, stale_writes"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -45,9 +45,9 @@ class LatencySummary:
 
 
 class DatabaseProbe:
-    """One connection to Holdfast's database. It looks at tasks from ``begin`` on only.
+    """Queries Holdfast's database for tasks created since ``begin``.
 
-    Ids of tasks are UUIDv7: a range of them is a range of time, found by the primary key.
+    Task ids are UUIDv7: a range of ids is a range of time, found by the primary key.
     """
 
     def __init__(self, connection: asyncpg.Connection) -> None:
@@ -55,7 +55,7 @@ class DatabaseProbe:
         self._since = UUID(int=0)
 
     async def begin(self) -> None:
-        """Exclude everything stored so far from the measurement."""
+        """Exclude all existing tasks from the measurement."""
         milliseconds = await self.connection.fetchval(CLOCK)
         self._since = UUID(int=milliseconds << 80)
 
@@ -64,7 +64,7 @@ class DatabaseProbe:
         await self.connection.execute(RESET)
 
     async def settle(self) -> None:
-        """Run ANALYZE, so that the planner has the statistics of a database in use."""
+        """Run VACUUM ANALYZE, to give the planner the statistics of a database in use."""
         await self.connection.execute(SETTLE)
 
     async def workers_ready(self, count: int, check: Callable[[], None]) -> None:
@@ -75,28 +75,30 @@ class DatabaseProbe:
         return int(await self.connection.fetchval(WORKERS))
 
     async def finished(self) -> int:
-        """Count the rows of the ledger: tasks that succeeded."""
+        """Count the rows of the ledger, one per succeeded task."""
         return int(await self.connection.fetchval(FINISHED, self._since))
 
     async def latency(self, *, ahead: bool) -> LatencySummary:
-        """Due to start, of tasks submitted ahead of time, or of those due at once."""
+        """Return the due-to-start latency of tasks submitted ahead of time, or of the others."""
         row = await self.connection.fetchrow(LATENCY, ahead, self._since)
         if row is None or not row["count"]:
-            raise LoadtestError("no task started: there is no latency to tell")
+            raise LoadtestError("no task started: latency cannot be measured")
         return LatencySummary(row["count"], row["p50"], row["p99"], row["max"])
 
     async def check_all_succeeded(self, count: int) -> None:
-        """Exactly ``count`` tasks, each SUCCEEDED, each with one ledger row.
+        """Check that exactly ``count`` tasks exist, each SUCCEEDED with one ledger row.
 
         Raises:
-            LoadtestError: a figure of such a run would be worth nothing.
+            LoadtestError: they do not; the figures of the run are invalid.
         """
         states = {
             row["state"]: row["count"] for row in await self.connection.fetch(STATES, self._since)
         }
         effects = await self.finished()
         if states != {"SUCCEEDED": count} or effects != count:
-            raise LoadtestError(f"{count} submitted, but {states} and {effects} ledger rows")
+            raise LoadtestError(
+                f"{count} tasks submitted, but found {states} and {effects} ledger rows"
+            )
 
 
 async def drained(
@@ -105,13 +107,13 @@ async def drained(
     """Wait until ``count()`` reaches ``wanted``; ``check()`` may raise in between.
 
     Raises:
-        LoadtestError: it did not move for a minute.
+        LoadtestError: the count did not change for a minute.
     """
     stopwatch = Stopwatch(wanted)
     loop = asyncio.get_running_loop()
-    while not stopwatch.saw(loop.time(), await count()):
+    while not stopwatch.record(loop.time(), await count()):
         check()
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(DRAIN_POLL_SECONDS)
     return stopwatch
 
 
@@ -121,14 +123,14 @@ async def until(
     """Wait until ``count()`` reaches ``wanted``; ``check()`` may raise in between.
 
     Raises:
-        LoadtestError: it did not move for a minute.
+        LoadtestError: the count did not change for a minute.
     """
     loop = asyncio.get_running_loop()
-    seen, moved = -1, loop.time()
+    seen, changed_at = -1, loop.time()
     while (now := await count()) < wanted:
         check()
         if now != seen:
-            seen, moved = now, loop.time()
-        elif loop.time() - moved > STALL_SECONDS:
-            raise LoadtestError(f"stuck at {now} of {wanted} for {STALL_SECONDS:.0f} s")
+            seen, changed_at = now, loop.time()
+        elif loop.time() - changed_at > STALL_SECONDS:
+            raise LoadtestError(f"no progress for {STALL_SECONDS:.0f} s: {now} of {wanted}")
         await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""How fast are no-op tasks stored and drained, and how long after its due time does one start?"""
+"""Measure submit rate, drain rate and start latency of no-op tasks."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ REQUEST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DrainOptions:
-    """What to measure."""
+    """Sizes of a drain measurement."""
 
     tasks: int = 20_000
     rounds: int = 3
     workers: int = 2
     schedulers: int = 1
     peer_tasks: int = 3_000
-    """Tasks for Procrastinate in each round; 0 leaves it out."""
+    """Tasks for Procrastinate in each round; 0 skips it."""
     rate: int = 500
     latency_seconds: float = 15.0
-    """How long to keep up ``rate``; 0 leaves it out."""
+    """Length of the latency phase at ``rate``; 0 skips it."""
     cache: Path = field(default_factory=default_cache)
-    """Where the environment of Procrastinate is kept."""
+    """Directory of Procrastinate's virtual environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Bench:
 
 
 async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
-    """Start a stack, measure, stop it. ``say`` gets a line of progress now and then.
+    """Start a stack, measure, and stop it. ``say`` receives progress lines.
 
     Raises:
-        LoadtestError: a figure could not be had.
+        LoadtestError: a figure could not be measured.
     """
     figures = Figures()
     peer = None
@@ -64,12 +64,12 @@ async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
             await bench.probe.reset()
             ours = await holdfast_round(bench, options.tasks, options.schedulers)
             figures.holdfast.append(ours)
-            say(f"round {number} of {options.rounds}, Holdfast: {told(ours)}")
+            say(f"round {number} of {options.rounds}, Holdfast: {describe(ours)}")
             if peer is not None:
                 servers = Servers(stack.database_url, stack.redis_url)
                 theirs = await peer.measure(servers, "durable", options.peer_tasks, options.workers)
                 figures.procrastinate.append(theirs)
-                say(f"round {number} of {options.rounds}, Procrastinate: {told(theirs)}")
+                say(f"round {number} of {options.rounds}, Procrastinate: {describe(theirs)}")
         if options.latency_seconds:
             await _latency(bench, options, figures, say)
         say("stopping")
@@ -98,10 +98,12 @@ def client_of(url: str) -> httpx.AsyncClient:
 async def holdfast_round(
     bench: Bench, tasks: int, schedulers: int, added: Mapping[str, str] | None = None
 ) -> Round:
-    """Store everything while no scheduler runs, then start one (with ``added``) and watch.
+    """Store all tasks while no scheduler runs, then start ``schedulers`` and time the drain.
+
+    ``added``: further HOLDFAST_* variables of the schedulers.
 
     Raises:
-        LoadtestError: a task was not stored, or did not end SUCCEEDED with one effect.
+        LoadtestError: a task was not stored, or did not become SUCCEEDED with one effect.
     """
     await bench.probe.begin()
     submitted_seconds = await bench.submitter.flood(tasks)
@@ -118,7 +120,7 @@ async def _latency(
 ) -> None:
     await bench.probe.reset()
     await bench.stack.start("scheduler", options.schedulers)
-    # The first tasks wait for the scheduler to start and are not measured.
+    # The first tasks wait for the scheduler to start; they are excluded.
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
     await until(warm_up, bench.probe.finished, bench.stack.check)
@@ -129,13 +131,13 @@ async def _latency(
     await bench.stack.stop("scheduler")
     await bench.probe.check_all_succeeded(sent)
     if late > 1.0:
-        say(f"the load came up to {late:.1f} s late: this machine cannot keep up the rate")
+        say(f"requests were sent up to {late:.1f} s late: this machine cannot sustain the rate")
     title = f"due -> start at {options.rate} tasks/s"
     figures.latency[f"{title}, due at once"] = await bench.probe.latency(ahead=False)
     figures.latency[f"{title}, due 3 s ahead"] = await bench.probe.latency(ahead=True)
 
 
-def told(measured: Round) -> str:
+def describe(measured: Round) -> str:
     """Format a round in one line."""
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "

@@ -1,4 +1,4 @@
-"""The figures of a drain measurement, as text and JSON."""
+"""Hold the figures of a drain measurement, as text and JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from loadtest.database_probe import LatencySummary
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One flood of ``tasks`` no-ops: stored first, then drained. Rates in tasks per second.
+    """One round: ``tasks`` no-ops stored, then drained. Rates are in tasks per second.
 
-    ``cpu_ms_per_task``: processor time of all processes in the drain, NaN if it was too short.
+    ``cpu_ms_per_task`` covers all processes during the drain; NaN if the drain was too short.
     """
 
     tasks: int
@@ -26,7 +26,7 @@ class Round:
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of one run."""
+    """Figures of one run."""
 
     holdfast: list[Round] = field(default_factory=list)
     procrastinate: list[Round] = field(default_factory=list)
@@ -34,8 +34,8 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON."""
-        told = {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
-        return cast("dict[str, Any]", without_nan(told))
+        figures = {**asdict(self), "ratio": self.ratios(), "cpu_ratio": self.cpu_ratios()}
+        return cast("dict[str, Any]", without_nan(figures))
 
     def ratios(self) -> list[float]:
         """Return our drain rate over Procrastinate's per round; adjacent rounds share noise."""
@@ -49,20 +49,20 @@ class Figures:
 
     def lines(self) -> list[str]:
         """Return a table of medians and, in brackets, ranges over the rounds."""
-        told = [
+        lines = [
             f"{'':14}{'submitted/s':>26}{'drained/s':>26}{'CPU ms/task':>22}",
             _row("Holdfast", self.holdfast),
         ]
         if self.procrastinate:
-            told.append(_row("Procrastinate", self.procrastinate))
+            lines.append(_row("Procrastinate", self.procrastinate))
             cost = spread(self.cpu_ratios(), "x", 1)
-            told.append(f"{'ratio':14}{'':26}{spread(self.ratios(), 'x', 1):>26}{cost:>22}")
+            lines.append(f"{'ratio':14}{'':26}{spread(self.ratios(), 'x', 1):>26}{cost:>22}")
         for name, latency in self.latency.items():
-            told.append(
+            lines.append(
                 f"{name}: p50 {latency.p50 * 1000:.1f} ms, p99 {latency.p99 * 1000:.1f} ms, "
                 f"max {latency.max * 1000:.1f} ms over {latency.count} tasks"
             )
-        return told
+        return lines
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:

@@ -1,8 +1,8 @@
-"""A program that enqueues in its own transactions, as a user's would: ``holdfast.client``.
+"""Enqueue in the caller's own transactions, as an application does with ``holdfast.client``.
 
 ``python -m loadtest.enqueue_client DATABASE_URL SINGLY TOGETHER BATCH`` prints tasks per second as
-JSON: one ``enqueue`` and one COMMIT for each of SINGLY tasks, and TOGETHER tasks by
-``enqueue_many``, BATCH in each transaction.
+JSON: SINGLY tasks by ``enqueue``, one per transaction, and TOGETHER tasks by ``enqueue_many``,
+BATCH per transaction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from holdfast.model.request import TaskRequest
 
 
 def main(url: str, singly: int, together: int, batch: int) -> None:
-    """Measures one after the other, on one connection."""
+    """Measure both ways in sequence, on one connection."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     tasks = [TaskRequest(name="echo", payload={"number": number}) for number in range(batch)]
     with engine.connect() as connection:

@@ -1,7 +1,7 @@
-"""Fills the tables by SQL: copies of one task that waits and of one that ended.
+"""Fill the tables by SQL with copies of one scheduled and one finished task.
 
-Whatever columns the tables have come along, since they are copied from tasks that Holdfast made.
-Only ids and times differ; the copies seem to be a day old.
+All columns are copied from tasks that Holdfast created, so a new column needs no change here. Only
+ids and times differ; the ids of the copies are a day old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loadtest.http_submitter import noop
 
 CHUNK = 50_000
 AHEAD = timedelta(days=30)
-# A task with its events, ledger row and indexes, measured, and half as much again for the WAL.
+# Measured size of a task with its events, ledger row and indexes, plus 50 % for the WAL.
 FUTURE_BYTES = 850
 FINISHED_BYTES = 1_900
 
@@ -30,14 +30,14 @@ ORDER BY ordinal_position"""
 
 
 class Filler:
-    """Copies specimens, a chunk in a statement."""
+    """Copies specimens, one chunk per statement."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._connection: asyncpg.Connection = bench.probe.connection
 
     async def fill(self, future: int, finished: int, say: Callable[[str], None]) -> None:
-        """Add so many tasks, due in a month and SUCCEEDED; then as after a while of running."""
+        """Add ``future`` tasks due in a month and ``finished`` SUCCEEDED ones, then vacuum."""
         bench = self._bench
         await bench.probe.begin()
         await bench.submitter.send([noop(0, datetime.now(UTC) + AHEAD), noop(1)])
@@ -81,7 +81,7 @@ WITH ids AS MATERIALIZED (
   SELECT uuidv7(interval '-1 day') AS new_id FROM generate_series(1, $2::int)
 ), copied AS (
   INSERT INTO tasks (id, {tasks}) SELECT new_id, {tasks} FROM ids, tasks WHERE id = $1
-), told AS (
+), event_rows AS (
   INSERT INTO task_events (task_id, {events})
   SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1
 )

@@ -1,4 +1,4 @@
-"""Submits over HTTP: as fast as possible, or at a steady rate independent of the responses."""
+"""Submit over HTTP: as fast as possible, or at a steady rate independent of the responses."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def noop(number: int, run_at: datetime | None = None) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises the first LoadtestError of its tasks as it is."""
+async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Open a TaskGroup that raises the first LoadtestError of its tasks unwrapped."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
-    except BaseExceptionGroup as several:
-        failures = several.subgroup(LoadtestError)
+    except BaseExceptionGroup as group_error:
+        failures = group_error.subgroup(LoadtestError)
         if failures is None:
             raise
         raise failures.exceptions[0] from None
 
 
 class HttpSubmitter:
-    """A client of one API; an answer other than "stored" ends the measurement."""
+    """Client of one API; a response other than "stored" aborts the measurement."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -49,7 +49,7 @@ class HttpSubmitter:
     async def flood(self, count: int) -> float:
         """Submit ``count`` tasks in batches of 500, four requests at a time.
 
-        Returns the seconds from the first request to the last answer.
+        Returns the seconds from the first request to the last response.
         """
         batches = iter(
             [noop(number) for number in range(first, min(first + BATCH, count))]
@@ -62,23 +62,23 @@ class HttpSubmitter:
 
         loop = asyncio.get_running_loop()
         started = loop.time()
-        async with _together() as group:
+        async with _task_group() as group:
             for _ in range(IN_FLIGHT):
                 group.create_task(lane())
         return loop.time() - started
 
     async def steady(self, rate: int, seconds: float) -> tuple[int, float]:
-        """Submit ``rate`` tasks a second; every other request is due three seconds ahead.
+        """Submit ``rate`` tasks per second; every other request is due three seconds ahead.
 
-        A request is sent when its time has come, whether or not earlier ones were answered.
-        Returns how many tasks were sent, and the largest delay of a request in seconds.
+        Each request is sent on schedule, whether or not earlier ones were answered. Returns the
+        number of tasks sent and the largest delay behind schedule in seconds.
         """
         loop = asyncio.get_running_loop()
         size = max(1, round(rate * TICK_SECONDS))
         ticks = round(rate * seconds / size)
         started = loop.time()
         late = 0.0
-        async with _together() as group:
+        async with _task_group() as group:
             for tick in range(ticks):
                 due = started + tick * size / rate
                 await asyncio.sleep(due - loop.time())
@@ -92,7 +92,7 @@ class HttpSubmitter:
         """POST one batch.
 
         Raises:
-            LoadtestError: it was not answered, or a task of it was not stored.
+            LoadtestError: no response arrived, or a task was not stored.
         """
         body = orjson.dumps({"tasks": batch})
         headers = {"Content-Type": "application/json"}
@@ -100,10 +100,10 @@ class HttpSubmitter:
             response = await self._client.post("/tasks/batch", content=body, headers=headers)
         except httpx.HTTPError as error:
             kind = type(error).__name__
-            raise LoadtestError(f"POST /tasks/batch was not answered: {kind} {error}") from error
+            raise LoadtestError(f"POST /tasks/batch failed: {kind} {error}") from error
         if response.status_code != 200:
             raise LoadtestError(
-                f"POST /tasks/batch answered {response.status_code}: {response.text[:500]}"
+                f"POST /tasks/batch returned {response.status_code}: {response.text[:500]}"
             )
         results = orjson.loads(response.content)["results"]
         refused = [result for result in results if result["status"] != 201]

@@ -1,4 +1,4 @@
-"""Locust's users against a Holdfast, embedded or remote, and the summary of what came of it."""
+"""Load a Holdfast, temporary or remote, with Locust users and summarise the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUIET_TICKS = 5
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What to load how. ``host`` None: a stack of its own."""
+    """Load and its limits. ``host`` None: start a temporary stack."""
 
     load: LocustLoad
     out: Path
@@ -41,16 +41,16 @@ class LoadOptions:
     workers: int = 2
     schedulers: int = 1
     drain_seconds: float = 120.0
-    """How long to wait, after the load, for what is still to be done."""
+    """Maximum wait for unfinished tasks after the load."""
     tasks_max: int = 1_000_000
-    """No more tasks than that are read back."""
+    """Maximum number of tasks to read back."""
 
 
 async def run(options: LoadOptions, say: Callable[[str], None]) -> Summary:
-    """Load it, wait for the drain, write the files into ``options.out``.
+    """Run the load, wait for the drain, and write the files into ``options.out``.
 
     Raises:
-        LoadtestError: it cannot be measured; then, as after a signal, no file is left.
+        LoadtestError: a figure cannot be measured. No file remains, as after a signal.
     """
     limits = read_limits(options.thresholds, list(MEANINGS))
     machine = Machine.now()
@@ -61,8 +61,8 @@ async def run(options: LoadOptions, say: Callable[[str], None]) -> Summary:
     except BaseException:
         shutil.rmtree(options.out, ignore_errors=True)
         raise
-    told = json.dumps(summary.as_json(), indent=2) + "\n"
-    (options.out / "summary.json").write_text(told, encoding="utf-8")
+    content = json.dumps(summary.as_json(), indent=2) + "\n"
+    (options.out / "summary.json").write_text(content, encoding="utf-8")
     (options.out / "summary.html").write_text(render_summary(summary), encoding="utf-8")
     return summary
 
@@ -71,7 +71,7 @@ async def run(options: LoadOptions, say: Callable[[str], None]) -> Summary:
 async def _host(
     options: LoadOptions, say: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """Its base URL, and a check that raises once it has died."""
+    """Yield the base URL and a check that raises if the stack has died."""
     if options.host is not None:
         yield options.host.rstrip("/"), lambda: None
         return
@@ -102,14 +102,14 @@ async def _measure(
             await locust.wait()
         finally:
             await locust.stop()
-        say("waiting for what is still to be done, and reading what became of each task")
+        say("waiting for unfinished tasks, then reading the outcome of each task")
         record = await recorder.read_when_drained(options.drain_seconds)
-        newest = max((life.created for life in record.lives), default=0.0)
-        await recorder.cancel(life for life in record.lives if life.due > newest)
+        newest = max((task.created for task in record.tasks), default=0.0)
+        await recorder.cancel(task for task in record.tasks if task.due > newest)
     figures, drawn = figures_of(record, locust.tallies(), options.load)
     notes = [note for note in [machine.warning()] if note]
     if not record.complete:
-        notes.append(f"only the newest {len(record.lives):,} tasks were read: see --tasks-max")
+        notes.append(f"only the newest {len(record.tasks):,} tasks were read: see --tasks-max")
     return Summary(
         run_id=run_id,
         host=host,
@@ -137,7 +137,7 @@ async def _client(host: str) -> AsyncIterator[httpx.AsyncClient]:
         ) as client:
             yield client
     except httpx.InvalidURL as error:
-        raise LoadtestError(f"{host} is no URL: {error}") from error
+        raise LoadtestError(f"{host} is not a valid URL: {error}") from error
 
 
 async def _watch(
@@ -147,7 +147,7 @@ async def _watch(
     load: LocustLoad,
     say: Callable[[str], None],
 ) -> None:
-    """A line of progress that renews itself on a terminal; elsewhere a line now and then."""
+    """Report progress until Locust exits: one updating line on a terminal, else periodic lines."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     ticks = 0
@@ -171,7 +171,7 @@ async def _line(locust: LocustRun, recorder: Recorder, load: LocustLoad, passed:
         return "Locust is starting"
     waiting = await recorder.waiting()
     effect = ""
-    if now.effect_p50 and now.effect_p99:  # 0 stands for none yet
+    if now.effect_p50 and now.effect_p99:  # 0: none measured yet
         effect = f"  effect p50 {now.effect_p50:,.0f} ms p99 {now.effect_p99:,.0f} ms"
     more = "+" if waiting >= 1000 else ""
     return (

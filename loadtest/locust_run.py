@@ -1,4 +1,4 @@
-"""Locust as a child process: its arguments, how far it is, and what it counted."""
+"""Run Locust as a child process: arguments, progress, statistics."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EFFECT = ("EFFECT", "submit due -> effect")
 SINGLE = ("POST", "/tasks/")
 BATCH = ("POST", "/tasks/batch")
 TAIL_BYTES = 1 << 15
-# Locust exits with 1 when a request failed; whether the run passes is decided by the limits.
+# Locust exits with 1 if a request failed; the limits decide whether the run passes.
 _MEASURED = frozenset({0, 1})
 
 
 @dataclass(frozen=True, slots=True)
 class LocustLoad:
-    """Users, shape and length of a load. ``arguments`` are passed to Locust unchanged."""
+    """Users, shape and duration of a load. ``arguments`` are passed to Locust unchanged."""
 
     users: int
     spawn_rate: float
@@ -39,7 +39,7 @@ class LocustLoad:
 
 @dataclass(frozen=True, slots=True)
 class RequestStats:
-    """What Locust counted under one type and name. ``times``: milliseconds -> how often."""
+    """Locust's statistics of one request type and name. ``times``: milliseconds -> count."""
 
     requests: int
     failures: int
@@ -47,7 +47,7 @@ class RequestStats:
     longest: float
 
     def percentile(self, share: float) -> float | None:
-        """The time in milliseconds that ``share`` of the requests did not exceed."""
+        """Return the time in milliseconds that ``share`` of the requests did not exceed."""
         wanted = share * sum(self.times.values())
         for time in sorted(self.times):
             wanted -= self.times[time]
@@ -68,7 +68,7 @@ class LoadProgress:
 
 
 class LocustRun:
-    """One headless run against ``host``; its files lie in ``out``."""
+    """One headless run against ``host`` that writes its files to ``out``."""
 
     def __init__(self, load: LocustLoad, host: str, run_id: str, out: Path) -> None:
         self.load = load
@@ -88,7 +88,7 @@ class LocustRun:
             "--shape": load.shape,
             "--batch-size": load.batch_size,
             "--effect-seconds": load.effect_seconds,
-            # Tasks being watched at the end are watched to theirs; else slow ones would be missing.
+            # Finish the watches that are open at the end; otherwise slow tasks would be missing.
             "--stop-timeout": f"{math.ceil(load.effect_seconds) + 5}s",
             "--run-id": self._run_id,
             "--csv": self._out / "locust",
@@ -108,16 +108,16 @@ class LocustRun:
         return self._process is not None and self._process.returncode is None
 
     async def wait(self) -> None:
-        """Until it has ended by itself.
+        """Wait until Locust exits by itself.
 
         Raises:
-            LoadtestError: it could not do its work.
+            LoadtestError: Locust failed or wrote no statistics.
         """
         assert self._process is not None  # noqa: S101 - started before
         code = await self._process.wait()
         if code not in _MEASURED or not self._totals_file.exists():
-            said = "\n".join(f"  {line}" for line in self._said()) or "  (nothing)"
-            raise LoadtestError(f"Locust ended with exit code {code}; it said:\n{said}")
+            output = "\n".join(f"  {line}" for line in self._last_output()) or "  (nothing)"
+            raise LoadtestError(f"Locust exited with code {code}; its output:\n{output}")
 
     async def stop(self) -> None:
         if self._process is not None:
@@ -153,7 +153,7 @@ class LocustRun:
         }
 
     def failures(self) -> list[dict[str, str]]:
-        """Each kind of failure: Method, Name, Error, Occurrences."""
+        """Return each kind of failure: Method, Name, Error, Occurrences."""
         with (self._out / "locust_failures.csv").open(encoding="utf-8", newline="") as lines:
             return list(csv.DictReader(lines))
 
@@ -161,7 +161,7 @@ class LocustRun:
     def _totals_file(self) -> Path:
         return self._out / "locust.json"
 
-    def _said(self) -> Sequence[str]:
+    def _last_output(self) -> Sequence[str]:
         files = [self._out / "locust.txt", self._out / "locust.log"]
         lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
         return lines[-20:]

@@ -1,12 +1,12 @@
-"""Load on Holdfast, as Locust users know it: users, tags, load shapes; any URL will do.
+"""Load Holdfast at any URL with Locust: users, tags and load shapes.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
     locust -f loadtest/locustfile.py --host URL --headless -u 50 -r 10 -t 1m --shape spike
     locust -f loadtest/locustfile.py --host URL --tags submit watch
-    locust -f loadtest/locustfile.py --master | --worker      (this one file is all they need)
+    locust -f loadtest/locustfile.py --master | --worker      (the only file they need)
 
-``python loadtest/locustfile.py`` prints all options, those of this file under "Holdfast":
-``locust --help`` answers before it has read any locustfile.
+``python loadtest/locustfile.py`` prints all options, those of this file under "Holdfast".
+``locust --help`` does not: it exits before reading a locustfile.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from locust import FastHttpUser, LoadTestShape, User, events, tag, task
 from locust.argument_parser import LocustArgumentParser, get_parser
 from locust.env import Environment
 
-REMEMBERED = 100
+KNOWN_IDS_MAX = 100
 POLL_SECONDS = 0.05
 WATCHES_MAX = 200
 SHAPE_SECONDS = 300.0
 CANCEL_AHEAD = timedelta(hours=1)
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
-# The history that `python -m loadtest load` follows shall be no older than its line of progress.
+# `python -m loadtest load` reads the history once per second for its progress line.
 locust.stats.CSV_STATS_FLUSH_INTERVAL_SEC = 1
 
 
@@ -42,7 +42,7 @@ def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
 
     def add(*names: str, secret: bool = False, **how: Any) -> None:
         action: Any = group.add_argument(*names, **how)
-        # What the parser itself would note; a group does not: shown in the web UI, too.
+        # Locust's parser sets these for the web UI; an argument group does not.
         action.include_in_web_ui, action.is_secret = True, secret
         action.is_required = action.is_multiple = False
 
@@ -50,28 +50,28 @@ def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
         "--shape",
         choices=("steady", "ramp", "spike", "soak", "none"),
         default="steady",
-        help="How many of the -u users are there when. steady: all of them; ramp: ten equal steps "
-        "over the run time; spike: a fifth, for the middle fifth of the run all of them; soak: "
-        "all of them, reached gently (a tenth of the run, at most 5 minutes). Where -t is absent, "
-        "ramp and spike take 5 minutes, steady and soak have no end. none: no shape, so that the "
-        "number can be changed while it runs.",
+        help="Number of users over time, relative to -u. steady: all; ramp: ten equal steps over "
+        "the run time; spike: a fifth, and all in the middle fifth of the run; soak: all, after a "
+        "slow ramp (a tenth of the run, at most 5 minutes). Without -t, ramp and spike take 5 "
+        "minutes, steady and soak run until stopped. none: no shape, so that the number can be "
+        "changed during the run.",
     )
-    add("--task-name", default="echo", help="Name of the tasks to submit; must do no harm.")
+    add("--task-name", default="echo", help="Name of the tasks to submit; must be harmless.")
     add("--queue", default="default", help="Queue to submit to.")
-    add("--payload-bytes", type=int, default=0, help="Ballast in each payload, in bytes.")
-    add("--batch-size", type=int, default=100, help="Tasks in one request of a BatchSubmitter.")
+    add("--payload-bytes", type=int, default=0, help="Padding of each payload in bytes.")
+    add("--batch-size", type=int, default=100, help="Tasks per request of a BatchSubmitter.")
     add(
         "--submit-rate",
         type=float,
         default=10.0,
-        help="Requests per second of each Submitter; 0: each as soon as the last is answered.",
+        help="Requests per second of each Submitter; 0: each as soon as the last has its response.",
     )
-    add("--batch-rate", type=float, default=1.0, help="Requests per second of a BatchSubmitter.")
+    add("--batch-rate", type=float, default=1.0, help="Requests per second of each BatchSubmitter.")
     add(
         "--watch-rate",
         type=float,
         default=2.0,
-        help="Tasks per second of each Watcher; each is timed from when its submit was due.",
+        help="Tasks per second of each Watcher; each is timed from its scheduled submit.",
     )
     add("--read-rate", type=float, default=5.0, help="Requests per second of each Reader.")
     add("--cancel-rate", type=float, default=2.0, help="Tasks per second of each Canceller.")
@@ -79,13 +79,13 @@ def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
         "--effect-seconds",
         type=float,
         default=60.0,
-        help="A watched task without its effect after so long is a failure. To let watches end at "
-        "the end of the run, set -s (--stop-timeout) as high.",
+        help="A watched task without an effect by then is a failure. Set -s (--stop-timeout) as "
+        "high to complete open watches at the end of the run.",
     )
     add(
         "--run-id",
         default="",
-        help="Written into each payload as 'run', to find the tasks of one run again.",
+        help="Stored in each payload as 'run', to identify the tasks of a run.",
     )
     add(
         "--holdfast-api-key",
@@ -97,9 +97,9 @@ def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
 
 
 class Pace:
-    """When the next thing is due. Instants are Unix times, ``rate`` is per second.
+    """A schedule of ``rate`` events per second, in Unix time.
 
-    A schedule does not wait for who is late: what was missed stays due (no coordinated omission).
+    Missed events stay due and are not skipped (no coordinated omission).
     """
 
     def __init__(self, rate: float) -> None:
@@ -107,18 +107,18 @@ class Pace:
         self.due = time.time()
 
     def take(self) -> float:
-        """The instant that is due; the next one is a gap later."""
+        """Return the next scheduled instant and advance the schedule."""
         due = self.due if self._gap else time.time()
         self.due = due + self._gap
         return due
 
     def wait(self) -> float:
-        """Seconds until the next one is due."""
+        """Return the seconds until the next event is due."""
         return max(0.0, self.due - time.time())
 
 
 class HoldfastUser(FastHttpUser):
-    """What all users know: the options, the key, how to submit."""
+    """Base of all users: options, API key, submit and read."""
 
     abstract = True
     rate_option: ClassVar[str]
@@ -132,19 +132,19 @@ class HoldfastUser(FastHttpUser):
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def wait_time(self) -> float:
-        """Until the next request of this user is due, however long the last one took."""
+        """Return the seconds until the next request is due, however long the last one took."""
         return self.pace.wait()
 
     def body(self, run_at: datetime | None = None) -> dict[str, Any]:
-        """A task of this run, due at once or at ``run_at``."""
+        """Return a task of this run, due immediately or at ``run_at``."""
         payload = {"run": self.options.run_id, "ballast": "x" * self.options.payload_bytes}
         body = {"name": self.options.task_name, "queue": self.options.queue, "payload": payload}
         return body if run_at is None else {**body, "run_at": run_at.isoformat()}
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The task as stored, or None if it was not (told to Locust).
+        """Submit a task and return it as stored; None if the request failed.
 
-        Each has an Idempotency-Key of its own, as a careful client's would.
+        Each request has its own Idempotency-Key, as recommended to clients.
         """
         headers = {**self.headers, "Idempotency-Key": str(uuid4())}
         with self.client.post(
@@ -156,7 +156,7 @@ class HoldfastUser(FastHttpUser):
         return None
 
     def read(self, task_id: str) -> dict[str, Any] | None:
-        """The task as it is now, or None if it cannot be had (told to Locust)."""
+        """Return the current task; None if the request failed."""
         with self.client.get(
             f"/tasks/{task_id}",
             headers=self.headers,
@@ -170,7 +170,7 @@ class HoldfastUser(FastHttpUser):
 
 
 class Submitter(HoldfastUser):
-    """Submits single tasks, due at once."""
+    """Submits single tasks, due immediately."""
 
     weight = 10
     rate_option = "submit_rate"
@@ -184,7 +184,7 @@ class Submitter(HoldfastUser):
 
 
 class BatchSubmitter(HoldfastUser):
-    """Submits many tasks in a request."""
+    """Submits many tasks per request."""
 
     weight = 1
     rate_option = "batch_rate"
@@ -192,7 +192,7 @@ class BatchSubmitter(HoldfastUser):
     @tag("batch")
     @task
     def submit_batch(self) -> None:
-        """POST /tasks/batch; every task of it must have been stored."""
+        """POST /tasks/batch; every task must be stored."""
         self.pace.take()
         tasks = [self.body() for _ in range(self.options.batch_size)]
         with self.client.post(
@@ -207,10 +207,10 @@ class BatchSubmitter(HoldfastUser):
 
 
 class Watcher(HoldfastUser):
-    """Submits a task and waits for its effect: ``EFFECT``, timed from when the submit was due.
+    """Submits a task and waits for its effect; ``EFFECT`` is timed from the scheduled submit.
 
-    Submits go out on time even while earlier ones are waited for; only beyond WATCHES_MAX of them
-    do they queue here, and their time runs all the same.
+    Submits stay on schedule while earlier tasks are pending. Beyond WATCHES_MAX pending tasks they
+    queue here, and the waiting time counts.
     """
 
     weight = 2
@@ -222,7 +222,7 @@ class Watcher(HoldfastUser):
         self._watches = Pool(WATCHES_MAX)
 
     def on_stop(self) -> None:
-        """What is being watched may end, for as long as Locust's --stop-timeout says."""
+        """Complete open watches within Locust's --stop-timeout."""
         self._watches.join(timeout=self.environment.stop_timeout or 0)
         self._watches.kill()
 
@@ -236,33 +236,33 @@ class Watcher(HoldfastUser):
         stored = self.submit(self.body())
         answered = time.time()
         if stored is None:
-            self._tell(due, answered - due, RuntimeError("not stored"))
+            self._report(due, answered - due, RuntimeError("not stored"))
             return
         while (ended := self._ended(stored["id"])) is None:
             waited = time.time() - due
             if waited > self.options.effect_seconds:
-                self._tell(due, waited, RuntimeError(f"no effect within {waited:.0f} s"))
+                self._report(due, waited, RuntimeError(f"no effect within {waited:.0f} s"))
                 return
-            # Polls cost the system under test: the longer it takes, the fewer.
+            # Polls load the system under test: poll less often as the wait grows.
             gevent.sleep(max(POLL_SECONDS, waited / 10))
         seen = time.time()
-        # Both are never too short, whatever the clocks of the two machines show. The second does
-        # without the time between two polls.
+        # Both are upper bounds, independent of clock differences; the second excludes the delay
+        # between polls.
         took = min(seen, answered + _seconds_to_finish(ended)) - due
-        wrong = None if ended["state"] == "SUCCEEDED" else RuntimeError(f"it is {ended['state']}")
-        self._tell(due, took, wrong)
+        failure = None if ended["state"] == "SUCCEEDED" else RuntimeError(f"state {ended['state']}")
+        self._report(due, took, failure)
 
     def _ended(self, task_id: str) -> dict[str, Any] | None:
         found = self.read(task_id)
         return found if found is not None and found["state"] in TERMINAL else None
 
-    def _tell(self, due: float, seconds: float, wrong: Exception | None) -> None:
+    def _report(self, due: float, seconds: float, failure: Exception | None) -> None:
         self.environment.events.request.fire(  # type: ignore[no-untyped-call]
             request_type="EFFECT",
             name="submit due -> effect",
             response_time=seconds * 1000,
             response_length=0,
-            exception=wrong,
+            exception=failure,
             context={},
             start_time=due,
             url=None,
@@ -279,7 +279,7 @@ class Canceller(HoldfastUser):
     @tag("cancel")
     @task
     def cancel(self) -> None:
-        """POST /tasks/, then POST /tasks/{task_id}/cancel: it must be CANCELLED at once."""
+        """POST /tasks/, then POST /tasks/{task_id}/cancel; the response must show CANCELLED."""
         self.pace.take()
         stored = self.submit(self.body(datetime.now(UTC) + CANCEL_AHEAD))
         if stored is None:
@@ -293,23 +293,23 @@ class Canceller(HoldfastUser):
             if response.status_code != 200:
                 response.failure(_unexpected(200, response))
             elif (state := response.json()["state"]) != "CANCELLED":
-                response.failure(f"cancelled, but it is {state}")
+                response.failure(f"cancelled, but the state is {state}")
 
 
 class Reader(HoldfastUser):
-    """Reads: the newest tasks, one of them, its events."""
+    """Reads the newest tasks, single tasks and their events."""
 
     weight = 2
     rate_option = "read_rate"
 
     def on_start(self) -> None:
         super().on_start()
-        self._ids: deque[str] = deque(maxlen=REMEMBERED)
+        self._ids: deque[str] = deque(maxlen=KNOWN_IDS_MAX)
 
     @tag("read")
     @task
-    def look(self) -> None:
-        """A listing now and then; what it shows is read one by one, with its events."""
+    def read_next(self) -> None:
+        """Read the next known task or its events; list tasks when none is left."""
         self.pace.take()
         if not self._ids:
             self._list()
@@ -332,12 +332,12 @@ class Reader(HoldfastUser):
 
 
 class Shape(LoadTestShape):
-    """The load shape that ``--shape`` names, with -u, -r and -t as its measures."""
+    """The load shape selected by ``--shape``, scaled by -u, -r and -t."""
 
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Users now, and how many may come or go in a second; None: the run is over."""
+        """Return the number of users and the spawn rate per second; None ends the run."""
         assert self.runner is not None  # noqa: S101 - Locust set it before the first tick
         options: Any = self.runner.environment.parsed_options
         kind, users = options.shape, options.num_users or 1
@@ -351,12 +351,12 @@ class Shape(LoadTestShape):
         if kind == "steady":
             return users, rate
         share = _share(kind, passed, limit)
-        # The shape decides how steep it is; -r only where it asks for more.
+        # The shape determines the slope; -r only raises it.
         return max(1, round(users * share)), max(rate, users / 10)
 
 
 def _share(kind: str, passed: float, limit: float | None) -> float:
-    """Which part of the users is there ``passed`` seconds after the start."""
+    """Return the share of users running ``passed`` seconds after the start."""
     if kind == "soak":
         rise = min(300.0, (limit or math.inf) / 10)
         return min(1.0, (1 + math.floor(10 * passed / rise)) / 10)
@@ -367,12 +367,12 @@ def _share(kind: str, passed: float, limit: float | None) -> float:
 
 
 def _unexpected(wanted: int, response: Any) -> str:
-    said = response.text or response.error or ""  # status 0: it was not answered
-    return f"expected {wanted}, not {response.status_code}: {str(said)[:300]}"
+    detail = response.text or response.error or ""  # status 0: no response
+    return f"expected {wanted}, got {response.status_code}: {str(detail)[:300]}"
 
 
 def _seconds_to_finish(ended: Mapping[str, Any]) -> float:
-    """From stored to terminal, by the database's clock."""
+    """Return the seconds from stored to terminal, by the database's clock."""
     created = datetime.fromisoformat(ended["created_at"])
     return (datetime.fromisoformat(ended["finished_at"]) - created).total_seconds()
 
@@ -383,13 +383,13 @@ def _set_up(environment: Environment, **_: Any) -> None:
         environment.shape_class = None
     wanted, unwanted = set(options.tags or ()), set(options.exclude_tags or ())
 
-    def lives(user: type[User]) -> bool:
+    def is_selected(user: type[User]) -> bool:
         tags = set().union(*(getattr(each, "locust_tag_set", ()) for each in user.tasks))
         return (not wanted or bool(tags & wanted)) and not tags & unwanted
 
-    # A user whose only task is left out could not live. In a distributed run the master decides
-    # which users there are: the tags need to be given to it alone.
-    environment.user_classes = [user for user in environment.user_classes if lives(user)]
+    # Locust cannot run a user without tasks. In a distributed run only the master chooses the
+    # users, so it alone needs the tags.
+    environment.user_classes = [user for user in environment.user_classes if is_selected(user)]
 
 
 events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]

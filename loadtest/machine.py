@@ -1,4 +1,4 @@
-"""The machine a measurement was made on, and how busy it was before."""
+"""Describe the machine of a measurement and its load beforehand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUSY_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``load_average``: processes that wanted a core in the minute before, ours not yet there."""
+    """``load_average``: 1-minute load average before the measurement started."""
 
     cores: int
     load_average: float

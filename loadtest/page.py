@@ -1,4 +1,4 @@
-"""Renders pages as single files that need nothing else: no network, no script, no other file."""
+"""Render pages as self-contained files: no network, no script, no other file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import jinja2
 
 from loadtest.plot import plot
-from loadtest.summary import MEANINGS, Summary, tell
+from loadtest.summary import MEANINGS, Summary, format_figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_summary(summary: Summary) -> str:
-    """The page of one run of the load."""
+    """Return the page of one load run."""
     drawn = summary.curves
     plots = [
-        plot("Waiting (due and not ended)", "tasks", [("waiting", drawn.waiting)]),
+        plot("Waiting (due and not finished)", "tasks", [("waiting", drawn.waiting)]),
         plot("Rate", "tasks/s", [("stored", drawn.stored), ("drained", drawn.drained)]),
         plot(
-            "From due to ended, all tasks",
+            "From due to finished, all tasks",
             "ms",
             [("p99", drawn.latency_p99), ("p50", drawn.latency_p50)],
         ),
@@ -30,7 +30,7 @@ def render_summary(summary: Summary) -> str:
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """A page from a template; all that comes from data is escaped."""
+    """Return a page from a template; all values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -38,6 +38,6 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["tell"] = tell
+    environment.filters["format_figure"] = format_figure
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(values, style=style)

@@ -1,4 +1,4 @@
-"""Builds line plots over the seconds of a run: curves, their two axes and labels."""
+"""Build line plots over the seconds of a run: curves, axes and labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = 400
 
 @dataclass(frozen=True, slots=True)
 class PlotLine:
-    """One curve. ``colour`` is a number of the page's palette, from 1."""
+    """One curve. ``colour`` is an index into the page's palette, from 1."""
 
     name: str
     colour: int
@@ -24,7 +24,7 @@ class PlotLine:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawing with its ticks: ``across`` from the left, ``up`` from the top."""
+    """Curves with their ticks, in per cent: ``across`` from the left, ``up`` from the top."""
 
     title: str
     unit: str

@@ -1,5 +1,5 @@
--- wrk's script: every request stores one no-op task, or with an argument (after --) so many of them
--- as a batch; the figures come out as one line of JSON.
+-- Script for wrk: every request stores one no-op task, or a batch of N with the argument N (after
+-- --). The figures are printed as one line of JSON.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 

@@ -1,4 +1,4 @@
-"""Child processes of a measurement: each in its own session, always ended."""
+"""Start and stop the child processes of a measurement, each in its own session."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import httpx
 
 STOP_SECONDS = 40.0
 _UP_SECONDS = 120.0
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class LoadtestError(Exception):
-    """The measurement cannot be made; the message says why and what to do."""
+    """The measurement failed; the message says why and what to do."""
 
 
 async def spawn(
@@ -31,7 +31,7 @@ async def spawn(
     stderr: int | None = None,
     python: Path | None = None,
 ) -> Process:
-    """``python -m`` as a child in a session of its own: Ctrl-C reaches only the loadtest.
+    """Start ``python -m ARGUMENTS`` in its own session, so that Ctrl-C reaches only the loadtest.
 
     ``python``: the interpreter of another virtual environment.
     """
@@ -50,22 +50,22 @@ async def spawn(
 
 
 async def until_up(client: httpx.AsyncClient, path: str, check: Callable[[], None]) -> None:
-    """Wait for a successful response on ``path``; ``check`` raises if it cannot come.
+    """Wait for a successful response on ``path``; ``check`` may raise in between.
 
     Raises:
-        LoadtestError: it did not within two minutes.
+        LoadtestError: there was none within two minutes.
     """
     try:
         async with asyncio.timeout(_UP_SECONDS):
-            while not await _answers(client, path):
+            while not await _is_up(client, path):
                 check()
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         late = f"{client.base_url} was not up within {_UP_SECONDS:.0f} s"
         raise LoadtestError(late) from None
 
 
-async def _answers(client: httpx.AsyncClient, path: str) -> bool:
+async def _is_up(client: httpx.AsyncClient, path: str) -> bool:
     try:
         return (await client.get(path)).is_success
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""Where does the time go? Submit and drain apart: statements in Postgres, functions in Python."""
+"""Profile submit and drain separately: statements in Postgres, functions in Python."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from loadtest.database_probe import drained, until
 from loadtest.drain import Bench, bench_of
 from loadtest.machine import Machine
+from loadtest.process_stats import processes
 from loadtest.processes import LoadtestError
-from loadtest.roles import processes
 from loadtest.sampling import PySpySampler, Sampled
 from loadtest.stack import LoadtestStack
-from loadtest.statements import StatementCost, StatementCosts, preload, watching
+from loadtest.statements import StatementCost, StatementCosts, preload, statement_costs
 
 TOP = 12
 TEXT = 110
@@ -24,7 +24,7 @@ TEXT = 110
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """``python``: sample functions too; ``extension``: by pg_stat_statements if it is there."""
+    """``python``: also sample functions; ``extension``: use pg_stat_statements if available."""
 
     out: Path
     tasks: int = 30_000
@@ -35,7 +35,7 @@ class ProfileOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProfilePhase:
-    """What was executed while ``tasks`` were submitted, or drained."""
+    """What was executed while ``tasks`` were submitted or drained."""
 
     name: str
     tasks: int
@@ -54,7 +54,7 @@ class ProfilePhase:
         ]
         lines = ["", head, f"{'share':>7}{columns}", *statements]
         for process in self.sampled:
-            head = f"-- {self.name}, {process.role}: {process.samples} samples at work"
+            head = f"-- {self.name}, {process.role}: {process.samples} samples, idle ones excluded"
             functions = [
                 f"{each.own:7.1%}{each.total:8.1%}  {each.name}" for each in process.functions[:TOP]
             ]
@@ -73,7 +73,7 @@ class ProfilePhase:
 
 @dataclass(slots=True)
 class Profile:
-    """All phases of one run."""
+    """All phases of one run. ``exact``: measured by pg_stat_statements, not sampled."""
 
     machine: Machine
     exact: bool
@@ -82,10 +82,10 @@ class Profile:
     def lines(self) -> list[str]:
         """Return it as lines of text."""
         how = (
-            "Statements: by pg_stat_statements."
+            "Statements: measured by pg_stat_statements."
             if self.exact
-            else "Statements: this Postgres has no pg_stat_statements; shares are of what "
-            "pg_stat_activity showed as active, looked at every 10 ms."
+            else "Statements: sampled without pg_stat_statements, as shares of the active ones in "
+            "pg_stat_activity every 10 ms."
         )
         lines = [how, *(line for phase in self.phases for line in phase.lines())]
         warning = self.machine.warning()
@@ -97,10 +97,10 @@ class Profile:
 
 
 async def run(options: ProfileOptions, say: Callable[[str], None]) -> Profile:
-    """Profile one flood and its drain; ``profile.json`` and folded stacks go to ``options.out``.
+    """Profile one submit and its drain; write ``profile.json`` and folded stacks to ``out``.
 
     Raises:
-        LoadtestError: a process may not be looked into, or a task did not end well.
+        LoadtestError: py-spy may not attach to a process, or a task did not succeed.
     """
     machine = Machine.now()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -108,12 +108,12 @@ async def run(options: ProfileOptions, say: Callable[[str], None]) -> Profile:
     async with LoadtestStack(workers=options.workers) as stack:
         exact = options.extension and await preload(stack)
         profile = Profile(machine, exact)
-        async with bench_of(stack) as bench, watching(stack, exact=exact) as statements:
+        async with bench_of(stack) as bench, statement_costs(stack, exact=exact) as statements:
             profile.phases.append(await _submit(bench, statements, options, say))
             profile.phases.append(await _drain(bench, statements, options, say))
         say("stopping")
-    told = json.dumps(profile.as_json(), indent=2) + "\n"
-    (options.out / "profile.json").write_text(told, encoding="utf-8")
+    content = json.dumps(profile.as_json(), indent=2) + "\n"
+    (options.out / "profile.json").write_text(content, encoding="utf-8")
     return profile
 
 
@@ -133,7 +133,7 @@ async def _submit(
 async def _drain(
     bench: Bench, statements: StatementCosts, options: ProfileOptions, say: Callable[[str], None]
 ) -> ProfilePhase:
-    say("draining them")
+    say("draining")
     await statements.begin()
     await bench.stack.start("scheduler", 1)
     # From the first task on, to exclude the start of the interpreters.
@@ -158,7 +158,7 @@ async def _sampling(
             running = processes()
             for role in roles:
                 if not running.get(role):
-                    raise LoadtestError(f"no {role} is running")
+                    raise LoadtestError(f"no {role} process found")
                 file = options.out / f"{phase}-{role}.folded"
                 samplers.append(PySpySampler(role, running[role][-1].pid, file))
                 await samplers[-1].start()

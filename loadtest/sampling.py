@@ -1,4 +1,4 @@
-"""Where Python spends its time, function by function: py-spy beside a process that runs."""
+"""Sample the Python functions of a running process with py-spy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FRAME = re.compile(r"(?P<name>.+?) \((?P<file>.+?)(?::\d+)?\)$")
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """``own``: share of the samples in it; ``total``: in it or in what it called."""
+    """``own``: share of the samples in the function; ``total``: in it or its callees."""
 
     name: str
     own: float
@@ -33,7 +33,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One process: how many samples found it working (idle ones are none), and where."""
+    """Samples of one process by function; ``samples`` excludes idle ones."""
 
     role: str
     samples: int
@@ -41,20 +41,20 @@ class Sampled:
 
 
 class PySpySampler:
-    """Samples one process until ``stop``; the stacks are left in ``file``, in folded form."""
+    """Samples one process until ``stop``; writes the stacks to ``file`` in folded form."""
 
     def __init__(self, role: str, pid: int, file: Path) -> None:
         self.role = role
         self._pid = pid
         self._file = file
         self._process: Process | None = None
-        self._said = b""
+        self._output = b""
 
     async def start(self) -> None:
-        """Returns when it has looked into the process.
+        """Start py-spy and wait until it has attached.
 
         Raises:
-            LoadtestError: it may not, or cannot.
+            LoadtestError: py-spy cannot attach, or lacks the permission.
         """
         program = Path(sys.executable).with_name("py-spy")
         options = ["--pid", str(self._pid), "--format", "raw", "--output", str(self._file)]
@@ -70,13 +70,13 @@ class PySpySampler:
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
-                while _STARTED not in self._said:
-                    said = await self._process.stdout.read(1 << 12)
-                    if not said:
-                        raise LoadtestError(self._complaint())
-                    self._said += said
+                while _STARTED not in self._output:
+                    chunk = await self._process.stdout.read(1 << 12)
+                    if not chunk:
+                        raise LoadtestError(self._attach_error())
+                    self._output += chunk
         except TimeoutError:
-            raise LoadtestError(self._complaint()) from None
+            raise LoadtestError(self._attach_error()) from None
 
     async def stop(self) -> Sampled:
         """Stop sampling and return the result."""
@@ -87,7 +87,7 @@ class PySpySampler:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._process.communicate()
         except TimeoutError:
-            raise LoadtestError(f"py-spy did not end; it said: {self._said!r}") from None
+            raise LoadtestError(f"py-spy did not exit; its output: {self._output!r}") from None
         text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
         return folded(self.role, text)
 
@@ -96,16 +96,16 @@ class PySpySampler:
         if self._process is not None and self._process.returncode is None:
             await end(self._process)
 
-    def _complaint(self) -> str:
-        said = self._said.decode(errors="replace").strip()
+    def _attach_error(self) -> str:
+        output = self._output.decode(errors="replace").strip()
         return (
-            f"py-spy cannot look into the {self.role} (process {self._pid}): {said}\n"
-            "Where ptrace is restricted to root, run this as root, or leave it out: --no-python"
+            f"py-spy cannot attach to the {self.role} (process {self._pid}): {output}\n"
+            "If ptrace is restricted to root, run as root; --no-python skips the sampling"
         )
 
 
 def folded(role: str, text: str) -> Sampled:
-    """From stacks in folded form: ``outer;inner;innermost count`` in each line."""
+    """Parse folded stacks: ``outer;inner;innermost count`` on each line."""
     own: Counter[str] = Counter()
     total: Counter[str] = Counter()
     samples = 0
@@ -123,7 +123,7 @@ def folded(role: str, text: str) -> Sampled:
 
 
 def _function(frame: str) -> str:
-    """``name (file)`` without the line, the file from its package on."""
+    """Return ``name (file)`` without the line, the path relative to its package."""
     match = _FRAME.match(frame)
     if match is None:
         return frame or "(outside of Python)"

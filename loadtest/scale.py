@@ -1,4 +1,4 @@
-"""Does a large table slow the drain? Beside future and finished tasks, and beside none."""
+"""Measure the drain with a large table of future and finished tasks, and with an empty one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest.drain import Bench, bench_of, holdfast_round, told
+from loadtest.drain import Bench, bench_of, describe, holdfast_round
 from loadtest.drain_results import Round, spread, without_nan
 from loadtest.fill import FINISHED_BYTES, FUTURE_BYTES, Filler
 from loadtest.machine import Machine
@@ -25,7 +25,7 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamesp
 
 @dataclass(frozen=True, slots=True)
 class ScaleOptions:
-    """``future`` and ``finished``: tasks in the large table; ``rounds``: at each size."""
+    """``future`` and ``finished``: tasks in the large table; ``rounds``: per table size."""
 
     future: int = 5_000_000
     finished: int = 5_000_000
@@ -47,12 +47,12 @@ class Scaling:
 
     @property
     def share(self) -> float:
-        """Return the drain rate beside the large table over that beside the empty one (medians)."""
+        """Return the drain rate with the large table over that with the empty one (medians)."""
         return _median(self.full) / _median(self.empty)
 
     @property
     def cpu_share(self) -> float:
-        """Return the CPU time per task beside the large table over that beside the empty one."""
+        """Return the CPU time per task with the large table over that with the empty one."""
         cost = [statistics.median(each.cpu_ms_per_task for each in rounds) for rounds in self._both]
         return cost[1] / cost[0]
 
@@ -74,8 +74,8 @@ class Scaling:
             cpu = spread([each.cpu_ms_per_task for each in rounds], digits=2)
             lines.append(f"{name:42}{drained:>26}{cpu:>22}")
         lines.append(
-            f"beside the large table: {self.share:.0%} of the rate, "
-            f"{self.cpu_share:.0%} of the processor time"
+            f"with the large table: {self.share:.0%} of the rate, "
+            f"{self.cpu_share:.0%} of the CPU time"
         )
         for size in self.sizes:
             table, index = (size[name] / 1e6 for name in ("table_bytes", "index_bytes"))
@@ -88,13 +88,13 @@ class Scaling:
 
 
 async def run(options: ScaleOptions, say: Callable[[str], None]) -> Scaling:
-    """Measure beside the empty table, the large one, and the empty one again.
+    """Measure with the empty table, the large one, and the empty one again.
 
     Raises:
-        LoadtestError: there is no room on the disk, or a figure cannot be had.
+        LoadtestError: the disk is too small, or a figure cannot be measured.
     """
     machine = Machine.now()
-    _check_room(options)
+    _check_disk_space(options)
     say("starting Postgres, Valkey, the API and the workers")
     async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
         empty = await _rounds(bench, options, "empty table", say)
@@ -115,18 +115,18 @@ async def _rounds(
     rounds = []
     for number in range(1, options.rounds + 1):
         measured = await holdfast_round(bench, options.tasks, options.schedulers)
-        say(f"{name}, round {number} of {options.rounds}: {told(measured)}")
+        say(f"{name}, round {number} of {options.rounds}: {describe(measured)}")
         rounds.append(measured)
     return rounds
 
 
-def _check_room(options: ScaleOptions) -> None:
+def _check_disk_space(options: ScaleOptions) -> None:
     needed = options.future * FUTURE_BYTES + options.finished * FINISHED_BYTES
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > 0.8 * free:
         raise LoadtestError(
-            f"so many tasks need about {needed / 1e9:.1f} GB, but {tempfile.gettempdir()} has "
-            f"{free / 1e9:.1f} GB left: set TMPDIR to a larger place, or ask for fewer"
+            f"the tasks need about {needed / 1e9:.1f} GB, but {tempfile.gettempdir()} has "
+            f"{free / 1e9:.1f} GB left: set TMPDIR to a larger disk, or request fewer tasks"
         )
 
 

@@ -1,4 +1,4 @@
-"""A steady load for a long time: does memory stay flat, do tables and indexes stop growing?"""
+"""Run a steady load and check that memory, tables and indexes stop growing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from loadtest.drain import Bench, bench_of
 from loadtest.machine import Machine
 from loadtest.page import render
 from loadtest.plot import Plot, plot
-from loadtest.roles import ROLES, megabytes
+from loadtest.process_stats import ROLES, megabytes
+from loadtest.processes import LoadtestError
 from loadtest.stack import LoadtestStack
 
 TABLES = """
@@ -48,7 +49,7 @@ class SoakOptions:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample ``at`` seconds after the start: MB of each role, figures of each table."""
+    """A sample ``at`` seconds after the start: MB per role, figures per table."""
 
     at: float
     memory: dict[str, float]
@@ -67,9 +68,9 @@ class Soak:
     samples: list[Sample]
 
     def growth(self) -> dict[str, float]:
-        """Each figure's median in the last quarter over that in the second: flat is 1.
+        """Return each figure's median in the last quarter over that in the second; 1 is flat.
 
-        The first quarter is left out: caches fill, and nothing is old enough to be deleted.
+        The first quarter is excluded: caches fill, and no task has reached its retention.
         """
         found = {}
         for name, values in self._series().items():
@@ -94,16 +95,16 @@ class Soak:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON."""
-        told = {"flat": self.flat, "growth": self.growth(), "hot_share": self.hot_share}
-        return {**told, **asdict(self)}
+        derived = {"flat": self.flat, "growth": self.growth(), "hot_share": self.hot_share}
+        return {**derived, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """Return the start and the end of each figure as lines of text."""
+        """Return the first and last value of each figure as lines of text."""
         growth = self.growth()
         lines = [f"{self.sent:,} tasks, {self.options.rate}/s for {self.options.minutes:g} minutes"]
         for name, values in self._series().items():
-            held = name.split()[0] in LIMITED
-            mark = "  MISSED" if held and growth[name] > self.options.growth_max else ""
+            limited = name.split()[0] in LIMITED
+            mark = "  MISSED" if limited and growth[name] > self.options.growth_max else ""
             lines.append(
                 f"{name:26}{values[0]:>12,.1f} -> {values[-1]:>12,.1f}  last quarter over "
                 f"second {growth[name]:.2f}{mark}"
@@ -126,14 +127,14 @@ class Soak:
         return [
             plot("Memory of the largest process of each role", "MB", of("memory"), step),
             plot("Size with indexes", "MB", of("size"), step),
-            plot("Indexes alone", "MB", of("index"), step),
+            plot("Index size", "MB", of("index"), step),
             plot("Dead tuples", "rows", of("dead"), step),
-            plot("Waiting (due and not ended)", "tasks", [("waiting", series["waiting"])], step),
+            plot("Waiting (due and not finished)", "tasks", [("waiting", series["waiting"])], step),
         ]
 
     def _series(self) -> dict[str, list[float]]:
         samples = self.samples
-        found = {f"memory {r}": [s.memory.get(r, 0.0) for s in samples] for r in ROLES}
+        found = {f"memory {role}": [s.memory[role] for s in samples] for role in ROLES}
         for name in NAMES:
             rows = [sample.tables[name] for sample in samples]
             found[f"size {name}"] = [row["table_mb"] + row["index_mb"] for row in rows]
@@ -146,10 +147,10 @@ class Soak:
 
 
 async def run(options: SoakOptions, say: Callable[[str], None]) -> Soak:
-    """Keep up the load, and look now and then.
+    """Run the load and sample periodically.
 
     Raises:
-        LoadtestError: a task was not stored, or a process died.
+        LoadtestError: a task was not stored, or a process died or was not found.
     """
     machine = Machine.now()
     retention = {"HOLDFAST_RETENTION_DAYS": str(options.retention_minutes / 1440)}
@@ -162,7 +163,7 @@ async def run(options: SoakOptions, say: Callable[[str], None]) -> Soak:
         say(f"{options.rate} tasks/s for {options.minutes:g} minutes")
         load = asyncio.create_task(bench.submitter.steady(options.rate, seconds))
         try:
-            samples = await _look(bench, load, options, say)
+            samples = await _sample_until_done(bench, load, options, say)
             sent, late = await load
         finally:
             load.cancel()
@@ -172,16 +173,16 @@ async def run(options: SoakOptions, say: Callable[[str], None]) -> Soak:
 
 
 def save(soak: Soak, out: Path) -> Path:
-    """Write ``soak.json`` and ``soak.html``; returns the page."""
+    """Write ``soak.json`` and ``soak.html``; return the path of the page."""
     out.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(soak.as_json(), indent=2) + "\n"
-    (out / "soak.json").write_text(told, encoding="utf-8")
+    content = json.dumps(soak.as_json(), indent=2) + "\n"
+    (out / "soak.json").write_text(content, encoding="utf-8")
     page = render("soak.html", {"soak": soak, "plots": soak.plots(), "lines": soak.lines()})
     (out / "soak.html").write_text(page, encoding="utf-8")
     return out / "soak.html"
 
 
-async def _look(
+async def _sample_until_done(
     bench: Bench, load: asyncio.Task[Any], options: SoakOptions, say: Callable[[str], None]
 ) -> list[Sample]:
     """Sample periodically until the load has ended, and once after it."""
@@ -192,7 +193,7 @@ async def _look(
         bench.stack.check()
         sample = await _sample(bench.probe.connection, loop.time() - began)
         samples.append(sample)
-        memory = "  ".join(f"{role} {sample.memory.get(role, 0):.0f} MB" for role in ROLES)
+        memory = "  ".join(f"{role} {sample.memory[role]:.0f} MB" for role in ROLES)
         size = sum(row["table_mb"] + row["index_mb"] for row in sample.tables.values())
         say(f"{sample.at:5.0f} s  waiting {sample.waiting}  {memory}  tables {size:.0f} MB")
         if load.done():
@@ -205,5 +206,7 @@ async def _look(
 async def _sample(connection: asyncpg.Connection, at: float) -> Sample:
     rows = await connection.fetch(TABLES)
     tables = {row["name"]: {k: float(v) for k, v in row.items() if k != "name"} for row in rows}
-    memory = await asyncio.to_thread(megabytes)  # a long look must not delay the load
+    memory = await asyncio.to_thread(megabytes)  # a slow scan must not delay the load
+    if missing := [role for role in ROLES if role not in memory]:
+        raise LoadtestError(f"no {missing[0]} process found: its memory cannot be measured")
     return Sample(at, memory, tables, int(await connection.fetchval(WAITING)))

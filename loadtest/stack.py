@@ -1,8 +1,8 @@
-"""A whole Holdfast for one measurement: ``python -m holdfast up`` in a directory of its own.
+"""Run a complete Holdfast for one measurement: ``python -m holdfast up`` in a temporary directory.
 
-Nothing of ``system`` is imported: what it says on its output is all that is known of it. The
-schedulers are children of this process, so that a run can hold them back: tasks then pile up
-with everything else warm, and the drain begins when a scheduler starts. Further workers may be.
+The product is not imported; URLs are parsed from its output. Schedulers are started separately, as
+children of this process: a run can store tasks while the other roles are warm, and start the drain
+by starting a scheduler. Further API and worker processes can be added the same way.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from typing import Literal, Self
 
 import httpx
 
+from loadtest.process_stats import PRODUCT_MODULE
 from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
-from loadtest.roles import PRODUCT_MODULE
 
 Role = Literal["api", "scheduler", "worker"]
 
 START_SECONDS = 120.0
-_PLACES = {
+_URL_PATTERNS = {
     "api": re.compile(r"(http://\S+)/docs\b"),
     "postgres": re.compile(r"(postgresql://\S+)"),
     "valkey": re.compile(r"(rediss?://\S+)"),
 }
 
 
-def find_places(line: str, found: dict[str, str]) -> None:
+def find_urls(line: str, found: dict[str, str]) -> None:
     """Record the URLs in a line of output: api, postgres, valkey."""
-    for place, pattern in _PLACES.items():
-        if place not in found and (match := pattern.search(line)):
-            found[place] = match.group(1)
+    for name, pattern in _URL_PATTERNS.items():
+        if name not in found and (match := pattern.search(line)):
+            found[name] = match.group(1)
 
 
 class LoadtestStack:
-    """Servers, API, workers and schedulers, as an async context manager; ``start`` adds more."""
+    """Servers, API, workers and schedulers as an async context manager; ``start`` adds more."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LoadtestStack:
         schedulers: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``environment``: further HOLDFAST_* variables for all of it."""
+        """``environment``: further HOLDFAST_* variables for all processes."""
         self._environment = dict(environment or {})
         self._workers = workers
         self._schedulers = schedulers
@@ -59,23 +59,23 @@ class LoadtestStack:
         self._started: dict[Role, list[Process]] = {"api": [], "scheduler": [], "worker": []}
         self._output: deque[str] = deque(maxlen=40)
         self._reader: asyncio.Task[None] | None = None
-        self._places: dict[str, str] = {}
+        self._urls: dict[str, str] = {}
         self._ready = asyncio.Event()
 
     @property
     def api_url(self) -> str:
         """Base URL of the API."""
-        return self._places["api"]
+        return self._urls["api"]
 
     @property
     def database_url(self) -> str:
         """URL of Holdfast's database."""
-        return self._places["postgres"]
+        return self._urls["postgres"]
 
     @property
     def redis_url(self) -> str:
-        """URL of its Valkey."""
-        return self._places["valkey"]
+        """URL of Holdfast's Valkey."""
+        return self._urls["valkey"]
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
@@ -84,7 +84,7 @@ class LoadtestStack:
         try:
             await self._start()
         except BaseException:
-            await self._leave()
+            await self._remove()
             raise
         return self
 
@@ -94,22 +94,24 @@ class LoadtestStack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._leave()
+        await self._remove()
 
     async def start(self, role: Role, count: int, added: Mapping[str, str] | None = None) -> None:
-        """Start processes of a role: schedulers make due tasks flow to the workers.
+        """Start ``count`` processes of a role.
 
-        ``added``: further HOLDFAST_* variables for these alone.
+        ``added``: further HOLDFAST_* variables for these processes only.
         """
         for number in range(1, count + 1):
             label = {"HOLDFAST_LABEL": f"loadtest-{role}-{number}"}
             await self._spawn(role, {**label, **(added or {})})
 
     async def start_api(self, added: Mapping[str, str] | None = None) -> str:
-        """Start one more API process; its base URL, once it is ready. ``added``: as for ``start``.
+        """Start another API process, wait until it is ready, and return its base URL.
+
+        ``added``: as for ``start``.
 
         Raises:
-            LoadtestError: it was not within two minutes.
+            LoadtestError: it was not ready within two minutes.
         """
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -125,21 +127,21 @@ class LoadtestStack:
         await asyncio.gather(*(end(process) for process in stopping))
 
     async def restart(self) -> None:
-        """Restart the servers and everything that runs on them, on the same data."""
+        """Restart the servers and all roles on the same data."""
         await self._stop()
         await self._start()
 
     def check(self) -> None:
-        """Raise LoadtestError if the stack, or a process started beside it, has died."""
+        """Raise LoadtestError if the stack or a process started by ``start`` has exited."""
         for role, processes in self._started.items():
             for process in processes:
                 if process.returncode is not None:
-                    raise LoadtestError(f"a {role} ended with exit code {process.returncode}")
+                    raise LoadtestError(f"a {role} exited with code {process.returncode}")
         if self._up is None or self._up.returncode is not None:
-            raise self._failed("ended in the middle of the measurement")
+            raise self._failed("exited during the measurement")
 
     async def _start(self) -> None:
-        self._places.clear()
+        self._urls.clear()
         self._ready.clear()
         arguments = [PRODUCT_MODULE, "up", "--data-dir", str(self._directory)]
         arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
@@ -151,34 +153,32 @@ class LoadtestStack:
                 await self._ready.wait()
         except TimeoutError:
             raise self._failed(f"was not up within {START_SECONDS:.0f} s") from None
-        if len(self._places) < len(_PLACES):
+        if len(self._urls) < len(_URL_PATTERNS):
             raise self._failed("did not come up")
 
     async def _read(self, process: Process) -> None:
-        """Drain the pipe until the stack ends."""
+        """Read the output until the stack exits."""
         assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
         while line := await process.stdout.readline():
             text = line.decode(errors="replace").rstrip()
             self._output.append(text)
-            find_places(text, self._places)
-            if len(self._places) == len(_PLACES):
+            find_urls(text, self._urls)
+            if len(self._urls) == len(_URL_PATTERNS):
                 self._ready.set()
         await process.wait()
         self._ready.set()
 
     async def _spawn(self, role: Role, environment: Mapping[str, str]) -> None:
-        places = {
+        urls = {
             "HOLDFAST_DATABASE_URL": self.database_url,
             "HOLDFAST_REDIS_URL": self.redis_url,
         }
-        process = await spawn(
-            [PRODUCT_MODULE, role], {**self._environment, **places, **environment}
-        )
+        process = await spawn([PRODUCT_MODULE, role], {**self._environment, **urls, **environment})
         self._started[role].append(process)
 
     def _failed(self, what: str) -> LoadtestError:
-        said = "\n".join(f"  {line}" for line in self._output) or "  (nothing)"
-        return LoadtestError(f"`python -m holdfast up` {what}; it said:\n{said}")
+        output = "\n".join(f"  {line}" for line in self._output) or "  (nothing)"
+        return LoadtestError(f"`python -m holdfast up` {what}; its output:\n{output}")
 
     async def _stop(self) -> None:
         for role in self._started:
@@ -189,7 +189,7 @@ class LoadtestStack:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
-    async def _leave(self) -> None:
+    async def _remove(self) -> None:
         await self._stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)

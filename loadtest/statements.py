@@ -1,4 +1,4 @@
-"""Where Postgres spends its time, statement by statement."""
+"""Measure the time Postgres spends in each statement."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import asyncpg
 from loadtest.stack import LoadtestStack
 
 EXTENSION = "pg_stat_statements"
-LOOK_SECONDS = 0.01
-_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) (?!SKIP)(\w+)", re.ASCII)
+SAMPLE_SECONDS = 0.01
+_WRITES = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) (?!SKIP|OF)(\w+)", re.ASCII)
 TOP = """
 SELECT query, calls, rows, total_exec_time AS milliseconds, wal_bytes::bigint AS wal_bytes,
   shared_blks_dirtied AS dirtied
@@ -30,9 +30,9 @@ WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_databas
 
 @dataclass(frozen=True, slots=True)
 class StatementCost:
-    """One statement in a phase. Of a sampled one only ``share`` is known.
+    """One statement in a phase; a sampled one has only ``text`` and ``share``.
 
-    ``share``: of all time spent executing. ``milliseconds``: executing, in all.
+    ``share``: of the total execution time. ``milliseconds``: total execution time.
     """
 
     text: str
@@ -44,22 +44,22 @@ class StatementCost:
 
     @property
     def label(self) -> str:
-        """Which tables it writes, in order, and how it begins: long ones begin alike."""
+        """Return the written tables in order, then the text: long statements begin alike."""
         written = list(dict.fromkeys(_WRITES.findall(self.text)))
         return f"[{' '.join(written) or 'reads'}] {self.text}"
 
 
 class StatementCosts:
-    """By pg_stat_statements, exact; where a server has it not, by looking at who is active.
+    """Costs by pg_stat_statements, or, if not ``exact``, by sampling pg_stat_activity.
 
-    The connection must be for this alone: it is busy looking.
+    Sampling keeps the connection busy: it must not be shared.
     """
 
     def __init__(self, connection: asyncpg.Connection, *, exact: bool) -> None:
         self.exact = exact
         self._connection = connection
         self._seen: Counter[str] = Counter()
-        self._looking: asyncio.Task[None] | None = None
+        self._sampler: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Reset the statistics."""
@@ -67,7 +67,7 @@ class StatementCosts:
             await self._connection.execute("SELECT pg_stat_statements_reset()")
         else:
             self._seen.clear()
-            self._looking = asyncio.create_task(self._look())
+            self._sampler = asyncio.create_task(self._sample())
 
     async def end(self) -> list[StatementCost]:
         """Return the executed statements by cost, without those of the measurement itself."""
@@ -87,28 +87,28 @@ class StatementCosts:
                 for row in ours
             ]
         await self.stop()
-        looks = self._seen.total() or 1
-        return [StatementCost(text, seen / looks) for text, seen in self._seen.most_common()]
+        samples = self._seen.total() or 1
+        return [StatementCost(text, seen / samples) for text, seen in self._seen.most_common()]
 
     async def stop(self) -> None:
         """Stop sampling."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-            self._looking = None
+        if self._sampler is not None:
+            self._sampler.cancel()
+            await asyncio.gather(self._sampler, return_exceptions=True)
+            self._sampler = None
 
-    async def _look(self) -> None:
+    async def _sample(self) -> None:
         while True:
             rows = await self._connection.fetch(ACTIVE)
             self._seen.update(
                 _flat(row["query"]) for row in rows if not _is_of_the_loadtest(row["query"])
             )
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(SAMPLE_SECONDS)
 
 
 @asynccontextmanager
-async def watching(stack: LoadtestStack, *, exact: bool) -> AsyncIterator[StatementCosts]:
-    """Over the stack's database, on a connection of its own."""
+async def statement_costs(stack: LoadtestStack, *, exact: bool) -> AsyncIterator[StatementCosts]:
+    """Open the costs of the stack's database on a dedicated connection."""
     connection = await asyncpg.connect(stack.database_url)
     try:
         statements = StatementCosts(connection, exact=exact)
@@ -142,7 +142,7 @@ async def preload(stack: LoadtestStack) -> bool:
 
 
 def _is_of_the_loadtest(query: str) -> bool:
-    """The few that this program sends itself while a phase runs."""
+    """Whether the loadtest itself sent the query."""
     return bool(re.search(r"pg_stat_|FROM effects WHERE effect_key >=|^VACUUM|pg_catalog", query))
 
 

@@ -1,4 +1,4 @@
-"""The result of a load run: figures, limits, errors and curves, as JSON and as text."""
+"""Summarise a load run: figures, limits, errors and curves, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from observability.charts import quantile
 
 # Every figure with its meaning; limits refer to these names.
 MEANINGS = {
-    "submitted_per_second": "tasks stored, over the time from the first to the last",
-    "drained_per_second": "tasks ended, over the time from the first one due to the last one's end",
-    "drained_per_second_peak": "tasks ended in the best second",
-    "effect_p50_ms": "from when a watched task's submit was due to its effect, half took longer",
-    "effect_p90_ms": "the same, 1 of 10 took longer",
-    "effect_p99_ms": "the same, 1 of 100 took longer",
-    "effect_p999_ms": "the same, 1 of 1,000 took longer",
-    "effect_max_ms": "the same, the longest",
-    "effects_watched": "how many were timed so",
-    "due_to_ended_p50_ms": "from due to ended by the server's clock, all tasks; half took longer",
-    "due_to_ended_p99_ms": "the same, 1 of 100 took longer",
-    "requests": "requests and watched effects that Locust counted",
-    "failures": "those of them that failed",
+    "submitted_per_second": "tasks stored, from the first to the last",
+    "drained_per_second": "tasks finished, from the first due time to the last finish",
+    "drained_per_second_peak": "tasks finished in the best second",
+    "effect_p50_ms": "scheduled submit to effect of watched tasks, median",
+    "effect_p90_ms": "the same, 90th percentile",
+    "effect_p99_ms": "the same, 99th percentile",
+    "effect_p999_ms": "the same, 99.9th percentile",
+    "effect_max_ms": "the same, maximum",
+    "effects_watched": "number of watched tasks",
+    "due_to_ended_p50_ms": "due to finished by the server's clock, all tasks, median",
+    "due_to_ended_p99_ms": "the same, 99th percentile",
+    "requests": "requests and watched effects counted by Locust",
+    "failures": "failed requests and watched effects",
     "error_ratio": "failures over requests",
-    "backlog_max": "most tasks that were due and not ended at the end of a second",
-    "drain_seconds": "from the last task stored to the last one ended",
-    "tasks": "tasks of this run that the server has",
-    "failed": "those of them that FAILED",
-    "missing": "tasks that were answered 201 and that the server does not have",
-    "unfinished": "tasks that were due and had not ended when the wait for them did",
+    "backlog_max": "maximum of due and unfinished tasks at the end of a second",
+    "drain_seconds": "from the last task stored to the last one finished",
+    "tasks": "tasks of this run on the server",
+    "failed": "tasks that FAILED",
+    "missing": "tasks acknowledged with 201 but missing on the server",
+    "unfinished": "due tasks that were unfinished when the wait ended",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The result of one run."""
+    """Result of one run."""
 
     run_id: str
     host: str
@@ -64,35 +64,38 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return the figures and the missed limits as lines of text."""
-        told = [f"{name:26}{tell(value):>12}  {MEANINGS[name]}" for name, value in self.rows()]
+        lines = [
+            f"{name:26}{format_figure(value):>12}  {MEANINGS[name]}" for name, value in self.rows()
+        ]
         for judgement in self.judgements:
             if not judgement.holds:
                 limit = judgement.limit
                 word = "at least" if limit.bound == "min" else "at most"
-                measured = tell(judgement.measured)
-                told.append(f"MISSED: {limit.figure} is {measured}, {word} {tell(limit.value)}")
-        return told + [f"note: {note}" for note in self.notes]
+                measured = format_figure(judgement.measured)
+                allowed = f"{word} {format_figure(limit.value)}"
+                lines.append(f"MISSED: {limit.figure} is {measured}, limit: {allowed}")
+        return lines + [f"note: {note}" for note in self.notes]
 
     def rows(self) -> list[tuple[str, float | None]]:
-        """The figures in the order of MEANINGS."""
+        """Return the figures in the order of MEANINGS."""
         return [(name, self.figures[name]) for name in MEANINGS]
 
 
 def figures_of(
     record: Record, tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad
 ) -> tuple[dict[str, float | None], Curves]:
-    """Every figure of MEANINGS, None where it could not be measured; and the curves."""
-    drawn = curves(record.lives)
+    """Return every figure of MEANINGS, None if it could not be measured, and the curves."""
+    drawn = curves(record.tasks)
     figures = {**_from_record(record), **_from_locust(tallies)}
     figures["drained_per_second_peak"] = max(drawn.drained, default=None)
     figures["backlog_max"] = max(drawn.waiting, default=None)
     accepted = _accepted(tallies, load)
-    known = len(record.lives)
+    known = len(record.tasks)
     figures["missing"] = max(0, accepted - known) if record.complete else None
     return {name: figures[name] for name in MEANINGS}, drawn
 
 
-def tell(value: float | None) -> str:
+def format_figure(value: float | None) -> str:
     """Format a figure; measured ones get three significant digits."""
     if value is None:
         return "-"
@@ -102,21 +105,21 @@ def tell(value: float | None) -> str:
 
 
 def _from_record(record: Record) -> dict[str, float | None]:
-    lives = record.lives
-    ended = [life for life in lives if life.finished is not None and life.finished > life.due]
-    took = [(life.finished - life.due) * 1000 for life in ended if life.finished is not None]
-    created = [life.created for life in lives]
-    finished = [life.finished for life in ended if life.finished is not None]
+    tasks = record.tasks
+    ended = [task for task in tasks if task.finished is not None and task.finished > task.due]
+    took = [(task.finished - task.due) * 1000 for task in ended if task.finished is not None]
+    created = [task.created for task in tasks]
+    finished = [task.finished for task in ended if task.finished is not None]
     newest = max(created, default=0.0)
     return {
-        "tasks": len(lives),
-        "submitted_per_second": _rate(len(lives), created, created),
-        "drained_per_second": _rate(len(ended), [life.due for life in ended], finished),
+        "tasks": len(tasks),
+        "submitted_per_second": _rate(len(tasks), created, created),
+        "drained_per_second": _rate(len(ended), [task.due for task in ended], finished),
         "due_to_ended_p50_ms": quantile(took, 0.5),
         "due_to_ended_p99_ms": quantile(took, 0.99),
         "drain_seconds": max(0.0, max(finished) - newest) if finished else None,
-        "failed": sum(life.state == "FAILED" for life in lives),
-        "unfinished": sum(life.finished is None and life.due <= newest for life in lives),
+        "failed": sum(task.state == "FAILED" for task in tasks),
+        "unfinished": sum(task.finished is None and task.due <= newest for task in tasks),
     }
 
 
@@ -139,7 +142,7 @@ def _from_locust(tallies: Mapping[tuple[str, str], RequestStats]) -> dict[str, f
 
 
 def _accepted(tallies: Mapping[tuple[str, str], RequestStats], load: LocustLoad) -> int:
-    """Count the acknowledged tasks; a batch counts only as a whole."""
+    """Count the acknowledged tasks; a batch counts only if all its tasks were stored."""
     singles, batches = tallies.get(SINGLE), tallies.get(BATCH)
     count = singles.requests - singles.failures if singles else 0
     return count + ((batches.requests - batches.failures) * load.batch_size if batches else 0)

@@ -1,4 +1,4 @@
-"""Limits of figures, from a file: they decide whether a run passes."""
+"""Read limits of figures from a file and check a run against them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Limit:
     value: float
 
     def holds(self, measured: float | None) -> bool:
-        """Whether it holds; a figure that could not be measured fails."""
+        """Whether the limit holds; a figure that could not be measured misses it."""
         if measured is None:
             return False
         return measured >= self.value if self.bound == "min" else measured <= self.value
@@ -39,27 +39,27 @@ class LimitResult:
 
 
 def read_limits(path: Path, known: Sequence[str]) -> list[Limit]:
-    """The limits of a file: ``figure: {min: number, max: number}``, either or both.
+    """Read the limits of a file: ``figure: {min: number, max: number}``, either or both.
 
     Raises:
-        LoadtestError: it cannot be read, or names a figure that is not in ``known``.
+        LoadtestError: the file cannot be read, or has a figure that is not in ``known``.
     """
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LoadtestError(f"the thresholds {path} cannot be read: {error}") from error
+        raise LoadtestError(f"cannot read the thresholds {path}: {error}") from error
     if not isinstance(content, dict):
-        raise LoadtestError(f"{path}: figures with their limits are needed, see {DEFAULT_FILE}")
+        raise LoadtestError(f"{path}: expected figures with their limits, as in {DEFAULT_FILE}")
     limits: list[Limit] = []
     for figure, bounds in content.items():
         if figure not in known:
-            raise LoadtestError(f"{path}: there is no figure {figure!r}, but: {', '.join(known)}")
+            raise LoadtestError(f"{path}: unknown figure {figure!r}, known: {', '.join(known)}")
         if not isinstance(bounds, dict) or not bounds:
             raise LoadtestError(f"{path}: {figure} needs {{min: ...}}, {{max: ...}} or both")
         for bound, value in bounds.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if bound not in {"min", "max"} or not number:
-                raise LoadtestError(f"{path}: {figure}: {bound}: {value} is no limit")
+                raise LoadtestError(f"{path}: {figure}: {bound}: {value} is not a limit")
             limits.append(Limit(figure, bound, float(value)))
     return limits
 

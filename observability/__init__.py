@@ -1,1 +1,1 @@
-"""Logs, metrics and traces: a leaf package that knows nothing of the product."""
+"""Hold Prometheus rules, Grafana dashboards, the Prometheus binaries and shared charts."""

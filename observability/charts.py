@@ -1,7 +1,7 @@
-"""Draws curves as SVG paths for pages that need no script.
+"""Draw curves as SVG paths for pages without scripts.
 
-Paths lie in a box of WIDTH x HEIGHT units that the page stretches to its own size (strokes do not
-stretch). Labels are HTML beside the drawing, placed in per cent, so that they stay readable.
+Paths lie in a box of WIDTH x HEIGHT units that the page stretches to its size; strokes do not
+stretch. Labels are HTML positioned in per cent, so that the stretching does not distort them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TypeAlias
 
 WIDTH = 1000
 HEIGHT = 100
-# Columns that a screen can tell apart; curves are thinned to them.
+# Horizontal resolution: curves are thinned to this number of columns.
 COLUMNS = 500
 _ROWS = 50
 
 # A step function: each value holds from its second until the next point.
 Steps: TypeAlias = tuple[tuple[float, int], ...]
-# Values at equal distances; None where there is none.
+# Equidistant values; None for a gap.
 Values: TypeAlias = Sequence[float | None]
 
 
@@ -91,7 +91,7 @@ def step_area(curve: Steps, axis: Axis, top: float) -> str:
 
 
 def stacked(curves: Sequence[Steps]) -> list[Steps]:
-    """Return each curve on top of those before it."""
+    """Return the curves stacked: each is the sum of itself and those before it."""
     total: dict[int, int] = {}
     changes = sorted(
         (at, which, value) for which, curve in enumerate(curves) for at, value in curve
@@ -135,7 +135,7 @@ def thinned(curve: Steps, axis: Axis, columns: int = COLUMNS) -> Steps:
 
 
 def dots(points: Iterable[tuple[float, float]], axis: Axis) -> str:
-    """Return points (second, share of the height) as strokes without length.
+    """Return points (second, share of the height) as zero-length strokes.
 
     Points that would overlap are drawn once.
     """

@@ -1,7 +1,7 @@
-"""Real Postgres and real Valkey for the tests: one of each per worker process, clean for each test.
+"""Postgres and Valkey for the tests: one of each per worker process, clean for each test.
 
-Each xdist worker has servers of its own; what is made only once (the initialised Postgres cluster)
-lies in a directory that all workers of the session share, behind a file lock.
+Each xdist worker has its own servers. The initialised Postgres cluster is created once, under a
+file lock, in a directory shared by all workers of the session.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from holdfast.store.migrate import upgrade
 if TYPE_CHECKING:
     from chaos.simulation.environment.shared_servers import SharedServers
 
-# How many examples a property is tested with: percent of the number it asks for (`examples`).
+# Percentage of the examples that a property asks for (see `examples`).
 hypothesis_settings.register_profile("ci", max_examples=25, deadline=None)
 hypothesis_settings.register_profile("nightly", max_examples=100, deadline=None)
 hypothesis_settings.load_profile("ci")
 
 TEMPLATE = "template"
+STACK_SECONDS = 400  # a whole stack on a busy machine
 XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
-# From the longest tests to the shortest, which is the order in which workers take them.
+# Longest tests first: the order in which workers take them.
 TIERS = ("observability", "stack", "simulation", "server", "unit")
-# The tier of a test follows from what it uses; a module that starts its stacks by other means
-# carries the marker itself.
+# The tier of a test follows from its fixtures; a module that starts stacks otherwise carries the
+# marker itself.
 TIER_OF_FIXTURE = {
     "chaos": "stack",
     "stack": "stack",
@@ -62,6 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             used = [tier for name, tier in TIER_OF_FIXTURE.items() if name in _fixtures(item)]
             item.add_marker(min([*used, "unit"], key=TIERS.index))
+        item.user_properties.append(("tier", tier_of(item)))
+        if tier_of(item) == "stack" and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(STACK_SECONDS))
         if not item.get_closest_marker("xdist_group") and _shares_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if XDIST_WORKER:
@@ -69,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def tier_of(item: pytest.Item) -> str:
-    """The tier that the test is marked with."""
+    """Return the tier that the test is marked with."""
     return next(tier for tier in TIERS if item.get_closest_marker(tier))
 
 
@@ -79,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seconds: defaultdict[str, float] = defaultdict(float)
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
-            tier = next(tier for tier in TIERS if tier in report.keywords)
+            tier = str(dict(report.user_properties)["tier"])
             counts[tier] += report.when == "call"
             seconds[tier] += report.duration
     terminalreporter.section("tiers")
@@ -93,7 +97,7 @@ def _fixtures(item: pytest.Item) -> list[str]:
 
 
 def _shares_fixtures(item: pytest.Item) -> bool:
-    """Whether the test uses a fixture that its module sets up once."""
+    """Return whether the test uses a module-scoped fixture."""
     if not isinstance(item, pytest.Function):
         return False
     definitions = item._fixtureinfo.name2fixturedefs.values()
@@ -102,7 +106,7 @@ def _shares_fixtures(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:
-    """The developer's HOLDFAST_* variables must not change what is tested."""
+    """Remove the developer's HOLDFAST_* variables, which would change what is tested."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith("HOLDFAST_") and name != "HOLDFAST_CACHE":
@@ -112,14 +116,14 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reaper() -> Iterator[Reaper]:
-    """Ends the servers and removes their directories, even if pytest is killed."""
+    """Yield a reaper that ends servers and removes directories even if pytest is killed."""
     with Reaper() as reaper:
         yield reaper
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Path:
-    """A stopped Postgres's data, with the migrated database ``template``; one for all workers."""
+    """Return a stopped Postgres's data with the migrated database ``template``, made once."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if XDIST_WORKER else own
     made = shared / "cluster"
@@ -137,21 +141,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Path:
 
 
 def server_directory(reaper: Reaper) -> Path:
-    """A new directory that the servers' user can reach, removed when this process has ended."""
+    """Create a directory readable by the servers' user, removed when this process ends."""
     directory = temporary_directory("holdfast-test-")
     reaper.own_directory(directory)
     return directory
 
 
 def copy_cluster(source: Path, target: Path) -> None:
-    """Copy a stopped Postgres's data with their owner, to which Postgres attaches importance."""
+    """Copy a stopped Postgres's data and keep the owner, which Postgres checks."""
     target.mkdir(exist_ok=True)
     subprocess.run(["cp", "-a", f"{source}/.", f"{target}/"], check=True)
 
 
 @pytest.fixture(scope="session")
 def postgres(cluster: Path, reaper: Reaper) -> Iterator[EmbeddedPostgres]:
-    """This worker's Postgres. Do not stop it: tests of crashes start their own."""
+    """Yield this worker's Postgres. Do not stop it: crash tests start their own."""
     directory = server_directory(reaper)
     copy_cluster(cluster, directory)
     with EmbeddedPostgres(directory, durable=False, reaper=reaper) as postgres:
@@ -160,14 +164,14 @@ def postgres(cluster: Path, reaper: Reaper) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
-    """This worker's Valkey. Do not stop it: tests of crashes start their own."""
+    """Yield this worker's Valkey. Do not stop it: crash tests start their own."""
     with EmbeddedValkey(server_directory(reaper), reaper=reaper) as valkey:
         yield valkey
 
 
 @pytest.fixture(scope="session")
 def simulation_servers() -> Iterator[SharedServers]:
-    """The simulation's Postgres and Valkey. A test that kills one leaves it to the next reset."""
+    """Yield the simulation's Postgres and Valkey; the next reset restarts a killed one."""
     from chaos.simulation.environment.shared_servers import SharedServers
 
     with SharedServers.open() as servers:
@@ -176,20 +180,20 @@ def simulation_servers() -> Iterator[SharedServers]:
 
 @pytest.fixture(scope="session")
 def administration(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
-    """A connection of the superuser, in autocommit, to make and drop databases."""
+    """Yield an autocommit connection of the superuser, to create and drop databases."""
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: EmbeddedPostgres) -> str:
-    """The name of a database with the newest schema and no rows."""
+    """Return the name of a database with the newest schema and no rows."""
     return TEMPLATE
 
 
 @pytest.fixture(scope="session")
 def database_names() -> Iterator[str]:
-    """Names that no other test of this worker has."""
+    """Return a source of database names that are unique in this worker."""
     return (f"test_{number}" for number in itertools.count(1))
 
 
@@ -197,7 +201,7 @@ def database_names() -> Iterator[str]:
 def empty_database_url(
     postgres: EmbeddedPostgres, administration: psycopg.Connection, database_names: Iterator[str]
 ) -> Iterator[str]:
-    """A database of this test's own, without any schema."""
+    """Yield the URL of an empty database for this test."""
     name = next(database_names)
     administration.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     yield postgres.url(name)
@@ -211,7 +215,7 @@ def database_url(
     migrated_template: str,
     database_names: Iterator[str],
 ) -> Iterator[str]:
-    """A database of this test's own, with the newest schema and no rows."""
+    """Yield the URL of a database for this test, with the newest schema and no rows."""
     name = next(database_names)
     clone = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
     administration.execute(clone.format(sql.Identifier(name), sql.Identifier(migrated_template)))
@@ -221,7 +225,7 @@ def database_url(
 
 @pytest.fixture
 def redis_url(valkey: EmbeddedValkey) -> str:
-    """This worker's Valkey, emptied for this test."""
+    """Return the URL of this worker's Valkey, flushed for this test."""
     with redis.Redis.from_url(valkey.url()) as client:
         client.flushall()
     return valkey.url()
@@ -229,20 +233,20 @@ def redis_url(valkey: EmbeddedValkey) -> str:
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str) -> Settings:
-    """Settings for this test's database and Redis; all else as by default."""
+    """Return default settings with this test's database and Redis."""
     return Settings(database_url=database_url, redis_url=redis_url)
 
 
 @pytest.fixture
 async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    """Real roles in the test's own loop, with short times."""
+    """Yield a bench that runs real roles in the test's event loop, with short times."""
     async with bench_for(settings) as bench:
         yield bench
 
 
 @pytest.fixture
-def let_go() -> Iterator[threading.Event]:
-    """Set at the latest when the test ends: no thread outlives it."""
+def released() -> Iterator[threading.Event]:
+    """An event set at the end of the test at the latest, so that no thread outlives it."""
     event = threading.Event()
     yield event
     event.set()
@@ -250,7 +254,7 @@ def let_go() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """Where a run puts its temporary files, within reach of the servers' user; empty after it."""
+    """Yield a directory for a run's temporary files, and assert that it is empty afterwards."""
     place = temporary_directory("holdfast-test-")
     try:
         yield place
@@ -261,13 +265,13 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture
 async def collector() -> AsyncIterator[Receiver]:
-    """A collector of traces."""
+    """Yield a trace collector."""
     async with receiving() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def traced(bench: Bench, collector: Receiver) -> Bench:
-    """A bench whose roles send their spans to the collector."""
+    """Yield a bench whose roles export their spans to the collector."""
     bench.settings = bench.quick(otlp_endpoint=collector.url, trace_export_seconds=0.05)
     return bench

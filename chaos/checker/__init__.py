@@ -1,1 +1,1 @@
-"""What judges a history: invariants, bounds and the verdict."""
+"""Judge a history: invariants, bounds and the verdict."""

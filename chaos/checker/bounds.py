@@ -1,4 +1,4 @@
-"""Computes T, the bound of L1: the seconds after the heal within which every due task must end.
+"""Compute T, the bound of L1: the seconds after the heal within which every due task must end.
 
 T is the sum of the waits that follow each other in the worst case. Each is derived from Settings
 and the scenario; none is a safety factor. After the heal every process is up, every connection
@@ -7,7 +7,7 @@ works, and no fault returns. What remains from before:
 1. *Leftovers settle.* A process waits for a reply that never comes, at most one statement timeout,
    and reconnects. Only then do schedulers tick without gaps, and only after three heartbeat
    intervals of that may they mark workers dead. Meanwhile the lease of an incarnation that died
-   just before the heal runs out. mark_dead and take_back then need one tick each. From here on
+   just before the heal runs out. mark_dead and reclaim then need one tick each. From here on
    only poison tasks cost attempts: every remaining worker is alive, every dead one has lost its
    tasks.
 2. *Lost hints* are republished at their deadline. It doubles with each publishing, but a deadline
@@ -21,12 +21,12 @@ works, and no fault returns. What remains from before:
    last one.
 6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
    previous worker; the killed workers must restart.
-7. *Quarantine*: a task that one more loss would dead-letter runs alone in its worker, which first
-   finishes what it runs. To count these tasks: each suffered ``max_losses - 1`` losses, and each
-   death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when faults
-   kill them or cut them off from Postgres for longer than the lease, when they are not healed, and
-   of poison (except the last time: then nothing else runs there). The quarantined tasks are spread
-   over the remaining workers, on each one after the other.
+7. *Quarantine*: a task that one more loss would dead-letter runs exclusively: its worker first
+   finishes its other attempts. To count these tasks: each suffered ``max_losses - 1`` losses, and
+   each death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when
+   faults kill them or cut them off from Postgres for longer than the lease, when they are not
+   healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks
+   are spread over the remaining workers, on each one after the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import math
 from chaos.history.records import Bound, Term
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
-from chaos.scenario.vocabulary import FaultSort
+from chaos.scenario.vocabulary import TargetKind
 from holdfast.model.lifecycle import Backoff
 from holdfast.settings import Settings
 
@@ -47,7 +47,7 @@ ROUND_TRIP_SECONDS = 0.1
 TASKS_PER_SECOND = 200.0
 # The longest pause of a supervised loop after an error (system/holdfast/runtime/supervision.py).
 LOOP_RESTART_SECONDS = 2.0
-# A sweep: clock, mark_dead, take_back, generation, republish, publish.
+# A sweep: clock, mark_dead, reclaim, generation, republish, publish.
 SWEEP_ROUND_TRIPS = 6
 # From due to claimed: generation, dispatch, publish, read, claim.
 START_ROUND_TRIPS = 5
@@ -118,22 +118,26 @@ def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
 
 def _settled(settings: Settings) -> list[Term]:
     broken = settings.statement_timeout_seconds + settings.connect_timeout_seconds
-    steady = 3 * settings.heartbeat_seconds
-    before = broken + LOOP_RESTART_SECONDS + steady
+    detector = 3 * settings.heartbeat_seconds
+    before = broken + LOOP_RESTART_SECONDS + detector
     return [
         Term(
             name="broken connections",
             seconds=broken + LOOP_RESTART_SECONDS,
             why="statement timeout, connect timeout, restart of the loop",
         ),
-        Term(name="steadiness", seconds=steady, why="3 heartbeats before a worker is marked dead"),
+        Term(
+            name="failure detector",
+            seconds=detector,
+            why="3 heartbeats before a worker is marked dead",
+        ),
         Term(
             name="lease",
             seconds=max(0.0, settings.lease_seconds - before),
             why=f"what is left of lease_seconds={settings.lease_seconds:g} by then",
         ),
         Term(
-            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and take_back, one tick each"
+            name="sweeps", seconds=2 * _tick(settings), why="mark_dead and reclaim, one tick each"
         ),
     ]
 
@@ -167,7 +171,7 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
         Term(
             name="poison",
             seconds=settings.max_losses * life,
-            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and take_back",
+            why=f"{settings.max_losses} times: due to death, its lease, mark_dead and reclaim",
         ),
         Term(
             name="worker starts",
@@ -179,15 +183,15 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
 
 def _quarantine(scenario: Scenario, longest: float) -> list[Term]:
     """Return the term of quarantined tasks; ``longest``: seconds of a run."""
-    many = quarantined(scenario)
-    if not many:
+    count = quarantined(scenario)
+    if not count:
         return []
-    rounds = math.ceil(many / _workers_left(scenario))
+    rounds = math.ceil(count / _workers_left(scenario))
     return [
         Term(
             name="quarantine",
             seconds=rounds * (2 * longest + QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
-            why=f"at most {many} tasks, {rounds} times: running attempts end, then one runs alone",
+            why=f"at most {count} tasks, {rounds} times: other attempts end, then one runs",
         )
     ]
 
@@ -210,12 +214,12 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
 
     An outage of Postgres costs none: no worker is marked dead before all could reconnect.
     """
-    if plan.sort is FaultSort.SERVER:
+    if plan.target_kind is TargetKind.SERVER:
         return 0
     found = plan.candidates(scenario.topology)
-    struck = [name for name in found if name.startswith("worker-")]
-    if plan.sort is FaultSort.EDGE:
-        struck = [name for name in struck if name.endswith("->postgres")]
+    affected = [name for name in found if name.startswith("worker-")]
+    if plan.target_kind is TargetKind.EDGE:
+        affected = [name for name in affected if name.endswith("->postgres")]
         cut = plan.fault in _CUTS
     else:
         cut = plan.fault == "pause"
@@ -223,7 +227,7 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
     silent = (plan.for_seconds or math.inf) + settings.heartbeat_seconds
     if plan.fault != "kill" and not (cut and silent >= settings.lease_seconds):
         return 0
-    return min(len(struck), plan.pick or len(struck)) * plan.times
+    return min(len(affected), plan.pick or len(affected)) * plan.times
 
 
 def fault_seconds(scenario: Scenario) -> float:

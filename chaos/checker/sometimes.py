@@ -1,4 +1,4 @@
-"""Counts the occurrences that a scenario requires (``expect.sometimes``): each is defined once."""
+"""Count the occurrences that a scenario requires (``expect.sometimes``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast.model.lifecycle import Reason, State
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """Something that a run must contain to prove anything.
+    """An occurrence that a run must contain to prove anything.
 
     ``count`` returns how often a history contains it; None: only the arena can observe it, and
     records that it did.
@@ -26,7 +26,7 @@ class Occurrence:
 
     @property
     def description(self) -> str:
-        """The sentence, saying so where only the arena can observe it."""
+        """The sentence, marked if only the arena can observe the occurrence."""
         return self.sentence if self.count else f"{self.sentence} (seen by the arena)"
 
     def times(self, history: History) -> int:
@@ -123,7 +123,7 @@ _DEFINED = (
     ),
     Occurrence("hint_republished", "A hint was published again", _transitions(Reason.REPUBLISHED)),
     Occurrence(
-        "handed_back", "A stopping worker released an attempt", _transitions(Reason.HANDED_BACK)
+        "handed_back", "A stopping worker released an attempt", _transitions(Reason.RELEASED)
     ),
     Occurrence("worker_replaced", "A worker restarted as a new incarnation", _replaced_workers),
     Occurrence("cancelled", "A task was cancelled", _cancelled_tasks),
@@ -149,6 +149,6 @@ _DEFINED = (
 OCCURRENCES: Mapping[str, Occurrence] = MappingProxyType({each.name: each for each in _DEFINED})
 
 
-def seen(history: History, name: str) -> int:
+def count_occurrences(history: History, name: str) -> int:
     """Return how often ``name`` (of ``vocabulary.SOMETIMES``) occurred."""
     return OCCURRENCES[name].times(history)

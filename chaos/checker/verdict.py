@@ -1,9 +1,9 @@
-"""Computes the verdict of a run from its history alone: false > unknown > true.
+"""Compute the verdict of a run from its history alone: false > unknown > true.
 
 false: an invariant is violated. unknown: no invariant is violated, but the run does not prove that
-they hold, because a planned fault had no effect, nothing was in flight, a required occurrence was
-never seen, too few tasks were accepted, a check crashed, or the history is incomplete. true: every
-invariant held and was put to the test.
+they hold, because a planned fault was not observed, no task was in flight, a required occurrence
+was not seen, too few tasks were accepted, a check crashed, or the history is incomplete. true:
+every invariant held and was tested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chaos.checker.invariants.liveness import allowed_seconds, recovery_seconds,
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.traces import TraceFindings, examine
 from chaos.checker.invariants.violation import Violation
-from chaos.checker.sometimes import seen
+from chaos.checker.sometimes import count_occurrences
 from chaos.history import history as histories
 from chaos.history.history import History, HistoryError
 from chaos.history.records import ArenaName
@@ -109,7 +109,7 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         meters=_meters(history, scenario, traced),
         violations=tuple(violations),
         doubts=tuple(doubts),
-        sometimes={name: seen(history, name) for name in scenario.expect.sometimes},
+        sometimes={name: count_occurrences(history, name) for name in scenario.expect.sometimes},
         history=history,
     )
 
@@ -142,28 +142,28 @@ def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
         yield f"only {accepted} submits were accepted, at least {least} are needed"
     for plan in scenario.faults:
         yield from _fault_doubts(history, plan)
-    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
+    planned = {fault_id for plan in scenario.faults for fault_id in plan.fault_ids}
     for fault_id in sorted(history.faults.keys() - planned):
         yield f"fault {fault_id} was injected, but the scenario does not plan it"
     for name in scenario.expect.sometimes:
-        if not seen(history, name):
+        if not count_occurrences(history, name):
             yield f"{name} was never seen"
 
 
 def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:
     open_tasks = 0
-    for strike in plan.fault_ids:
-        records = {record.type: record for record in history.faults.get(strike, ())}
+    for fault_id in plan.fault_ids:
+        records = {record.type: record for record in history.faults.get(fault_id, ())}
         start, end = records.get("start"), records.get("end")
         if start is None:
-            yield f"fault {strike} was never injected"
+            yield f"fault {fault_id} was never injected"
             continue
         if "felt" not in records:
-            yield f"fault {strike} was injected, but not observed"
+            yield f"fault {fault_id} was injected, but not observed"
         if end is not None and end.at > history.phases.get("healed", end.at):
-            yield f"fault {strike} ended after the heal"
+            yield f"fault {fault_id} ended after the heal"
         open_tasks = max(open_tasks, start.in_flight.open if start.in_flight else 0)
-    if any(strike in history.faults for strike in plan.fault_ids) and not open_tasks:
+    if any(fault_id in history.faults for fault_id in plan.fault_ids) and not open_tasks:
         yield f"fault {plan.name} was injected while no task was in flight"
 
 
@@ -174,7 +174,7 @@ def _accepted(history: History) -> int:
 
 
 def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunMeters:
-    planned = {strike for plan in scenario.faults for strike in plan.fault_ids}
+    planned = {fault_id for plan in scenario.faults for fault_id in plan.fault_ids}
     observed = {
         fault_id
         for fault_id, records in history.faults.items()
@@ -189,8 +189,8 @@ def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunM
     return RunMeters(
         accepted=_accepted(history),
         effects=sum(len(rows) for rows in history.effects.values()),
-        duplicates_suppressed=seen(history, "duplicate_suppressed"),
-        stale_writes_refused=seen(history, "stale_write_refused"),
+        duplicates_suppressed=count_occurrences(history, "duplicate_suppressed"),
+        stale_writes_refused=count_occurrences(history, "stale_write_refused"),
         faults_felt=len(observed & planned),
         faults_planned=len(planned),
         in_flight=max((flight.open for flight in flights), default=0),

@@ -9,9 +9,9 @@ import typer
 from chaos.cli import options
 from chaos.cli.common import exit_with, fail, finish
 from chaos.history.records import ArenaName
-from chaos.live.hunt import run_live_mutants
+from chaos.live.mutation_run import run_live_mutants
 from chaos.mutants import MUTANTS, MutantError, catalogue, find
-from chaos.simulation.suite.hunt import MutationSettings, run_simulated_mutants
+from chaos.simulation.suite.mutation_run import MutationSettings, run_simulated_mutants
 
 
 def run_mutants(  # noqa: PLR0913 - one for each option
@@ -37,7 +37,7 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     ] = options.PROCESSES,
     runs_directory: options.RunsDirectory = options.RUNS,
 ) -> None:
-    """Switch off one guard of a copy of the system at a time: each must be caught."""
+    """Remove one guard at a time from a copy of the system: each mutant must be caught."""
     if show_list:
         typer.echo(catalogue())
         return

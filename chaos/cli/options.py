@@ -35,7 +35,8 @@ Arena = Annotated[
     ),
 ]
 Mutant = Annotated[
-    str | None, typer.Option(help="Plant this fault in a copy of the system; see mutants.")
+    str | None,
+    typer.Option(help="Plant this mutant in a copy of the system; see `mutants --list`."),
 ]
 Trace = Annotated[bool, typer.Option("--trace", help="Print every event of each run (simulation).")]
 Task = Annotated[
@@ -49,7 +50,7 @@ Into = Annotated[
     Path | None, typer.Option(help="The YAML file of --shrink; default: with the run.")
 ]
 Why = Annotated[
-    bool, typer.Option("--why", help="Then find the event after which the run had to fail.")
+    bool, typer.Option("--why", help="Then find the event after which the run could only fail.")
 ]
 WhyRuns = Annotated[int, typer.Option(min=1, help="Maximum number of runs of --why.")]
 Apps = Annotated[

@@ -15,10 +15,10 @@ from chaos.compose.stack_factory import ContainerStackFactory
 from chaos.errors import ChaosError
 from chaos.history.records import ArenaName
 from chaos.live.run import RealTimeArena
-from chaos.live.suite import run_suite
 from chaos.live.topology import ProcessStackFactory
 from chaos.mutants import find
 from chaos.run.spec import RunSpec
+from chaos.run.suite import run_suite
 from chaos.scenario import scenario as scenarios
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.suites import expand, spread

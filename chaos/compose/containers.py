@@ -10,7 +10,7 @@ from collections.abc import Callable
 import httpx
 
 from chaos.compose.docker import ContainerEvent, DockerError, engine, tail
-from chaos.compose.socket_stats import Gauge
+from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.live.actors import (
     READY_SECONDS,
     RESTART_DELAY_MAX_SECONDS,
@@ -26,14 +26,16 @@ class Container:
     """One named role (an ``Actor``) whose container is restarted whenever it ends.
 
     Requests are queued for the docker command while the caller continues; the state follows the
-    events of the engine alone (``handle_event``). After a planned end it waits for ``restart``,
-    after any other it is started at once.
+    events of the engine only (``handle_event``). After a planned end it waits for ``restart``,
+    after any other it is started immediately.
     """
 
-    def __init__(self, name: str, gauge: Gauge, on_exit: Callable[[ProcessEnd], None]) -> None:
+    def __init__(
+        self, name: str, socket_stats: RemoteSocketStats, on_exit: Callable[[ProcessEnd], None]
+    ) -> None:
         self.name = name
         self.container = ""
-        self._gauge = gauge
+        self._socket_stats = socket_stats
         self._on_exit = on_exit
         self._pid = 0
         self._last_pid = 0
@@ -41,14 +43,14 @@ class Container:
         self._planned = False
         self._stopping = False
         self._may_start = asyncio.Event()
-        self._over = asyncio.Event()
+        self._ended = asyncio.Event()
         self._code: int | None = None
         self._delay = RESTART_DELAY_SECONDS
         self._started_at = 0.0
         self.starts = 0
-        self._asked: asyncio.Task[None] | None = None
+        self._queued: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._pid_reader: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ events of the engine
 
@@ -56,35 +58,35 @@ class Container:
         """Update the state from an event of the container."""
         match event.action:
             case "start":
-                self._began(event)
+                self._handle_start(event)
             case "die":
-                self._died(event)
+                self._handle_exit(event)
             case "pause" | "unpause":
                 self._paused = event.action == "pause"
             case _:
                 pass
 
-    def _began(self, event: ContainerEvent) -> None:
+    def _handle_start(self, event: ContainerEvent) -> None:
         self.container = event.container
         self.starts += 1
         self._started_at = time.monotonic()
-        self._over.clear()
-        self._looking = asyncio.create_task(self._look(), name=f"pid of {self.name}")
+        self._ended.clear()
+        self._pid_reader = asyncio.create_task(self._read_pid(), name=f"pid of {self.name}")
 
-    async def _look(self) -> None:
+    async def _read_pid(self) -> None:
         pid = int(await engine("inspect", "--format", "{{.State.Pid}}", self.container))
-        if not self._over.is_set():  # otherwise the process has already ended
+        if not self._ended.is_set():  # otherwise the process has already ended
             self._pid = self._last_pid = pid
 
-    def _died(self, event: ContainerEvent) -> None:
+    def _handle_exit(self, event: ContainerEvent) -> None:
         self._pid, self._paused = 0, False
         self._code = event.code
         planned, self._planned = self._planned, False
         self._on_exit(ProcessEnd(self.name, self._last_pid, event.code or 0, event.at, planned))
-        self._over.set()
-        self._keeper = asyncio.create_task(self._begin_again(planned), name=f"keep {self.name}")
+        self._ended.set()
+        self._keeper = asyncio.create_task(self._start_again(planned), name=f"keep {self.name}")
 
-    async def _begin_again(self, planned: bool) -> None:  # noqa: FBT001
+    async def _start_again(self, planned: bool) -> None:  # noqa: FBT001
         if planned or time.monotonic() - self._started_at >= SHORT_LIFE_SECONDS:
             self._delay = RESTART_DELAY_SECONDS
         if planned:
@@ -119,10 +121,10 @@ class Container:
         starts = self.starts
         while time.monotonic() < give_up:
             with contextlib.suppress(httpx.HTTPError):
-                if self.alive and await self._gauge.ready(self.name):
+                if self.alive and await self._socket_stats.ready(self.name):
                     return
             if self.starts > starts + 3 and not patient:
-                break  # it keeps dying, so waiting does not help
+                break  # it keeps dying, so waiting is useless
             await asyncio.sleep(_LOOK_SECONDS)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} s ({self.starts} starts); "
@@ -140,13 +142,13 @@ class Container:
     def pause(self) -> int:
         """``docker pause``: the engine's freezer stops all of its processes."""
         pid = self.pid
-        self._ask("pause")
+        self._queue("pause")
         return pid
 
     def resume(self) -> int:
         """``docker unpause``."""
         pid = self.pid
-        self._ask("unpause")
+        self._queue("unpause")
         return pid
 
     def restart(self) -> None:
@@ -155,9 +157,9 @@ class Container:
 
     async def gone(self) -> int:
         """Wait until it has ended; return its exit code."""
-        if self._asked is not None:
-            await self._asked
-        await self._over.wait()
+        if self._queued is not None:
+            await self._queued
+        await self._ended.wait()
         return self._code or 0
 
     async def move_clock(self, seconds: float) -> float | None:
@@ -174,14 +176,14 @@ class Container:
         """End it for good: SIGTERM, SIGKILL after the grace. Raises DockerError."""
         self._stopping = True
         self._may_start.set()
-        for begun in (self._keeper, self._looking):
-            if begun is not None:
-                await begun  # a pending start must finish first
+        for task in (self._keeper, self._pid_reader):
+            if task is not None:
+                await task  # a pending start must finish first
         if self.alive:
             if self._paused:
-                self._ask("unpause")
+                self._queue("unpause")
             self._planned = True
-            self._ask("stop", "--time", str(max(1, round(grace_seconds))))
+            self._queue("stop", "--time", str(max(1, round(grace_seconds))))
             await self.gone()
 
     def _end(self, *request: str) -> int:
@@ -189,11 +191,11 @@ class Container:
         self._planned = True
         if not self._stopping:
             self._may_start.clear()
-        self._ask(*request)
+        self._queue(*request)
         return pid
 
-    def _ask(self, *request: str) -> None:
-        before = self._asked
+    def _queue(self, *request: str) -> None:
+        before = self._queued
 
         async def do() -> None:
             if before is not None:
@@ -205,4 +207,4 @@ class Container:
                 if "is not running" not in str(error):
                     raise ActorFailed(f"{self.name}: {error}") from error
 
-        self._asked = asyncio.create_task(do(), name=f"{request[0]} {self.name}")
+        self._queued = asyncio.create_task(do(), name=f"{request[0]} {self.name}")

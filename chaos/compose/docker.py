@@ -41,7 +41,7 @@ class ContainerEvent:
 
 
 def require_docker() -> None:
-    """Raises DockerError, in words, where there is no engine or no compose to talk to."""
+    """Raise DockerError with an explanation if the engine or the compose plugin is missing."""
     if shutil.which("docker") is None:
         raise DockerError(
             "the compose arena needs Docker, and there is no docker command on PATH: "
@@ -49,10 +49,10 @@ def require_docker() -> None:
         )
     engine = command(["docker", "version", "--format", "{{.Server.Version}}"], check=False)
     if engine.returncode != 0:
-        raise DockerError(f"the Docker engine does not answer: {_said(engine)}")
+        raise DockerError(f"the Docker engine does not answer: {_output_of(engine)}")
     plugin = command(["docker", "compose", "version", "--short"], check=False)
     if plugin.returncode != 0:
-        raise DockerError(f"docker has no compose plugin (version 2): {_said(plugin)}")
+        raise DockerError(f"docker has no compose plugin (version 2): {_output_of(plugin)}")
     version = plugin.stdout.strip().lstrip("v").split("-")[0]
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if len(numbers) == 2 and numbers < _OLDEST_COMPOSE:
@@ -83,7 +83,7 @@ def command(
         shown = " ".join(argv[:8])
         raise DockerError(f"{shown} ... did not end within {timeout_seconds:.0f} s") from error
     if check and done.returncode != 0:
-        raise DockerError(f"{' '.join(argv)} failed ({done.returncode}):\n{_said(done)}")
+        raise DockerError(f"{' '.join(argv)} failed ({done.returncode}):\n{_output_of(done)}")
     return done
 
 
@@ -94,13 +94,13 @@ async def long_command(
     timeout_seconds: float,
 ) -> None:
     """Run a long docker command, which ends when the caller is cancelled."""
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
             *argv,
             env=os.environ | (environment or {}),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
         try:
@@ -113,20 +113,20 @@ async def long_command(
             if process.returncode is None:
                 process.terminate()
                 await asyncio.shield(process.wait())
-        said.seek(0)
+        output.seek(0)
         if code != 0:
-            text = said.read().decode("utf-8", errors="replace")
-            raise DockerError(f"{' '.join(argv)} failed ({code}):\n{_end_of(text)}")
+            text = output.read().decode("utf-8", errors="replace")
+            raise DockerError(f"{' '.join(argv)} failed ({code}):\n{_last_lines(text)}")
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    return _end_of(done.stdout + done.stderr)
+def _output_of(done: subprocess.CompletedProcess[str]) -> str:
+    return _last_lines(done.stdout + done.stderr)
 
 
-def _end_of(text: str) -> str:
-    """What failed stands there."""
+def _last_lines(text: str) -> str:
+    """Return the last lines, which say what failed."""
     lines = text.strip().splitlines()
-    return "\n".join(lines[-15:]) or "(it said nothing)"
+    return "\n".join(lines[-15:]) or "(no output)"
 
 
 class Project:

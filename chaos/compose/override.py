@@ -13,7 +13,7 @@ import yaml
 from chaos.compose.edges import port
 from chaos.errors import ChaosError
 from chaos.mutants import SOURCES
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.scenario.faults import Topology
 from chaos.scenario.operations import EFFECTS
 from chaos.scenario.scenario import Scenario
@@ -21,7 +21,7 @@ from chaos.tasks.external import SINK_URL
 
 COMPOSE_FILE = SOURCES / "docker-compose.yml"
 # The services of every run besides its roles, as the compose file names them.
-HELPERS = ("chaos-postgres", "chaos-redis", "toxiproxy", "gauge", "sink", "collector")
+HELPERS = ("chaos-postgres", "chaos-redis", "toxiproxy", "socket-stats", "sink", "collector")
 # The only client edge that the compose file itself publishes.
 _FIRST = "client->api-1"
 # Compose inserts the password.
@@ -49,11 +49,11 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
-def override(scenario: Scenario, doors: Mapping[str, int]) -> dict[str, Any]:
+def override(scenario: Scenario, api_ports: Mapping[str, int]) -> dict[str, Any]:
     """Return the document that adapts the compose file to ``scenario``.
 
     Roles that the file has get their settings; roles beyond those are copies of the first of their
-    kind. ``doors``: on which port of this machine each ``client->api-N`` is published.
+    kind. ``api_ports``: on which port of this machine each ``client->api-N`` is published.
     """
     known = services()
     topology = scenario.topology
@@ -66,7 +66,7 @@ def override(scenario: Scenario, doors: Mapping[str, int]) -> dict[str, Any]:
         if name in topology.knows:
             change["command"] = ["worker", *_apps(topology.knows[name])]
         made[name] = change
-    more = [f"127.0.0.1:{host}:{port(edge)}" for edge, host in doors.items() if edge != _FIRST]
+    more = [f"127.0.0.1:{host}:{port(edge)}" for edge, host in api_ports.items() if edge != _FIRST]
     if more:
         made["toxiproxy"] = {"ports": more}
     return {"services": made}
@@ -76,7 +76,7 @@ def environment(name: str, topology: Topology) -> dict[str, str]:
     """Return a role's variables: the scenario's settings, and the addresses of its proxies."""
     settings = {
         f"HOLDFAST_{key.upper()}": value if isinstance(value, str) else json.dumps(value)
-        for key, value in telemetry.settings(topology.settings).items()
+        for key, value in otlp.trace_settings(topology.settings).items()
     }
     own = {
         "HOLDFAST_LABEL": name,

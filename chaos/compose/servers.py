@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.05
 
 
 class ContainerServer:
-    """A server that the engine runs. ``port``: where the harness reaches it, around all proxies.
+    """A server that the engine runs. ``port``: where the harness reaches it, bypassing all proxies.
 
     ``kind``: postgres or redis. ``address``: its URL. Every method blocks until it is done and
     raises DockerError.
@@ -56,7 +56,7 @@ class ContainerServer:
         while not self._answers():
             if time.monotonic() > give_up:
                 raise DockerError(
-                    f"{self._kind} does not answer {_ANSWER_SECONDS:.0f} s after it started"
+                    f"{self._kind} does not respond {_ANSWER_SECONDS:.0f} s after it started"
                 )
             time.sleep(_LOOK_SECONDS)
 
@@ -65,7 +65,7 @@ class ContainerServer:
         self._docker("stop")
 
     def kill(self) -> None:
-        """Kill all of its processes at once."""
+        """Kill all of its processes."""
         self._docker("kill", "--signal", "KILL")
 
     def pause(self) -> Collection[int]:

@@ -1,13 +1,13 @@
-"""The gauge: observes the clients of all proxies from inside Toxiproxy's network.
+"""Serve socket statistics of all proxies from inside Toxiproxy's network.
 
 ``python -m chaos.compose.socket_stats --port P`` in a container that shares that network.
 Containers have networks of their own, whose sockets the harness cannot see; here they are seen from
 the other end.
 
 - ``GET /bytes?port=N&port=M``: by port and client, what was sent and received so far;
-- ``GET /ask?edge=E&port=N``: seconds until the proxy answered a request of the gauge's own (which
-  is in no count), or null when it closed; answered when that is known;
-- ``GET /ready?role=R``: the status of that role's /readyz, around all proxies; 0: no answer.
+- ``GET /probe?edge=E&port=N``: seconds until the proxy answered a request of this server (which is
+  never counted), or null when it closed; responds when that is known;
+- ``GET /ready?role=R``: the status of that role's /readyz, bypassing all proxies; 0: no answer.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chaos.compose.edges import HTTP_PORT
-from chaos.live.socket_stats import Sockets, ask, served_bytes
+from chaos.live.socket_stats import Sockets, probe_edge, served_bytes
 
 # Plain HTTP only; loading certificates for each request would cost 10 ms of CPU.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# Limit of one request to the gauge; a probe has none, because it waits for the fault's end.
+# Limit of one request; a probe has none, because it waits for the fault's end.
 _TIMEOUT_SECONDS = 5.0
 _READY_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
-def create_gauge() -> Starlette:
-    """Create the HTTP application of the gauge."""
+def create_socket_stats() -> Starlette:
+    """Create the HTTP application."""
     own: set[int] = set()
 
     async def count(request: Request) -> Response:
@@ -46,7 +46,7 @@ def create_gauge() -> Starlette:
 
     async def probe(request: Request) -> Response:
         edge, port = request.query_params["edge"], int(request.query_params["port"])
-        asking = asyncio.create_task(ask(edge, port, own))
+        asking = asyncio.create_task(probe_edge(edge, port, own))
         while not asking.done():
             if await request.is_disconnected():  # the fault ended before a response came
                 asking.cancel()
@@ -71,17 +71,17 @@ def create_gauge() -> Starlette:
     return Starlette(
         routes=[
             Route("/bytes", count),
-            Route("/ask", probe),
+            Route("/probe", probe),
             Route("/ready", role_ready),
             Route("/readyz", readyz),
         ]
     )
 
 
-class Gauge:
-    """The harness's side of the gauge: a ``Wire``, and the readiness of roles.
+class RemoteSocketStats:
+    """The client of that server: a ``SocketStats``, and the readiness of roles.
 
-    All methods raise httpx.HTTPError when the gauge itself does not answer.
+    All methods raise httpx.HTTPError when the server itself does not answer.
     """
 
     def __init__(self, port: int) -> None:
@@ -93,8 +93,8 @@ class Gauge:
         """Close its connections."""
         await self._client.aclose()
 
-    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
-        """Return the sockets of the clients, keyed by address (see ``Wire``)."""
+    async def sockets(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+        """Return the sockets of the clients, keyed by address (see ``SocketStats``)."""
         answer = await self._client.get("/bytes", params={"port": sorted(ports)})
         answer.raise_for_status()
         return {
@@ -102,10 +102,10 @@ class Gauge:
             for port, found in answer.json().items()
         }
 
-    async def ask(self, edge: str, port: int) -> float | None:
-        """Probe the edge from the gauge; excludes the time of the request to the gauge."""
+    async def probe(self, edge: str, port: int) -> float | None:
+        """Probe the edge from inside the network; excludes the time of this request."""
         question = {"edge": edge, "port": str(port)}
-        answer = await self._client.get("/ask", params=question, timeout=None)
+        answer = await self._client.get("/probe", params=question, timeout=None)
         answer.raise_for_status()
         seconds: float | None = answer.json()
         return seconds
@@ -118,8 +118,9 @@ class Gauge:
 
 
 def main(*, port: Annotated[int, typer.Option(help="Port to listen on.")]) -> None:
-    """Serve a gauge until SIGTERM."""
-    uvicorn.run(create_gauge(), host="0.0.0.0", port=port, log_level="warning", access_log=False)  # noqa: S104
+    """Serve until SIGTERM."""
+    app = create_socket_stats()
+    uvicorn.run(app, host="0.0.0.0", port=port, log_level="warning", access_log=False)  # noqa: S104
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from chaos.compose.containers import Container
 from chaos.compose.docker import UP_SECONDS, ContainerEvent, Project, engine, save_log
 from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerFault
-from chaos.compose.socket_stats import Gauge
+from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.history.records import Record, Sometimes
 from chaos.live.edges import inject_edge_fault
 from chaos.live.stack_factory import StackSpec
@@ -27,7 +27,7 @@ from chaos.mutants import SOURCES, import_path
 from chaos.nemesis.process_faults import Hold, Observed, ProcessEnd
 from chaos.observers.collector import read_exports
 from chaos.observers.database import DatabaseObserver
-from chaos.observers.logs import SeenHint, sightings
+from chaos.observers.logs import SeenHint, observations
 from chaos.observers.sink import Call, read_calls
 from chaos.scenario.faults import FaultSpec
 from chaos.tasks.sql import CHAOS_EFFECTS
@@ -47,20 +47,22 @@ class ContainerStack:
         self.exits: list[ProcessEnd] = []
         self._spec = spec
         self._image = image
-        self._doors = {
+        self._api_ports = {
             edge: free_port()
             for edge in spec.scenario.topology.edges
             if edge.startswith("client->")
         }
-        self._ports = {name: free_port() for name in ("toxiproxy", "gauge", "postgres", "redis")}
+        self._ports = {
+            name: free_port() for name in ("toxiproxy", "socket_stats", "postgres", "redis")
+        }
         self._password = secrets.token_hex(16)
         postgres = f"holdfast:{self._password}@127.0.0.1:{self._ports['postgres']}"
         self._postgres_url = f"postgresql://{postgres}/holdfast"
         self.observer = DatabaseObserver(self._postgres_url)
-        self.gauge = Gauge(self._ports["gauge"])
+        self.socket_stats = RemoteSocketStats(self._ports["socket_stats"])
         self.proxies = Proxies(self._ports["toxiproxy"], self._changed)
         self.actors = {
-            name: Container(name, self.gauge, self._exited)
+            name: Container(name, self.socket_stats, self._exited)
             for name in spec.scenario.topology.processes
         }
         self._receivers: dict[str, str] = {}
@@ -78,9 +80,9 @@ class ContainerStack:
         return f"redis://127.0.0.1:{self._ports['redis']}/0"
 
     @property
-    def doors(self) -> Sequence[int]:
+    def api_ports(self) -> Sequence[int]:
         """Ports of this machine, published by Toxiproxy's container."""
-        return list(self._doors.values())
+        return list(self._api_ports.values())
 
     def environment(self) -> dict[str, str]:
         """Return the variables of the clients, which are not in containers."""
@@ -92,7 +94,7 @@ class ContainerStack:
         """Start the project; all roles are ready inside the block, all is removed after it."""
         self._spec.directory.mkdir(parents=True)
         changes = self._spec.directory / "override.yml"
-        write(override(self.scenario, self._doors), changes)
+        write(override(self.scenario, self._api_ports), changes)
         self._project = Project(
             f"holdfast-chaos-{os.getpid()}-{secrets.token_hex(4)}",
             SOURCES,
@@ -114,7 +116,7 @@ class ContainerStack:
 
     def _variables(self, image: str) -> dict[str, str]:
         """Return every variable that the compose file uses."""
-        ports = self._ports | {"api_1": self._doors["client->api-1"]}
+        ports = self._ports | {"api_1": self._api_ports["client->api-1"]}
         return {f"CHAOS_{name.upper()}_PORT": str(port) for name, port in ports.items()} | {
             "CHAOS_IMAGE": image,
             "POSTGRES_PASSWORD": self._password,
@@ -150,9 +152,11 @@ class ContainerStack:
     async def inject_edge_fault(
         self, fault: FaultSpec, fault_id: str, edges_: tuple[str, ...], hold: Hold
     ) -> Observed:
-        """Apply toxics; observe what the gauge counts and what its probes return meanwhile."""
+        """Apply toxics; observe the traffic through the proxies meanwhile."""
         ports = {edge: edges.port(edge) for edge in edges_}
-        return await inject_edge_fault(fault, fault_id, ports, self.proxies, self.gauge, hold)
+        return await inject_edge_fault(
+            fault, fault_id, ports, self.proxies, self.socket_stats, hold
+        )
 
     async def inject_server_fault(self, fault: str, server: str, hold: Hold) -> Observed:
         """Use the engine and the commands of the servers themselves."""
@@ -188,7 +192,7 @@ class ContainerStack:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         """Return what the hint watch saw and what the roles logged."""
-        return sightings(self.hints, final_records, self._spec.logs, since)
+        return observations(self.hints, final_records, self._spec.logs, since)
 
     @property
     def _sink_log(self) -> Path:
@@ -206,7 +210,7 @@ class ContainerStack:
 
     async def _remove(self) -> None:
         await self.observer.close()
-        await self.gauge.close()
+        await self.socket_stats.close()
         try:
             # Save the log of a failed run, too.
             await self._project.save_log(self._spec.logs / "project.log")

@@ -20,7 +20,7 @@ from holdfast.devstack.reaper import Reaper
 # Covers the imports (eight processes on 2 cores) and reaching the database and Redis.
 READY_SECONDS = 30.0
 RESTART_DELAY_SECONDS = 0.1
-# Backoff for processes that die at once, because starts take CPU from the other processes.
+# Backoff for processes that die immediately, because starts take CPU from the other processes.
 RESTART_DELAY_MAX_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 3.0
 REAP_SECONDS = 0.02
@@ -45,7 +45,7 @@ class Command:
 class SupervisedProcess:
     """One named process (an ``Actor``) that is replaced whenever it ends.
 
-    After a planned end the new process waits for ``restart``; after any other it starts at once.
+    After a planned end the new process waits for ``restart``, else it starts immediately.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class SupervisedProcess:
         """Wait until the current process is reaped; returns its exit code."""
         if self._process is None:
             raise ActorFailed(f"{self.name} was never started")
-        return await ended(self._process)
+        return await wait_for_exit(self._process)
 
     async def move_clock(self, seconds: float) -> float | None:
         """Set its wall clock ahead by ``seconds``.
@@ -203,7 +203,7 @@ class SupervisedProcess:
             process = self._process
             if process is None:
                 return
-            code = await ended(process)
+            code = await wait_for_exit(process)
             self._reaper.forget(process)
             planned, self._planned = self._planned, False
             self._on_exit(ProcessEnd(self.name, process.pid, code, time.time(), planned))
@@ -219,7 +219,7 @@ class SupervisedProcess:
             self._spawn()
 
 
-async def ended(process: subprocess.Popen[bytes]) -> int:
+async def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
     """Wait until the process is reaped; return its exit code."""
     while (code := process.poll()) is None:
         await asyncio.sleep(REAP_SECONDS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import chaos
 from chaos.history.history import read
 from chaos.history.records import Op, Record
-from chaos.live.actors import ended, tail
+from chaos.live.actors import tail, wait_for_exit
 from chaos.nemesis.process_faults import ActorFailed
 from chaos.scenario.workload import CLIENTS, PlannedOperation, to_json
 from holdfast.devstack.reaper import Reaper
@@ -79,7 +79,7 @@ class LocustProcess:
     async def done(self) -> None:
         """Wait until every client has finished its share; raises ActorFailed."""
         process = self._started()
-        code = await ended(process)
+        code = await wait_for_exit(process)
         self._reaper.forget(process)
         if code != 0:
             raise ActorFailed(f"the clients ended with {code}:\n{tail(self._log)}")
@@ -91,10 +91,10 @@ class LocustProcess:
             return
         process.terminate()
         try:
-            await asyncio.wait_for(ended(process), _STOP_SECONDS)
+            await asyncio.wait_for(wait_for_exit(process), _STOP_SECONDS)
         except TimeoutError:
             process.kill()
-            await ended(process)
+            await wait_for_exit(process)
         self._reaper.forget(process)
 
     def answered(self) -> int:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.live.socket_stats import ByteCounts, EdgeTraffic, Wire
+from chaos.live.socket_stats import ByteCounts, EdgeTraffic, SocketStats
 from chaos.live.toxics import Proxies, ProxyToxic, Stream
 from chaos.nemesis.process_faults import Hold, Observed
 from chaos.scenario.faults import FaultSpec
@@ -62,16 +62,16 @@ async def inject_edge_fault(
     fault_id: str,
     targets: Mapping[str, int],
     proxies: Proxies,
-    wire: Wire,
+    stats: SocketStats,
     hold: Hold,
 ) -> Observed:
-    """Break ``targets`` (edge -> its proxy's port, as ``wire`` sees it) while ``hold`` lasts.
+    """Break ``targets`` (edge -> its proxy's port, as ``stats`` sees it) while ``hold`` lasts.
 
     Returns whether all of them were observed, and what was measured on each.
     """
-    baselines = {edge: await _baseline(fault, edge, port, wire) for edge, port in targets.items()}
+    baselines = {edge: await _baseline(fault, edge, port, stats) for edge, port in targets.items()}
     ports = set(targets.values())
-    before = await wire.look(ports)
+    before = await stats.sockets(ports)
     async with AsyncExitStack() as probing:
         async with AsyncExitStack() as broken:
             for edge in targets:
@@ -81,16 +81,16 @@ async def inject_edge_fault(
                     toxics = _toxics(fault, fault_id, edge)
                     await broken.enter_async_context(proxies.toxic(*toxics))
             # Bytes counted from here on move in spite of the fault.
-            meters = EdgeTraffic(wire, targets)
+            meters = EdgeTraffic(stats, targets)
             await probing.enter_async_context(meters.running())
             began = time.monotonic()
-            probes = {e: asyncio.create_task(wire.ask(e, port)) for e, port in targets.items()}
+            probes = {e: asyncio.create_task(stats.probe(e, port)) for e, port in targets.items()}
             probing.push_async_callback(_cancel, list(probes.values()))
             await hold()
             held = time.monotonic() - began
             traffic = await meters.count()
             answers = {edge: _answer(probe, held) for edge, probe in probes.items()}
-            after = await wire.look(ports)
+            after = await stats.sockets(ports)
         released = await _released(meters, traffic)
     measured = {
         edge: EdgeMeasurement(
@@ -130,11 +130,11 @@ def _toxics(fault: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:
     return [ProxyToxic(edge, fault.fault, stream, attributes, fault_id) for stream in streams]
 
 
-async def _baseline(fault: FaultSpec, edge: str, port: int, wire: Wire) -> float | None:
+async def _baseline(fault: FaultSpec, edge: str, port: int, stats: SocketStats) -> float | None:
     """Measure the edge before the fault, for faults without a declared delay."""
     if fault.fault == "latency" or fault.fault in _CLOSING:
         return None
-    return await asyncio.wait_for(wire.ask(edge, port), _BASELINE_SECONDS)
+    return await asyncio.wait_for(stats.probe(edge, port), _BASELINE_SECONDS)
 
 
 def _answer(probe: asyncio.Task[float | None], held: float) -> tuple[float, bool]:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from chaos.observers.logs import SeenHint
 
 _HINT = re.compile(r"^XADD \S*:hints:\S+ .*?\bid ([0-9a-f-]{36}) epoch (\d+)", re.IGNORECASE)
-_ASK_AGAIN_SECONDS = 1.0
+_CANCEL_AGAIN_SECONDS = 1.0
 
 
 class HintWatch:
@@ -33,7 +33,7 @@ class HintWatch:
             # redis-py sometimes swallows a cancellation between two reads.
             while not task.done():
                 task.cancel()
-                await asyncio.wait([task], timeout=_ASK_AGAIN_SECONDS)
+                await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
             await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
@@ -41,9 +41,9 @@ class HintWatch:
             with contextlib.suppress(RedisError, OSError):
                 async with Redis.from_url(self._url) as redis, redis.monitor() as monitor:
                     async for entry in monitor.listen():
-                        self._see(entry["time"], entry["command"])
+                        self._record(entry["time"], entry["command"])
             await asyncio.sleep(0.1)
 
-    def _see(self, at: float, command: str) -> None:
+    def _record(self, at: float, command: str) -> None:
         if found := _HINT.match(command):
             self.hints.append(SeenHint(at, found[1], int(found[2])))

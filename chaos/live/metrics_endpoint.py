@@ -31,7 +31,7 @@ class FaultGauge:
         self._registry = CollectorRegistry()
         self._active = Gauge(
             "holdfast_chaos_fault_active",
-            "Strikes of this fault that hold on this target now",
+            "Active injections of this fault into this target",
             ["fault", "target"],
             registry=self._registry,
         )

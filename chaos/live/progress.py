@@ -22,7 +22,7 @@ class RunProgress:
         self._shown_at = 0.0
 
     def show(self, phase: str, detail: str = "") -> None:
-        """Show the phase and its detail; a new phase is shown at once."""
+        """Show the phase and its detail; a new phase is shown immediately."""
         now = time.monotonic()
         new = phase != self._phase
         if not (self._live or new or now - self._shown_at >= _SPARSE_SECONDS):

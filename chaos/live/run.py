@@ -20,7 +20,7 @@ from chaos.live.metrics_endpoint import exposed
 from chaos.live.progress import RunProgress
 from chaos.live.stack_factory import StackEnvironment, StackFactory, StackSpec
 from chaos.mutants import find, plant
-from chaos.observers import forwarding
+from chaos.observers.collector import forward_exports
 from chaos.report import files
 from chaos.run import artifacts
 from chaos.run.runner import ArenaClock, Runner
@@ -136,13 +136,13 @@ class _Run:
                     )
                     await runner.run()
                 await runner.collect()
-                await asyncio.to_thread(forwarding.forward, runner.exports)
+                await asyncio.to_thread(forward_exports, runner.exports)
         shutil.rmtree(scratch, ignore_errors=True)
 
     @contextlib.asynccontextmanager
     async def _loaded(self, stack: StackEnvironment, clients: LocustProcess) -> AsyncIterator[None]:
         operations = generate(self._spec.scenario.workload, self._spec.seed)
-        clients.start(operations, stack.doors, stack.environment())
+        clients.start(operations, stack.api_ports, stack.environment())
         try:
             await clients.ready()
             yield

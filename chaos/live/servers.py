@@ -19,7 +19,7 @@ _FILL_SECONDS = 15.0
 _GRAB_SECONDS = 0.01
 _GRABBERS = 8
 # Clients reconnect first after an outage.
-_SOMETHING_SECONDS = 5.0
+_RECONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 
 
@@ -100,7 +100,7 @@ class ServerFault:
 
     async def _once(self, what: str, inject: Callable[[], Awaitable[int]], hold: Hold) -> Observed:
         """Inject as soon as there is something to hit; observed if anything was hit."""
-        give_up = time.monotonic() + _SOMETHING_SECONDS
+        give_up = time.monotonic() + _RECONNECT_SECONDS
         while not (hit := await inject()) and time.monotonic() < give_up:
             await asyncio.sleep(_LOOK_SECONDS)
         await hold()

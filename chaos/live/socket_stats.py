@@ -20,7 +20,7 @@ from typing import Protocol
 # (sent, received) bytes of each client of a port, keyed by an identifier of its socket.
 Sockets = Mapping[str, tuple[int, int]]
 
-# Requests that each server answers at once, without a login.
+# Requests that each server answers immediately, without a login.
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 REQUESTS = {"postgres": _SSL_REQUEST, "redis": b"PING\r\n"}
 _HTTP = b"GET /healthz HTTP/1.0\r\n\r\n"
@@ -49,29 +49,29 @@ class ByteCounts:
     closed: int
 
 
-class Wire(Protocol):
-    """The network in which the clients of proxies are observed and proxies are probed.
+class SocketStats(Protocol):
+    """Byte counts of the clients of proxies, and probes through those proxies.
 
-    What ``ask`` itself sends is in no count.
+    Traffic of the probes themselves is never counted.
     """
 
-    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+    async def sockets(self, ports: Collection[int]) -> Mapping[int, Sockets]:
         """Return the sockets of the clients of each of these ports."""
 
-    async def ask(self, edge: str, port: int) -> float | None:
+    async def probe(self, edge: str, port: int) -> float | None:
         """Return the seconds until the edge responded to a probe; None if it closed instead.
 
         Waits as long as it takes.
         """
 
 
-class LocalWire:
-    """The network of this machine, which proxies and clients share with the harness."""
+class LocalSocketStats:
+    """Counts on this machine, whose network the harness shares with proxies and clients."""
 
     def __init__(self) -> None:
         self._own: set[int] = set()
 
-    async def look(self, ports: Collection[int]) -> Mapping[int, Sockets]:
+    async def sockets(self, ports: Collection[int]) -> Mapping[int, Sockets]:
         """Return the clients' sockets, without those of the harness."""
         found = {port: client_bytes(port) for port in ports}
         return {
@@ -79,9 +79,9 @@ class LocalWire:
             for port, counts in found.items()
         }
 
-    async def ask(self, edge: str, port: int) -> float | None:
-        """Probe the edge (see ``Wire``)."""
-        return await ask(edge, port, self._own)
+    async def probe(self, edge: str, port: int) -> float | None:
+        """Probe the edge (see ``SocketStats``)."""
+        return await probe_edge(edge, port, self._own)
 
 
 class TrafficCounter:
@@ -105,14 +105,14 @@ class TrafficCounter:
 class EdgeTraffic:
     """The traffic of several edges (edge -> port), all read at the same time."""
 
-    def __init__(self, wire: Wire, targets: Mapping[str, int]) -> None:
-        self._wire = wire
+    def __init__(self, stats: SocketStats, targets: Mapping[str, int]) -> None:
+        self._stats = stats
         self._targets = targets
         self._meters: dict[str, TrafficCounter] = {}
 
     async def count(self) -> dict[str, ByteCounts]:
         """Return the counts; the first call starts them."""
-        now = await self._wire.look(set(self._targets.values()))
+        now = await self._stats.sockets(set(self._targets.values()))
         if not self._meters:
             self._meters = {edge: TrafficCounter(now[port]) for edge, port in self._targets.items()}
         return {edge: meter.count(now[self._targets[edge]]) for edge, meter in self._meters.items()}
@@ -136,7 +136,7 @@ class EdgeTraffic:
                 await task
 
 
-async def ask(edge: str, port: int, own: set[int]) -> float | None:
+async def probe_edge(edge: str, port: int, own: set[int]) -> float | None:
     """Return the seconds until the edge responds on loopback; None if it closed instead.
 
     The local port is added to ``own`` before there is a connection.

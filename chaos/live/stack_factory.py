@@ -38,7 +38,7 @@ class StackEnvironment(Environment, Protocol):
     hints: list[SeenHint]
 
     @property
-    def doors(self) -> Sequence[int]:
+    def api_ports(self) -> Sequence[int]:
         """The ports where clients reach the APIs, once it is up."""
 
     @property

@@ -20,16 +20,16 @@ from chaos.live.actors import Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
 from chaos.live.edges import inject_edge_fault
 from chaos.live.servers import ServerFault
-from chaos.live.socket_stats import LocalWire
+from chaos.live.socket_stats import LocalSocketStats
 from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.mutants import SOURCES, copy, import_path
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.observers.collector import read_exports
 from chaos.observers.database import DatabaseObserver
-from chaos.observers.logs import SeenHint, sightings
+from chaos.observers.logs import SeenHint, observations
 from chaos.observers.sink import Call, read_calls
 from chaos.scenario.faults import DeclaredSettings, FaultSpec
 from chaos.scenario.operations import EFFECTS
@@ -123,7 +123,7 @@ class ProcessStack:
         return self.spec.clients
 
     @property
-    def doors(self) -> list[int]:
+    def api_ports(self) -> list[int]:
         """The ports where clients reach the APIs, which are those of their proxies."""
         return [port for edge, port in self.ports.items() if edge.startswith("client->")]
 
@@ -147,7 +147,7 @@ class ProcessStack:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         """Return what the hint watch saw and what the roles logged."""
-        return sightings(self.hints, final_records, self.spec.logs, since)
+        return observations(self.hints, final_records, self.spec.logs, since)
 
     @property
     def _sink_log(self) -> Path:
@@ -184,7 +184,9 @@ class ProcessStack:
     ) -> Observed:
         """Apply toxics; observe the traffic through the proxies meanwhile."""
         ports = {edge: self.ports[edge] for edge in edges}
-        return await inject_edge_fault(fault, fault_id, ports, self.proxies, LocalWire(), hold)
+        return await inject_edge_fault(
+            fault, fault_id, ports, self.proxies, LocalSocketStats(), hold
+        )
 
     async def inject_server_fault(self, fault: str, server: str, hold: Hold) -> Observed:
         """Use signals and the commands of the servers themselves."""
@@ -221,9 +223,9 @@ class ProcessStack:
             await asyncio.to_thread(self.postgres.drop_database, self.database)
 
     async def _receiver(self, name: str, option: str, file: Path) -> int:
-        """Start the receiver ``chaos.{name}``, which writes to that file; return its port."""
+        """Start ``chaos.observers.{name}``, which writes to that file; return its port."""
         port_file = self.spec.directory / f"{name}.port"
-        argv = [sys.executable, "-m", f"chaos.{name}", option, str(file)]
+        argv = [sys.executable, "-m", f"chaos.observers.{name}", option, str(file)]
         self._helper(name, [*argv, "--port-file", str(port_file)])
         give_up = time.monotonic() + _LISTEN_SECONDS
         while not port_file.exists():
@@ -284,7 +286,7 @@ class ProcessStack:
     def _settings_of(self, name: str) -> dict[str, str]:
         """Return a role's variables, which point at its own proxies."""
         ports = self.ports
-        declared = telemetry.settings(self.scenario.topology.settings)
+        declared = otlp.trace_settings(self.scenario.topology.settings)
         given = {key: _as_variable(value) for key, value in declared.items()} | {
             "label": name,
             "database_url": self.postgres.url(self.database, port=ports[f"{name}->postgres"]),

@@ -2,7 +2,7 @@
 
 What the package leaves out is added here: a timeout on every request, errors for 5xx, a read-back
 of every toxic (Toxiproxy takes a misspelt attribute for 0), and removal that cannot be forgotten.
-Toxics always have toxicity 1 and no jitter: Toxiproxy's dice ignore its seed, ours do not.
+Toxics always have toxicity 1 and no jitter: Toxiproxy ignores its random seed.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Proxies:
         self._journal(Change("add", toxic.edge, toxic))
 
     async def remove(self, toxic: ProxyToxic) -> None:
-        """Remove a toxic if it exists; what it held back is delivered at once."""
+        """Remove a toxic if it exists; held data is delivered immediately."""
         proxy = self._proxy(toxic.edge)
         async with self._lock:
             if toxic.name not in await asyncio.to_thread(proxy.toxics):
@@ -233,14 +233,14 @@ class Proxies:
             except Exception as error:  # noqa: BLE001  # the others are removed all the same
                 failures.append(error)
         if failures:
-            raise ExceptionGroup("toxics that may still stand", failures)
+            raise ExceptionGroup("toxics that may still be active", failures)
 
     def _proxy(self, edge: str) -> Any:
         try:
             return self._proxies[edge]
         except KeyError:
             raise ToxiproxyError(
-                f"no edge {edge!r}; there are: {', '.join(sorted(self._proxies))}"
+                f"no edge {edge!r}; known edges: {', '.join(sorted(self._proxies))}"
             ) from None
 
 

@@ -25,6 +25,6 @@ def toxiproxy_binary() -> Path:
     """Return the path of the server; build it first (15 to 60 s) if it is missing.
 
     Raises:
-        GoBuildError: no Go toolchain could be had, or the build failed.
+        GoBuildError: no Go toolchain is available, or the build failed.
     """
     return built(TOXIPROXY, cache_directory())[_PROGRAM]

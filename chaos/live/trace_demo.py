@@ -22,7 +22,7 @@ from chaos.live.actors import Command, SupervisedProcess
 from chaos.mutants import SOURCES, import_path
 from chaos.observers.database import DatabaseObserver
 from chaos.scenario.faults import DeclaredSettings
-from chaos.tasks.shown import FIRST_STEP
+from chaos.tasks.trace_demo import FIRST_STEP
 from holdfast.devstack.host import HOST, free_port, temporary_directory
 from holdfast.devstack.jaeger import EmbeddedJaeger
 from holdfast.devstack.reaper import Reaper
@@ -32,9 +32,9 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Span
-from holdfast.telemetry.trace_context import Finished
+from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import create_tracing
-from holdfast.tools.trace import NOT_TOLD, NoTrace, TaskTrace, trace_of
+from holdfast.tools.trace import OPEN, NoTrace, TaskTrace, trace_of
 from holdfast.tools.trace_drawing import FAULTS, show
 
 EXPORT_SECONDS = 0.25
@@ -49,17 +49,17 @@ _HEARTBEAT_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class NotShown(ChaosError):
+class TraceDemoFailed(ChaosError):
     """The run did not finish; the message says what it waited for."""
 
 
-async def show_a_trace(*, keep: bool) -> None:
+async def run_trace_demo(*, keep: bool) -> None:
     """Print the URL and the drawing, then remove everything. ``keep``: Jaeger until Ctrl-C.
 
     Raises:
         EmbeddedError: a server did not start, or Jaeger could not be built.
         ActorFailed: a role did not start.
-        NotShown: it took too long.
+        TraceDemoFailed: it took too long.
     """
     with Reaper() as reaper:
         directory = temporary_directory("holdfast-trace-")
@@ -156,7 +156,7 @@ class _Stack:
         """Send SIGKILL and record it as a span in the task's own trace."""
         actor = self._actors[victim]
         if not await self._observer.running(victim):
-            raise NotShown(f"{victim} was through with the task before it could be killed")
+            raise TraceDemoFailed(f"{victim} finished the task before it could be killed")
         log = create_logger(level="WARNING", label="chaos")
         tracing = create_tracing(
             self._settings.otlp_endpoint,
@@ -170,7 +170,7 @@ class _Stack:
         tracing.start()
         create = traceparent.parse(parent)
         if create is None:
-            raise NotShown(f"the task has no trace context: {parent!r}")
+            raise TraceDemoFailed(f"the task has no trace context: {parent!r}")
         began = time.time_ns()
         actor.abandon()
         await actor.gone()
@@ -178,7 +178,7 @@ class _Stack:
         attributes = {"holdfast.fault": "kill", "holdfast.target": victim}
         name = f"kill {victim}"
         tracing.record(
-            Finished(
+            FinishedSpan(
                 name, tracing.child(create), create, began, time.time_ns(), attributes=attributes
             )
         )
@@ -190,8 +190,8 @@ class _Stack:
             found = await trace_of(task, self._settings)
         except NoTrace:
             return None
-        outcomes = [span.attributes.get("holdfast.outcome", NOT_TOLD) for span in found.spans]
-        ends = [outcome for outcome in outcomes if outcome != NOT_TOLD]
+        outcomes = [span.attributes.get("holdfast.outcome", OPEN) for span in found.spans]
+        ends = [outcome for outcome in outcomes if outcome != OPEN]
         kills = [span for span in found.spans if span.service == FAULTS]
         return found if len(ends) > 1 and kills else None
 
@@ -205,7 +205,7 @@ class _Stack:
         role = name.partition("-")[0]
         port = free_port()
         argv = [sys.executable, "-m", "holdfast", role]
-        argv += ["--app", "chaos.tasks.shown"] if role == "worker" else []
+        argv += ["--app", "chaos.tasks.trace_demo"] if role == "worker" else []
         own = {"label": name, "api_port" if role == "api" else "health_port": port}
         given = self._settings.model_dump(exclude_unset=True) | own
         variables = {f"HOLDFAST_{key.upper()}": str(value) for key, value in given.items()}
@@ -233,7 +233,7 @@ async def _until(look: Callable[[], Awaitable[T | None]], what: str, seconds: fl
     give_up = time.monotonic() + seconds
     while not (found := await look()):
         if time.monotonic() > give_up:
-            raise NotShown(f"waited {seconds:.0f} s in vain for {what}")
+            raise TraceDemoFailed(f"timed out after {seconds:.0f} s waiting for {what}")
         await asyncio.sleep(_LOOK_SECONDS)
     return found
 

@@ -1,9 +1,10 @@
 """Mutants of the system: each removes one guard in a copy of the sources and must be killed.
 
-A test bed that never fails proves nothing. The catalogue is split by the file whose guards it
-removes; ``UNPLANTED`` lists the guards without a mutant, each with its reason. ``plant`` copies the
-packages, applies exact replacements (each text must occur exactly once) and returns the tree; the
-roles run from it by PYTHONPATH. The harness itself always runs from the real sources.
+A testbed that never fails proves nothing. The catalogue has one module per guarded file or
+folder of the product; ``UNPLANTED`` lists the guards without a mutant, each with its reason.
+``plant`` copies the packages, applies exact replacements (each text must occur exactly once) and
+returns the tree, from which the roles run by PYTHONPATH. The harness always runs from the real
+sources.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from types import MappingProxyType
 from chaos.mutants import (
     api,
     effects,
-    queue,
+    hints,
+    instrumentation,
     scans,
     scheduler,
-    statements,
-    submission,
-    traces,
+    submit,
+    transitions,
     worker,
 )
 from chaos.mutants.mutant import (
@@ -50,7 +51,17 @@ __all__ = [
     "plant",
 ]
 
-_FILES = (statements, submission, scans, queue, scheduler, worker, effects, api, traces)
+_FILES = (
+    transitions,
+    submit,
+    scans,
+    hints,
+    scheduler,
+    worker,
+    effects,
+    api,
+    instrumentation,
+)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
     {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}
@@ -85,11 +96,11 @@ def _description(mutant: Mutant) -> str:
 
 
 def find(name: str) -> Mutant:
-    """Return the mutant of that name.
+    """Return the mutant with this name.
 
     Raises:
-        MutantError: there is no such mutant; the message lists the names.
+        MutantError: the name is unknown; the message lists the known names.
     """
     if name not in MUTANTS:
-        raise MutantError(f"no mutant {name!r}; there are: {', '.join(MUTANTS)}")
+        raise MutantError(f"no mutant {name!r}; known mutants: {', '.join(MUTANTS)}")
     return MUTANTS[name]

@@ -11,7 +11,7 @@ _COALESCER = "system/holdfast/api/coalescer.py"
 _ANSWER_BEFORE_STORE = Mutant(
     name="answer_before_store",
     guard="201 is sent after the task is stored",
-    what="a submit is answered 201 while its statement is still on the way",
+    what="a submit is answered 201 while its statement is in flight",
     scenario="crowded",
     killers=("S5", "S10", "S12"),
     edits=(
@@ -64,7 +64,7 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="too_late_told_as_cancelled",
+        name="too_late_answered_as_cancelled",
         guard="a late cancel is answered as such (409)",
         what="it is answered 200",
         scenario="calm",
@@ -73,14 +73,14 @@ MUTANTS = (
             Edit(
                 _ACTIONS,
                 "    if not answer.done:\n"
-                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+                '        detail = f"Task {task_id} is {answer.state} and can no longer',
                 "    if answer is None:\n"
-                '        detail = f"Task {task_id} is {answer.state}: it is too late',
+                '        detail = f"Task {task_id} is {answer.state} and can no longer',
             ),
         ),
     ),
     Mutant(
-        name="request_told_as_cancelled",
+        name="request_answered_as_cancelled",
         guard="a cancel of a running task is answered as a request (202)",
         what="it is answered 200",
         scenario="crowded",
@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         name="unknown_submit_under_new_key",
         guard="a submit of unknown outcome is resent unchanged: the same ids and keys",
-        what="its COMMIT counts as failed: it is resent as another task under a new key",
+        what="its COMMIT is taken as failed: it is resent as another task under a new key",
         scenario="commit_reply_lost",
         killers=("S2", "S10"),
         edits=(
@@ -111,7 +111,7 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="unknown_cancel_told_as_done",
+        name="unknown_cancel_answered_as_done",
         guard="a cancel of unknown outcome is answered as unknown",
         what="it is answered 200",
         scenario="replies_lost",
@@ -120,10 +120,10 @@ MUTANTS = (
         edits=(
             Edit(
                 _ACTIONS,
-                '        detail = f"Whether it was cancelled is not known: {error}. '
-                'Send the cancel again."\n',
+                '        detail = f"It is unknown whether the task was cancelled: {error}. '
+                'Cancel it again."\n',
                 "        return Response(status_code=200)\n"
-                '        detail = f"Whether it was cancelled is not known: {error}."\n',
+                '        detail = f"It is unknown whether the task was cancelled: {error}."\n',
             ),
         ),
     ),
@@ -138,7 +138,7 @@ UNPLANTED = (
     Unplanted(
         "a request that was sent but not answered is unknown, not refused",
         _COALESCER,
-        "clients take any 5xx for unknown and send the same key again",
+        "clients treat any 5xx as unknown and resend the same key",
     ),
     Unplanted(
         "bounds on waiting requests and on the size of a statement",
@@ -153,41 +153,41 @@ UNPLANTED = (
     Unplanted(
         "a stopping process answers the requests it accepted",
         _COALESCER,
-        "without it the client gets no answer: unknown, and sent again",
+        "without it the client gets no answer: the outcome is unknown and it resends",
     ),
     Unplanted(
-        "header and body may not name different keys; shape, size, horizon, known names",
+        "validation: one key in header and body, shape, size, horizon, known names",
         _SUBMITS,
-        "the workload sends only what is right; tests/api",
+        "the workload sends only valid requests; covered by tests/api",
     ),
     Unplanted(
-        "a read after an action may fail: the action stands",
+        "a failed read after an action does not undo the action",
         _ACTIONS,
         "5xx either way",
     ),
     Unplanted(
-        "a poke after a submit",
+        "a wakeup after a submit",
         "system/holdfast/api/wakeup.py",
-        "a short cut: schedulers poll",
+        "reduces latency only: schedulers poll",
     ),
     Unplanted(
-        "readiness asks the database and its migrations",
+        "readiness checks the database and its migrations",
         "system/holdfast/api/readiness.py",
-        "says, decides nothing",
+        "reports only",
     ),
     Unplanted(
-        "a statement that was not certainly refused may have happened (classify)",
+        "a statement that was not certainly refused has an unknown outcome (classify)",
         "system/holdfast/store/database.py",
-        "the loops send both again as they are, and clients take any 5xx for unknown",
+        "the loops resend in both cases, and clients treat any 5xx as unknown",
     ),
     Unplanted(
-        "deadlocks and serialization failures are sent again",
+        "deadlocks and serialization failures are resent",
         "system/holdfast/store/database.py",
-        "rows are locked in order: none happens; tests/store/test_store_pairs.py",
+        "rows are locked in order, so none occurs; tests/store/test_store_pairs.py",
     ),
     Unplanted(
-        "a connection closed while it lay in the pool is not used",
+        "a connection that was closed while pooled is not used",
         "system/holdfast/store/database.py",
-        "only slower: its statement counts as unknown and is sent again",
+        "without it only slower: its statement counts as unknown and is resent",
     ),
 )

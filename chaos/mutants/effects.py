@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
-from chaos.mutants.statements import FINISH, FINISH_GUARDS
+from chaos.mutants.transitions import FINISH, FINISH_GUARDS
 
 _STORE = "system/holdfast/store/store.py"
 _TRANSACTION = "system/holdfast/handlers/transactions.py"
@@ -11,10 +11,10 @@ _TRANSACTION = "system/holdfast/handlers/transactions.py"
 _POOLED = Mutant(
     name="cancelled_connection_pooled",
     guard="a connection whose call was cancelled is broken, not pooled",
-    what="it goes back to the pool as it is",
+    what="it is returned to the pool unchanged",
     scenario="zombie_returns",
     killers=("S1", "S4", "S11"),
-    covered_by="SQLAlchemy, which invalidates it, and rolls back what is left open on it",
+    covered_by="SQLAlchemy, which invalidates it and rolls back its open transaction",
     pair="cancelled_connection_pooled_not_reset",
     edits=(
         Edit(
@@ -27,8 +27,8 @@ _POOLED = Mutant(
 )
 _NOT_RESET = Mutant(
     name="connections_not_reset",
-    guard="what is left open on a connection is rolled back on its way to the pool",
-    what="the next user goes on with the transaction of the last one",
+    guard="a connection's open transaction is rolled back on return to the pool",
+    what="the next user continues the transaction of the previous one",
     scenario="zombie_returns",
     killers=("S1", "S4", "S11"),
     edits=(
@@ -103,7 +103,7 @@ def _distinct(ids""",
     ),
     Mutant(
         name="cancel_in_transaction",
-        guard="ctx.transaction() never writes CANCELLED: a cancel that meets it came too late",
+        guard="ctx.transaction() never writes CANCELLED: its success overtakes a cancel request",
         what="a task that was asked to stop is CANCELLED by the same COMMIT as its effect",
         scenario="cancel_storm",
         killers=("S4", "S11"),
@@ -125,7 +125,7 @@ def _distinct(ids""",
         result = await connection.execute(statement, parameters)
 """,
             ),
-            # The mutant's own SQL is no step of the handler.
+            # Exclude the mutant's own SQL from the handler's spans.
             Edit(
                 "system/holdfast/handlers/sql_spans.py",
                 "        ours = context.invoked_statement is transitions.FINISH",
@@ -182,12 +182,12 @@ UNPLANTED = (
     Unplanted(
         "a COMMIT of unknown outcome is settled by a release under the same epoch",
         _TRANSACTION,
-        "covered by the heartbeat, which hands back what stayed RUNNING, and by the take-back",
+        "covered by the heartbeat, which releases unknown attempts, and by the reclaim",
     ),
     Unplanted(
         "one transaction per attempt; COMMIT is awaited to its end",
         _TRANSACTION,
-        "handlers of the workload open one; a COMMIT that is not awaited counts as unknown and is "
-        "settled by the fence",
+        "handlers of the workload open only one; a COMMIT that is not awaited counts as unknown, "
+        "and the fence settles it",
     ),
 )

@@ -1,4 +1,4 @@
-"""Defines mutants and plants them in a copy of the sources."""
+"""Define mutants and plant them in a copy of the sources."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Mutant:
     """One removed guard; ``scenario`` must end false with it, by one of ``killers``.
 
     ``guard``: the rule that is removed; ``what``: the change that removes it. ``runs_max``: the
-    number of seeds to try, since what a guard prevents may need a race. ``covered_by``: a second
-    guard that still holds without this one, so that the mutant survives; ``pair`` names the mutant
-    without both, which must be killed. ``unlive``: why the live arena cannot be relied on to kill
-    it; then the simulation must.
+    number of seeds to try, because triggering the bug may take a race. ``covered_by``: a second
+    guard that prevents the same bug, so the mutant survives; ``pair`` names the mutant
+    without both, which must be killed. ``unlive``: why the live arena does not kill it reliably;
+    then the simulation must.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class Unplanted:
-    """A guard without a mutant, and the reason."""
+    """A guard without a mutant, with the reason."""
 
     guard: str
     file: str
@@ -69,7 +69,7 @@ def both(
     killers: tuple[str, ...],
     scenario: str = "",
 ) -> Mutant:
-    """Combine ``mutants``, whose guards cover each other, into one without all these guards."""
+    """Combine ``mutants``, whose guards cover each other, into one without any of them."""
     return Mutant(
         name=name,
         guard=" and ".join(mutant.guard for mutant in mutants),

@@ -6,7 +6,7 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
 _FILE = "system/holdfast/store/scans.py"
 _STORE = "system/holdfast/store/store.py"
-_STATEMENTS = "system/holdfast/store/transitions.py"
+_TRANSITIONS = "system/holdfast/store/transitions.py"
 _FIRST = "    ORDER BY t.due_at, t.id LIMIT r.free"
 _DUE = f"      AND t.due_at <= (SELECT clock_timestamp())\n{_FIRST}"
 _UTC = Edit(
@@ -15,14 +15,14 @@ _UTC = Edit(
     "from datetime import UTC, datetime, timedelta",
 )
 
-TOO_OLD_LEFT = Mutant(
-    name="too_old_left",
+OVERDUE_KEPT = Mutant(
+    name="overdue_kept",
     guard="an attempt far past its timeout is reclaimed from any worker",
     what="only attempts of dead workers are reclaimed",
     scenario="commit_reply_lost",
     killers=("L1",),
-    covered_by="unknown claims that are sent again, the heartbeat's release, the worker's timer",
-    pair="too_old_left_claim_given_up_strays_kept",
+    covered_by="resent claims of unknown outcome, the heartbeat's release, the worker's timer",
+    pair="overdue_kept_claim_given_up_orphans_kept",
     edits=(
         Edit(
             _FILE,
@@ -33,10 +33,10 @@ TOO_OLD_LEFT = Mutant(
 )
 
 MUTANTS = (
-    TOO_OLD_LEFT,
+    OVERDUE_KEPT,
     Mutant(
         name="mark_dead_late",
-        guard="a mark_dead executed long after it was sent marks no worker",
+        guard="a mark_dead that is executed long after it was sent marks no worker",
         what="it marks workers whenever it is executed",
         scenario="database_frozen",
         killers=("S16",),
@@ -48,8 +48,8 @@ MUTANTS = (
                 "  AND (CAST(:asked AS timestamptz), CAST(:within AS float8)) IS NOT NULL\n",
             ),
         ),
-        unlive="whether a frozen Postgres goes on with it or with the heartbeats first is the "
-        "kernel's dice after SIGCONT",
+        unlive="whether a resumed Postgres executes it or the heartbeats first is up to the "
+        "kernel's scheduler",
     ),
     Mutant(
         name="silent_timed_out",
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         name="room_ignored",
-        guard="room: no more than queue_depth_max QUEUED per queue",
+        guard="at most queue_depth_max tasks are QUEUED per queue",
         what="QUEUED tasks are not counted",
         scenario="redis_flapping",
         killers=("S17",),
@@ -82,15 +82,15 @@ MUTANTS = (
     Mutant(
         name="dispatch_before_due",
         guard="only due tasks are dispatched",
-        what="SCHEDULED tasks are dispatched at once",
+        what="SCHEDULED tasks are dispatched immediately",
         scenario="crowded",
         killers=("S3",),
         edits=(Edit(_FILE, _DUE, _FIRST),),
     ),
     Mutant(
         name="dispatch_by_own_clock",
-        guard="the clock is the database's",
-        what="the scheduler's own clock decides what is due",
+        guard="due is decided by the database's clock",
+        what="it is decided by the scheduler's clock",
         scenario="clock_skew",
         killers=("S3",),
         edits=(
@@ -106,13 +106,13 @@ MUTANTS = (
     ),
     Mutant(
         name="lease_by_own_clock",
-        guard="leases end by the database's clock",
-        what="the worker's own clock decides",
+        guard="leases expire by the database's clock",
+        what="they expire by the worker's clock",
         scenario="clock_skew",
         killers=("S16",),
         edits=(
             Edit(
-                _STATEMENTS,
+                _TRANSITIONS,
                 "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))\n"
                 "  WHERE id = CAST(:worker AS uuid)",
                 "    CAST(:now AS timestamptz) + make_interval(secs => CAST(:lease AS float8))\n"
@@ -130,7 +130,7 @@ MUTANTS = (
     Mutant(
         name="mark_dead_without_expiry",
         guard="only a worker whose lease has expired is marked dead",
-        what="every worker is",
+        what="every worker is marked dead",
         scenario="crowded",
         killers=("S15", "S16"),
         edits=(
@@ -147,9 +147,9 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="take_back_once",
-        guard="take-back is level-triggered: what runs under a dead worker, whenever it began",
-        what="only shortly after a worker was marked dead",
+        name="reclaim_once",
+        guard="the reclaim is level-triggered: it ends all attempts of dead workers",
+        what="it ends only those of a worker that was marked dead just before",
         scenario="late_claim",
         killers=("L1",),
         edits=(
@@ -179,7 +179,7 @@ MUTANTS = (
     Mutant(
         name="loss_not_counted",
         guard="a lost attempt is counted separately: it is not the task's fault",
-        what="losses stays as it is",
+        what="losses is not incremented",
         scenario="zombie_returns",
         killers=("S7",),
         edits=(
@@ -187,9 +187,9 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="take_back_forgets_cancel",
-        guard="a lost attempt that was asked to stop ends CANCELLED",
-        what="it is tried again",
+        name="reclaim_ignores_cancel",
+        guard="a lost attempt with a cancel request ends CANCELLED",
+        what="it is retried",
         scenario="zombie_returns",
         killers=("S7",),
         edits=(
@@ -205,72 +205,72 @@ MUTANTS = (
 
 UNPLANTED = (
     Unplanted(
-        "dispatch, republish, take_back, prune filter by state",
+        "dispatch, republish, reclaim and prune filter by state",
         _FILE,
-        "the CHECKs of the table refuse QUEUED with an odd epoch or an end: the statement fails as "
-        "a whole; hint_deadline is set only while QUEUED",
+        "the CHECKs of the table refuse QUEUED with an odd epoch or a finished_at: the whole "
+        "statement fails; hint_deadline is set only while QUEUED",
     ),
     Unplanted(
         "FOR NO KEY UPDATE SKIP LOCKED",
         _FILE,
-        "without SKIP LOCKED only slower: the filter is tested again after the wait; without the "
-        "lock the key of task_events (task, seq) refuses the second of two transitions",
+        "without SKIP LOCKED only slower: the filter is evaluated again after the wait; without "
+        "the lock the key of task_events (task, seq) refuses the second of two transitions",
     ),
     Unplanted(
-        "MATERIALIZED, so that a LIMIT is never exceeded",
+        "MATERIALIZED, so that LIMIT is evaluated once",
         _FILE,
-        "equivalent on Postgres >= 12: what locks rows or is used twice is never inlined; said all "
-        "the same",
+        "equivalent on Postgres >= 12, which never inlines a CTE that locks rows or is used twice; "
+        "stated explicitly all the same",
     ),
     Unplanted(
-        "place <= free: priority and the limit across priorities",
+        "place <= free: the order by priority and the bound across priorities",
         _FILE,
         "the workload has one priority; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
-        "a hint is published again only past its deadline, which doubles up to a cap",
+        "a hint is republished only after its deadline, which doubles up to a cap",
         _FILE,
-        "equivalent but for more hints: claims refuse them, the stream is capped",
+        "without it only more hints: claims refuse them, and the stream is capped",
     ),
     Unplanted(
-        "expire_hints touches what is QUEUED only",
+        "expire_hints changes only QUEUED tasks",
         _FILE,
-        "equivalent: a deadline means nothing in other states",
+        "equivalent: hint_deadline is unused in other states",
     ),
     Unplanted(
-        "the lease is tested again under the lock",
+        "the lease is checked again under the lock",
         _FILE,
         "covers the scan's frozen clock after a wait, but SKIP LOCKED never waits; "
-        "mark_dead_without_expiry is the pair",
+        "see mark_dead_without_expiry",
     ),
     Unplanted(
-        "only a worker that was heard from since has let an attempt time out",
+        "an attempt counts as timed out only if its worker sent a heartbeat since",
         _FILE,
-        "else what is lost counts as the task's fault: it takes max_attempts such losses to be a "
-        "wrong, and max_losses ends the task before",
+        "otherwise a loss uses up an attempt: it takes max_attempts such losses to violate an "
+        "invariant, and max_losses ends the task before that",
     ),
     Unplanted(
-        "only rows of dead workers count as dead, not missing rows",
+        "only a worker whose row is marked dead counts as dead, not one without a row",
         _FILE,
-        "rows are deleted after the retention only",
+        "rows are deleted only after the retention",
     ),
     Unplanted(
-        "prune: the retention, whole tasks, workers that own nothing",
+        "prune respects the retention, deletes whole tasks, and keeps workers that own attempts",
         _FILE,
         "a scheduler prunes at its start and then once a minute; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
-        "submit: unavailable after something was sent is an unknown outcome",
+        "a submit that fails after the first send has an unknown outcome",
         _STORE,
-        "clients take any 5xx for unknown and send the same key again",
+        "clients treat any 5xx as unknown and resend the same key",
     ),
     Unplanted(
-        "one hint, one end per task in a statement",
+        "a statement has at most one hint and one outcome per task",
         _STORE,
-        "an older hint claims nothing and is published again; the finisher sends one end per task",
+        "a stale hint claims nothing and is republished; the finisher sends one outcome per task",
     ),
     Unplanted(
-        "one unstorable item does not harm its neighbours",
+        "an unstorable item does not fail the others of its batch",
         "system/holdfast/store/resend.py",
         "no result of the workload is unstorable; tests/worker/test_finisher.py",
     ),

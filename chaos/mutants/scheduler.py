@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from chaos.mutants.hints import MUTANTS as _HINTS
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
-from chaos.mutants.queue import MUTANTS as _QUEUE
 
 _FILE = "system/holdfast/scheduler/scheduler.py"
 _DETECTOR = "system/holdfast/scheduler/failure_detector.py"
-_GROUP_FROM_NOW_ON = next(mutant for mutant in _QUEUE if mutant.name == "group_from_now_on")
+_GROUP_FROM_NOW_ON = next(mutant for mutant in _HINTS if mutant.name == "group_from_now_on")
 
 HINTS_ONCE = Mutant(
     name="hints_once",
@@ -25,14 +25,14 @@ HINTS_ONCE = Mutant(
     ),
 )
 
-_AMNESIA_IGNORED = Mutant(
-    name="amnesia_ignored",
-    guard="when Redis has lost everything, all hints are published again at once",
-    what="the generation is set, nothing else happens",
+_HINT_LOSS_IGNORED = Mutant(
+    name="hint_loss_ignored",
+    guard="after a hint loss all hints are republished immediately",
+    what="only the generation is set",
     scenario="redis_amnesia",
     killers=("L1",),
-    covered_by="the hint's deadline: it is published again, only later",
-    pair="amnesia_ignored_hints_once",
+    covered_by="the hint deadline: the hint is republished, only later",
+    pair="hint_loss_ignored_hints_once",
     edits=(
         Edit(
             _FILE,
@@ -44,14 +44,14 @@ _AMNESIA_IGNORED = Mutant(
     ),
 )
 
-DEAD_NOT_BURIED = Mutant(
-    name="dead_not_buried",
-    guard="hints read but not claimed by a dead incarnation go to live workers (the janitor)",
-    what="they stay with the dead consumer",
+DEAD_NOT_DRAINED = Mutant(
+    name="dead_not_drained",
+    guard="hints that a dead incarnation read but never claimed are moved back to the stream",
+    what="they stay pending for the dead consumer",
     scenario="hints_orphaned",
     killers=("L1",),
-    covered_by="the hint's deadline: it is published again, only later",
-    pair="dead_not_buried_hints_once",
+    covered_by="the hint deadline: the hint is republished, only later",
+    pair="dead_not_drained_hints_once",
     edits=(
         Edit(
             _FILE,
@@ -63,12 +63,12 @@ DEAD_NOT_BURIED = Mutant(
 
 _BOUND_BY_XLEN = Mutant(
     name="bound_by_xlen",
-    guard="the bound of the queue counts QUEUED rows, never the stream's entries",
+    guard="the bound of the queue counts QUEUED rows, not entries of the stream",
     what="the room is queue_depth_max minus XLEN",
     scenario="narrow_queue",
     killers=("L1",),
-    covered_by="the janitor, which drains dead consumers",
-    pair="bound_by_xlen_dead_not_buried",
+    covered_by="the drain of dead consumers",
+    pair="bound_by_xlen_dead_not_drained",
     edits=(
         Edit(
             _FILE,
@@ -89,17 +89,17 @@ _BOUND_BY_XLEN = Mutant(
 
 MUTANTS = (
     HINTS_ONCE,
-    _AMNESIA_IGNORED,
-    both("amnesia_ignored_hints_once", _AMNESIA_IGNORED, HINTS_ONCE, killers=("L1",)),
+    _HINT_LOSS_IGNORED,
+    both("hint_loss_ignored_hints_once", _HINT_LOSS_IGNORED, HINTS_ONCE, killers=("L1",)),
     both("group_from_now_on_hints_once", _GROUP_FROM_NOW_ON, HINTS_ONCE, killers=("L1",)),
-    DEAD_NOT_BURIED,
-    both("dead_not_buried_hints_once", DEAD_NOT_BURIED, HINTS_ONCE, killers=("L1",)),
+    DEAD_NOT_DRAINED,
+    both("dead_not_drained_hints_once", DEAD_NOT_DRAINED, HINTS_ONCE, killers=("L1",)),
     _BOUND_BY_XLEN,
-    both("bound_by_xlen_dead_not_buried", _BOUND_BY_XLEN, DEAD_NOT_BURIED, killers=("L1",)),
+    both("bound_by_xlen_dead_not_drained", _BOUND_BY_XLEN, DEAD_NOT_DRAINED, killers=("L1",)),
     Mutant(
-        name="never_steady",
+        name="detector_without_wait",
         guard="no worker is marked dead right after a scheduler's own outage (FailureDetector)",
-        what="every expired lease marks its worker dead at once",
+        what="every expired lease marks its worker dead immediately",
         scenario="database_down_longer_than_lease",
         killers=("S16",),
         edits=(
@@ -107,9 +107,9 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="asleep_until_poked",
-        guard="a scheduler looks again when the next task is due, or after poll_seconds",
-        what="it sleeps until it is poked",
+        name="asleep_until_woken",
+        guard="a scheduler ticks when the next task is due, or after poll_seconds",
+        what="it sleeps until it is woken",
         scenario="crowded",
         killers=("L1",),
         edits=(
@@ -122,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         name="loops_unsupervised",
-        guard="a loop that fails is started again, and one that is stuck is not ready",
+        guard="a failed loop is restarted, and a stuck one makes the process not ready",
         what="it ends, and the process still reports ready (W23)",
         scenario="redis_flapping",
         killers=("L1", "L2"),
@@ -145,51 +145,51 @@ UNPLANTED = (
     Unplanted(
         "hints are published after the reply to the dispatch",
         _FILE,
-        "there is nothing to publish before: the statement answers with the hints",
+        "equivalent: the hints are in the reply",
     ),
     Unplanted(
         "dispatch pauses while Redis does not answer",
         _FILE,
-        "equivalent but for QUEUED tasks that wait for their deadline",
+        "without it QUEUED tasks only wait for their hint deadline",
     ),
     Unplanted(
         "the generation is set only after all hints are republished",
         _FILE,
-        "covered by the hint's deadline; only a kill in between could show it",
+        "covered by the hint deadline; only a kill in between could show it",
     ),
     Unplanted(
-        "sweeps need no Redis",
+        "sweeps do not need Redis",
         _FILE,
-        "only later: Redis is back at the heal",
+        "without it only later: Redis is back at the heal",
     ),
     Unplanted(
-        "a jump of the database's clock restarts its wait (FailureDetector)",
+        "a jump of the database's clock restarts the wait of the FailureDetector",
         _DETECTOR,
-        "the arena cannot step the clock of Postgres; tests/scheduler/test_scheduler.py",
+        "no arena can step the clock of Postgres; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
         "every answer of Postgres counts, not only the clock's (FailureDetector.answered)",
         _DETECTOR,
-        "only later: the heal ends the latency; tests/scheduler/test_scheduler.py",
+        "without it only later: the heal ends the latency; tests/scheduler/test_scheduler.py",
     ),
     Unplanted(
-        "pokes, full batches, metrics",
+        "wakeups, full batches, metrics",
         _FILE,
-        "short cuts: without them only slower",
+        "without them only slower",
     ),
     Unplanted(
         "only dead consumers are drained",
         _FILE,
-        "draining a live one only publishes its hints twice, which claims refuse",
+        "draining a live one only republishes its hints, which claims refuse",
     ),
     Unplanted(
         "each kind of sweep has its own connection",
         _FILE,
-        "only slower",
+        "without it only slower",
     ),
     Unplanted(
-        "the pause after a failure grows",
+        "the delay after a failure grows",
         "system/holdfast/runtime/supervision.py",
-        "spares a server that is away; without it nothing is wrong",
+        "reduces the load on a failing server; without it no promise is broken",
     ),
 )

@@ -1,13 +1,14 @@
-"""Guards of the worker: worker, claimer, executor, slots, attempts, finisher."""
+"""Guards of the worker (``system/holdfast/worker/``)."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
-from chaos.mutants.scans import TOO_OLD_LEFT
+from chaos.mutants.scans import OVERDUE_KEPT
 from chaos.mutants.scheduler import HINTS_ONCE
-from chaos.mutants.statements import MUTANTS as _STATEMENTS
+from chaos.mutants.transitions import MUTANTS as _TRANSITIONS
 
 _FILE = "system/holdfast/worker/worker.py"
+_HEARTBEAT = "system/holdfast/worker/heartbeat.py"
 _CLAIMER = "system/holdfast/worker/claimer.py"
 _LEASE = "system/holdfast/worker/lease.py"
 _EXECUTOR = "system/holdfast/worker/executor.py"
@@ -15,19 +16,19 @@ _SLOT_POOL = "system/holdfast/worker/slot_pool.py"
 _FINISHER = "system/holdfast/worker/finisher.py"
 _ATTEMPTS = "system/holdfast/worker/attempt.py"
 
-_CLAIM_NOT_REPEATABLE = next(m for m in _STATEMENTS if m.name == "claim_not_repeatable")
+_CLAIM_NOT_REPEATABLE = next(m for m in _TRANSITIONS if m.name == "claim_not_repeatable")
 
-_STRAYS_KEPT = Mutant(
-    name="strays_kept",
+_ORPHANS_KEPT = Mutant(
+    name="orphans_kept",
     guard="the heartbeat releases attempts that this worker owns but does not know",
-    what="it stays RUNNING although no worker runs it",
+    what="they stay RUNNING although no worker runs them",
     scenario="replies_lost",
     killers=("L1",),
     covered_by="claims and finishes of unknown outcome, which are sent again until answered",
-    pair="claim_given_up_strays_kept",
+    pair="claim_given_up_orphans_kept",
     edits=(
         Edit(
-            _FILE,
+            _HEARTBEAT,
             "elif running is None and key not in known and self._claimer.no_claim_since(mark):",
             "elif False and mark:",
         ),
@@ -41,7 +42,7 @@ _CLAIM_GIVEN_UP = Mutant(
     scenario="replies_lost",
     killers=("L1",),
     covered_by="the heartbeat releases attempts that this worker owns but does not know",
-    pair="claim_given_up_strays_kept",
+    pair="claim_given_up_orphans_kept",
     edits=(
         Edit(
             _CLAIMER,
@@ -65,11 +66,11 @@ _CLAIM_GIVEN_UP = Mutant(
 _FINISH_GIVEN_UP = Mutant(
     name="finish_given_up",
     guard="an end of unknown outcome is resent until it is answered",
-    what="it is forgotten",
+    what="it is dropped",
     scenario="replies_lost",
     killers=("L1",),
     covered_by="the heartbeat releases attempts that this worker owns but does not know",
-    pair="finish_given_up_strays_kept",
+    pair="finish_given_up_orphans_kept",
     edits=(
         Edit(
             _FINISHER,
@@ -81,11 +82,11 @@ _FINISH_GIVEN_UP = Mutant(
 
 _PENDING_NOT_REREAD = Mutant(
     name="pending_not_reread",
-    guard="after a failed iteration, hints that it may have read are read again",
-    what="only new ones are read",
+    guard="after a failed iteration, the worker reads its pending hints again",
+    what="it reads only new hints",
     scenario="redis_partition",
     killers=("L1",),
-    covered_by="the hint's deadline: it is published again, only later",
+    covered_by="the hint deadline: the hint is republished, only later",
     pair="pending_not_reread_hints_once",
     edits=(Edit(_CLAIMER, "            pending=pending,\n", "            pending=False,\n"),),
 )
@@ -93,10 +94,10 @@ _PENDING_NOT_REREAD = Mutant(
 _ACK_BEFORE_CLAIM = Mutant(
     name="ack_before_claim",
     guard="a hint is acked after its claim was answered",
-    what="it is acked first",
+    what="it is acked before the claim",
     scenario="hints_orphaned",
     killers=("L1",),
-    covered_by="the hint's deadline: it is published again, only later",
+    covered_by="the hint deadline: the hint is republished, only later",
     pair="ack_before_claim_hints_once",
     edits=(
         Edit(
@@ -109,27 +110,29 @@ _ACK_BEFORE_CLAIM = Mutant(
 )
 
 _TAKING = (
-    _STRAYS_KEPT,
+    _ORPHANS_KEPT,
     _CLAIM_GIVEN_UP,
-    both("claim_given_up_strays_kept", _CLAIM_GIVEN_UP, _STRAYS_KEPT, killers=("L1",)),
+    both("claim_given_up_orphans_kept", _CLAIM_GIVEN_UP, _ORPHANS_KEPT, killers=("L1",)),
     both(
-        "too_old_left_claim_given_up_strays_kept",
-        TOO_OLD_LEFT,
+        "overdue_kept_claim_given_up_orphans_kept",
+        OVERDUE_KEPT,
         _CLAIM_GIVEN_UP,
-        _STRAYS_KEPT,
+        _ORPHANS_KEPT,
         killers=("L1",),
     ),
-    both("claim_not_repeatable_strays_kept", _CLAIM_NOT_REPEATABLE, _STRAYS_KEPT, killers=("L1",)),
+    both(
+        "claim_not_repeatable_orphans_kept", _CLAIM_NOT_REPEATABLE, _ORPHANS_KEPT, killers=("L1",)
+    ),
     _FINISH_GIVEN_UP,
-    both("finish_given_up_strays_kept", _FINISH_GIVEN_UP, _STRAYS_KEPT, killers=("L1",)),
+    both("finish_given_up_orphans_kept", _FINISH_GIVEN_UP, _ORPHANS_KEPT, killers=("L1",)),
     _PENDING_NOT_REREAD,
     both("pending_not_reread_hints_once", _PENDING_NOT_REREAD, HINTS_ONCE, killers=("L1",)),
     _ACK_BEFORE_CLAIM,
     both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
     Mutant(
-        name="time_of_the_first_sending",
-        guard="the time of an attempt runs from its claim, however often the claim was sent",
-        what="from the first sending of the claim",
+        name="timeout_from_first_send",
+        guard="an attempt's timeout starts with its claim, however often the claim was sent",
+        what="it starts with the first send of the claim",
         scenario="late_grant",
         killers=("S16",),
         edits=(
@@ -151,14 +154,14 @@ _TAKING = (
     ),
     Mutant(
         name="unknown_name_fails",
-        guard="a task with a name unknown to the worker is released and not counted",
+        guard="a task whose name the worker does not know is released and not counted",
         what="it counts as a failed attempt",
         scenario="two_versions",
         killers=("S15",),
         edits=(
             Edit(
                 _EXECUTOR,
-                "        grant.epoch,\n        Reason.HANDED_BACK,\n",
+                "        grant.epoch,\n        Reason.RELEASED,\n",
                 "        grant.epoch,\n        Reason.FAILED,\n",
             ),
         ),
@@ -167,45 +170,44 @@ _TAKING = (
 
 _CLAIMS_WITHOUT_LEASE = Mutant(
     name="claims_without_lease",
-    guard="a worker whose lease may be over claims nothing until a heartbeat is answered",
-    what="it continues to claim as long as claims are answered",
+    guard="a worker whose lease may have expired claims nothing until a heartbeat is answered",
+    what="it keeps claiming as long as claims are answered",
     scenario="heartbeat_behind",
     killers=("S9",),
     edits=(Edit(_LEASE, "time.monotonic() < self._ends", "bool(self._ends)"),),
 )
 
-_DEAD_GOES_ON = Mutant(
-    name="dead_goes_on",
+_DEAD_CONTINUES = Mutant(
+    name="dead_continues",
     guard="a worker whose incarnation was marked dead stops and exits",
-    what="it continues to claim",
+    what="it keeps claiming",
     scenario="zombie_returns",
     killers=("S9", "S15"),
-    covered_by="a worker whose lease is over claims nothing",
-    pair="dead_goes_on_claims_without_lease",
+    covered_by="a worker whose lease has expired claims nothing",
+    pair="dead_continues_claims_without_lease",
     edits=(
         Edit(
             _FILE,
-            "        if owned is None:\n            self._die()\n            return\n",
-            "        if owned is None:\n"
+            "            self._die()\n            return\n        await self.beats",
             "            await self.beats.sleep(self._settings.heartbeat_seconds)\n"
-            "            return\n",
+            "            return\n        await self.beats",
         ),
     ),
 )
 
 _LIVING = (
     _CLAIMS_WITHOUT_LEASE,
-    _DEAD_GOES_ON,
+    _DEAD_CONTINUES,
     both(
-        "dead_goes_on_claims_without_lease",
-        _DEAD_GOES_ON,
+        "dead_continues_claims_without_lease",
+        _DEAD_CONTINUES,
         _CLAIMS_WITHOUT_LEASE,
         killers=("S9", "S15"),
     ),
     Mutant(
-        name="stop_without_hand_back",
+        name="stop_without_release",
         guard="a stopping worker releases attempts that do not end within the grace",
-        what="it leaves them RUNNING under its name",
+        what="they stay RUNNING under its id",
         scenario="rolling_restart",
         killers=("S16",),
         edits=(
@@ -224,7 +226,7 @@ _LIVING = (
     Mutant(
         name="retired_too_early",
         guard="a stopping worker marks itself dead last, after all attempts are released",
-        what="it does so first, while its handlers still run",
+        what="it does so first, while its handlers are running",
         scenario="rolling_restart",
         killers=("S16",),
         edits=(
@@ -240,59 +242,59 @@ _LIVING = (
 
 MUTANTS = (*_TAKING, *_LIVING)
 
-_FENCE = "the fence refuses their writes: only work is wasted"
+_FENCE = "the fence refuses their writes: without it only work is wasted"
 
 UNPLANTED = (
     Unplanted(
         "handlers of attempts that the database no longer lists are stopped",
-        _FILE,
+        _HEARTBEAT,
         _FENCE,
     ),
     Unplanted(
         "an unknown attempt is released only if no claim was in flight",
-        _FILE,
-        "otherwise a fresh grant is released too: legal, only wasteful",
+        _HEARTBEAT,
+        "without it a fresh grant is released too: legal, but wasteful",
     ),
     Unplanted(
         "a stopping worker returns hints that it read but did not claim",
         _CLAIMER,
-        "covered by the janitor and the deadline",
+        "covered by the drain of dead consumers and the hint deadline",
     ),
     Unplanted(
-        "a task waits unacked until nothing else runs here; further ones go back",
+        "the hint of a quarantined task waits until the worker is idle; others are returned",
         _CLAIMER,
-        "only how soon a quarantined task runs; the database decides (last_life_in_company)",
+        "affects only latency; the database enforces it (quarantine_not_exclusive)",
     ),
     Unplanted(
         "while a quarantined task runs, no slot is free",
         _SLOT_POOL,
-        "covered by the claim, which grants nothing beside it (last_life_in_company)",
+        "covered by the claim, which grants nothing else (quarantine_not_exclusive)",
     ),
     Unplanted(
         "after its COMMIT, or when its lease is lost, an attempt writes nothing more",
         _ATTEMPTS,
-        "covered by the epoch: the same end is answered done, any other is refused",
+        "covered by the epoch: the same outcome is answered done, any other is refused",
     ),
     Unplanted(
         "an attempt ends at its timeout",
         _ATTEMPTS,
-        "no handler of the workload hangs by itself, and its own calls have the same limit; "
+        "no handler of the workload hangs, and its calls have the same timeout; "
         "tests/worker/test_worker_outcomes.py",
     ),
     Unplanted(
         "a cancelled attempt is stopped by the heartbeat",
-        _FILE,
-        "equivalent for the promise: a handler that succeeds all the same has won",
+        _HEARTBEAT,
+        "equivalent: a handler that succeeds anyway wins against the cancel",
     ),
     Unplanted(
-        "an unknown end is sent again as it is, not as a failure",
+        "an outcome whose write is unknown is resent unchanged, not as a failure",
         _FINISHER,
-        "under one epoch one of them wins: only an attempt is wasted",
+        "under one epoch only one of them takes effect: at worst an attempt is wasted",
     ),
     Unplanted(
-        "one end per task in a statement",
+        "a statement has at most one outcome per task",
         _FINISHER,
-        "only strays have two ends, and both name the same epoch",
+        "only orphaned attempts get two outcomes, and both name the same epoch",
     ),
     Unplanted(
         "an unstorable result becomes a failure",
@@ -302,6 +304,6 @@ UNPLANTED = (
     Unplanted(
         "claim, finish, heartbeat and handlers have their own connections",
         _FILE,
-        "only slower: as long as the load fits. pool_exhaustion shows it",
+        "without it only slower; pool_exhaustion shows it",
     ),
 )

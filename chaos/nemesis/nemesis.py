@@ -13,7 +13,7 @@ from chaos.nemesis.process_faults import Actor, Hold, Observed, ProcessFault
 from chaos.observers.database import DatabaseObserver
 from chaos.scenario.faults import After, FaultSpec
 from chaos.scenario.scenario import Scenario
-from chaos.scenario.vocabulary import FaultSort
+from chaos.scenario.vocabulary import TargetKind
 
 _WATCH_SECONDS = 0.02
 # Longer than the longest delay before a process that died is started again.
@@ -29,7 +29,7 @@ class FaultTarget(Protocol):
 
     @property
     def observer(self) -> DatabaseObserver:
-        """Reads the database around all faults."""
+        """Reads the database, unaffected by faults."""
 
     @property
     def actors(self) -> Mapping[str, Actor]:
@@ -86,7 +86,7 @@ class Nemesis:
             for number, fault_id in enumerate(fault.fault_ids):
                 await self._sleep_until(first + number * (fault.every or 0.0))
                 injection = injections.create_task(self._inject(fault, fault_id), name=fault_id)
-                if fault.sort is FaultSort.EDGE:
+                if fault.target_kind is TargetKind.EDGE:
                     # On a loaded machine an injection may outlast its period. Its repair must not
                     # undo the next injection on the same edge.
                     await asyncio.wait([injection])
@@ -136,9 +136,9 @@ class Nemesis:
         hold: Hold,
     ) -> Observed:
         target = self._target
-        if fault.sort is FaultSort.EDGE:
+        if fault.target_kind is TargetKind.EDGE:
             return await target.inject_edge_fault(fault, fault_id, names, hold)
-        if fault.sort is FaultSort.PROCESS:
+        if fault.target_kind is TargetKind.PROCESS:
             results = await asyncio.gather(*(each.run(hold) for each in process_faults))
         else:
             results = await asyncio.gather(
@@ -148,7 +148,7 @@ class Nemesis:
         return all(observed for observed, _ in results), evidence
 
     def _process_faults(self, fault: FaultSpec, names: tuple[str, ...]) -> list[ProcessFault]:
-        if fault.sort is not FaultSort.PROCESS:
+        if fault.target_kind is not TargetKind.PROCESS:
             return []
         target = self._target
         return [ProcessFault(fault, target.actors[name], target.observer) for name in names]
@@ -164,7 +164,7 @@ class Nemesis:
         candidates = list(fault.candidates(self._target.scenario.topology))
         if fault.pick is not None:
             random.Random(f"{self._seed} {fault_id}").shuffle(candidates)
-        if fault.sort is FaultSort.PROCESS:
+        if fault.target_kind is TargetKind.PROCESS:
             candidates = [name for name in candidates if self._target.actors[name].alive]
         return tuple(candidates[: fault.pick])
 

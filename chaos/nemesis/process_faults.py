@@ -48,7 +48,7 @@ class ProcessEnd:
 class Actor(Protocol):
     """One named role whose process is kept running.
 
-    After an unplanned end a new process is started at once, after a planned one by ``restart``.
+    After an unplanned end a new process is started immediately, after a planned one by ``restart``.
     """
 
     name: str
@@ -123,7 +123,7 @@ class ProcessFault:
         """Wait briefly until the worker runs a task: a fault in an idle worker proves little.
 
         A graceful stop needs a process that is ready, so that is awaited for longer. The database
-        alone does not tell: it may still list tasks of a process that is gone.
+        is not enough to decide this: it may still list tasks of a process that is gone.
         """
         if self._fault.fault in {"terminate", "restart"}:
             with contextlib.suppress(ActorFailed):
@@ -147,10 +147,10 @@ class ProcessFault:
         return await self._ended(self._actor.terminate(), hold, code=0)
 
     async def _restart(self, hold: Hold) -> Observed:
-        async def at_once() -> None:
+        async def end_immediately() -> None:
             return
 
-        observed, evidence = await self._terminate(at_once)
+        observed, evidence = await self._terminate(end_immediately)
         await hold()
         return observed, evidence
 
@@ -218,7 +218,7 @@ class ProcessFault:
         return stopped and still, evidence
 
     async def _skew(self, hold: Hold) -> Observed:
-        """Observed if the clock that the process itself reads is wrong by about what was asked."""
+        """Observed if the clock that the process reads is off by about the requested seconds."""
         wanted = self._fault.attributes["seconds"]
         pid = self._actor.pid
         ahead = await self._actor.move_clock(wanted)

@@ -2,15 +2,20 @@
 
 ``python -m chaos.observers.collector --file FILE`` accepts OTLP over HTTP (``POST /v1/traces``,
 protobuf, also compressed) and appends each request unchanged before it answers. The requests are
-decoded by ``chaos.observers.otlp`` when the run is over.
+decoded by ``chaos.observers.otlp`` when the run is over, and forwarded to the user's collector if
+one is configured.
 """
 
 from __future__ import annotations
 
 import gzip
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -22,11 +27,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chaos.observers.serving import cut_off, serve
+from chaos.observers.serving import ignore_disconnect, serve
 
 TRACES_PATH = "/v1/traces"
 PROTOBUF = "application/x-protobuf"
+FORWARD_ENDPOINT = "HOLDFAST_OTLP_ENDPOINT"
 _LENGTH_BYTES = 4
+_FORWARD_BATCH_BYTES = 1 << 20
+_FORWARD_TIMEOUT_SECONDS = 5.0
 
 
 class Collector:
@@ -65,6 +73,38 @@ def read_exports(file: Path) -> list[bytes]:
     return found
 
 
+def forward_exports(exports: Sequence[bytes]) -> None:
+    """Send what the collector of a run received to ``HOLDFAST_OTLP_ENDPOINT``, if that is set.
+
+    A failure prints a line to stderr and does not affect the run.
+    """
+    endpoint = os.environ.get(FORWARD_ENDPOINT)
+    if not endpoint:
+        return
+    try:
+        with httpx.Client(trust_env=False, timeout=_FORWARD_TIMEOUT_SECONDS) as client:
+            for batch in _batches(exports):
+                client.post(
+                    endpoint.rstrip("/") + TRACES_PATH,
+                    content=batch,
+                    headers={"content-type": PROTOBUF},
+                ).raise_for_status()
+    except httpx.HTTPError as error:
+        print(f"spans were not forwarded to {endpoint}: {error!r}", file=sys.stderr)
+
+
+def _batches(exports: Sequence[bytes]) -> Iterator[bytes]:
+    """Concatenate exports: concatenated protobuf messages merge their repeated fields."""
+    batch = b""
+    for export in exports:
+        if batch and len(batch) + len(export) > _FORWARD_BATCH_BYTES:
+            yield batch
+            batch = b""
+        batch += export
+    if batch:
+        yield batch
+
+
 def create_collector(collector: Collector) -> Starlette:
     """Create the HTTP application of a collector."""
     accepted = ExportTraceServiceResponse().SerializeToString()
@@ -88,7 +128,7 @@ def create_collector(collector: Collector) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", healthz),  # what the check of its container asks
         ],
-        exception_handlers={ClientDisconnect: cut_off},
+        exception_handlers={ClientDisconnect: ignore_disconnect},
     )
 
 

@@ -26,11 +26,11 @@ from chaos.history.records import (
 from chaos.scenario.faults import After
 from chaos.scenario.vocabulary import EVENTS
 
-PATIENCE_SECONDS = 60.0
-_GLANCE_SECONDS = 0.3
-_LOOK_AGAIN_SECONDS = 0.1
+TIMEOUT_SECONDS = 60.0
+_SHORT_TIMEOUT_SECONDS = 0.3
+_RETRY_SECONDS = 0.1
 # Postgres is down, starting, stopping, or full.
-_AWAY = (
+_UNAVAILABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -84,7 +84,7 @@ class DatabaseObserver:
     async def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*_UNAVAILABLE):
                 await self._connection.close(timeout=5)
             self._connection = None
 
@@ -94,14 +94,14 @@ class DatabaseObserver:
         now: datetime = row["now"]
         return now
 
-    async def counts(self, patience_seconds: float = PATIENCE_SECONDS) -> Counts:
+    async def counts(self, timeout_seconds: float = TIMEOUT_SECONDS) -> Counts:
         """Count all tasks."""
         (row,) = await self._fetch(
             f"SELECT count(*) FILTER (WHERE state IN {_TERMINAL}) AS terminal,"  # noqa: S608
             f" count(*) FILTER (WHERE state NOT IN {_TERMINAL}) AS open,"
             " count(*) FILTER (WHERE state = 'RUNNING') AS running,"
             " (SELECT count(*) FROM stale_writes) AS stale_writes FROM tasks",
-            patience_seconds=patience_seconds,
+            timeout_seconds=timeout_seconds,
         )
         self._last = Counts(**dict(row))
         return self._last
@@ -109,7 +109,7 @@ class DatabaseObserver:
     async def in_flight(self) -> InFlight:
         """Count open and running tasks; while Postgres is down, return the last known counts."""
         try:
-            counts = await self.counts(_GLANCE_SECONDS)
+            counts = await self.counts(_SHORT_TIMEOUT_SECONDS)
         except DatabaseUnavailable:
             counts = self._last
         return InFlight(open=counts.open, running=counts.running)
@@ -131,7 +131,7 @@ class DatabaseObserver:
             "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
             " WHERE t.state = 'RUNNING' AND w.label = $1",
             label,
-            patience_seconds=_GLANCE_SECONDS,
+            timeout_seconds=_SHORT_TIMEOUT_SECONDS,
         )
         return int(row["n"])
 
@@ -176,22 +176,22 @@ class DatabaseObserver:
         return found
 
     async def _fetch(
-        self, query: str, *arguments: object, patience_seconds: float = PATIENCE_SECONDS
+        self, query: str, *arguments: object, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[asyncpg.Record]:
-        give_up = time.monotonic() + patience_seconds
+        give_up = time.monotonic() + timeout_seconds
         while True:
             try:
                 async with self._lock:
                     return await self._fetch_once(query, *arguments)
-            except _AWAY as error:
+            except _UNAVAILABLE as error:
                 if time.monotonic() > give_up:
-                    raise DatabaseUnavailable(f"Postgres does not answer: {error!r}") from error
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                    raise DatabaseUnavailable(f"Postgres does not respond: {error!r}") from error
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
-                self._url, timeout=5, server_settings={"application_name": "chaos-witness"}
+                self._url, timeout=5, server_settings={"application_name": "chaos-observer"}
             )
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)
@@ -203,7 +203,7 @@ class DatabaseObserver:
 
 
 def _make(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Make a record from the values that it has fields for."""
+    """Create a record from the values that match its fields."""
     return kind(**{name: values[name] for name in kind.__dataclass_fields__ if name in values})
 
 

@@ -56,7 +56,7 @@ _LINES: Mapping[str, tuple[str, EventName | ErrorCode]] = MappingProxyType(
 )
 
 
-def log_sightings(logs: Path, since: str) -> list[Sometimes]:
+def log_observations(logs: Path, since: str) -> list[Sometimes]:
     """Count the matching lines of each role's log from the instant ``since`` (ISO) on."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in _LINES}
     for log in sorted(logs.glob("*-*.log")):
@@ -70,7 +70,7 @@ def log_sightings(logs: Path, since: str) -> list[Sometimes]:
     ]
 
 
-def sightings(
+def observations(
     hints: Iterable[SeenHint], records: Iterable[Record], logs: Path, since: str
 ) -> list[Sometimes]:
     """Return all of these observations as records of the history."""
@@ -81,7 +81,7 @@ def sightings(
         held=bool(late),
         evidence={"hints": len(late), "tasks": [hint.task_id for hint in late[:5]]},
     )
-    return [seen, *log_sightings(logs, since)]
+    return [seen, *log_observations(logs, since)]
 
 
 def _entries(log: Path) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,14 @@
-"""Convert spans between OTLP (protobuf, Unix nanoseconds) and records (arena seconds)."""
+"""Spans of a run: trace settings of the roles, traceparents, and OTLP.
+
+OTLP is protobuf with Unix nanoseconds; the records of a history have arena seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -16,9 +22,38 @@ _Status = Literal["unset", "ok", "error"]
 _ROLES: tuple[_Role, ...] = ("internal", "internal", "server", "client", "producer", "consumer")
 _STATUSES: tuple[_Status, ...] = ("unset", "ok", "error")
 _SCALARS = ("string_value", "bool_value", "int_value", "double_value")
+# Trace every task and export soon, because a killed process loses the spans it has not sent. A
+# scenario may override both (topology.settings).
+EXPORT_SECONDS = 0.5
+_TRACE_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"trace_ratio": 1.0, "trace_export_seconds": EXPORT_SECONDS}
+)
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NANO = 1_000_000_000
 # Attributes with the same value for all spans of a name; the history omits them.
 _PLAIN = ("messaging.", "network.", "server.", "client.", "url.", "user_agent.")
+
+
+def trace_settings(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the declared settings, with defaults for tracing."""
+    return {**_TRACE_SETTINGS, **declared}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceParent:
+    """A parsed traceparent: the trace, and the parent span in it."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def parse_traceparent(traceparent: str | None) -> TraceParent | None:
+    """Parse a traceparent; None if it is missing or malformed."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    if found is None:
+        return None
+    return TraceParent(found[1], found[2], sampled=bool(int(found[3], 16) & 1))
 
 
 def decode(exports: Iterable[bytes], zero: float) -> Iterator[Span]:

@@ -53,7 +53,7 @@ def _span(
     attributes: dict[str, object] | None = None,
     events: tuple[SpanEvent, ...] = (),
 ) -> Span:
-    about = {"chaos.scenario.scenario": run.scenario["id"], "chaos.seed": run.seed}
+    about = {"chaos.scenario": run.scenario["id"], "chaos.seed": run.seed}
     about |= {"chaos.mutant": run.mutant} if run.mutant else {}
     return Span(
         name=name,

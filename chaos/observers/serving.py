@@ -25,6 +25,6 @@ def serve(app: Starlette, port: int, port_file: Path | None, *, host: str = "127
         uvicorn.Server(config).run(sockets=[listener])
 
 
-async def cut_off(_request: Request, _error: Exception) -> Response:
-    """Respond to a request whose client disconnected, without logging an error."""
+async def ignore_disconnect(_request: Request, _error: Exception) -> Response:
+    """Handle a client's disconnect during its request without logging an error."""
     return Response(status_code=400)

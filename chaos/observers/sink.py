@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from chaos.observers.serving import cut_off, serve
+from chaos.observers.serving import ignore_disconnect, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def read_calls(log: Path) -> list[Call]:
 
 def create_sink(sink: Sink) -> FastAPI:
     """Create the HTTP application of a sink."""
-    app = FastAPI(openapi_url=None, exception_handlers={ClientDisconnect: cut_off})
+    app = FastAPI(openapi_url=None, exception_handlers={ClientDisconnect: ignore_disconnect})
 
     @app.post("/effects")
     async def effect(request: Request) -> JSONResponse:

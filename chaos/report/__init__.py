@@ -1,1 +1,1 @@
-"""What people read about a run: lines on the terminal and ``summary.json``."""
+"""Report runs: lines on the terminal, HTML pages, ``summary.json`` and JUnit XML."""

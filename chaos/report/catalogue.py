@@ -1,4 +1,4 @@
-"""Lists the tasks of a run with the facts of each, the most interesting ones first."""
+"""List the tasks of a run with the facts of each, the most interesting ones first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Tag(StrEnum):
     OPEN = "open"
     FAILED = "failed"
     DUPLICATE = "duplicate"
-    HANDED_BACK = "released"
+    RELEASED = "released"
     RETRIED = "retried"
     CANCELLED = "cancelled"
 
@@ -124,7 +124,7 @@ def _tags(
         Tag.OPEN: task is not None and task.state not in TERMINAL,
         Tag.FAILED: task is not None and task.state == State.FAILED,
         Tag.DUPLICATE: suppressed > 0,
-        Tag.HANDED_BACK: task is not None and task.handed_back > 0,
+        Tag.RELEASED: task is not None and task.handed_back > 0,
         Tag.RETRIED: task is not None and task.attempt > 1,
         Tag.CANCELLED: task is not None and task.state == State.CANCELLED,
     }

@@ -1,4 +1,4 @@
-"""Computes the curves of a run, in arena seconds: tasks accepted, done and waiting, and latency."""
+"""Compute the curves of a run, in arena seconds: tasks accepted, done and waiting, and latency."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from observability.charts import Steps
 WAITING, DUE = "waiting", "due"
 PLACES = (WAITING, DUE, *(state for state in State if state is not State.SCHEDULED))
 
-# After these a task is due at once; after a failure it backs off until its dispatch.
-_DUE_AT_ONCE = frozenset({Reason.LOST, Reason.HANDED_BACK, Reason.RETRIED})
+# After these a task is due immediately; after a failure it backs off until its dispatch.
+_DUE_IMMEDIATELY = frozenset({Reason.LOST, Reason.RELEASED, Reason.RETRIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _places(history: History, event: Event, start: float, end: float | None) -> 
     if event.reason == Reason.SUBMITTED:
         task = history.tasks.get(event.task_id)
         due = max(start, history.seconds(task.run_at)) if task else start
-    elif event.reason not in _DUE_AT_ONCE:
+    elif event.reason not in _DUE_IMMEDIATELY:
         due = float("inf")
     if end is not None and due >= end:
         yield Stay(WAITING, start, end, event)

@@ -1,4 +1,4 @@
-"""Writes the files of a report into a directory of the run store, each atomically."""
+"""Write the files of a report into a directory of the run store, each atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explains violations: which invariant, when, during which fault, by whom, and the evidence."""
+"""Explain violations: which invariant, when, during which fault, by whom, and the evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renders pages as self-contained files: they need no network and no other file.
+"""Render pages as self-contained files: they need no network and no other file.
 
 The templates escape all data (autoescape), and a content security policy allows only our own
 script, by its hash.
@@ -40,8 +40,8 @@ def render_suite(suite: SuiteReport) -> str:
         (sum(meters.stale_writes_refused for meters in judged), "stale writes refused"),
         (sum(meters.duplicates_suppressed for meters in judged), "duplicates suppressed"),
     )
-    hunt = any(run.expected == "false" for run in suite.runs)
-    values = {"suite": suite, "totals": totals, "hunt": hunt}
+    mutants = any(run.expected == "false" for run in suite.runs)
+    values = {"suite": suite, "totals": totals, "mutants": mutants}
     return _render("suite.html", "suite.js", values)
 
 

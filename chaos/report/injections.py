@@ -1,4 +1,4 @@
-"""Groups the fault records of a run: each planned fault with its injections."""
+"""Group the fault records of a run: each planned fault with its injections."""
 
 from __future__ import annotations
 

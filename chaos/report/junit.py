@@ -1,4 +1,4 @@
-"""Writes JUnit XML of a suite for CI servers: a test case per run.
+"""Write JUnit XML of a suite for CI servers: a test case per run.
 
 ``false`` is a failure (an assertion did not hold); ``unknown`` is an error: the run could not prove
 anything. It is not "skipped", which servers count as passed, while the command itself exits with 1.

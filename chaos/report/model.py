@@ -1,4 +1,4 @@
-"""Derives what the panels of a report show from a judged run, each part once."""
+"""Derive what the panels of a report show from a judged run, each part once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes what the page of one run shows; ``html.py`` renders it."""
+"""Compute what the page of one run shows; ``html.py`` renders it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class OccurrenceCount:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything on the page; ``data`` is what its script needs, as JSON that is safe in HTML."""
+    """The content of the page; ``data``: the input of its script, as JSON that is safe in HTML."""
 
     judgement: Judgement
     hypothesis: str
@@ -120,7 +120,7 @@ def page(judgement: Judgement, seconds: float | None = None) -> Page:
 
 
 def replay(scenario: str, seed: int, mutant: str | None, arena: ArenaName = ArenaName.LIVE) -> str:
-    """Return the command that repeats a run; other people's scenarios are named by their file."""
+    """Return the command that repeats a run; scenarios that are not ours are named by file."""
     what = scenario if scenario in scenarios.names() else f"./{scenario}.yaml"
     words = ["python", "-m", "chaos", "run", what, "--seed", str(seed)]
     words += [] if arena is ArenaName.LIVE else ["--arena", arena]

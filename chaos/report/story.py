@@ -1,4 +1,4 @@
-"""Merges the records about one task (clients, database, sink, faults) in time order."""
+"""Merge the records about one task (clients, database, sink, faults) in time order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from chaos.history.history import History, Operation
 from chaos.history.records import Fault, Record, SinkCall
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.report.words import Source, describe, instant_of, source_of
 
 # A long story is shortened to its beginning and this many lines around each piece of evidence.
@@ -34,7 +34,7 @@ class Gap:
 
 
 class Stories:
-    """Indexes a history once, to tell the story of any task."""
+    """Indexes a history once, for the stories of its tasks."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -57,7 +57,7 @@ class Stories:
     def of(self, task_id: str, evidence: Iterable[Record] = ()) -> list[StoryLine]:
         """Return all lines of a task in time order; empty if there is no record of it.
 
-        They include the evidence, and the faults that began or ended while the task lived.
+        They include the evidence, and the faults that began or ended in its time.
         """
         shown = {id(record): record for record in evidence}
         mine = {id(record): record for record in self._records(task_id)}
@@ -100,7 +100,7 @@ class Stories:
         yield from self._calls.get(task_id, ())
         if task_id in history.tasks:
             task = history.tasks[task_id]
-            parent = telemetry.parent(task.traceparent)
+            parent = otlp.parse_traceparent(task.traceparent)
             yield from history.spans.get(parent.trace_id, ()) if parent else ()
             yield task
 
@@ -116,7 +116,7 @@ def story(
     """Return the story as lines of text; evidence is marked with ``>``.
 
     Lines far from the evidence are left out unless ``whole``. Pass ``stories`` of the same history
-    to tell several without indexing it again.
+    for several stories without indexing it again.
     """
     lines = (stories or Stories(history)).of(task_id, evidence)
     if not lines:

@@ -1,4 +1,4 @@
-"""Summarises judged runs for machines, as ``summary.json`` stores them."""
+"""Summarise judged runs for machines, as ``summary.json`` stores them."""
 
 from __future__ import annotations
 

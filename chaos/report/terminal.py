@@ -1,4 +1,4 @@
-"""Prints a judged run: one aligned line, its faults, and the details unless it is ``true``."""
+"""Format a judged run: one aligned line, its faults, and the details unless it is ``true``."""
 
 from __future__ import annotations
 

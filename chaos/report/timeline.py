@@ -1,4 +1,4 @@
-"""Builds the timeline of a run: panels over one axis of arena seconds, with faults shaded."""
+"""Build the timeline of a run: panels over one axis of arena seconds, with faults shaded."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Everything on the axis, and the curves that the pointer reads out."""
+    """All panels on the axis, and the curves whose values the pointer shows."""
 
     axis: Axis
     ticks: tuple[Tick, ...]
@@ -203,7 +203,7 @@ def _incidents(model: RunModel, axis: Axis) -> Iterator[Layer]:
         ("invariant violated", "bad", violated),
         ("attempt lost", "warn", reasons(Reason.LOST)),
         ("attempt failed or timed out", "mild", reasons(Reason.FAILED, Reason.TIMED_OUT)),
-        ("attempt released", "mild", reasons(Reason.HANDED_BACK)),
+        ("attempt released", "mild", reasons(Reason.RELEASED)),
         ("stale write refused", "good", refused),
         ("duplicate suppressed", "good", twice),
         ("hint republished", "mild", reasons(Reason.REPUBLISHED)),

@@ -1,4 +1,4 @@
-"""Describes each record of a history: its text, its instant, and its source."""
+"""Describe each record of a history: its text, its instant, and its source."""
 
 from __future__ import annotations
 

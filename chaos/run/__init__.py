@@ -1,1 +1,1 @@
-"""One run: its course, its artifacts and where they are kept."""
+"""Run scenarios: one run, several runs, their artifacts and the run store."""

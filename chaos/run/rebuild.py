@@ -1,4 +1,4 @@
-"""Find kept runs, rebuild their reports, and tell the story of a task."""
+"""Find kept runs, rebuild their reports, and print the story of a task."""
 
 from __future__ import annotations
 

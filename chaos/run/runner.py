@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
 from chaos.nemesis.nemesis import FaultTarget, Nemesis
 from chaos.nemesis.process_faults import ProcessEnd
-from chaos.observers import otlp, telemetry
+from chaos.observers import otlp
 from chaos.observers.database import DatabaseUnavailable, instant
 from chaos.observers.run_trace import SERVICE, run_spans
 from chaos.observers.sink import Call
@@ -169,7 +169,7 @@ class Runner:
             arena=spec.arena,
             database_epoch=self._epoch,
             bound=self._bound,
-            settings=telemetry.settings(spec.scenario.topology.settings),
+            settings=otlp.trace_settings(spec.scenario.topology.settings),
             commit=self._commit,
             mutant=spec.mutant,
         )

@@ -64,9 +64,9 @@ class SuiteRecorder:
             if time.monotonic() - self._written > _WRITE_SECONDS:
                 self._write()
         elif outcome.directory:
-            alone = self._store.root / outcome.directory
-            files.write_junit(alone, self._suite())
-            self.report = alone / files.REPORT if (alone / files.REPORT).exists() else None
+            directory = self._store.root / outcome.directory
+            files.write_junit(directory, self._suite())
+            self.report = directory / files.REPORT if (directory / files.REPORT).exists() else None
 
     def close(self) -> None:
         """Complete the report; print how many runs were true and where the report is."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from chaos.scenario.validation_errors import did_you_mean
-from chaos.scenario.vocabulary import EVENTS, FAULTS, SERVERS, FaultSort
+from chaos.scenario.vocabulary import EVENTS, FAULTS, SERVERS, TargetKind
 from holdfast.settings import Settings
 
 # Its edges carry telemetry, not the work on tasks. A fault in all edges of a process must not
@@ -16,14 +16,14 @@ from holdfast.settings import Settings
 COLLECTOR = "collector"
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A part of a scenario file: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DeclaredSettings(Settings):
-    """Settings from arguments alone, so that the environment cannot change a scenario."""
+    """Settings from arguments only, so that the environment cannot change a scenario."""
 
     @classmethod
     def environment(cls) -> dict[str, str]:
@@ -31,7 +31,7 @@ class DeclaredSettings(Settings):
         return {}
 
 
-class Topology(Part):
+class Topology(StrictModel):
     """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink,
     one collector of spans.
 
@@ -84,7 +84,7 @@ class Topology(Part):
         return tuple(edges)
 
 
-class Survivors(Part):
+class Survivors(StrictModel):
     """How many processes of each role are healed at the end."""
 
     apis: int = Field(1, ge=1)
@@ -92,7 +92,7 @@ class Survivors(Part):
     workers: int = Field(1, ge=1)
 
 
-class After(Part):
+class After(StrictModel):
     """The ``count``-th ``event`` of ``actor`` (a pattern; None: any actor) in ``task_events``.
 
     ``event`` is a name of ``holdfast.model.lifecycle.Reason`` in lower case. With ``every`` and
@@ -113,7 +113,7 @@ class After(Part):
         return event
 
 
-class FaultSpec(Part):
+class FaultSpec(StrictModel):
     """One planned fault: ``times`` injections, the first ``at`` a second or ``after`` an event.
 
     ``target``: pattern or list of patterns of edges (``worker-*->redis``; those to the collector
@@ -156,27 +156,27 @@ class FaultSpec(Part):
             raise ValueError("give either at: <second> or after: {event, actor, count}")
         if (self.every is None) != (self.times == 1):
             raise ValueError("every and times (> 1) go together")
-        self._check_sort()
+        self._check_target_kind()
         self._check_attributes()
         if self.until is not None and self.for_seconds is None:
             raise ValueError("a fault with until needs for: it must end if the event never comes")
         if self.every is not None and self.for_seconds is None:
-            raise ValueError("a fault with every needs for: it must end before it strikes again")
+            raise ValueError("a fault with every needs for: it must end before the next injection")
         if self.every is not None and self.for_seconds is not None:
             self._check_apart(self.every, self.for_seconds)
         return self
 
     def _check_apart(self, every: float, lasts: float) -> None:
         # With pick, the next injection may hit another process while this one is still down.
-        if lasts >= every and not (self.pick and self.sort is FaultSort.PROCESS):
+        if lasts >= every and not (self.pick and self.target_kind is TargetKind.PROCESS):
             raise ValueError(f"for: {lasts} must end before the next injection, every: {every}")
 
-    def _check_sort(self) -> None:
+    def _check_target_kind(self) -> None:
         kind, where = FAULTS[self.fault], f"target: {', '.join(self.target)}"
-        if self.sort not in kind.sorts:
-            sorts = " or ".join(f"{sort.value}" for sort in kind.sorts)
-            raise ValueError(f"{where}: {self.fault} applies to {sorts}")
-        if self.sort is FaultSort.SERVER and not kind.servers.issuperset(self.target):
+        if self.target_kind not in kind.target_kinds:
+            allowed = " or ".join(f"{each.value}" for each in kind.target_kinds)
+            raise ValueError(f"{where}: {self.fault} applies to {allowed}")
+        if self.target_kind is TargetKind.SERVER and not kind.servers.issuperset(self.target):
             servers = " or ".join(sorted(kind.servers))
             raise ValueError(f"{where}: {self.fault} is a fault of {servers}")
 
@@ -192,11 +192,11 @@ class FaultSpec(Part):
             raise ValueError(f"attributes: {self.fault} needs {', '.join(missing)}")
 
     @property
-    def sort(self) -> FaultSort:
-        """The sort of its targets: edges, processes or a server."""
+    def target_kind(self) -> TargetKind:
+        """The kind of its targets: edges, processes or a server."""
         if any(target in SERVERS for target in self.target):
-            return FaultSort.SERVER
-        return FaultSort.EDGE if "->" in self.target[0] else FaultSort.PROCESS
+            return TargetKind.SERVER
+        return TargetKind.EDGE if "->" in self.target[0] else TargetKind.PROCESS
 
     @property
     def fault_ids(self) -> tuple[str, ...]:
@@ -209,17 +209,17 @@ class FaultSpec(Part):
         return tuple(k for k in known if any(_matches(k, pattern) for pattern in self.target))
 
     def unmatched(self, topology: Topology) -> tuple[str, ...]:
-        """Return the patterns of ``target`` that match no target of its sort."""
+        """Return the patterns of ``target`` that match no target of its kind."""
         known = self.allowed(topology)
         return tuple(p for p in self.target if not any(_matches(k, p) for k in known))
 
     def allowed(self, topology: Topology) -> tuple[str, ...]:
-        """Return every target of its sort."""
+        """Return every target of its kind."""
         return {
-            FaultSort.EDGE: topology.edges,
-            FaultSort.PROCESS: topology.processes,
-            FaultSort.SERVER: SERVERS,
-        }[self.sort]
+            TargetKind.EDGE: topology.edges,
+            TargetKind.PROCESS: topology.processes,
+            TargetKind.SERVER: SERVERS,
+        }[self.target_kind]
 
 
 def _matches(target: str, pattern: str) -> bool:

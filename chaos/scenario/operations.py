@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chaos.scenario.faults import Part
+from chaos.scenario.faults import StrictModel
 
 EFFECTS = ("ledger", "sql", "external")
 
 
-class Effects(Part):
-    """Relative shares of the three kinds of effect (design section 5)."""
+class Effects(StrictModel):
+    """Relative shares of the three kinds of effect."""
 
     ledger: float = Field(1.0, ge=0)
     sql: float = Field(0.0, ge=0)
@@ -42,14 +42,14 @@ Counts = Annotated[
 ]
 
 
-class Later(Part):
+class Later(StrictModel):
     """A ``share`` of the tasks is due ``seconds`` [least, most] after its submit; the rest now."""
 
     share: Share = 0.0
     seconds: Seconds = (0.5, 3.0)
 
 
-class Flaky(Part):
+class Flaky(StrictModel):
     """A ``share`` of the tasks fails its first ``failures`` [least, most] attempts.
 
     Each such failure requests the next attempt after ``retry_seconds`` (``Retry(after=...)``).
@@ -60,7 +60,7 @@ class Flaky(Part):
     retry_seconds: float = Field(0.2, ge=0)
 
 
-class Workload(Part):
+class Workload(StrictModel):
     """Client operations: ``tasks`` submits spread evenly over ``seconds``, and their companions.
 
     ``within``: spread them over this many seconds only; the load still lasts ``seconds``.

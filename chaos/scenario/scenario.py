@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from chaos.errors import ChaosError
 from chaos.scenario import storm as storms
-from chaos.scenario.faults import DeclaredSettings, FaultSpec, Part, Survivors, Topology
+from chaos.scenario.faults import DeclaredSettings, FaultSpec, StrictModel, Survivors, Topology
 from chaos.scenario.operations import Workload
 from chaos.scenario.storm import Storm
 from chaos.scenario.validation_errors import did_you_mean, explain
@@ -36,7 +36,7 @@ def _computed() -> dict[str, Literal["computed"] | float]:
     return {"L1": "computed"}
 
 
-class Expectations(Part):
+class Expectations(StrictModel):
     """always: invariants of safety. eventually: of liveness, ``computed`` or a number (seconds; of
     L5 a share).
     sometimes: what must have been seen, else the run proves nothing (``vocabulary.SOMETIMES``).
@@ -58,8 +58,8 @@ class Expectations(Part):
         return names
 
 
-class Scenario(Part):
-    """A whole file. ``windows``: failure windows of research/faults.md that it opens.
+class Scenario(StrictModel):
+    """A whole file. ``windows``: the fault windows (GLOSSARY.md) that it opens.
 
     ``storm`` draws topology, load and faults from the seed (``drawn``). ``survivors``: at the heal
     this many processes of each role are healed, drawn by seed; the others are killed for good.
@@ -106,7 +106,7 @@ class Scenario(Part):
         for n, fault in enumerate(self.faults):
             where = f"faults.{n}.target: {', '.join(fault.target)}"
             if names.count(fault.name) > 1:
-                raise ValueError(f"faults.{n}.name: {fault.name} stands twice")
+                raise ValueError(f"faults.{n}.name: {fault.name} appears twice")
             if missing := fault.unmatched(self.topology):
                 hint = did_you_mean(missing[0], fault.allowed(self.topology))
                 raise ValueError(f"faults.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
@@ -155,7 +155,7 @@ class _UniqueKeys(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                    None, None, f"key {key!r} appears twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)

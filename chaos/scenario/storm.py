@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chaos.scenario.faults import COLLECTOR, FaultSpec, Part, Topology
+from chaos.scenario.faults import COLLECTOR, FaultSpec, StrictModel, Topology
 from chaos.scenario.operations import Counts, Seconds, Shares, Workload, in_order
 from chaos.scenario.validation_errors import did_you_mean
-from chaos.scenario.vocabulary import SERVERS, FaultSort
+from chaos.scenario.vocabulary import SERVERS, TargetKind
 
 # Time until a process that was ended is ready and busy again.
 _RECOVERY_SECONDS = 3.0
@@ -31,7 +31,7 @@ Processes = Annotated[
 ]
 
 
-class Option(Part):
+class Option(StrictModel):
     """A fault that may be drawn: a planned fault without its time. ``pick``: number of targets.
 
     ``lasts`` overrides that of the storm; ``weight`` is relative to the other options.
@@ -56,7 +56,7 @@ class Option(Part):
         return FaultSpec.model_validate({"fault": self.fault, "at": 0} | fields | more)
 
 
-class Storm(Part):
+class Storm(StrictModel):
     """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
     they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
     (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.
@@ -107,16 +107,14 @@ def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]
     Faults that would hide each other's evidence do not overlap: one at a time on a process and its
     edges, and none on an edge while a server is down. Those that find no room are left out.
     """
-    dice = random.Random(f"storm {seed}")
-    counts = {role: dice.randint(*getattr(storm, role)) for role in _ROLES}
+    rng = random.Random(f"storm {seed}")
+    counts = {role: rng.randint(*getattr(storm, role)) for role in _ROLES}
     topology = document["topology"] | counts
     shares: dict[str, float] = {
-        name: round(dice.uniform(*ends), 3) for name, ends in storm.shares.items()
+        name: round(rng.uniform(*ends), 3) for name, ends in storm.shares.items()
     }
     workload = _with_shares(document["workload"], shares)
-    faults = [
-        plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, dice)
-    ]
+    faults = [plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, rng)]
     drawn = {"topology": topology, "workload": workload, "faults": faults, "storm": None}
     return dict(document) | drawn
 
@@ -133,13 +131,13 @@ def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> di
     return changed
 
 
-def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iterator[FaultSpec]:
+def _faults(storm: Storm, topology: dict[str, Any], rng: random.Random) -> Iterator[FaultSpec]:
     field = Topology.model_validate(topology)
-    wanted = dice.randint(*storm.faults)
+    wanted = rng.randint(*storm.faults)
     taken: list[_Taken] = []
     for _ in range(_ROUNDS):
         # Early draws may leave no room for later ones; then all are drawn again.
-        taken = max(taken, _arranged(storm, field, wanted, dice), key=len)
+        taken = max(taken, _arranged(storm, field, wanted, rng), key=len)
         if len(taken) >= storm.faults[0]:
             break
     taken.sort(key=lambda each: each.start)
@@ -147,17 +145,17 @@ def _faults(storm: Storm, topology: dict[str, Any], dice: random.Random) -> Iter
         yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
 
 
-def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -> list[_Taken]:
+def _arranged(storm: Storm, field: Topology, wanted: int, rng: random.Random) -> list[_Taken]:
     """Draw ``wanted`` faults that do not collide, or fewer if there is no room."""
     taken: list[_Taken] = []
     for _ in range(_TRIES):
         if len(taken) == wanted:
             break
-        option = dice.choices(storm.menu, [each.weight for each in storm.menu])[0]
-        start = round(dice.uniform(*storm.begin), 2)
-        lasts = round(dice.uniform(*(option.lasts or storm.lasts)), 2)
+        option = rng.choices(storm.menu, [each.weight for each in storm.menu])[0]
+        start = round(rng.uniform(*storm.begin), 2)
+        lasts = round(rng.uniform(*(option.lasts or storm.lasts)), 2)
         known = option.plan().candidates(field)
-        targets = sorted(dice.sample(known, min(option.pick, len(known))), key=known.index)
+        targets = sorted(rng.sample(known, min(option.pick, len(known))), key=known.index)
         if not targets:
             continue
         plan = option.plan(target=targets, at=start, **{"for": max(0.05, lasts)})
@@ -170,10 +168,10 @@ def _arranged(storm: Storm, field: Topology, wanted: int, dice: random.Random) -
 def _collide(a: _Taken, b: _Taken) -> bool:
     if a.end < b.start or b.end < a.start:
         return False
-    sorts = {a.plan.sort, b.plan.sort}
-    if sorts == {FaultSort.SERVER}:
+    kinds = {a.plan.target_kind, b.plan.target_kind}
+    if kinds == {TargetKind.SERVER}:
         return bool(set(a.plan.target) & set(b.plan.target))
-    if sorts == {FaultSort.SERVER, FaultSort.EDGE}:
+    if kinds == {TargetKind.SERVER, TargetKind.EDGE}:
         return True
     return bool(_processes(a.plan) & _processes(b.plan))
 

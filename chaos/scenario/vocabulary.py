@@ -8,7 +8,7 @@ from enum import StrEnum
 from holdfast.model.lifecycle import Reason
 
 
-class FaultSort(StrEnum):
+class TargetKind(StrEnum):
     """The kind of target a fault is injected into."""
 
     EDGE = "an edge (worker-1->redis)"
@@ -23,22 +23,22 @@ SERVERS = ("postgres", "redis")
 class FaultKind:
     """One fault: its kinds of targets, its required attributes (integers), and its effect."""
 
-    sorts: tuple[FaultSort, ...]
+    target_kinds: tuple[TargetKind, ...]
     attributes: tuple[str, ...]
     effect: str
     servers: frozenset[str] = frozenset()
 
 
-_EDGE = (FaultSort.EDGE,)
-_PROCESS = (FaultSort.PROCESS,)
-_SERVER = (FaultSort.SERVER,)
-_ANY = (FaultSort.PROCESS, FaultSort.SERVER)
+_EDGE = (TargetKind.EDGE,)
+_PROCESS = (TargetKind.PROCESS,)
+_SERVER = (TargetKind.SERVER,)
+_ANY = (TargetKind.PROCESS, TargetKind.SERVER)
 _BOTH = frozenset(SERVERS)
 
 # Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
 FAULTS: dict[str, FaultKind] = {
     "latency": FaultKind(
-        _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives at once"
+        _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives immediately"
     ),
     "bandwidth": FaultKind(
         _EDGE, ("rate",), "limits to rate KB/s; 0 stalls; removal loses nothing"

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.checker import bounds
-from chaos.checker.sometimes import seen
+from chaos.checker.sometimes import count_occurrences
 from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History, HistoryWriter
 from chaos.history.records import Record, encode
-from chaos.observers import forwarding
+from chaos.observers.collector import forward_exports
 from chaos.report import files
 from chaos.report.outcome import Outcome, outcome
 from chaos.run import artifacts
@@ -41,7 +41,7 @@ from chaos.simulation.valkey import ValkeyNode
 from chaos.tasks.external import SINK_URL
 
 _HELD_SHARE = 0.1
-# Virtual time beyond load and bound, after which the run cannot end any more.
+# Virtual time beyond load and bound, after which the run counts as stuck.
 _SPARE_SECONDS = 300.0
 # These nodes may print; all others belong to the harness, whose output is an error.
 _ROLES = ("api", "scheduler", "worker")
@@ -56,11 +56,11 @@ class Unsound(Exception):
 class SimulationOptions:
     """How to simulate a run.
 
-    ``apps``: modules of handlers beside the workload's. ``story``: keep every event of the trace.
-    ``held_share``: share of the single statements whose COMMIT is held back so that others overlap
+    ``apps``: modules of handlers besides the workload's. ``story``: keep every event of the trace.
+    ``held_share``: share of the single statements whose COMMIT is held so that others overlap
     them. ``tap`` sees every message before it is delivered (``Network.tap``). ``on_environment``
-    gets the environment before anything in it is started. ``branch``: an instant from which on
-    random draws differ from the seed's.
+    gets the environment before any process starts. ``branch``: an instant after which random
+    draws differ from the seed's.
     """
 
     apps: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def simulate(
             simulation.run()
         judgement = judge(History(simulation.records))
         coverage = Coverage.of(judgement.history, simulation.statements, simulation.zero)
-        coverage.sometimes.update(n for n in SOMETIMES if seen(judgement.history, n))
+        coverage.sometimes.update(n for n in SOMETIMES if count_occurrences(judgement.history, n))
     except Exception as error:
         seconds = time.monotonic() - started
         raise artifacts.failure(spec, simulation.keep(), error, seconds) from error
@@ -195,7 +195,7 @@ class _Simulation:
             valkey.close()
             loop.dispose()
             network.close()
-        forwarding.forward(exports)
+        forward_exports(exports)
         for record in self.records:
             loop.trace.note("node", "history", "", encode(record))
         self.digest = loop.trace.digest
@@ -213,7 +213,7 @@ class _Simulation:
         return directory
 
     def close(self) -> None:
-        """Remove what is left of it."""
+        """Remove the remaining files."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
@@ -233,7 +233,7 @@ def _require_sound(loop: SimulationLoop) -> None:
 def _without_gc() -> Iterator[None]:
     """Disable garbage collection inside the block, because its timing is not deterministic.
 
-    Afterwards it collects what killed processes left; their warnings are suppressed. Objects that
+    Afterwards collect what killed processes left, without their warnings. Objects that
     existed before (100,000 of modules) are exempt, which saves time.
     """
     gc.freeze()

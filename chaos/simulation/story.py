@@ -1,8 +1,8 @@
-"""The trace of a run as a story: one event a line, in words, by the virtual second.
+"""Describe a run as a story: one line per event, ordered by virtual second.
 
-Two witnesses are merged. The history knows what became of the tasks, each transition at its instant
-of the database's clock; the trace knows what the processes and servers did: started, killed, waited
-for a lock, held a commit back, published a hint. What changed nothing is counted, not told.
+Two sources are merged. The history has the transitions of tasks, each at its instant of the
+database's clock; the trace has what processes and servers did: start, exit, wait for a lock, hold a
+commit, publish a hint. Steps that changed nothing are only counted.
 """
 
 from __future__ import annotations
@@ -23,23 +23,21 @@ from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import StatementAnswer
 from holdfast.model.lifecycle import Reason
 
-# An instant of the database has microseconds; a commit is held no longer than this.
+# The precision of database instants, and the longest time that a commit is held.
 _INSTANT_SECONDS = 2e-6
 _HELD_SECONDS_MAX = 0.06
 _WHO_WIDTH = 20
 _HARNESS = "harness"
-_STRIKES: Mapping[str, str] = MappingProxyType(
-    {"start": "begins", "felt": "was felt", "end": "is over"}
-)
-# The statement behind an event, where the role of its actor does not say it.
-_BEHIND: Mapping[str, str] = MappingProxyType(
+_STEPS: Mapping[str, str] = MappingProxyType({"start": "begins", "felt": "observed", "end": "ends"})
+# The statement that wrote an event, by reason.
+_STATEMENTS: Mapping[str, str] = MappingProxyType(
     {
         "submitted": "submit",
         "dispatched": "dispatch",
         "republished": "republish",
         "claimed": "claim",
         "succeeded": "finish",
-        "lost": "take_back",
+        "lost": "reclaim",
         "cancel_requested": "cancel",
         "retried": "retry",
     }
@@ -48,10 +46,10 @@ _BEHIND: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class NarratedEvent:
-    """One line. ``at``: virtual seconds; ``task``: its id ("" for what concerns no single one).
+    """One line. ``at``: virtual seconds; ``task``: the id of its task, or "".
 
-    ``common``: it concerns all tasks, like a fault. ``marked``: it is evidence of a violation.
-    ``by``: the statement that must have done it ("": any of the same process and instant).
+    ``common``: it affects all tasks, like a fault. ``marked``: it is evidence of a violation.
+    ``by``: the statement that caused it ("": any of the same process and instant).
     """
 
     at: float
@@ -80,31 +78,31 @@ class Story:
         self._by_client: defaultdict[str, list[tuple[int, StatementAnswer]]] = defaultdict(list)
         for number, answer in self._answers:
             self._by_client[answer.who].append((number, answer))
-        self._told_by_history: set[int] = set()  # numbers of entries
+        self._merged: set[int] = set()  # numbers of trace entries that lines of the history cover
         self.left_out = 0
-        told = [self._with_statement(line) for line in self._testimony()]
-        told += self._traced(entries)
-        self.lines = sorted(told, key=lambda line: round(line.at, 6))
+        lines = [self._with_statement(line) for line in self._recorded()]
+        lines += self._traced(entries)
+        self.lines = sorted(lines, key=lambda line: round(line.at, 6))
 
     def text(self, task: str | None = None) -> list[str]:
-        """As aligned text; ``task`` (key or id): only its lines and what struck meanwhile.
+        """Return aligned lines; ``task`` (key or id): only its lines and the faults meanwhile.
 
         Raises:
             LookupError: the run has no such task.
         """
         lines = self.lines if task is None else self.of(self._id(task))
-        told = [self.row(line) for line in lines]
+        rows = [self.row(line) for line in lines]
         if task is None:
-            told.append(f"{'':13}({self.left_out} steps that changed nothing are left out)")
-        return told
+            rows.append(f"{'':13}({self.left_out} steps that changed nothing are left out)")
+        return rows
 
     def row(self, line: NarratedEvent) -> str:
-        """One line as aligned text, by the arena's clock."""
+        """Format one line, with arena seconds."""
         mark = ">" if line.marked else " "
         return f"{mark}{line.at - self.zero:10.4f}  {line.who:<{_WHO_WIDTH}} {line.what}"
 
     def of(self, task_id: str) -> list[NarratedEvent]:
-        """The lines of one task, and what concerns all, from its first to its last."""
+        """Return the lines of one task, and the common ones between its first and its last."""
         mine = [line.at for line in self.lines if line.task == task_id]
         return [
             line
@@ -113,13 +111,13 @@ class Story:
         ]
 
     def name(self, task_id: str) -> str:
-        """A task as people know it: its key, else the end of its id."""
+        """Return the key of a task, else the end of its id."""
         task = self._history.tasks.get(task_id)
         return (task.key if task else None) or f"…{task_id[-8:]}"
 
     # ------------------------------------------------------------------ the history
 
-    def _testimony(self) -> Iterator[NarratedEvent]:
+    def _recorded(self) -> Iterator[NarratedEvent]:
         for record in self._history.records:
             for line in self._lines(record):
                 yield replace(line, marked=id(record) in self._evidence)
@@ -134,9 +132,9 @@ class Story:
                 what += f"({Reason(record.reason).text})"
                 what += f", epoch {record.epoch}, attempt {record.attempt}"
                 line = self._about(record.at, self._label(record.actor), record.task_id, what)
-                yield replace(line, by=_BEHIND.get(record.reason, ""))
+                yield replace(line, by=_STATEMENTS.get(record.reason, ""))
             case records.Effect() | records.SqlEffect():
-                # Odd while it is owned; the ledger has the epoch that the finish left behind.
+                # An owned epoch is odd; a ledger row has the even one that the finish wrote.
                 owned = record.epoch - (record.epoch + 1) % 2
                 who = self._owners.get((record.task_id, owned), "postgres")
                 yield self._about(record.at, who, record.task_id, describe(history, record))
@@ -148,19 +146,19 @@ class Story:
                 line = self._about(None, "sink", record.task_id, describe(history, record))
                 yield replace(line, at=record.at + self.zero)
             case records.Worker():
-                yield from self._life(record)
+                yield from self._incarnation(record)
             case records.Fault() | records.PhaseStart():
-                yield self._turn(record)
+                yield self._milestone(record)
             case _:
-                pass  # of no instant
+                pass  # has no instant
 
-    def _turn(self, record: records.Fault | records.PhaseStart) -> NarratedEvent:
+    def _milestone(self, record: records.Fault | records.PhaseStart) -> NarratedEvent:
         at = record.at + self.zero
         if isinstance(record, records.PhaseStart):
             return NarratedEvent(at, "", f"======== {record.phase} ========", common=True)
         flight = record.in_flight
         met = f", {flight.open} tasks open, {flight.running} running" if flight else ""
-        what = f"== {record.fault_id}: {record.fault} {_STRIKES[record.type]}{met}"
+        what = f"== {record.fault_id}: {record.fault} {_STEPS[record.type]}{met}"
         return NarratedEvent(at, ", ".join(record.targets), what, common=True)
 
     def _operation(self, half: Op) -> NarratedEvent:
@@ -172,14 +170,14 @@ class Story:
         name = f"{self.name(task_id)}  " if task_id else ""
         return NarratedEvent(half.at + self.zero, half.process, name + what, task_id)
 
-    def _life(self, worker: records.Worker) -> Iterator[NarratedEvent]:
+    def _incarnation(self, worker: records.Worker) -> Iterator[NarratedEvent]:
         short = worker.worker_id[-8:]
         at = virtual_seconds(worker.started_at)
         yield NarratedEvent(at, worker.label, f"registers as {short}", common=True)
         if worker.dead_at:
             at = virtual_seconds(worker.dead_at)
             what = f"{worker.label} ({short}) is marked dead: {worker.dead_reason}"
-            yield NarratedEvent(at, self._who_marked(at), what, common=True)
+            yield NarratedEvent(at, self._marker(at), what, common=True)
 
     def _about(self, at: str | None, who: str, task_id: str, what: str) -> NarratedEvent:
         second = virtual_seconds(at) if at is not None else 0.0
@@ -195,14 +193,14 @@ class Story:
         task_id = row.task_id if row else task
         if not any(line.task == task_id for line in self.lines):
             keys = sorted(self._history.task_by_key)
-            there = f"there are {keys[0]} to {keys[-1]}" if keys else "there is none"
+            there = f"its tasks are {keys[0]} to {keys[-1]}" if keys else "it has none"
             raise LookupError(f"no task {task} in this run; {there}")
         return task_id
 
     # ------------------------------------------------------------------ statements
 
     def _with_statement(self, line: NarratedEvent) -> NarratedEvent:
-        """How the statement behind a transition went, where that is worth a word."""
+        """Append lock wait and held commit of the statement that made a transition."""
         around = self._by_client.get(line.who, [])
         begin = line.at - _INSTANT_SECONDS
         for number, answer in around[bisect_left(around, begin, key=lambda each: each[1].at) :]:
@@ -211,13 +209,13 @@ class Story:
             late = answer.at > line.at + _INSTANT_SECONDS
             if late and not (answer.held and line.by in {"", answer.name}):
                 continue
-            self._told_by_history.add(number)
+            self._merged.add(number)
             until = f" (committed at {answer.at - self.zero:.4f})" if late else ""
             return replace(line, what=line.what + " (after a lock wait)" * answer.waited + until)
         return line
 
-    def _who_marked(self, at: float) -> str:
-        """By whose statement a worker died at that instant."""
+    def _marker(self, at: float) -> str:
+        """Return the process whose statement marked a worker dead at that instant."""
         for _, answer in self._answers:
             if answer.name in {"mark_dead", "retire"} and answer.rows:
                 longest = _HELD_SECONDS_MAX if answer.held else _INSTANT_SECONDS
@@ -231,8 +229,8 @@ class Story:
         for number, entry in enumerate(entries):
             if entry.who.startswith((_HARNESS, "history")):
                 continue
-            failed = (said := trace_words.answer(entry)) is not None and said.failed
-            if number in self._told_by_history and not failed:
+            failed = (answer := trace_words.answer(entry)) is not None and answer.failed
+            if number in self._merged and not failed:
                 continue
             line = self._event(entry)
             if line is None:
@@ -244,11 +242,11 @@ class Story:
         if hint := trace_words.published(entry):
             what = f"{self.name(hint[0])}  publishes its hint, epoch {hint[1]}"
             return NarratedEvent(entry.at, entry.who, what, hint[0])
-        what = trace_words.words(entry)
+        what = trace_words.describe(entry)
         common = entry.kind in {"node", "fault"}
         return NarratedEvent(entry.at, entry.who, what, common=common) if what else None
 
 
 def virtual_seconds(instant: str) -> float:
-    """An instant of the simulated database in seconds of virtual time."""
+    """Convert an instant of the simulated database to virtual seconds."""
     return parse_instant(instant).timestamp() - EPOCH

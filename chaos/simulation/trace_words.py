@@ -1,4 +1,4 @@
-"""Each entry of a trace in words; "" for what changed nothing, and need not be told."""
+"""Describe the entries of a trace in words; those that changed nothing get an empty text."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _NODE: Mapping[str, str] = MappingProxyType(
         "exited with -9": "KILLED",
         "paused": "PAUSED",
         "resumed": "RESUMED",
-        "signal 15": "is told to stop (SIGTERM)",
+        "signal 15": "receives SIGTERM",
     }
 )
 _UNANSWERED: Mapping[str, str] = MappingProxyType(
     {
         "waits for a lock": "waits for a lock",
-        "cancel request": "asks Postgres to cancel what it waits for",
+        "cancel request": "sends a cancel request to Postgres",
     }
 )
-# Statements that are told though they changed no task.
-_FRUITLESS: Mapping[str, str] = MappingProxyType(
+# Statements that are shown although they changed no task.
+_UNCHANGED: Mapping[str, str] = MappingProxyType(
     {
-        "claim": "claim: nothing to claim, the hint was old",
+        "claim": "claim: nothing granted, the hint was stale",
         "finish": "finish: changed nothing",
         "release": "release: changed nothing",
         "COMMIT": "COMMIT",
@@ -43,7 +43,7 @@ _WIRE: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StatementAnswer:
-    """A statement that was answered. ``outcome``: its command tag, or the SQLSTATE."""
+    """An answered statement. ``outcome``: its command tag, or the SQLSTATE."""
 
     at: float
     who: str
@@ -72,7 +72,7 @@ class StatementAnswer:
 
 
 def answer(entry: Entry) -> StatementAnswer | None:
-    """The last statement of a note of the Postgres bridge; None for notes that are no answer."""
+    """Return the last statement of an entry of the Postgres bridge; None if it has no answer."""
     found = _STATEMENT.fullmatch(entry.what.rpartition(", ")[2]) if entry.kind == "sql" else None
     if found is None:
         return None
@@ -80,47 +80,47 @@ def answer(entry: Entry) -> StatementAnswer | None:
 
 
 def published(entry: Entry) -> tuple[str, int] | None:
-    """Task id and epoch of the hint that this command published."""
+    """Return task id and epoch of the hint that the command published, if any."""
     found = _HINT.fullmatch(entry.what) if entry.kind == "redis" else None
     return (found["task"], int(found["epoch"])) if found else None
 
 
-def words(entry: Entry) -> str:
-    """What it says by itself, in one line."""
-    say: Callable[[str], str] = _KINDS.get(entry.kind, str)
-    said = answer(entry)
-    return _statement(said) if said is not None else say(entry.what)
+def describe(entry: Entry) -> str:
+    """Describe the entry in one line."""
+    describe_kind: Callable[[str], str] = _KINDS.get(entry.kind, str)
+    statement = answer(entry)
+    return _statement(statement) if statement is not None else describe_kind(entry.what)
 
 
-def _statement(said: StatementAnswer) -> str:
-    if said.failed:
-        return f"{said.name} failed: SQLSTATE {said.outcome}{said.how}"
-    if said.name == "heartbeat" and not said.rows:
-        return "heartbeat: no lease any more, it was marked dead"
-    if said.name == "expire_hints" and said.rows:
-        return f"takes all hints as lost: {said.rows} will be published again"
-    if said.name in _FRUITLESS:
-        return _FRUITLESS[said.name] + said.how
-    return f"{said.name}: {said.outcome}{said.how}" if said.waited else ""
+def _statement(statement: StatementAnswer) -> str:
+    if statement.failed:
+        return f"{statement.name} failed: SQLSTATE {statement.outcome}{statement.how}"
+    if statement.name == "heartbeat" and not statement.rows:
+        return "heartbeat refused: marked dead"
+    if statement.name == "expire_hints" and statement.rows:
+        return f"expires all hint deadlines: {statement.rows} hints will be republished"
+    if statement.name in _UNCHANGED:
+        return _UNCHANGED[statement.name] + statement.how
+    return f"{statement.name}: {statement.outcome}{statement.how}" if statement.waited else ""
 
 
 def _redis(what: str) -> str:
-    """Commands that hand hints over, fail, or tell that Redis has forgotten."""
+    """Describe commands that deliver hints, fail, or detect a hint loss."""
     command, _, reply = what.partition(" -> ")
     if reply.startswith("error"):
         return f"{command}: {reply}"
     if command.startswith("XREADGROUP") and reply == "ok":
-        return "takes hints"
+        return "reads hints"
     if command.startswith("GET") and command.endswith(":generation") and reply == "nil":
-        return "finds Redis empty: its generation is gone"
+        return "detects hint loss: the generation is missing"
     if command.startswith(("SET ", "XGROUP", "FLUSHALL")) and reply:
         return f"{command}: {reply}"
     return ""
 
 
 def _wire(what: str) -> str:
-    """Only what is no ordinary message."""
-    return f"the message {what}" if what.endswith("lost") else _WIRE.get(what, "")
+    """Describe lost messages, resets and refused connections."""
+    return f"message {what}" if what.endswith("lost") else _WIRE.get(what, "")
 
 
 def _node(what: str) -> str:
@@ -128,7 +128,7 @@ def _node(what: str) -> str:
 
 
 def _fault(what: str) -> str:
-    """The strikes themselves are told by the history."""
+    """Describe changes of toxics; the history has the faults themselves."""
     return "" if what.endswith((" begins", " ends")) else what
 
 

@@ -1,1 +1,1 @@
-"""The handlers of the workload, one module per kind of effect: what workers get as ``--app``."""
+"""The handlers of the workload, one module per kind of effect; workers load them with ``--app``."""

@@ -1,8 +1,8 @@
-"""What the handlers of all kinds do before and after their effect.
+"""The parts of an attempt before and after its effect, the same for all handlers.
 
-Payload: ``seconds`` an attempt takes, ``failures`` how many first attempts fail, ``retry_seconds``
-what they ask for, ``poison`` if it kills its process. The effect comes in the middle of the
-attempt, so that a fault may strike before and after it.
+Payload: ``seconds`` of an attempt, ``failures`` (number of first attempts that fail),
+``retry_seconds`` (requested delay after those), ``poison`` (kill the process). The effect is in the
+middle of the attempt, so that a fault may hit before or after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BACKOFF = Backoff(base_seconds=0.2, max_seconds=2.0)
 
 
 async def first_half(ctx: Context, payload: dict[str, Any]) -> None:
-    """Up to the effect; raises Retry where the attempt fails by plan."""
+    """Run up to the effect; raises Retry if this attempt is planned to fail."""
     await asyncio.sleep(payload["seconds"] / 2)
     if payload.get("poison"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -29,5 +29,5 @@ async def first_half(ctx: Context, payload: dict[str, Any]) -> None:
 
 
 async def second_half(payload: dict[str, Any]) -> None:
-    """From the effect to the end."""
+    """Run from the effect to the end."""
     await asyncio.sleep(payload["seconds"] / 2)

@@ -18,9 +18,9 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 @task("chaos_external", backoff=BACKOFF)
 async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-    """A call to the sink with the effect key; the attempt may still end otherwise after it."""
+    """Call the sink with the effect key; the attempt may still fail afterwards."""
     await first_half(ctx, payload)
-    # A client of its own for each call: a broken connection must not reach the next attempt.
+    # One client per call, so that a broken connection does not affect the next attempt.
     async with httpx.AsyncClient(
         trust_env=False, verify=_NO_CERTIFICATES, timeout=ctx.remaining_seconds()
     ) as client:
@@ -31,8 +31,8 @@ async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
                 json={"task_id": str(ctx.task_id)},
             )
         except httpx.TransportError as error:
-            raise Retry(after=0.2, reason=f"the sink did not answer: {error!r}") from error
+            raise Retry(after=0.2, reason=f"the sink did not respond: {error!r}") from error
     if answer.status_code not in {200, 201}:
-        raise Retry(after=0.2, reason=f"the sink answered {answer.status_code}")
+        raise Retry(after=0.2, reason=f"the sink responded with {answer.status_code}")
     await second_half(payload)
     return {"number": payload["number"], "applied": answer.status_code == 201}

@@ -1,4 +1,4 @@
-"""The return value is the effect: one row in the ledger."""
+"""The effect is the return value: one row in the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.handlers import Context, task
 
 @task("chaos_ledger", backoff=BACKOFF)
 async def ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-    """The return value is the effect."""
+    """Return the effect."""
     await first_half(ctx, payload)
     await second_half(payload)
     return {"number": payload["number"], "attempt": ctx.attempt}

@@ -1,4 +1,4 @@
-"""The effect is a row of the handler's own, in ``ctx.transaction()``."""
+"""The effect is a row that the handler inserts in ``ctx.transaction()``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _INSERT = text(
 
 @task("chaos_sql", backoff=BACKOFF)
 async def sql(ctx: Context, payload: dict[str, Any]) -> None:
-    """A row of our own, committed together with the ledger or not at all."""
+    """Insert a row, committed together with the ledger row or not at all."""
     await first_half(ctx, payload)
     async with ctx.transaction() as tx:
         row = {"task_id": ctx.task_id, "epoch": ctx.epoch, "attempt": ctx.attempt}

@@ -1,1 +1,1 @@
-"""Other task queues beside Holdfast: one small file each, run in an environment of its own."""
+"""Measure other task queues: one module each, run in a separate virtual environment."""

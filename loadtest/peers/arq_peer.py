@@ -1,4 +1,4 @@
-"""arq on Redis: a job stays in its sorted set until it was run, in both settings."""
+"""Run arq on Redis. In both settings a job stays in the sorted set until it has run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ AT_ONCE = 100
 
 
 async def noop(ctx: dict[str, Any], number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def prepare(config: PeerConfig) -> None:
-    """Nothing to prepare."""
+    """Need no preparation."""
 
 
 def enqueue(config: PeerConfig, count: int) -> None:
@@ -44,7 +44,7 @@ def enqueue(config: PeerConfig, count: int) -> None:
 
 def work(config: PeerConfig) -> None:
     keep = 3600 if config.durable else 0
-    asyncio.set_event_loop(asyncio.new_event_loop())  # it takes the one that is set
+    asyncio.set_event_loop(asyncio.new_event_loop())  # Worker uses the current loop
     Worker(
         [func(noop, name="noop", keep_result=keep)],
         redis_settings=RedisSettings.from_dsn(config.redis_url),

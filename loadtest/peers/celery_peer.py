@@ -1,4 +1,4 @@
-"""Celery on Redis, prefork pool; its own "Optimizing" guide for many short tasks."""
+"""Run Celery on Redis with a prefork pool, tuned by its "Optimizing" guide for short tasks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SETTINGS = {
 }
 SUPERVISES = True
 
-_place = PeerConfig.from_environment()
-app = Celery("noop", broker=_place.redis_url)
+_config = PeerConfig.from_environment()
+app = Celery("noop", broker=_config.redis_url)
 app.conf.update(
     task_ignore_result=True,
-    task_acks_late=_place.durable,
-    task_reject_on_worker_lost=_place.durable,
+    task_acks_late=_config.durable,
+    task_reject_on_worker_lost=_config.durable,
     worker_prefetch_multiplier=128,
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
@@ -31,14 +31,14 @@ app.conf.update(
 
 
 def _noop(number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 noop = app.task(_noop, name="noop")
 
 
 def prepare(config: PeerConfig) -> None:
-    """Nothing to prepare."""
+    """Need no preparation."""
 
 
 def enqueue(config: PeerConfig, count: int) -> None:
@@ -50,9 +50,9 @@ def enqueue(config: PeerConfig, count: int) -> None:
 def work(config: PeerConfig) -> None:
     options = ["--pool", "prefork", "--concurrency", str(config.workers), "--loglevel", "WARNING"]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    os.environ["PYTHONWARNINGS"] = "ignore"  # that it runs as root, on some machines
+    os.environ["PYTHONWARNINGS"] = "ignore"  # it warns when run as root
     argv = [sys.executable, "-m", "celery", "--app", "loadtest.peers.celery_peer", "worker"]
-    os.execv(sys.executable, [*argv, *options])  # noqa: S606 - there is no shell
+    os.execv(sys.executable, [*argv, *options])  # noqa: S606 - no shell wanted
 
 
 def counter(config: PeerConfig) -> Callable[[], int]:

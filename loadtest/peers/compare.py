@@ -1,4 +1,4 @@
-"""Holdfast and its peers in alternation on the same servers, and the table of it."""
+"""Measure Holdfast and its peers alternately on the same servers, and format the table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.collector import collecting
-from loadtest.drain import Bench, bench_of, client_of, holdfast_round, told
+from loadtest.collector import span_collector
+from loadtest.drain import Bench, bench_of, client_of, describe, holdfast_round
 from loadtest.drain_results import Round, spread, without_nan
 from loadtest.http_submitter import HttpSubmitter
 from loadtest.machine import Machine
 from loadtest.peers.peer_process import PeerProcess, Servers
 from loadtest.stack import LoadtestStack
 
-# Of the tasks that the fastest gets, for each peer: so that a round of each takes about as long.
+# Share of the tasks for each peer, so that their rounds take about the same time.
 SHARES = {
     "celery": 0.2,
     "rq": 0.05,
@@ -31,7 +31,7 @@ SHARES = {
 TASKS_MIN = 20
 _WHO = "Holdfast"
 _SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
-# Each setting of ours: what it adds to the defaults, and what the table says.
+# Each setting of Holdfast: variables added to the defaults, and the text in the table.
 HOLDFAST: dict[str, tuple[dict[str, str], str]] = {
     "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
     "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
@@ -42,7 +42,7 @@ _ALWAYS = "; ledger, event log, fence, commit before the answer"
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """What to measure how often."""
+    """Peers and sizes of a comparison."""
 
     names: tuple[str, ...]
     cache: Path
@@ -54,7 +54,7 @@ class CompareOptions:
 
 @dataclass(slots=True)
 class Row:
-    """One line of the table: who, in which version, set how, and its rounds."""
+    """One line of the table: a system, its versions, its settings and its rounds."""
 
     who: str
     setting: str
@@ -62,30 +62,30 @@ class Row:
     settings: str
     rounds: list[Round] = field(default_factory=list)
     spans: list[float] = field(default_factory=list)
-    """Of each round of ours: spans per task that the collector got."""
+    """Spans per task received by the collector, per round; only for Holdfast."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """All rows, Holdfast's first; its best setting is what others are compared with."""
+    """All rows. The first is Holdfast's best setting, the reference of all ratios."""
 
     machine: Machine
     workers: int
     rows: list[Row]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a machine; ``ratios`` as in the table."""
+        """Return everything as JSON; ``ratios`` as in the table."""
         rows = [{**asdict(row), "ratios": self.ratios(row)} for row in self.rows]
-        told = {"machine": asdict(self.machine), "workers": self.workers, "rows": rows}
-        return dict(without_nan(told))
+        content = {"machine": asdict(self.machine), "workers": self.workers, "rows": rows}
+        return dict(without_nan(content))
 
     def ratios(self, row: Row) -> list[float]:
-        """How many times its drain Holdfast's is, round by round: neighbours share their noise."""
+        """Return Holdfast's drain rate over the row's, per round; adjacent rounds share noise."""
         pairs = zip(self.rows[0].rounds, row.rounds, strict=True)
         return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
 
     def markdown(self) -> str:
-        """The table, with what it takes to read it."""
+        """Return the table with a description of the machine and the settings."""
         machine = self.machine
         count = len(self.rows[0].rounds)
         busy = machine.warning()
@@ -117,15 +117,15 @@ class Comparison:
 
 
 async def compare(options: CompareOptions, say: Callable[[str], None]) -> Comparison:
-    """Every round: Holdfast, then each peer at each of its settings.
+    """Measure, in every round, Holdfast and then each peer at each of its settings.
 
     Raises:
-        LoadtestError: a peer's environment cannot be made, or a figure cannot be had.
+        LoadtestError: a peer's environment cannot be created, or a figure cannot be measured.
     """
     machine = Machine.now()
     peers = []
     for name in options.names:
-        say(f"{name}: making sure of its environment")
+        say(f"{name}: preparing its environment")
         peers.append(await PeerProcess.ready(name, options.cache))
     python = {"python": platform.python_version()}
     ours = [
@@ -141,34 +141,34 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
     async with (
         LoadtestStack(workers=0) as stack,
         bench_of(stack) as bench,
-        collecting() as collected,
+        span_collector() as collector,
     ):
         servers = Servers(stack.database_url, stack.redis_url)
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
             for added, row in ours:
-                traced = {**added, "HOLDFAST_OTLP_ENDPOINT": collected.url}
-                row.rounds.append(await _ours(bench, options, traced))
-                row.spans.append(await collected.count() / options.tasks)
-                say(f"{head}, {_WHO}, {row.setting}: {told(row.rounds[-1])}")
+                traced = {**added, "HOLDFAST_OTLP_ENDPOINT": collector.url}
+                row.rounds.append(await _holdfast(bench, options, traced))
+                row.spans.append(await collector.count() / options.tasks)
+                say(f"{head}, {_WHO}, {row.setting}: {describe(row.rounds[-1])}")
             for peer, setting, row in rows:
                 count = max(TASKS_MIN, round(options.tasks * SHARES[peer.name]))
                 row.rounds.append(await peer.measure(servers, setting, count, options.workers))
-                say(f"{head}, {peer.name}, {setting}: {told(row.rounds[-1])}")
+                say(f"{head}, {peer.name}, {setting}: {describe(row.rounds[-1])}")
         say("stopping")
-    everybody = [*(row for _, row in ours), *(row for _, _, row in rows)]
-    return Comparison(machine, options.workers, everybody)
+    table = [*(row for _, row in ours), *(row for _, _, row in rows)]
+    return Comparison(machine, options.workers, table)
 
 
-async def _ours(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
-    """With an API and workers of their own, set as wanted; none idles beside a peer."""
+async def _holdfast(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
+    """Measure one round with dedicated API and workers, which are stopped before a peer runs."""
     await bench.probe.reset()
     url = await bench.stack.start_api(added)
     await bench.stack.start("worker", options.workers, added)
     await bench.probe.workers_ready(options.workers, bench.stack.check)
     async with client_of(url) as client:
-        mine = replace(bench, submitter=HttpSubmitter(client))
-        measured = await holdfast_round(mine, options.tasks, options.schedulers, added)
+        configured = replace(bench, submitter=HttpSubmitter(client))
+        measured = await holdfast_round(configured, options.tasks, options.schedulers, added)
     for role in ("worker", "api"):
         await bench.stack.stop(role)
     return measured
@@ -176,5 +176,5 @@ async def _ours(bench: Bench, options: CompareOptions, added: Mapping[str, str])
 
 def _described(row: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row.versions.items())
-    spans = f" ({statistics.median(row.spans):.2f} spans a task arrived)" if row.spans else ""
+    spans = f" ({statistics.median(row.spans):.2f} spans per task received)" if row.spans else ""
     return f"| {row.who}, {row.setting} | {versions} | {row.settings}{spans} |"

@@ -1,4 +1,4 @@
-"""DBOS Transact (durable workflows in Postgres): a no-op workflow on one of its queues."""
+"""Run DBOS Transact (durable workflows in Postgres): a no-op workflow on one queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DONE = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
 def noop(number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def _launch(config: PeerConfig) -> None:
@@ -43,7 +43,7 @@ def _launch(config: PeerConfig) -> None:
 
 
 def prepare(config: PeerConfig) -> None:
-    """Make schema and queue, as its first start would."""
+    """Create schema and queue, as a first start does."""
     _launch(config)
     DBOS.destroy()
 

@@ -1,4 +1,4 @@
-"""Dramatiq on Redis: messages are acknowledged after they were processed, in both settings."""
+"""Run Dramatiq on Redis. In both settings messages are acknowledged after processing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ dramatiq.set_broker(broker)
 
 
 def _noop(number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 noop = dramatiq.actor(_noop, actor_name="noop", broker=broker)
 
 
 def prepare(config: PeerConfig) -> None:
-    """Nothing to prepare."""
+    """Need no preparation."""
 
 
 def enqueue(config: PeerConfig, count: int) -> None:
@@ -42,10 +42,10 @@ def enqueue(config: PeerConfig, count: int) -> None:
 
 
 def work(config: PeerConfig) -> None:
-    os.environ["dramatiq_queue_prefetch"] = str(PREFETCH)  # noqa: SIM112 - its name is so
+    os.environ["dramatiq_queue_prefetch"] = str(PREFETCH)  # noqa: SIM112 - the name is Dramatiq's
     argv = [sys.executable, "-m", "dramatiq", "loadtest.peers.dramatiq_peer"]
     argv += ["--processes", str(config.workers), "--threads", str(THREADS), "--skip-logging"]
-    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell
+    os.execv(sys.executable, argv)  # noqa: S606 - no shell wanted
 
 
 def counter(config: PeerConfig) -> Callable[[], int]:

@@ -1,7 +1,6 @@
-"""Runs one step of one peer: ``python -m loadtest.peers.driver NAME STEP``, in its environment.
+"""Run one step of a peer in its environment: ``python -m loadtest.peers.driver NAME STEP``.
 
-Steps: describe, prepare, enqueue, work, watch. What there is to tell goes to standard output as
-lines of JSON.
+Steps: describe, prepare, enqueue, work, watch. Results are printed as lines of JSON.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ POLL_SECONDS = 0.05
 
 
 def main(name: str, step: str) -> None:
-    """Run it."""
+    """Run the step."""
     module: Any = importlib.import_module(f"loadtest.peers.{name}_peer")
     peer = cast("Peer", module)
     config = PeerConfig.from_environment()
     match step:
         case "describe":
-            _tell(
+            _print(
                 versions={each: importlib.metadata.version(each) for each in peer.PACKAGES},
                 settings=peer.SETTINGS,
                 supervises=peer.SUPERVISES,
@@ -35,27 +34,27 @@ def main(name: str, step: str) -> None:
         case "enqueue":
             began = time.perf_counter()
             peer.enqueue(config, config.count)
-            _tell(seconds=time.perf_counter() - began)
+            _print(seconds=time.perf_counter() - began)
         case "work":
             peer.work(config)
         case "watch":
             _watch(peer, config)
         case _:
-            raise SystemExit(f"there is no step {step}")
+            raise SystemExit(f"unknown step {step}")
 
 
 def _watch(peer: Peer, config: PeerConfig) -> None:
-    """How many are done, again and again until all are."""
+    """Print the number of finished tasks periodically until all are."""
     count = peer.counter(config)
     done = -1
     while done < config.count:
         done = count()
-        _tell(at=time.perf_counter(), done=done)
+        _print(at=time.perf_counter(), done=done)
         time.sleep(POLL_SECONDS)
 
 
-def _tell(**said: Any) -> None:
-    print(json.dumps(said), flush=True)
+def _print(**result: Any) -> None:
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer: their pins conflict. Made once, kept in a cache."""
+"""Create a cached virtual environment per peer, because their pins conflict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCKS = Path(__file__).parent / "locks"
 
 
 def default_cache() -> Path:
-    """``peers`` in HOLDFAST_CACHE, or in ``holdfast`` below the user's cache directory."""
+    """Return ``peers`` below HOLDFAST_CACHE, or below ``holdfast`` in the user's cache."""
     if chosen := os.environ.get("HOLDFAST_CACHE"):
         return Path(chosen).absolute() / "peers"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -26,25 +26,27 @@ def default_cache() -> Path:
 
 
 async def environment_of(name: str, cache: Path) -> Path:
-    """Its interpreter. What was made from the same lock and interpreter before is taken.
+    """Return the interpreter of the peer's environment, which is created if necessary.
+
+    The key of the cache is the lock file and the interpreter.
 
     Raises:
-        LoadtestError: it cannot be made.
+        LoadtestError: the environment cannot be created.
     """
     lock = LOCKS / f"{name}.txt"
     digest = hashlib.sha256(lock.read_bytes() + f"{sys.version} {sys.base_prefix}".encode())
     home = cache / f"{name}-{digest.hexdigest()[:12]}"
     if not home.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        # Not in its place before it is complete. A virtual environment may move: what its scripts
-        # say of their interpreter is not used.
+        # Moved to its final path when complete. Moving is safe: the scripts, which contain the
+        # path of their interpreter, are not used.
         scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
         try:
             await _run(name, Path(sys.executable), ["venv", str(scratch)])
             install = ["pip", "install", "--quiet", "--disable-pip-version-check"]
             install += ["--require-hashes", "--requirement", str(lock)]
             await _run(name, scratch / "bin" / "python", install)
-            with contextlib.suppress(OSError):  # another run was faster
+            with contextlib.suppress(OSError):  # another process created it
                 scratch.rename(home)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -60,10 +62,10 @@ async def _run(name: str, python: Path, arguments: list[str]) -> None:
         start_new_session=True,
     )
     try:
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             await end(process)
     if process.returncode:
-        told = said.decode(errors="replace").strip()[-2000:]
-        raise LoadtestError(f"the environment of {name} cannot be made:\n{told}")
+        tail = output.decode(errors="replace").strip()[-2000:]
+        raise LoadtestError(f"cannot create the environment of {name}:\n{tail}")

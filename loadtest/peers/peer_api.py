@@ -1,15 +1,15 @@
-"""What a peer is told of where and how it runs. Read by its own interpreter: nothing but stdlib.
+"""Define the interface of a peer. It runs in the peer's environment: standard library only.
 
 A peer is a module ``NAME_peer`` in this folder, with
 
-- ``PACKAGES``: whose versions the table shows
-- ``SETTINGS``: "best" and "durable", each with the settings in words; "durable" alone where there
-  is nothing faster than that
-- ``SUPERVISES``: True if one ``work`` starts all worker processes
-- ``prepare(place)``: makes schema and queues, in an empty database and an empty Redis
-- ``enqueue(place, count)``: stores ``count`` no-op tasks, the fastest documented way
-- ``work(place)``: works until SIGTERM
-- ``counter(place)``: returns a function that tells how many tasks are done, cheaply
+- ``PACKAGES``: packages whose versions the table shows
+- ``SETTINGS``: "best" and "durable", each with a description of the settings; only "durable" if
+  nothing is faster
+- ``SUPERVISES``: True if one ``work`` process starts all worker processes
+- ``prepare(config)``: creates schema and queues in an empty database and an empty Redis
+- ``enqueue(config, count)``: stores ``count`` no-op tasks in the fastest documented way
+- ``work(config)``: executes tasks until SIGTERM
+- ``counter(config)``: returns a cheap function that counts the finished tasks
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORKERS = "LOADTEST_PEER_WORKERS"
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """``count``: tasks in all; ``workers``: worker processes in all."""
+    """Where and how a peer runs. ``count``: total tasks; ``workers``: total worker processes."""
 
     database_url: str
     redis_url: str
@@ -41,7 +41,7 @@ class PeerConfig:
         return self.setting == "durable"
 
     def environment(self) -> dict[str, str]:
-        """For a process that shall find itself here."""
+        """Return the variables from which ``from_environment`` restores it in another process."""
         return {
             _DATABASE: self.database_url,
             _REDIS: self.redis_url,
@@ -52,7 +52,7 @@ class PeerConfig:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """As the environment says; some libraries want to be configured on import."""
+        """Create from the environment: some libraries must be configured on import."""
         return cls(
             database_url=environment.get(_DATABASE, ""),
             redis_url=environment.get(_REDIS, "redis://"),
@@ -63,7 +63,7 @@ class PeerConfig:
 
 
 class Peer(Protocol):
-    """What a module of a peer has."""
+    """Contents of a peer's module."""
 
     PACKAGES: tuple[str, ...]
     SETTINGS: dict[str, str]

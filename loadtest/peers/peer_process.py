@@ -1,4 +1,4 @@
-"""One peer, measured: its steps as processes of its own environment, on the given servers."""
+"""Measure one peer: run its steps as processes of its environment on the given servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DATABASE = "holdfast_peer"
 REDIS_DATABASE = 1
 STEP_SECONDS = 600.0
 
-# What Redis does with a write: keep it in memory (its default), or fsync it before the answer.
+# Persistence of Redis: none (its default), or fsync before each response.
 REDIS = {
     "best": {"appendonly": "no"},
     "durable": {"appendonly": "yes", "appendfsync": "always"},
@@ -38,7 +38,7 @@ REDIS = {
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where Postgres and Redis are; a peer gets a database of its own in each."""
+    """URLs of Postgres and Redis; a peer gets a separate database in each."""
 
     database_url: str
     redis_url: str
@@ -46,7 +46,7 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class PeerProcess:
-    """A peer that is ready to be measured."""
+    """A peer with its environment, ready to be measured."""
 
     name: str
     python: Path
@@ -56,22 +56,23 @@ class PeerProcess:
 
     @classmethod
     async def ready(cls, name: str, cache: Path) -> PeerProcess:
-        """Make its environment if need be.
+        """Create the peer's environment if necessary.
 
         Raises:
-            LoadtestError: it cannot be made.
+            LoadtestError: the environment cannot be created.
         """
         python = await environment_of(name, cache)
-        said = await _step(name, python, "describe", {})
-        return cls(name, python, said["versions"], said["settings"], said["supervises"])
+        described = await _step(name, python, "describe", {})
+        versions, settings = described["versions"], described["settings"]
+        return cls(name, python, versions, settings, described["supervises"])
 
     async def measure(self, servers: Servers, setting: str, count: int, workers: int) -> Round:
-        """Store and drain ``count`` no-op tasks with nothing else in the databases.
+        """Store and drain ``count`` no-op tasks on empty databases.
 
         Raises:
-            LoadtestError: a step failed, or nothing moved for a minute.
+            LoadtestError: a step failed, or there was no progress for a minute.
         """
-        async with _empty_place(servers, setting, count, workers) as config:
+        async with _empty_databases(servers, setting, count, workers) as config:
             environment = config.environment()
             await _step(self.name, self.python, "prepare", environment)
             stored = await _step(self.name, self.python, "enqueue", environment)
@@ -90,7 +91,7 @@ class PeerProcess:
             watcher = await self._spawn("watch", environment, stdout=PIPE)
             processes.append(watcher)
             stopwatch = Stopwatch(config.count)
-            await self._look(watcher, stopwatch)  # before anything is done: few are done at once
+            await self._poll(watcher, stopwatch)  # before any task is done
             for _ in range(1 if self.supervises else config.workers):
                 process = await self._spawn("work", environment)
                 processes.append(process)
@@ -102,28 +103,28 @@ class PeerProcess:
     async def _watch(
         self, watcher: Process, workers: Sequence[Process], stopwatch: Stopwatch
     ) -> None:
-        while not await self._look(watcher, stopwatch):
+        while not await self._poll(watcher, stopwatch):
             if any(process.returncode is not None for process in workers):
-                raise LoadtestError(f"a worker of {self.name} died, see its output above")
+                raise LoadtestError(f"a worker of {self.name} exited, see its output above")
 
-    async def _look(self, watcher: Process, stopwatch: Stopwatch) -> bool:
-        """Whether all were done at the watcher's next look."""
+    async def _poll(self, watcher: Process, stopwatch: Stopwatch) -> bool:
+        """Record the next count of the watcher; return True when all tasks are done."""
         assert watcher.stdout is not None  # noqa: S101 - it was opened as a pipe
         line = await watcher.stdout.readline()
         if not line:
-            raise LoadtestError(f"the watch over {self.name} ended early, see its output above")
-        said = orjson.loads(line)
-        return stopwatch.saw(said["at"], said["done"])
+            raise LoadtestError(f"the watcher of {self.name} exited early, see its output above")
+        progress = orjson.loads(line)
+        return stopwatch.record(progress["at"], progress["done"])
 
     async def _spawn(self, step: str, environment: dict[str, str], **how: Any) -> Process:
         return await _spawn(self.name, self.python, step, environment, **how)
 
 
 @asynccontextmanager
-async def _empty_place(
+async def _empty_databases(
     servers: Servers, setting: str, count: int, workers: int
 ) -> AsyncIterator[PeerConfig]:
-    """A new database and an empty Redis, durable as the setting says; afterwards as before."""
+    """Create a database, empty Redis and set its persistence; undo all of it afterwards."""
     administration = await asyncpg.connect(servers.database_url)
     client = redis.Redis.from_url(_redis_url(servers), decode_responses=True)
     before = await _configuration(client)
@@ -151,7 +152,7 @@ async def _empty_place(
 
 
 async def _configuration(client: redis.Redis) -> dict[str, str]:
-    """What REDIS changes, as it is now."""
+    """Return the current values of the settings in REDIS."""
     found = {name: await client.config_get(name) for name in REDIS["durable"]}
     return {name: str(answer[name]) for name, answer in found.items()}
 
@@ -161,11 +162,11 @@ def _redis_url(servers: Servers) -> str:
 
 
 async def _step(name: str, python: Path, step: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a step to its end; the last line it told, if any."""
+    """Run a step to completion and return the last line of its output, decoded from JSON."""
     process = await _spawn(name, python, step, environment, stdout=PIPE)
     try:
         async with asyncio.timeout(STEP_SECONDS):
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
     except TimeoutError:
         raise LoadtestError(f"{name}: {step} took more than {STEP_SECONDS:.0f} s") from None
     finally:
@@ -173,7 +174,7 @@ async def _step(name: str, python: Path, step: str, environment: dict[str, str])
             await end(process)
     if process.returncode:
         raise LoadtestError(f"{name}: {step} failed, see its output above")
-    lines = said.splitlines()
+    lines = output.splitlines()
     return dict(orjson.loads(lines[-1])) if lines else {}
 
 

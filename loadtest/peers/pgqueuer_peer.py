@@ -1,4 +1,4 @@
-"""PgQueuer (a queue in Postgres): finished jobs leave the table, a log line stays."""
+"""Run PgQueuer (a queue in Postgres). It deletes finished jobs and keeps a log row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEFT = "SELECT count(*) FROM pgqueuer"
 
 
 async def noop(job: Job) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def prepare(config: PeerConfig) -> None:

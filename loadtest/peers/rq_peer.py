@@ -1,4 +1,4 @@
-"""RQ on Redis. Its default worker forks for each job; SimpleWorker does not."""
+"""Run RQ on Redis. Its default worker forks for each job; SimpleWorker does not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BATCH = 1000
 
 
 def noop(number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def prepare(config: PeerConfig) -> None:
-    """Nothing to prepare."""
+    """Need no preparation."""
 
 
 def enqueue(config: PeerConfig, count: int) -> None:

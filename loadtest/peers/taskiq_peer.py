@@ -1,4 +1,4 @@
-"""taskiq on Redis streams."""
+"""Run taskiq on Redis streams."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ broker = RedisStreamBroker(
 
 
 async def _noop(number: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 noop = broker.register_task(_noop, task_name="noop")
 
 
 def prepare(config: PeerConfig) -> None:
-    """Make the stream and its group, as its first start would."""
+    """Create the stream and its group, as a first start does."""
 
     async def start() -> None:
         await broker.startup()
@@ -59,7 +59,7 @@ def work(config: PeerConfig) -> None:
     ack = "when_executed" if config.durable else "when_received"
     argv = [sys.executable, "-m", "taskiq", "worker", "loadtest.peers.taskiq_peer:broker"]
     argv += ["--workers", str(config.workers), "--ack-type", ack, "--log-level", "ERROR"]
-    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell
+    os.execv(sys.executable, argv)  # noqa: S606 - no shell wanted
 
 
 def counter(config: PeerConfig) -> Callable[[], int]:

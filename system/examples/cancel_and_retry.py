@@ -27,7 +27,7 @@ def export(ctx: Context, payload: dict[str, Any]) -> None:
 
 @task("fetch_rate", max_attempts=4, backoff=Backoff(base_seconds=0.2, max_seconds=5))
 async def fetch_rate(ctx: Context, payload: dict[str, Any]) -> str:
-    """Fail, ask for a delay, then succeed; or give up at once."""
+    """Fail, request a delay, then succeed; or give up immediately."""
     if "currency" not in payload:
         raise Discard("no currency: no retry could help")  # FAILED: the dead letter
     if ctx.attempt == 1:

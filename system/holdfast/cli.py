@@ -23,8 +23,8 @@ _GARBAGE_OBJECTS = 5_000
 
 app = typer.Typer(
     name="holdfast",
-    help="A distributed task scheduler whose promises can be checked. "
-    "Every role is configured by HOLDFAST_* variables: see `holdfast settings`.",
+    help="A distributed task scheduler: at-least-once delivery, exactly-once effect. "
+    "Configured by HOLDFAST_* variables; `holdfast settings` lists them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 @app.command()
 def api() -> None:
-    """Serve the REST API (stateless: start as many as you like)."""
+    """Serve the REST API. Stateless: run any number of them."""
     with _extra("server"):
         from holdfast.api.server import run_api
 
@@ -42,7 +42,7 @@ def api() -> None:
 
 @app.command()
 def scheduler() -> None:
-    """Move due tasks to the queue and sweep up after crashes (start two or more)."""
+    """Dispatch due tasks and recover from crashes. Run two or more."""
     with _extra("server"):
         from holdfast.scheduler.role import run_scheduler
 
@@ -53,17 +53,17 @@ def scheduler() -> None:
 def worker(
     modules: Annotated[
         list[str] | None,
-        typer.Option("--app", help="A module with your @task functions; may be repeated."),
+        typer.Option("--app", metavar="MODULE", help="Module with @task functions; repeatable."),
     ] = None,
 ) -> None:
-    """Run tasks: the built-in ones and those of your own modules."""
+    """Run tasks with the built-in handlers and those of --app."""
     with _extra("server"):
         from holdfast.worker.role import run_worker
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
 
     async def work(settings: Settings) -> int:
-        # Leaves from in here: asyncio.run would wait for a handler that refuses to be cancelled.
+        # Exits here, since asyncio.run would wait for a handler that ignores its cancellation.
         leave(await run_worker(settings, modules or []))
 
     _run(work(_settings()))
@@ -71,33 +71,36 @@ def worker(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database to the schema of this release."""
+    """Migrate the database to the schema of this release."""
     with _extra("server"):
         from holdfast.store.migrate import upgrade_in_loop
         from holdfast.store.revision import NEWEST
 
-    _run(_zero(upgrade_in_loop(_settings())))
+    _run(_exit_zero(upgrade_in_loop(_settings())))
     typer.echo(f"the database is at migration {NEWEST}")
 
 
 @app.command()
 def up(
-    data_dir: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(
+    data_dir: Annotated[Path, typer.Option(metavar="DIRECTORY", help="Data and logs.")] = Path(
         ".holdfast"
     ),
     modules: Annotated[
         list[str] | None,
-        typer.Option("--app", help="A module with your @task functions; may be repeated."),
+        typer.Option("--app", metavar="MODULE", help="Module with @task functions; repeatable."),
     ] = None,
     *,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Wipe the data first.")] = False,
-    schedulers: Annotated[int, typer.Option(min=0, help="Scheduler processes.")] = 2,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete all data first.")] = False,
+    schedulers: Annotated[int, typer.Option(min=0, metavar="N", help="Number of schedulers.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Number of workers.")] = 2,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Jaeger, too, and a trace of every task.")
+        bool, typer.Option("--trace", help="Also run Jaeger, and trace every task.")
     ] = False,
 ) -> None:
-    """Run the whole system on this machine: servers, API, schedulers, workers, mail catcher."""
+    """Run the whole system on this machine.
+
+    Postgres, Valkey, the API, schedulers, workers and a mail catcher. Ctrl-C stops everything.
+    """
     with _extra("embedded"):
         from holdfast.devstack.supervisor import UpOptions, run_up
 
@@ -114,17 +117,17 @@ def up(
 
 @app.command()
 def trace(
-    task_id: Annotated[UUID, typer.Argument(metavar="TASK_ID")],
+    task_id: Annotated[UUID, typer.Argument(metavar="TASK_ID", help="Id of the task.")],
     api: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Ask this API for the task. Default: the database if HOLDFAST_DATABASE_URL is "
-            "set, else the API of this machine.",
+            help="Read the task from this API. Default: the database if HOLDFAST_DATABASE_URL is "
+            "set, otherwise the API on this machine.",
         ),
     ] = None,
 ) -> None:
-    """Draw the trace of a task, as Jaeger (HOLDFAST_JAEGER_URL) has it."""
+    """Draw the trace of a task. Reads it from Jaeger (HOLDFAST_JAEGER_URL)."""
     with _extra("server"):
         from holdfast.tools.trace import trace_of
         from holdfast.tools.trace_drawing import show
@@ -140,16 +143,20 @@ def trace(
 
 @app.command()
 def mailcatcher() -> None:
-    """Catch mail instead of sending it, and show it on a page."""
+    """Catch mail and show it on a web page. Delivers nothing."""
     with _extra("embedded"):
         from holdfast.devstack.mailcatcher import catch_mail
 
-    _run(_zero(catch_mail(_settings())))
+    _run(_exit_zero(catch_mail(_settings())))
 
 
 @app.command()
 def doctor() -> None:
-    """Check versions, migrations, durability, Redis' eviction policy and clocks."""
+    """Check a deployment.
+
+    Checks versions, migrations, durability, the eviction policy and clocks; exits with 1 if a
+    guarantee is broken.
+    """
     with _extra("server"):
         from holdfast.tools.doctor import examine
 
@@ -165,7 +172,7 @@ def doctor() -> None:
 
 @app.command()
 def settings() -> None:
-    """Document every HOLDFAST_* variable with its default."""
+    """List every HOLDFAST_* variable with its default."""
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
         shown = json.dumps(default) if isinstance(default, tuple) else default
@@ -179,7 +186,7 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        missing = error.__cause__ or error  # SQLAlchemy's own is a paragraph
+        missing = error.__cause__ or error  # SQLAlchemy's own message is a paragraph
         typer.echo(f"holdfast: {missing}; run pip install 'holdfast[{name}]'", err=True)
         raise typer.Exit(2) from error
 
@@ -196,7 +203,7 @@ def _settings() -> Settings:
         raise typer.Exit(2) from error
 
 
-async def _zero(work: Coroutine[Any, Any, None]) -> int:
+async def _exit_zero(work: Coroutine[Any, Any, None]) -> int:
     await work
     return 0
 

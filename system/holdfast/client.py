@@ -1,14 +1,14 @@
-"""Enqueue from Python inside your own SQL transaction: the task exists if, and only if, you commit.
+"""Enqueue tasks from Python inside your own SQL transaction: they exist only if it commits.
 
     with engine.begin() as connection:
         connection.execute(insert(orders).values(...))
         enqueue(connection, "send_email", {"to": "user@example.com"})
 
-``connection`` is a SQLAlchemy ``Connection`` to the database of Holdfast, with any driver. From
+``connection`` is a SQLAlchemy ``Connection`` to Holdfast's database, with any driver. From
 asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
 
-Schedulers see the task within a second after the commit. Names are not checked against those that
-workers announced: a task with an unknown name waits until a worker announces it.
+Schedulers see the task within a second of the commit. Names are not checked against the announced
+ones: a task with an unknown name waits until a worker announces it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _ACTOR = "client"
 
 
 class IdempotencyKeyReused(HoldfastError):
-    """The key was used before, for another request; ``task_id`` is the task that one made."""
+    """The idempotency key belongs to another request, which created the task ``task_id``."""
 
     def __init__(self, key: str, task_id: UUID) -> None:
         super().__init__(
-            f"the idempotency key {key!r} was used for another request, which made task {task_id}"
+            f"the idempotency key {key!r} belongs to another request, which created task {task_id}"
         )
         self.key = key
         self.task_id = task_id
@@ -60,14 +60,14 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
 ) -> UUID:
     """Store one task in the caller's transaction and return its id.
 
-    The arguments are those of ``TaskRequest``. For an idempotency key that was used before, the id
-    is that of the first task. The task continues the trace of ``traceparent``, else that of the
-    current OpenTelemetry span, else it begins one (``trace_ratio`` of these are sampled).
+    The arguments are those of ``TaskRequest``. If the same request was made before under the
+    idempotency key, return the id of its task. The task continues the trace of ``traceparent``,
+    else of the current OpenTelemetry span, else starts a trace (``trace_ratio`` are sampled).
 
     Raises:
         pydantic.ValidationError: an argument is out of bounds.
-        PayloadError: the payload would not be read back equal.
-        IdempotencyKeyReused: the caller should roll back, or choose another key.
+        PayloadError: the payload would change when read back.
+        IdempotencyKeyReused: the key belongs to another request; roll back or use another key.
     """
     request = TaskRequest(
         name=name,
@@ -89,9 +89,9 @@ def enqueue_many(
     traceparent: str | None = None,
     trace_ratio: float = TRACE_RATIO,
 ) -> list[UUID]:
-    """Store many tasks by one statement; return their ids in order. Raises as ``enqueue`` does.
+    """Store tasks in one batch and return their ids in order. Raise the errors of ``enqueue``.
 
-    All of them continue one trace, chosen as in ``enqueue``; without one each begins its own.
+    All continue one trace, chosen as in ``enqueue``; without one, each starts its own.
     """
     current = w3c.parse(traceparent) or trace.get_current_span().get_span_context()
     new = [

@@ -1,11 +1,11 @@
-"""What may go wrong, by what the caller may do next.
+"""Errors, classified by what the caller may do next.
 
 HoldfastError
-+-- Unavailable       nothing was done: try again later
-+-- OutcomeUnknown    may be done, or be done later: send the same guarded statement again
++-- Unavailable       nothing was done: retry later
++-- OutcomeUnknown    may have taken effect, or may yet: resend the same guarded statement
 +-- Unstorable        Postgres can never store this value: change it
-+-- TaskLost          the attempt is no longer owned here: stop, write nothing
-+-- Misconfigured     this process cannot run like this: an operator must act
++-- TaskLost          this worker no longer owns the attempt: stop, write nothing
++-- Misconfigured     the process cannot run with this configuration: an operator must fix it
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from holdfast.telemetry.event_names import ErrorCode
 
 
 class HoldfastError(Exception):
-    """Base of every error that Holdfast raises on purpose.
+    """Base of every error that Holdfast raises deliberately.
 
-    ``code`` is logged as ``error_code``: programs recognise the error by it, never by its text.
+    ``code`` is logged as ``error_code``: programs match the code, never the text.
     """
 
     code = ErrorCode.OTHER
@@ -28,13 +28,13 @@ class HoldfastError(Exception):
 
 
 class Unavailable(HoldfastError):
-    """A server could not be reached; the statement was never sent, nothing was done."""
+    """A server could not be reached, or refused: nothing was done."""
 
     code = ErrorCode.UNAVAILABLE
 
 
 class OutcomeUnknown(HoldfastError):
-    """The reply was lost: the statement may have taken effect, or may still do so."""
+    """The reply was lost: the statement may have taken effect, or may do so later."""
 
     code = ErrorCode.OUTCOME_UNKNOWN
 
@@ -46,12 +46,12 @@ class Unstorable(HoldfastError):
 
 
 class TaskLost(HoldfastError):
-    """This attempt's lease was lost; nothing it writes is accepted any more."""
+    """The attempt's lease was lost; none of its writes is accepted."""
 
     code = ErrorCode.TASK_LOST
 
 
 class Misconfigured(HoldfastError):
-    """The process cannot start with these settings or this database; the message says why."""
+    """The process cannot run with these settings or this database; the message says why."""
 
     code = ErrorCode.MISCONFIGURED

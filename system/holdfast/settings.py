@@ -1,4 +1,4 @@
-"""All configuration of one process: read once from HOLDFAST_* variables, then frozen."""
+"""The configuration of one process, read once from HOLDFAST_* variables and then frozen."""
 
 from __future__ import annotations
 
@@ -19,45 +19,47 @@ class Settings(BaseModel):
     """Every field is the variable ``HOLDFAST_<FIELD>``; arguments override the environment.
 
     Raises:
-        pydantic.ValidationError: a variable has an impossible value, or two contradict each other.
+        pydantic.ValidationError: a variable is invalid, or two contradict each other.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
     label: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
-        description="Name of this process in logs and events; host and pid where not given.",
+        description="Name of this process in logs and events; by default host and pid.",
     )
 
-    # Where things are
+    # Servers
     database_url: str = Field(
-        "postgresql://postgres@127.0.0.1:5432/holdfast", description="Postgres, the truth."
+        "postgresql://postgres@127.0.0.1:5432/holdfast",
+        description="Postgres, the source of truth.",
     )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, for hints.")
     redis_prefix: str = Field("holdfast", description="First part of every Redis key.")
 
     # Leases and time
     lease_seconds: float = Field(
-        15.0, gt=0, description="A worker silent for this long is marked dead."
+        15.0, gt=0, description="A worker without a heartbeat for this long is marked dead."
     )
     heartbeat_seconds: float = Field(
-        3.0, gt=0, description="Time between two renewals of a lease; at most a third of it."
+        3.0, gt=0, description="Time between lease renewals; at most a third of the lease."
     )
     poll_seconds: float = Field(
-        1.0, gt=0, le=1.0, description="Longest sleep of a scheduler between two looks."
+        1.0, gt=0, le=1.0, description="Longest sleep of a scheduler between two polls."
     )
     hint_deadline_seconds: float = Field(
-        10.0, gt=0, description="A hint not claimed by then is published again; doubles each time."
+        10.0, gt=0, description="A hint unclaimed for this long is republished; doubles each time."
     )
-    hint_deadline_max_seconds: float = Field(300.0, gt=0, description="Cap of that doubling.")
+    hint_deadline_max_seconds: float = Field(
+        300.0, gt=0, description="Upper limit of that doubling."
+    )
     timeout_grace_seconds: float = Field(
         10.0,
         gt=0,
-        description="An attempt that a living worker let run so long past its timeout is taken "
-        "back.",
+        description="An attempt of a live worker is reclaimed this long after its timeout.",
     )
     shutdown_grace_seconds: float = Field(
-        20.0, ge=0, description="Time that handlers get to end after SIGTERM."
+        20.0, ge=0, description="Time that running handlers get to end after SIGTERM."
     )
     statement_timeout_seconds: float = Field(
         10.0, gt=0, description="A statement unanswered for this long has an unknown outcome."
@@ -66,20 +68,22 @@ class Settings(BaseModel):
         5.0, gt=0, description="Limit for opening a connection to Postgres or Redis."
     )
     submit_timeout_seconds: float = Field(
-        15.0, gt=0, description="The API answers 503 when a submit is not settled by then."
+        15.0, gt=0, description="The API answers 503 to a submit not settled within this time."
     )
 
     unknown_name_seconds: float = Field(
-        5.0, gt=0, description="A task whose name a worker does not know rests so long."
+        5.0, gt=0, description="Delay of a task released because its worker has no such handler."
     )
 
     # Sizes
     queue_depth_max: int = Field(
-        2000, gt=0, description="Tasks QUEUED per queue; the rest of a backlog waits in Postgres."
+        2000, gt=0, description="QUEUED tasks per queue; the rest of the backlog stays SCHEDULED."
     )
     dispatch_batch: int = Field(500, gt=0, description="Tasks dispatched by one statement.")
     sweep_batch: int = Field(500, gt=0, description="Rows handled by one sweep statement.")
-    worker_concurrency: int = Field(100, gt=0, description="Handlers that one worker runs at once.")
+    worker_concurrency: int = Field(
+        100, gt=0, description="Handlers that one worker runs concurrently."
+    )
     transaction_connections: int = Field(
         10, gt=0, description="Connections of one worker for ctx.transaction()."
     )
@@ -90,52 +94,53 @@ class Settings(BaseModel):
 
     # Policy
     queues: tuple[str, ...] = Field(("default",), description="Queues this worker reads.")
-    max_attempts: int = Field(5, ge=1, le=1000, description="Attempts where nobody says more.")
+    max_attempts: int = Field(
+        5, ge=1, le=1000, description="Attempts, unless request or handler set a limit."
+    )
     max_losses: int = Field(
-        3, ge=1, description="A task whose worker died this often is poison: FAILED."
+        3, ge=1, description="A task lost this often with its worker is poison: FAILED."
     )
     attempt_timeout_seconds: float = Field(
-        300.0, gt=0, description="Timeout of an attempt where nobody says more."
+        300.0, gt=0, description="Timeout of an attempt, unless request or handler set one."
     )
     run_at_horizon_days: int = Field(
-        3650, ge=1, le=36500, description="run_at farther away than this is refused."
+        3650, ge=1, le=36500, description="A run_at farther in the future than this is refused."
     )
     retention_days: float = Field(
-        7.0, gt=0, description="SUCCEEDED and CANCELLED tasks (and their keys) are kept so long."
+        7.0, gt=0, description="Retention of SUCCEEDED and CANCELLED tasks and their keys."
     )
-    dead_letter_retention_days: float = Field(
-        30.0, gt=0, description="FAILED tasks are kept so long."
-    )
+    dead_letter_retention_days: float = Field(30.0, gt=0, description="Retention of FAILED tasks.")
     accept_unknown_names: bool = Field(
-        False, description="Accept tasks whose name no worker ever announced."
+        False, description="Accept tasks whose name no worker announced."
     )
 
     # API
     api_host: str = Field("127.0.0.1", description="Address the API listens on.")
     api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Bearer keys as a JSON list; without any the API listens on loopback only."
+        (), description="Bearer keys, a JSON list; without one the API listens on loopback only."
     )
     api_without_keys: bool = Field(
         False,
-        description="Listen beyond loopback without keys too: only where the network itself keeps "
-        "strangers out, as a container whose port is published on loopback.",
+        description="Listen beyond loopback without keys. Only where the network restricts access, "
+        "such as a container whose port is published on loopback.",
     )
     health_host: str = Field(
         "127.0.0.1", description="Address of a scheduler's or worker's health and metrics port."
     )
     health_port: int = Field(
-        0, ge=0, le=65535, description="That port; 0 takes a free one and logs it."
+        0, ge=0, le=65535, description="That port; 0 picks a free one and logs it."
     )
 
     # Built-in handlers
     http_allowed_hosts: tuple[str, ...] = Field(
-        (), description='Hosts http_request may call, a JSON list; "host", "host:port", "*.suffix".'
+        (),
+        description='Hosts http_request may call, a JSON list of "host", "host:port", "*.suffix".',
     )
     smtp_host: str = Field("127.0.0.1", description="Mail server of send_email.")
-    smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
-    smtp_username: str | None = Field(None, description="User name at the mail server.")
-    smtp_password: SecretStr | None = Field(None, description="Password at the mail server.")
+    smtp_port: int = Field(1025, ge=1, le=65535, description="Port of the mail server.")
+    smtp_username: str | None = Field(None, description="User name for the mail server.")
+    smtp_password: SecretStr | None = Field(None, description="Password for the mail server.")
     smtp_start_tls: bool = Field(False, description="Upgrade the connection to TLS.")
     mail_from: str = Field("holdfast@localhost", description="Sender of send_email.")
 
@@ -148,21 +153,21 @@ class Settings(BaseModel):
     )
     otlp_endpoint: str | None = Field(
         None,
-        description="Base URL of an OpenTelemetry collector (OTLP over HTTP), for example "
-        "http://127.0.0.1:4318; without one no spans are recorded.",
+        description="Base URL of an OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318; without it no spans are recorded.",
     )
     trace_ratio: float = Field(
         TRACE_RATIO,
         ge=0,
         le=1,
-        description="Share of the traces begun here that are sampled; a caller's traceparent "
-        "decides for itself.",
+        description="Share of the traces started here that are sampled; a caller's traceparent "
+        "carries its own decision.",
     )
     jaeger_url: str = Field(
-        "http://127.0.0.1:16686", description="Where `holdfast trace` finds traces."
+        "http://127.0.0.1:16686", description="Jaeger, where `holdfast trace` reads traces."
     )
     trace_export_seconds: float = Field(
-        1.0, gt=0, description="A finished span is sent within this time."
+        1.0, gt=0, description="Longest delay before a finished span is sent."
     )
 
     @classmethod
@@ -196,7 +201,7 @@ class Settings(BaseModel):
             parts = urlsplit(url)
             port_fits = parts.port is None or parts.port > 0
         except ValueError as error:
-            raise ValueError(f"no URL: {error}") from error
+            raise ValueError(f"invalid URL: {error}") from error
         if parts.scheme.split("+")[0] not in {"postgresql", "postgres"} or not port_fits:
             raise ValueError("must look like postgresql://user:password@host:port/database")
         return url
@@ -216,17 +221,17 @@ class Settings(BaseModel):
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError(
                 f"HOLDFAST_HEARTBEAT_SECONDS={self.heartbeat_seconds} must be at most a third of "
-                f"HOLDFAST_LEASE_SECONDS={self.lease_seconds}: two lost beats are no death"
+                f"HOLDFAST_LEASE_SECONDS={self.lease_seconds}, to tolerate two lost heartbeats"
             )
         if self.worker_concurrency < len(self.queues) or not self.queues:
             raise ValueError(
-                f"HOLDFAST_QUEUES names {len(self.queues)} queues: it takes at least one, and at "
-                f"most HOLDFAST_WORKER_CONCURRENCY={self.worker_concurrency}"
+                f"HOLDFAST_QUEUES names {len(self.queues)} queues; it must name at least one and "
+                f"at most HOLDFAST_WORKER_CONCURRENCY={self.worker_concurrency}"
             )
         return self
 
     @property
     def async_database_url(self) -> str:
-        """``database_url`` with the asyncpg driver named, as SQLAlchemy wants it."""
+        """Return ``database_url`` with the asyncpg driver, as SQLAlchemy expects it."""
         rest = self.database_url.partition("://")[2]
         return f"postgresql+asyncpg://{rest}"

@@ -1,5 +1,5 @@
-"""The API over real servers: in process for speed, under uvicorn and behind a TCP hop where the
-wire matters."""
+"""The API on real servers: in process for speed, under uvicorn or behind a TCP proxy where the
+network matters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANNOUNCED = (
 
 @pytest.fixture
 async def store(settings: Settings) -> AsyncIterator[Store]:
-    """A store beside the API's, on a database where some names were announced."""
+    """A store beside the API's, on a database with a few announced names."""
     store = Store(settings, connections=4, application_name="test")
     await store.register(new_id(), "worker-1", ["default"], ANNOUNCED)
     yield store
@@ -37,7 +37,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 
 
 def quiet(settings: Settings) -> Settings:
-    """Without a line per request."""
+    """Settings without a log line per request."""
     return settings.model_copy(update={"log_level": "ERROR"})
 
 
@@ -53,7 +53,7 @@ async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class OpenApi(Protocol):
-    """Opens an API with other settings: ``async with open_api(settings) as client``."""
+    """Opens an API with the given settings: ``async with open_api(settings) as client``."""
 
     def __call__(self, settings: Settings) -> AbstractAsyncContextManager[httpx.AsyncClient]: ...
 
@@ -72,10 +72,10 @@ async def api(settings: Settings, store: Store) -> AsyncIterator[httpx.AsyncClie
 
 @pytest.fixture
 async def served(settings: Settings, store: Store) -> AsyncIterator[str]:
-    """Base URL of an API under uvicorn, on a port of its own."""
+    """The base URL of an API under uvicorn."""
     config = uvicorn.Config(create_api(quiet(settings)), port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    # Signals are pytest's business.
+    # pytest handles signals.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -89,13 +89,13 @@ async def served(settings: Settings, store: Store) -> AsyncIterator[str]:
 
 @dataclass
 class TcpHop:
-    """A TCP connection in between that can be cut, or made to swallow what comes back."""
+    """A TCP proxy that can cut connections or swallow replies."""
 
     host: str
     port: int
     url: str
     swallow_replies: bool = False
-    swallow_after: bytes | None = None  # goes dumb once such a request passes
+    swallow_after: bytes | None = None  # swallow replies once a request contains this
     refuse: bool = False
     swallowed: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[bytes] = field(default_factory=list)
@@ -103,7 +103,7 @@ class TcpHop:
     _pumps: list[asyncio.Task[None]] = field(default_factory=list)
 
     def cut(self) -> None:
-        """Resets every open connection."""
+        """Reset every open connection."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -150,7 +150,7 @@ class TcpHop:
 
 @pytest.fixture
 async def hop_to() -> AsyncIterator[Callable[[str], Awaitable[TcpHop]]]:
-    """``await hop_to(url)``: a hop before the server of ``url``; ``hop.url`` leads through it."""
+    """``await hop_to(url)``: a proxy to the server of ``url``; ``hop.url`` leads through it."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def make(url: str) -> TcpHop:

@@ -1,4 +1,4 @@
-"""Requests and what they do to tasks as spans; the traceparent that each task is stored with."""
+"""Spans of requests and their effects on tasks; the traceparent stored with each task."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def caller_of(text: str) -> dict[str, str]:
 
 
 def place(task: dict[str, Any]) -> tuple[str, str]:
-    """Trace and span of what is stored with a task."""
+    """Trace and span id of the traceparent stored with a task."""
     context = traceparent.parse(task["traceparent"])
     assert context is not None
     return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
 
-async def test_a_request_and_the_task_it_makes(
+async def test_request_and_its_task_share_a_trace(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     async with open_api(traced) as api:
@@ -68,7 +68,7 @@ async def test_a_request_and_the_task_it_makes(
     assert "s3cr3t" not in str(collector.spans)
 
 
-async def test_a_callers_trace_is_continued(
+async def test_callers_trace_is_continued(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     traced = traced.model_copy(update={"trace_ratio": 0.0})
@@ -86,7 +86,7 @@ async def test_a_callers_trace_is_continued(
     assert collector.orphans(SAMPLED) == []
 
 
-async def test_a_caller_that_does_not_sample_is_followed(
+async def test_callers_decision_not_to_sample_is_followed(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     async with open_api(traced) as api:
@@ -96,7 +96,7 @@ async def test_a_caller_that_does_not_sample_is_followed(
     assert collector.spans == []
 
 
-async def test_each_task_of_a_batch_begins_a_trace_that_names_the_request(
+async def test_each_task_of_a_batch_starts_a_trace_linked_to_the_request(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     async with open_api(traced) as api:
@@ -110,10 +110,10 @@ async def test_each_task_of_a_batch_begins_a_trace_that_names_the_request(
     assert all((span.parent_id, span.links) == ("", [server.key]) for span in created)
 
 
-async def test_a_request_is_recorded_for_the_sake_of_one_task_in_it(
+async def test_request_is_recorded_if_one_of_its_tasks_is_sampled(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
-    """Drawn by the ratio, task by task; no link leads nowhere."""
+    """Each task is sampled by the ratio; every link leads to a recorded span."""
     async with open_api(traced.model_copy(update={"trace_ratio": 0.5})) as api:
         answers = [await api.post("/tasks/batch", json={"tasks": [ECHO] * 20}) for _ in range(20)]
     tasks = [result["task"] for answer in answers for result in answer.json()["results"]]
@@ -124,10 +124,10 @@ async def test_a_request_is_recorded_for_the_sake_of_one_task_in_it(
     assert collector.loose_links() == []
 
 
-async def test_without_a_collector_the_ratio_is_drawn_all_the_same(
+async def test_tasks_are_sampled_without_a_collector(
     store: Store, open_api: OpenApi, settings: Settings
 ) -> None:
-    """Workers may have one: the decision stands in the row."""
+    """Workers may have a collector: the sampling decision is stored in the row."""
     for ratio, flags in ((0.0, "00"), (1.0, "01")):
         async with open_api(settings.model_copy(update={"trace_ratio": ratio})) as api:
             task = (await api.post("/tasks/", json=ECHO)).json()
@@ -136,7 +136,7 @@ async def test_without_a_collector_the_ratio_is_drawn_all_the_same(
             assert task["traceparent"] == SAMPLED, "no span of ours stands in between"
 
 
-async def test_what_was_stored_before_is_not_created_again(
+async def test_replayed_submit_has_no_create_span(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     headers = {"Idempotency-Key": "k"}
@@ -150,7 +150,7 @@ async def test_what_was_stored_before_is_not_created_again(
     assert len(collector.named("POST /tasks/")) == 3
 
 
-async def test_an_error_of_ours_is_an_error_and_one_of_theirs_is_not(
+async def test_server_errors_mark_the_span_and_client_errors_do_not(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     broken = traced.model_copy(
@@ -182,11 +182,11 @@ async def test_probes_are_not_traced(
     assert collector.spans == []
 
 
-async def test_a_task_that_may_be_stored_has_its_create_span(
+async def test_submit_of_unknown_outcome_has_its_create_span(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver, hop_to: Any
 ) -> None:
     hop = await hop_to(traced.database_url)
-    hop.swallow_after = b"s3cr3t"  # comes with the values, after the statement was prepared
+    hop.swallow_after = b"s3cr3t"  # part of the values, sent after the statement is prepared
     dumb = traced.model_copy(
         update={
             "database_url": hop.url,
@@ -204,7 +204,7 @@ async def test_a_task_that_may_be_stored_has_its_create_span(
     assert create.key == place({"traceparent": story.task.traceparent})
 
 
-async def test_cancels_and_what_they_were_answered(
+async def test_cancels_and_their_outcomes(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     async with open_api(traced) as api:
@@ -215,11 +215,11 @@ async def test_cancels_and_what_they_were_answered(
         await claim(store)
         await api.post(f"/tasks/{running['id']}/cancel")
         assert (await api.post(f"/tasks/{uuid4()}/cancel")).status_code == 404
-    told = [
+    recorded = [
         (span.attributes["holdfast.reason"], span.attributes["holdfast.answer"])
         for span in collector.named("cancel")
     ]
-    assert told == [
+    assert recorded == [
         ("cancelled", "made"),
         ("cancelled", "done before"),
         ("cancel requested", "made"),
@@ -230,10 +230,10 @@ async def test_cancels_and_what_they_were_answered(
     assert collector.loose_links() == []
 
 
-async def test_a_retry_is_part_of_the_trace_of_its_task(
+async def test_retry_belongs_to_the_trace_of_its_task(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
-    """Also where the request itself would not have been recorded."""
+    """Also if the request itself would not have been recorded."""
     async with open_api(traced.model_copy(update={"trace_ratio": 0.0})) as api:
         task = (await api.post("/tasks/", json=ECHO, headers=caller_of(SAMPLED))).json()
         refused = await api.post(f"/tasks/{task['id']}/retry")
@@ -251,7 +251,7 @@ async def test_a_retry_is_part_of_the_trace_of_its_task(
 
 
 async def claim(store: Store) -> UUID:
-    """Whatever is due runs under a worker of the test's own."""
+    """Claim the due task as a worker of this test."""
     worker = uuid4()
     await store.register(worker, "test", ["default"], [])
     hints = (await store.dispatch(10, "test")).tasks
@@ -259,7 +259,7 @@ async def claim(store: Store) -> UUID:
     return worker
 
 
-async def test_a_collector_that_never_answers_delays_no_request(
+async def test_unresponsive_collector_delays_no_request(
     store: Store, open_api: OpenApi, traced: Settings
 ) -> None:
     async with receiving("paused") as paused:

@@ -1,4 +1,4 @@
-"""Bearer keys, and where an API without keys may listen."""
+"""Bearer keys, and the addresses on which an API without keys may listen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ WRONG = ("", "Bearer", "Bearer ", "Bearer wrong", "Basic first-key", "first-key"
 WITHOUT = [[], *([(b"Authorization", wrong.encode())] for wrong in WRONG)]
 
 
-async def test_without_a_valid_key(guarded: Settings, store: Store, open_api: Any) -> None:
+async def test_request_without_a_valid_key_is_refused(
+    guarded: Settings, store: Store, open_api: Any
+) -> None:
     async with open_api(guarded) as api:
         for headers in WITHOUT:
             await refused(api, headers)
@@ -49,7 +51,7 @@ async def refused(api: httpx.AsyncClient, headers: list[tuple[bytes, bytes]]) ->
         assert (await api.get(path, headers=headers)).status_code == 200, path
 
 
-async def test_each_key_opens(guarded: Settings, store: Store, open_api: Any) -> None:
+async def test_every_key_is_accepted(guarded: Settings, store: Store, open_api: Any) -> None:
     async with open_api(guarded) as api:
         for key in ("Bearer first-key", "bearer  first-key"):
             answer = await api.get("/tasks/", headers={"Authorization": key})
@@ -60,13 +62,13 @@ async def test_each_key_opens(guarded: Settings, store: Store, open_api: Any) ->
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
 
 
-async def test_without_keys_all_is_open(api: httpx.AsyncClient) -> None:
+async def test_everything_is_open_without_keys(api: httpx.AsyncClient) -> None:
     assert (await api.get("/tasks/")).status_code == 200
     document = (await api.get("/openapi.json")).json()
     assert "securitySchemes" not in document["components"]
 
 
-def test_an_empty_key_is_no_key() -> None:
+def test_empty_key_is_refused() -> None:
     with pytest.raises(Misconfigured, match="empty key"):
         create_api(Settings(api_keys=(SecretStr("good"), SecretStr(" "))))
 
@@ -77,7 +79,7 @@ def test_loopback_needs_no_keys(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
-def test_the_network_needs_keys(host: str) -> None:
+def test_listening_beyond_loopback_needs_keys(host: str) -> None:
     with pytest.raises(Misconfigured, match="HOLDFAST_API_KEYS"):
         require_safe_bind(Settings(api_host=host))
     require_safe_bind(Settings(api_host=host, api_keys=KEYS))

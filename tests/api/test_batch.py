@@ -1,4 +1,4 @@
-"""POST /tasks/batch: each task is judged by itself."""
+"""POST /tasks/batch: each task is validated and stored separately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.settings import Settings
 from holdfast.store.store import Store
 
 
-async def test_the_valid_are_stored_and_the_invalid_named(api: httpx.AsyncClient) -> None:
+async def test_valid_tasks_are_stored_and_invalid_ones_reported(api: httpx.AsyncClient) -> None:
     items: list[Any] = [
         {"name": "echo", "payload": {"n": 0}},
         {"name": "echo", "priority": 99},
@@ -47,14 +47,14 @@ async def test_the_valid_are_stored_and_the_invalid_named(api: httpx.AsyncClient
     assert sorted(task["payload"]["n"] for task in listed) == [0, 6]
 
 
-async def test_a_thousand_at_once(api: httpx.AsyncClient) -> None:
+async def test_batch_of_a_thousand(api: httpx.AsyncClient) -> None:
     items = [{"name": "echo", "payload": {"n": n}} for n in range(1000)]
     results = (await api.post("/tasks/batch", json={"tasks": items})).json()["results"]
     assert [result["task"]["payload"]["n"] for result in results] == list(range(1000))
     assert {result["status"] for result in results} == {201}
 
 
-async def test_the_shape_of_the_whole_is_judged_first(api: httpx.AsyncClient) -> None:
+async def test_batch_itself_is_validated_first(api: httpx.AsyncClient) -> None:
     bodies: list[Any] = [{"tasks": []}, {"tasks": [{"name": "echo"}] * 1001}, {"tasks": {}}, {}, []]
     for body in bodies:
         answer = await api.post("/tasks/batch", json=body)
@@ -65,7 +65,7 @@ async def test_the_shape_of_the_whole_is_judged_first(api: httpx.AsyncClient) ->
     assert (await api.get("/tasks/")).json()["tasks"] == []
 
 
-async def test_a_batch_may_be_longer_than_a_request_but_not_its_items(
+async def test_batch_has_a_higher_size_limit_than_its_items(
     settings: Settings, store: Store, open_api: Any
 ) -> None:
     small = settings.model_copy(update={"body_bytes_max": 1000, "batch_bytes_max": 5000})

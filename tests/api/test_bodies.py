@@ -1,4 +1,4 @@
-"""Bodies that are no honest JSON, or too long: refused, never a 500."""
+"""Bodies that are malformed or too long are refused, never a 500."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ async def test_refused(api: httpx.AsyncClient) -> None:
     assert (await api.get("/tasks/")).json()["tasks"] == []
 
 
-async def test_the_place_of_what_cannot_be_stored_is_told(api: httpx.AsyncClient) -> None:
+async def test_unstorable_value_is_located(api: httpx.AsyncClient) -> None:
     content = b'{"name": "echo", "payload": {"a/b": [{"ok": 1}, {"c~d": "x\\u0000"}]}}'
     problem = (await api.post("/tasks/", content=content, headers=JSON)).json()
     assert problem["errors"][0]["pointer"] == "/payload/a~1b/1/c~0d"
     assert "NUL" in problem["detail"]
 
 
-async def test_a_hundred_levels_are_fine(api: httpx.AsyncClient) -> None:
+async def test_a_hundred_levels_are_accepted(api: httpx.AsyncClient) -> None:
     content = b'{"name": "echo", "payload": {"a": ' + b"[" * 99 + b"]" * 99 + b"}}"
     answer = await api.post("/tasks/", content=content, headers=JSON)
     assert answer.status_code == 201
@@ -81,7 +81,7 @@ async def test_a_hundred_levels_are_fine(api: httpx.AsyncClient) -> None:
     assert read["payload"] == answer.json()["payload"]
 
 
-async def test_other_content_types(api: httpx.AsyncClient) -> None:
+async def test_other_content_types_are_refused(api: httpx.AsyncClient) -> None:
     for kind in ("", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
         headers = {"Content-Type": kind} if kind else {}
         answer = await api.post("/tasks/", content=b'{"name": "echo"}', headers=headers)
@@ -92,7 +92,9 @@ async def test_other_content_types(api: httpx.AsyncClient) -> None:
     assert answer.status_code == 201
 
 
-async def test_exactly_the_limit_passes(api: httpx.AsyncClient, settings: Settings) -> None:
+async def test_body_of_exactly_the_limit_is_accepted(
+    api: httpx.AsyncClient, settings: Settings
+) -> None:
     frame = b'{"name": "echo", "payload": {"a": ""}}'
     for extra, status in ((0, 201), (1, 413)):
         filler = b"x" * (settings.body_bytes_max - len(frame) + extra)
@@ -105,10 +107,10 @@ async def test_exactly_the_limit_passes(api: httpx.AsyncClient, settings: Settin
     assert str(settings.body_bytes_max) in answer.json()["detail"]
 
 
-async def test_streamed_bytes_are_counted_whatever_was_announced(
+async def test_streamed_bytes_are_counted_without_content_length(
     served: str, settings: Settings
 ) -> None:
-    """Chunked, so without Content-Length, and endless: the answer comes after the limit."""
+    """A chunked endless body without Content-Length is answered once the limit is exceeded."""
     host, port = served.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -128,18 +130,20 @@ async def endless_upload(
         writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
         await writer.drain()
         sent += 65536
-        assert sent < 64 * bytes_max, "nobody stopped us"
+        assert sent < 64 * bytes_max, "the upload was never refused"
     assert b" 413 " in await answer
     assert b"application/problem+json" in await answer
     assert sent > bytes_max
-    # The connection goes on to be of use, once the rest is said.
+    # The connection stays usable once the rest of the body is sent.
     length = int(re.findall(rb"content-length: (\d+)", (await answer).lower())[0])
     await reader.readexactly(length)
     writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
 
 
-async def test_a_body_announced_too_long_is_not_waited_for(served: str, settings: Settings) -> None:
+async def test_body_announced_too_long_is_refused_without_reading_it(
+    served: str, settings: Settings
+) -> None:
     reader, writer = await asyncio.open_connection(*served.removeprefix("http://").split(":"))
     length = settings.body_bytes_max + 1
     writer.write(

@@ -1,4 +1,4 @@
-"""Cancel, retry, and what GET tells of attempts: driven through real transitions of the store."""
+"""Cancel, retry, and the attempts that GET shows, driven by real transitions of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def submit(api: httpx.AsyncClient, **members: Any) -> UUID:
 
 
 async def claim(store: Store, task_id: UUID) -> Grant:
-    """Takes the one due task to RUNNING."""
+    """Dispatch due tasks and claim this one."""
     hints = [hint for hint in (await store.dispatch(10, "test")).tasks if hint.task_id == task_id]
     [grant] = (await store.claim(hints, WORKER, new_id())).grants
     return grant
@@ -46,7 +46,7 @@ async def state(api: httpx.AsyncClient, task_id: UUID) -> dict[str, Any]:
     return task
 
 
-async def test_a_waiting_task_is_cancelled_at_once_and_again(
+async def test_waiting_task_is_cancelled_immediately_and_idempotently(
     api: httpx.AsyncClient, store: Store
 ) -> None:
     for queued in (False, True):
@@ -61,9 +61,7 @@ async def test_a_waiting_task_is_cancelled_at_once_and_again(
         assert len((await store.get(task_id)).events) == 2 + queued  # type: ignore[union-attr]
 
 
-async def test_the_cancel_of_a_running_task_is_a_request(
-    api: httpx.AsyncClient, store: Store
-) -> None:
+async def test_cancel_of_a_running_task_is_a_request(api: httpx.AsyncClient, store: Store) -> None:
     task_id = await submit(api)
     grant = await claim(store, task_id)
     for _ in range(2):
@@ -79,7 +77,7 @@ async def test_the_cancel_of_a_running_task_is_a_request(
     assert late.json()["state"] == "SUCCEEDED"
 
 
-async def test_a_dead_letter_is_retried(api: httpx.AsyncClient, store: Store) -> None:
+async def test_dead_letter_is_retried(api: httpx.AsyncClient, store: Store) -> None:
     task_id = await submit(api, max_attempts=1)
     early = await api.post(f"/tasks/{task_id}/retry")
     assert (early.status_code, early.json()["state"]) == (409, "SCHEDULED")
@@ -97,10 +95,10 @@ async def test_a_dead_letter_is_retried(api: httpx.AsyncClient, store: Store) ->
     assert (done["state"], done["result"]) == ("SUCCEEDED", {"n": 1})
 
 
-async def test_attempts_tell_what_happened(api: httpx.AsyncClient, store: Store) -> None:
+async def test_attempts_show_their_outcomes(api: httpx.AsyncClient, store: Store) -> None:
     task_id = await submit(api)
     await fail(store, await claim(store, task_id))
-    await fail(store, await claim(store, task_id), Reason.HANDED_BACK)
+    await fail(store, await claim(store, task_id), Reason.RELEASED)
     grant = await claim(store, task_id)
     running = (await state(api, task_id))["attempts"]
     assert [attempt["outcome"] for attempt in running] == ["failed", "handed back", None]
@@ -125,7 +123,7 @@ async def test_attempts_tell_what_happened(api: httpx.AsyncClient, store: Store)
     assert all(instant.endswith("Z") for instant in instants)
 
 
-async def test_events_are_the_whole_story(api: httpx.AsyncClient, store: Store) -> None:
+async def test_events_show_every_transition(api: httpx.AsyncClient, store: Store) -> None:
     task_id = await submit(api)
     grant = await claim(store, task_id)
     await store.finish([Success(task_id, grant.epoch, "null")], WORKER)
@@ -142,7 +140,7 @@ async def test_events_are_the_whole_story(api: httpx.AsyncClient, store: Store) 
     assert all(event["at"].endswith("Z") for event in events)
 
 
-async def test_tasks_that_do_not_exist(api: httpx.AsyncClient) -> None:
+async def test_unknown_tasks_are_not_found(api: httpx.AsyncClient) -> None:
     for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/retry")):
         missing = await api.request(method, f"/tasks/{new_id()}{path}")
         assert missing.status_code == 404

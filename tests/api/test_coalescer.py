@@ -1,4 +1,4 @@
-"""Many submits, few statements; a guilty neighbour, a lost reply, a hurried client."""
+"""Coalesced submits: batching, one unstorable row, lost replies, disconnected clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeCoalescer = Callable[..., Coalescer]
 
 
 class Tap:
-    """The real store's submit, with what was sent and a chance to interfere."""
+    """The real store's submit; records what was sent and can interfere."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -102,14 +102,16 @@ async def test_statements_are_bounded_in_tasks_bytes_and_number(
     assert tap.sizes == [10, 10], "a third one waits"
     tap.gate.set()
     assert {type(outcome) for outcome in await submitting} == {Submitted}
-    # Five small ones leave room for one long payload, the others travel alone.
+    # Five small payloads leave room for one long one; each other long one has its own statement.
     assert tap.sizes == [10, 10, 10, 6, 1, 1]
 
 
-async def test_a_guilty_row_harms_no_neighbour(make: MakeCoalescer, tap: Tap, store: Store) -> None:
+async def test_unstorable_row_does_not_fail_its_batch(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
     coalescer = make(wait_seconds=0.05)
     tasks = [task(json.dumps({"n": n})) for n in range(20)]
-    tasks[13] = task('{"a": "\\u0000"}')  # past the validator, as a bug in it would be
+    tasks[13] = task('{"a": "\\u0000"}')  # bypasses the validator, as a bug in it would
     outcomes = [
         result for [result] in await asyncio.gather(*(coalescer.submit([new]) for new in tasks))
     ]
@@ -120,7 +122,7 @@ async def test_a_guilty_row_harms_no_neighbour(make: MakeCoalescer, tap: Tap, st
     assert len(tap.sizes) <= 1 + 2 * 5, "halves, not one by one"
 
 
-async def test_a_lost_reply_is_settled_by_sending_the_same_again(
+async def test_lost_reply_is_settled_by_resending(
     make: MakeCoalescer, tap: Tap, store: Store
 ) -> None:
     tap.lose_replies = 2
@@ -133,7 +135,7 @@ async def test_a_lost_reply_is_settled_by_sending_the_same_again(
     assert len(story.events) == 1, "stored once"
 
 
-async def test_unavailable_after_a_lost_reply_is_still_unknown(
+async def test_unavailable_after_a_lost_reply_is_unknown(
     make: MakeCoalescer, tap: Tap, store: Store
 ) -> None:
     tap.lose_replies = 1
@@ -144,17 +146,19 @@ async def test_unavailable_after_a_lost_reply_is_still_unknown(
     tap.refuse = 1000
     [outcome] = await submitting
     assert isinstance(outcome, OutcomeUnknown)
-    assert await store.get(new.id) is not None, "it had been stored, and nobody could know"
+    assert await store.get(new.id) is not None, "it was stored, although the outcome was unknown"
 
 
-async def test_unavailable_at_first_is_told_at_once(make: MakeCoalescer, tap: Tap) -> None:
+async def test_unavailable_on_the_first_send_is_reported_immediately(
+    make: MakeCoalescer, tap: Tap
+) -> None:
     tap.refuse = 1
     [outcome] = await make(timeout_seconds=60.0).submit([task()])
     assert isinstance(outcome, Unavailable)
     assert len(tap.statements) == 1
 
 
-async def test_a_client_that_hangs_up_harms_no_neighbour(
+async def test_disconnected_client_does_not_affect_its_batch(
     make: MakeCoalescer, tap: Tap, store: Store
 ) -> None:
     coalescer = make(wait_seconds=0.005)
@@ -174,7 +178,7 @@ async def test_a_client_that_hangs_up_harms_no_neighbour(
     assert await store.get(hurried.id) is not None, "the shared statement was not touched"
 
 
-async def test_who_hangs_up_before_anything_was_sent_is_left_out(
+async def test_client_disconnected_before_the_send_is_dropped(
     make: MakeCoalescer, tap: Tap
 ) -> None:
     coalescer = make(wait_seconds=0.05)
@@ -186,7 +190,7 @@ async def test_who_hangs_up_before_anything_was_sent_is_left_out(
     assert tap.statements == [[staying]]
 
 
-async def test_what_was_never_sent_in_time_is_unavailable_what_was_is_unknown(
+async def test_timeout_before_the_send_is_unavailable_after_it_unknown(
     make: MakeCoalescer, tap: Tap
 ) -> None:
     tap.gate.clear()
@@ -217,7 +221,7 @@ async def test_backpressure(make: MakeCoalescer, tap: Tap) -> None:
     await coalescer.submit([task() for _ in range(5)])
 
 
-async def test_close_settles_what_is_inside_and_refuses_the_rest(
+async def test_close_settles_pending_submits_and_refuses_new_ones(
     make: MakeCoalescer, tap: Tap
 ) -> None:
     coalescer = make(wait_seconds=60.0)
@@ -230,7 +234,7 @@ async def test_close_settles_what_is_inside_and_refuses_the_rest(
         await coalescer.submit([task()])
 
 
-async def test_a_bug_reaches_its_callers(make: MakeCoalescer, tap: Tap) -> None:
+async def test_bug_reaches_its_callers(make: MakeCoalescer, tap: Tap) -> None:
     async def broken(tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
         raise RuntimeError("a bug")
 

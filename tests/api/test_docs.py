@@ -1,4 +1,4 @@
-"""The pages that people read: complete on a machine without internet, and open without a key."""
+"""The documentation pages: complete without internet access, and open without a key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.store.store import Store
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
-async def test_the_pages_load_everything_from_this_server(
+async def test_pages_load_all_assets_from_this_server(
     settings: Settings, store: Store, open_api: Any, page: str
 ) -> None:
     guarded = settings.model_copy(update={"api_keys": (SecretStr("key"),)})

@@ -1,4 +1,4 @@
-"""GET /tasks/: filters, pages, and cursors that fit only where they came from."""
+"""GET /tasks/: filters, pages, and cursors bound to their listing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ FILTERS = st.builds(
 
 
 @given(FILTERS, st.uuids())
-def test_a_cursor_leads_back_to_its_id(task_filter: TaskFilter, last: UUID) -> None:
+def test_cursor_decodes_to_its_id(task_filter: TaskFilter, last: UUID) -> None:
     assert cursor.decode(task_filter, cursor.encode(task_filter, last)) == last
 
 
 @given(FILTERS, FILTERS, st.uuids())
-def test_a_cursor_fits_no_other_filter(one: TaskFilter, other: TaskFilter, last: UUID) -> None:
+def test_cursor_is_refused_with_another_filter(
+    one: TaskFilter, other: TaskFilter, last: UUID
+) -> None:
     made = cursor.encode(one, last)
     same = one == other or (set(one.states) == set(other.states) and _rest(one) == _rest(other))
     if same:
@@ -47,26 +49,26 @@ def test_a_cursor_fits_no_other_filter(one: TaskFilter, other: TaskFilter, last:
 
 
 def _rest(task_filter: TaskFilter) -> tuple[object, ...]:
-    """All of a filter but its states, whose order means nothing."""
+    """All of a filter except its states, whose order is irrelevant."""
     named = (task_filter.name, task_filter.queue)
     created = (task_filter.created_after, task_filter.created_before)
     return (*named, *created, task_filter.run_after, task_filter.run_before)
 
 
 @given(st.text(max_size=60) | st.binary(max_size=40).map(lambda raw: raw.hex()))
-def test_garbage_is_an_invalid_cursor_and_nothing_worse(garbage: str) -> None:
+def test_garbage_is_an_invalid_cursor(garbage: str) -> None:
     with pytest.raises(cursor.InvalidCursor):
         cursor.decode(TaskFilter(), garbage)
 
 
 async def fill(api: httpx.AsyncClient, items: list[dict[str, Any]]) -> list[str]:
-    """The ids of new tasks, in the order given."""
+    """Submit the items; return their ids in the same order."""
     answer = await api.post("/tasks/batch", json={"tasks": [{"name": "echo", **i} for i in items]})
     return [result["task"]["id"] for result in answer.json()["results"]]
 
 
 async def walk(api: httpx.AsyncClient, **query: Any) -> list[list[str]]:
-    """The ids of each page; the cursor and the Link header must agree."""
+    """Return the ids of each page; the cursor and the Link header must agree."""
     pages: list[list[str]] = []
     answer = await api.get("/tasks/", params=query)
     while True:
@@ -90,10 +92,10 @@ async def test_pages_are_disjoint_complete_and_newest_first(api: httpx.AsyncClie
     assert [len(page) for page in await walk(api, limit=25)] == [25], "no empty last page"
 
 
-async def test_what_comes_in_meanwhile_does_not_shift_pages(api: httpx.AsyncClient) -> None:
+async def test_tasks_created_meanwhile_do_not_shift_pages(api: httpx.AsyncClient) -> None:
     ids = await fill(api, [{} for _ in range(6)])
     first = (await api.get("/tasks/", params={"limit": 3})).json()
-    # UUIDv7: what is made in a later millisecond sorts after.
+    # UUIDv7: an id created in a later millisecond sorts later.
     await asyncio.sleep(0.005)
     await fill(api, [{} for _ in range(3)])
     query = {"limit": 3, "cursor": first["next_cursor"]}
@@ -131,7 +133,7 @@ async def test_filters(api: httpx.AsyncClient, store: Store) -> None:
     assert await found(created_after="2200-01-01T00:00:00Z") == set()
 
 
-async def test_a_listing_leaves_out_what_is_long(api: httpx.AsyncClient) -> None:
+async def test_listing_omits_results_and_attempts(api: httpx.AsyncClient) -> None:
     [task_id] = await fill(api, [{}])
     [listed] = (await api.get("/tasks/")).json()["tasks"]
     read = (await api.get(f"/tasks/{task_id}")).json()
@@ -152,7 +154,7 @@ BAD_QUERIES = [
 ]
 
 
-async def test_bad_queries_are_named(api: httpx.AsyncClient) -> None:
+async def test_invalid_queries_are_reported(api: httpx.AsyncClient) -> None:
     for query, parameter in BAD_QUERIES:
         answer = await api.get(f"/tasks/?{query}")
         assert answer.status_code == 422, query
@@ -160,7 +162,7 @@ async def test_bad_queries_are_named(api: httpx.AsyncClient) -> None:
         assert answer.json()["errors"][0]["parameter"] == parameter
 
 
-async def test_a_cursor_of_another_listing_is_refused(api: httpx.AsyncClient) -> None:
+async def test_cursor_of_another_listing_is_refused(api: httpx.AsyncClient) -> None:
     await fill(api, [{} for _ in range(3)])
     page = (await api.get("/tasks/", params={"limit": 1, "queue": "default"})).json()
     for query in (

@@ -1,4 +1,4 @@
-"""What clients are told while servers are away, over real TCP that is cut or goes dumb."""
+"""Responses during outages, over real TCP connections that are cut or lose replies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def postgres_hop(hop_to: HopTo, settings: Settings) -> Any:
 
 @pytest.fixture
 def through(settings: Settings, postgres_hop: Any) -> Settings:
-    """Settings of an API that reaches Postgres through the hop, and is not patient."""
+    """Settings of an API that reaches Postgres through the proxy, with short timeouts."""
     return settings.model_copy(
         update={
             "database_url": postgres_hop.url,
@@ -46,7 +46,7 @@ def is_unavailable(answer: httpx.Response) -> bool:
     return answer.status_code == 503 and kind == "urn:holdfast:problem:unavailable"
 
 
-async def test_postgres_down_is_503_and_heals(
+async def test_postgres_outage_is_503_and_recovers(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
     async with open_api(through) as api:
@@ -69,7 +69,7 @@ async def test_postgres_down_is_503_and_heals(
     assert len(await store.list_tasks(TaskFilter(), 10)) == 2
 
 
-async def test_an_api_that_starts_without_postgres_serves_when_it_comes(
+async def test_api_started_without_postgres_serves_once_it_is_up(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
     postgres_hop.refuse = True
@@ -83,7 +83,7 @@ async def test_an_api_that_starts_without_postgres_serves_when_it_comes(
         await until(accepted)
 
 
-async def test_a_lost_reply_is_settled_before_the_client_notices(
+async def test_lost_reply_is_settled_within_the_request(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
     patient = through.model_copy(update={"submit_timeout_seconds": 10.0})
@@ -101,7 +101,7 @@ async def test_a_lost_reply_is_settled_before_the_client_notices(
 
 
 @pytest.mark.parametrize("key", [None, "order-17"])
-async def test_an_unknown_outcome_says_so_and_what_to_do(
+async def test_unknown_outcome_is_reported_with_advice(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any, key: str | None
 ) -> None:
     headers = {"Idempotency-Key": key} if key else {}
@@ -114,13 +114,13 @@ async def test_an_unknown_outcome_says_so_and_what_to_do(
         problem = answer.json()
         assert problem["type"] == "urn:holdfast:problem:outcome-unknown"
         task_id = problem["task_id"]
-        # Here it had been stored: that is why it must not be called a failure.
+        # It was stored, so the response must not report a failure.
         assert await store.get(UUID(task_id)) is not None
         if key is None:
-            assert "may make a second task" in problem["detail"]
+            assert "may create a second task" in problem["detail"]
             assert f"GET /tasks/{task_id}" in problem["detail"]
             return
-        assert "Send again with the same Idempotency-Key" in problem["detail"]
+        assert "Repeat the request with the same Idempotency-Key" in problem["detail"]
         postgres_hop.swallow_replies = False
         again = await api.post("/tasks/", json={"name": "echo"}, headers=headers)
         assert again.status_code == 200
@@ -128,7 +128,7 @@ async def test_an_unknown_outcome_says_so_and_what_to_do(
     assert len(await store.list_tasks(TaskFilter(), 10)) == 2
 
 
-async def test_a_read_without_an_answer_is_503(
+async def test_unanswered_read_is_503(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
     async with open_api(through) as api:
@@ -139,10 +139,10 @@ async def test_a_read_without_an_answer_is_503(
         assert cancel.status_code == 503
 
 
-async def test_an_action_that_was_done_is_not_called_a_failure(
+async def test_completed_action_is_not_reported_as_a_failure(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
-    """The answer to the cancel came, the one to the reading of the task does not."""
+    """The reply to the cancel arrives, the reply to the read of the task does not."""
     async with open_api(through) as api:
         task_id = (await api.post("/tasks/", json={"name": "echo"})).json()["id"]
         postgres_hop.swallow_after = b"jsonb_agg"
@@ -155,7 +155,7 @@ async def test_an_action_that_was_done_is_not_called_a_failure(
     assert story.task.state is State.CANCELLED
 
 
-async def test_an_action_without_an_answer_is_unknown(
+async def test_unanswered_action_is_unknown(
     through: Settings, postgres_hop: Any, store: Store, open_api: Any
 ) -> None:
     async with open_api(through) as api:
@@ -170,7 +170,7 @@ async def test_an_action_without_an_answer_is_unknown(
 
 
 @pytest.mark.parametrize("failure", ["refused", "dumb"])
-async def test_redis_down_neither_fails_nor_delays_a_submit(
+async def test_redis_outage_neither_fails_nor_delays_a_submit(
     settings: Settings, hop_to: HopTo, store: Store, open_api: Any, failure: str
 ) -> None:
     hop = await hop_to(settings.redis_url)
@@ -183,7 +183,7 @@ async def test_redis_down_neither_fails_nor_delays_a_submit(
     assert len(await store.list_tasks(TaskFilter(), 100)) == 20
 
 
-async def test_what_is_due_now_pokes_the_schedulers_what_is_later_does_not(
+async def test_only_tasks_due_now_poke_the_schedulers(
     settings: Settings, hop_to: HopTo, store: Store, open_api: Any
 ) -> None:
     hop = await hop_to(settings.redis_url)
@@ -200,7 +200,7 @@ async def test_what_is_due_now_pokes_the_schedulers_what_is_later_does_not(
     assert b"".join(hop.requests).count(poke) < 25, "fifty tasks, few pokes"
 
 
-async def test_a_client_that_hangs_up_loses_nothing_and_harms_nobody(
+async def test_disconnected_client_loses_nothing_and_affects_no_other(
     served: str, store: Store
 ) -> None:
     host, port = served.removeprefix("http://").split(":")
@@ -223,9 +223,7 @@ async def test_a_client_that_hangs_up_loses_nothing_and_harms_nobody(
     assert len(stored) <= 25, "a half request is none"
 
 
-async def test_a_new_name_is_known_within_a_second_or_so(
-    api: httpx.AsyncClient, store: Store
-) -> None:
+async def test_new_name_is_accepted_within_seconds(api: httpx.AsyncClient, store: Store) -> None:
     assert (await api.post("/tasks/", json={"name": "fresh"})).status_code == 422
     await store.register(new_id(), "worker-9", ["default"], [Announcement("fresh", None, None)])
 
@@ -235,7 +233,7 @@ async def test_a_new_name_is_known_within_a_second_or_so(
     await until(known)
 
 
-async def test_nonsense_names_are_no_load(
+async def test_unknown_names_cause_no_load(
     settings: Settings, postgres_hop: Any, through: Settings, store: Store, open_api: Any
 ) -> None:
     async with open_api(through) as api:

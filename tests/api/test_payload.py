@@ -1,4 +1,4 @@
-"""The law of payloads: the validator accepts exactly what jsonb stores and gives back equal."""
+"""The validator accepts exactly the payloads that jsonb stores and returns unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from examples import examples
 from holdfast.model.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
 
-# Everything a str can hold, with what is dangerous made likely.
+# Any str, biased towards characters that JSON or Postgres reject.
 TEXTS = st.text(
     st.one_of(
         st.characters(exclude_categories=[]),
@@ -46,7 +46,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 def equal(sent: object, back: object) -> bool:
-    """As JSON: a float that is whole may come back as an int of the same double."""
+    """Compare as JSON: an integral float may come back as the int of the same value."""
     match sent:
         case dict():
             return (
@@ -66,7 +66,7 @@ def equal(sent: object, back: object) -> bool:
 
 
 async def stored(connection: asyncpg.Connection, payload: dict[str, Any]) -> object:
-    """What comes back from jsonb as the store reads it, or the error met on the way."""
+    """Return the payload as the store reads it back from jsonb, or the error."""
     try:
         text = json.dumps(payload)
         back = await connection.fetchval("SELECT CAST(CAST($1 AS text) AS jsonb)", text)
@@ -87,7 +87,7 @@ async def stored(connection: asyncpg.Connection, payload: dict[str, Any]) -> obj
 @example(payload={"a": -(1 << 63) - 1})
 @example(payload={"a": 10**5000})
 @example(payload={"a": "12345678901234567890123"})
-async def test_accepted_exactly_if_it_comes_back_equal(
+async def test_payload_is_accepted_exactly_if_it_round_trips(
     connection: asyncpg.Connection, payload: dict[str, Any]
 ) -> None:
     back = await stored(connection, payload)
@@ -122,7 +122,7 @@ def test_depth() -> None:
             encode(nested(levels))
 
 
-def test_wide_is_not_deep() -> None:
+def test_width_does_not_count_as_depth() -> None:
     encode({"a": [[] for _ in range(1000)], "b": "[" * 1000})
 
 
@@ -130,7 +130,7 @@ def test_text_is_canonical() -> None:
     assert encode({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}' == encode({"a": "ä", "b": 1})
 
 
-def test_size_is_in_bytes() -> None:
+def test_size_limit_counts_bytes() -> None:
     assert encode({"a": "ä"}, 10) == '{"a":"ä"}'
     with pytest.raises(PayloadTooLarge, match="10 bytes, at most 9"):
         encode({"a": "ä"}, 9)
@@ -142,7 +142,7 @@ def test_python_values_that_json_would_change_are_refused(value: object) -> None
         encode_python({"a": value})
 
 
-def test_a_circle_is_refused() -> None:
+def test_circular_payload_is_refused() -> None:
     circle: dict[str, Any] = {}
     circle["a"] = circle
     with pytest.raises(PayloadError):

@@ -14,7 +14,7 @@ async def test_ready_and_healthy(api: httpx.AsyncClient) -> None:
     assert (await api.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_an_unmigrated_database_is_not_ready_and_says_what_to_do(
+async def test_unmigrated_database_is_not_ready_with_advice(
     empty_database_url: str, redis_url: str, open_api: Any
 ) -> None:
     empty = Settings(database_url=empty_database_url, redis_url=redis_url)
@@ -49,7 +49,7 @@ async def test_metrics_count_by_route_and_outcome(api: httpx.AsyncClient) -> Non
     assert task["id"] not in text, "labels are bounded"
 
 
-async def test_a_cancel_is_counted_by_whoever_made_it_and_once(api: httpx.AsyncClient) -> None:
+async def test_cancel_is_counted_once_by_the_process_that_made_it(api: httpx.AsyncClient) -> None:
     task = (await api.post("/tasks/", json={"name": "echo", "queue": "slow"})).json()
     for _ in range(2):
         assert (await api.post(f"/tasks/{task['id']}/cancel")).status_code == 200

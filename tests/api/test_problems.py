@@ -1,4 +1,4 @@
-"""Every error is problem+json, the framework's own and the unexpected included."""
+"""Every error is problem+json, including those of the framework and unexpected ones."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ async def test_shape(api: httpx.AsyncClient) -> None:
         if status == 405:
             allowed = {"/tasks/": "GET, POST"}.get(path, "GET")
             assert answer.headers["Allow"] == allowed
-            assert f"only {allowed}." in problem["detail"]
+            assert f"allowed: {allowed}." in problem["detail"]
 
 
-async def test_the_unexpected_is_a_500_that_tells_nothing() -> None:
-    """And a log that tells where, without the message: it may hold a payload."""
+async def test_unexpected_error_is_a_500_without_details() -> None:
+    """The log has the location but not the message, which may contain a payload."""
     log = io.StringIO()
 
     async def broken(scope: Any, receive: Any, send: Any) -> None:
@@ -72,7 +72,7 @@ async def test_the_unexpected_is_a_500_that_tells_nothing() -> None:
     assert "my payload" not in log.getvalue() + answer.text
 
 
-async def test_a_bug_under_the_routes_is_a_500_too(
+async def test_unexpected_error_in_a_route_is_a_500(
     settings: Settings, open_api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_api(settings) as api:
@@ -83,7 +83,7 @@ async def test_a_bug_under_the_routes_is_a_500_too(
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_openapi_tells_of_every_problem_type(api: httpx.AsyncClient) -> None:
+async def test_openapi_lists_every_problem_type(api: httpx.AsyncClient) -> None:
     document = (await api.get("/openapi.json")).json()
     for kind in PROBLEM_TYPES:
         assert kind.uri in document["info"]["description"]
@@ -99,7 +99,7 @@ async def test_openapi_tells_of_every_problem_type(api: httpx.AsyncClient) -> No
                 assert kinds == ({"application/problem+json"} if status >= "400" else kinds)
 
 
-def test_every_reference_of_the_openapi_document_leads_somewhere(settings: Settings) -> None:
+def test_every_reference_in_the_openapi_document_resolves(settings: Settings) -> None:
     document = create_api(settings).openapi()
     names = document["components"]["schemas"].keys()
     text = json.dumps(document)
@@ -109,8 +109,8 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(settings: Setti
     assert items == {"$ref": "#/components/schemas/TaskRequest"}
 
 
-def test_the_examples_of_the_document_are_true() -> None:
-    """A documented task is one that the models accept, and give back as it stands."""
+def test_documented_examples_match_the_models() -> None:
+    """The models accept every documented task and return it unchanged."""
     from holdfast.api.models import Task
     from holdfast.model.request import TaskRequest
 

@@ -1,4 +1,4 @@
-"""What is answered is what the documentation says: ``answers.py`` against ``models.py``."""
+"""Responses match their documentation: ``responses.py`` against ``models.py``."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def event(
 
 
 def shown(model: type[BaseModel], answer: dict[str, Any]) -> None:
-    """The answer has every member of the model and no other, each as the model writes it."""
+    """Check that the answer has exactly the model's members, serialised as the model does."""
     sent = json.loads(cast("bytes", responses.json_response(answer).body))
     assert sent == json.loads(model.model_validate(sent).model_dump_json())
     assert list(sent) == list(model.model_fields)
 
 
 @given(ROWS)
-def test_a_task_is_answered_as_documented(row: TaskRow) -> None:
+def test_task_json_matches_the_model(row: TaskRow) -> None:
     shown(Task, responses.task_json(row))
     shown(
         BatchResult, {"index": 0, "status": 201, "task": responses.task_json(row), "problem": None}
@@ -95,7 +95,7 @@ def test_a_task_is_answered_as_documented(row: TaskRow) -> None:
     st.lists(st.tuples(INSTANTS, INSTANTS, st.none() | ERRORS), max_size=3),
     st.booleans(),
 )
-def test_a_story_is_answered_as_documented(
+def test_story_json_matches_the_model(
     row: TaskRow, result: Any, runs: list[Any], running: bool
 ) -> None:
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""POST /tasks/: what is stored, what is answered, and that a key makes it once."""
+"""POST /tasks/: stored rows, responses, and idempotency keys."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def submit(api: httpx.AsyncClient, **members: Any) -> dict[str, Any]:
     return task
 
 
-async def test_the_seeds_contract(api: httpx.AsyncClient) -> None:
+async def test_documented_request_is_accepted(api: httpx.AsyncClient) -> None:
     body = (
         '{"name": "send_email", "payload": {"to": "user@example.com"}, '
         '"run_at": "2026-01-09T10:00:00"}'
@@ -51,10 +51,10 @@ async def test_the_seeds_contract(api: httpx.AsyncClient) -> None:
     assert read.json() == task | {"attempts": []}
 
 
-async def test_everything_a_request_may_say_is_kept(api: httpx.AsyncClient) -> None:
+async def test_every_member_of_a_request_is_stored(api: httpx.AsyncClient) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     run_at = (datetime.now(UTC) + timedelta(hours=2)).replace(microsecond=123456)
-    said = {
+    sent_body = {
         "name": "echo",
         "payload": {"größe": [1, -2.5, True, None, {"": "😀"}]},
         "run_at": run_at.isoformat(),
@@ -64,9 +64,9 @@ async def test_everything_a_request_may_say_is_kept(api: httpx.AsyncClient) -> N
         "timeout_seconds": 0.25,
     }
     headers = {"Idempotency-Key": "~!order-17", "traceparent": parent}
-    task = (await api.post("/tasks/", json=said, headers=headers)).json()
+    task = (await api.post("/tasks/", json=sent_body, headers=headers)).json()
     for name in ("name", "payload", "queue", "priority", "max_attempts", "timeout_seconds"):
-        assert task[name] == said[name], name
+        assert task[name] == sent_body[name], name
     assert instant(task["run_at"]) == run_at == instant(task["due_at"])
     assert task["idempotency_key"] == "~!order-17"
     assert task["traceparent"] == parent
@@ -85,7 +85,7 @@ async def test_defaults(api: httpx.AsyncClient, settings: Settings) -> None:
     assert (announced["max_attempts"], announced["timeout_seconds"]) == (7, 30.0)
 
 
-async def test_a_trace_begins_where_none_came_along(api: httpx.AsyncClient) -> None:
+async def test_submit_without_a_traceparent_starts_a_trace(api: httpx.AsyncClient) -> None:
     tasks = [await submit(api), await submit(api)]
     headers = {"traceparent": "00-00000000000000000000000000000000-00f067aa0ba902b7-01"}
     tasks.append((await api.post("/tasks/", json={"name": "echo"}, headers=headers)).json())
@@ -93,7 +93,7 @@ async def test_a_trace_begins_where_none_came_along(api: httpx.AsyncClient) -> N
     assert len(traces) == 3, "each its own, and an invalid one is none"
 
 
-async def test_a_run_at_in_the_past_is_now(api: httpx.AsyncClient) -> None:
+async def test_run_at_in_the_past_is_due_now(api: httpx.AsyncClient) -> None:
     task = await submit(api, run_at="0001-01-01T00:00:00Z")
     assert task["due_at"] == task["created_at"]
 
@@ -106,18 +106,16 @@ async def test_a_run_at_in_the_past_is_now(api: httpx.AsyncClient) -> None:
         timezones=st.one_of(st.none(), OFFSETS),
     )
 )
-async def test_run_at_means_the_same_instant_whatever_its_offset(
-    api: httpx.AsyncClient, when: datetime
-) -> None:
+async def test_run_at_is_independent_of_its_offset(api: httpx.AsyncClient, when: datetime) -> None:
     task = await submit(api, run_at=when.isoformat())
     expected = when if when.tzinfo else when.replace(tzinfo=UTC)
     assert instant(task["run_at"]) == expected
-    # What was answered may be sent, and means the same again.
+    # The returned run_at can be submitted again and means the same time.
     again = TaskRequest(name="echo", run_at=task["run_at"])
     assert again.run_at == expected
 
 
-async def test_a_key_makes_it_once(api: httpx.AsyncClient, store: Store) -> None:
+async def test_idempotency_key_creates_one_task(api: httpx.AsyncClient, store: Store) -> None:
     headers = {"Idempotency-Key": "k"}
     body = {"name": "echo", "payload": {"a": 1, "b": 2}}
     first = await api.post("/tasks/", json=body, headers=headers)
@@ -139,7 +137,7 @@ async def test_a_key_makes_it_once(api: httpx.AsyncClient, store: Store) -> None
     assert [task["id"] for task in listed] == [first.json()["id"]]
 
 
-async def test_two_different_keys_in_one_request_are_refused(api: httpx.AsyncClient) -> None:
+async def test_different_keys_in_body_and_header_are_refused(api: httpx.AsyncClient) -> None:
     body = {"name": "echo", "idempotency_key": "a"}
     answer = await api.post("/tasks/", json=body, headers={"Idempotency-Key": "b"})
     assert answer.status_code == 422
@@ -151,12 +149,12 @@ SENDS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), min_size=2
 
 @examples(25, suppress_health_check=SLOW)
 @given(before=SENDS, sends=SENDS)
-# Found by storm (seeds 30735, 31765): the repeat was refused with the other one it met.
+# Found by storm (seeds 30735, 31765): a repeat was refused with a conflicting one in its batch.
 @example(before=[("a", 0), ("b", 0)], sends=[("a", 1), ("a", 0), ("b", 0), ("b", 1)])
-async def test_however_often_keys_are_sent_each_makes_one_task(
+async def test_concurrent_repeats_of_keys_create_one_task_each(
     api: httpx.AsyncClient, before: list[tuple[str, int]], sends: list[tuple[str, int]]
 ) -> None:
-    """All of a wave at once: some are coalesced into one statement, and one of each key wins."""
+    """Requests are sent concurrently: some share a statement, and one per key wins."""
     salt = new_id()
 
     async def send(key: str, variant: int) -> httpx.Response:
@@ -183,7 +181,7 @@ async def test_however_often_keys_are_sent_each_makes_one_task(
             assert answer.json()["id" if sent == variant else "task_id"] == task_id
 
 
-async def test_no_redirect_may_lose_a_body(api: httpx.AsyncClient) -> None:
+async def test_trailing_slash_needs_no_redirect(api: httpx.AsyncClient) -> None:
     for slash in ("", "/"):
         assert (await api.post(f"/tasks{slash}", json={"name": "echo"})).status_code == 201
         assert (await api.get(f"/tasks{slash}")).status_code == 200
@@ -223,7 +221,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_what_does_not_fit_is_named(api: httpx.AsyncClient) -> None:
+async def test_invalid_members_are_named(api: httpx.AsyncClient) -> None:
     for body, pointer in REFUSED:
         answer = await api.post("/tasks/", json=body)
         assert answer.status_code == 422, body
@@ -237,7 +235,7 @@ async def test_what_does_not_fit_is_named(api: httpx.AsyncClient) -> None:
     assert (await api.get("/tasks/")).json()["tasks"] == []
 
 
-async def test_bad_keys_are_refused(api: httpx.AsyncClient) -> None:
+async def test_invalid_keys_are_refused(api: httpx.AsyncClient) -> None:
     for key in (b"", b"has space", b"x" * 256, b"tab\tbed", b"\xe4"):
         headers = [(b"Idempotency-Key", key)]
         answer = await api.post("/tasks/", json={"name": "echo"}, headers=headers)
@@ -245,7 +243,7 @@ async def test_bad_keys_are_refused(api: httpx.AsyncClient) -> None:
         assert answer.json()["errors"][0]["header"] == "Idempotency-Key"
 
 
-async def test_a_name_that_nobody_announced_is_refused_with_those_that_are_known(
+async def test_unannounced_name_is_refused_with_the_known_names(
     api: httpx.AsyncClient,
 ) -> None:
     answer = await api.post("/tasks/", json={"name": "send_emial"})
@@ -257,14 +255,16 @@ async def test_a_name_that_nobody_announced_is_refused_with_those_that_are_known
         assert part in problem["detail"]
 
 
-async def test_a_setting_accepts_unknown_names(
+async def test_unknown_names_are_accepted_if_configured(
     settings: Settings, store: Store, open_api: Any
 ) -> None:
     async with open_api(settings.model_copy(update={"accept_unknown_names": True})) as api:
         assert (await api.post("/tasks/", json={"name": "later"})).status_code == 201
 
 
-async def test_the_horizon_is_a_setting(settings: Settings, store: Store, open_api: Any) -> None:
+async def test_run_at_horizon_is_configurable(
+    settings: Settings, store: Store, open_api: Any
+) -> None:
     async with open_api(settings.model_copy(update={"run_at_horizon_days": 2})) as api:
         near = (datetime.now(UTC) + timedelta(days=1, hours=23)).isoformat()
         far = (datetime.now(UTC) + timedelta(days=2, hours=1)).isoformat()

@@ -1,4 +1,4 @@
-"""The history file: what is written is read back, and what is wrong in it is named by its line."""
+"""The history file: it reads back as written, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chaos.history.records import Op, Run, Sometimes, TaskRow
 def a_run() -> Specimen:
     run = Specimen()
     life = run.submit("a", effect="sql").dispatch().claim()
-    run.strike("kill-1#1", "kill", "worker-1")
+    run.inject("kill-1#1", "kill", "worker-1")
     life.succeed().submit_again().cancel().read()
     return run
 
@@ -25,7 +25,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_history_reads_back_as_written(tmp_path: Path) -> None:
     records = a_run().all_records()
     path = tmp_path / "history.jsonl"
     with HistoryWriter(path) as writer:
@@ -33,7 +33,7 @@ def test_a_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert list(load(path).records) == records
 
 
-def test_each_record_is_on_disk_when_it_was_written(tmp_path: Path) -> None:
+def test_each_record_is_flushed_when_written(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with HistoryWriter(path) as writer:
         for number, record in enumerate(a_run().all_records(), start=1):
@@ -53,7 +53,7 @@ def test_each_record_is_on_disk_when_it_was_written(tmp_path: Path) -> None:
         ('{"kind":"worker","worker_id":"w","label":"l","started_at":"2026-01-09"}', "offset"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path / "h.jsonl", '{"kind":"phase","phase":"faults","at":0}', line)
     with pytest.raises(HistoryError) as caught:
         load(path)
@@ -61,7 +61,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_history_without_its_run_is_refused(tmp_path: Path) -> None:
+def test_history_without_a_run_record_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "h.jsonl", '{"kind":"phase","phase":"faults","at":0}')
     with pytest.raises(HistoryError, match=r"h\.jsonl: a history starts with its only run record"):
         load(path)
@@ -85,7 +85,7 @@ def test_contradicting_records_are_refused() -> None:
         History([*records, replace(ops[1], op_id="unheard of")])
 
 
-def test_an_open_operation_is_unknown() -> None:
+def test_operation_without_completion_is_unknown() -> None:
     run = Specimen()
     invoke = run.op("cancel", {"task_id": "x"})
     (operation,) = run.history().of("cancel")
@@ -96,7 +96,7 @@ def test_an_open_operation_is_unknown() -> None:
     assert operation.value == {"task_id": "x", "answer": "cancelled"}
 
 
-def test_a_submit_finds_its_task_by_key_else_by_id() -> None:
+def test_submit_finds_its_task_by_key_or_id() -> None:
     run = Specimen()
     unknown = run.submit("a", answer="info")
     run.op("submit", {"key": "never stored"})
@@ -112,14 +112,14 @@ def test_a_submit_finds_its_task_by_key_else_by_id() -> None:
     assert len(history.submits_by_task[unknown.task_id]) == 2
 
 
-def test_instants_of_the_database_lie_on_the_arenas_clock() -> None:
+def test_database_instants_convert_to_arena_seconds() -> None:
     history = a_run().history()
     assert history.seconds(instant(3.25)) == 3.25
     assert history.seconds("2026-01-09T11:00:01+01:00") == 1.0
     assert isinstance(history.records[0], Run)
 
 
-def test_what_held_once_held() -> None:
+def test_an_occurrence_that_held_once_takes_precedence() -> None:
     run = Specimen()
     run.records += [
         Sometimes(name="stale_hint_delivered", held=held) for held in (False, True, False)

@@ -1,4 +1,4 @@
-"""Scenario files: those that come along are sound, and mistakes are explained."""
+"""Scenario files: the included ones are valid, and mistakes are explained."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from chaos.scenario import scenario as scenarios
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.operations import Workload
 from chaos.scenario.scenario import SCENARIOS, Scenario, ScenarioError
-from chaos.scenario.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, FaultSort
+from chaos.scenario.vocabulary import FAULTS, SAFETY, UNCONDITIONAL, TargetKind
 
 SHIPPED = scenarios.names()
-# The laws that every scenario is judged by.
+# The invariants that every scenario requires.
 UNIVERSAL = {*UNCONDITIONAL}
 
 
-def test_those_that_are_promised_come_along_and_the_control_is_first() -> None:
+def test_promised_scenarios_are_included_and_the_control_is_first() -> None:
     promised = """
         calm api_killed cancel_storm clock_skew commit_reply_lost database_down_longer_than_lease
         database_latency database_restart herd late_finish poison_task pool_exhaustion
@@ -31,7 +31,7 @@ def test_those_that_are_promised_come_along_and_the_control_is_first() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_scenario_is_sound(name: str) -> None:
+def test_included_scenario_is_valid(name: str) -> None:
     scenario = scenarios.find(name)
     assert Scenario.model_validate(scenario.document) == scenario
     assert {*scenario.expect.always} >= UNIVERSAL
@@ -43,14 +43,14 @@ def test_a_shipped_scenario_is_sound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_scenario_bites(name: str) -> None:
+def test_included_scenario_injects_faults_under_load(name: str) -> None:
     scenario = scenarios.find(name)
     load = scenario.workload
-    # The control opens no window; whatever else comes along does.
+    # The control opens no window; every other scenario does.
     assert bool(scenario.windows) == (name != "calm")
     assert name != "calm" or not scenario.faults
     for plan in scenario.drawn(1).faults:
-        # Struck while there is work, so that tasks are in flight.
+        # Injected while there is load, so that tasks are in flight.
         assert plan.after is not None or (plan.at or 0) < _last_due(load)
         assert plan.candidates(scenario.drawn(1).topology)
         if plan.after is not None and plan.after.actor is not None:
@@ -59,41 +59,41 @@ def test_a_shipped_scenario_bites(name: str) -> None:
 
 
 def _last_due(load: Workload) -> float:
-    """The second until which tasks are submitted or become due."""
+    """Return the second until which tasks are submitted or become due."""
     return load.due_between[1] if load.due_between else load.seconds
 
 
 def _targets_processes(scenario: Scenario) -> set[str]:
-    plans = [plan for plan in scenario.faults if plan.sort is FaultSort.PROCESS]
+    plans = [plan for plan in scenario.faults if plan.target_kind is TargetKind.PROCESS]
     return {name for plan in plans for name in plan.candidates(scenario.topology)}
 
 
 def windows() -> set[str]:
-    """The windows that the research knows, W01 to W44."""
+    """Return all known fault windows, W01 to W44."""
     return {f"W{number:02d}" for number in range(1, 45)}
 
 
-def test_windows_are_those_that_are_known() -> None:
+def test_scenarios_name_only_known_windows() -> None:
     opened = {window for name in SHIPPED for window in scenarios.find(name).windows}
     assert opened <= windows()
 
 
-def test_every_fault_and_every_conditional_law_is_used_by_some_scenario() -> None:
+def test_every_fault_and_conditional_invariant_is_used() -> None:
     found = [scenarios.find(name) for name in SHIPPED]
     faults = {plan.fault for each in found for plan in each.faults}
     faults |= {option.fault for each in found if each.storm for option in each.storm.menu}
-    # Kept for scenarios of one's own: what they do is a part of what these do.
+    # No included scenario needs these: the others cover their effects.
     spare = {"reset_peer", "slicer", "slow_close", "limit_data", "restart_empty"}
     assert {*FAULTS} - faults <= spare
     conditional = {*SAFETY} - UNIVERSAL
     assert conditional <= {law for each in found for law in each.expect.always}
 
 
-def test_a_finish_is_held_past_the_lease_but_not_past_its_senders_patience() -> None:
+def test_late_finish_is_held_past_the_lease_but_not_past_the_statement_timeout() -> None:
     late = scenarios.find("late_finish")
     (held,), settings = late.faults, late.settings()
     assert held.for_seconds is not None
-    # Marked dead at the latest: lease, then a look of a scheduler; both well within the hold.
+    # Marked dead after the lease plus one poll of a scheduler, both well within the hold.
     assert held.for_seconds > settings.lease_seconds + settings.heartbeat_seconds
     assert held.for_seconds < settings.statement_timeout_seconds
     assert late.workload.handler_seconds[1] < settings.lease_seconds
@@ -106,7 +106,7 @@ def test_settings_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPat
     assert (settings.lease_seconds, settings.max_losses) == (3, 3)
 
 
-def test_targets_are_matched_in_a_fixed_order() -> None:
+def test_targets_match_in_a_fixed_order() -> None:
     spike = scenarios.find("database_latency").faults[1]
     topology = scenarios.find("database_latency").topology
     assert spike.fault_ids == ("spike#1", "spike#2")
@@ -120,18 +120,18 @@ def test_targets_are_matched_in_a_fixed_order() -> None:
     assert "scheduler-2->collector" in topology.edges
 
 
-def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() -> None:
+def test_wildcard_edges_do_not_include_the_collector() -> None:
     topology = scenarios.find("calm").topology
 
-    def struck(*patterns: str) -> set[str]:
+    def matched(*patterns: str) -> set[str]:
         plan = FaultSpec.model_validate({"fault": "down", "target": patterns, "at": 0})
         assert plan.unmatched(topology) == ()
         return set(plan.candidates(topology))
 
-    assert struck("worker-1->*") == {f"worker-1->{name}" for name in ("postgres", "redis", "sink")}
-    assert not {edge for edge in struck("*->*") if edge.endswith("->collector")}
-    assert struck("worker-*->collector") == {f"worker-{n}->collector" for n in (1, 2, 3)}
-    assert len(struck("*->collector")) == 6
+    assert matched("worker-1->*") == {f"worker-1->{name}" for name in ("postgres", "redis", "sink")}
+    assert not {edge for edge in matched("*->*") if edge.endswith("->collector")}
+    assert matched("worker-*->collector") == {f"worker-{n}->collector" for n in (1, 2, 3)}
+    assert len(matched("*->collector")) == 6
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() ->
         ("fault: kill", "fault: flush", "worker-*: flush applies to a server"),
         ("fault: kill", "fault: down", "worker-*: down applies to an edge"),
         ("id: workers_killed", "id: Workers", "id: String should match pattern"),
-        ("id: workers_killed", "id: a\nid: b", "key 'id' stands twice"),
+        ("id: workers_killed", "id: a\nid: b", "key 'id' appears twice"),
         ("hypothesis:", "hypotesis:", "hypotesis: no such key (did you mean hypothesis?)"),
         ("[0.2, 0.8]", "[0.8, 0.2]", "handler_seconds: [least, most], not [0.8, 0.2]"),
         ("[0.2, 0.8]", "[0.2, 9]", "handler_seconds must stay below timeout_seconds"),
@@ -216,7 +216,7 @@ def test_whoever_breaks_everything_of_a_process_does_not_mean_its_collector() ->
         ),
     ],
 )
-def test_a_mistake_is_explained(old: str, new: str, message: str) -> None:
+def test_scenario_mistake_is_explained(old: str, new: str, message: str) -> None:
     text = (SCENARIOS / "workers_killed.yaml").read_text(encoding="utf-8")
     assert old in text
     with pytest.raises(ScenarioError) as caught:
@@ -268,36 +268,38 @@ faults:
         ),
     ],
 )
-def test_a_fault_that_cannot_be_is_refused(fault: str, message: str) -> None:
+def test_impossible_fault_is_refused(fault: str, message: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         scenarios.parse(with_fault(fault), "one.yaml")
     assert message in str(caught.value)
 
 
 def test_every_fault_of_the_vocabulary_can_be_planned() -> None:
-    targets = {FaultSort.EDGE: "worker-1->redis", FaultSort.PROCESS: "worker-*"}
+    targets = {TargetKind.EDGE: "worker-1->redis", TargetKind.PROCESS: "worker-*"}
     for name, kind in FAULTS.items():
         server = sorted(kind.servers)[:1]
-        for target in [targets.get(sort, server[0] if server else "") for sort in kind.sorts]:
+        for target in [
+            targets.get(each, server[0] if server else "") for each in kind.target_kinds
+        ]:
             attributes = ", ".join(f"{attribute}: 1" for attribute in kind.attributes)
             line = f"{{fault: {name}, target: {target}, at: 1, attributes: {{{attributes}}}}}"
             scenario = scenarios.parse(with_fault(line), "one.yaml")
             assert scenario.faults[0].fault_ids == (f"{name}-1#1",)
 
 
-def test_a_name_must_be_that_of_the_file(tmp_path: Path) -> None:
+def test_id_must_match_the_file_name(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text(with_fault("{fault: down, target: worker-1->redis, at: 1}"), encoding="utf-8")
     with pytest.raises(ScenarioError, match="must be the name of the file, other"):
         scenarios.find(str(path))
 
 
-def test_an_unknown_name_is_answered_with_what_there_is() -> None:
+def test_unknown_scenario_is_reported_with_a_suggestion() -> None:
     with pytest.raises(ScenarioError, match=r"no scenario 'clam' \(did you mean calm\?\)"):
         scenarios.find("clam")
 
 
-def test_the_scenario_of_the_tutorial_is_sound() -> None:
+def test_tutorial_scenario_is_valid() -> None:
     readme = (SCENARIOS.parent / "README.md").read_text(encoding="utf-8")
     (tutorial,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     found = scenarios.parse(tutorial, "deaf_receiver.yaml")

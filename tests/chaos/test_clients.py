@@ -1,4 +1,4 @@
-"""What a client makes of its answers: the same in every arena, without any I/O."""
+"""How a client interprets responses: without I/O, the same in every arena."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Run:
         log = OperationLog(self.ops.append, lambda: ZERO, lambda: ZERO + self.seconds)
         self.client = Client(0, list(operations), log)
 
-    def ask(self) -> Request | None:
+    def next_request(self) -> Request | None:
         due = self.client.due
         assert due is not None
         self.seconds = max(self.seconds, due)
         return self.client.next_request()
 
     def exchange(self, *answer: Any) -> Request:
-        request = self.ask()
+        request = self.next_request()
         assert request is not None
         self.seconds += 0.1
         self.client.handle_response(Response(*answer))
         return request
 
     @property
-    def told(self) -> list[tuple[str, str, str]]:
+    def recorded(self) -> list[tuple[str, str, str]]:
         return [(op.op_id, op.op, op.type) for op in self.ops]
 
 
@@ -75,13 +75,13 @@ def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> P
         ("list", 200, None, "ok", {"task_ids": []}),
     ],
 )
-def test_what_an_answer_means(
+def test_status_code_decides_the_outcome(
     op: str, status: int, body: Any, outcome: str, value: dict[str, Any]
 ) -> None:
     assert interpret(op, status, body) == (outcome, {"status": status} | value)
 
 
-def test_a_submit_is_recorded_as_asked_and_as_answered() -> None:
+def test_submit_is_recorded_as_invoke_and_completion() -> None:
     run = Run(submit("k", at=2.0, run_after=60.0))
     request = run.exchange(201, {"id": "t"})
     due = "2026-01-01T00:01:00Z"
@@ -95,16 +95,16 @@ def test_a_submit_is_recorded_as_asked_and_as_answered() -> None:
     assert run.client.due is None
 
 
-def test_what_is_not_known_is_sent_again_as_an_operation_of_its_own() -> None:
+def test_unknown_submit_is_resent_as_a_separate_operation() -> None:
     run = Run(submit("k"), submit("later", at=1.5))
     run.exchange(0, None, "ReadTimeout()")
     assert run.ops[-1].value == {"status": 0, "task_id": None, "error": "ReadTimeout()"}
-    # What is planned meanwhile is not held up.
+    # Operations planned meanwhile are not delayed.
     assert run.exchange(201, {"id": "other"}).key == "later"
     assert run.client.due == pytest.approx(1.1 + RESEND_AFTER_SECONDS)
     again = run.exchange(200, {"id": "t"})
     assert (again.key, again.path) == ("k", "/tasks/")
-    assert run.told == [
+    assert run.recorded == [
         ("op-1", "submit", "invoke"),
         ("op-1", "submit", "info"),
         ("op-2", "submit", "invoke"),
@@ -114,7 +114,7 @@ def test_what_is_not_known_is_sent_again_as_an_operation_of_its_own() -> None:
     ]
 
 
-def test_a_client_does_not_ask_for_ever_and_never_about_what_was_refused() -> None:
+def test_client_limits_resends_and_never_resends_a_refusal() -> None:
     run = Run(submit("k"), submit("no"))
     run.exchange(503)
     run.exchange(422, {"detail": "no"})
@@ -125,11 +125,11 @@ def test_a_client_does_not_ask_for_ever_and_never_about_what_was_refused() -> No
     assert sends == RESENDS_MAX + 1
 
 
-def test_only_a_task_that_is_known_is_asked_about() -> None:
+def test_get_and_cancel_are_skipped_for_an_unknown_task_id() -> None:
     companions = [PlannedOperation(2.0, 0, kind, "k") for kind in ("cancel", "get")]
     unknown = Run(submit("k"), *companions, submit("k", 3.0, "mismatch"))
     unknown.exchange(422, {})
-    assert [unknown.ask() for _ in range(3)] == [None, None, None]
+    assert [unknown.next_request() for _ in range(3)] == [None, None, None]
     assert len(unknown.ops) == 2
     known = Run(submit("k"), *companions, submit("k", 3.0, "mismatch"))
     known.exchange(201, {"id": "t"})
@@ -139,7 +139,7 @@ def test_only_a_task_that_is_known_is_asked_about() -> None:
     assert (mismatch.path, mismatch.key) == ("/tasks/", "k")
 
 
-def test_each_submit_of_a_batch_is_answered_by_itself() -> None:
+def test_each_submit_of_a_batch_has_its_own_outcome() -> None:
     items = tuple(submit(key) for key in "abc")
     run = Run(PlannedOperation(1.0, 0, "batch", "a", items=items))
     results = [
@@ -156,7 +156,7 @@ def test_each_submit_of_a_batch_is_answered_by_itself() -> None:
     assert run.client.due is None
 
 
-def test_a_batch_without_an_answer_leaves_all_of_it_unknown() -> None:
+def test_unanswered_batch_leaves_all_its_submits_unknown() -> None:
     run = Run(PlannedOperation(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
     run.exchange(0, None, "broken")
     assert [op.type for op in run.ops] == ["invoke", "invoke", "info", "info"]
@@ -168,5 +168,5 @@ def test_response_without_a_request_is_an_error() -> None:
         Run(submit("k")).client.handle_response(Response(200))
 
 
-def test_clients_are_shared_out_among_the_apis() -> None:
+def test_clients_are_spread_over_the_apis() -> None:
     assert [api_of(number, ("a", "b", "c")) for number in range(5)] == ["a", "b", "c", "a", "b"]

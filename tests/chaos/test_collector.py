@@ -1,4 +1,4 @@
-"""The receiver of spans: what comes over HTTP is kept as it is, read back as records, passed on."""
+"""The collector of spans: it records exports unchanged, decodes and forwards them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ from waiting import wait_until
 
 from chaos.history.history import HistoryWriter, read
 from chaos.history.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
-from chaos.observers import forwarding, otlp
-from chaos.observers.collector import Collector, create_collector, read_exports
+from chaos.observers import otlp
+from chaos.observers.collector import (
+    FORWARD_ENDPOINT,
+    Collector,
+    create_collector,
+    forward_exports,
+    read_exports,
+)
 from chaos.observers.run_trace import SERVICE, run_spans
 
 ZERO = 1_767_225_600.0
@@ -51,7 +57,7 @@ def client(collector: Collector) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://collector")
 
 
-async def test_every_export_is_kept_before_it_is_answered_and_read_back(tmp_path: Path) -> None:
+async def test_each_export_is_recorded_before_the_response(tmp_path: Path) -> None:
     file = tmp_path / "spans.otlp"
     collector = Collector(file)
     async with client(collector) as http:
@@ -69,7 +75,7 @@ async def test_every_export_is_kept_before_it_is_answered_and_read_back(tmp_path
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-async def test_what_is_no_export_is_refused_and_not_kept(tmp_path: Path, encoding: str) -> None:
+async def test_invalid_export_is_refused_and_not_recorded(tmp_path: Path, encoding: str) -> None:
     collector = Collector(tmp_path / "spans.otlp")
     async with client(collector) as http:
         answer = await http.post(
@@ -80,25 +86,25 @@ async def test_what_is_no_export_is_refused_and_not_kept(tmp_path: Path, encodin
     assert read_exports(tmp_path / "spans.otlp") == []
 
 
-def test_nothing_was_received_where_there_is_no_file(tmp_path: Path) -> None:
+def test_missing_file_has_no_exports(tmp_path: Path) -> None:
     assert read_exports(tmp_path / "spans.otlp") == []
 
 
-def test_a_span_comes_back_as_it_was() -> None:
+def test_span_survives_encode_and_decode() -> None:
     assert list(otlp.decode([export(SPAN)], ZERO)) == [SPAN]
 
 
-def test_a_batch_that_was_sent_again_counts_once_but_another_span_of_the_id_does_not() -> None:
+def test_resent_batch_counts_once_but_a_different_span_with_the_same_id_counts() -> None:
     later = replace(SPAN, end=3.0)
     assert list(otlp.decode([export(SPAN), export(SPAN, later)], ZERO)) == [SPAN, later]
 
 
-def test_what_is_the_same_for_every_span_of_a_name_is_not_kept() -> None:
-    told = replace(SPAN, attributes=SPAN.attributes | {"messaging.system": "holdfast"})
-    assert list(otlp.decode([export(told)], ZERO)) == [SPAN]
+def test_constant_attributes_are_omitted() -> None:
+    with_constants = replace(SPAN, attributes=SPAN.attributes | {"messaging.system": "holdfast"})
+    assert list(otlp.decode([export(with_constants)], ZERO)) == [SPAN]
 
 
-def test_a_span_in_a_history_is_read_back(tmp_path: Path) -> None:
+def test_span_in_a_history_reads_back(tmp_path: Path) -> None:
     with HistoryWriter(tmp_path / "history.jsonl") as writer:
         writer.write(SPAN)
     assert list(read(tmp_path / "history.jsonl")) == [SPAN]
@@ -115,13 +121,14 @@ def run_record(seed: int = 7) -> Run:
     )
 
 
-def test_the_harness_tells_a_run_and_each_strike_in_one_trace() -> None:
-    begun = Fault(type="start", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.0)
-    felt = Fault(type="felt", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.5)
+def test_run_and_its_injections_form_one_trace() -> None:
+    start = Fault(type="start", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.0)
+    observed = Fault(type="felt", fault_id="k#1", fault="kill", targets=("worker-1",), at=1.5)
     end = Fault(type="end", fault_id="k#1", fault="kill", targets=("worker-1",), at=2.0)
     open_ended = Fault(type="start", fault_id="p#1", fault="pause", targets=("a", "b"), at=3.0)
-    whole, kill, pause = run_spans(run_record(), [begun, felt, end, open_ended], 9.0)
+    whole, kill, pause = run_spans(run_record(), [start, observed, end, open_ended], 9.0)
     assert (whole.name, whole.start, whole.end) == ("run calm", 0.0, 9.0)
+    assert whole.attributes == {"chaos.scenario": "calm", "chaos.seed": 7}
     assert (kill.name, kill.start, kill.end) == ("kill worker-1", 1.0, 2.0)
     assert [(event.name, event.at) for event in kill.events] == [("felt", 1.5)]
     assert (pause.name, pause.end, pause.events) == ("pause a, b", 9.0, ())
@@ -134,7 +141,7 @@ def test_the_harness_tells_a_run_and_each_strike_in_one_trace() -> None:
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Takes everything, or refuses it."""
+    """Accepts every request, or refuses it."""
 
     received: list[tuple[str, bytes]]
     status = 200
@@ -164,41 +171,41 @@ def receiver(status: int = 200) -> Iterator[tuple[str, list[tuple[str, bytes]]]]
             thread.join()
 
 
-def test_all_spans_go_on_to_a_collector_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_spans_are_forwarded_to_the_users_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as (url, received):
-        monkeypatch.setenv(forwarding.ENDPOINT, f"{url}/")
-        forwarding.forward([export(SPAN)] * 3)
+        monkeypatch.setenv(FORWARD_ENDPOINT, f"{url}/")
+        forward_exports([export(SPAN)] * 3)
     ((path, body),) = received
     assert path == "/v1/traces"
     assert body == export(SPAN) * 3
     assert list(otlp.decode([body], ZERO)) == [SPAN]
 
 
-def test_large_exports_go_on_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_exports_are_forwarded_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as (url, received):
-        monkeypatch.setenv(forwarding.ENDPOINT, url)
-        forwarding.forward([export(SPAN)] * 9000)
+        monkeypatch.setenv(FORWARD_ENDPOINT, url)
+        forward_exports([export(SPAN)] * 9000)
     assert len(received) > 1
     assert b"".join(body for _, body in received) == export(SPAN) * 9000
 
 
-def test_nothing_goes_on_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(forwarding.ENDPOINT, raising=False)
-    forwarding.forward([export(SPAN)])
+def test_nothing_is_forwarded_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FORWARD_ENDPOINT, raising=False)
+    forward_exports([export(SPAN)])
 
 
-def test_a_collector_that_takes_nothing_costs_the_run_a_line(
+def test_failed_forwarding_prints_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with receiver(status=503) as (url, _):
-        monkeypatch.setenv(forwarding.ENDPOINT, url)
-        forwarding.forward([export(SPAN)])
-    forwarding.forward([export(SPAN)])  # and now nobody listens there at all
+        monkeypatch.setenv(FORWARD_ENDPOINT, url)
+        forward_exports([export(SPAN)])
+    forward_exports([export(SPAN)])  # now the port is closed
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"spans were not forwarded to {url}") for line in lines] == [True, True]
 
 
-def test_the_program_serves_on_the_port_that_it_names(tmp_path: Path) -> None:
+def test_collector_serves_on_the_port_it_wrote(tmp_path: Path) -> None:
     file, port_file = tmp_path / "spans.otlp", tmp_path / "port"
     argv = [sys.executable, "-m", "chaos.observers.collector", "--file", str(file)]
     process = subprocess.Popen([*argv, "--port-file", str(port_file)])

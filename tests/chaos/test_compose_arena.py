@@ -1,4 +1,4 @@
-"""The arena of containers, as far as it goes without an engine."""
+"""The compose arena, as far as it can be tested without a Docker engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chaos.compose import containers
 from chaos.compose.containers import Container
 from chaos.compose.docker import ContainerEvent, DockerError, exit_code
 from chaos.compose.servers import ContainerServer
-from chaos.compose.socket_stats import Gauge
+from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic
 from chaos.mutants import import_path
 from chaos.nemesis.process_faults import ProcessEnd
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_calm(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """``--arena compose`` where PATH has only what is in ``path``."""
+    """Run ``--arena compose`` with PATH set to ``path`` only."""
     return subprocess.run(
         [sys.executable, "-m", "chaos", "run", "calm", "--arena", "compose"],
         cwd=home,
@@ -52,7 +52,9 @@ def run_calm(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
         ("echo 2.3.4", "docker compose is 2.3.4, the arena needs 2.20 or newer"),
     ],
 )
-def test_a_docker_that_will_not_do_is_told_in_words(script: str, said: str, tmp_path: Path) -> None:
+def test_unusable_docker_is_reported_without_a_traceback(
+    script: str, said: str, tmp_path: Path
+) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     if script:
@@ -65,32 +67,30 @@ def test_a_docker_that_will_not_do_is_told_in_words(script: str, said: str, tmp_
     assert "Traceback" not in done.stderr
 
 
-def test_a_scenario_that_does_not_fit_is_refused() -> None:
+def test_unsupported_scenario_is_refused() -> None:
     argv = [sys.executable, "-m", "chaos", "run", "clock_skew", "--arena", "compose"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert re.search("clock_skew: .*: a container has no clock of its own", done.stderr)
 
 
-def test_exit_codes_are_those_of_processes() -> None:
-    assert [exit_code(told) for told in (0, 3, 137, 143, 255)] == [0, 3, -9, -15, 255]
+def test_exit_codes_are_converted_to_those_of_processes() -> None:
+    assert [exit_code(docker) for docker in (0, 3, 137, 143, 255)] == [0, 3, -9, -15, 255]
 
 
-def test_what_takes_every_connection_is_not_in_the_database_of_the_run() -> None:
-    """Else it would be ended with the others when all sessions of the run's database are."""
+def test_exhaust_connects_to_another_database() -> None:
+    """Otherwise terminate_backends, which ends all sessions of that database, would end it."""
     server = ContainerServer("postgres", "0123", 5, "postgresql://u:p@127.0.0.1:5/holdfast")
     assert server.url() == "postgresql://u:p@127.0.0.1:5/holdfast"
     assert server.url("postgres") == "postgresql://u:p@127.0.0.1:5/postgres"
 
 
-@pytest.mark.parametrize("name", ["sink", "collector", "gauge"])
-async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
-    name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["sink", "collector", "socket-stats"])
+async def test_helper_containers_pass_their_health_check(name: str, tmp_path: Path) -> None:
     port = free_port()
-    argv = ["-m", "chaos.compose.socket_stats" if name == "gauge" else f"chaos.{name}"]
-    argv += ["--port", str(port)]
-    if name != "gauge":
+    module = "chaos.compose.socket_stats" if name == "socket-stats" else f"chaos.observers.{name}"
+    argv = ["-m", module, "--port", str(port)]
+    if name != "socket-stats":
         argv += ["--log" if name == "sink" else "--file", str(tmp_path / "received")]
     process = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=ROOT)
     try:
@@ -104,29 +104,29 @@ async def test_what_is_beside_the_roles_answers_the_check_of_its_container(
         await process.wait()
 
 
-# -------------------------------------------------------------------------- the gauge
+# ------------------------------------------------------------------ socket statistics
 
 
 @pytest.fixture
-async def gauge() -> AsyncIterator[Gauge]:
+async def socket_stats() -> AsyncIterator[RemoteSocketStats]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chaos.compose.socket_stats", "--port", str(port), cwd=ROOT
     )
-    gauge = Gauge(port)
+    socket_stats = RemoteSocketStats(port)
     async with asyncio.timeout(60):
         while True:
             with suppress(httpx.HTTPError):
-                await gauge.look([port])
+                await socket_stats.sockets([port])
                 break
             await asyncio.sleep(0.05)
-    yield gauge
-    await gauge.close()
+    yield socket_stats
+    await socket_stats.close()
     process.terminate()
     await process.wait()
 
 
-async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
+async def test_bytes_are_counted_from_the_server_side(socket_stats: RemoteSocketStats) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(100):
@@ -138,15 +138,15 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"before")
         await reader.readexactly(12)
-        meters = EdgeTraffic(gauge, {"worker-1->redis": port})
+        meters = EdgeTraffic(socket_stats, {"worker-1->redis": port})
         await meters.count()
         writer.write(b"123")
         await reader.readexactly(6)
-        seconds = await gauge.ask("worker-1->redis", port)
+        seconds = await socket_stats.probe("worker-1->redis", port)
         assert seconds is not None
         assert seconds < 5
         counted = None
-        async with asyncio.timeout(5):  # received means acknowledged: the kernel takes its time
+        async with asyncio.timeout(5):  # received means acknowledged, which the kernel may delay
             while counted != ByteCounts(sent=3, received=6, connections=1, closed=0):
                 counted = (await meters.count())["worker-1->redis"]
         writer.close()
@@ -155,11 +155,11 @@ async def test_the_gauge_counts_from_the_other_end(gauge: Gauge) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_gauge_is_told_of_a_closed_edge(gauge: Gauge) -> None:
-    assert await gauge.ask("worker-1->redis", free_port()) is None
+async def test_probe_of_a_closed_edge_returns_none(socket_stats: RemoteSocketStats) -> None:
+    assert await socket_stats.probe("worker-1->redis", free_port()) is None
 
 
-async def test_the_gauge_stops_asking_when_nobody_waits_any_more(gauge: Gauge) -> None:
+async def test_probe_ends_when_its_client_disconnects(socket_stats: RemoteSocketStats) -> None:
     gone = asyncio.Event()
 
     async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,10 +169,10 @@ async def test_the_gauge_stops_asking_when_nobody_waits_any_more(gauge: Gauge) -
 
     async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        asking = asyncio.create_task(gauge.ask("worker-1->postgres", port))
+        probing = asyncio.create_task(socket_stats.probe("worker-1->postgres", port))
         await asyncio.sleep(0.3)
-        assert not asking.done()
-        asking.cancel()
+        assert not probing.done()
+        probing.cancel()
         await asyncio.wait_for(gone.wait(), 5)
 
 
@@ -180,7 +180,7 @@ async def test_the_gauge_stops_asking_when_nobody_waits_any_more(gauge: Gauge) -
 
 
 class FakeEngine:
-    """Answers as the docker command would; the test tells what happens to the container."""
+    """Responds like the docker command; the test sends the events of the container."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -217,19 +217,19 @@ def exits() -> list[ProcessEnd]:
 
 @pytest.fixture
 async def worker(engine: FakeEngine, exits: list[ProcessEnd]) -> Container:
-    worker = Container("worker-1", Gauge(1), exits.append)
+    worker = Container("worker-1", RemoteSocketStats(1), exits.append)
     worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     return worker
 
 
-async def test_an_unplanned_end_is_repaired_at_once(
+async def test_container_restarts_after_an_unplanned_exit(
     engine: FakeEngine, worker: Container, exits: list[ProcessEnd]
 ) -> None:
     worker.handle_event(event("die", 3))
     assert not worker.alive
     await until(lambda: engine.asked == [("start",)])
-    assert not worker.alive, "it was asked for, but the engine has not told of a start"
+    assert not worker.alive, "requested, but the engine has not reported a start"
     worker.handle_event(event("start"))
     await until(lambda: worker.alive)
     assert worker.pid == 101
@@ -237,13 +237,13 @@ async def test_an_unplanned_end_is_repaired_at_once(
     assert exits == [ProcessEnd("worker-1", 100, 3, 12.5, planned=False)]
 
 
-async def test_a_planned_end_waits_to_be_told(
+async def test_planned_exit_waits_for_restart(
     engine: FakeEngine, worker: Container, exits: list[ProcessEnd]
 ) -> None:
     assert worker.kill() == 100
     gone = asyncio.create_task(worker.gone())
     await asyncio.sleep(0.1)
-    assert not gone.done(), "the request is answered, but the engine has not told of an end"
+    assert not gone.done(), "requested, but the engine has not reported an exit"
     worker.handle_event(event("die", -9))
     assert await gone == -9
     await asyncio.sleep(0.3)
@@ -253,7 +253,7 @@ async def test_a_planned_end_waits_to_be_told(
     assert exits[0].planned
 
 
-async def test_a_kill_that_comes_too_late_strikes_nobody(
+async def test_kill_of_an_exited_container_is_ignored(
     engine: FakeEngine, worker: Container
 ) -> None:
     engine.fails["kill"] = "Error response from daemon: container 0123 is not running"
@@ -262,14 +262,14 @@ async def test_a_kill_that_comes_too_late_strikes_nobody(
     assert await worker.gone() == 3
 
 
-async def test_a_request_that_fails_is_no_secret(engine: FakeEngine, worker: Container) -> None:
+async def test_failed_request_is_raised(engine: FakeEngine, worker: Container) -> None:
     engine.fails["kill"] = "permission denied"
     worker.kill()
     with pytest.raises(Exception, match="worker-1: permission denied"):
         await worker.gone()
 
 
-async def test_it_is_stopped_only_when_the_engine_says_so(
+async def test_container_is_paused_only_after_the_engine_event(
     engine: FakeEngine, worker: Container
 ) -> None:
     worker.pause()
@@ -283,7 +283,7 @@ async def test_it_is_stopped_only_when_the_engine_says_so(
     await until(lambda: engine.asked == [("pause",), ("unpause",)])
 
 
-async def test_what_is_stopped_for_good_stays_so(engine: FakeEngine, worker: Container) -> None:
+async def test_stopped_container_is_not_restarted(engine: FakeEngine, worker: Container) -> None:
     stopping = asyncio.create_task(worker.stop(7))
     await until(lambda: bool(engine.asked))
     worker.handle_event(event("die", 0))

@@ -1,4 +1,4 @@
-"""The witnesses tell what is in the database, in the vocabulary of histories."""
+"""Observers of the database, of hints and of logs, in the vocabulary of histories."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from chaos.observers.database import DatabaseObserver
 from chaos.observers.logs import (
     SeenHint,
     late_hints,
-    log_sightings,
-    sightings,
+    log_observations,
+    observations,
 )
 from chaos.scenario.faults import After
 from chaos.tasks.sql import CHAOS_EFFECTS
@@ -51,17 +51,17 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def witness(database_url: str) -> AsyncIterator[DatabaseObserver]:
+async def observer(database_url: str) -> AsyncIterator[DatabaseObserver]:
     connection = await asyncpg.connect(database_url)
     await connection.execute(CHAOS_EFFECTS)
     await connection.close()
-    witness = DatabaseObserver(database_url)
-    yield witness
-    await witness.close()
+    observer = DatabaseObserver(database_url)
+    yield observer
+    await observer.close()
 
 
 async def ran(store: Store) -> tuple[NewTask, NewTask, NewTask]:
-    """One task succeeded under worker-1, one failed and waits, one runs under worker-2."""
+    """Create one task that succeeded, one that failed and waits, and one that runs."""
     tasks = [NewTask(new_id(), "chaos_ledger", '{"n": 1}') for _ in range(3)]
     done, failed, running = tasks
     one, two = new_id(), new_id()
@@ -74,19 +74,19 @@ async def ran(store: Store) -> tuple[NewTask, NewTask, NewTask]:
     await store.claim(hints[2:], two, new_id())
     await store.finish([Success(done.id, 1, '"well"')], one)
     await store.release([Failure(failed.id, 1, Reason.FAILED, 60.0)], one)
-    # A finish under an epoch that is not the task's: refused, and witnessed.
+    # A finish under an epoch that has passed: refused and recorded.
     await store.finish([Success(running.id, 3, '"stale"')], one)
     return done, failed, running
 
 
-async def test_counts_are_those_of_the_database(store: Store, witness: DatabaseObserver) -> None:
+async def test_counts_match_the_database(store: Store, observer: DatabaseObserver) -> None:
     await ran(store)
-    counts = await witness.counts()
+    counts = await observer.counts()
     assert (counts.terminal, counts.open, counts.running, counts.stale_writes) == (1, 2, 1, 1)
-    flight = await witness.in_flight()
+    flight = await observer.in_flight()
     assert (flight.open, flight.running) == (2, 1)
-    assert await witness.running("worker-1") == 0
-    assert await witness.running("worker-2") == 1
+    assert await observer.running("worker-1") == 0
+    assert await observer.running("worker-2") == 1
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ async def test_counts_are_those_of_the_database(store: Store, witness: DatabaseO
         ("lost", None, 0),
     ],
 )
-async def test_events_are_counted_under_the_names_of_actors(
-    store: Store, witness: DatabaseObserver, event: str, actor: str | None, count: int
+async def test_events_are_counted_by_actor_name(
+    store: Store, observer: DatabaseObserver, event: str, actor: str | None, count: int
 ) -> None:
     await ran(store)
-    assert await witness.count(After(event=event, actor=actor)) == count
+    assert await observer.count(After(event=event, actor=actor)) == count
 
 
-async def test_the_testimony_is_complete_and_can_be_read_back(
-    store: Store, witness: DatabaseObserver, database_url: str
+async def test_final_records_are_complete_and_read_back(
+    store: Store, observer: DatabaseObserver, database_url: str
 ) -> None:
     done, _, running = await ran(store)
     connection = await asyncpg.connect(database_url)
     row = "INSERT INTO chaos_effects VALUES ($1, 1, 1, clock_timestamp())"
     await connection.execute(row, done.id)
     await connection.close()
-    records = await witness.final_records()
+    records = await observer.final_records()
     assert [decode(encode(record)) for record in records] == records
     tasks = {record.task_id: record for record in records if isinstance(record, TaskRow)}
     assert tasks[str(done.id)].state == "SUCCEEDED"
@@ -132,32 +132,30 @@ async def test_the_testimony_is_complete_and_can_be_read_back(
     assert effect.task_id == str(done.id)
 
 
-async def test_incarnations_are_told_in_the_order_in_which_they_began(
-    store: Store, witness: DatabaseObserver
-) -> None:
-    assert await witness.incarnations("worker-1") == []
-    began = (await witness.clock()).timestamp()
+async def test_incarnations_are_ordered_by_start(store: Store, observer: DatabaseObserver) -> None:
+    assert await observer.incarnations("worker-1") == []
+    began = (await observer.clock()).timestamp()
     first, second, other = new_id(), new_id(), new_id()
     await store.register(first, "worker-1", ["default"], [])
     await store.register(other, "worker-2", ["default"], [])
-    (found,) = await witness.incarnations("worker-1")
+    (found,) = await observer.incarnations("worker-1")
     assert (found.worker_id, found.dead_reason) == (str(first), None)
     await store.retire(first)
     await store.register(second, "worker-1", ["default"], [])
-    old, new = await witness.incarnations("worker-1")
+    old, new = await observer.incarnations("worker-1")
     assert [old.worker_id, new.worker_id] == [str(first), str(second)]
     assert old.dead_reason
     assert new.dead_reason is None
-    # Unix time of the database's clock, which strikes compare with their own.
-    ended = (await witness.clock()).timestamp()
+    # Unix time by the database's clock, which process faults compare with their own.
+    ended = (await observer.clock()).timestamp()
     assert began <= old.started < new.started <= ended
 
 
-async def test_a_witness_survives_the_loss_of_its_connection(witness: DatabaseObserver) -> None:
-    before = await witness.clock()
-    assert witness._connection is not None
-    witness._connection.terminate()
-    assert await witness.clock() > before
+async def test_observer_reconnects(observer: DatabaseObserver) -> None:
+    before = await observer.clock()
+    assert observer._connection is not None
+    observer._connection.terminate()
+    assert await observer.clock() > before
 
 
 @pytest.fixture
@@ -171,7 +169,7 @@ def own_valkey(reaper: Reaper) -> Iterator[EmbeddedValkey]:
 SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-async def test_every_hint_is_seen_as_it_reaches_redis(own_valkey: EmbeddedValkey) -> None:
+async def test_every_hint_is_observed_as_it_reaches_redis(own_valkey: EmbeddedValkey) -> None:
     settings = Settings(redis_url=own_valkey.url())
     queue = HintQueue(settings, connections=1)
     watch = HintWatch(own_valkey.url())
@@ -206,7 +204,7 @@ def event(task: str, second: int, epoch: int, reason: str = "claimed") -> Event:
 ZERO = 1767225600.0  # 2026-01-01T00:00:00Z
 
 
-def test_a_hint_is_late_if_its_epoch_was_gone_when_it_arrived() -> None:
+def test_hint_is_late_if_its_epoch_had_passed() -> None:
     events = [event("a", 0, 0), event("a", 10, 1), event("b", 0, 0)]
     on_time, late = SeenHint(ZERO + 9, "a", 0), SeenHint(ZERO + 11, "a", 0)
     never_claimed = SeenHint(ZERO + 50, "b", 0)
@@ -247,9 +245,9 @@ NEAR_MISSES: list[dict[str, object]] = [
 ]
 
 
-def held(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
+def counted(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
     """Return the number of matching lines of each role, by observation."""
-    found = log_sightings(logs, since)
+    found = log_observations(logs, since)
     assert all(record.held == bool(record.evidence) for record in found)
     return {record.name: record.evidence for record in found}
 
@@ -257,14 +255,14 @@ def held(logs: Path, since: str = SINCE) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("name", MATCHING)
 def test_each_observation_is_found_in_the_logs_of_the_roles(tmp_path: Path, name: str) -> None:
     innocent = "".join(line(20, **entry) for entry in NEAR_MISSES)
-    told = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
-    (tmp_path / "worker-1.log").write_text(innocent + told + told)
-    (tmp_path / "api-2.log").write_text(told)
+    matching = "".join(line(20 + n, **entry) for n, entry in enumerate(MATCHING[name]))
+    (tmp_path / "worker-1.log").write_text(innocent + matching + matching)
+    (tmp_path / "api-2.log").write_text(matching)
     (tmp_path / "scheduler-1.log").write_text(innocent)
     # Helpers have no number: their lines never count.
-    (tmp_path / "toxiproxy.log").write_text(told)
+    (tmp_path / "toxiproxy.log").write_text(matching)
     once = len(MATCHING[name])
-    seen = held(tmp_path)
+    seen = counted(tmp_path)
     assert seen.pop(name) == {"api-2": once, "worker-1": 2 * once}
     assert seen == {other: {} for other in MATCHING if other != name}
 
@@ -273,9 +271,9 @@ def test_lines_before_the_run_are_ignored(tmp_path: Path) -> None:
     # Redis is empty at the start of every run, which a scheduler logs.
     (entry,) = MATCHING["amnesia_healed"]
     (tmp_path / "scheduler-1.log").write_text(line(10.4, **entry) + line(10.499999, **entry))
-    assert held(tmp_path)["amnesia_healed"] == {}
+    assert counted(tmp_path)["amnesia_healed"] == {}
     (tmp_path / "scheduler-2.log").write_text(line(10.4, **entry) + line(10.5, **entry))
-    assert held(tmp_path)["amnesia_healed"] == {"scheduler-2": 1}
+    assert counted(tmp_path)["amnesia_healed"] == {"scheduler-2": 1}
 
 
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
@@ -285,16 +283,19 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     log = b"Traceback (most recent call last):\n[]\n3\n\xff\xfe\n\n" + whole[:-20].encode()
     log += f"\n{timeless}{whole}{whole[:40]}".encode()
     (tmp_path / "worker-1.log").write_bytes(log)
-    assert held(tmp_path)["claim_unknown"] == {"worker-1": 1}
+    assert counted(tmp_path)["claim_unknown"] == {"worker-1": 1}
 
 
 def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "worker-1.log").write_text(line(20, **MATCHING["redis_given_up"][0]))
     hints = [SeenHint(ZERO + 11, "a", 0)]
-    records = sightings(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
-    told = {record.name: record.held for record in records}
-    assert {name for name in told if told[name]} == {"stale_hint_delivered", "redis_given_up"}
-    assert {*told} == {each.name for each in OCCURRENCES.values() if each.count is None}
+    records = observations(hints, [event("a", 0, 0), event("a", 10, 1)], tmp_path, SINCE)
+    held_by_name = {record.name: record.held for record in records}
+    assert {name for name in held_by_name if held_by_name[name]} == {
+        "stale_hint_delivered",
+        "redis_given_up",
+    }
+    assert {*held_by_name} == {each.name for each in OCCURRENCES.values() if each.count is None}
     assert [decode(encode(record)) for record in records] == records
 
 
@@ -321,8 +322,8 @@ async def test_silent_redis_is_observed_by_its_error_code(tmp_path: Path) -> Non
     await queue.close()
     silent.close()
     logged(tmp_path, caught.value)
-    assert held(tmp_path)["redis_given_up"] == {"worker-1": 1}
-    assert held(tmp_path)["statement_outcome_unknown"] == {}
+    assert counted(tmp_path)["redis_given_up"] == {"worker-1": 1}
+    assert counted(tmp_path)["statement_outcome_unknown"] == {}
 
 
 async def test_unreachable_redis_is_not_observed_as_silent(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ async def test_unreachable_redis_is_not_observed_as_silent(tmp_path: Path) -> No
         await queue.publish([Hint(new_id(), 0, "default", None)])
     await queue.close()
     logged(tmp_path, caught.value)
-    assert not any(held(tmp_path).values())
+    assert not any(counted(tmp_path).values())
 
 
 async def test_lost_replies_of_postgres_are_observed_by_their_error_code(
@@ -349,4 +350,4 @@ async def test_lost_replies_of_postgres_are_observed_by_their_error_code(
     await database.close()
     for error in (late.value, broken.value):
         logged(tmp_path, error)
-        assert held(tmp_path)["statement_outcome_unknown"] == {"worker-1": 1}
+        assert counted(tmp_path)["statement_outcome_unknown"] == {"worker-1": 1}

@@ -1,4 +1,4 @@
-"""Bad histories of clients and effects: S1, S2, S4, S5, S10, S11 and S12 must name them."""
+"""Bad histories of clients and effects: S1, S2, S4, S5, S10, S11 and S12 must report them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _(run: Specimen) -> History:
 
 @bad("S1", "applied 2 calls")
 def _(run: Specimen) -> History:
-    # A key per attempt: each is applied once, the task's effect twice.
+    # One key per attempt: each call is applied once, but the effect of the task twice.
     run.submit("a", effect="external").dispatch().claim().call_out().succeed()
     keys = iter(("attempt-1", "attempt-2"))
     return run.edited(
@@ -146,7 +146,7 @@ def _(run: Specimen) -> History:
 
 @bad("S5", "its task is missing")
 def _(run: Specimen) -> History:
-    # The key is there, but under another id than the one that was answered.
+    # The key is stored, but under another id than the answered one.
     done(run)
     return run.edited(
         lambda r: (
@@ -179,10 +179,10 @@ def _(run: Specimen) -> History:
 @bad("S10", "different request under key a was accepted")
 def _(run: Specimen) -> History:
     life = done(run).submit_again(other=True)
-    told = {"status": 200, "task_id": life.task_id}
+    answer = {"status": 200, "task_id": life.task_id}
     return run.edited(
         lambda r: (
-            replace(r, type="ok", value=told)
+            replace(r, type="ok", value=answer)
             if isinstance(r, Op) and r.value.get("status") == 422
             else r
         )
@@ -239,7 +239,7 @@ def _(run: Specimen) -> History:
 
 @bad("S11", "SUCCEEDED with 0 applied calls; the kind of its effect is external")
 def _(run: Specimen) -> History:
-    # Every call was suppressed: there was nothing it could have been a duplicate of.
+    # Every call was suppressed, although none was applied before.
     done(run, effect="external")
     return run.edited(lambda r: replace(r, applied=False) if isinstance(r, SinkCall) else r)
 
@@ -253,7 +253,7 @@ def _(run: Specimen) -> History:
 
 @bad("S11", "FAILED with 1 business rows")
 def _(run: Specimen) -> History:
-    # The handler's own rows were committed, its finish was not.
+    # The handler's rows were committed, but not its finish.
     life = run.submit("a", effect="sql", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     return run.history(SqlEffect(task_id=life.task_id, epoch=1, attempt=1, at=instant(2)))
 
@@ -274,7 +274,7 @@ def _(run: Specimen) -> History:
 
 @bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
-    # Its submit is unknown, but a first GET had seen it.
+    # Its submit is unknown, but an earlier GET found it.
     life = run.submit("a", answer="info").read().dispatch().claim().succeed()
     run.complete(run.op("get", {"task_id": life.task_id}), "ok", {"state": None})
     return run.history()
@@ -282,7 +282,7 @@ def _(run: Specimen) -> History:
 
 @bad("S12", "did not find the task")
 def _(run: Specimen) -> History:
-    # What counts is the first time that somebody was told, not the last.
+    # The first answer counts, not the last.
     life = done(run).read()
     run.complete(run.op("get", {"task_id": life.task_id}), "ok", {"state": None})
     life.submit_again().read()

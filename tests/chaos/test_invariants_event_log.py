@@ -1,4 +1,4 @@
-"""Bad histories of the log of transitions: S3, S6 to S9, S15 and S16 must name them."""
+"""Bad histories of the log of transitions: S3, S6 to S9, S15 and S16 must report them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _(run: Specimen) -> History:
 
 @bad("S3", "before it was due")
 def _(run: Specimen) -> History:
-    # The row forgot what the client had asked for.
+    # The row lacks the run_at that the client requested.
     run.submit("a", later=1.0).dispatch().claim().succeed()
     return run.edited(on_row(lambda t: replace(t, run_at=instant(1.0))))
 
@@ -117,10 +117,10 @@ def _(run: Specimen) -> History:
     return run.history(event)
 
 
-@bad("S6", "-> BURIED")
+@bad("S6", "-> ARCHIVED")
 def _(run: Specimen) -> History:
     done(run)
-    return run.edited(on_event(Reason.SUCCEEDED, lambda e: replace(e, to_state="BURIED")))
+    return run.edited(on_event(Reason.SUCCEEDED, lambda e: replace(e, to_state="ARCHIVED")))
 
 
 @bad("S6", "no events")
@@ -189,7 +189,7 @@ def _(run: Specimen) -> History:
 
 @bad("S7", "attempt that failed led to FAILED, not to SCHEDULED")
 def _(run: Specimen) -> History:
-    # A dead letter although attempts were left.
+    # Dead-lettered although attempts were left.
     life = run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     life.max_attempts = 2
     return run.history()
@@ -197,7 +197,7 @@ def _(run: Specimen) -> History:
 
 @bad("S7", "attempt that lost led to SCHEDULED, not to CANCELLED")
 def _(run: Specimen) -> History:
-    # A cancel was asked for, and the lost task came back to life.
+    # A task with a cancel request was lost and rescheduled.
     life = run.submit("a").dispatch().claim().cancel()
     life.cancel_requested = False
     life.end(Reason.LOST).dispatch().claim().succeed()
@@ -212,7 +212,7 @@ def _(run: Specimen) -> History:
 
 @bad("S8", "lost has epoch 1, not 2")
 def _(run: Specimen) -> History:
-    # Taken back without a new epoch: the zombie's still fits.
+    # Reclaimed without a new epoch, so the zombie still matches.
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     return run.edited(on_event(Reason.LOST, lambda e: replace(e, epoch=1)))
 
@@ -237,7 +237,7 @@ def _(run: Specimen) -> History:
 
 @bad("S8", "effect under (epoch, attempt) = (2, 1), the success has (4, 2)")
 def _(run: Specimen) -> History:
-    # The zombie's result stands in the ledger, the new owner's success in the log.
+    # The zombie's result is in the ledger, the new owner's success in the log.
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     return run.edited(lambda r: replace(r, epoch=2, attempt=1) if isinstance(r, Effect) else r)
 
@@ -273,7 +273,7 @@ def _(run: Specimen) -> History:
 
 @bad("S9", "ended (lost) an attempt of")
 def _(run: Specimen) -> History:
-    # Nobody loses a lease by his own word.
+    # A worker cannot end its attempt as lost.
     life = run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     return run.edited(on_event(Reason.LOST, lambda e: replace(e, actor=life.owner)))
 
@@ -286,7 +286,7 @@ def _(run: Specimen) -> History:
 
 @bad("S9", "owns it")
 def _(run: Specimen) -> History:
-    # Two claims, and no end between them.
+    # Two claims without an end between them.
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").succeed()
     return run.edited(on_event(Reason.LOST, dropped))
 
@@ -299,7 +299,7 @@ def _(run: Specimen) -> History:
 
 @bad("S15", "dead-lettered after 3 losses, but its payload has no poison")
 def _(run: Specimen) -> History:
-    # The neighbour of a poison task, lost with it each time.
+    # A task that ran beside a poison task and was lost with it each time.
     poison, life = run.submit("p", poison=True), run.submit("a")
     for _ in range(3):
         for each in (poison, life):
@@ -335,7 +335,7 @@ def _(run: Specimen) -> History:
 
 @bad("S16", "attempt 1 timed_out")
 def _(run: Specimen) -> History:
-    # The scheduler did it: the worker hung, and its lease did not run out.
+    # Reclaimed by the scheduler: the worker hung, but its lease did not expire.
     life = run.submit("a").dispatch().claim()
     life.owner = "scheduler:scheduler-1"
     life.end(Reason.TIMED_OUT).dispatch().claim().succeed()
@@ -344,7 +344,7 @@ def _(run: Specimen) -> History:
 
 @bad("S16", "attempt 1 lost")
 def _(run: Specimen) -> History:
-    # Wasted all the same, although a cancel had been asked for.
+    # Wasted despite the cancel request.
     run.submit("a").dispatch().claim().cancel().end(Reason.LOST)
     return run.history()
 

@@ -1,7 +1,7 @@
 """The checker's checker: every legal execution is judged true, and any one corruption false.
 
 Executions are random walks through the lifecycle; a corruption changes one record of them, and
-must be called by the name of the law that it breaks.
+must be reported as a violation of the right invariant.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_legal_executions_are_true(run: Specimen) -> None:
 
 @given(executions())
 @examples(60)
-def test_the_laws_of_losses_name_exactly_the_tasks_they_are_about(run: Specimen) -> None:
+def test_s15_and_s16_name_exactly_the_affected_tasks(run: Specimen) -> None:
     history = run.history()
     wasted = Counter(violation.task_id for violation in INVARIANTS["S16"](history))
     assert wasted == {life.task_id: life.losses for life in run.lives if life.losses}
@@ -60,20 +60,20 @@ def _is_poison(life: Life) -> bool:
 
 @given(executions())
 @examples(30)
-def test_records_survive_the_file(run: Specimen) -> None:
+def test_records_survive_a_round_trip_through_the_file(run: Specimen) -> None:
     records = run.all_records()
     assert [decode(encode(record)) for record in records] == records
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One change: which records it may strike, what becomes of one, and which law must see it.
+    """One change: the records it applies to, the new record, and the invariant that must fail.
 
     ``becomes`` None: dropped. ``doubled``: a second one like it is added.
     """
 
     law: str
-    strikes: Callable[[Record], bool]
+    applies: Callable[[Record], bool]
     becomes: Callable[[Record], Record] | None = None
     doubled: bool = False
 
@@ -151,7 +151,7 @@ CORRUPTIONS = {
     "a row is dropped": Corruption("S6", _kind(TaskRow)),
     "an event is dropped": Corruption("S6", _event(*ALL)),
     "an event is doubled": Corruption("S6", _event(*ALL), doubled=True),
-    "an event leads elsewhere": Corruption("S6", _event(*ALL), _with(to_state="BURIED")),
+    "an event leads elsewhere": Corruption("S6", _event(*ALL), _with(to_state="ARCHIVED")),
     "an event has another reason": Corruption(
         "S6", _event(Reason.DISPATCHED, Reason.CLAIMED), _with(reason=Reason.SUCCEEDED)
     ),
@@ -163,9 +163,11 @@ CORRUPTIONS = {
         "S8", _event(Reason.CLAIMED, Reason.LOST, Reason.SUCCEEDED), _epoch_moved(-1)
     ),
     "another worker finishes": Corruption(
-        "S9", _event(Reason.SUCCEEDED), _with(actor="worker:somebody")
+        "S9", _event(Reason.SUCCEEDED), _with(actor="worker:other")
     ),
-    "a claim is by nobody": Corruption("S9", _event(Reason.CLAIMED), _with(actor="worker:nobody")),
+    "a claim is by an unknown worker": Corruption(
+        "S9", _event(Reason.CLAIMED), _with(actor="worker:unknown")
+    ),
     "a repeat names another task": Corruption(
         "S10", _repeated, _with(value={"status": 200, "task_id": "other"})
     ),
@@ -173,7 +175,7 @@ CORRUPTIONS = {
     "a task is not found": Corruption("S12", _found, _with(value={"state": None})),
     "a task never ends": Corruption("L1", _row(*TERMINAL), _with(state="QUEUED", finished_at=None)),
 }
-# An unknown submit promises nothing: these can only be seen where somebody was told.
+# An unknown submit promises nothing, so these are detectable only for accepted tasks.
 PROMISED = {"another request is stored", "a task is not found"}
 
 
@@ -182,7 +184,7 @@ def _task_id(record: Record) -> object:
 
 
 def _one_of_each(run: Specimen) -> None:
-    """Enough that every corruption finds a victim."""
+    """Return a history with a record for every corruption."""
     run.submit("sql", effect="sql").dispatch().claim().succeed().submit_again().read()
     life = run.submit("external", effect="external").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 1)
@@ -203,7 +205,7 @@ def test_any_one_corruption_is_false(name: str, data: st.DataObject, run: Specim
     victims = [
         place
         for place, record in enumerate(records)
-        if corruption.strikes(record) and (name not in PROMISED or _task_id(record) in promised)
+        if corruption.applies(record) and (name not in PROMISED or _task_id(record) in promised)
     ]
     victim = data.draw(st.sampled_from(victims))
     judgement = judge(History(corruption.planted(records, victim)))

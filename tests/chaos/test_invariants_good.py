@@ -1,4 +1,4 @@
-"""Good histories: every law must let them pass."""
+"""Good histories: every invariant must hold."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ def test_good(make: Callable[[Specimen], object]) -> None:
     assert broken(run, [*UNCONDITIONAL, *LIVENESS]) == {}
 
 
-def test_the_dead_letter_may_hold_poison_and_nothing_else() -> None:
+def test_only_poison_may_be_dead_lettered() -> None:
     run = Specimen()
     poison(run)
-    # One that is cancelled before it is dead, or was never let out, is in neither set.
+    # A poison task that is cancelled before its last loss, or never ran, is in neither set.
     run.submit("cancelled", poison=True).cancel()
     run.submit("running", poison=True).dispatch().claim().cancel().end(Reason.LOST)
     # Its neighbours are lost with it, fail, time out, are handed back: they end all the same.
     life = run.submit("neighbour").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.TIMED_OUT)
-    life.dispatch().claim().end(Reason.HANDED_BACK).dispatch().claim().succeed()
+    life.dispatch().claim().end(Reason.RELEASED).dispatch().claim().succeed()
     run.submit("cancelled neighbour").dispatch().claim().cancel().end(Reason.LOST)
     assert [life.state for life in run.lives].count(State.FAILED) == 1
     assert broken(run, [*UNCONDITIONAL, "S15"]) == {}
 
 
-def test_poison_that_has_not_ended_yet_is_the_affair_of_liveness() -> None:
+def test_open_poison_task_is_left_to_liveness() -> None:
     run = Specimen()
     run.submit("a", poison=True).dispatch().claim().end(Reason.LOST).dispatch()
     assert set(broken(run, [*UNCONDITIONAL, "S15", "L1"])) == {"L1"}
 
 
-def test_attempts_that_were_given_back_failed_or_stopped_are_not_wasted() -> None:
+def test_released_failed_or_cancelled_attempts_are_not_wasted() -> None:
     run = Specimen()
-    run.submit("a").dispatch().republish().claim().end(Reason.HANDED_BACK).dispatch().claim()
+    run.submit("a").dispatch().republish().claim().end(Reason.RELEASED).dispatch().claim()
     run.lives[0].end(Reason.FAILED).dispatch().claim().succeed().stale_finish("worker-1", 1)
     run.submit("cancelled").dispatch().claim().cancel().end(Reason.DISCARDED)
-    run.submit("given back").dispatch().claim().cancel().end(Reason.HANDED_BACK)
+    run.submit("given back").dispatch().claim().cancel().end(Reason.RELEASED)
     run.submit("dead letter", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     assert broken(run, [*UNCONDITIONAL, "S16"]) == {}
 
@@ -72,7 +72,7 @@ def test_readme_shows_the_table_of_invariants() -> None:
     )
 
 
-def test_stale_writes_are_no_violation_but_a_witness() -> None:
+def test_stale_writes_are_an_occurrence_and_no_violation() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
     life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()

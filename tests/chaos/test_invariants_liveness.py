@@ -1,4 +1,4 @@
-"""Bad histories of liveness: L1, L2 and L4 must name them."""
+"""Bad histories of liveness: L1, L2 and L4 must report them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _(run: Specimen) -> History:
 
 @bad("L2", "no task ended for 6.0")
 def _(run: Specimen) -> History:
-    # The stretch before the heal counts too.
+    # The interval before the heal counts too.
     done(run)
     run.submit("b")
     run.now += 6.0
@@ -75,14 +75,14 @@ def test_bad(law: str, message: str, make: Maker) -> None:
     refused(make(run), law, message)
 
 
-def test_the_deadline_itself_is_in_time() -> None:
+def test_end_at_the_deadline_is_in_time() -> None:
     run = Specimen()
     done(run)
     last = instant(run.now + ALLOWED_SECONDS)
     assert judge(run.edited(on_row(lambda t: replace(t, finished_at=last)))).verdict == "true"
 
 
-def test_a_history_that_ends_before_the_deadline_decides_nothing() -> None:
+def test_history_that_ends_before_the_deadline_is_undecided() -> None:
     run = Specimen()
     run.submit("a").dispatch()
     early = run.now + ALLOWED_SECONDS - 0.001
@@ -97,7 +97,7 @@ def test_a_history_that_ends_before_the_deadline_decides_nothing() -> None:
     assert "1 tasks were open" in judgement.doubts[0]
 
 
-def test_recovery_is_measured_from_the_heal_over_what_was_due_by_then() -> None:
+def test_recovery_covers_tasks_due_by_the_heal() -> None:
     run = Specimen()
     done(run)
     healed = run.now
@@ -110,7 +110,7 @@ def test_recovery_is_measured_from_the_heal_over_what_was_due_by_then() -> None:
     assert recovery_seconds(run.history()) is None
 
 
-def test_idle_time_is_no_lack_of_progress() -> None:
+def test_idle_time_is_not_a_stall() -> None:
     run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
     run.now = 20.0
     done(run)
@@ -120,7 +120,7 @@ def test_idle_time_is_no_lack_of_progress() -> None:
     assert INVARIANTS["L2"](run.history()) == []
 
 
-def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start() -> None:
+def test_progress_limit_in_containers_includes_their_start() -> None:
     def in_containers(seconds: float) -> History:
         run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
         life = run.submit("a")
@@ -134,13 +134,13 @@ def test_progress_in_containers_may_take_as_long_as_a_container_takes_to_start()
     assert INVARIANTS["L2"](in_containers(5.0 + CONTAINER_START_SECONDS + 1.0))
 
 
-def test_a_task_cancelled_before_it_started_is_on_time() -> None:
+def test_task_cancelled_before_its_start_is_on_time() -> None:
     run = Specimen(plan={"expect": {"eventually": {"L4": 1.25}}})
     run.submit("a", later=3.0).cancel()
     assert INVARIANTS["L4"](run.history()) == []
 
 
-def test_what_is_open_at_the_deadline_is_late() -> None:
+def test_task_open_at_the_deadline_is_late() -> None:
     run = Specimen()
     run.submit("a").dispatch()
     deadline = run.now + ALLOWED_SECONDS
@@ -155,7 +155,7 @@ def test_what_is_open_at_the_deadline_is_late() -> None:
 
 
 @pytest.mark.parametrize("phase", ["faults", "healed"])
-def test_progress_is_judged_between_two_phases_or_not_at_all(phase: str) -> None:
+def test_progress_needs_both_phases(phase: str) -> None:
     run = Specimen(plan={"expect": {"eventually": {"L2": 5}}})
     life = run.submit("a")
     run.now += 6.0
@@ -165,7 +165,7 @@ def test_progress_is_judged_between_two_phases_or_not_at_all(phase: str) -> None
     assert INVARIANTS["L2"](history) == []
 
 
-def test_the_longest_allowed_stall_is_no_violation() -> None:
+def test_longest_allowed_stall_is_no_violation() -> None:
     def stalls(allowed: float) -> bool:
         run = Specimen(plan={"expect": {"eventually": {"L2": allowed, "L4": allowed}}})
         run.now = 0.98

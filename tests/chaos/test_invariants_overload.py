@@ -1,4 +1,4 @@
-"""Bad histories of an overload: S17 and L5 must name them, and pass what comes near."""
+"""Bad histories of an overload: S17 and L5 must report them, and pass near misses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEDULERS, DEPTH = 2, 3
 
 
 def crowd(queued: int) -> Specimen:
-    """So many tasks are QUEUED at once; one was, and is not any more."""
+    """Return a history with ``tasks`` QUEUED at once, after another one that was claimed."""
     run = Specimen(
         plan={
             "topology": {"schedulers": SCHEDULERS, "settings": {"queue_depth_max": DEPTH}},
@@ -37,7 +37,7 @@ def _(_: Specimen) -> History:
 
 
 def backlog(seconds_each: float, *, tasks: int = 20) -> History:
-    """Before the heal a task ended every second; after it one every ``seconds_each``."""
+    """Return a history whose tasks end every second, and every ``seconds_each`` after the heal."""
     run = Specimen(plan={"expect": {"eventually": {"L5": 0.9}}})
     lives = [run.submit(f"task-{number}").dispatch() for number in range(2 * tasks)]
     for life in lives[:tasks]:
@@ -59,18 +59,18 @@ def _(_: Specimen) -> History:
 
 
 @bad.each
-def test_a_bad_history_of_an_overload_is_refused(law: str, message: str, make: Maker) -> None:
+def test_bad_overload_history_violates(law: str, message: str, make: Maker) -> None:
     refused(make(Specimen()), law, message)
 
 
-def test_every_scheduler_may_fill_the_room_that_it_saw() -> None:
+def test_each_scheduler_may_fill_the_queue_to_its_bound() -> None:
     assert INVARIANTS["S17"](crowd(SCHEDULERS * DEPTH).history()) == []
 
 
-def test_a_backlog_that_ends_as_fast_as_before_is_no_lack_of_capacity() -> None:
+def test_backlog_drained_at_the_earlier_rate_keeps_capacity() -> None:
     assert INVARIANTS["L5"](backlog(1.0)) == []
     assert INVARIANTS["L5"](backlog(1.05)) == []
 
 
-def test_without_a_backlog_there_is_no_rate_to_judge() -> None:
+def test_capacity_without_a_backlog_is_not_judged() -> None:
     assert INVARIANTS["L5"](backlog(5.0, tasks=1)) == []

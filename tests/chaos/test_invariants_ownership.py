@@ -1,4 +1,4 @@
-"""Bad histories of who ran what: S3, S7, S8, S9 and S12 must name them."""
+"""Bad histories of ownership: S3, S7, S8, S9 and S12 must report them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ SLOTS = 2
 
 
 def flaky(run: Specimen, retry_seconds: float) -> History:
-    """The rows say that the first attempt was to fail, and when the next one may come."""
+    """Plan a failure of the first attempt and the retry delay in the payload."""
     planned = {"failures": 1, "retry_seconds": retry_seconds}
     return run.edited(on_row(lambda t: replace(t, payload=t.payload | planned)))
 
 
 def with_slots(run: Specimen) -> History:
-    """Every worker has so few slots."""
+    """Set the number of slots of every worker."""
     return run.edited(
         lambda r: replace(r, settings={"worker_concurrency": SLOTS}) if isinstance(r, Run) else r
     )
 
 
-def told_not_found(record: Record) -> Record:
-    """Whoever cancelled was told that there is no such task."""
+def answered_not_found(record: Record) -> Record:
+    """Answer a cancel with 404."""
     if isinstance(record, Op) and record.op == "cancel" and record.type == "ok":
         return replace(record, type="fail", value={"status": 404})
     return record
 
 
 def killed(run: Specimen, label: str) -> None:
-    """The incarnation is gone from here on."""
+    """Kill the incarnation now."""
     evidence = {label: {"incarnation": run.worker(label)}}
-    strike = Fault(type="start", fault_id="k#1", fault="kill", targets=(label,), at=run.tick())
-    run.records += [strike, replace(strike, type="felt", at=run.tick(), evidence=evidence)]
+    fault = Fault(type="start", fault_id="k#1", fault="kill", targets=(label,), at=run.tick())
+    run.records += [fault, replace(fault, type="felt", at=run.tick(), evidence=evidence)]
 
 
 def timed_out(life: Life) -> Life:
-    """A scheduler takes the attempt back for its age."""
+    """Reclaim the attempt as timed out, by a scheduler."""
     return life.step(State.SCHEDULED, Reason.TIMED_OUT, "scheduler:scheduler-1")
 
 
@@ -77,7 +77,7 @@ def _(run: Specimen) -> History:
 
 @bad("S9", "which worker-1")
 def _(run: Specimen) -> History:
-    # Two ran the same epoch; the second one's end came too late.
+    # Two workers ran the same epoch; the outcome of the second came too late.
     run.submit("a").dispatch().claim("worker-1").succeed().stale_finish("worker-2", 1)
     return run.history()
 
@@ -92,7 +92,7 @@ def _(run: Specimen) -> History:
 
 @bad("S9", "after it had been marked dead")
 def _(run: Specimen) -> History:
-    # Taken back from a dead worker, given out anew, and granted to the dead again.
+    # Reclaimed from a dead worker, dispatched again, and granted to the dead worker.
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
     run.dead.clear()
     life.dispatch().claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
@@ -111,15 +111,15 @@ def _(run: Specimen) -> History:
 @bad("S12", "a cancel after the submit was accepted did not find the task")
 def _(run: Specimen) -> History:
     run.submit("a").dispatch().claim().succeed().cancel()
-    return run.edited(told_not_found)
+    return run.edited(answered_not_found)
 
 
 @bad.each
-def test_a_bad_history_is_refused(law: str, message: str, make: Maker) -> None:
+def test_bad_ownership_history_violates(law: str, message: str, make: Maker) -> None:
     refused(make(Specimen()), law, message)
 
 
-def test_a_retry_after_its_delay_is_in_time() -> None:
+def test_retry_after_its_delay_is_legal() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim().end(Reason.FAILED)
     run.now += 0.5
@@ -127,13 +127,13 @@ def test_a_retry_after_its_delay_is_in_time() -> None:
     assert INVARIANTS["S3"](flaky(run, 0.5)) == []
 
 
-def test_an_attempt_that_was_lost_may_be_tried_again_at_once() -> None:
+def test_lost_attempt_may_be_retried_immediately() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
     assert INVARIANTS["S3"](flaky(run, 0.5)) == []
 
 
-def test_a_worker_killed_after_the_time_was_over_had_let_it_time_out() -> None:
+def test_attempt_may_time_out_before_its_worker_is_killed() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
     run.now += 60.0
@@ -142,14 +142,14 @@ def test_a_worker_killed_after_the_time_was_over_had_let_it_time_out() -> None:
     assert INVARIANTS["S7"](run.history()) == []
 
 
-def test_an_end_told_again_when_the_task_went_on_may_be_refused() -> None:
+def test_resent_outcome_may_be_refused_after_the_task_changed() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
     life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()
     assert INVARIANTS["S8"](run.history()) == []
 
 
-def test_a_claim_under_way_when_its_worker_died_may_be_granted() -> None:
+def test_claim_in_flight_when_its_worker_died_may_be_granted() -> None:
     run = Specimen()
     lost, late = run.submit("a").dispatch().claim("worker-1"), run.submit("b").dispatch()
     lost.end(Reason.LOST).dispatch().claim("worker-2").succeed()
@@ -158,7 +158,7 @@ def test_a_claim_under_way_when_its_worker_died_may_be_granted() -> None:
     assert INVARIANTS["S9"](run.history()) == []
 
 
-def test_slots_are_taken_one_after_the_other_by_any_number() -> None:
+def test_slots_may_be_reused_any_number_of_times() -> None:
     run = Specimen()
     for key in ("a", "b", "c"):
         run.submit(key).dispatch().claim("worker-1").succeed()

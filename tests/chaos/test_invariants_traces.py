@@ -1,4 +1,4 @@
-"""S13 on histories made by hand: what a right system tells passes, each gap in it is named."""
+"""S13 on constructed histories: correct traces pass, each gap is reported."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NOWHERE = "f" * 16
 
 
 def lost(run: Specimen) -> Life:
-    """An attempt that its worker lost, done by another one; worker-1 tells nothing of its end."""
+    """A lost attempt of worker-1, done again by another; worker-1 emits no span of its end."""
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
     return life.dispatch().claim("worker-2").succeed()
 
 
 def edited(run: Specimen, *changes: Change, more: tuple[Record, ...] = ()) -> History:
-    """The traced history with each span changed, or dropped where a change gives None."""
+    """Return the traced history with each span changed, or dropped where the change is None."""
     records: list[Record] = []
     for record in traced(run):
         changed: Record | None = record
@@ -43,7 +43,7 @@ def edited(run: Specimen, *changes: Change, more: tuple[Record, ...] = ()) -> Hi
 
 
 def spans(name: str, change: Change, *, epoch: int | None = None) -> Change:
-    """Changes the spans of this name (of one epoch)."""
+    """Return a change of the spans with this name (and epoch)."""
     return lambda s: (
         change(s) if s.name == name and epoch in {None, s.attributes.get("holdfast.epoch")} else s
     )
@@ -61,7 +61,7 @@ PROCESS, SEND, CREATE = "process default", "send default", "create default"
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
-def test_what_a_right_system_tells_is_complete(make: Callable[[Specimen], object]) -> None:
+def test_correct_traces_pass(make: Callable[[Specimen], object]) -> None:
     run = under("S13")
     make(run)
     findings = examine(history(run))
@@ -70,7 +70,7 @@ def test_what_a_right_system_tells_is_complete(make: Callable[[Specimen], object
     assert findings.sampled == len(run.lives)
 
 
-def test_an_attempt_that_is_not_over_has_no_span_yet_but_what_it_called_has() -> None:
+def test_open_attempt_needs_no_span_but_its_calls_do() -> None:
     run = under("S13")
     life = run.submit("a").dispatch().claim("worker-1")
     call = Span(
@@ -104,7 +104,7 @@ def below(parent: Callable[[Life], str]) -> Callable[[Life], Change]:
     return lambda life: lambda s: replace(s, parent_span_id=parent(life))
 
 
-# What is changed in what a right system tells of ``lost``, and what S13 says to it.
+# Changes of the correct traces of ``lost``, each with the violation that S13 reports.
 BAD: dict[str, Callable[[Life], tuple[Change, ...]]] = {
     "the attempt of epoch 1 has no span": lambda _: (without(PROCESS, 1),),
     "the attempt of epoch 3 has no span": lambda _: (without(PROCESS, 3),),
@@ -150,13 +150,15 @@ BAD: dict[str, Callable[[Life], tuple[Change, ...]]] = {
 
 
 @pytest.mark.parametrize(("message", "changes"), BAD.items(), ids=BAD)
-def test_each_gap_is_named(message: str, changes: Callable[[Life], tuple[Change, ...]]) -> None:
+def test_each_gap_is_a_violation(
+    message: str, changes: Callable[[Life], tuple[Change, ...]]
+) -> None:
     run = under("S13")
     life = lost(run)
     refused(edited(run, *changes(life)), "S13", message)
 
 
-def test_a_zombie_that_tells_its_attempt_too_is_named() -> None:
+def test_second_span_of_a_zombie_is_a_violation() -> None:
     run = under("S13")
     lost(run)
     twice = next(
@@ -170,13 +172,13 @@ def exited(actor: str, at: float, code: int = -9) -> Exit:
     return Exit(actor=actor, pid=1, code=code, at=at, planned=True)
 
 
-def struck(fault: str, target: str, start: float, end: float) -> tuple[Fault, Fault]:
+def injected(fault: str, target: str, start: float, end: float) -> tuple[Fault, Fault]:
     begin = Fault(type="start", fault_id="f#1", fault=fault, targets=(target,), at=start)
     return begin, replace(begin, type="end", at=end)
 
 
 def second(run: Specimen, reason: Reason) -> float:
-    """When the first transition of that reason was made."""
+    """Return the second of the first transition with that reason."""
     whole = history(run)
     events = [e for rows in whole.events.values() for e in rows if e.reason == reason]
     return whole.seconds(events[0].at)
@@ -192,7 +194,7 @@ GAPS: dict[str, tuple[Change, Reason, str]] = {
 
 
 @pytest.mark.parametrize(("change", "reason", "teller"), GAPS.values(), ids=GAPS)
-def test_what_a_killed_process_had_not_sent_is_excused_and_counted(
+def test_unsent_spans_of_a_killed_process_are_exempt_and_counted(
     change: Change, reason: Reason, teller: str
 ) -> None:
     run = under("S13")
@@ -207,8 +209,8 @@ def test_what_a_killed_process_had_not_sent_is_excused_and_counted(
     assert judgement.meters.excused == dict(found.excused)
 
 
-def test_calls_below_a_span_that_was_not_sent_are_excused_whatever_stands_before_them() -> None:
-    """Found by storm, seed 80512: the span of the COMMIT was missing, another child came first."""
+def test_calls_below_an_unsent_span_are_exempt_in_any_order() -> None:
+    """Found by storm, seed 80512: the COMMIT span was missing and another child came first."""
     run = under("S13")
     run.submit("a").dispatch().claim("worker-1").succeed()
 
@@ -216,10 +218,10 @@ def test_calls_below_a_span_that_was_not_sent_are_excused_whatever_stands_before
         return replace(span, parent_span_id=NOWHERE)
 
     whole = edited(run, spans("POST", below_nothing), spans("finish", below_nothing))
-    told = [record for record in whole.records if isinstance(record, Span)]
+    recorded = [record for record in whole.records if isinstance(record, Span)]
     others = [record for record in whole.records if not isinstance(record, Span)]
     gone = exited("worker-1", second(run, Reason.SUCCEEDED) + 0.4)
-    for order in (told, told[::-1]):
+    for order in (recorded, recorded[::-1]):
         found = examine(History([*others, *order, gone]))
         assert not found.violations
         assert set(found.excused) == {KILLED}
@@ -228,29 +230,29 @@ def test_calls_below_a_span_that_was_not_sent_are_excused_whatever_stands_before
 @pytest.mark.parametrize(
     "end",
     [
-        exited("worker-2", 1.5),  # somebody else
-        exited("worker-1", 1.5, code=0),  # a graceful end tells everything first
-        exited("worker-1", 9.0),  # it had time enough
-        exited("worker-1", 0.1 - 5.0),  # a life before
+        exited("worker-2", 1.5),  # another process
+        exited("worker-1", 1.5, code=0),  # a graceful exit exports all spans first
+        exited("worker-1", 9.0),  # it had enough time to export
+        exited("worker-1", 0.1 - 5.0),  # an earlier incarnation
     ],
     ids=["another", "graceful", "late", "before"],
 )
-def test_the_end_of_a_process_excuses_nothing_else(end: Exit) -> None:
+def test_exit_of_a_process_exempts_nothing_else(end: Exit) -> None:
     run = under("S13")
     run.submit("a").dispatch().claim("worker-1").succeed()
     assert examine(edited(run, without(PROCESS), more=(end,))).violations
 
 
-def test_a_process_that_was_paused_before_it_was_killed_had_no_time() -> None:
+def test_pause_before_the_kill_extends_the_exemption() -> None:
     run = under("S13")
     run.submit("a").dispatch().claim("worker-1").succeed()
-    more = (*struck("pause", "worker-1", 1.3, 8.0), exited("worker-1", 8.1))
+    more = (*injected("pause", "worker-1", 1.3, 8.0), exited("worker-1", 8.1))
     found = examine(edited(run, without(PROCESS), more=more))
     assert not found.violations
 
 
-def test_a_link_to_the_batch_of_a_killed_one_of_two_publishers_is_excused() -> None:
-    """storm, seed 50134: the hint that was claimed was the second one; the first maker lived on."""
+def test_link_to_the_batch_of_a_killed_publisher_is_exempt() -> None:
+    """Found by storm, seed 50134: the second hint was claimed; its publisher was killed."""
     run = under("S13")
     life = run.submit("a").dispatch()
     run.now += 5.0
@@ -267,7 +269,7 @@ def test_a_link_to_the_batch_of_a_killed_one_of_two_publishers_is_excused() -> N
     assert found.excused[KILLED] >= 1
 
 
-def test_what_the_log_says_after_the_end_of_its_incarnation_nobody_can_tell() -> None:
+def test_transition_committed_after_the_exit_is_exempt() -> None:
     run = under("S13")
     life = run.submit("a").dispatch().claim("worker-1")
     run.now = 20.0
@@ -277,45 +279,45 @@ def test_what_the_log_says_after_the_end_of_its_incarnation_nobody_can_tell() ->
     assert found.excused[KILLED] == 1
 
 
-STRIKES = {
-    "collector": (struck("down", "worker-1->collector", 1.0, 3.0), COLLECTOR_UNREACHABLE),
-    "reply": (struck("timeout", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
-    "postgres": (struck("kill", "postgres", 1.0, 3.0), REPLY_LOST),
-    "frozen": (struck("pause", "worker-1", 1.0, 3.0), REPLY_LOST),
+FAULTS = {
+    "collector": (injected("down", "worker-1->collector", 1.0, 3.0), COLLECTOR_UNREACHABLE),
+    "reply": (injected("timeout", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
+    "postgres": (injected("kill", "postgres", 1.0, 3.0), REPLY_LOST),
+    "frozen": (injected("pause", "worker-1", 1.0, 3.0), REPLY_LOST),
 }
 
 
-@pytest.mark.parametrize(("strike", "why"), STRIKES.values(), ids=STRIKES)
-def test_a_strike_excuses_what_could_not_be_told_or_heard(
-    strike: tuple[Fault, Fault], why: str
+@pytest.mark.parametrize(("fault", "why"), FAULTS.values(), ids=FAULTS)
+def test_fault_exempts_spans_that_could_not_be_exported(
+    fault: tuple[Fault, Fault], why: str
 ) -> None:
     run = under("S13")
     run.submit("a").dispatch().claim("worker-1").succeed()
-    found = examine(edited(run, without(PROCESS), more=strike))
+    found = examine(edited(run, without(PROCESS), more=fault))
     assert not found.violations
     assert found.excused[why] >= 1
-    later = tuple(replace(half, at=half.at + 30) for half in strike)
+    later = tuple(replace(half, at=half.at + 30) for half in fault)
     assert examine(edited(run, without(PROCESS), more=later)).violations
 
 
 @pytest.mark.parametrize(
-    "strike",
+    "fault",
     [
-        struck("timeout", "worker-2->postgres", 1.0, 3.0),
-        struck("timeout", "worker-1->redis", 1.0, 3.0),
-        struck("latency", "worker-1->postgres", 1.0, 3.0),
-        struck("exhaust", "postgres", 1.0, 3.0),
-        struck("latency", "worker-1->collector", 1.0, 3.0),
+        injected("timeout", "worker-2->postgres", 1.0, 3.0),
+        injected("timeout", "worker-1->redis", 1.0, 3.0),
+        injected("latency", "worker-1->postgres", 1.0, 3.0),
+        injected("exhaust", "postgres", 1.0, 3.0),
+        injected("latency", "worker-1->collector", 1.0, 3.0),
     ],
-    ids=lambda strike: f"{strike[0].fault} {strike[0].targets[0]}",
+    ids=lambda fault: f"{fault[0].fault} {fault[0].targets[0]}",
 )
-def test_a_strike_that_loses_no_answer_excuses_nothing(strike: tuple[Fault, Fault]) -> None:
+def test_fault_that_loses_no_reply_exempts_nothing(fault: tuple[Fault, Fault]) -> None:
     run = under("S13")
     run.submit("a").dispatch().claim("worker-1").succeed()
-    assert examine(edited(run, without(PROCESS), more=strike)).violations
+    assert examine(edited(run, without(PROCESS), more=fault)).violations
 
 
-def test_a_task_that_is_not_sampled_owes_nothing() -> None:
+def test_unsampled_task_needs_no_spans() -> None:
     run = under("S13")
     lost(run)
     whole = History(traced(run, sampled=False))
@@ -333,20 +335,20 @@ def test_dangling_link_of_a_batch_without_task_is_reported() -> None:
     refused(changed, "S13", "a link of dispatch from scheduler-1 does not exist")
 
 
-def test_a_circle_of_parents_does_not_keep_the_judge() -> None:
+def test_cycle_of_parents_terminates() -> None:
     run = under("S13")
     lost(run)
     changed = edited(run, spans("POST", lambda s: replace(s, parent_span_id=s.span_id)))
     refused(changed, "S13", "is not a descendant of one of its attempts")
 
 
-def test_the_id_of_an_attempt_is_the_one_that_the_system_computes() -> None:
+def test_attempt_span_id_matches_the_product() -> None:
     tracing: Any = pytest.importorskip("holdfast.telemetry.tracing")
     task_id = str(UUID(int=7))
     assert attempt_span_id(task_id, 3) == f"{tracing.attempt_span_id(UUID(task_id), 3):016x}"
 
 
-def test_seconds_of_the_specimen_are_those_of_the_history() -> None:
+def test_specimen_and_history_agree_on_seconds() -> None:
     run = under("S13")
     lost(run)
     whole = history(run)

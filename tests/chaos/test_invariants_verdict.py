@@ -1,4 +1,4 @@
-"""False > unknown > true: what makes a run unknown, what is printed, and where T comes from."""
+"""The verdict (false > unknown > true), the printed report, and the terms of T."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ KILLS: dict[str, Any] = {
 }
 
 
-def killed(*, felt: bool = True, sometimes: tuple[str, ...] = ()) -> Specimen:
+def killed(*, observed: bool = True, sometimes: tuple[str, ...] = ()) -> Specimen:
     """A run whose worker is killed twice, as planned, with a task in flight."""
     run = Specimen(plan=KILLS | {"expect": {"sometimes": list(sometimes)}})
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("murder#1", "kill", "worker-1")
+    run.inject("murder#1", "kill", "worker-1")
     life.end(Reason.LOST).dispatch().claim("worker-2")
-    run.strike("murder#2", "kill", "worker-1", felt=felt)
+    run.inject("murder#2", "kill", "worker-1", observed=observed)
     life.succeed()
     return run
 
@@ -58,7 +58,7 @@ def doubts_of(history: History) -> list[str]:
     return list(judgement.doubts)
 
 
-def test_what_was_tried_and_held_is_true() -> None:
+def test_tested_invariants_that_hold_are_true() -> None:
     judgement = judge(killed(sometimes=("lease_lost",)).history())
     assert (judgement.verdict, judgement.doubts) == ("true", ())
     assert judgement.sometimes == {"lease_lost": 1}
@@ -69,19 +69,19 @@ def test_what_was_tried_and_held_is_true() -> None:
     assert (meters.recovery_seconds, meters.allowed_seconds) == (0.0, 20.0)
 
 
-def test_a_fault_that_was_not_felt_is_unknown() -> None:
-    assert doubts_of(killed(felt=False).history()) == [
+def test_unobserved_fault_is_unknown() -> None:
+    assert doubts_of(killed(observed=False).history()) == [
         "fault murder#2 was injected, but not observed"
     ]
 
 
-def test_a_fault_that_never_struck_is_unknown() -> None:
+def test_fault_that_was_never_injected_is_unknown() -> None:
     run = killed()
     history = run.edited(lambda r: None if isinstance(r, Fault) and r.fault_id == "murder#2" else r)
     assert doubts_of(history) == ["fault murder#2 was never injected"]
 
 
-def test_a_fault_with_nothing_in_flight_is_unknown() -> None:
+def test_fault_without_tasks_in_flight_is_unknown() -> None:
     def idle(record: Record) -> Record:
         if isinstance(record, Fault) and record.in_flight:
             return replace(record, in_flight=InFlight(open=0, running=0))
@@ -92,7 +92,7 @@ def test_a_fault_with_nothing_in_flight_is_unknown() -> None:
     ]
 
 
-def test_a_fault_that_outlasts_the_heal_is_unknown() -> None:
+def test_fault_that_outlasts_the_heal_is_unknown() -> None:
     def late(record: Record) -> Record:
         if isinstance(record, Fault) and (record.fault_id, record.type) == ("murder#2", "end"):
             return replace(record, at=99.0)
@@ -101,15 +101,15 @@ def test_a_fault_that_outlasts_the_heal_is_unknown() -> None:
     assert doubts_of(killed().edited(late)) == ["fault murder#2 ended after the heal"]
 
 
-def test_a_fault_that_nobody_planned_is_unknown() -> None:
+def test_unplanned_fault_is_unknown() -> None:
     run = killed()
-    run.strike("surprise#1", "kill", "worker-1")
+    run.inject("surprise#1", "kill", "worker-1")
     assert doubts_of(run.history()) == [
         "fault surprise#1 was injected, but the scenario does not plan it"
     ]
 
 
-def test_what_was_required_but_never_seen_is_unknown() -> None:
+def test_required_occurrence_that_was_not_seen_is_unknown() -> None:
     run = killed(sometimes=("stale_write_refused", "stale_hint_delivered"))
     assert doubts_of(run.history()) == [
         "stale_write_refused was never seen",
@@ -124,20 +124,20 @@ def test_too_few_accepted_submits_are_unknown() -> None:
     run = Specimen(plan={"workload": {"tasks": 10, "seconds": 5}})
     for number in range(4):
         run.submit(f"{number}").dispatch().claim().succeed()
-    run.submit("told nothing", answer="info").dispatch().claim().succeed()
+    run.submit("unanswered", answer="info").dispatch().claim().succeed()
     assert doubts_of(run.history()) == ["only 4 submits were accepted, at least 5 are needed"]
     run.submit("4").dispatch().claim().succeed()
     assert judge(run.history()).verdict == "true"
 
 
 @pytest.mark.parametrize("phase", ["faults", "healed", "drained"])
-def test_an_incomplete_history_is_unknown(phase: str) -> None:
+def test_incomplete_history_is_unknown(phase: str) -> None:
     run = killed()
     history = run.edited(lambda r: None if isinstance(r, PhaseStart) and r.phase == phase else r)
     assert f"the history is incomplete: it has no phase {phase}" in doubts_of(history)
 
 
-def test_a_history_that_was_cut_off_is_unknown_and_not_false() -> None:
+def test_truncated_history_is_unknown_and_not_false() -> None:
     records = killed().all_records()
     for length in range(1, len(records)):
         prefix = History(records[:length])
@@ -145,7 +145,7 @@ def test_a_history_that_was_cut_off_is_unknown_and_not_false() -> None:
             assert judge(prefix).verdict == "unknown"
 
 
-def test_a_crashed_invariant_is_unknown_unless_another_is_violated() -> None:
+def test_crashed_check_is_unknown_unless_another_is_violated() -> None:
     def crash(history: History) -> list[Violation]:
         raise ZeroDivisionError("by accident")
 
@@ -157,21 +157,21 @@ def test_a_crashed_invariant_is_unknown_unless_another_is_violated() -> None:
     assert judge(broken, crashing).verdict == "false"
 
 
-def test_a_violation_outweighs_every_doubt() -> None:
-    run = killed(felt=False)
+def test_violation_outweighs_every_doubt() -> None:
+    run = killed(observed=False)
     broken = run.edited(lambda r: None if isinstance(r, Effect) else r)
     judgement = judge(broken)
     assert judgement.verdict == "false"
     assert judgement.doubts
 
 
-def test_only_what_the_scenario_expects_is_judged() -> None:
+def test_only_expected_invariants_are_judged() -> None:
     run = Specimen(plan={"expect": {"always": ["S1"]}})
     run.submit("a").dispatch().claim().succeed()
     assert judge(run.edited(lambda r: None if isinstance(r, Effect) else r)).verdict == "true"
 
 
-def test_a_run_record_without_a_scenario_is_refused() -> None:
+def test_run_record_without_a_scenario_is_refused() -> None:
     history = killed().edited(
         lambda r: replace(r, scenario={"id": "x"}) if isinstance(r, Run) else r
     )
@@ -183,11 +183,11 @@ def test_every_occurrence_of_the_vocabulary_is_defined() -> None:
     assert tuple(OCCURRENCES) == SOMETIMES
 
 
-def test_every_sometimes_can_be_seen() -> None:
+def test_every_occurrence_can_be_counted() -> None:
     run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
     life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
     life.submit_again(other=True).dispatch().republish().claim().call_out().end(Reason.FAILED)
-    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.HANDED_BACK)
+    life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.RELEASED)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
     run.submit("b").cancel()
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()
@@ -209,7 +209,7 @@ def test_every_sometimes_can_be_seen() -> None:
 # ------------------------------------------------------------------------------------ the report
 
 
-def test_check_file_needs_nothing_but_the_file(tmp_path: Path) -> None:
+def test_check_file_needs_only_the_file(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with HistoryWriter(path) as writer:
         writer.write(*killed().all_records())
@@ -218,9 +218,9 @@ def test_check_file_needs_nothing_but_the_file(tmp_path: Path) -> None:
     assert judgement == judge(killed().history())
 
 
-def test_lines_of_runs_stand_under_each_other() -> None:
+def test_lines_of_runs_are_aligned() -> None:
     good = terminal.line(judge(killed().history()))
-    other = terminal.line(judge(killed(felt=False).history()))
+    other = terminal.line(judge(killed(observed=False).history()))
     assert len(good) == len(other)
     assert good.index("recovery") == other.index("recovery")
     assert "specimen" in good
@@ -231,7 +231,7 @@ def test_lines_of_runs_stand_under_each_other() -> None:
     assert "faults  1/2 " in other
 
 
-def test_a_violation_is_told_as_the_story_of_its_task() -> None:
+def test_violation_is_shown_with_the_story_of_its_task() -> None:
     run = killed()
     task_id = run.lives[0].task_id
     judgement = judge(run.edited(lambda r: None if isinstance(r, Effect) else r))
@@ -243,7 +243,7 @@ def test_a_violation_is_told_as_the_story_of_its_task() -> None:
     assert terminal.details(judge(run.history())) == ""
 
 
-def test_a_long_story_is_cut_to_its_evidence() -> None:
+def test_long_story_is_shortened_to_its_evidence() -> None:
     run = Specimen()
     life = run.submit("a").dispatch()
     for _ in range(30):
@@ -261,17 +261,17 @@ def test_a_long_story_is_cut_to_its_evidence() -> None:
     assert story(history, "nobody") == ["  (no record of it)"]
 
 
-def test_the_summary_is_for_machines() -> None:
-    judgements = [judge(killed().history()), judge(killed(felt=False).history())]
+def test_summary_is_machine_readable() -> None:
+    judgements = [judge(killed().history()), judge(killed(observed=False).history())]
     document = json.loads(orjson.dumps(summary.summarise(judgements)))
     assert document["verdict"] == "unknown"
     assert [run["verdict"] for run in document["runs"]] == ["true", "unknown"]
     assert document["runs"][1]["doubts"] == ["fault murder#2 was injected, but not observed"]
     assert document["runs"][0]["meters"]["faults_felt"] == 2
     broken = killed().edited(lambda r: None if isinstance(r, Effect) else r)
-    told = summary.summarise([*judgements, judge(broken)])
-    assert told["verdict"] == "false"
-    assert told["runs"][2]["violations"][0]["invariant"] == "S11"
+    summarised = summary.summarise([*judgements, judge(broken)])
+    assert summarised["verdict"] == "false"
+    assert summarised["runs"][2]["violations"][0]["invariant"] == "S11"
     assert summary.summarise([])["verdict"] == "unknown"
 
 
@@ -279,7 +279,7 @@ def test_the_summary_is_for_machines() -> None:
 
 
 @pytest.mark.parametrize("name", scenario.names())
-def test_the_bound_is_the_sum_of_its_terms(name: str) -> None:
+def test_bound_is_the_sum_of_its_terms(name: str) -> None:
     one = scenario.find(name)
     bound = bounds.compute(one, BACKOFF)
     asked = one.expect.eventually["L1"]
@@ -287,13 +287,13 @@ def test_the_bound_is_the_sum_of_its_terms(name: str) -> None:
     assert bounds.allowed(one, BACKOFF).seconds == due
     assert bound.seconds == pytest.approx(sum(term.seconds for term in bound.terms))
     assert all(term.seconds >= 0 and term.why for term in bound.terms)
-    # A judge that waits for ever proves nothing; twice as much as can be done may take a while.
+    # A bound without limit proves nothing; a workload beyond capacity may take longer.
     assert bound.seconds < max(220 if name == "overload" else 120, one.workload.tasks / 40)
     text = terminal.bound(bound)
     assert all(term.name in text for term in bound.terms)
 
 
-def test_the_bound_grows_with_what_it_waits_for() -> None:
+def test_bound_grows_with_its_inputs() -> None:
     calm = scenario.find("calm")
 
     def seconds(backoff: Backoff | None = None, **changed: float) -> float:
@@ -309,7 +309,7 @@ def test_the_bound_grows_with_what_it_waits_for() -> None:
     assert seconds(Backoff(base_seconds=0, jitter=0)) < normal
 
 
-def test_a_hint_deadline_cannot_have_doubled_past_the_time_there_was() -> None:
+def test_hint_deadline_is_limited_by_the_elapsed_time() -> None:
     document = scenario.find("calm").document
     document["topology"]["settings"] |= {"hint_deadline_max_seconds": 300.0}
     calm = scenario.Scenario.model_validate(document)
@@ -317,7 +317,7 @@ def test_a_hint_deadline_cannot_have_doubled_past_the_time_there_was() -> None:
     assert hint.seconds < bounds.fault_seconds(calm) + 20
 
 
-def test_a_scenario_may_give_its_own_bound() -> None:
+def test_scenario_may_set_its_bound() -> None:
     document = scenario.find("calm").document
     document["expect"]["eventually"]["L1"] = 12.5
     bound = bounds.allowed(scenario.Scenario.model_validate(document))

@@ -1,4 +1,4 @@
-"""Every mutant fits the sources as they are now, and every guard has one or a reason why not."""
+"""Every mutant matches the current sources, and every guard has a mutant or a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from chaos.mutants import (
 from chaos.scenario import scenario
 
 SOURCES = Path(__file__).parents[2]
-# The files whose guards the catalogue goes through, one by one.
+# The files whose guards the catalogue must cover.
 GUARDED = {
     f"system/holdfast/{name}.py"
     for name in (
@@ -45,7 +45,7 @@ EACH = pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mu
 
 
 def planted(mutant: Mutant) -> dict[str, str]:
-    """The text of each file that it changes."""
+    """Return the changed text of each file of a mutant."""
     texts: dict[str, str] = {}
     for edit in mutant.edits:
         assert edit.old != edit.new
@@ -56,13 +56,13 @@ def planted(mutant: Mutant) -> dict[str, str]:
 
 
 @EACH
-def test_a_mutant_fits_the_sources_and_compiles(mutant: Mutant) -> None:
+def test_mutant_matches_the_sources_and_compiles(mutant: Mutant) -> None:
     for file, text in planted(mutant).items():
         compile(text, file, "exec")
 
 
-def test_no_mutant_uses_a_name_that_is_not_there(tmp_path: Path) -> None:
-    """``cancel_in_transaction`` did, once an import had gone: it only made attempts fail."""
+def test_mutants_use_only_defined_names(tmp_path: Path) -> None:
+    """``cancel_in_transaction`` once used a removed import, so it only made attempts fail."""
     for mutant in MUTANTS.values():
         for file, text in planted(mutant).items():
             path = tmp_path / mutant.name / file
@@ -70,12 +70,12 @@ def test_no_mutant_uses_a_name_that_is_not_there(tmp_path: Path) -> None:
             path.write_text(text, encoding="utf-8")
     names = "F821,F822,F823"
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", names]
-    told = subprocess.run([*ruff, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stdout
+    result = subprocess.run([*ruff, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 @EACH
-def test_a_mutant_names_its_scenario_and_invariants_that_this_judges(mutant: Mutant) -> None:
+def test_mutant_names_a_scenario_that_judges_its_killers(mutant: Mutant) -> None:
     assert mutant.killers
     assert mutant.guard
     assert mutant.what
@@ -86,7 +86,7 @@ def test_a_mutant_names_its_scenario_and_invariants_that_this_judges(mutant: Mut
 
 
 @EACH
-def test_a_covered_mutant_has_a_pair_that_must_be_killed(mutant: Mutant) -> None:
+def test_covered_mutant_has_a_pair_that_must_be_killed(mutant: Mutant) -> None:
     assert bool(mutant.covered_by) == bool(mutant.pair)
     if mutant.pair:
         pair = find(mutant.pair)
@@ -95,33 +95,33 @@ def test_a_covered_mutant_has_a_pair_that_must_be_killed(mutant: Mutant) -> None
         assert pair.edits != mutant.edits
 
 
-def test_the_catalogue_goes_through_every_file_that_has_guards() -> None:
+def test_catalogue_covers_every_file_with_guards() -> None:
     named = {mutant.file for mutant in MUTANTS.values()} | {guard.file for guard in UNPLANTED}
     assert GUARDED - named == set()
     assert all((SOURCES / file).is_file() for file in named)
 
 
-def test_a_guard_stands_once_in_the_catalogue() -> None:
+def test_guards_are_unique_in_the_catalogue() -> None:
     guards = [(guard.file, guard.guard) for guard in UNPLANTED]
     guards += [(mutant.file, mutant.guard) for mutant in MUTANTS.values()]
     assert len(set(guards)) == len(guards)
 
 
-def test_a_guard_without_a_mutant_says_why_and_names_only_tests_that_there_are() -> None:
+def test_unplanted_guard_has_a_reason_and_names_existing_tests() -> None:
     for guard in UNPLANTED:
         assert len(guard.why) > 10, guard
         for test in re.findall(r"tests/\w+(?:/\w+)*(?:\.py)?", guard.why):
             assert (SOURCES / test).exists(), f"{guard.guard}: {test}"
 
 
-def test_the_catalogue_is_printed_whole() -> None:
+def test_catalogue_is_printed_completely() -> None:
     text = catalogue()
     assert all(f"{mutant.name}: " in text for mutant in MUTANTS.values())
     assert all(guard.why in text for guard in UNPLANTED)
 
 
-def test_planting_changes_the_files_of_the_edits_and_nothing_else(tmp_path: Path) -> None:
-    mutant = find("claim_given_up_strays_kept")
+def test_planting_changes_only_the_edited_files(tmp_path: Path) -> None:
+    mutant = find("claim_given_up_orphans_kept")
     tree = plant(mutant, SOURCES, tmp_path / "tree")
     changed = {
         str(path.relative_to(tree))
@@ -134,26 +134,26 @@ def test_planting_changes_the_files_of_the_edits_and_nothing_else(tmp_path: Path
 
 
 @pytest.mark.parametrize("old", ["no such text anywhere", "import"])
-def test_a_text_that_is_not_there_exactly_once_is_refused(old: str, tmp_path: Path) -> None:
+def test_edit_that_does_not_match_exactly_once_is_refused(old: str, tmp_path: Path) -> None:
     known = find("finish_without_epoch")
     mutant = replace(known, edits=(Edit("system/holdfast/model/lifecycle.py", old, ""),))
     with pytest.raises(MutantError, match=r"does not match system/holdfast/model/lifecycle\.py"):
         plant(mutant, SOURCES, tmp_path / "tree")
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_edit_of_a_missing_file_is_refused(tmp_path: Path) -> None:
     mutant = replace(find("finish_without_epoch"), edits=(Edit("system/gone.py", "x", "y"),))
     with pytest.raises(MutantError, match=r"system/gone\.py"):
         plant(mutant, SOURCES, tmp_path / "tree")
 
 
-def test_an_unknown_mutant_is_told_with_those_there_are() -> None:
+def test_unknown_mutant_error_lists_the_known_ones() -> None:
     with pytest.raises(MutantError, match="finish_without_epoch"):
         find("nonsense")
 
 
-def test_a_process_imports_all_packages_from_the_planted_tree(tmp_path: Path) -> None:
-    """Otherwise mutants would be planted where no process runs them."""
+def test_process_imports_all_packages_from_the_planted_tree(tmp_path: Path) -> None:
+    """Otherwise processes would run without the mutant."""
     tree = plant(find("finish_without_epoch"), SOURCES, tmp_path / "tree")
     script = (
         "import chaos, holdfast, observability;"

@@ -24,12 +24,12 @@ from chaos.run.mutation_run import (
     drain_seconds,
     until_killed,
 )
-from chaos.simulation.suite import hunt as simulated
+from chaos.simulation.suite import mutation_run as simulated
 from chaos.simulation.suite.pool import WorkerFailed
 
 SOURCES = Path(__file__).parents[2]
 DUE, COVERED = find("finish_without_epoch"), find("finish_without_state")
-HIDDEN = replace(DUE, name="hidden", unlive="the dice of the kernel")
+HIDDEN = replace(DUE, name="hidden", unlive="the order is up to the kernel")
 DEAD, ALIVE = KillAttempt(8, killers=("S1", "S8")), KillAttempt(9, runs=3)
 
 
@@ -49,54 +49,54 @@ FATES: Mapping[str, tuple[MutantResult, bool]] = {
 }
 
 
-@pytest.mark.parametrize("told", FATES)
-def test_the_table_says_what_became_of_a_mutant(told: str) -> None:
-    mutant, killed = FATES[told]
-    assert mutant.outcome == told
+@pytest.mark.parametrize("expected", FATES)
+def test_table_shows_the_result_of_a_mutant(expected: str) -> None:
+    mutant, killed = FATES[expected]
+    assert mutant.outcome == expected
     assert mutant.killed is killed
-    assert f" {told} " in mutant.row()
+    assert f" {expected} " in mutant.row()
 
 
-def test_runs_to_kill_are_the_median_of_the_starts() -> None:
+def test_runs_to_kill_are_the_median_of_the_attempts() -> None:
     attempts = [replace(DEAD, runs=runs) for runs in (1, 7, 2)]
     assert result_of(*attempts).runs == 2
     assert re.search(r" 1.5 +20$", result_of(*attempts[::2]).row())
 
 
-async def test_seed_after_seed_until_it_is_killed() -> None:
+async def test_seeds_are_tried_until_the_mutant_is_killed() -> None:
     shot: list[int] = []
 
-    async def shoot(seed: int) -> KillAttempt:
+    async def run_seed(seed: int) -> KillAttempt:
         shot.append(seed)
         return KillAttempt(seed, killers=("S1",) if seed == 9 else ())
 
-    assert await until_killed(range(7, 20), shoot) == KillAttempt(9, runs=3, killers=("S1",))
+    assert await until_killed(range(7, 20), run_seed) == KillAttempt(9, runs=3, killers=("S1",))
     assert shot == [7, 8, 9]
-    assert await until_killed(range(7, 9), shoot) == KillAttempt(8, runs=2)
+    assert await until_killed(range(7, 9), run_seed) == KillAttempt(8, runs=2)
     with pytest.raises(ValueError, match="no seed"):
-        await until_killed([], shoot)
+        await until_killed([], run_seed)
 
 
-def test_only_the_invariants_that_a_mutant_names_kill_it() -> None:
+def test_only_named_invariants_kill_a_mutant() -> None:
     run = Outcome(scenario="x", seed=4, verdict="false", laws={"S4": 1, "S9": 2}, doubts=("d", "e"))
     assert attempt_of(DUE, run) == KillAttempt(4, killers=("S9",), others=("S4",), doubts="d; e")
     assert attempt_of(DUE, replace(run, laws=None)) == KillAttempt(4, doubts="d; e")
 
 
-def test_only_liveness_needs_the_whole_drain() -> None:
+def test_only_liveness_mutants_need_the_whole_drain() -> None:
     assert drain_seconds(DUE) == 10.0
     assert drain_seconds(find("hints_once")) is None
 
 
 @pytest.mark.parametrize(
-    ("attempt", "good", "told"),
+    ("attempt", "good", "expected"),
     [
         (DEAD, True, "1 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
         (ALIVE, False, "0 of 1 killed, 1 covered by a second guard, 1 left to simulation, in"),
     ],
 )
-def test_the_board_ends_with_the_table(
-    attempt: KillAttempt, good: bool, told: str, capsys: pytest.CaptureFixture[str]
+def test_mutation_run_ends_with_the_table(
+    attempt: KillAttempt, good: bool, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = MutationReport([DUE, COVERED, HIDDEN])
     board.add(MutantResult(HIDDEN, (), 0.0))
@@ -104,14 +104,14 @@ def test_the_board_ends_with_the_table(
     board.add(result_of(attempt))
     assert board.close() is good
     said = capsys.readouterr().out
-    assert told in said
+    assert expected in said
     assert HIDDEN.unlive in said
     table = said.partition("killed by")[2]
     rows = [table.index(f"\n{mutant.name} ") for mutant in (DUE, COVERED, HIDDEN)]
     assert rows == sorted(rows)
 
 
-def test_a_hunt_that_did_not_get_through_is_no_success() -> None:
+def test_incomplete_mutation_run_is_no_success() -> None:
     board = MutationReport([DUE, COVERED])
     board.add(result_of(DEAD))
     assert not board.close()
@@ -121,7 +121,7 @@ def test_a_hunt_that_did_not_get_through_is_no_success() -> None:
 
 
 class Pools:
-    """Stand-ins for worker processes: each answers by ``answers``, from the job."""
+    """Stand-ins for worker pools, whose answers are computed from the job."""
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
@@ -157,7 +157,7 @@ async def killed(mutant: Mutant, tmp_path: Path, seeds: int = 10) -> bool:
     return await simulated.run_simulated_mutants([mutant], settings)
 
 
-async def test_every_start_has_seeds_of_its_own(
+async def test_attempts_have_separate_seeds(
     pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools.laws = {100: {"S9": 1}, 113: {"S9": 1}, 121: {"S1": 2}}
@@ -167,7 +167,7 @@ async def test_every_start_has_seeds_of_its_own(
     assert re.search(rf"^{DUE.name} +late_finish +S9 S1 +2 ", capsys.readouterr().out, re.MULTILINE)
 
 
-async def test_one_start_that_a_mutant_survives_is_enough(
+async def test_one_survived_attempt_ends_the_mutation_run(
     pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools.laws = {100: {"S9": 1}}
@@ -176,29 +176,33 @@ async def test_one_start_that_a_mutant_survives_is_enough(
     assert "0 of 1 killed" in capsys.readouterr().out
 
 
-async def test_a_covered_mutant_survives_as_many_runs(pools: Pools, tmp_path: Path) -> None:
+async def test_covered_mutant_survives_its_runs(pools: Pools, tmp_path: Path) -> None:
     assert await killed(COVERED, tmp_path)
     assert [job["seed"] for job in pools.jobs] == [100, 101, 102]
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (WorkerFailed("Traceback\nValueError: x"), "seed 100: ValueError: x"),
         (TimeoutError(), "300 s"),
     ],
 )
-async def test_a_worker_that_breaks_proves_nothing(
-    error: Exception, told: str, pools: Pools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_failed_worker_is_not_judged(
+    error: Exception,
+    expected: str,
+    pools: Pools,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pools.error = error
     assert not await killed(DUE, tmp_path)
     said = capsys.readouterr().out
-    assert told in said
+    assert expected in said
     assert "not judged" in said
 
 
-async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path: Path) -> None:
+async def test_mutant_that_does_not_match_is_reported(pools: Pools, tmp_path: Path) -> None:
     unfit = replace(DUE, edits=(replace(DUE.edits[0], old="no such text anywhere"),))
     with pytest.raises(MutantError, match="does not match"):
         await killed(unfit, tmp_path)
@@ -207,7 +211,7 @@ async def test_a_mutant_that_does_not_fit_is_told_as_such(pools: Pools, tmp_path
 # ------------------------------------------------------------------------------------ end to end
 
 
-def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def mutants(*arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chaos", "mutants", *arguments],
         cwd=SOURCES,
@@ -220,16 +224,16 @@ def mutants(*arguments: str, seconds: float = 120) -> subprocess.CompletedProces
 
 @pytest.mark.stack
 @pytest.mark.parametrize("arena", ["live", "simulation"])
-def test_a_hunt_kills_a_mutant_and_prints_its_row(arena: str, tmp_path: Path) -> None:
+def test_mutation_run_kills_a_mutant_and_prints_its_row(arena: str, tmp_path: Path) -> None:
     options = ["--arena", arena, "--runs-directory", str(tmp_path / "runs"), "--starts", "1"]
-    hunt = mutants("finish_without_ledger", *options)
-    assert hunt.returncode == 0, hunt.stdout + hunt.stderr
-    assert re.search(r"^finish_without_ledger +crowded +S11 +1 +\d+$", hunt.stdout, re.MULTILINE)
-    assert "1 of 1 killed" in hunt.stdout
+    result = mutants("finish_without_ledger", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"^finish_without_ledger +crowded +S11 +1 +\d+$", result.stdout, re.MULTILINE)
+    assert "1 of 1 killed" in result.stdout
 
 
-def test_an_unknown_mutant_ends_the_command_with_2() -> None:
-    hunt = mutants("finish_without_leger", seconds=60)
-    assert hunt.returncode == 2
-    assert "finish_without_ledger" in hunt.stderr
-    assert "Traceback" not in hunt.stderr
+def test_unknown_mutant_exits_with_2() -> None:
+    result = mutants("finish_without_leger", seconds=60)
+    assert result.returncode == 2
+    assert "finish_without_ledger" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""When faults strike and end: by the second, by an event, by the end of the load."""
+"""When faults start and end: at a second, by an event, with the load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chaos.scenario.scenario import Scenario
 
 
 class FakeObserver:
-    """Events happen when the test says so."""
+    """Events happen when the test sets their counts."""
 
     def __init__(self) -> None:
         self.happened: dict[str, int] = {}
@@ -31,47 +31,47 @@ class FakeObserver:
         return InFlight(open=5, running=2)
 
 
-class Field:
-    """A battlefield where edges stand broken as long as a strike holds."""
+class FakeTarget:
+    """A target whose edges are broken while an injection holds."""
 
     def __init__(self, *faults: dict[str, Any]) -> None:
         document: dict[str, Any] = {
             "id": "nemesis",
-            "hypothesis": "Faults strike when they should and not otherwise.",
+            "hypothesis": "Faults are injected when they are due and not otherwise.",
             "workload": {"tasks": 1, "seconds": 1},
             "faults": [{"fault": "down", "target": "worker-1->redis"} | each for each in faults],
         }
         self.scenario = Scenario.model_validate(document)
-        self.standing: set[str] = set()
-        self.slowness = 0.0  # seconds that mending takes
+        self.broken: set[str] = set()
+        self.repair_seconds = 0.0
         self.observer = FakeObserver()
         self.actors: dict[str, Any] = {}
 
     async def inject_edge_fault(
         self, plan: FaultSpec, fault_id: str, edges: tuple[str, ...], hold: Hold
     ) -> Observed:
-        self.standing.update(edges)
+        self.broken.update(edges)
         try:
             await hold()
-            await asyncio.sleep(self.slowness)
+            await asyncio.sleep(self.repair_seconds)
         finally:
-            self.standing.difference_update(edges)
+            self.broken.difference_update(edges)
         return True, {"fault": plan.fault, "fault_id": fault_id}
 
 
-class War:
+class NemesisRun:
     """A nemesis that runs in the background of a test."""
 
     def __init__(self, *faults: dict[str, Any], seed: int = 1) -> None:
-        self.field = Field(*faults)
+        self.target = FakeTarget(*faults)
         self.records: list[Fault] = []
         zero = time.monotonic()
         self.nemesis = Nemesis(
-            cast("Any", self.field), seed, lambda: time.monotonic() - zero, self.records.append
+            cast("Any", self.target), seed, lambda: time.monotonic() - zero, self.records.append
         )
 
     @asynccontextmanager
-    async def waged(self) -> AsyncIterator[asyncio.Task[None]]:
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
         task = asyncio.create_task(self.nemesis.run())
         try:
             yield task
@@ -80,99 +80,99 @@ class War:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def told(self) -> list[tuple[str, str]]:
+    def recorded(self) -> list[tuple[str, str]]:
         return [(record.fault_id, record.type) for record in self.records]
 
 
-async def test_strikes_come_at_their_seconds_and_are_over_in_time() -> None:
-    war = War({"name": "f", "at": 0.1, "for": 0.1, "every": 0.4, "times": 2})
-    async with war.waged() as waging:
-        await waging
-    starts = [record.at for record in war.records if record.type == "start"]
-    ends = [record.at for record in war.records if record.type == "end"]
+async def test_injections_start_and_end_on_time() -> None:
+    run = NemesisRun({"name": "f", "at": 0.1, "for": 0.1, "every": 0.4, "times": 2})
+    async with run.running() as running:
+        await running
+    starts = [record.at for record in run.records if record.type == "start"]
+    ends = [record.at for record in run.records if record.type == "end"]
     assert starts == pytest.approx([0.1, 0.5], abs=0.15)
     assert all(end - start >= 0.1 for start, end in zip(starts, ends, strict=True))
-    first = next(record for record in war.records if record.type == "start")
+    first = next(record for record in run.records if record.type == "start")
     assert first.in_flight == InFlight(open=5, running=2)
-    assert war.field.standing == set()
+    assert run.target.broken == set()
 
 
-async def test_strikes_of_one_edge_do_not_overlap_when_they_take_longer_than_planned() -> None:
-    """redis_flapping on a crowded machine: one strike's end mended what the next had broken."""
-    war = War({"name": "f", "at": 0, "for": 0.05, "every": 0.1, "times": 3})
-    war.field.slowness = 0.15
-    async with war.waged() as waging:
-        await waging
-    told = [kind for _, kind in war.told()]
-    assert told == ["start", "felt", "end"] * 3
+async def test_injections_on_one_edge_do_not_overlap_when_late() -> None:
+    """On a loaded machine the end of one injection of redis_flapping had undone the next."""
+    run = NemesisRun({"name": "f", "at": 0, "for": 0.05, "every": 0.1, "times": 3})
+    run.target.repair_seconds = 0.15
+    async with run.running() as running:
+        await running
+    kinds = [kind for _, kind in run.recorded()]
+    assert kinds == ["start", "felt", "end"] * 3
 
 
-async def test_a_strike_waits_for_its_event() -> None:
-    war = War({"name": "f", "after": {"event": "claimed", "count": 3}, "for": 0.05})
-    async with war.waged() as waging:
-        war.field.observer.happened["claimed"] = 2
+async def test_injection_waits_for_its_event() -> None:
+    run = NemesisRun({"name": "f", "after": {"event": "claimed", "count": 3}, "for": 0.05})
+    async with run.running() as running:
+        run.target.observer.happened["claimed"] = 2
         await asyncio.sleep(0.15)
-        assert war.told() == []
-        war.field.observer.happened["claimed"] = 3
-        await waging
-    assert ("f#1", "start") in war.told()
+        assert run.recorded() == []
+        run.target.observer.happened["claimed"] = 3
+        await running
+    assert ("f#1", "start") in run.recorded()
 
 
-async def test_an_event_that_never_comes_leaves_nothing_in_the_history() -> None:
-    war = War({"name": "f", "after": {"event": "claimed"}, "for": 1})
-    async with war.waged() as waging:
-        war.nemesis.load_over()
-        await waging
-    assert war.told() == []
+async def test_event_that_never_happens_leaves_no_records() -> None:
+    run = NemesisRun({"name": "f", "after": {"event": "claimed"}, "for": 1})
+    async with run.running() as running:
+        run.nemesis.load_over()
+        await running
+    assert run.recorded() == []
 
 
-async def test_until_an_event_counts_from_the_strike_on() -> None:
+async def test_until_counts_events_from_the_injection_on() -> None:
     until_lost = {"event": "lost", "count": 2}
-    war = War({"name": "f", "at": 0, "for": 60, "until": until_lost})
-    war.field.observer.happened["lost"] = 7
-    async with war.waged() as waging:
-        await until(lambda: bool(war.field.standing))
-        war.field.observer.happened["lost"] = 8
+    run = NemesisRun({"name": "f", "at": 0, "for": 60, "until": until_lost})
+    run.target.observer.happened["lost"] = 7
+    async with run.running() as running:
+        await until(lambda: bool(run.target.broken))
+        run.target.observer.happened["lost"] = 8
         await asyncio.sleep(0.15)
-        assert war.field.standing
-        war.field.observer.happened["lost"] = 9
-        await asyncio.wait_for(waging, 5)
-    assert ("f#1", "end") in war.told()
+        assert run.target.broken
+        run.target.observer.happened["lost"] = 9
+        await asyncio.wait_for(running, 5)
+    assert ("f#1", "end") in run.recorded()
 
 
-async def test_until_gives_up_after_its_limit() -> None:
-    war = War({"name": "f", "at": 0, "for": 0.2, "until": {"event": "lost"}})
-    async with war.waged() as waging:
-        await asyncio.wait_for(waging, 5)
-    assert ("f#1", "end") in war.told()
+async def test_until_ends_at_its_limit() -> None:
+    run = NemesisRun({"name": "f", "at": 0, "for": 0.2, "until": {"event": "lost"}})
+    async with run.running() as running:
+        await asyncio.wait_for(running, 5)
+    assert ("f#1", "end") in run.recorded()
 
 
-async def test_without_an_end_a_fault_holds_until_the_load_is_over() -> None:
-    war = War({"name": "f", "at": 0})
-    async with war.waged() as waging:
-        await until(lambda: bool(war.field.standing))
+async def test_fault_without_an_end_holds_until_the_load_is_over() -> None:
+    run = NemesisRun({"name": "f", "at": 0})
+    async with run.running() as running:
+        await until(lambda: bool(run.target.broken))
         await asyncio.sleep(0.2)
-        assert war.field.standing
-        war.nemesis.load_over()
-        await asyncio.wait_for(waging, 5)
-    assert war.field.standing == set()
+        assert run.target.broken
+        run.nemesis.load_over()
+        await asyncio.wait_for(running, 5)
+    assert run.target.broken == set()
 
 
-async def test_a_nemesis_that_is_stopped_lifts_what_stands() -> None:
-    war = War({"name": "f", "at": 0})
-    async with war.waged():
-        await until(lambda: bool(war.field.standing))
-    assert war.field.standing == set()
+async def test_cancelled_nemesis_undoes_active_faults() -> None:
+    run = NemesisRun({"name": "f", "at": 0})
+    async with run.running():
+        await until(lambda: bool(run.target.broken))
+    assert run.target.broken == set()
 
 
-def test_who_is_struck_comes_from_the_seed() -> None:
+def test_targets_are_picked_by_the_seed() -> None:
     picked = {"name": "f", "target": "worker-*->redis", "pick": 1, "at": 0, "for": 1}
 
-    def victims(seed: int) -> list[tuple[str, ...]]:
-        nemesis = War(picked, seed=seed).nemesis
+    def targets(seed: int) -> list[tuple[str, ...]]:
+        nemesis = NemesisRun(picked, seed=seed).nemesis
         plan = nemesis._target.scenario.faults[0]
         return [nemesis._pick(plan, f"f#{n}") for n in range(1, 13)]
 
-    assert victims(1) == victims(1)
-    assert len(set(victims(1))) == 3
-    assert victims(1) != victims(2)
+    assert targets(1) == targets(1)
+    assert len(set(targets(1))) == 3
+    assert targets(1) != targets(2)

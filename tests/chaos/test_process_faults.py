@@ -1,4 +1,4 @@
-"""Faults of processes really strike, and say so only if they did."""
+"""Process faults take effect, and count as observed only if they did."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chaos.observers.database import DatabaseObserver, DatabaseUnavailable, Inca
 from chaos.scenario.faults import FaultSpec
 from holdfast.devstack.reaper import Reaper
 
-# Registers itself as a worker does: by a line with the time of its start.
+# Registers itself like a worker, by a line with the time of its start.
 ROLE = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
@@ -29,7 +29,7 @@ while True:
 """
 
 
-# Takes the signal to move its clock, and does not.
+# Handles the signal to move its clock without moving it.
 UNMOVED = """
 def show(*_):
     pathlib.Path("clock.draft").write_text(repr(time.time()))
@@ -39,12 +39,12 @@ signal.signal(signal.SIGUSR1, show)
 
 
 class FakeObserver:
-    """Knows what the processes wrote down, and whom the test declares dead."""
+    """Reads incarnations from the file in which processes register."""
 
     def __init__(self, register: Path) -> None:
         self.register = register
         self.dead_reason: str | None = None
-        self.away = False
+        self.unavailable = False
 
     async def incarnations(self, label: str) -> list[Incarnation]:
         starts = self.register.read_text().splitlines() if self.register.exists() else []
@@ -54,13 +54,13 @@ class FakeObserver:
         ]
 
     async def running(self, label: str) -> int:
-        if self.away:
-            raise DatabaseUnavailable(f"nobody knows {label}")
+        if self.unavailable:
+            raise DatabaseUnavailable(f"unavailable: {label}")
         return 0
 
 
-class Stage:
-    """One actor and a observer."""
+class FaultBench:
+    """One actor and its observer."""
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
@@ -68,7 +68,7 @@ class Stage:
         self.observer = FakeObserver(directory / "register")
         self.actor: SupervisedProcess | None = None
 
-    async def play(
+    async def start(
         self, name: str = "worker-1", *, code: int = 0, more: str = ""
     ) -> SupervisedProcess:
         argv = [sys.executable, "-c", ROLE.format(code=code, more=more)]
@@ -82,32 +82,32 @@ class Stage:
                 await asyncio.sleep(0.01)
         return self.actor
 
-    def strike(self, fault: str, **attributes: int) -> ProcessFault:
+    def fault(self, fault: str, **attributes: int) -> ProcessFault:
         assert self.actor is not None
         plan = {"fault": fault, "target": self.actor.name, "at": 0, "attributes": attributes}
-        witness = cast("DatabaseObserver", self.observer)
-        return ProcessFault(FaultSpec.model_validate(plan), self.actor, witness)
+        observer = cast("DatabaseObserver", self.observer)
+        return ProcessFault(FaultSpec.model_validate(plan), self.actor, observer)
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path, reaper)
-    yield stage
-    assert stage.actor is not None
-    await stage.actor.stop(1)
+async def bench(tmp_path: Path, reaper: Reaper) -> AsyncIterator[FaultBench]:
+    bench = FaultBench(tmp_path, reaper)
+    yield bench
+    assert bench.actor is not None
+    await bench.actor.stop(1)
 
 
-async def a_moment() -> None:
+async def hold_briefly() -> None:
     await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize(
     ("fault", "code"), [("kill", -signal.SIGKILL), ("terminate", 0), ("restart", 0)]
 )
-async def test_an_end_is_felt_by_its_exit_and_by_the_next_incarnation(
-    stage: Stage, fault: str, code: int
+async def test_process_end_is_observed_by_exit_code_and_next_incarnation(
+    bench: FaultBench, fault: str, code: int
 ) -> None:
-    actor = await stage.play()
+    actor = await bench.start()
     pid = actor.pid
     alive: list[bool] = []
 
@@ -115,110 +115,110 @@ async def test_an_end_is_felt_by_its_exit_and_by_the_next_incarnation(
         await asyncio.sleep(0.2)
         alive.append(actor.alive)
 
-    felt, evidence = await stage.strike(fault).run(hold)
-    assert felt
+    observed, evidence = await bench.fault(fault).run(hold)
+    assert observed
     assert (evidence["pid"], evidence["exit"]) == (pid, code)
     assert (evidence["incarnation"], evidence["replaced_by"]) == ("worker-1 1", "worker-1 2")
-    # One that is restarted is up again while the fault lasts.
+    # With restart the process is up again while the fault lasts.
     assert alive == [fault == "restart"]
     assert actor.pid != pid
 
 
-async def test_an_end_of_another_kind_than_asked_for_is_not_felt(stage: Stage) -> None:
-    await stage.play(code=3)
-    felt, evidence = await stage.strike("terminate").run(a_moment)
-    assert not felt
+async def test_unexpected_exit_code_is_not_observed(bench: FaultBench) -> None:
+    await bench.start(code=3)
+    observed, evidence = await bench.fault("terminate").run(hold_briefly)
+    assert not observed
     assert evidence["exit"] == 3
 
 
-async def test_an_end_is_not_felt_if_nobody_came_instead(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_process_end_without_a_replacement_is_not_observed(
+    bench: FaultBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chaos.nemesis.process_faults._REPLACED_SECONDS", 0.2)
-    actor = await stage.play()
-    # It is started again, but the database does not know of it.
-    stage.observer.register = stage.directory / "register as it was"
-    stage.observer.register.write_text((stage.directory / "register").read_text())
-    felt, evidence = await stage.strike("kill").run(a_moment)
-    assert not felt
+    actor = await bench.start()
+    # It is started again, but does not register in the database.
+    bench.observer.register = bench.directory / "register as it was"
+    bench.observer.register.write_text((bench.directory / "register").read_text())
+    observed, evidence = await bench.fault("kill").run(hold_briefly)
+    assert not observed
     assert actor.alive
     assert (evidence["incarnation"], evidence["replaced_by"]) == ("worker-1 1", None)
 
 
-async def test_a_strike_that_is_given_up_in_the_middle_lets_its_process_return(
-    stage: Stage,
+async def test_cancelled_process_fault_restarts_its_process(
+    bench: FaultBench,
 ) -> None:
-    actor = await stage.play()
+    actor = await bench.start()
     holding = asyncio.Event()
 
     async def hold() -> None:
         holding.set()
         await asyncio.Event().wait()
 
-    strike = asyncio.create_task(stage.strike("kill").run(hold))
+    injection = asyncio.create_task(bench.fault("kill").run(hold))
     await holding.wait()
     assert not actor.alive
-    strike.cancel()
-    await asyncio.gather(strike, return_exceptions=True)
+    injection.cancel()
+    await asyncio.gather(injection, return_exceptions=True)
     async with asyncio.timeout(5):
         while not actor.alive:
             await asyncio.sleep(0.01)
 
 
-# Found by workers_killed on a crowded machine: between two of its lives a worker looked busy.
-async def test_a_process_between_two_lives_is_waited_for(stage: Stage) -> None:
-    actor = await stage.play()
+# Found by workers_killed on a loaded machine: a restarting worker looked busy.
+async def test_busy_waits_for_a_process_that_is_restarting(bench: FaultBench) -> None:
+    actor = await bench.start()
     actor.kill()
     await actor.gone()
-    waiting = asyncio.create_task(stage.strike("kill").busy())
-    await a_moment()
+    waiting = asyncio.create_task(bench.fault("kill").busy())
+    await hold_briefly()
     assert not waiting.done()
     actor.restart()
     await waiting
     assert actor.alive
 
 
-async def test_a_scheduler_has_no_incarnation_to_be_replaced(stage: Stage) -> None:
-    await stage.play("scheduler-1")
-    felt, evidence = await stage.strike("kill").run(a_moment)
-    assert felt
+async def test_scheduler_has_no_incarnation_in_the_evidence(bench: FaultBench) -> None:
+    await bench.start("scheduler-1")
+    observed, evidence = await bench.fault("kill").run(hold_briefly)
+    assert observed
     assert evidence["exit"] == -signal.SIGKILL
     assert "incarnation" not in evidence
 
 
-async def test_a_strike_does_not_wait_for_work_that_nobody_can_see(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_busy_gives_up_on_an_idle_worker_or_a_missing_database(
+    bench: FaultBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chaos.nemesis.process_faults._BUSY_SECONDS", 0.1)
-    await stage.play()
-    strike = stage.strike("kill")
-    await asyncio.wait_for(strike.busy(), 5)  # idle all the time: it gives up waiting
+    await bench.start()
+    injection = bench.fault("kill")
+    await asyncio.wait_for(injection.busy(), 5)  # idle all the time, so it stops waiting
     monkeypatch.setattr("chaos.nemesis.process_faults._BUSY_SECONDS", 60.0)
-    stage.observer.away = True
-    await asyncio.wait_for(strike.busy(), 5)
+    bench.observer.unavailable = True
+    await asyncio.wait_for(injection.busy(), 5)
 
 
 @pytest.mark.parametrize("dead_reason", [None, "lease expired"])
-async def test_a_pause_is_felt_by_its_state_and_tells_if_somebody_noticed(
-    stage: Stage, dead_reason: str | None
+async def test_pause_is_observed_by_process_state_and_records_marked_dead(
+    bench: FaultBench, dead_reason: str | None
 ) -> None:
-    actor = await stage.play()
+    actor = await bench.start()
     states: list[str] = []
 
     async def hold() -> None:
-        stage.observer.dead_reason = dead_reason
+        bench.observer.dead_reason = dead_reason
         states.append(process_state(actor.pid))
 
-    felt, evidence = await stage.strike("pause").run(hold)
-    assert felt
+    observed, evidence = await bench.fault("pause").run(hold)
+    assert observed
     assert states == ["T"]
     assert evidence["stopped"]
     assert (evidence["incarnation"], evidence["marked_dead"]) == ("worker-1 1", dead_reason)
     assert process_state(actor.pid) != "T"
 
 
-async def test_a_pause_that_somebody_else_ended_is_not_felt(stage: Stage) -> None:
-    actor = await stage.play()
+async def test_pause_that_ended_early_is_not_observed(bench: FaultBench) -> None:
+    actor = await bench.start()
 
     async def hold() -> None:
         actor.resume()
@@ -226,24 +226,24 @@ async def test_a_pause_that_somebody_else_ended_is_not_felt(stage: Stage) -> Non
             while process_state(actor.pid) == "T":
                 await asyncio.sleep(0.01)
 
-    felt, evidence = await stage.strike("pause").run(hold)
-    assert not felt
+    observed, evidence = await bench.fault("pause").run(hold)
+    assert not observed
     assert not evidence["stopped"]
 
 
-async def test_a_clock_that_cannot_be_moved_is_not_felt(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_clock_that_cannot_be_moved_is_not_observed(
+    bench: FaultBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chaos.live.actors.CLOCK_MOVES_SECONDS", 0.3)
-    await stage.play()  # not under chaos.live.clock_skew_role: the signal ends it
-    felt, evidence = await stage.strike("skew", seconds=60).run(a_moment)
-    assert not felt
+    await bench.start()  # not under chaos.live.clock_skew_role: the signal ends it
+    observed, evidence = await bench.fault("skew", seconds=60).run(hold_briefly)
+    assert not observed
     assert (evidence["ahead"], evidence["ahead_after"]) == (None, None)
 
 
-async def test_a_clock_that_did_not_move_is_not_felt(stage: Stage) -> None:
-    await stage.play(more=UNMOVED)
-    felt, evidence = await stage.strike("skew", seconds=60).run(a_moment)
-    assert not felt
+async def test_clock_that_did_not_move_is_not_observed(bench: FaultBench) -> None:
+    await bench.start(more=UNMOVED)
+    observed, evidence = await bench.fault("skew", seconds=60).run(hold_briefly)
+    assert not observed
     assert evidence["ahead"] == pytest.approx(0, abs=1)
     assert evidence["ahead_after"] == pytest.approx(0, abs=1)

@@ -1,4 +1,4 @@
-"""The curves of a report: laws that hold for every legal run, and what small runs must give."""
+"""The curves of a report: properties for all legal runs, and examples of small runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def depth_of(history: History) -> dict[str, Steps]:
 
 @examples(60)
 @given(run=executions())
-def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
+def test_every_task_is_in_one_place_at_any_instant(run: Specimen) -> None:
     history = run.history()
     depth = depth_of(history)
     births = [history.seconds(events[0].at) for events in history.events.values()]
@@ -47,7 +47,7 @@ def test_at_any_instant_every_task_is_in_one_place(run: Specimen) -> None:
 
 @examples(60)
 @given(run=executions())
-def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
+def test_last_depth_equals_the_final_read(run: Specimen) -> None:
     history = run.history()
     last = {place: curve[-1][1] if curve else 0 for place, curve in depth_of(history).items()}
     for state in State:
@@ -59,7 +59,7 @@ def test_the_last_depth_is_what_the_final_read_says(run: Specimen) -> None:
 
 @examples(60)
 @given(run=executions())
-def test_the_last_points_are_the_meters(run: Specimen) -> None:
+def test_last_points_equal_the_meters(run: Specimen) -> None:
     history = run.history()
     meters = judge(history).meters
     assert charts.value_at(curves.accepted(history), 1e9) == meters.accepted
@@ -69,7 +69,7 @@ def test_the_last_points_are_the_meters(run: Specimen) -> None:
 
 @examples(60)
 @given(run=executions())
-def test_the_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
+def test_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
     history = run.history()
     for task_id in history.events:
         stays = curves.stays(history, task_id)
@@ -80,7 +80,7 @@ def test_the_stays_of_a_task_have_no_gaps(run: Specimen) -> None:
 
 @examples(60)
 @given(curve=steps, columns=st.integers(1, 20))
-def test_thinning_keeps_the_first_the_last_and_the_extremes(curve: Steps, columns: int) -> None:
+def test_thinning_keeps_first_last_and_extremes(curve: Steps, columns: int) -> None:
     thin = charts.thinned(curve, Axis(0.0, 100.0), columns)
     assert set(thin) <= set(curve)
     assert list(thin) == sorted(thin)
@@ -100,7 +100,7 @@ def test_stacked_curves_add_up(piled: list[Steps], at: float) -> None:
 
 @examples(60)
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
-def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q: float) -> None:
+def test_quantile_is_a_value_not_exceeded_by_its_share(values: list[float], q: float) -> None:
     found = charts.quantile(values, q)
     assert found is not None
     assert found in values
@@ -109,7 +109,7 @@ def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], q
 
 @examples(60)
 @given(st.floats(-100, 1e5), st.floats(0.01, 1e5), st.integers(2, 20))
-def test_ticks_are_few_ascending_and_inside(start: float, span: float, most: int) -> None:
+def test_ticks_are_few_ascending_and_in_range(start: float, span: float, most: int) -> None:
     found = charts.ticks(start, start + span, most)
     assert 1 <= len(found) <= most
     assert found == sorted(set(found))
@@ -120,7 +120,7 @@ def test_ticks_are_few_ascending_and_inside(start: float, span: float, most: int
 # ------------------------------------------------------------------------------------ small runs
 
 
-def test_a_task_is_due_from_its_instant_on_not_from_its_submit() -> None:
+def test_task_is_due_from_its_due_time_not_its_submit() -> None:
     run = Specimen()
     life = run.submit("a", later=2.0)
     run.now += 5
@@ -135,22 +135,24 @@ def test_a_task_is_due_from_its_instant_on_not_from_its_submit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "place"), [(Reason.LOST, DUE), (Reason.HANDED_BACK, DUE), (Reason.FAILED, WAITING)]
+    ("reason", "place"), [(Reason.LOST, DUE), (Reason.RELEASED, DUE), (Reason.FAILED, WAITING)]
 )
-def test_a_lost_attempt_is_due_at_once_a_failed_one_backs_off(reason: Reason, place: str) -> None:
+def test_lost_attempt_is_due_immediately_and_failed_one_backs_off(
+    reason: Reason, place: str
+) -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim().end(reason)
     assert curves.stays(run.history(), life.task_id)[-1].place == place
 
 
-def test_a_republished_hint_is_no_new_stay() -> None:
+def test_republished_hint_is_no_new_stay() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().republish().claim()
     places = [stay.place for stay in curves.stays(run.history(), life.task_id)]
     assert places == [DUE, State.QUEUED, State.RUNNING]
 
 
-def test_nothing_gives_empty_panels_that_say_so() -> None:
+def test_empty_panels_say_why() -> None:
     drawn = timeline(RunModel(judge(Specimen().history())))
     assert [panel.empty for panel in drawn.panels] == [
         "no task was accepted",
@@ -161,7 +163,7 @@ def test_nothing_gives_empty_panels_that_say_so() -> None:
     assert charts.quantile([], 0.5) is None
 
 
-def test_a_path_ends_at_the_end_of_the_axis_and_stays_inside() -> None:
+def test_path_stays_within_the_axis() -> None:
     drawn = charts.step_line(((0.0, 1), (5.0, 2)), Axis(0.0, 10.0), 2.0)
     assert drawn == "M0.0 100.0H0.0V50.0H500.0V0.0H1000.0"
     assert charts.step_area((), Axis(0.0, 1.0), 1.0) == ""

@@ -1,4 +1,4 @@
-"""The page of a run: whole for each verdict, safe against whatever the data says, and bounded."""
+"""The page of a run: complete for each verdict, safe against hostile data, bounded in size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from holdfast.model.lifecycle import Reason
 
 
 @pytest.mark.parametrize("verdict", ["true", "false", "unknown"])
-def test_every_verdict_has_a_page_that_needs_nothing_else(verdict: str) -> None:
+def test_every_verdict_has_a_self_contained_page(verdict: str) -> None:
     judgement = judged(verdict)
     text = render_run(page(judgement, 12.0))
     read = Reader(text)
@@ -44,7 +44,7 @@ def test_every_verdict_has_a_page_that_needs_nothing_else(verdict: str) -> None:
     assert "https://" not in text
 
 
-def test_only_our_own_script_may_run() -> None:
+def test_only_our_script_may_run() -> None:
     read = rendered(judged("true"))
     (policy,) = [a["content"] for tag, a in read.elements if a.get("http-equiv")]
     digest = base64.b64encode(hashlib.sha256(read.scripts[-1].encode()).digest()).decode()
@@ -53,7 +53,7 @@ def test_only_our_own_script_may_run() -> None:
     assert "default-src 'none'" in policy
 
 
-def test_a_false_run_says_what_broke_when_and_during_which_fault() -> None:
+def test_false_run_shows_violation_time_and_fault() -> None:
     run = troubled()
     words = " ".join(rendered(judge(without_effects(run))).words)
     assert "S11 violated 2 times" in words
@@ -61,11 +61,11 @@ def test_a_false_run_says_what_broke_when_and_during_which_fault() -> None:
     assert "victim" in words
 
 
-def test_an_unknown_run_says_why() -> None:
+def test_unknown_run_shows_its_doubts() -> None:
     assert "fault murder#1 was injected, but not observed" in rendered(judged("unknown")).words
 
 
-def test_hostile_strings_stay_text() -> None:
+def test_hostile_strings_are_escaped() -> None:
     run = troubled()
     bad: Life = run.submit(HOSTILE).dispatch().claim("worker-2")
     bad.asked["payload"] = {"key": HOSTILE, HOSTILE: [HOSTILE]}
@@ -97,7 +97,7 @@ def test_embedded_json_cannot_end_its_element() -> None:
     assert json.loads(text) == {"a": HOSTILE}
 
 
-def test_the_replay_command_names_seed_and_mutant() -> None:
+def test_replay_command_names_seed_and_mutant() -> None:
     assert replay("calm", 7, None) == "python -m chaos run calm --seed 7"
     simulated = "python -m chaos run calm --seed 7 --arena simulation"
     assert replay("calm", 7, None, ArenaName.SIMULATION) == simulated
@@ -107,7 +107,7 @@ def test_the_replay_command_names_seed_and_mutant() -> None:
 # -------------------------------------------------------------------------------------- the list
 
 
-def test_interesting_tasks_come_first_and_are_never_left_out(
+def test_interesting_tasks_come_first_and_are_never_omitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = troubled()
@@ -127,7 +127,7 @@ def test_interesting_tasks_come_first_and_are_never_left_out(
     assert "21 ordinary tasks are left out" in " ".join(read.words)
 
 
-def test_every_task_that_violates_a_law_has_its_story() -> None:
+def test_every_violating_task_has_its_story() -> None:
     run = troubled()
     for n in range(20):
         run.submit(f"task {n}").dispatch().claim("worker-2").succeed()
@@ -136,18 +136,18 @@ def test_every_task_that_violates_a_law_has_its_story() -> None:
     assert {entry.task_id for entry in shown} == {v.task_id for v in judgement.violations}
     assert all(entry.laws == ("S11",) for entry in shown)
     assert all(Tag.VIOLATED in entry.tags for entry in shown)
-    told = page(judgement).violated[0]
-    assert len(told.findings) + told.more == 22
+    law = page(judgement).violated[0]
+    assert len(law.findings) + law.more == 22
     assert catalogues.Tag.VIOLATED.value in [name for name, _ in page(judgement).tags]
 
 
-def test_a_story_on_the_page_is_the_story_of_the_history() -> None:
+def test_page_shows_the_story_of_the_history() -> None:
     run = troubled()
     judgement = judge(run.history())
     (task,) = [t for t in rendered(judgement).data["tasks"] if t["key"] == "victim"]
     texts = [line[2] for line in task["lines"]]
-    told = [line.text for line in Stories(judgement.history).of(task["id"])]
-    assert texts == [text for text in told if not text.startswith("-- ")]
+    lines = [line.text for line in Stories(judgement.history).of(task["id"])]
+    assert texts == [text for text in lines if not text.startswith("-- ")]
     assert any("REFUSED" in text for text in texts)
     assert [op[1:3] for op in task["ops"]] == [["submit", "ok"]]
 
@@ -155,7 +155,7 @@ def test_a_story_on_the_page_is_the_story_of_the_history() -> None:
 # ----------------------------------------------------------------------- faults and violations
 
 
-def test_strikes_have_what_they_met() -> None:
+def test_injections_show_tasks_in_flight() -> None:
     history = troubled().history()
     (injection,) = injections(history)
     assert (injection.fault_id, injection.name, injection.targets) == (
@@ -173,13 +173,13 @@ def test_strikes_have_what_they_met() -> None:
     assert (unplanned.times, unplanned.observed) == (0, 1)
 
 
-def test_a_planned_fault_that_never_struck_is_on_the_page() -> None:
+def test_page_shows_planned_faults_that_were_never_injected() -> None:
     history = troubled().edited(lambda r: None if isinstance(r, Fault) else r)
     words = " ".join(rendered(judge(history)).words)
     assert "1 of 1 never injected" in words
 
 
-def test_a_violation_is_laid_at_the_fault_of_its_second() -> None:
+def test_violation_names_the_fault_active_at_its_time() -> None:
     (injection,) = injections(troubled().history())
     assert injection.end is not None
     where = "murder#1 (kill on worker-1)"
@@ -188,7 +188,7 @@ def test_a_violation_is_laid_at_the_fault_of_its_second() -> None:
     assert during((injection,), injection.start - 1) == ""
 
 
-def test_the_shortest_piece_has_all_the_evidence() -> None:
+def test_shortest_excerpt_has_all_evidence() -> None:
     run = troubled()
 
     def stolen(record: Record) -> Record:
@@ -209,7 +209,7 @@ def test_the_shortest_piece_has_all_the_evidence() -> None:
     assert list(shortened([])) == []
 
 
-def test_many_faults_at_once_each_have_a_lane() -> None:
+def test_simultaneous_faults_have_separate_lanes() -> None:
     plans = [
         {"name": f"fault-{n}-{'very-long-' * 5}", "fault": "kill", "target": "worker-1", "at": 1}
         for n in range(15)
@@ -217,7 +217,7 @@ def test_many_faults_at_once_each_have_a_lane() -> None:
     run = Specimen(plan={"faults": plans})
     life = run.submit("a").dispatch()
     for plan in plans:
-        run.strike(f"{plan['name']}#1", "kill", "worker-1")
+        run.inject(f"{plan['name']}#1", "kill", "worker-1")
     life.claim().succeed()
     judgement = judge(run.history())
     lanes = timeline(RunModel(judgement)).lanes

@@ -1,4 +1,4 @@
-"""Several runs as one page, as JSON that is read back, and as JUnit XML that CI servers read."""
+"""The report of several runs: a page, JSON that is read back, and JUnit XML."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of(*runs: Outcome, planned: int | None = None, tables: tuple[Table, ...] = (
     )
 
 
-def told(verdict: str, seconds: float = 20.5) -> Outcome:
+def outcome_of(verdict: str, seconds: float = 20.5) -> Outcome:
     return outcome(judged(verdict), seconds=seconds, directory=f"run-{verdict}")
 
 
@@ -40,18 +40,18 @@ FAILED = Outcome(
 
 
 @pytest.mark.parametrize("verdict", ["true", "false", "unknown"])
-def test_an_outcome_is_read_back_from_the_summary_of_its_run(verdict: str, tmp_path: Path) -> None:
+def test_outcome_is_read_back_from_the_summary_of_its_run(verdict: str, tmp_path: Path) -> None:
     directory = tmp_path / f"run-{verdict}"
     directory.mkdir()
     written = files.write_run(directory, judged(verdict), 20.5)
-    assert written == told(verdict)
+    assert written == outcome_of(verdict)
     assert read(directory).outcomes == (written,)
     assert sorted(path.name for path in directory.iterdir()) == ["report.html", "summary.json"]
 
 
-def test_a_suite_is_read_back_from_its_summary(tmp_path: Path) -> None:
+def test_suite_is_read_back_from_its_summary(tmp_path: Path) -> None:
     table = Table(title="mutants", columns=("mutant", "killed by"), rows=(("a", "S1"),))
-    written = of(told("true"), told("false"), FAILED, tables=(table,))
+    written = of(outcome_of("true"), outcome_of("false"), FAILED, tables=(table,))
     files.write_suite(tmp_path, written)
     document = json.loads((tmp_path / "summary.json").read_bytes())
     assert (document["kind"], document["verdict"], document["passed"]) == ("suite", "false", False)
@@ -59,13 +59,13 @@ def test_a_suite_is_read_back_from_its_summary(tmp_path: Path) -> None:
     assert read(tmp_path).suite == written
 
 
-def test_the_worst_verdict_counts_and_a_missing_run_is_unknown() -> None:
+def test_worst_verdict_wins_and_a_missing_run_is_unknown() -> None:
     assert worst({"true", "unknown", "false"}) == "false"
     assert worst({"true", "unknown"}) == "unknown"
     assert worst({"true"}) == "true"
     assert worst(set()) == "unknown"
-    assert of(told("true")).passed
-    early = of(told("true"), planned=2)
+    assert of(outcome_of("true")).passed
+    early = of(outcome_of("true"), planned=2)
     assert (early.verdict, early.passed) == ("unknown", False)
     caught = parse({"scenario": "s", "seed": 1, "verdict": "false", "expected": "false"})
     assert of(caught).passed
@@ -74,8 +74,10 @@ def test_the_worst_verdict_counts_and_a_missing_run_is_unknown() -> None:
 # ---------------------------------------------------------------------------------------- JUnit
 
 
-def test_junit_has_a_case_per_run_with_what_went_wrong() -> None:
-    document = ET.fromstring(junit(of(told("true"), told("false"), told("unknown"), FAILED)))
+def test_junit_has_a_case_per_run_with_its_failure() -> None:
+    document = ET.fromstring(
+        junit(of(outcome_of("true"), outcome_of("false"), outcome_of("unknown"), FAILED))
+    )
     (one,) = document.findall("testsuite")
     assert document.tag == "testsuites"
     assert one.attrib | {"timestamp": ""} == {
@@ -102,7 +104,7 @@ def test_junit_has_a_case_per_run_with_what_went_wrong() -> None:
     assert failed.findall("error")[0].get("message") == "unknown: the harness failed: no port"
 
 
-def test_junit_is_well_formed_whatever_is_said() -> None:
+def test_junit_is_well_formed_for_any_text() -> None:
     bad = Outcome(
         scenario="x]]>",
         seed=1,
@@ -118,7 +120,7 @@ def test_junit_is_well_formed_whatever_is_said() -> None:
     assert "nul \ufffd, escape \ufffd[31m, half \ufffd" in (failure.text or "")
 
 
-def test_a_mutant_that_was_caught_is_a_pass_for_junit() -> None:
+def test_killed_mutant_passes_in_junit() -> None:
     base = {"scenario": "s", "seed": 1, "mutant": "m", "expected": "false"}
     runs = (parse(base | {"verdict": "false"}), parse(base | {"verdict": "true"}))
     caught, survived = ET.fromstring(junit(of(*runs))).iter("testcase")
@@ -131,9 +133,13 @@ def test_a_mutant_that_was_caught_is_a_pass_for_junit() -> None:
 # -------------------------------------------------------------------------------------- the page
 
 
-def test_the_page_of_a_suite_has_a_row_and_a_link_per_run() -> None:
+def test_suite_page_has_a_row_and_a_link_per_run() -> None:
     table = Table(title="mutants", columns=("mutant",), rows=((HOSTILE,),))
-    page = Reader(render_suite(of(told("true"), told("false"), FAILED, planned=4, tables=(table,))))
+    page = Reader(
+        render_suite(
+            of(outcome_of("true"), outcome_of("false"), FAILED, planned=4, tables=(table,))
+        )
+    )
     links = [a["href"] for tag, a in page.elements if tag == "a"]
     trouble, good, bad, story = links
     assert trouble == bad == "../run-false/report.html"
@@ -150,13 +156,13 @@ def test_the_page_of_a_suite_has_a_row_and_a_link_per_run() -> None:
     assert len(page.scripts) == 1
 
 
-def test_a_suite_before_its_first_run_has_a_page() -> None:
+def test_suite_without_runs_has_a_page() -> None:
     words = " ".join(Reader(render_suite(of(planned=3))).words)
     assert "No run has ended yet." in words
     assert "0 of 3 true" in words
 
 
-def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
+def test_empty_run_has_a_page(tmp_path: Path) -> None:
     files.write_page(tmp_path / "report.html", judge(Specimen().history()), None)
     words = " ".join(Reader((tmp_path / "report.html").read_text()).words)
     assert "no task was accepted" in words

@@ -1,4 +1,4 @@
-"""The run store: what it makes, what it reads back, and that nothing in it can make it fail."""
+"""The run store: what it creates and reads back; damaged contents never make it fail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_history(directory: Path, run: Specimen) -> Path:
 
 
 def kept_run(store: RunStore, verdict: str = "true") -> Path:
-    """A whole run in the store."""
+    """Store a complete run."""
     directory = store.new_run("specimen", 7)
     judgement = judged(verdict)
     with HistoryWriter(directory / files.HISTORY) as writer:
@@ -54,7 +54,7 @@ def chaos(store: RunStore, *arguments: str) -> tuple[int, str]:
 # ------------------------------------------------------------------------------------ the store
 
 
-def test_names_say_what_was_run_and_never_collide(store: RunStore) -> None:
+def test_directory_names_describe_the_run_and_never_collide(store: RunStore) -> None:
     made = [store.new_run("calm", 7, mutant) for mutant in (None, None, "no_guard")]
     made.append(store.new_suite(7))
     assert len({each.name for each in made}) == 4
@@ -78,7 +78,7 @@ def test_latest_links_to_the_newest(store: RunStore) -> None:
     assert sorted(kept.directory for kept in store.entries()) == sorted([first, second])
 
 
-def test_there_is_no_moment_without_latest(store: RunStore) -> None:
+def test_latest_is_replaced_atomically(store: RunStore) -> None:
     here, there = store.new_run("a", 1), store.new_run("b", 1)
     store.point_latest(here)
     over = threading.Event()
@@ -102,7 +102,7 @@ def test_there_is_no_moment_without_latest(store: RunStore) -> None:
     assert {path.name for path in store.root.iterdir()} == {"latest", here.name, there.name}
 
 
-def test_a_leftover_of_a_killed_process_does_not_stop_latest(store: RunStore) -> None:
+def test_leftover_link_does_not_block_latest(store: RunStore) -> None:
     directory = store.new_run("a", 1)
     (store.root / f".latest.{os.getpid()}.{directory.name}").symlink_to("gone")
     store.point_latest(directory)
@@ -124,7 +124,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_run_is_shown_as_such(store: RunStore, damage: str) -> None:
+def test_damaged_run_is_shown_as_damaged(store: RunStore, damage: str) -> None:
     content, problem = DAMAGE[damage]
     good, bad = kept_run(store), store.new_run("specimen", 8)
     (bad / files.SUMMARY).write_bytes(content)
@@ -132,12 +132,12 @@ def test_a_damaged_run_is_shown_as_such(store: RunStore, damage: str) -> None:
     assert found[good].kind == "run"
     assert found[bad].kind == "damaged"
     assert problem in found[bad].problem
-    code, said = chaos(store, "list", "--runs")
+    code, output = chaos(store, "list", "--runs")
     assert code == 0
-    assert re.search(rf"^damaged .*{re.escape(bad.name)}$", said, re.MULTILINE)
+    assert re.search(rf"^damaged .*{re.escape(bad.name)}$", output, re.MULTILINE)
 
 
-def test_a_run_that_was_ended_early_is_shown_as_such(store: RunStore) -> None:
+def test_run_that_ended_early_is_shown_as_damaged(store: RunStore) -> None:
     directory, empty = store.new_run("calm", 1), store.new_run("calm", 2)
     (directory / files.HISTORY).write_text('{"kind": "run"')
     (store.root / "note.txt").write_text("no run")
@@ -161,9 +161,9 @@ def test_list_runs_shows_the_newest_first(store: RunStore) -> None:
     suite = store.root / "20200101T000000-suite-7"
     suite.mkdir()
     files.write_suite(suite, both)
-    code, said = chaos(store, "list", "--runs")
+    code, output = chaos(store, "list", "--runs")
     assert code == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert [line.split()[-1] for line in lines] == [str(d) for d in (second, first, suite)]
     assert re.match(r"true +specimen +seed 7 +20 s ", lines[0])
     assert lines[1].startswith("false ")
@@ -171,85 +171,87 @@ def test_list_runs_shows_the_newest_first(store: RunStore) -> None:
 
 
 def test_list_shows_scenarios_with_their_suites_and_mutants(store: RunStore) -> None:
-    code, said = chaos(store, "list")
+    code, output = chaos(store, "list")
     assert code == 0
-    assert {name for name in names() if re.search(rf"^{name} ", said, re.MULTILINE)} == set(names())
-    assert re.search(r"^calm +in default, full$", said, re.MULTILINE)
-    assert "faults: kill x4" in said
-    assert all(f"mutant {name} " in said for name in MUTANTS)
+    assert {name for name in names() if re.search(rf"^{name} ", output, re.MULTILINE)} == set(
+        names()
+    )
+    assert re.search(r"^calm +in default, full$", output, re.MULTILINE)
+    assert "faults: kill x4" in output
+    assert all(f"mutant {name} " in output for name in MUTANTS)
     assert all(len(line) <= 120 for line in listing.scenarios_lines())
 
 
-def test_report_rebuilds_the_latest_and_says_where(store: RunStore) -> None:
+def test_report_rebuilds_the_latest_and_prints_its_path(store: RunStore) -> None:
     directory = kept_run(store)
     store.point_latest(directory)
     before = (directory / files.REPORT).read_text()
     (directory / files.REPORT).unlink()
     for arguments in ((), (directory.name,), (str(directory),)):
-        code, said = chaos(store, "report", *arguments)
-        assert (code, Path(said.strip())) == (0, directory / files.REPORT)
+        code, output = chaos(store, "report", *arguments)
+        assert (code, Path(output.strip())) == (0, directory / files.REPORT)
     assert (directory / files.REPORT).read_text() == before
 
 
 def test_report_rebuilds_a_suite_and_the_missing_pages_of_its_runs(store: RunStore) -> None:
     run = kept_run(store)
-    (told,) = read(run).outcomes
+    (outcome,) = read(run).outcomes
     suite = store.new_suite(7)
-    files.write_suite(suite, SuiteReport(title="t", started="2026", planned=1, runs=(told,)))
+    files.write_suite(suite, SuiteReport(title="t", started="2026", planned=1, runs=(outcome,)))
     for path in (run / files.REPORT, suite / files.REPORT, suite / files.JUNIT):
         path.unlink()
-    code, said = chaos(store, "report", suite.name)
-    assert (code, said.strip()) == (0, str(suite / files.REPORT))
+    code, output = chaos(store, "report", suite.name)
+    assert (code, output.strip()) == (0, str(suite / files.REPORT))
     assert (run / files.REPORT).exists()
     assert (suite / files.JUNIT).exists()
 
 
-def test_report_of_a_history_from_elsewhere(store: RunStore, tmp_path: Path) -> None:
+def test_report_of_a_history_outside_the_store(store: RunStore, tmp_path: Path) -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().succeed()
     path = write_history(tmp_path, run).rename(tmp_path / "theirs.jsonl")
-    code, said = chaos(store, "report", str(path))
-    assert (code, said.strip()) == (0, str(tmp_path / "theirs.html"))
+    code, output = chaos(store, "report", str(path))
+    assert (code, output.strip()) == (0, str(tmp_path / "theirs.html"))
     assert "specimen" in (tmp_path / "theirs.html").read_text()
 
 
-def test_report_tells_the_story_of_any_task(store: RunStore) -> None:
+def test_report_prints_the_story_of_any_task(store: RunStore) -> None:
     directory = kept_run(store, "false")
-    code, said = chaos(store, "report", str(directory), "--task", "victim")
+    code, output = chaos(store, "report", str(directory), "--task", "victim")
     assert code == 0
-    assert said.startswith("S11: SUCCEEDED with 0 ledger rows")
-    assert "RUNNING -> SCHEDULED (lease lost)" in said
-    assert "final read: SUCCEEDED" in said
-    assert "more" not in said
-    code, said = chaos(store, "report", str(directory), "--task", "nobody")
+    assert output.startswith("S11: SUCCEEDED with 0 ledger rows")
+    assert "RUNNING -> SCHEDULED (lease lost)" in output
+    assert "final read: SUCCEEDED" in output
+    assert "more" not in output
+    code, output = chaos(store, "report", str(directory), "--task", "nobody")
     assert code == 2
-    assert "has no task nobody" in said
+    assert "has no task nobody" in output
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"kind": "phase", "phase": "faults", "at": 0}\n'])
-def test_report_of_a_history_that_cannot_be_read(store: RunStore, content: bytes) -> None:
+def test_report_of_an_unreadable_history(store: RunStore, content: bytes) -> None:
     directory = store.new_run("calm", 1)
     (directory / files.HISTORY).write_bytes(content)
-    code, said = chaos(store, "report", directory.name)
+    code, output = chaos(store, "report", directory.name)
     assert code == 2
-    assert said.startswith("no report: ")
-    assert str(directory / files.HISTORY) in said
+    assert output.startswith("no report: ")
+    assert str(directory / files.HISTORY) in output
 
 
-def test_report_of_nothing(store: RunStore) -> None:
-    code, said = chaos(store, "report")
+def test_report_without_a_run(store: RunStore) -> None:
+    code, output = chaos(store, "report")
     assert code == 2
-    assert "no latest run" in said
-    code, said = chaos(store, "report", "no-such-run")
+    assert "no latest run" in output
+    code, output = chaos(store, "report", "no-such-run")
     assert code == 2
-    assert "no run no-such-run" in said
+    assert "no run no-such-run" in output
     empty = store.new_run("calm", 1)
-    code, said = chaos(store, "report", empty.name)
+    code, output = chaos(store, "report", empty.name)
     assert code == 2
-    assert "history.jsonl" in said
+    assert "history.jsonl" in output
 
 
-def test_check_tells_each_fault_with_the_tasks_in_flight(store: RunStore) -> None:
+def test_check_prints_each_fault_with_its_tasks_in_flight(store: RunStore) -> None:
     result = CliRunner().invoke(app, ["check", str(kept_run(store))])
     assert result.exit_code == 0, result.output
     assert "  murder: kill worker-1; in flight 1 (1 run); observed 1/1\n" in result.output

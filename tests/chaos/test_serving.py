@@ -1,4 +1,4 @@
-"""Receivers of the harness: a request that breaks off in the middle is not their mistake."""
+"""The receivers of the harness tolerate requests that break off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaos.observers.sink import Sink, create_sink, read_calls
 
 
 async def break_off(app: Starlette, path: str) -> None:
-    """Send half a body, then nothing any more; raises what the receiver raises."""
+    """Send half a body and disconnect; raise what the receiver raises."""
     headers = [(b"host", b"x"), (b"idempotency-key", b"k"), (b"content-length", b"100")]
     scope = {
         "type": "http",
@@ -29,14 +29,14 @@ async def break_off(app: Starlette, path: str) -> None:
         return next(messages, {"type": "http.disconnect"})
 
     async def send(_: Any) -> None:
-        """Nobody is there."""
+        """Discard the response."""
 
     await app(scope, receive, send)
 
 
 # Found by the crash sweep: "two_tasks: lose worker-1->sink up POST /effects body #1".
 @pytest.mark.parametrize("receiver", ["sink", "collector"])
-async def test_a_request_that_breaks_off_is_neither_kept_nor_an_error(
+async def test_interrupted_request_is_neither_recorded_nor_an_error(
     receiver: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "received"

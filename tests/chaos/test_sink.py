@@ -18,7 +18,7 @@ async def post(http: httpx.AsyncClient, key: str, epoch: int) -> httpx.Response:
     return await http.post("/effects", headers=headers, json={"task_id": key})
 
 
-async def test_every_call_is_recorded_and_only_the_first_of_a_key_is_applied(
+async def test_every_call_is_recorded_and_only_the_first_per_key_is_applied(
     tmp_path: Path,
 ) -> None:
     sink = Sink(tmp_path / "sink.jsonl")
@@ -36,7 +36,7 @@ async def test_every_call_is_recorded_and_only_the_first_of_a_key_is_applied(
     assert calls[0].at <= calls[1].at <= calls[2].at
 
 
-async def test_concurrent_calls_of_one_key_are_applied_once(tmp_path: Path) -> None:
+async def test_concurrent_calls_with_one_key_are_applied_once(tmp_path: Path) -> None:
     sink = Sink(tmp_path / "sink.jsonl")
     async with client(sink) as http:
         await asyncio.gather(*(post(http, "same", epoch) for epoch in range(1, 40, 2)))
@@ -46,7 +46,7 @@ async def test_concurrent_calls_of_one_key_are_applied_once(tmp_path: Path) -> N
     assert sum(call.applied for call in calls) == 1
 
 
-async def test_what_was_applied_is_remembered_over_a_restart(tmp_path: Path) -> None:
+async def test_applied_keys_survive_a_restart(tmp_path: Path) -> None:
     for epoch in (1, 3):
         sink = Sink(tmp_path / "sink.jsonl")
         async with client(sink) as http:
@@ -55,7 +55,7 @@ async def test_what_was_applied_is_remembered_over_a_restart(tmp_path: Path) -> 
     assert [call.applied for call in read_calls(tmp_path / "sink.jsonl")] == [True, False]
 
 
-async def test_a_receiver_that_does_not_dedupe_applies_every_call(tmp_path: Path) -> None:
+async def test_sink_without_dedupe_applies_every_call(tmp_path: Path) -> None:
     sink = Sink(tmp_path / "sink.jsonl", dedupe=False)
     async with client(sink) as http:
         await post(http, "a", 1)
@@ -64,7 +64,7 @@ async def test_a_receiver_that_does_not_dedupe_applies_every_call(tmp_path: Path
     assert [call.applied for call in read_calls(tmp_path / "sink.jsonl")] == [True, True]
 
 
-async def test_a_call_without_a_key_is_refused_and_not_recorded(tmp_path: Path) -> None:
+async def test_call_without_a_key_is_refused_and_not_recorded(tmp_path: Path) -> None:
     sink = Sink(tmp_path / "sink.jsonl")
     async with client(sink) as http:
         answer = await http.post("/effects", content=b"not json")

@@ -1,4 +1,4 @@
-"""Storms: what a seed draws is an ordinary scenario, within its ranges and without collisions."""
+"""Storms: a seed draws an ordinary scenario, within its ranges and without collisions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chaos.scenario import storm as storms
 from chaos.scenario.faults import FaultSpec, Topology
 from chaos.scenario.scenario import Scenario, ScenarioError
 from chaos.scenario.storm import Option, Storm
-from chaos.scenario.vocabulary import FAULTS, FaultSort
+from chaos.scenario.vocabulary import FAULTS, TargetKind
 from examples import examples
 
 STORM = scenarios.find("storm")
@@ -30,26 +30,26 @@ def storm_of(scenario: Scenario = STORM) -> Storm:
 
 
 def span(plan: FaultSpec) -> tuple[float, float]:
-    """From the second it begins to that at which it ends by itself."""
+    """Return the seconds at which the fault starts and ends by itself."""
     assert plan.at is not None
     assert plan.for_seconds is not None
     return plan.at, plan.at + plan.for_seconds
 
 
 def ends_of(plan: FaultSpec) -> set[str]:
-    """The processes of the system that a fault strikes, or whose edge it strikes."""
+    """Return the processes that a fault affects, directly or through an edge."""
     names = {end for target in plan.target for end in target.split("->")}
     return {name for name in names if name.partition("-")[0] in {"api", "scheduler", "worker"}}
 
 
 @given(SEEDS)
 @laws
-def test_the_same_seed_draws_the_same_concrete_scenario(seed: int) -> None:
+def test_same_seed_draws_the_same_concrete_scenario(seed: int) -> None:
     drawn = STORM.drawn(seed)
     assert drawn == STORM.drawn(seed)
     assert drawn.storm is None
     assert drawn.drawn(seed + 1) == drawn
-    # It can be kept as a file of its own: nothing is lost on the way through JSON or YAML.
+    # It can be kept as a file: JSON and YAML lose nothing.
     assert Scenario.model_validate(json.loads(json.dumps(drawn.document))) == drawn
     assert scenarios.parse(yaml.safe_dump(drawn.document), "kept.yaml") == drawn
 
@@ -71,7 +71,7 @@ def test_counts_times_and_shares_are_within_their_ranges(seed: int) -> None:
         start, end = span(plan)
         assert storm.begin[0] <= start <= storm.begin[1]
         assert (plan.fault, plan.stream, *sorted(plan.attributes.items())) in options
-        # The 0.05 s at the least: a fault must last, and its end is a number of two decimals.
+        # At least 0.05 s: a fault must last, and its end has two decimals.
         assert any(_lasts(o)[0] <= end - start + 0.006 for o in storm.menu if o.fault == plan.fault)
         assert any(end - start - 0.006 <= _lasts(o)[1] for o in storm.menu if o.fault == plan.fault)
     assert drawn.topology.settings == STORM.topology.settings
@@ -94,12 +94,12 @@ def test_faults_do_not_hide_each_others_evidence(seed: int) -> None:
             continue
         pair = f"{one.name} and {other.name}"
         assert not ends_of(one) & ends_of(other), pair
-        assert {one.sort, other.sort} != {FaultSort.SERVER, FaultSort.EDGE}, pair
-        if one.sort is other.sort is FaultSort.SERVER:
+        assert {one.target_kind, other.target_kind} != {TargetKind.SERVER, TargetKind.EDGE}, pair
+        if one.target_kind is other.target_kind is TargetKind.SERVER:
             assert not set(one.target) & set(other.target), pair
 
 
-def test_everything_on_the_menu_and_every_mixture_of_roles_comes_up() -> None:
+def test_every_option_and_every_number_of_roles_is_drawn() -> None:
     drawn = [STORM.drawn(seed) for seed in range(250)]
     planned = {(p.fault, p.stream, str(p.attributes)) for each in drawn for p in each.faults}
     assert planned == {(o.fault, o.stream, str(o.attributes)) for o in storm_of().menu}
@@ -113,15 +113,15 @@ def test_everything_on_the_menu_and_every_mixture_of_roles_comes_up() -> None:
     largest = STORM.topology.model_copy(
         update={"apis": storm.apis[1], "schedulers": storm.schedulers[1]}
     )
-    struck = {target for each in drawn for p in each.faults for target in p.target}
-    assert {*largest.processes, "postgres", "redis"} <= struck
+    targets = {target for each in drawn for p in each.faults for target in p.target}
+    assert {*largest.processes, "postgres", "redis"} <= targets
     assert {len(each.faults) for each in drawn} == {*range(storm.faults[0], storm.faults[1] + 1)}
 
 
 @given(st.data(), SEEDS)
 @laws
 def test_storms_of_any_menu_draw_valid_scenarios(data: st.DataObject, seed: int) -> None:
-    """Ranges and menus as anybody might write them, crowded ones too."""
+    """Any valid ranges and menus, including crowded ones."""
     counts = st.tuples(st.integers(1, 9), st.integers(1, 9)).map(sorted)
     seconds = st.tuples(st.floats(0, 12), st.floats(0, 12)).map(sorted)
     menu = st.lists(_options(), min_size=1, max_size=5)
@@ -136,13 +136,13 @@ def test_storms_of_any_menu_draw_valid_scenarios(data: st.DataObject, seed: int)
 
 def _options() -> st.SearchStrategy[dict[str, Any]]:
     places = {
-        FaultSort.EDGE: ["worker-*->redis", "*->postgres", "client->api-1", "worker-1->sink"],
-        FaultSort.PROCESS: ["worker-*", "*", "scheduler-1"],
+        TargetKind.EDGE: ["worker-*->redis", "*->postgres", "client->api-1", "worker-1->sink"],
+        TargetKind.PROCESS: ["worker-*", "*", "scheduler-1"],
     }
 
     def at(fault: str) -> st.SearchStrategy[dict[str, Any]]:
         kind = FAULTS[fault]
-        targets = [t for sort in kind.sorts for t in places.get(sort, sorted(kind.servers))]
+        targets = [t for each in kind.target_kinds for t in places.get(each, sorted(kind.servers))]
         return st.fixed_dictionaries(
             {
                 "fault": st.just(fault),
@@ -158,19 +158,19 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
 def minimal(**more: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": "small_storm",
-        "hypothesis": "Whatever strikes, it is drawn within its ranges.",
+        "hypothesis": "Every fault is drawn within its ranges.",
         "workload": {"tasks": 5, "seconds": 5},
     }
     return document | more
 
 
-def test_a_storm_of_a_seed_does_not_depend_on_what_else_was_drawn_before() -> None:
+def test_draw_depends_on_the_seed_only() -> None:
     before = storms.draw(storm_of(), STORM.document, 7)
     storms.draw(storm_of(), STORM.document, 8)
     assert storms.draw(storm_of(), STORM.document, 7) == before
 
 
-def test_several_targets_are_drawn_in_the_order_of_the_topology() -> None:
+def test_several_targets_keep_the_order_of_the_topology() -> None:
     slow = {"fault": "latency", "target": "worker-*->redis", "attributes": {"latency": 9}}
     storm = {"faults": [1, 1], "begin": [0, 1], "lasts": [1, 1], "workers": [5, 5]}
     scenario = Scenario.model_validate(
@@ -182,11 +182,11 @@ def test_several_targets_are_drawn_in_the_order_of_the_topology() -> None:
     assert all(list(each) == sorted(each) for each in targets)
 
 
-def test_a_seed_whose_first_faults_leave_no_room_draws_them_anew() -> None:
+def test_faults_are_redrawn_if_the_first_leave_no_room() -> None:
     assert len(STORM.drawn(325620).faults) >= storm_of().faults[0]
 
 
-def test_a_storm_that_cannot_find_room_for_all_has_those_that_fit() -> None:
+def test_storm_without_room_for_all_faults_keeps_those_that_fit() -> None:
     one_at_a_time = {"fault": "kill", "target": "postgres"}
     storm = {"faults": [9, 9], "begin": [0, 8], "lasts": [4, 4], "menu": [one_at_a_time]}
     drawn = Scenario.model_validate(minimal(storm=storm)).drawn(1)
@@ -250,9 +250,7 @@ def test_a_storm_that_cannot_find_room_for_all_has_those_that_fit() -> None:
         ),
     ],
 )
-def test_a_mistake_in_a_storm_is_explained_when_it_is_loaded(
-    old: str, new: str, message: str
-) -> None:
+def test_storm_mistake_is_explained_on_load(old: str, new: str, message: str) -> None:
     text = (scenarios.SCENARIOS / "storm.yaml").read_text(encoding="utf-8")
     assert old in text
     with pytest.raises(ScenarioError) as caught:
@@ -261,7 +259,7 @@ def test_a_mistake_in_a_storm_is_explained_when_it_is_loaded(
     assert message in str(caught.value)
 
 
-def test_without_a_storm_a_scenario_is_what_is_written() -> None:
+def test_scenario_without_a_storm_is_unchanged() -> None:
     calm = scenarios.find("calm")
     assert calm.drawn(4) is calm
     assert Topology.model_validate(calm.document["topology"]) == calm.topology
@@ -269,7 +267,7 @@ def test_without_a_storm_a_scenario_is_what_is_written() -> None:
 
 @given(SEEDS)
 @laws
-def test_the_core_is_so_many_of_each_role_drawn_by_the_seed(seed: int) -> None:
+def test_core_has_the_given_number_of_each_role_drawn_by_seed(seed: int) -> None:
     wide = minimal(
         topology={"apis": 3, "schedulers": 3, "workers": 5},
         survivors={"apis": 1, "schedulers": 2, "workers": 3},
@@ -282,7 +280,7 @@ def test_the_core_is_so_many_of_each_role_drawn_by_the_seed(seed: int) -> None:
     assert [name for name in scenario.topology.processes if name in core] == list(core)
 
 
-def test_every_process_may_be_in_the_core_and_without_survivors_all_are() -> None:
+def test_core_may_contain_any_process_and_defaults_to_all() -> None:
     drawn = STORM.drawn(3)
     cores = [drawn.core(seed) for seed in range(40)]
     assert {name for core in cores for name in core} == {*drawn.topology.processes}

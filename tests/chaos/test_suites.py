@@ -1,4 +1,4 @@
-"""Suites: names on the command line stand for scenarios that exist, in an order that is told."""
+"""Suites: names on the command line that stand for existing scenarios in a fixed order."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from chaos.scenario import scenario as scenarios
 from chaos.scenario.suites import expand, spread, suites
 
 
-def test_a_suite_names_only_scenarios_that_come_along_and_each_once() -> None:
+def test_suite_names_included_scenarios_once_each() -> None:
     assert {"default", "full"} <= {*suites()}
     for name, members in suites().items():
         assert members, name
         assert len(members) == len({*members}), name
         assert {*members} <= {*scenarios.names()}, name
-        # A name on the command line must mean one thing.
+        # A name on the command line must be unambiguous.
         assert name not in scenarios.names()
 
 
-def test_full_is_everything_and_default_a_choice_of_it() -> None:
+def test_full_has_all_scenarios_and_default_a_subset() -> None:
     assert {*suites()["full"]} == {*scenarios.names()}
     assert {*suites()["default"]} < {*suites()["full"]}
-    # The control comes first: if it is red, the others mean nothing.
+    # The control comes first: if it is not true, the others prove nothing.
     assert {members[0] for members in suites().values()} == {"calm"}
 
 
-def test_the_default_breaks_every_part_of_the_stack() -> None:
+def test_default_suite_breaks_every_part_of_the_stack() -> None:
     drawn = [scenarios.find(name).drawn(1) for name in suites()["default"]]
-    struck = {part for each in drawn for plan in each.faults for part in plan.target}
-    told = " ".join(struck)
+    targets = {part for each in drawn for plan in each.faults for part in plan.target}
+    joined = " ".join(targets)
     for part in ("worker", "scheduler", "postgres", "redis"):
-        assert part in told, part
-    # Its loads alone must leave room for starting, healing and draining within six minutes.
+        assert part in joined, part
+    # The loads must leave time for starting, healing and draining within six minutes.
     assert sum(each.workload.seconds for each in drawn) < 200
 
 
-def test_seeds_are_spread_over_everything_and_the_rest_are_storms() -> None:
+def test_seeds_are_spread_evenly_and_the_remainder_are_storms() -> None:
     every = scenarios.names()
     assert len(spread(3)) == 3
     two = [each.id for each in spread(2 * len(every) + 5)]
@@ -44,7 +44,7 @@ def test_seeds_are_spread_over_everything_and_the_rest_are_storms() -> None:
     assert tasks == sorted(tasks, reverse=True)
 
 
-def test_names_of_suites_are_replaced_by_their_scenarios() -> None:
+def test_suite_names_expand_to_their_scenarios() -> None:
     default = list(suites()["default"])
     assert expand([]) == default
     assert expand(["default"]) == default
@@ -52,6 +52,6 @@ def test_names_of_suites_are_replaced_by_their_scenarios() -> None:
     assert expand(["full"]) == list(scenarios.names())
 
 
-def test_a_suite_cannot_be_changed_by_whoever_reads_it() -> None:
+def test_suites_are_immutable() -> None:
     with pytest.raises(TypeError):
         suites()["default"] = ()  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What clients will do: from the seed alone, the same in every process and on every day."""
+"""Generated operations: determined only by workload and seed, in every process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def of(operations: list[PlannedOperation], kind: str) -> list[PlannedOperation]:
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
-def test_the_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> None:
+def test_same_seed_gives_the_same_list_in_any_process(hash_seed: str) -> None:
     code = (
         "import json; from chaos.scenario.operations import Workload;"
         "from chaos.scenario.workload import *;"
@@ -60,7 +60,7 @@ def test_another_seed_gives_another_list() -> None:
     assert to_json(generate(BUSY, 7)) != to_json(generate(BUSY, 8))
 
 
-def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> None:
+def test_every_task_is_submitted_once_under_its_own_key_in_time() -> None:
     submits = of(generate(BUSY, 1), "submit")
     assert len(submits) == BUSY.tasks
     assert len({submit.key for submit in submits}) == BUSY.tasks
@@ -68,7 +68,7 @@ def test_every_task_is_submitted_once_under_its_own_key_within_the_time() -> Non
     assert {submit.effect for submit in submits} == {"ledger", "sql", "external"}
 
 
-def test_shares_are_kept_roughly() -> None:
+def test_shares_are_roughly_met() -> None:
     operations = generate(BUSY, 3)
     count: Counter[str] = Counter(operation.kind for operation in operations)
     wanted = {"repeat": BUSY.repeats, "cancel": BUSY.cancels, "get": BUSY.reads}
@@ -79,7 +79,7 @@ def test_shares_are_kept_roughly() -> None:
     assert count["list"] == count["get"] // 10
 
 
-def test_a_repeat_asks_for_exactly_the_same_and_a_mismatch_for_something_else() -> None:
+def test_repeat_sends_the_same_request_and_mismatch_another() -> None:
     operations = generate(BUSY, 5)
     first = {submit.key: submit for submit in of(operations, "submit")}
     for repeat in of(operations, "repeat"):
@@ -92,7 +92,7 @@ def test_a_repeat_asks_for_exactly_the_same_and_a_mismatch_for_something_else() 
     assert any(repeat.at == first[repeat.key].at for repeat in of(operations, "repeat"))
 
 
-def test_a_task_is_cancelled_and_read_by_the_client_that_submitted_it() -> None:
+def test_task_is_cancelled_and_read_by_its_submitting_client() -> None:
     operations = generate(BUSY, 5)
     owner = {submit.key: submit.client for submit in of(operations, "submit")}
     followers = of(operations, "cancel") + of(operations, "get")
@@ -100,7 +100,7 @@ def test_a_task_is_cancelled_and_read_by_the_client_that_submitted_it() -> None:
     assert all(owner[operation.key] == operation.client for operation in followers)
 
 
-def test_clients_share_the_whole_list_in_order() -> None:
+def test_client_shares_cover_the_whole_list_in_order() -> None:
     operations = generate(BUSY, 2)
     shares = [share(operations, client) for client in range(CLIENTS)]
     assert all(shares)
@@ -108,8 +108,8 @@ def test_clients_share_the_whole_list_in_order() -> None:
     assert sorted(map(repr, shared)) == sorted(map(repr, operations))
 
 
-def test_a_seed_that_was_noted_gives_the_plan_that_it_gave_then() -> None:
-    """A red run is told by scenario and seed: both must mean tomorrow what they meant."""
+def test_recorded_seed_still_generates_the_same_operations() -> None:
+    """A failed run is reported by scenario and seed, which must reproduce it later."""
     rows = to_json(generate(BUSY, 1))
     for row in rows:
         assert row.pop("items") == ()
@@ -131,7 +131,7 @@ def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
     operations = generate(BUSY.model_copy(update={"batch": size}), seed)
     singly = generate(BUSY, seed)
     assert of(operations, "submit") == []
-    # The same submits, and everything else as it would be without batches.
+    # The same submits, and everything else as without batches.
     assert sorted(items(operations), key=repr) == sorted(of(singly, "submit"), key=repr)
     rest = [operation for operation in singly if operation.kind != "submit"]
     assert [operation for operation in operations if operation.kind != "batch"] == rest
@@ -146,7 +146,7 @@ def test_batches_carry_every_submit_exactly_once(seed: int, size: int) -> None:
         assert set(sizes[:-1]) <= {size}
 
 
-def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
+def test_batch_precedes_operations_on_its_tasks() -> None:
     operations = generate(BATCHED, 5)
     sent = {item.key: batch.at for batch in of(operations, "batch") for item in batch.items}
     followers = [operation for operation in operations if operation.key and not operation.items]
@@ -156,44 +156,44 @@ def test_a_batch_is_sent_before_what_follows_its_submits() -> None:
 
 
 @pytest.mark.parametrize("workload", [BUSY, BATCHED], ids=["singly", "batched"])
-def test_a_plan_survives_the_way_to_the_clients(workload: Workload) -> None:
+def test_operations_survive_json(workload: Workload) -> None:
     operations = generate(workload, 3)
     assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
     assert from_json(to_json(operations)) == operations
 
 
-def test_all_tasks_are_due_between_two_seconds_of_the_run() -> None:
+def test_due_between_bounds_the_due_times() -> None:
     herd = Workload.model_validate({"tasks": 300, "seconds": 2, "due_between": [5, 6.5]})
     dues = [submit.run_after for submit in of(generate(herd, 1), "submit")]
     assert all(due is not None and 5 <= due <= 6.5 for due in dues)
     assert len({*dues}) > 200
     cancelled = herd.model_copy(update={"cancels": 1.0})
     cancels = of(generate(cancelled, 1), "cancel")
-    # Around the time it is due, which is long after its submit.
+    # Around its due time, which is long after its submit.
     assert sum(5 <= cancel.at <= 7 for cancel in cancels) > len(cancels) / 2
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 30))
 @examples(25)
-def test_so_many_tasks_are_poison_and_nobody_meddles_with_them(seed: int, count: int) -> None:
+def test_poison_tasks_have_no_companions(seed: int, count: int) -> None:
     workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
     operations = generate(workload, seed)
     poison = {s.key for s in of(operations, "submit") if s.request["payload"].get("poison")}
     assert len(poison) == count
     for submit in of(operations, "submit"):
         if submit.key in poison:
-            # It fails by killing its worker, by nothing else.
+            # It fails only by killing its worker.
             assert submit.request["payload"]["poison"] is True
             assert submit.request["payload"]["failures"] == 0
         else:
             assert "poison" not in submit.request["payload"]
     assert not poison & {op.key for op in operations if op.kind != "submit"}
-    # In a batch it is one like any other.
+    # A batch treats it like any other submit.
     batched = items(generate(workload.model_copy(update={"batch": 4}), seed))
     assert {item.key for item in batched if item.request["payload"].get("poison")} == poison
 
 
-def test_what_is_left_out_changes_nothing_in_what_stays() -> None:
+def test_omitting_operations_does_not_change_the_rest() -> None:
     whole = generate(BUSY, 7)
     some = BUSY.model_copy(update={"only": (3, 250), "without": ("repeat", "get")})
     keys = {"s7-00003", "s7-00250", ""}
@@ -205,6 +205,6 @@ def test_what_is_left_out_changes_nothing_in_what_stays() -> None:
     assert some.least_accepted == 1
 
 
-def test_only_tasks_that_there_are_can_be_kept() -> None:
+def test_only_must_name_existing_tasks() -> None:
     with pytest.raises(ValueError, match="only: 400: the 400 tasks are numbered from 0"):
         Workload.model_validate(BUSY.model_dump() | {"only": [3, 400]})

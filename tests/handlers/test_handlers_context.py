@@ -1,4 +1,4 @@
-"""The context, the exceptions of handlers, and what may be a result."""
+"""Context, the exceptions of handlers, and results."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make(clock: Clock | None = None, cancellation: Cancellation | None = None) -
     return Context(grant(), clock=clock, started=clock(), cancellation=cancellation)
 
 
-def test_context_tells_what_the_grant_says() -> None:
+def test_context_exposes_the_grant() -> None:
     context = make()
     assert (context.task_id, context.effect_key) == (TASK_ID, str(TASK_ID))
     assert (context.name, context.queue) == ("echo", "default")
@@ -65,7 +65,7 @@ def test_context_tells_what_the_grant_says() -> None:
     assert not context._commit.unknown
 
 
-def test_remaining_seconds_counts_down_from_the_claim_and_stops_at_zero() -> None:
+def test_remaining_seconds_count_down_from_the_claim_to_zero() -> None:
     clock = Clock()
     context = make(clock)
     assert context.remaining_seconds() == 30
@@ -100,7 +100,7 @@ async def test_cancellation_wakes_a_thread() -> None:
     assert await asyncio.wait_for(thread, 5) is True
 
 
-async def test_a_blocking_wait_on_the_event_loop_is_refused() -> None:
+async def test_blocking_wait_on_the_event_loop_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"await ctx\.wait_cancelled\(\)"):
         make().cancelled_within(0.001)
 
@@ -110,7 +110,7 @@ async def test_transaction_is_refused_in_plain_functions() -> None:
         make().transaction()
 
 
-def test_retry_takes_seconds_or_a_timedelta_or_nothing() -> None:
+def test_retry_accepts_seconds_timedelta_or_none() -> None:
     assert Retry(after=1.5).after_seconds == 1.5
     assert Retry(after=timedelta(minutes=2), reason="rate limit").after_seconds == 120
     assert str(Retry(reason="rate limit")) == "rate limit"
@@ -120,7 +120,7 @@ def test_retry_takes_seconds_or_a_timedelta_or_nothing() -> None:
 
 
 @pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), timedelta(seconds=-1)])
-def test_retry_refuses_impossible_delays(after: Any) -> None:
+def test_retry_rejects_invalid_delays(after: Any) -> None:
     with pytest.raises(ValueError, match="takes seconds >= 0"):
         Retry(after=after)
 
@@ -129,7 +129,7 @@ def test_retry_refuses_impossible_delays(after: Any) -> None:
     "value",
     [None, True, 0, -1.5, 2**53, "text \\u0000 \u20ac", [1, [2]], {"a": {"b": None}}],
 )
-def test_results_that_are_json_keep_their_value(value: Any) -> None:
+def test_json_results_round_trip(value: Any) -> None:
     assert json.loads(encode_result(value, 1000)) == value
 
 
@@ -150,15 +150,15 @@ def test_results_that_are_json_keep_their_value(value: Any) -> None:
         ("\u20ac" * 400, "more than 1000 bytes"),
     ],
 )
-def test_results_that_cannot_be_stored_are_refused_with_a_reason(value: Any, message: str) -> None:
+def test_unstorable_results_are_rejected_with_a_reason(value: Any, message: str) -> None:
     with pytest.raises(Unstorable, match=message):
         encode_result(value, 1000)
 
 
-def test_a_forgotten_await_and_endless_results_are_explained() -> None:
+def test_missing_await_and_cyclic_results_are_explained() -> None:
     async def work() -> None: ...
 
-    with pytest.raises(Unstorable, match="something to await"):
+    with pytest.raises(Unstorable, match="returned an awaitable"):
         encode_result(work(), 1000)
     endless: list[Any] = []
     endless.append(endless)
@@ -178,7 +178,7 @@ async def test_echo_returns_its_payload() -> None:
     assert await run_builtin("echo", {"a": [1, None]}) == {"a": [1, None]}
 
 
-async def test_sleep_sleeps_and_says_how_long() -> None:
+async def test_sleep_sleeps_and_returns_the_seconds() -> None:
     loop = asyncio.get_running_loop()
     before = loop.time()
     assert await run_builtin("sleep", {"seconds": 0.05}) == {"seconds": 0.05}
@@ -188,6 +188,6 @@ async def test_sleep_sleeps_and_says_how_long() -> None:
 @pytest.mark.parametrize(
     "payload", [{"seconds": -1}, {"seconds": "soon"}, {"seconds": float("nan")}, {"second": 1}]
 )
-async def test_sleep_discards_payloads_it_cannot_use(payload: Any) -> None:
-    with pytest.raises(Discard, match="sleep cannot use this payload: second"):
+async def test_sleep_discards_invalid_payloads(payload: Any) -> None:
+    with pytest.raises(Discard, match="invalid payload for sleep: second"):
         await run_builtin("sleep", payload)

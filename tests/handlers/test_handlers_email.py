@@ -26,7 +26,7 @@ TASK_ID = UUID("01890000-0000-7000-8000-000000000001")
 
 
 class Mailbox:
-    """Takes every message, except for what a test tells it to refuse."""
+    """Accepts every message except those a test configures it to refuse."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[list[str], EmailMessage]] = []
@@ -100,7 +100,7 @@ def context(attempt: int = 1, timeout_seconds: float = 30.0) -> Context:
     return Context(grant, clock=loop.time, started=loop.time())
 
 
-async def test_an_address_is_enough(mailbox: Mailbox, settings: Settings) -> None:
+async def test_only_an_address_is_required(mailbox: Mailbox, settings: Settings) -> None:
     result = await SendEmail(settings).run(context(), {"to": "user@example.com"})
     assert result == {
         "message_id": f"<{TASK_ID}@shop.example>",
@@ -130,7 +130,9 @@ async def test_subject_body_and_many_recipients(mailbox: Mailbox, settings: Sett
     assert message.get_content().replace("\r\n", "\n") == payload["body"]
 
 
-async def test_every_attempt_has_the_same_message_id(mailbox: Mailbox, settings: Settings) -> None:
+async def test_message_id_is_the_same_in_every_attempt(
+    mailbox: Mailbox, settings: Settings
+) -> None:
     for attempt in (1, 2):
         await SendEmail(settings).run(context(attempt), {"to": "user@example.com"})
     first, second = (message["Message-ID"] for _, message in mailbox.messages)
@@ -138,7 +140,7 @@ async def test_every_attempt_has_the_same_message_id(mailbox: Mailbox, settings:
 
 
 @pytest.mark.parametrize("reply", ["450 mailbox busy", "421 going down", "452 no space"])
-async def test_temporary_refusals_are_tried_again(
+async def test_temporary_refusals_are_retried(
     mailbox: Mailbox, settings: Settings, reply: str
 ) -> None:
     mailbox.refused["user@example.com"] = reply
@@ -150,7 +152,7 @@ async def test_temporary_refusals_are_tried_again(
         await SendEmail(settings).run(context(), {"to": "user@example.com"})
 
 
-async def test_permanent_refusals_are_final(mailbox: Mailbox, settings: Settings) -> None:
+async def test_permanent_refusals_are_discarded(mailbox: Mailbox, settings: Settings) -> None:
     mailbox.refused["user@example.com"] = "550 no such user"
     with pytest.raises(Discard, match="550 no such user"):
         await SendEmail(settings).run(context(), {"to": "user@example.com"})
@@ -159,7 +161,7 @@ async def test_permanent_refusals_are_final(mailbox: Mailbox, settings: Settings
         await SendEmail(settings).run(context(), {"to": "other@example.com"})
 
 
-async def test_one_temporary_refusal_among_final_ones_is_tried_again(
+async def test_one_temporary_refusal_among_permanent_ones_is_retried(
     mailbox: Mailbox, settings: Settings
 ) -> None:
     mailbox.refused.update({"a@example.com": "550 no such user", "b@example.com": "450 busy"})
@@ -167,7 +169,9 @@ async def test_one_temporary_refusal_among_final_ones_is_tried_again(
         await SendEmail(settings).run(context(), {"to": ["a@example.com", "b@example.com"]})
 
 
-async def test_a_partly_refused_message_says_by_whom(mailbox: Mailbox, settings: Settings) -> None:
+async def test_partly_refused_message_lists_the_refused_addresses(
+    mailbox: Mailbox, settings: Settings
+) -> None:
     mailbox.refused["a@example.com"] = "550 no such user"
     payload = {"to": ["a@example.com", "b@example.com"]}
     result = await SendEmail(settings).run(context(), payload)
@@ -175,21 +179,21 @@ async def test_a_partly_refused_message_says_by_whom(mailbox: Mailbox, settings:
     assert result["refused"] == {"a@example.com": "550 no such user"}
 
 
-async def test_an_unreachable_server_is_tried_again() -> None:
+async def test_unreachable_server_is_retried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(Retry, match=f"the mail server 127.0.0.1:{port}"):
         await SendEmail(Settings(smtp_port=port)).run(context(), {"to": "user@example.com"})
 
 
-async def test_a_silent_server_is_given_up_in_time() -> None:
+async def test_unresponsive_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(smtp_port=silent.getsockname()[1])
         with pytest.raises(Retry, match="the mail server"):
             await SendEmail(settings).run(context(timeout_seconds=0.3), {"to": "user@example.com"})
 
 
-async def test_a_refused_login_is_tried_again_for_an_operator_can_mend_it() -> None:
+async def test_rejected_login_is_retried() -> None:
     def refuse(*_: object) -> AuthResult:
         return AuthResult(success=False, handled=False)
 
@@ -205,15 +209,13 @@ async def test_a_refused_login_is_tried_again_for_an_operator_can_mend_it() -> N
     controller.start()
     settings = Settings(smtp_port=port, smtp_username="robot", smtp_password=SecretStr("wrong"))
     try:
-        with pytest.raises(Retry, match="refuses our login: 535"):
+        with pytest.raises(Retry, match="rejected the login: 535"):
             await SendEmail(settings).run(context(), {"to": "user@example.com"})
     finally:
         controller.stop()
 
 
-async def test_tls_that_the_server_does_not_offer_is_never_left_out(
-    mailbox: Mailbox, settings: Settings
-) -> None:
+async def test_missing_starttls_is_an_error(mailbox: Mailbox, settings: Settings) -> None:
     changed = settings.model_copy(update={"smtp_start_tls": True})
     with pytest.raises(Retry, match="STARTTLS extension not supported"):
         await SendEmail(changed).run(context(), {"to": "user@example.com"})
@@ -224,14 +226,14 @@ async def test_tls_that_the_server_does_not_offer_is_never_left_out(
     ("payload", "message"),
     [
         ({}, "to: Field required"),
-        ({"to": "nobody"}, "must be a bare address"),
+        ({"to": "not-an-address"}, "must be a bare address"),
         ({"to": []}, "to"),
         ({"to": "a@b.example\r\nBcc: c@d.example"}, "must be a bare address"),
         ({"to": "a@b.example", "subject": "x\nBcc: c@d.example"}, "subject: .*one line"),
         ({"to": "a@b.example", "sender": "me@x.example"}, "sender: Extra inputs"),
     ],
 )
-async def test_impossible_payloads_are_discarded(
+async def test_invalid_payloads_are_discarded(
     mailbox: Mailbox, settings: Settings, payload: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Discard, match=message):

@@ -1,4 +1,4 @@
-"""Marking functions with @task, collecting them, and the mistakes one can make."""
+"""Marking functions with @task and registering them, with the errors of both."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_task_marks_async_and_plain_functions_and_leaves_them_callable() -> None
     assert registry.add(plain).is_async is False
     assert plain(None, "hello") == "hello!"
     assert registry.get("resize") is made
-    assert registry.get("nobody") is None
+    assert registry.get("unknown") is None
     assert registry.announcements() == [
         Announcement("plain", None, None),
         Announcement("resize", 7, 2.5),
     ]
 
 
-def test_nothing_is_registered_by_marking_alone() -> None:
+def test_marking_alone_registers_nothing() -> None:
     @task("lonely")
     async def lonely(ctx: Context, payload: Any) -> None: ...
 
@@ -81,12 +81,12 @@ def test_registry_task_marks_and_adds_in_one_step() -> None:
         ({"name": "x", "timeout_seconds": float("inf")}, "timeout_seconds must be above 0"),
     ],
 )
-def test_task_refuses_impossible_names_and_limits(keywords: Any, message: str) -> None:
+def test_task_rejects_invalid_names_and_limits(keywords: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         task(**keywords)
 
 
-def test_add_refuses_what_cannot_be_a_handler() -> None:
+def test_add_rejects_invalid_handlers() -> None:
     async def unmarked(ctx: Context, payload: Any) -> None: ...
 
     @task("one")
@@ -104,7 +104,7 @@ def test_add_refuses_what_cannot_be_a_handler() -> None:
         def __init__(self, ctx: Context, payload: Any) -> None: ...
 
     registry = Registry()
-    with pytest.raises(Misconfigured, match=r"unmarked is no task: put @task"):
+    with pytest.raises(Misconfigured, match=r"unmarked is not a task: decorate it with @task"):
         registry.add(unmarked)
     for wrong in (one, three):
         with pytest.raises(Misconfigured, match=r"two positional arguments, \(ctx, payload\)"):
@@ -115,7 +115,7 @@ def test_add_refuses_what_cannot_be_a_handler() -> None:
         registry.add(Handler)
 
 
-def test_the_same_function_twice_is_fine_another_under_its_name_is_not() -> None:
+def test_same_function_may_be_added_twice_another_with_its_name_may_not() -> None:
     @task("twice")
     async def first(ctx: Context, payload: Any) -> None: ...
 
@@ -153,7 +153,7 @@ def test_load_collects_every_marked_function_of_a_module(module_dir: Path) -> No
         ("misnamed_tasks", "@task('a b')\ndef f(ctx, payload): ...", "a name starts with"),
     ],
 )
-def test_load_explains_modules_that_cannot_be_used(
+def test_load_explains_unusable_modules(
     module_dir: Path, name: str, body: str, message: str
 ) -> None:
     write(module_dir, name, body)
@@ -162,13 +162,13 @@ def test_load_explains_modules_that_cannot_be_used(
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "no_such_package.tasks", "system.no_such"])
-def test_load_says_which_module_is_missing(name: str) -> None:
+def test_load_names_the_missing_module(name: str) -> None:
     with pytest.raises(Misconfigured, match=r"no module 'no_such|no module 'system\.no_such'"):
         Registry().load(name)
 
 
 @pytest.mark.parametrize("name", ["", ".relative"])
-def test_load_refuses_what_is_no_module_name(name: str) -> None:
+def test_load_rejects_invalid_module_names(name: str) -> None:
     with pytest.raises(Misconfigured, match="cannot be imported"):
         Registry().load(name)
 
@@ -183,7 +183,7 @@ async def test_load_builtin_registers_the_four_built_in_tasks() -> None:
     await registry.close()
 
 
-def test_a_users_task_cannot_take_the_name_of_a_built_in_one() -> None:
+def test_user_task_cannot_take_the_name_of_a_built_in_one() -> None:
     registry = Registry()
     registry.load_builtin(Settings())
 

@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - the block under test is the body of an `async with`
-"""ctx.transaction() on a real Postgres, and on a wire that breaks at the worst moment."""
+"""ctx.transaction() on a real Postgres, also over connections that break during COMMIT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def bench(settings: Settings) -> AsyncIterator[Bench]:
         yield made
 
 
-async def test_the_handlers_sql_and_the_success_commit_together(bench: Bench) -> None:
+async def test_handlers_sql_and_success_commit_together(bench: Bench) -> None:
     context = bench.context()
     async with context.transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
@@ -44,7 +44,7 @@ async def test_the_handlers_sql_and_the_success_commit_together(bench: Bench) ->
             pytest.fail("a second transaction began")
 
 
-async def test_an_exception_rolls_back_and_the_handler_may_begin_anew(bench: Bench) -> None:
+async def test_exception_rolls_back_and_another_transaction_may_begin(bench: Bench) -> None:
     context = bench.context()
     with pytest.raises(LookupError, match="mine"):
         async with context.transaction() as tx:
@@ -57,7 +57,7 @@ async def test_an_exception_rolls_back_and_the_handler_may_begin_anew(bench: Ben
     assert await bench.state() == (State.SUCCEEDED, None, [2])
 
 
-async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
+async def test_lost_lease_rolls_everything_back(bench: Bench) -> None:
     context = bench.context()
     with pytest.raises(TaskLost, match=r"no longer belongs to this attempt \(epoch 1\).*SCHEDULED"):
         async with context.transaction() as tx:
@@ -67,7 +67,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
     assert not context._commit.committed
 
 
-async def test_an_attempt_taken_over_by_the_same_worker_is_lost_too(bench: Bench) -> None:
+async def test_attempt_reclaimed_by_the_same_worker_is_lost(bench: Bench) -> None:
     context = bench.context()
     assert await bench.release() is State.SCHEDULED
     hints = (await bench.store.dispatch(1, "scheduler:test")).tasks
@@ -89,7 +89,7 @@ async def test_only_one_transaction_at_a_time(bench: Bench) -> None:
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_sql_errors_are_the_handlers_and_a_swallowed_one_commits_nothing(
+async def test_sql_errors_reach_the_handler_and_a_swallowed_one_commits_nothing(
     bench: Bench,
 ) -> None:
     context = bench.context()
@@ -106,7 +106,7 @@ async def test_sql_errors_are_the_handlers_and_a_swallowed_one_commits_nothing(
     assert bench.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
-async def test_a_result_that_cannot_be_stored_rolls_back(bench: Bench) -> None:
+async def test_unstorable_result_rolls_back(bench: Bench) -> None:
     for result, message in ((float("nan"), "nan"), ("x" * 2000, "more than 1000 bytes")):
         with pytest.raises(Unstorable, match=message):
             async with bench.context().transaction() as tx:
@@ -124,11 +124,11 @@ async def gone(bench: Bench, pid: int) -> None:
     await until(lambda: not bench.sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"))
 
 
-async def test_a_transaction_ends_with_its_attempt_and_its_connection_is_not_pooled(
+async def test_transaction_times_out_with_its_attempt_and_its_connection_is_discarded(
     bench: Bench,
 ) -> None:
     pid = 0
-    with pytest.raises(TimeoutError, match="still open when the attempt's time ended"):
+    with pytest.raises(TimeoutError, match="still open when the attempt timed out"):
         async with bench.context(timeout_seconds=0.5).transaction() as tx:
             pid = await backend(tx)
             await tx.execute(INSERT, {"id": 1})
@@ -141,7 +141,7 @@ async def test_a_transaction_ends_with_its_attempt_and_its_connection_is_not_poo
 
 
 @pytest.mark.parametrize("statement", ["SELECT pg_sleep(60)", None])
-async def test_a_cancelled_transaction_does_not_return_its_connection(
+async def test_connection_of_a_cancelled_transaction_is_discarded(
     bench: Bench, statement: str | None
 ) -> None:
     inside: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -166,7 +166,7 @@ async def test_a_cancelled_transaction_does_not_return_its_connection(
         assert await backend(tx) != pid
 
 
-async def test_a_statement_limited_by_the_handler_itself_leaves_no_odd_connection(
+async def test_connection_of_a_statement_timed_out_by_the_handler_is_discarded(
     bench: Bench,
 ) -> None:
     with pytest.raises(TimeoutError):
@@ -178,7 +178,7 @@ async def test_a_statement_limited_by_the_handler_itself_leaves_no_odd_connectio
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_a_full_pool_means_nothing_was_done(bench: Bench) -> None:
+async def test_exhausted_pool_raises_unavailable(bench: Bench) -> None:
     async with bench.context().transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
         with pytest.raises(Unavailable, match="HOLDFAST_TRANSACTION_CONNECTIONS"):
@@ -187,7 +187,7 @@ async def test_a_full_pool_means_nothing_was_done(bench: Bench) -> None:
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_a_connection_lost_in_the_block_commits_nothing(bench: Bench) -> None:
+async def test_connection_lost_in_the_block_commits_nothing(bench: Bench) -> None:
     context = bench.context()
     with pytest.raises(DBAPIError):
         async with context.transaction() as tx:
@@ -198,7 +198,7 @@ async def test_a_connection_lost_in_the_block_commits_nothing(bench: Bench) -> N
     assert await bench.state() == (State.RUNNING, None, [])
 
 
-async def test_a_connection_lost_before_the_finish_commits_nothing(bench: Bench) -> None:
+async def test_connection_lost_before_the_finish_commits_nothing(bench: Bench) -> None:
     context = bench.context()
     with pytest.raises(OutcomeUnknown):
         async with context.transaction() as tx:
@@ -208,7 +208,7 @@ async def test_a_connection_lost_before_the_finish_commits_nothing(bench: Bench)
     assert await bench.state() == (State.RUNNING, None, [])
 
 
-async def test_a_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None:
+async def test_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None:
     with pytest.raises(LookupError):
         async with bench.context().transaction() as tx:
             driver = (await tx.connection.get_raw_connection()).driver_connection
@@ -223,7 +223,7 @@ async def test_a_connection_closed_in_the_pool_is_replaced(bench: Bench) -> None
 
 
 def defer(bench: Bench, body: str) -> None:
-    """Runs ``body`` (plpgsql) inside COMMIT of a transaction that inserted an order."""
+    """Run ``body`` (plpgsql) during COMMIT of a transaction that inserted an order."""
     bench.sql(
         f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} "
         "RETURN NULL; END$$"
@@ -234,7 +234,7 @@ def defer(bench: Bench, body: str) -> None:
     )
 
 
-async def test_a_commit_refused_by_a_deferred_constraint_is_known_not_to_stand(
+async def test_commit_rejected_by_a_deferred_constraint_is_known_as_rolled_back(
     bench: Bench,
 ) -> None:
     defer(bench, "RAISE EXCEPTION 'not today' USING ERRCODE = 'check_violation';")
@@ -246,7 +246,7 @@ async def test_a_commit_refused_by_a_deferred_constraint_is_known_not_to_stand(
     assert await bench.state() == (State.RUNNING, None, [])
 
 
-async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Bench) -> None:
+async def test_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Bench) -> None:
     defer(bench, "PERFORM pg_terminate_backend(pg_backend_pid());")
     context = bench.context()
     with pytest.raises(OutcomeUnknown):
@@ -256,14 +256,14 @@ async def test_a_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Be
     assert not context._commit.committed
     with pytest.raises(RuntimeError, match="unknown outcome"):
         async with context.transaction():
-            pytest.fail("nothing may be sent again")
+            pytest.fail("nothing may be resent")
     assert await bench.release() is State.SCHEDULED
     assert await bench.state() == (State.SCHEDULED, None, [])
 
 
 @pytest.fixture
 async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, CommitWire]]:
-    """A bench whose handlers reach Postgres through a CommitWire."""
+    """A bench whose handlers connect to Postgres through a CommitWire."""
     wire = CommitWire(settings.database_url)
     async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -272,10 +272,10 @@ async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, CommitWire]]:
         relayed = settings.model_copy(update={"database_url": url._replace(netloc=netloc).geturl()})
         async with claimed(settings, relayed) as bench:
             yield bench, wire
-            wire.let_go.set()
+            wire.released.set()
 
 
-async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
+async def test_release_settles_a_commit_with_lost_reply(
     wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
@@ -290,7 +290,7 @@ async def test_a_commit_whose_reply_is_cut_off_may_stand_and_release_finds_out(
     assert await bench.state() == (State.SUCCEEDED, "mine", [1])
 
 
-async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
+async def test_commit_without_a_reply_is_unknown_after_its_timeout(
     wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, _ = wire
@@ -302,7 +302,7 @@ async def test_a_commit_without_a_reply_is_unknown_after_its_limit(
     assert context._commit.unknown
 
 
-async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
+async def test_cancellation_waits_for_the_reply_to_a_commit_in_flight(
     wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
@@ -318,20 +318,20 @@ async def test_a_cancellation_waits_for_the_reply_to_a_commit_on_its_way(
     await asyncio.sleep(0.05)
     running.cancel()
     assert not running.done()
-    relay.let_go.set()
+    relay.released.set()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert context._commit.committed
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_a_commit_answered_after_the_attempts_time_is_a_success(
+async def test_commit_answered_after_the_attempts_timeout_is_a_success(
     wire: tuple[Bench, CommitWire],
 ) -> None:
     bench, relay = wire
     loop = asyncio.get_running_loop()
     context = bench.context(timeout_seconds=0.6)
-    loop.call_later(1.0, relay.let_go.set)
+    loop.call_later(1.0, relay.released.set)
     async with context.transaction() as tx:
         await tx.execute(INSERT, {"id": 1})
     assert loop.time() > context._ends
@@ -339,7 +339,7 @@ async def test_a_commit_answered_after_the_attempts_time_is_a_success(
     assert await bench.state() == (State.SUCCEEDED, None, [1])
 
 
-async def test_postgres_out_of_reach_means_nothing_was_done(settings: Settings) -> None:
+async def test_unreachable_postgres_raises_unavailable(settings: Settings) -> None:
     async with claimed(settings, settings) as bench:
         nowhere = settings.model_copy(update={"database_url": "postgresql://x@127.0.0.1:1/x"})
         bench.engine = create_engine(
@@ -351,8 +351,8 @@ async def test_postgres_out_of_reach_means_nothing_was_done(settings: Settings) 
         await bench.engine.dispose()
 
 
-async def test_a_transaction_left_behind_by_its_handler_commits_nothing(bench: Bench) -> None:
-    """The handler returned meanwhile: its result is the effect, so the block's SQL must not be."""
+async def test_transaction_abandoned_by_its_handler_commits_nothing(bench: Bench) -> None:
+    """The handler has returned: its result is the effect, so the block must not commit."""
     with pytest.raises(TaskLost):
         async with bench.context().transaction() as tx:
             await tx.execute(INSERT, {"id": 1})

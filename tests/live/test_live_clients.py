@@ -1,4 +1,4 @@
-"""The clients record what they know and nothing more: by Locust, against an API that misbehaves."""
+"""The clients run by Locust against an API that misbehaves: they record only known outcomes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORKLOAD = Workload.model_validate(
 
 
 class FakeApi:
-    """Answers by the key: some stored, some unknown at first, some refused, some never answered."""
+    """Responds by key: accepted, unknown on the first request, refused, or not at all."""
 
     def __init__(self) -> None:
         self.sends: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class FakeApi:
             await asyncio.sleep(30)
         first = self.sends[idempotency_key] == 1
         response.status_code = 503 if number % 5 == 1 and first else 422 if number == 7 else 201
-        return {"id": f"id-of-{idempotency_key}", "detail": "as told"}
+        return {"id": f"id-of-{idempotency_key}", "detail": "refused"}
 
     async def get(self, task_id: str, response: Response) -> dict[str, str]:
         response.status_code = 404 if task_id.endswith("2") else 200
@@ -69,7 +69,7 @@ class FakeApi:
 
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[int]:
-    """The port on which uvicorn serves the app inside the block."""
+    """Serve the app with uvicorn inside the block; yield its port."""
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -87,10 +87,10 @@ async def api() -> AsyncIterator[tuple[FakeApi, int]]:
 
 
 class Unreliable:
-    """The real API behind a door that spoils the answers to some batches.
+    """The real API, whose responses to some batches are spoiled.
 
-    ``spoils``: by a key that the batch carries, what becomes of its answer. The API itself has got
-    the request, unless it is refused.
+    ``spoils``: what happens to the response, by a key in the batch. The API itself receives the
+    request unless it is refused.
     """
 
     def __init__(self, app: Any, spoils: dict[str, Literal["lost", "late", "refused"]]) -> None:
@@ -126,10 +126,10 @@ class Unreliable:
         if spoil:
             status = 413 if spoil == "refused" else 503
             await send({"type": "http.response.start", "status": status, "headers": []})
-            await send({"type": "http.response.body", "body": b'{"detail": "as told"}'})
+            await send({"type": "http.response.body", "body": b'{"detail": "refused"}'})
 
 
-async def driven(
+async def run_clients(
     operations: list[PlannedOperation], port: int, directory: Path, reaper: Reaper
 ) -> History:
     clients = LocustProcess(directory, directory / "clients.log", reaper)
@@ -154,12 +154,12 @@ async def driven(
     return History([run, *found])
 
 
-async def test_every_operation_is_recorded_as_what_is_known_of_it(
+async def test_each_operation_is_recorded_with_its_known_outcome(
     api: tuple[FakeApi, int], tmp_path: Path, reaper: Reaper
 ) -> None:
     fake, port = api
     operations = generate(WORKLOAD, 1)
-    history = await driven(operations, port, tmp_path, reaper)
+    history = await run_clients(operations, port, tmp_path, reaper)
     submits = history.of("submit")
     by_key: dict[str, list[str]] = {}
     for submit in submits:
@@ -167,10 +167,10 @@ async def test_every_operation_is_recorded_as_what_is_known_of_it(
         assert submit.completion is not None
         assert submit.completion.at >= submit.invoke.at
     assert set(by_key) == {f"s1-{number:05d}" for number in range(24)}
-    # A timeout is info, and the same key is sent again later, as an operation of its own.
+    # A timeout is info; the same key is sent again later, as a separate operation.
     assert by_key["s1-00000"][0] == "info"
     assert "ok" in by_key["s1-00000"]
-    # So is a 5xx; a refusal is a fail, and final.
+    # A 5xx is info too; a refusal is a fail and final.
     assert "info" in by_key["s1-00006"]
     assert by_key["s1-00006"][-1] == "ok"
     assert set(by_key["s1-00007"]) == {"fail"}
@@ -178,7 +178,7 @@ async def test_every_operation_is_recorded_as_what_is_known_of_it(
     assert sum(len(types) for types in by_key.values()) == sum(fake.sends.values())
 
 
-async def test_answers_of_the_other_operations_are_told_apart(
+async def test_answers_to_cancel_get_and_list_are_recorded(
     api: tuple[FakeApi, int], tmp_path: Path, reaper: Reaper
 ) -> None:
     _, port = api
@@ -191,7 +191,7 @@ async def test_answers_of_the_other_operations_are_told_apart(
         *(PlannedOperation(0.3, 0, "get", f"s-{n:02d}") for n in (3, 12)),
         PlannedOperation(0.4, 0, "list"),
     ]
-    history = await driven(operations, port, tmp_path, reaper)
+    history = await run_clients(operations, port, tmp_path, reaper)
     answers = {op.value["task_id"]: op.value["answer"] for op in history.of("cancel")}
     assert answers == {
         "id-of-s-03": "cancelled",
@@ -206,11 +206,11 @@ async def test_answers_of_the_other_operations_are_told_apart(
     assert all(isinstance(record, Op | Run) for record in history.records)
 
 
-async def test_nobody_there_is_info_never_fail(tmp_path: Path, reaper: Reaper) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # taken, and not listening
+async def test_refused_connection_is_info_never_fail(tmp_path: Path, reaper: Reaper) -> None:
+    with socket.socket() as unserved:
+        unserved.bind(("127.0.0.1", 0))  # bound, but not listening
         operations = [PlannedOperation(0.0, 3, "list"), PlannedOperation(0.1, 3, "list")]
-        history = await driven(operations, nobody.getsockname()[1], tmp_path, reaper)
+        history = await run_clients(operations, unserved.getsockname()[1], tmp_path, reaper)
     assert [op.type for op in history.of("list")] == ["info", "info"]
     assert all(op.value["status"] == 0 and op.value["error"] for op in history.of("list"))
 
@@ -228,7 +228,7 @@ def batch(*items: PlannedOperation) -> PlannedOperation:
 
 @pytest.fixture
 async def announced(settings: Settings) -> Settings:
-    """Settings of a system where a worker has made its handler known; it logs only trouble."""
+    """Return settings of a database in which a worker has announced its handler."""
     store = Store(settings, connections=1, application_name="test")
     names = (Announcement("chaos_ledger", None, None),)
     await store.register(new_id(), "worker-1", ["default"], names)
@@ -237,7 +237,7 @@ async def announced(settings: Settings) -> Settings:
 
 
 async def stored(settings: Settings) -> dict[str, str]:
-    """The ids that the database has, by key."""
+    """Return the ids of all tasks in the database, by key."""
     connection = await asyncpg.connect(settings.database_url)
     rows = await connection.fetch("SELECT id::text AS id, idempotency_key FROM tasks")
     await connection.close()
@@ -245,10 +245,10 @@ async def stored(settings: Settings) -> dict[str, str]:
     return {row["idempotency_key"]: row["id"] for row in rows}
 
 
-async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself(
+async def test_each_submit_of_a_batch_is_an_operation_with_its_own_outcome(
     announced: Settings, tmp_path: Path, reaper: Reaper
 ) -> None:
-    door = Unreliable(create_api(announced), {})
+    spoiled_api = Unreliable(create_api(announced), {})
     operations = [
         batch(
             item("good"),
@@ -260,12 +260,12 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
         batch(item("other-client", client=5)),
         PlannedOperation(1.0, 0, "get", "good"),
         PlannedOperation(1.1, 0, "cancel", "later"),
-        # Never accepted: there is nothing to cancel.
+        # Never accepted, so there is no task to cancel.
         PlannedOperation(1.2, 0, "cancel", "unknown-name"),
     ]
-    async with served(door) as port:
-        history = await driven(operations, port, tmp_path, reaper)
-    sent = Counter(door.requests)
+    async with served(spoiled_api) as port:
+        history = await run_clients(operations, port, tmp_path, reaper)
+    sent = Counter(spoiled_api.requests)
     assert (sent["POST /tasks/batch"], sent["POST /tasks/"], len(sent)) == (2, 0, 3)
     submits = [op for op in history.of("submit") if op.invoke.process == "client-1"]
     answers = [(op.value["key"], op.type, op.value["status"]) for op in submits]
@@ -280,7 +280,7 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
     accepted = {op.value["key"]: op for op in history.of("submit") if op.type == "ok"}
     assert {key: op.value["task_id"] for key, op in accepted.items()} == ids
     assert accepted["other-client"].invoke.process == "client-6"
-    # One request: all were invoked before any of them was answered.
+    # One request, so all were invoked before any completed.
     mine = [r for r in history.records if isinstance(r, Op) and r.process == "client-1"]
     assert [record.type for record in mine][:6] == ["invoke"] * 5 + ["ok"]
     assert "nobody" in submits[2].value["error"]
@@ -292,27 +292,27 @@ async def test_each_submit_of_a_batch_is_an_operation_that_is_answered_by_itself
     assert (cancelled.value["task_id"], cancelled.value["answer"]) == (ids["later"], "cancelled")
 
 
-async def test_submits_of_a_batch_without_an_answer_are_sent_again_singly(
+async def test_submits_of_an_unanswered_batch_are_resent_singly(
     announced: Settings, tmp_path: Path, reaper: Reaper
 ) -> None:
-    door = Unreliable(
+    spoiled_api = Unreliable(
         create_api(announced), {"lost-1": "lost", "late-1": "late", "refused-1": "refused"}
     )
     clients = {"lost": 0, "late": 1, "refused": 2}
     operations = [
         batch(*(item(f"{how}-{n}", client) for n in range(3))) for how, client in clients.items()
     ]
-    async with served(door) as port:
-        history = await driven(operations, port, tmp_path, reaper)
-    told: dict[str, list[tuple[str, int]]] = {}
+    async with served(spoiled_api) as port:
+        history = await run_clients(operations, port, tmp_path, reaper)
+    outcomes: dict[str, list[tuple[str, int]]] = {}
     for op in history.of("submit"):
-        told.setdefault(op.value["key"], []).append((op.type, op.value["status"]))
+        outcomes.setdefault(op.value["key"], []).append((op.type, op.value["status"]))
     for n in range(3):
-        # What was committed is found under its key; what is not known is never called a failure.
-        assert told[f"lost-{n}"] == [("info", 503), ("ok", 200)]
-        assert told[f"late-{n}"] == [("info", 0), ("ok", 200)]
-        assert told[f"refused-{n}"] == [("fail", 413)]
-    sent = Counter(door.requests)
+        # A committed submit is found under its key; an unknown one is never recorded as fail.
+        assert outcomes[f"lost-{n}"] == [("info", 503), ("ok", 200)]
+        assert outcomes[f"late-{n}"] == [("info", 0), ("ok", 200)]
+        assert outcomes[f"refused-{n}"] == [("fail", 413)]
+    sent = Counter(spoiled_api.requests)
     assert (sent["POST /tasks/batch"], sent["POST /tasks/"]) == (3, 6)
     ids = await stored(announced)
     assert set(ids) == {f"{how}-{n}" for how in ("lost", "late") for n in range(3)}

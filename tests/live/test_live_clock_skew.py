@@ -1,4 +1,4 @@
-"""A process whose wall clock is moved from outside: only that clock, there and back, for real."""
+"""Clock skew of a real process: only its wall clocks move, and they move back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from holdfast.telemetry.event_names import EventName
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3600
-# Tells what each of its clocks shows, and takes SIGTERM for a graceful stop.
+# Prints all of its clocks, and stops gracefully on SIGTERM.
 CLOCKS = """
 import datetime as dt, json, signal, sys, time
 from datetime import datetime
@@ -50,7 +50,7 @@ WALL = ("time", "imported", "nanoseconds", "now", "utcnow")
 
 
 class Skewed:
-    """One process under ``chaos.live.clock_skew_role``, and strikes on its clock."""
+    """One process under ``chaos.live.clock_skew_role``, and faults of its clock."""
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         self.directory = directory
@@ -60,7 +60,7 @@ class Skewed:
         self.exits: list[ProcessEnd] = []
         self.actor: SupervisedProcess | None = None
 
-    def play(
+    def start(
         self, *module: str, ready_url: str | None = None, **variables: str
     ) -> SupervisedProcess:
         argv = [sys.executable, "-m", "chaos.live.clock_skew_role", str(self.clock_file), *module]
@@ -71,25 +71,25 @@ class Skewed:
         self.actor.start()
         return self.actor
 
-    async def struck(self, seconds: int, hold: Callable[[], Any]) -> tuple[bool, dict[str, Any]]:
+    async def skew(self, seconds: int, hold: Callable[[], Any]) -> tuple[bool, dict[str, Any]]:
         assert self.actor is not None
         plan = {"fault": "skew", "target": "scheduler-1", "at": 0}
         fault = FaultSpec.model_validate(plan | {"attributes": {"seconds": seconds}})
-        nobody = cast("DatabaseObserver", None)  # a scheduler has no incarnation to ask about
-        return await ProcessFault(fault, self.actor, nobody).run(hold)
+        no_observer = cast("DatabaseObserver", None)  # a scheduler has no incarnations
+        return await ProcessFault(fault, self.actor, no_observer).run(hold)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The whole JSON lines of its log."""
+        """Return the complete JSON lines of its log."""
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         return [json.loads(row) for row in lines if row.startswith("{") and row.endswith("}\n")]
 
-    async def next_row(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first line from now on that is wanted."""
+    async def next_row(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait for the next new line that matches; return it."""
         known = len(self.rows())
         async with asyncio.timeout(15):
             while True:
                 for row in self.rows()[known:]:
-                    if wanted(row):
+                    if matches(row):
                         return row
                 await asyncio.sleep(0.01)
 
@@ -103,13 +103,13 @@ async def skewed(tmp_path: Path, reaper: Reaper) -> AsyncIterator[Skewed]:
 
 
 def ahead(row: dict[str, Any], clock: str) -> float:
-    """By how much a clock of its differs from ours now."""
+    """Return how far that clock of the process is ahead of ours."""
     return float(row[clock]) - time.time()
 
 
-async def test_only_wall_clocks_move_and_they_move_back(skewed: Skewed) -> None:
+async def test_skew_moves_only_wall_clocks_and_moves_them_back(skewed: Skewed) -> None:
     (skewed.directory / "clocks.py").write_text(CLOCKS)
-    actor = skewed.play("clocks")
+    actor = skewed.start("clocks")
     row = await skewed.next_row(lambda _: True)
     assert all(abs(ahead(row, clock)) < 0.5 for clock in WALL)
     for seconds in (HOUR, -HOUR):
@@ -119,8 +119,8 @@ async def test_only_wall_clocks_move_and_they_move_back(skewed: Skewed) -> None:
         async def hold(during: list[dict[str, Any]] = during) -> None:
             during.extend([await skewed.next_row(lambda _: True) for _ in range(2)])
 
-        felt, evidence = await skewed.struck(seconds, hold)
-        assert felt
+        observed, evidence = await skewed.skew(seconds, hold)
+        assert observed
         assert evidence["ahead"] == pytest.approx(seconds, abs=0.5)
         assert evidence["ahead_after"] == pytest.approx(0, abs=0.5)
         assert evidence["pid"] == actor.pid
@@ -132,7 +132,7 @@ async def test_only_wall_clocks_move_and_they_move_back(skewed: Skewed) -> None:
             passed = [row[clock] for row in (before, *during, after)]
             assert passed == sorted(passed)
             assert passed[-1] - passed[0] < 30
-        # Time goes on while it is wrong.
+        # The skewed clock keeps running.
         assert during[1]["time"] > during[0]["time"]
     actor.terminate()
     assert await actor.gone() == 0
@@ -141,9 +141,9 @@ async def test_only_wall_clocks_move_and_they_move_back(skewed: Skewed) -> None:
 
 @pytest.fixture
 async def scheduler(skewed: Skewed, settings: Settings, redis_url: str) -> Skewed:
-    """The real role, as the arena starts it."""
+    """Start a real scheduler as the arena does."""
     port = free_port()
-    actor = skewed.play(
+    actor = skewed.start(
         "holdfast",
         "scheduler",
         ready_url=f"http://127.0.0.1:{port}/readyz",
@@ -158,22 +158,20 @@ async def scheduler(skewed: Skewed, settings: Settings, redis_url: str) -> Skewe
     return skewed
 
 
-async def test_a_real_role_believes_in_its_wrong_clock_and_works_on(
-    scheduler: Skewed, redis_url: str
-) -> None:
+async def test_role_keeps_working_with_a_skewed_clock(scheduler: Skewed, redis_url: str) -> None:
     assert scheduler.actor is not None
-    told: list[float] = []
+    ahead_by: list[float] = []
 
     async def hold() -> None:
-        told.append(await amnesia_noticed(scheduler, redis_url))
+        ahead_by.append(await hint_loss_logged_ahead(scheduler, redis_url))
 
-    felt, _ = await scheduler.struck(HOUR, hold)
-    assert felt
-    told.append(await amnesia_noticed(scheduler, redis_url))
-    felt, _ = await scheduler.struck(-HOUR, hold)
-    assert felt
-    # Its own lines are an hour ahead, right again, and an hour behind.
-    assert told == pytest.approx([HOUR, 0, -HOUR], abs=5)
+    observed, _ = await scheduler.skew(HOUR, hold)
+    assert observed
+    ahead_by.append(await hint_loss_logged_ahead(scheduler, redis_url))
+    observed, _ = await scheduler.skew(-HOUR, hold)
+    assert observed
+    # Its log lines are an hour ahead, correct again, and an hour behind.
+    assert ahead_by == pytest.approx([HOUR, 0, -HOUR], abs=5)
     pid = scheduler.actor.terminate()
     assert await scheduler.actor.gone() == 0
     assert scheduler.rows()[-1]["event_name"] == EventName.SCHEDULER_STOPPED
@@ -181,8 +179,8 @@ async def test_a_real_role_believes_in_its_wrong_clock_and_works_on(
     assert [(end.pid, end.code, end.planned) for end in scheduler.exits] == [(pid, 0, True)]
 
 
-async def amnesia_noticed(scheduler: Skewed, redis_url: str) -> float:
-    """Make it say something; by how many seconds the time it says it at is ahead."""
+async def hint_loss_logged_ahead(scheduler: Skewed, redis_url: str) -> float:
+    """Cause a log line; return how many seconds its timestamp is ahead."""
     noticed = asyncio.create_task(
         scheduler.next_row(lambda row: row["event_name"] == EventName.HINT_LOSS_DETECTED)
     )
@@ -193,7 +191,7 @@ async def amnesia_noticed(scheduler: Skewed, redis_url: str) -> float:
     return datetime.fromisoformat(row["timestamp"]).timestamp() - time.time()
 
 
-async def test_a_role_that_is_stopped_while_its_clock_is_wrong_stops_in_order(
+async def test_role_with_a_skewed_clock_stops_gracefully(
     scheduler: Skewed,
 ) -> None:
     actor = scheduler.actor
@@ -203,9 +201,9 @@ async def test_a_role_that_is_stopped_while_its_clock_is_wrong_stops_in_order(
         actor.terminate()
         assert await actor.gone() == 0
 
-    felt, evidence = await scheduler.struck(HOUR, hold)
+    observed, evidence = await scheduler.skew(HOUR, hold)
     # It did not live to have its clock put right: that is not what was planned.
-    assert not felt
+    assert not observed
     assert evidence["ahead"] == pytest.approx(HOUR, abs=1)
     assert evidence["ahead_after"] is None
     assert scheduler.rows()[-1]["event_name"] == EventName.SCHEDULER_STOPPED

@@ -1,4 +1,4 @@
-"""The whole arena, small: a run end to end, and nothing left of it, however it ended."""
+"""The whole arena on a small scenario: a run end to end, and nothing left behind after any end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from chaos_runs import RUN_SECONDS, SMALL, Chaos, chaos, home, scenario_file
 from leftovers import processes_of
 from waiting import wait_until
 
@@ -24,17 +24,17 @@ __all__ = ["chaos", "home", "scenario_file"]  # fixtures
 
 
 def left_behind(directory: Path) -> set[str]:
-    """Processes that still work in this directory, and what it has besides a run's history."""
+    """Return processes still working in this directory, and its files besides the run's history."""
     files = {path.name for path in directory.iterdir()} - {"small.yaml", ".holdfast"}
     return files | {str(process) for process in processes_of(directory)}
 
 
-def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
+def test_run_ends_with_a_verdict_and_leaves_only_its_history(
     scenario_file: Path, chaos: Chaos
 ) -> None:
     home = scenario_file.parent
     process = chaos("run", "./small.yaml", "--seed", "5")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert re.search(r"^small +true", said, re.MULTILINE), said
     (kept,) = RunStore(home / ".holdfast" / "runs").entries()
@@ -51,13 +51,13 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["verdict"], summary["runs"][0]["seed"]) == ("true", 5)
     story = history.load(run / "history.jsonl")
-    (felt,) = [record for record in story.faults["murder#1"] if record.type == "felt"]
-    evidence = felt.evidence["worker-1"]
+    (observed,) = [record for record in story.faults["murder#1"] if record.type == "felt"]
+    evidence = observed.evidence["worker-1"]
     assert evidence["exit"] == -signal.SIGKILL
     assert evidence["replaced_by"] != evidence["incarnation"]
-    (felt,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
-    assert felt.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
-    # The core of the seed was healed, and nobody else ended a task any more.
+    (observed,) = [record for record in story.faults["wrong_clock#1"] if record.type == "felt"]
+    assert observed.evidence["scheduler-1"]["ahead"] == pytest.approx(3600, abs=1)
+    # Only the core that the seed drew was healed; no other process ended a task after that.
     (healed,) = [r for r in story.records if isinstance(r, PhaseStart) and r.phase == "healed"]
     core = healed.core
     assert core == Scenario.model_validate(SMALL).core(5)
@@ -69,7 +69,7 @@ def test_a_run_ends_with_its_verdict_and_leaves_only_its_history(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
-def test_nothing_is_left_of_a_harness_that_was_ended(
+def test_killed_harness_leaves_nothing_behind(
     scenario_file: Path, chaos: Chaos, number: signal.Signals
 ) -> None:
     home = scenario_file.parent
@@ -81,7 +81,7 @@ def test_nothing_is_left_of_a_harness_that_was_ended(
         if "  faults  " in line:
             break
     else:
-        pytest.fail(f"it ended before its faults began:\n{said}")
+        pytest.fail(f"the run ended before its faults began:\n{said}")
     assert len(left_behind(home)) > 5
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -89,13 +89,13 @@ def test_nothing_is_left_of_a_harness_that_was_ended(
     wait_until(lambda: not left_behind(home))
 
 
-def test_a_wrong_name_is_told_with_the_one_that_was_meant(chaos: Chaos) -> None:
+def test_unknown_name_is_reported_with_a_suggestion(chaos: Chaos) -> None:
     process = chaos("run", "zombie_workr")
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "zombie_worker" in said
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command() -> None:
     names = {command.name for command in app.registered_commands}
     assert names == {"run", "check", "mutants", "sweep", "trace", "report", "list"}

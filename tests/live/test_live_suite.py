@@ -1,4 +1,4 @@
-"""What a command with several runs leaves in the run store, also when the harness fails."""
+"""What a command with several runs leaves in the run store, even if the harness fails."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from specimen import Specimen
 
 from chaos.history.history import HistoryWriter
 from chaos.history.records import ArenaName
-from chaos.live.suite import run_suite
 from chaos.nemesis.process_faults import ActorFailed
 from chaos.report import files
 from chaos.run.artifacts import failure
 from chaos.run.spec import RunResult, RunSpec
 from chaos.run.store import RunStore, read
+from chaos.run.suite import run_suite
 from chaos.run.suite_report import run_lines
 from chaos.scenario import scenario as scenarios
 
@@ -40,7 +40,7 @@ def spec(runs: Path, seed: int = 3, mutant: str | None = None) -> RunSpec:
 # ------------------------------------------------------------------------ a harness that failed
 
 
-def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
+def test_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     directory = store.new_run("calm", 3)
     record(directory, accepted(), drained=False)
@@ -52,7 +52,7 @@ def test_a_failed_run_shows_what_was_recorded(tmp_path: Path) -> None:
     assert "the harness failed: ActorFailed: worker-2" in (directory / files.REPORT).read_text()
 
 
-def test_a_run_that_failed_after_the_last_record_is_not_true(tmp_path: Path) -> None:
+def test_run_that_failed_after_its_last_record_is_not_true(tmp_path: Path) -> None:
     directory = RunStore(tmp_path).new_run("calm", 3)
     record(directory, accepted())
     failed = failure(spec(tmp_path), directory, OSError("disk full"), 12.0).outcome
@@ -63,9 +63,7 @@ def test_a_run_that_failed_after_the_last_record_is_not_true(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "ru'])
-def test_a_failed_run_without_a_history_is_in_the_list(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_failed_run_without_a_history_is_listed(tmp_path: Path, content: bytes | None) -> None:
     directory = RunStore(tmp_path).new_run("calm", 3)
     if content is not None:
         (directory / files.HISTORY).write_bytes(content)
@@ -78,7 +76,7 @@ def test_a_failed_run_without_a_history_is_in_the_list(
 
 
 class ScriptedArena:
-    """Runs end with these verdicts, one after the other; ``failed``: the harness fails."""
+    """Ends each run with the next of these verdicts; ``failed``: the harness fails."""
 
     def __init__(self, *verdicts: str) -> None:
         self._verdicts = iter(verdicts)
@@ -96,7 +94,7 @@ class ScriptedArena:
         return RunResult(outcome=outcome, lines=run_lines(judgement, 2.0, spec.seed, directory))
 
 
-async def test_several_runs_have_one_report(
+async def test_several_runs_share_one_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arena = ScriptedArena("true", "failed", "unknown", "false")
@@ -115,7 +113,7 @@ async def test_several_runs_have_one_report(
     assert {path.name for path in latest.iterdir()} == {"summary.json", "junit.xml", "report.html"}
 
 
-async def test_a_single_run_is_its_own_report(
+async def test_single_run_is_its_own_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run_suite(ScriptedArena("true"), [spec(tmp_path)])
@@ -125,7 +123,7 @@ async def test_a_single_run_is_its_own_report(
     assert f"report: {kept.directory / 'report.html'}\n" in capsys.readouterr().out
 
 
-async def test_a_suite_that_is_ended_early_has_its_report_so_far(
+async def test_interrupted_suite_keeps_its_report_so_far(
     tmp_path: Path,
 ) -> None:
     arena = ScriptedArena("true", "interrupted")

@@ -1,4 +1,4 @@
-"""Toxiproxy does what the arena believes it does: on the real server, with real sockets."""
+"""Toxiproxy behaves as the arena assumes: a real server and real sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import requests
 from waiting import until, wait_until
 
 from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
-from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalWire, client_bytes
+from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalSocketStats, client_bytes
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.scenario.faults import FaultSpec
@@ -45,13 +45,13 @@ def toxiproxy(reaper: Reaper) -> Iterator[int]:
 
 
 class Line:
-    """An edge to an echo server, and what is known of it."""
+    """An edge to an echo server, which records what it received."""
 
     def __init__(self, proxies: Proxies, port: int, journal: list[Change]) -> None:
         self.proxies = proxies
         self.port = port
         self.journal = journal
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Streams]:
@@ -73,7 +73,7 @@ async def line(toxiproxy: int) -> AsyncIterator[Line]:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                line.heard.append(data)
+                line.received.append(data)
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -93,12 +93,12 @@ def latency(milliseconds: int, *streams: Any) -> list[ProxyToxic]:
     ]
 
 
-async def standing(line: Line) -> set[str]:
+async def active_toxics(line: Line) -> set[str]:
     found = await asyncio.to_thread(line.proxies._proxy(EDGE).toxics)
     return set(found)
 
 
-async def test_latency_is_what_was_asked_for_and_gone_afterwards(line: Line) -> None:
+async def test_latency_matches_the_request_and_ends_with_the_block(line: Line) -> None:
     async with line.connected() as (reader, writer):
         async with line.proxies.toxic(*latency(150, "upstream")):
             started = time.monotonic()
@@ -109,13 +109,13 @@ async def test_latency_is_what_was_asked_for_and_gone_afterwards(line: Line) -> 
         writer.write(b"b")
         await reader.readexactly(1)
         assert time.monotonic() - started < 0.1
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
     assert [change.action for change in line.journal] == ["add", "remove"]
 
 
-async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) -> None:
+async def test_stall_loses_nothing_and_delivers_on_removal(line: Line) -> None:
     async with line.connected() as (reader, writer):
-        meters = EdgeTraffic(LocalWire(), {EDGE: line.port})
+        meters = EdgeTraffic(LocalSocketStats(), {EDGE: line.port})
         await meters.count()
         async with line.proxies.toxic(*latency(600_000)):
             for byte in (b"1", b"2", b"3"):
@@ -125,33 +125,33 @@ async def test_a_stall_loses_nothing_and_delivers_when_it_is_lifted(line: Line) 
                 await asyncio.wait_for(reader.read(1), 0.3)
             counted = await meters.count()
             assert counted[EDGE] == ByteCounts(sent=3, received=0, connections=1, closed=0)
-            assert line.heard == []
+            assert line.received == []
         assert await asyncio.wait_for(reader.readexactly(3), 2) == b"123"
 
 
-async def test_what_was_sent_arrives_even_if_its_sender_is_gone(line: Line) -> None:
-    """The zombie that really writes: its connection closes, its statement executes later."""
+async def test_held_data_is_delivered_after_its_sender_disconnects(line: Line) -> None:
+    """A zombie's statement executes after its connection has closed."""
     async with line.proxies.toxic(*latency(600_000, "upstream")):
         async with line.connected() as (_, writer):
             writer.write(b"finish")
             await writer.drain()
         await asyncio.sleep(0.1)
-        assert line.heard == []
-    await until(lambda: line.heard == [b"finish"])
+        assert line.received == []
+    await until(lambda: line.received == [b"finish"])
 
 
-async def test_a_misspelt_attribute_is_refused_though_toxiproxy_would_take_it(line: Line) -> None:
+async def test_misspelt_attribute_is_refused_although_toxiproxy_accepts_it(line: Line) -> None:
     with pytest.raises(ToxiproxyError, match="latencyy"):
         await line.proxies.add(ProxyToxic(EDGE, "latency", "upstream", (("latencyy", 5),)))
     with pytest.raises(ToxiproxyError, match="jitter"):
         await line.proxies.add(
             ProxyToxic(EDGE, "latency", "upstream", (("jitter", 5), ("latency", 5)))
         )
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
     assert line.journal == []
 
 
-async def test_a_toxic_that_does_not_stand_as_asked_is_noticed(
+async def test_toxic_that_differs_from_the_request_is_an_error(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = line.proxies._proxy(EDGE)
@@ -164,14 +164,14 @@ async def test_a_toxic_that_does_not_stand_as_asked_is_noticed(
     with pytest.raises(ToxiproxyError, match="asked for latency_upstream"):
         async with line.proxies.toxic(*latency(50, "upstream")):
             pytest.fail("the block must not be entered")
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
 
 
-async def test_toxics_go_when_the_block_fails_or_is_cancelled(line: Line) -> None:
+async def test_toxics_are_removed_when_the_block_fails_or_is_cancelled(line: Line) -> None:
     with pytest.raises(RuntimeError, match="inside"):
         async with line.proxies.toxic(*latency(10)):
             raise RuntimeError("inside")
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
 
     entered = asyncio.Event()
 
@@ -182,23 +182,23 @@ async def test_toxics_go_when_the_block_fails_or_is_cancelled(line: Line) -> Non
 
     task = asyncio.create_task(hold())
     await entered.wait()
-    assert len(await standing(line)) == 2
+    assert len(await active_toxics(line)) == 2
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
 
 
-async def test_overlapping_faults_of_one_kind_do_not_take_each_other_away(line: Line) -> None:
+async def test_overlapping_toxics_of_one_type_are_removed_separately(line: Line) -> None:
     slow = ProxyToxic(EDGE, "latency", "upstream", (("latency", 20),), tag="slow#1")
     spike = ProxyToxic(EDGE, "latency", "upstream", (("latency", 90),), tag="spike#2")
     async with line.proxies.toxic(slow):
         async with line.proxies.toxic(spike):
-            assert await standing(line) == {slow.name, spike.name}
-        assert await standing(line) == {slow.name}
+            assert await active_toxics(line) == {slow.name, spike.name}
+        assert await active_toxics(line) == {slow.name}
 
 
-async def test_down_refuses_and_closes_and_comes_back(line: Line) -> None:
+async def test_down_closes_and_refuses_connections_until_it_ends(line: Line) -> None:
     async with line.connected() as (reader, _), line.proxies.down(EDGE):
         assert await asyncio.wait_for(reader.read(1), 2) == b""
         with pytest.raises(ConnectionRefusedError):
@@ -208,19 +208,19 @@ async def test_down_refuses_and_closes_and_comes_back(line: Line) -> None:
         assert await asyncio.wait_for(reader.read(1), 2) == b"x"
 
 
-async def test_heal_lifts_whatever_stands(line: Line) -> None:
+async def test_heal_removes_all_toxics_and_enables_the_edge(line: Line) -> None:
     for toxic in latency(10):
         await line.proxies.add(toxic)
     await line.proxies.set_enabled(EDGE, enabled=False)
     await line.proxies.heal(["worker-1"])
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
     async with line.connected() as (reader, writer):
         writer.write(b"x")
         assert await asyncio.wait_for(reader.read(1), 2) == b"x"
 
 
-async def test_heal_leaves_the_edges_of_those_who_stay_dead(line: Line) -> None:
-    """At the end of a storm only a core is healed: by either end of an edge."""
+async def test_heal_skips_edges_of_actors_outside_the_core(line: Line) -> None:
+    """A storm heals only its core; an edge is matched by either end."""
     client = "client->api-1"
     await line.proxies.create(client, free_port())
     for edge in (EDGE, client):
@@ -228,27 +228,27 @@ async def test_heal_leaves_the_edges_of_those_who_stay_dead(line: Line) -> None:
         await line.proxies.set_enabled(edge, enabled=False)
     await line.proxies.heal(["worker-2", "worker-11", "scheduler-1", "redis-2"])
     assert await enabled(line) == {EDGE: False, client: False}
-    assert await standing(line) == {"latency_upstream"}
+    assert await active_toxics(line) == {"latency_upstream"}
     await line.proxies.heal(["api-1", "worker-2"])
     assert await enabled(line) == {EDGE: False, client: True}
-    assert await standing(line) == {"latency_upstream"}
+    assert await active_toxics(line) == {"latency_upstream"}
     await line.proxies.heal(["worker-1"])
     assert await enabled(line) == {EDGE: True, client: True}
-    assert await standing(line) == set()
+    assert await active_toxics(line) == set()
 
 
 async def enabled(line: Line) -> dict[str, bool]:
-    """Which edges Toxiproxy itself says are open."""
+    """Return which edges are enabled according to Toxiproxy."""
     proxies = await asyncio.to_thread(line.proxies._server.proxies)
     return {name: bool(proxy.enabled) for name, proxy in proxies.items()}
 
 
-async def test_an_unknown_edge_is_named_with_those_there_are(line: Line) -> None:
+async def test_unknown_edge_is_reported_with_the_known_ones(line: Line) -> None:
     with pytest.raises(ToxiproxyError, match=r"worker-9->redis.*worker-1->redis"):
         await line.proxies.remove(ProxyToxic("worker-9->redis", "latency", "upstream", ()))
 
 
-async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_to_a_silent_toxiproxy_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # until the client gives up
         writer.close()
@@ -264,7 +264,7 @@ async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.Mon
     await silent.wait_closed()
 
 
-def test_bytes_of_a_port_are_those_of_its_clients_only() -> None:
+def test_client_bytes_of_an_unused_port_are_empty() -> None:
     assert client_bytes(free_port()) == {}
 
 
@@ -273,8 +273,8 @@ def plan(**more: Any) -> FaultSpec:
     return FaultSpec.model_validate(values | {"attributes": {"latency": 600_000}} | more)
 
 
-async def felt_by(line: Line, fault: FaultSpec, *, speaking: bool) -> bool:
-    """Strike the edge for 0.4 s while a client talks over it, or is silent."""
+async def inject(line: Line, fault: FaultSpec, *, active: bool) -> bool:
+    """Inject the fault for 0.4 s while a client is active or idle; return if it was observed."""
     async with line.connected() as (reader, writer):
         writer.write(b"before")
         await reader.readexactly(6)
@@ -284,43 +284,43 @@ async def felt_by(line: Line, fault: FaultSpec, *, speaking: bool) -> bool:
                 writer.write(b".")
                 await asyncio.sleep(0.02)
 
-        talking = asyncio.create_task(talk() if speaking else asyncio.sleep(60))
+        talking = asyncio.create_task(talk() if active else asyncio.sleep(60))
         try:
-            felt, evidence = await inject_edge_fault(
+            observed, evidence = await inject_edge_fault(
                 fault,
                 "f#1",
                 {EDGE: line.port},
                 line.proxies,
-                LocalWire(),
+                LocalSocketStats(),
                 lambda: asyncio.sleep(0.4),
             )
         finally:
             talking.cancel()
         assert set(evidence) == {EDGE}
-        return felt
+        return observed
 
 
 @pytest.mark.parametrize("stream", ["up", "down", "both"])
-async def test_a_stall_is_felt_by_a_client_that_speaks(line: Line, stream: str) -> None:
-    assert await felt_by(line, plan(stream=stream), speaking=True)
+async def test_stall_is_observed_through_an_active_client(line: Line, stream: str) -> None:
+    assert await inject(line, plan(stream=stream), active=True)
 
 
-async def test_a_stall_that_nobody_ran_into_is_not_felt(line: Line) -> None:
-    assert not await felt_by(line, plan(), speaking=False)
+async def test_stall_on_an_idle_edge_is_not_observed(line: Line) -> None:
+    assert not await inject(line, plan(), active=False)
 
 
-async def test_latency_is_felt_by_measurement(line: Line) -> None:
+async def test_latency_is_observed_by_measurement(line: Line) -> None:
     slow = plan(attributes={"latency": 60}, stream="up")
-    assert await felt_by(line, slow, speaking=True)
+    assert await inject(line, slow, active=True)
 
 
-async def test_a_closed_edge_is_felt(line: Line) -> None:
-    assert await felt_by(line, plan(fault="down", attributes={}), speaking=False)
+async def test_closed_edge_is_observed(line: Line) -> None:
+    assert await inject(line, plan(fault="down", attributes={}), active=False)
 
 
-async def test_a_limit_inside_the_traffic_is_felt(line: Line) -> None:
+async def test_limit_data_within_the_traffic_is_observed(line: Line) -> None:
     limit = plan(fault="limit_data", attributes={"bytes": 5}, stream="down")
-    assert await felt_by(line, limit, speaking=True)
+    assert await inject(line, limit, active=True)
 
 
 def seen(**more: Any) -> EdgeMeasurement:
@@ -342,37 +342,37 @@ THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
 
 
 @pytest.mark.parametrize(
-    ("fault", "measured", "felt"),
+    ("fault", "measured", "observed"),
     [
-        pytest.param(plan(), seen(), True, id="sent, nothing back"),
-        pytest.param(plan(), seen(traffic=THROUGH), False, id="answers came through"),
-        pytest.param(plan(), seen(answered=True), False, id="our own request was answered"),
-        pytest.param(plan(), seen(traffic=IDLE), False, id="nobody used it"),
-        pytest.param(plan(), seen(traffic=IDLE, released=9), True, id="a reply was held"),
-        pytest.param(plan(stream="up"), seen(traffic=THROUGH), True, id="up: pushes still come"),
+        pytest.param(plan(), seen(), True, id="requests without responses"),
+        pytest.param(plan(), seen(traffic=THROUGH), False, id="responses arrived"),
+        pytest.param(plan(), seen(answered=True), False, id="probe was answered"),
+        pytest.param(plan(), seen(traffic=IDLE), False, id="idle edge"),
+        pytest.param(plan(), seen(traffic=IDLE, released=9), True, id="response was held"),
+        pytest.param(plan(stream="up"), seen(traffic=THROUGH), True, id="up: server still sends"),
         pytest.param(
             plan(attributes={"latency": 500}, stream="up"),
             seen(probe_seconds=0.51, answered=True),
             True,
-            id="as slow as asked",
+            id="as slow as requested",
         ),
         pytest.param(
             plan(attributes={"latency": 500}, stream="up"),
             seen(probe_seconds=0.01, answered=True),
             False,
-            id="not slow at all",
+            id="not slow",
         ),
         pytest.param(
             plan(fault="reset_peer", attributes={"timeout": 0}),
             seen(answered=True),
             False,
-            id="nothing was closed",
+            id="nothing closed",
         ),
         pytest.param(
             plan(fault="bandwidth", attributes={"rate": 1}),
             seen(baseline_seconds=0.01, probe_seconds=0.5, answered=True),
             True,
-            id="slower than it was",
+            id="slower than before",
         ),
         pytest.param(
             plan(fault="bandwidth", attributes={"rate": 1}),
@@ -382,7 +382,7 @@ THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
         ),
     ],
 )
-def test_felt_is_judged_from_the_measurement(
-    fault: FaultSpec, measured: EdgeMeasurement, *, felt: bool
+def test_observed_is_decided_from_the_measurement(
+    fault: FaultSpec, measured: EdgeMeasurement, *, observed: bool
 ) -> None:
-    assert was_observed(fault, measured) is felt
+    assert was_observed(fault, measured) is observed

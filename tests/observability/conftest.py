@@ -1,6 +1,6 @@
-"""One calm run and one that breaks everything, both watched by a real Prometheus: about 3 minutes.
+"""A calm run and a run with all faults, both scraped by a real Prometheus: about 3 minutes.
 
-Everything under this directory is marked ``observability``: it needs Prometheus and promtool.
+Tests that need Prometheus, promtool or Jaeger are marked ``observability``.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from holdfast.devstack.host import cache_directory
 from holdfast.devstack.reaper import Reaper
 from observability.binaries import Prometheus, prometheus
 
-# The tests of this folder that need Prometheus or Jaeger.
 REAL_SERVERS = {"test_alerts.py", "test_dashboards.py", "test_jaeger.py", "test_rules.py"}
 HERE = Path(__file__).parent
 SEED = 6
-TARGETS = 7  # one api, two schedulers, three workers, the harness; in both runs
-# What fires between two runs, when nobody is there.
+TARGETS = 7  # 1 api, 2 schedulers, 3 workers and the harness, in both runs
+# Fires between two runs, when no target is up.
 GONE = 'ALERTS{alertstate="firing", alertname="HoldfastRoleGone"}'
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in REAL_SERVERS:
             item.add_marker(pytest.mark.observability)
-            item.add_marker(pytest.mark.timeout(600))  # the first one to ask waits for both runs
+            item.add_marker(pytest.mark.timeout(600))  # the first test waits for both runs
 
 
 @dataclass(frozen=True)
 class Window:
-    """When a run could be scraped, Unix time, and how it was judged."""
+    """When a run could be scraped (Unix time), and its verdict."""
 
     start: float
     end: float
@@ -51,7 +50,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Story:
-    """Prometheus, which still runs, and what it saw."""
+    """A running Prometheus and the windows of both runs in it."""
 
     prometheus: Server
     calm: Window
@@ -60,7 +59,7 @@ class Story:
 
 @pytest.fixture(scope="session")
 def programs() -> Prometheus:
-    """The real ones; fetched or built the first time."""
+    """Return the Prometheus binaries; downloaded or built on first use."""
     return prometheus(cache_directory())
 
 
@@ -70,14 +69,14 @@ def story(
 ) -> Iterator[Story]:
     directory = tmp_path_factory.mktemp("prometheus")
     with running(programs, directory, reaper) as server:
-        calm, broken = asyncio.run(_watched(server, directory))
+        calm, broken = asyncio.run(_both_runs(server, directory))
         yield Story(server, calm, broken)
 
 
-async def _watched(server: Server, directory: Path) -> tuple[Window, Window]:
+async def _both_runs(server: Server, directory: Path) -> tuple[Window, Window]:
     async with ProcessStackFactory.open() as stacks:
         calm = await _window(find("calm"), server, directory, stacks)
-        await _until_forgotten(server)
+        await _until_stale(server)
         broken = await _window(load(HERE / "everything.yaml"), server, directory, stacks)
     return calm, broken
 
@@ -88,7 +87,7 @@ async def _window(
     spec = RunSpec(ArenaName.LIVE, scenario, SEED, directory / "runs")
     arena = RealTimeArena(stacks, server.targets)
     running = asyncio.create_task(arena.run(spec))
-    start = await _listed(server, running)
+    start = await _until_scraped(server, running)
     while server.targets.exists() and not running.done():
         await asyncio.sleep(0.05)
     end = time.time()
@@ -96,17 +95,17 @@ async def _window(
     return Window(start, end, result.outcome.verdict)
 
 
-async def _listed(server: Server, running: asyncio.Task[RunResult]) -> float:
-    """When everybody was scraped, and what fired because nobody had been there was over."""
+async def _until_scraped(server: Server, running: asyncio.Task[RunResult]) -> float:
+    """Wait until all targets are up and the alert about their absence has resolved."""
     while len(server.instant("up == 1")) < TARGETS or server.instant(GONE):
         if running.done():
             await running
-            raise RuntimeError("the run was over before everybody was scraped at once")
+            raise RuntimeError("the run ended before all targets were up together")
         await asyncio.sleep(0.1)
     return time.time()
 
 
-async def _until_forgotten(server: Server) -> None:
-    """The second run is not to be taken for the first one."""
+async def _until_stale(server: Server) -> None:
+    """Wait until the targets of the first run are stale, so that the runs do not mix."""
     while server.instant("up"):
         await asyncio.sleep(0.1)

@@ -18,11 +18,12 @@ BOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((GRAFANA / "dashboards").glob("*.json"))
 }
+TITLES = [panel["title"] for panel in BOARDS["holdfast-overview"]["panels"]]
 SOURCES = yaml.safe_load((GRAFANA / "datasources" / "datasources.yml").read_text())["datasources"]
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """(whose, expression) of everything that asks Prometheus."""
+    """Yield (owner, expression) of every Prometheus query in the dashboards."""
     for name, board in BOARDS.items():
         for panel in board["panels"]:
             for target in panel.get("targets", []):
@@ -34,22 +35,22 @@ def queries() -> Iterator[tuple[str, str]]:
 QUERIES = dict(queries())
 
 
-def filled_in(expression: str) -> str:
-    """As Grafana sends it, with ``All`` chosen."""
+def substituted(expression: str) -> str:
+    """Substitute variables as Grafana does, with ``All`` selected."""
     interval = f"{8 * SCRAPE_SECONDS:.0f}s"
     return expression.replace("$__rate_interval", interval).replace("$queue", ".*")
 
 
-@pytest.mark.parametrize("whose", QUERIES)
-def test_the_query_has_data(story: Story, whose: str) -> None:
-    query = filled_in(QUERIES[whose])
+@pytest.mark.parametrize("owner", QUERIES)
+def test_query_has_data(story: Story, owner: str) -> None:
+    query = substituted(QUERIES[owner])
     assert "$" not in query
     found = story.prometheus.range(query, story.broken.start, story.broken.end)
     numbers = [float(value) for series in found for _, value in series["values"]]
     assert [number for number in numbers if number == number], query  # noqa: PLR0124 (not NaN)
 
 
-def test_the_faults_are_shown_while_they_hold(story: Story) -> None:
+def test_faults_are_shown_while_they_are_active(story: Story) -> None:
     found = story.prometheus.range(
         "holdfast_chaos_fault_active > 0", story.broken.start, story.broken.end
     )
@@ -59,7 +60,7 @@ def test_the_faults_are_shown_while_they_hold(story: Story) -> None:
     assert float(ended[0]["value"][1]) == 0
 
 
-def test_exemplars_name_traces(story: Story) -> None:
+def test_exemplars_carry_trace_ids(story: Story) -> None:
     for metric in ("task_start_delay", "task_queue_wait", "attempt_run", "task_duration"):
         name = f"holdfast_{metric}_seconds_bucket"
         found = story.prometheus.exemplars(name, story.broken.start, story.broken.end)
@@ -78,7 +79,7 @@ def test_variables_have_values(story: Story) -> None:
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_a_dashboard_is_well_formed(name: str) -> None:
+def test_dashboard_is_well_formed(name: str) -> None:
     board: dict[str, Any] = BOARDS[name]
     assert board["uid"] == name
     known = {source["uid"] for source in SOURCES}
@@ -95,10 +96,17 @@ def test_a_dashboard_is_well_formed(name: str) -> None:
             for y in range(place["y"], place["y"] + place["h"])
         }
         assert place["x"] + place["w"] <= 24
-        assert not area & taken, f"{panel['title']} lies on another panel"
+        assert not area & taken, f"{panel['title']} overlaps another panel"
         taken |= area
 
 
-def test_an_exemplar_leads_to_jaeger() -> None:
+def test_panels_that_runbooks_name_exist() -> None:
+    text = " ".join((CONFIG / "alerts.yml").read_text().split())
+    named = set(re.findall(r'panel "([^"]+)"', text))
+    assert named
+    assert all(any(title.startswith(name) for title in TITLES) for name in named)
+
+
+def test_exemplars_link_to_jaeger() -> None:
     links = SOURCES[0]["jsonData"]["exemplarTraceIdDestinations"]
     assert links == [{"name": "trace_id", "datasourceUid": SOURCES[1]["uid"]}]

@@ -1,4 +1,4 @@
-"""Lines, ids and settings of what is told, and that it costs nothing where nobody listens."""
+"""Log lines, ids and settings of instrumentation, and that disabled telemetry costs nothing."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SECRET = "s3cr3t-payl0ad"
 
 
 def lines(bench: Bench, task_id: UUID) -> list[tuple[Any, ...]]:
-    """What was logged of transitions of a task, as level, from, to, reason, epoch, attempt."""
+    """Return the logged transitions of a task as level, from, to, reason, epoch, attempt."""
     logged = map(json.loads, bench.log.getvalue().splitlines())
-    told = [line for line in logged if line.get("task_id") == str(task_id) and "reason" in line]
-    return [tuple(line[field] for field in FIELDS) for line in told]
+    entries = [line for line in logged if line.get("task_id") == str(task_id) and "reason" in line]
+    return [tuple(line[field] for field in FIELDS) for line in entries]
 
 
-async def test_one_line_per_transition_of_a_task_that_is_retried(bench: Bench) -> None:
+async def test_retried_task_logs_one_line_per_transition(bench: Bench) -> None:
     @bench.registry.task("shaky")
     async def shaky(ctx: Context, payload: Payload) -> Payload:
         if ctx.attempt == 1:
@@ -57,17 +57,17 @@ async def test_one_line_per_transition_of_a_task_that_is_retried(bench: Bench) -
     assert SECRET not in bench.log.getvalue()
 
 
-async def test_a_lost_attempt_is_told_by_the_scheduler(bench: Bench) -> None:
+async def test_lost_attempt_is_logged_by_the_scheduler(bench: Bench) -> None:
     worker = await bench.registered()
     (grant,) = await bench.claimed("a", worker=worker)
     bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
     async with bench.scheduler():
         await until(lambda: len(lines(bench, grant.task_id)) > 0)
-    told = lines(bench, grant.task_id)
-    assert told[0] == ("warning", "RUNNING", "SCHEDULED", "lost", 1, 1)
+    logged_lines = lines(bench, grant.task_id)
+    assert logged_lines[0] == ("warning", "RUNNING", "SCHEDULED", "lost", 1, 1)
 
 
-async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(
+async def test_fields_of_ordinary_transitions_are_not_built_without_debug(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @bench.registry.task("echo")
@@ -75,7 +75,7 @@ async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(
         return payload
 
     def words(*_: Any) -> dict[str, object]:
-        raise AssertionError("a line that nobody reads")
+        raise AssertionError("fields built for a line that is not logged")
 
     monkeypatch.setattr("holdfast.instrumentation.attributes.transition_fields", words)
     ids = await bench.submit("echo", "echo", "echo")
@@ -99,14 +99,12 @@ async def test_ordinary_transitions_are_not_even_put_into_words_without_debug(
         ),
     ],
 )
-def test_a_traceparent_is_kept_in_its_normal_form_or_not_at_all(
-    given: str, stored: str | None
-) -> None:
+def test_traceparent_is_canonicalised_or_rejected(given: str, stored: str | None) -> None:
     context = traceparent.parse(given)
     assert (traceparent.write(context) if context else None) == stored
 
 
-def test_the_flag_alone_says_sampled() -> None:
+def test_sampling_is_read_from_the_flags() -> None:
     context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
     assert [traceparent.is_sampled(context + flags) for flags in ("00", "01", "02", "03")] == [
         *(False, True, False, True)
@@ -115,7 +113,7 @@ def test_the_flag_alone_says_sampled() -> None:
     assert not traceparent.is_sampled("")
 
 
-def test_the_ratio_decides_by_the_id_as_others_do() -> None:
+def test_ratio_samples_by_trace_id_like_opentelemetry() -> None:
     contexts = [new_root(0.25) for _ in range(4000)]
     sampled = [context for context in contexts if context.trace_flags.sampled]
     assert 800 < len(sampled) < 1200
@@ -123,7 +121,7 @@ def test_the_ratio_decides_by_the_id_as_others_do() -> None:
     assert len({context.trace_id for context in contexts}) == 4000
 
 
-def test_the_id_of_an_attempt_follows_from_task_and_epoch() -> None:
+def test_attempt_span_id_is_derived_from_task_and_epoch() -> None:
     task_id = UUID("01970000-0000-7000-8000-000000000001")
     assert attempt_span_id(task_id, 1) == 0x957621E6A85987F0
     ids = {attempt_span_id(task_id, epoch) for epoch in range(1, 2001, 2)}
@@ -131,19 +129,19 @@ def test_the_id_of_an_attempt_follows_from_task_and_epoch() -> None:
     assert all(0 < span_id < 1 << 64 for span_id in ids)
 
 
-def test_a_task_enqueued_within_a_span_continues_its_trace(settings: Settings) -> None:
+def test_task_enqueued_within_a_span_continues_its_trace(settings: Settings) -> None:
     engine = create_engine(settings.database_url.replace("postgresql:", "postgresql+psycopg:"))
     current = new_root(1.0)
     with engine.begin() as connection:
         with trace.use_span(trace.NonRecordingSpan(current)):
             within = enqueue(connection, "a")
-        alone = enqueue(connection, "a", trace_ratio=1.0)
+        standalone = enqueue(connection, "a", trace_ratio=1.0)
         never = enqueue(connection, "a", trace_ratio=0.0)
         rows = connection.execute(text("SELECT id, traceparent FROM tasks")).all()
     engine.dispose()
     stored = {row[0]: row[1] for row in rows}
     assert stored[within] == traceparent.write(current)
-    assert stored[alone].endswith("-01")
+    assert stored[standalone].endswith("-01")
     assert stored[never].endswith("-00")
 
 
@@ -156,17 +154,17 @@ def test_a_task_enqueued_within_a_span_continues_its_trace(settings: Settings) -
         {"trace_export_seconds": 0},
     ],
 )
-def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
 
 
-def test_an_empty_endpoint_is_none() -> None:
+def test_empty_endpoint_is_none() -> None:
     assert Settings(otlp_endpoint="").otlp_endpoint is None
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "recorded"),
     [
         ("SELECT $1::INTEGER + a1", "SELECT $1::INTEGER + a1"),
         ("SELECT 'it''s', 42, 4.5, t2.c3", "SELECT ?, ?, ?, t2.c3"),
@@ -174,5 +172,5 @@ def test_an_empty_endpoint_is_none() -> None:
         ("SELECT " + "x" * 5000, "SELECT " + "x" * 1993),
     ],
 )
-def test_values_in_sql_are_not_told(statement: str, told: str) -> None:
-    assert without_literals(statement) == told
+def test_literals_are_removed_from_sql(statement: str, recorded: str) -> None:
+    assert without_literals(statement) == recorded

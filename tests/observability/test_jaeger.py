@@ -1,4 +1,4 @@
-"""The real Jaeger; `make trace` and `holdfast trace` as a user meets them."""
+"""A real Jaeger; `make trace` and `holdfast trace` as users run them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.spans import Link, Span
-from holdfast.telemetry.trace_context import Attributes, Finished, Happening, attempt_span_id
+from holdfast.telemetry.trace_context import Attributes, FinishedSpan, TimedEvent, attempt_span_id
 from holdfast.telemetry.tracing import create_tracing
 from holdfast.tools.jaeger_query import JaegerError, JaegerQuery
 
@@ -51,7 +51,7 @@ def _context(span_id: int, trace_id: int = TRACE) -> SpanContext:
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(1))
 
 
-async def _export(jaeger: EmbeddedJaeger, role: str, *spans: Finished) -> None:
+async def _export(jaeger: EmbeddedJaeger, role: str, *spans: FinishedSpan) -> None:
     tracing = create_tracing(
         jaeger.otlp_url,
         1.0,
@@ -67,11 +67,11 @@ async def _export(jaeger: EmbeddedJaeger, role: str, *spans: Finished) -> None:
     await tracing.aclose()
 
 
-async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None:
-    create = Finished(
+async def test_spans_round_trip(jaeger: EmbeddedJaeger) -> None:
+    create = FinishedSpan(
         "create default", _context(0xC), None, BEGAN, BEGAN + 2_000_000, SpanKind.PRODUCER
     )
-    attempt = Finished(
+    attempt = FinishedSpan(
         "process default",
         _context(0xA),
         _context(0xC),
@@ -80,7 +80,7 @@ async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None
         SpanKind.CONSUMER,
         {"holdfast.task.id": str(TASK), "holdfast.attempt": 2},
         links=[_context(0xB), _context(0xD, BATCH)],
-        events=[Happening("taken back", BEGAN + 9_000_000, {"holdfast.reason": "lease_lost"})],
+        events=[TimedEvent("taken back", BEGAN + 9_000_000, {"holdfast.reason": "lease_lost"})],
         error="lease_lost",
     )
     await _export(jaeger, "worker", create, attempt)
@@ -92,7 +92,7 @@ async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None
         meanwhile = await query.between("holdfast-worker", since, since + 9_000)
         before = await query.between("holdfast-worker", since - 9_000, since - 1)
         nothing = await query.trace("1" * 32)
-        nobody = await query.of_task("holdfast-worker", str(uuid4()))
+        unknown_trace = await query.of_task("holdfast-worker", str(uuid4()))
     assert (first.span_id, first.parent_id, first.error) == (f"{0xC:016x}", None, False)
     assert (first.start, first.duration) == (BEGAN // 1000, 2_000)
     assert isinstance(second, Span)
@@ -108,24 +108,24 @@ async def test_spans_come_back_as_they_were_sent(jaeger: EmbeddedJaeger) -> None
     assert event.attributes == {"holdfast.reason": "lease_lost"}
     assert {span.span_id for span in by_tag} == {first.span_id, second.span_id}
     assert {span.span_id for span in meanwhile} == {first.span_id, second.span_id}
-    assert before == nothing == nobody == []
+    assert before == nothing == unknown_trace == []
 
 
-async def test_a_jaeger_that_is_away_is_named() -> None:
+async def test_unreachable_jaeger_is_named() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with JaegerQuery(url) as query:
         with pytest.raises(JaegerError, match=f"no answer from Jaeger at {url}"):
             await query.trace("1" * 32)
 
 
-async def test_what_is_no_jaeger_is_said_so(jaeger: EmbeddedJaeger) -> None:
-    async with JaegerQuery(f"{jaeger.url}/search") as query:  # its page answers anything
-        with pytest.raises(JaegerError, match="is no Jaeger"):
+async def test_server_that_is_not_jaeger_is_reported(jaeger: EmbeddedJaeger) -> None:
+    async with JaegerQuery(f"{jaeger.url}/search") as query:  # the server answers every path
+        with pytest.raises(JaegerError, match="is not Jaeger"):
             await query.trace("1" * 32)
 
 
 def _ours(command: str) -> set[int]:
-    """Processes that have this in their command line."""
+    """Return the processes with ``text`` in their command line."""
     found = set()
     for process in psutil.process_iter():
         try:
@@ -136,7 +136,7 @@ def _ours(command: str) -> set[int]:
     return found
 
 
-def test_jaeger_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_jaeger_exits_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path;"
         "from holdfast.devstack.jaeger import EmbeddedJaeger;"
@@ -163,8 +163,8 @@ def _trace_command(*arguments: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None:
-    """From the database, then from Jaeger alone once the task is pruned."""
+async def test_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None:
+    """From the database, then from Jaeger only once the task is pruned."""
     parent = f"00-{0xACE:032x}-{0xC:016x}-01"
     (task,) = await bench.submit("echo", traceparent=parent)
     environment = {
@@ -175,7 +175,7 @@ async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None
     assert done.returncode == 1
     assert f"does not have trace {0xACE:032x}" in done.stderr
     create = _context(0xC, 0xACE)
-    send = Finished(
+    send = FinishedSpan(
         "send default",
         _context(0xD, 0xACE),
         create,
@@ -183,10 +183,12 @@ async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None
         BEGAN + 5_000_000,
         attributes={"holdfast.task.id": str(task)},
     )
-    neighbour = Finished("create default", _context(0xE, 0xACE), None, BEGAN, BEGAN + 1_000_000)
-    strike = Finished("kill worker-1", _context(0xF, 0xFA), _context(0x1, 0xFA), BEGAN, BEGAN + 1)
+    neighbour = FinishedSpan("create default", _context(0xE, 0xACE), None, BEGAN, BEGAN + 1_000_000)
+    fault = FinishedSpan(
+        "kill worker-1", _context(0xF, 0xFA), _context(0x1, 0xFA), BEGAN, BEGAN + 1
+    )
     await _export(jaeger, "scheduler", send, neighbour)
-    await _export(jaeger, "chaos", strike)
+    await _export(jaeger, "chaos", fault)
     for _ in ("stored", "pruned"):
         done = _trace_command(str(task), **environment)
         assert done.returncode == 0, done.stderr
@@ -198,7 +200,7 @@ async def test_the_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None
         bench.sql("DELETE FROM task_events; DELETE FROM tasks")
 
 
-async def test_an_attempt_that_still_runs_is_shown_with_what_it_did(
+async def test_running_attempt_is_shown_with_its_steps(
     jaeger: EmbeddedJaeger, bench: Bench
 ) -> None:
     parent = f"00-{0xABC:032x}-{0xC:016x}-01"
@@ -212,37 +214,39 @@ async def test_an_attempt_that_still_runs_is_shown_with_what_it_did(
     await _export(
         jaeger,
         "worker",
-        Finished("queued", _context(0xD, 0xABC), create, BEGAN, BEGAN + 1000, attributes=of_task),
-        Finished("first step", _context(0xE, 0xABC), attempt, BEGAN + 2000, BEGAN + 3_000_000),
+        FinishedSpan(
+            "queued", _context(0xD, 0xABC), create, BEGAN, BEGAN + 1000, attributes=of_task
+        ),
+        FinishedSpan("first step", _context(0xE, 0xABC), attempt, BEGAN + 2000, BEGAN + 3_000_000),
     )
     environment = {
         "HOLDFAST_DATABASE_URL": bench.settings.database_url,
         "HOLDFAST_JAEGER_URL": jaeger.url,
     }
     drawn = _trace_command(str(task), **environment).stdout
-    assert re.search(r"process #1 .*\n.*its end is not told yet\n.*└ first step", drawn), drawn
+    assert re.search(r"process #1 .*\n.*its end is not recorded yet\n.*└ first step", drawn), drawn
 
 
-async def test_why_there_is_no_trace(jaeger: EmbeddedJaeger, bench: Bench) -> None:
+async def test_missing_trace_is_explained(jaeger: EmbeddedJaeger, bench: Bench) -> None:
     (unsampled,) = await bench.submit("echo", traceparent=f"00-{0xBAD:032x}-{0xC:016x}-00")
     (sampled,) = await bench.submit("echo", traceparent=f"00-{0xBAD:032x}-{0xC:016x}-01")
     database = {"HOLDFAST_DATABASE_URL": bench.settings.database_url}
     here = database | {"HOLDFAST_JAEGER_URL": jaeger.url}
     away = f"http://127.0.0.1:{free_port()}"
-    for told, arguments, environment in [
-        ("there is no task", [str(uuid4())], here),
+    for message, arguments, environment in [
+        ("does not exist", [str(uuid4())], here),
         ("is not sampled", [str(unsampled)], here),
         (
             f"no answer from Jaeger at {away}",
             [str(sampled)],
             database | {"HOLDFAST_JAEGER_URL": away},
         ),
-        (f"no task from the API at {away}", [str(sampled), "--api", away], here),
-        ("no task from the API", [str(sampled), "--api", jaeger.url], here),
+        (f"cannot read the task at {away}", [str(sampled), "--api", away], here),
+        ("cannot read the task at", [str(sampled), "--api", jaeger.url], here),
     ]:
         done = _trace_command(*arguments, **environment)
         assert (done.returncode, done.stdout) == (1, "")
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
@@ -302,17 +306,19 @@ def test_make_trace_shows_two_attempts_and_the_kill_between_them(tmp_path: Path)
 
     first, kill, second = row("process default #1"), row(r"kill worker-\d"), row("default #2")
     assert first < kill < second
-    assert rows[first].startswith("scheduler")  # the dead export nothing: the take-back told it
+    assert rows[first].startswith(
+        "scheduler"
+    )  # a dead worker exports nothing: the scheduler emitted it
     assert "taken back" in done.stdout
     assert "↩ after process default #1" in done.stdout
     assert "effect committed" in done.stdout
-    assert sum("read the order" in line for line in rows) == 2  # of the killed attempt, too
+    assert sum("read the order" in line for line in rows) == 2  # of the killed attempt as well
     assert not list(tmp_path.iterdir())
     assert not _ours(str(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_make_trace_leaves_nothing_when_it_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_make_trace_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     argv = [sys.executable, "-m", "chaos", "trace"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Whoever makes a transition counts it: once, by queue and outcome, and with its times."""
+"""Metrics of tasks: each transition is counted once, by the process that committed it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def finished(bench: Bench) -> dict[str, float]:
     return {each: bench.count(TASKS, queue="default", outcome=each) for each in outcomes}
 
 
-async def test_a_worker_counts_how_its_tasks_end(bench: Bench) -> None:
+async def test_worker_counts_the_ends_of_its_tasks(bench: Bench) -> None:
     @bench.registry.task("work", backoff=Backoff(base_seconds=0.05, max_seconds=0.1))
     async def work(ctx: Context, payload: dict[str, Any]) -> None:
         if payload.get("discard"):
@@ -44,7 +44,7 @@ async def test_a_worker_counts_how_its_tasks_end(bench: Bench) -> None:
     assert bench.count("holdfast_task_duration_seconds_count", queue="default") == 3
 
 
-async def test_the_whole_time_of_a_task_has_its_retries_and_not_its_schedule(bench: Bench) -> None:
+async def test_task_duration_includes_retries_but_not_the_scheduled_delay(bench: Bench) -> None:
     @bench.registry.task("slow")
     async def slow(ctx: Context, payload: dict[str, Any]) -> None:
         await asyncio.sleep(0.3)
@@ -62,7 +62,7 @@ async def test_the_whole_time_of_a_task_has_its_retries_and_not_its_schedule(ben
     assert bench.count("holdfast_task_queue_wait_seconds_sum", queue="default") < 2
 
 
-async def test_a_scheduler_counts_the_tasks_that_it_ends(bench: Bench) -> None:
+async def test_scheduler_counts_the_tasks_it_ends(bench: Bench) -> None:
     worker = await bench.registered()
     await bench.claimed("a", "b", "c", worker=worker, max_losses=1)
     bench.sql("UPDATE tasks SET cancel_requested = true WHERE name = 'c'")
@@ -73,7 +73,7 @@ async def test_a_scheduler_counts_the_tasks_that_it_ends(bench: Bench) -> None:
     assert bench.count("holdfast_attempts_taken_back_total", reason="lease lost") == 3
 
 
-async def test_exemplars_are_traces_that_are_recorded(bench: Bench) -> None:
+async def test_exemplars_refer_to_recorded_traces(bench: Bench) -> None:
     @bench.registry.task("work")
     async def work(ctx: Context, payload: dict[str, Any]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""promtool accepts the configuration, the rules do what their unit tests say."""
+"""promtool accepts the configuration, and the rules pass their unit tests."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def promtool(programs: Prometheus, *words: str, given: bytes | None = None) -> s
     done = subprocess.run(
         [str(programs.promtool), *words], cwd=CONFIG, input=given, capture_output=True, check=False
     )
-    said = (done.stdout + done.stderr).decode()
-    assert done.returncode == 0, said
-    return said
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, output
+    return output
 
 
-def test_the_configuration_is_valid(programs: Prometheus) -> None:
-    said = promtool(programs, "check", "config", "prometheus.yml")
-    assert "1 rule files found" in said
+def test_configuration_is_valid(programs: Prometheus) -> None:
+    output = promtool(programs, "check", "config", "prometheus.yml")
+    assert "1 rule files found" in output
 
 
-def test_the_unit_tests_of_the_rules_hold(programs: Prometheus, tmp_path: Path) -> None:
+def test_unit_tests_of_the_rules_pass(programs: Prometheus, tmp_path: Path) -> None:
     rules = yaml.safe_load((CONFIG / "alerts.yml").read_text())
     for rule in rules["groups"][0]["rules"]:
-        del rule["annotations"]  # each case would have to repeat the whole runbook
+        del rule["annotations"]  # otherwise every case would repeat the runbook
     (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
     (tmp_path / CASES.name).write_text(CASES.read_text())
     assert "SUCCESS" in promtool(programs, "test", "rules", str(tmp_path / CASES.name))
 
 
-def test_every_rule_has_a_case_that_fires_and_one_that_does_not() -> None:
+def test_every_rule_has_a_firing_and_a_silent_case() -> None:
     rules = yaml.safe_load((CONFIG / "alerts.yml").read_text())["groups"][0]["rules"]
     names = {rule["alert"] for rule in rules}
     tests = yaml.safe_load(CASES.read_text())["tests"]
@@ -48,12 +48,12 @@ def test_every_rule_has_a_case_that_fires_and_one_that_does_not() -> None:
 
 
 @pytest.mark.parametrize("role", ["api", "scheduler", "worker"])
-def test_names_follow_the_practice(programs: Prometheus, role: str) -> None:
+def test_metric_names_follow_the_conventions(programs: Prometheus, role: str) -> None:
     text, _ = Metrics(role).render()
     assert promtool(programs, "check", "metrics", given=text) == ""
 
 
-def test_scaling_shortens_minutes_and_nothing_else(tmp_path: Path, programs: Prometheus) -> None:
+def test_scaling_changes_only_durations(tmp_path: Path, programs: Prometheus) -> None:
     text = "for: 2m\n x[5m] offset 10m > 5 * 60 and y > 500 and status=~'5..'"
     assert FACTOR == 30
     assert scaled(text) == (

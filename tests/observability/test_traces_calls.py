@@ -1,4 +1,4 @@
-"""Calls of the built-in handlers to other systems: a CLIENT span each, whose context goes along."""
+"""Calls of the built-in handlers to other systems: a CLIENT span with a propagated context."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 
 @contextlib.asynccontextmanager
 async def attempt(collector: Receiver) -> AsyncIterator[AttemptSpan]:
-    """The trace of an attempt that is under way."""
+    """Yield the span of a running attempt."""
     log = create_logger(level="ERROR")
     tracing = create_tracing(
         collector.url, 1.0, Metrics("test"), log, role="worker", label="w", version="1"
@@ -44,7 +44,7 @@ async def attempt(collector: Receiver) -> AsyncIterator[AttemptSpan]:
 
 
 async def run(function: Any, ctx: Context, payload: dict[str, Any]) -> Any:
-    """As a worker does."""
+    """Run a handler as a worker does."""
     assert ctx._span is not None
     inside = ctx._span.inside()
     return await asyncio.get_running_loop().create_task(function(ctx, payload), context=inside)
@@ -54,7 +54,7 @@ def below(attempt: AttemptSpan, spans: list[Seen]) -> bool:
     return {span.parent_id for span in spans} == {f"{attempt.context.span_id:016x}"}
 
 
-async def test_each_hop_of_a_request_is_a_span(server: Server) -> None:
+async def test_every_hop_of_a_request_is_a_span(server: Server) -> None:
     start = f"{server.url}/redirect/302?to=/answer/200%3Fsecret=s3cr3t"
     async with receiving() as collector, handler("127.0.0.1") as http:
         async with attempt(collector) as own:
@@ -77,7 +77,7 @@ async def test_each_hop_of_a_request_is_a_span(server: Server) -> None:
     assert "s3cr3t" not in str(spans)
 
 
-async def test_a_request_without_an_answer_is_an_error() -> None:
+async def test_request_without_a_response_is_an_error() -> None:
     async with receiving() as collector, handler("127.0.0.1") as http:
         async with attempt(collector) as own:
             nowhere = {"url": "http://127.0.0.1:1/", "method": "PUT"}
@@ -88,7 +88,7 @@ async def test_a_request_without_an_answer_is_an_error() -> None:
 
 
 class Mailbox:
-    """Keeps the header of the last mail."""
+    """Keeps the headers of the latest message."""
 
     traceparent: str | None = None
 
@@ -101,7 +101,7 @@ class Mailbox:
         return "250 taken"
 
 
-async def test_a_mail_is_a_span_and_carries_its_context() -> None:
+async def test_mail_is_a_span_and_carries_its_context() -> None:
     mailbox = Mailbox()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

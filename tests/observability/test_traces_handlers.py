@@ -1,4 +1,4 @@
-"""Spans of what handlers do; and that those who need none pay nothing for them."""
+"""Spans of handlers, and that unsampled tasks create none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from holdfast.telemetry import traceparent
 from holdfast.telemetry.trace_context import new_root
 
 
-async def test_steps_of_a_handler_nest_in_coroutines_and_in_threads(
+async def test_handler_spans_nest_in_coroutines_and_threads(
     traced: Bench, collector: Receiver
 ) -> None:
     seen: dict[str, str | None] = {}
@@ -98,14 +98,14 @@ async def test_sql_of_a_transaction(traced: Bench, collector: Receiver) -> None:
     assert SECRET not in str(collector.spans)
 
 
-async def test_a_transaction_that_lost_its_lease(traced: Bench, collector: Receiver) -> None:
-    inside, let_go = asyncio.Event(), asyncio.Event()
+async def test_transaction_that_lost_its_lease(traced: Bench, collector: Receiver) -> None:
+    inside, released = asyncio.Event(), asyncio.Event()
 
     @traced.registry.task("order")
     async def order(ctx: Context, payload: Payload) -> None:
         async with ctx.transaction():
             inside.set()
-            await let_go.wait()
+            await released.wait()
 
     create = sampled()
     (task_id,) = await traced.offer("order", traceparent=create)
@@ -115,7 +115,7 @@ async def test_a_transaction_that_lost_its_lease(traced: Bench, collector: Recei
             "UPDATE tasks SET state = 'SCHEDULED', epoch = epoch + 1, worker_id = NULL, "
             "claim_token = NULL"
         )
-        let_go.set()
+        released.set()
         lost = {"queue": "default", "name": "order", "outcome": "lost"}
         await until(lambda: traced.count("holdfast_attempts_finished_total", **lost) == 1)
     assert collector.one("stale write refused", task_id).error
@@ -123,10 +123,10 @@ async def test_a_transaction_that_lost_its_lease(traced: Bench, collector: Recei
     assert collector.named("process default") == []
 
 
-async def test_what_is_not_sampled_makes_no_spans(
+async def test_unsampled_tasks_create_no_spans(
     traced: Bench, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one that is thrown away: beside a sampled task, in the same batches."""
+    """Not even discarded ones, in the same batches as a sampled task."""
     made: list[str] = []
 
     def recording(tracing: Any, span: Any) -> None:
@@ -155,9 +155,7 @@ async def test_what_is_not_sampled_makes_no_spans(
     assert collector.spans == []
 
 
-async def test_without_a_sampled_task_a_batch_has_no_span(
-    traced: Bench, collector: Receiver
-) -> None:
+async def test_batch_without_a_sampled_task_has_no_span(traced: Bench, collector: Receiver) -> None:
     register_echo(traced)
     ids = await traced.submit("echo", "echo", traceparent=traceparent.write(new_root(0.0)))
     async with traced.scheduler(), traced.worker():
@@ -168,10 +166,10 @@ async def test_without_a_sampled_task_a_batch_has_no_span(
 
 
 @pytest.mark.parametrize("answer", ["paused", "500", "garbage"])
-async def test_a_bad_collector_neither_stops_nor_delays_tasks(
+async def test_faulty_collector_neither_stops_nor_delays_tasks(
     traced: Bench, collector: Receiver, answer: str
 ) -> None:
-    """Far more spans than there is room for, while not one of them is taken."""
+    """Far more spans than the queue holds, while the collector accepts none."""
     collector.answer = answer
     register_echo(traced)
     ids = await traced.submit(*["echo"] * 600, traceparent=sampled())
@@ -185,21 +183,23 @@ async def test_a_bad_collector_neither_stops_nor_delays_tasks(
     assert traced.count("holdfast_loop_turns_total", loop="heartbeat", result="failed") == 0
 
 
-async def test_the_attempt_of_a_thread_that_is_never_heard_of_again(
-    traced: Bench, collector: Receiver, let_go: threading.Event
+async def test_attempt_of_a_thread_that_never_ends(
+    traced: Bench, collector: Receiver, released: threading.Event
 ) -> None:
-    """Its attempt ends at its timeout; a step that ends later is still told below it."""
+    """The attempt ends at its timeout; a step that ends later is still its child."""
 
-    @traced.registry.task("deaf")
-    def deaf(ctx: Context, payload: Payload) -> None:
+    @traced.registry.task("uncooperative")
+    def uncooperative(ctx: Context, payload: Payload) -> None:
         with ctx.span("late"):
-            let_go.wait(30)
+            released.wait(30)
 
     create = sampled()
-    (task_id,) = await traced.offer("deaf", traceparent=create, timeout_seconds=0.2, max_attempts=1)
+    (task_id,) = await traced.offer(
+        "uncooperative", traceparent=create, timeout_seconds=0.2, max_attempts=1
+    )
     async with traced.worker() as worker:
         await traced.until_state(task_id, State.FAILED)
-        let_go.set()
+        released.set()
         await until(lambda: worker.slots.idle)
     (process,) = await attempts(collector, traced, task_id)
     assert collector.one("late").parent_id == process.span_id

@@ -1,4 +1,4 @@
-"""The spans of a task's life, told by schedulers and workers to a collector."""
+"""The spans of a task, exported by schedulers and workers to a collector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holdfast.telemetry.trace_context import nanoseconds
 from holdfast.worker.worker import EXIT_DEAD
 
 
-async def test_a_task_that_succeeds_at_once(traced: Bench, collector: Receiver) -> None:
+async def test_task_that_succeeds_first_time(traced: Bench, collector: Receiver) -> None:
     register_echo(traced)
     run_at = (await traced.store.clock()) + timedelta(seconds=0.3)
     task_id, create = await submit(traced, "echo", run_at=run_at, payload={"key": SECRET})
@@ -46,7 +46,7 @@ async def test_a_task_that_succeeds_at_once(traced: Bench, collector: Receiver) 
     assert SECRET not in str(collector.spans)
 
 
-async def test_waits_are_told_by_the_clock_of_the_database(
+async def test_waits_are_measured_by_the_databases_clock(
     traced: Bench, collector: Receiver
 ) -> None:
     task_id, _ = await submit(traced, "echo")
@@ -66,7 +66,7 @@ async def test_waits_are_told_by_the_clock_of_the_database(
     assert collector.named("scheduled", task_id) == [], "it was due when it was stored"
 
 
-async def test_a_retry_is_one_more_attempt_of_the_same_trace(
+async def test_retry_is_another_attempt_in_the_same_trace(
     traced: Bench, collector: Receiver
 ) -> None:
     @traced.registry.task("shaky")
@@ -95,7 +95,7 @@ async def test_a_retry_is_one_more_attempt_of_the_same_trace(
     assert SECRET not in str(collector.spans)
 
 
-async def test_a_dead_letter_says_why(traced: Bench, collector: Receiver) -> None:
+async def test_dead_letter_records_its_reason(traced: Bench, collector: Receiver) -> None:
     @traced.registry.task("hopeless")
     async def hopeless(ctx: Context, payload: Payload) -> None:
         raise Discard(SECRET)
@@ -108,9 +108,7 @@ async def test_a_dead_letter_says_why(traced: Bench, collector: Receiver) -> Non
     assert process.events["dead letter"] == {"holdfast.reason": "discarded"}
 
 
-async def test_a_result_that_cannot_be_stored_is_a_failure(
-    traced: Bench, collector: Receiver
-) -> None:
+async def test_unstorable_result_is_a_failure(traced: Bench, collector: Receiver) -> None:
     @traced.registry.task("nul")
     async def nul(ctx: Context, payload: Payload) -> float:
         return 1e400
@@ -122,7 +120,7 @@ async def test_a_result_that_cannot_be_stored_is_a_failure(
     assert process.attributes["error.type"] == "Unstorable"
 
 
-async def test_a_killed_worker_exports_nothing_and_the_take_back_closes_its_attempt(
+async def test_scheduler_emits_the_attempt_of_a_killed_worker(
     traced: Bench, collector: Receiver
 ) -> None:
     inside: list[str | None] = []
@@ -159,24 +157,24 @@ async def test_a_killed_worker_exports_nothing_and_the_take_back_closes_its_atte
     assert collector.loose_links() == []
 
 
-async def test_a_zombie_tells_that_it_was_refused_and_no_attempt(
+async def test_zombie_emits_the_refused_write_but_no_attempt(
     traced: Bench, collector: Receiver
 ) -> None:
-    let_go = asyncio.Event()
+    released = asyncio.Event()
 
-    @traced.registry.task("deaf", backoff=Backoff(base_seconds=0.1, jitter=0))
-    async def deaf(ctx: Context, payload: Payload) -> int:
-        while ctx.attempt == 1 and not let_go.is_set():
+    @traced.registry.task("uncooperative", backoff=Backoff(base_seconds=0.1, jitter=0))
+    async def uncooperative(ctx: Context, payload: Payload) -> int:
+        while ctx.attempt == 1 and not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
         return ctx.attempt
 
-    task_id, create = await submit(traced, "deaf", timeout_seconds=0.2)
+    task_id, create = await submit(traced, "uncooperative", timeout_seconds=0.2)
     async with traced.scheduler(timeout_grace_seconds=0.2), traced.worker():
         await traced.until_state(task_id, State.SUCCEEDED)
-        let_go.set()
+        released.set()
         await until(lambda: traced.count("holdfast_stale_writes_refused_total") == 1)
     first, _ = await attempts(collector, traced, task_id)
     assert first.attributes["holdfast.outcome"] == "timed out"
@@ -186,9 +184,7 @@ async def test_a_zombie_tells_that_it_was_refused_and_no_attempt(
     assert collector.orphans(create) == []
 
 
-async def test_an_incarnation_marked_dead_tells_no_attempt(
-    traced: Bench, collector: Receiver
-) -> None:
+async def test_incarnation_marked_dead_emits_no_attempt(traced: Bench, collector: Receiver) -> None:
     @traced.registry.task("endless")
     async def endless(ctx: Context, payload: Payload) -> None:
         await asyncio.Event().wait()
@@ -202,7 +198,7 @@ async def test_an_incarnation_marked_dead_tells_no_attempt(
     assert [span.name for span in collector.spans] == ["queued"]
 
 
-async def test_a_cancel_of_a_running_task_is_an_event_of_its_attempt(
+async def test_cancel_of_a_running_task_is_an_event_of_its_attempt(
     traced: Bench, collector: Receiver
 ) -> None:
     @traced.registry.task("endless")
@@ -219,7 +215,7 @@ async def test_a_cancel_of_a_running_task_is_an_event_of_its_attempt(
     assert not process.error, "nothing went wrong"
 
 
-async def test_a_stop_hands_back_and_the_next_worker_goes_on(
+async def test_stop_releases_and_the_next_worker_continues(
     traced: Bench, collector: Receiver
 ) -> None:
     @traced.registry.task("slow")
@@ -239,7 +235,9 @@ async def test_a_stop_hands_back_and_the_next_worker_goes_on(
     assert "shutting down" in first.events
 
 
-async def test_an_unknown_name_is_an_attempt_too(traced: Bench, collector: Receiver) -> None:
+async def test_task_without_a_handler_has_an_attempt_span(
+    traced: Bench, collector: Receiver
+) -> None:
     create = sampled()
     (task_id,) = await traced.offer("nobody_knows", traceparent=create)
     async with traced.worker(unknown_name_seconds=60):
@@ -248,7 +246,7 @@ async def test_an_unknown_name_is_an_attempt_too(traced: Bench, collector: Recei
     assert process.events["retry scheduled"] == {"holdfast.delay_seconds": 60.0}
 
 
-async def test_a_stray_is_told_by_the_worker_that_hands_it_back(
+async def test_orphan_is_emitted_by_the_worker_that_releases_it(
     traced: Bench, collector: Receiver
 ) -> None:
     register_echo(traced)
@@ -260,7 +258,7 @@ async def test_a_stray_is_told_by_the_worker_that_hands_it_back(
     assert process.start == nanoseconds(grant.claimed_at)
 
 
-async def test_a_claim_sent_again_knows_since_when_it_was_queued(
+async def test_resent_claim_keeps_the_time_it_was_queued(
     traced: Bench, collector: Receiver
 ) -> None:
     register_echo(traced)
@@ -277,7 +275,7 @@ async def test_a_claim_sent_again_knows_since_when_it_was_queued(
     assert queued.start == nanoseconds(dispatched)
 
 
-async def test_a_hint_published_again_is_one_more_send(traced: Bench, collector: Receiver) -> None:
+async def test_republished_hint_is_another_send(traced: Bench, collector: Receiver) -> None:
     task_id, create = await submit(traced, "echo")
     async with traced.scheduler(hint_deadline_seconds=0.2):
         await traced.until_state(task_id, State.QUEUED)
@@ -289,7 +287,7 @@ async def test_a_hint_published_again_is_one_more_send(traced: Bench, collector:
     assert collector.orphans(create) == []
 
 
-async def test_a_dispatch_whose_hints_were_lost_is_told_as_such(
+async def test_failed_publishing_is_recorded_as_an_error(
     traced: Bench, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id, _ = await submit(traced, "echo")

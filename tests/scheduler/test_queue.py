@@ -1,4 +1,4 @@
-"""Hints on a real Valkey: read, given up, given to others, and never believed."""
+"""Hints on a real Valkey: read, acked, requeued, drained, and never trusted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STREAM = "holdfast:hints:default"
 
 @pytest.fixture
 def bare(redis_url: str) -> Settings:
-    """No test here needs a database."""
+    """Return settings without a database, which no test here needs."""
     return Settings(redis_url=redis_url, connect_timeout_seconds=1.0)
 
 
@@ -49,18 +49,18 @@ async def read(
     queues: tuple[str, ...] = ("default",),
     pending: bool = False,
 ) -> list[Delivery]:
-    """A read after the one that creates the groups."""
+    """Read; repeat the first read, which only creates the groups."""
     found = await queue.read(consumer, queues, count, block_seconds=0.01, pending=pending)
     return found or await queue.read(consumer, queues, count, block_seconds=0.01, pending=pending)
 
 
 def entries(server: redis.Redis, queue: str = "default") -> tuple[int, int]:
-    """How many entries the stream has, and how many of them somebody was given."""
+    """Return the number of entries in the stream and of pending ones."""
     stream = f"holdfast:hints:{queue}"
     return server.xlen(stream), server.xpending(stream, "workers")["pending"]
 
 
-async def test_a_hint_is_read_as_it_was_published_and_gone_when_acked(
+async def test_hint_is_read_as_published_and_removed_by_ack(
     queue: HintQueue, server: redis.Redis
 ) -> None:
     batch, sampled = f"00-{'b' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'c' * 16}-01"
@@ -90,7 +90,7 @@ async def test_requeued_hint_keeps_its_batch(queue: HintQueue, server: redis.Red
     assert entries(server) == (0, 0)
 
 
-async def test_each_hint_goes_to_one_consumer(queue: HintQueue) -> None:
+async def test_each_hint_is_delivered_to_one_consumer(queue: HintQueue) -> None:
     published = hints(10)
     await queue.publish(published)
     first = await read(queue, uuid4(), count=4)
@@ -99,7 +99,7 @@ async def test_each_hint_goes_to_one_consumer(queue: HintQueue) -> None:
     assert len(first) == 4
 
 
-async def test_several_queues_share_the_count(queue: HintQueue) -> None:
+async def test_queues_share_the_read_count(queue: HintQueue) -> None:
     await queue.publish(hints(10, "mail") + hints(10, "images"))
     found = await read(queue, uuid4(), count=6, queues=("mail", "images"))
     assert sorted(d.queue for d in found) == ["images"] * 3 + ["mail"] * 3
@@ -107,21 +107,21 @@ async def test_several_queues_share_the_count(queue: HintQueue) -> None:
     assert len(await read(queue, uuid4(), count=100, queues=("mail", "images"))) == 14
 
 
-async def test_what_was_never_acked_can_be_read_again(
-    queue: HintQueue, server: redis.Redis
-) -> None:
+async def test_unacked_hint_can_be_read_again(queue: HintQueue, server: redis.Redis) -> None:
     consumer = uuid4()
     await queue.publish(hints(3))
     found = await read(queue, consumer)
     await queue.ack(found[:1])
     server.xdel(STREAM, found[1].entry_id)
     again = await read(queue, consumer, pending=True)
-    assert [d.hint for d in again] == [None, found[2].hint], "deleted, and still there"
+    assert [d.hint for d in again] == [None, found[2].hint], "one deleted, one still there"
     await queue.ack(again)
     assert await read(queue, consumer, pending=True) == []
 
 
-async def test_a_hint_given_back_goes_to_another_one(queue: HintQueue, server: redis.Redis) -> None:
+async def test_requeued_hint_goes_to_another_consumer(
+    queue: HintQueue, server: redis.Redis
+) -> None:
     await queue.publish(hints(2))
     found = await read(queue, uuid4())
     await queue.requeue(found)
@@ -144,17 +144,17 @@ async def test_a_hint_given_back_goes_to_another_one(queue: HintQueue, server: r
     ],
     ids=[
         "no id",
-        "id is no uuid",
+        "id is not a uuid",
         "no epoch",
-        "epoch is no number",
+        "epoch is not a number",
         "epoch below 0",
         "epoch above 31 bits",
         "epoch of 5000 digits",
-        "id is no text",
-        "traceparent is no text",
+        "id is not UTF-8",
+        "traceparent is not UTF-8",
     ],
 )
-async def test_what_is_no_hint_is_dropped_and_hides_no_other(
+async def test_invalid_entry_is_dropped_without_hiding_others(
     queue: HintQueue, server: redis.Redis, fields: dict[str, str]
 ) -> None:
     (good,) = hints(1)
@@ -166,7 +166,7 @@ async def test_what_is_no_hint_is_dropped_and_hides_no_other(
     assert entries(server) == (1, 0)
 
 
-async def test_the_dead_are_buried_and_their_hints_go_on(
+async def test_drain_removes_dead_consumer_and_requeues_its_hints(
     queue: HintQueue, server: redis.Redis
 ) -> None:
     dead, living = uuid4(), uuid4()
@@ -184,12 +184,12 @@ async def test_the_dead_are_buried_and_their_hints_go_on(
     assert await queue.drain("default", dead) == 0, "a second scheduler finds nothing to do"
 
 
-async def test_strangers_in_redis_do_not_stop_the_janitor(
+async def test_foreign_keys_and_consumers_do_not_stop_the_janitor(
     queue: HintQueue, server: redis.Redis
 ) -> None:
     worker = uuid4()
     await read(queue, worker)
-    server.xgroup_createconsumer(STREAM, "workers", "somebody-else")
+    server.xgroup_createconsumer(STREAM, "workers", "foreign")
     server.set("holdfast:hints:text", "no stream")
     server.xadd(b"holdfast:hints:\xff", {"a": "b"})
     server.xadd("holdfast:hints:groupless", {"a": "b"})
@@ -202,7 +202,7 @@ async def test_strangers_in_redis_do_not_stop_the_janitor(
     assert await queue.consumers("never-seen") == []
 
 
-async def test_the_generation_is_set_once_and_forgotten_with_all_else(
+async def test_generation_is_set_once_and_lost_with_the_hints(
     queue: HintQueue, server: redis.Redis
 ) -> None:
     assert await queue.generation() is None
@@ -213,7 +213,7 @@ async def test_the_generation_is_set_once_and_forgotten_with_all_else(
     assert await queue.generation() is None
 
 
-async def test_a_poke_ends_a_wait_once(queue: HintQueue) -> None:
+async def test_poke_ends_one_wait(queue: HintQueue) -> None:
     assert await queue.wait_poke("$", 0.01) == "$"
     waiting = asyncio.create_task(queue.wait_poke("$", 10))
     await until(lambda: _blocked(queue))
@@ -222,7 +222,7 @@ async def test_a_poke_ends_a_wait_once(queue: HintQueue) -> None:
     assert seen != "$"
     assert await queue.wait_poke(seen, 0.01) == seen
     await queue.poke()
-    assert await queue.wait_poke(seen, 10) > seen, "one that came between two waits is not lost"
+    assert await queue.wait_poke(seen, 10) > seen, "a poke between two waits is not lost"
 
 
 async def _blocked(queue: HintQueue) -> bool:
@@ -230,9 +230,7 @@ async def _blocked(queue: HintQueue) -> bool:
     return bool(info["blocked_clients"])
 
 
-async def test_a_stream_that_nobody_reads_stays_bounded(
-    bare: Settings, server: redis.Redis
-) -> None:
+async def test_unread_stream_stays_bounded(bare: Settings, server: redis.Redis) -> None:
     queue = HintQueue(bare.model_copy(update={"queue_depth_max": 100}), connections=1)
     for _ in range(20):
         await queue.publish(hints(100))
@@ -240,7 +238,7 @@ async def test_a_stream_that_nobody_reads_stays_bounded(
     assert server.xlen(STREAM) <= 400 + 100, "trimmed by whole nodes of 100"
 
 
-async def test_waiting_longer_than_the_limit_of_a_reply_is_no_error(bare: Settings) -> None:
+async def test_blocking_longer_than_the_reply_timeout_is_no_error(bare: Settings) -> None:
     queue = HintQueue(bare.model_copy(update={"connect_timeout_seconds": 0.3}), connections=1)
     assert await queue.read(uuid4(), ["default"], 1, block_seconds=5) == []
     assert await queue.read(uuid4(), ["default"], 1, block_seconds=5) == []
@@ -248,9 +246,7 @@ async def test_waiting_longer_than_the_limit_of_a_reply_is_no_error(bare: Settin
     await queue.close()
 
 
-async def test_a_wait_survives_that_redis_forgets_everything(
-    queue: HintQueue, server: redis.Redis
-) -> None:
+async def test_blocked_read_survives_flushall(queue: HintQueue, server: redis.Redis) -> None:
     consumer = uuid4()
     assert await read(queue, consumer) == []
     waiting = asyncio.create_task(queue.read(consumer, ["default"], 1, block_seconds=5))
@@ -262,7 +258,7 @@ async def test_a_wait_survives_that_redis_forgets_everything(
     assert len(await read(queue, consumer)) == 1
 
 
-async def test_a_late_reply_is_nobody_elses(bare: Settings) -> None:
+async def test_late_reply_never_reaches_another_caller(bare: Settings) -> None:
     async with wire_to(bare.redis_url) as wire:
         queue = HintQueue(bare.model_copy(update={"redis_url": wire.url}), connections=1)
         await queue.set_generation("known")
@@ -282,7 +278,7 @@ async def test_a_late_reply_is_nobody_elses(bare: Settings) -> None:
         await queue.close()
 
 
-async def test_a_redis_that_is_not_there_is_unavailable() -> None:
+async def test_unreachable_redis_raises_unavailable() -> None:
     queue = HintQueue(Settings(redis_url="redis://127.0.0.1:1/0"), connections=1)
     for call in (
         queue.publish(hints(1)),
@@ -297,6 +293,6 @@ async def test_a_redis_that_is_not_there_is_unavailable() -> None:
     await queue.close()
 
 
-def test_an_address_that_is_none_names_its_variable() -> None:
+def test_invalid_url_error_names_the_variable() -> None:
     with pytest.raises(Misconfigured, match="HOLDFAST_REDIS_URL"):
         HintQueue(Settings(redis_url="localhost:6379"), connections=1)

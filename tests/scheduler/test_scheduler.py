@@ -1,4 +1,4 @@
-"""Dispatch, sweeps and healing by a real scheduler; who may call whom dead."""
+"""Dispatch, sweeps and recovery by a real scheduler, and its failure detector."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 
 NOON = datetime(2026, 1, 9, 12, tzinfo=UTC)
-FOREVER = 3600.0  # a sleep that only a wakeup can end within a test
+FOREVER = 3600.0  # a sleep that only a poke ends within a test
 
 
 async def hinted(bench: Bench, count: int = 1000) -> list[Hint]:
-    """Every hint that lies in Redis and was not read yet, acked."""
+    """Read and ack every unread hint."""
     found: list[Hint] = []
     reader = uuid4()
     for _ in range(2):
@@ -43,21 +43,21 @@ def at(seconds: float, clock_ahead: float = 0.0) -> tuple[float, datetime]:
     return 100 + seconds, NOON + timedelta(seconds=seconds + clock_ahead)
 
 
-def test_steady_is_who_ticked_for_long_enough() -> None:
+def test_detector_trusts_leases_after_enough_ticks() -> None:
     detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
     ticks = [detector.tick(*at(second)) for second in range(6)]
     assert ticks == [False, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("seconds", [1.6, 60.0])
-def test_a_gap_begins_anew(seconds: float) -> None:
+def test_gap_restarts_the_observation(seconds: float) -> None:
     detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
     assert [detector.tick(*at(second)) for second in range(4)][-1]
     after = 3 + seconds
     assert [detector.tick(*at(after + n)) for n in range(4)] == [False, False, False, True]
 
 
-def test_slow_answers_are_no_gap_but_one_that_stays_away_is() -> None:
+def test_slow_answer_is_no_gap_but_a_missing_one_is() -> None:
     detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
     for turn in range(3):
         detector.tick(*at(2 * turn))
@@ -68,7 +68,7 @@ def test_slow_answers_are_no_gap_but_one_that_stays_away_is() -> None:
 
 
 @pytest.mark.parametrize("jump", [-30.0, 30.0])
-def test_a_jump_of_the_databases_clock_begins_anew(jump: float) -> None:
+def test_database_clock_jump_restarts_the_observation(jump: float) -> None:
     detector = FailureDetector(needed_seconds=3, gap_seconds=1.5)
     assert [detector.tick(*at(second)) for second in range(4)][-1]
     ticks = [detector.tick(*at(second, clock_ahead=jump)) for second in range(4, 9)]
@@ -78,7 +78,7 @@ def test_a_jump_of_the_databases_clock_begins_anew(jump: float) -> None:
 @pytest.mark.parametrize(
     ("lease", "heartbeat", "poll"), [(15.0, 3.0, 1.0), (3.0, 1.0, 0.2), (60.0, 20.0, 1.0)]
 )
-async def test_a_gap_that_goes_unnoticed_costs_no_living_worker_its_lease(
+async def test_undetected_gap_is_too_short_to_expire_a_live_lease(
     settings: Settings, lease: float, heartbeat: float, poll: float
 ) -> None:
     times = {"lease_seconds": lease, "heartbeat_seconds": heartbeat, "poll_seconds": poll}
@@ -88,10 +88,10 @@ async def test_a_gap_that_goes_unnoticed_costs_no_living_worker_its_lease(
             pass
         gap = scheduler._failure_detector._gap_seconds
     assert gap + heartbeat < lease
-    assert gap > bench_settings.poll_seconds, "or its own sleep would count as one"
+    assert gap > bench_settings.poll_seconds, "otherwise its own sleep would count as a gap"
 
 
-async def test_due_tasks_are_queued_and_hinted_and_others_wait(bench: Bench) -> None:
+async def test_due_tasks_are_dispatched_and_others_wait(bench: Bench) -> None:
     (due,) = await bench.submit("a")
     (later,) = await bench.submit("a", run_at=datetime(2090, 1, 1, tzinfo=UTC))
     async with bench.scheduler() as scheduler:
@@ -102,7 +102,7 @@ async def test_due_tasks_are_queued_and_hinted_and_others_wait(bench: Bench) -> 
     assert (await bench.story(due)).events[-1].actor == "scheduler:test"
 
 
-async def test_a_task_starts_when_it_is_due_and_not_before(bench: Bench) -> None:
+async def test_task_is_dispatched_when_due_and_not_before(bench: Bench) -> None:
     run_at = (await bench.store.clock()) + timedelta(seconds=0.8)
     (task_id,) = await bench.submit("a", run_at=run_at)
     async with bench.scheduler(poll_seconds=FOREVER):
@@ -110,7 +110,7 @@ async def test_a_task_starts_when_it_is_due_and_not_before(bench: Bench) -> None
     assert (await bench.story(task_id)).events[-1].at >= run_at
 
 
-async def test_a_poke_ends_the_sleep(bench: Bench) -> None:
+async def test_poke_ends_the_sleep(bench: Bench) -> None:
     async with bench.scheduler(poll_seconds=FOREVER):
         turns = {"loop": "dispatch", "result": "ok"}
         for _ in range(3):
@@ -133,7 +133,7 @@ async def test_higher_priority_goes_first(bench: Bench) -> None:
     assert [hint.task_id for hint in await hinted(bench)] == [*high, *middle, *low]
 
 
-async def test_a_queue_is_filled_to_its_depth_and_refilled(bench: Bench) -> None:
+async def test_queue_is_filled_to_its_depth_and_refilled(bench: Bench) -> None:
     await bench.submit(*["a"] * 10)
     others = await bench.submit(*["a"] * 2, queue="other")
     worker = await bench.registered(immortal=True)
@@ -158,7 +158,7 @@ async def _queued(bench: Bench, count: int) -> bool:
     return bool(found == count)
 
 
-async def test_a_dispatch_says_when_to_come_again(bench: Bench) -> None:
+async def test_dispatch_returns_seconds_until_next_due(bench: Bench) -> None:
     async def seconds(n: int) -> tuple[int, float | None]:
         dispatch = await bench.store.dispatch(n, "scheduler:test")
         return len(dispatch.tasks), dispatch.next_due_seconds
@@ -172,13 +172,13 @@ async def test_a_dispatch_says_when_to_come_again(bench: Bench) -> None:
         assert moved == count
         assert due == pytest.approx(3600, abs=60)
     await bench.submit(*["a"] * 5)
-    assert await seconds(4) == (4, None)  # a whole batch: there may be more
+    assert await seconds(4) == (4, None)  # a full batch: more tasks may be due
     moved, due = await seconds(10)
     assert moved == 1
     assert due == pytest.approx(3600, abs=60)
 
 
-async def test_what_finds_no_room_is_due_at_once(bench: Bench) -> None:
+async def test_task_without_room_is_overdue(bench: Bench) -> None:
     await bench.submit(*["a"] * 5)
     full = Store(bench.quick(queue_depth_max=3), connections=1, application_name="test")
     for moved in (3, 0):
@@ -196,11 +196,11 @@ async def test_several_schedulers_dispatch_each_task_once(bench: Bench) -> None:
     assert dispatched == [(500,)]
 
 
-async def test_an_unclaimed_hint_is_published_again_ever_more_rarely(bench: Bench) -> None:
+async def test_unclaimed_hint_is_republished_with_growing_intervals(bench: Bench) -> None:
     (task_id,) = await bench.submit("a")
     again = [Reason.SUBMITTED, Reason.DISPATCHED, *[Reason.REPUBLISHED] * 3]
     async with bench.scheduler(hint_deadline_seconds=0.2, poll_seconds=0.05):
-        await until(lambda: _told(bench, task_id, again))
+        await until(lambda: _has_reasons(bench, task_id, again))
     events = (await bench.story(task_id)).events[1:]
     waits = [(b.at - a.at).total_seconds() for a, b in pairwise(events)]
     for wait, least in zip(waits, (0.2, 0.4, 0.8), strict=True):
@@ -208,11 +208,11 @@ async def test_an_unclaimed_hint_is_published_again_ever_more_rarely(bench: Benc
     assert [hint.task_id for hint in await hinted(bench)] == [task_id] * 4
 
 
-async def _told(bench: Bench, task_id: Any, reasons: list[Reason]) -> bool:
+async def _has_reasons(bench: Bench, task_id: Any, reasons: list[Reason]) -> bool:
     return await bench.reasons(task_id) == reasons
 
 
-async def test_a_redis_that_forgot_everything_is_told_again(bench: Bench) -> None:
+async def test_lost_hints_are_republished(bench: Bench) -> None:
     ids = await bench.submit(*["a"] * 30)
     async with bench.scheduler(hint_deadline_seconds=FOREVER, sweep_batch=7):
         await bench.until_state(ids, State.QUEUED)
@@ -226,7 +226,7 @@ async def _generation(bench: Bench, before: str | None) -> bool:
     return await bench.queue.generation() not in {before, None}
 
 
-async def test_without_redis_the_backlog_stays_in_postgres(bench: Bench) -> None:
+async def test_without_redis_the_backlog_stays_scheduled(bench: Bench) -> None:
     async with wire_to(bench.settings.redis_url) as wire:
         wire.down()
         ids = await bench.submit(*["a"] * 3)
@@ -240,7 +240,7 @@ async def test_without_redis_the_backlog_stays_in_postgres(bench: Bench) -> None
     assert len(await hinted(bench)) == 3
 
 
-async def test_a_redis_that_goes_away_gets_one_batch_at_most(bench: Bench) -> None:
+async def test_failing_redis_receives_at_most_one_batch(bench: Bench) -> None:
     async with (
         wire_to(bench.settings.redis_url) as wire,
         bench.scheduler(redis_url=wire.url, dispatch_batch=10, hint_deadline_seconds=FOREVER),
@@ -256,7 +256,7 @@ async def test_a_redis_that_goes_away_gets_one_batch_at_most(bench: Bench) -> No
         await bench.until_state(ids, State.QUEUED)
 
 
-async def test_the_dead_are_found_even_while_redis_is_stalled(bench: Bench) -> None:
+async def test_dead_workers_are_detected_while_redis_is_stalled(bench: Bench) -> None:
     (grant,) = await bench.claimed("a")
     async with wire_to(bench.settings.redis_url) as wire:
         wire.stall()
@@ -267,14 +267,14 @@ async def test_the_dead_are_found_even_while_redis_is_stalled(bench: Bench) -> N
     assert (await bench.story(grant.task_id)).task.losses == 1
 
 
-async def test_poison_ends_in_the_dead_letter(bench: Bench) -> None:
+async def test_poison_task_ends_in_the_dead_letter(bench: Bench) -> None:
     (grant,) = await bench.claimed("a", max_losses=1)
     async with bench.scheduler():
         await bench.until_state(grant.task_id, State.FAILED)
     assert (await bench.reasons(grant.task_id))[-1] is Reason.LOST
 
 
-async def test_nobody_living_is_called_dead_after_an_outage_of_postgres(bench: Bench) -> None:
+async def test_no_live_worker_is_marked_dead_after_a_postgres_outage(bench: Bench) -> None:
     @bench.registry.task("endless")
     async def endless(ctx: Context, payload: dict[str, Any]) -> None:
         await asyncio.Event().wait()
@@ -298,7 +298,7 @@ async def test_nobody_living_is_called_dead_after_an_outage_of_postgres(bench: B
     assert (await bench.story(task_id)).task.losses == 0
 
 
-async def test_an_attempt_far_past_its_timeout_is_taken_from_a_living_worker(
+async def test_attempt_far_past_its_timeout_is_reclaimed_from_live_worker(
     bench: Bench,
 ) -> None:
     worker = await bench.registered(immortal=True)
@@ -310,11 +310,11 @@ async def test_an_attempt_far_past_its_timeout_is_taken_from_a_living_worker(
     assert (await bench.reasons(grant.task_id))[-1] is Reason.TIMED_OUT
 
 
-async def test_an_attempt_of_a_silent_worker_is_lost_with_it_not_timed_out(bench: Bench) -> None:
-    """Found by scheduler_pause_overlap: a killed worker's attempts used up max_attempts."""
+async def test_attempt_of_silent_worker_is_lost_not_timed_out(bench: Bench) -> None:
+    """Regression found by scheduler_pause_overlap: losses used up max_attempts."""
     worker = await bench.registered()
     (grant,) = await bench.claimed("a", worker=worker, timeout_seconds=0.1, max_attempts=1)
-    async with bench.scheduler():  # whose grace is over long before the lease is
+    async with bench.scheduler():  # its timeout grace ends long before the lease
         await until(lambda: _ended(bench, grant.task_id))
     task = (await bench.story(grant.task_id)).task
     assert (task.losses, task.finished_at) == (1, None)
@@ -322,8 +322,8 @@ async def test_an_attempt_of_a_silent_worker_is_lost_with_it_not_timed_out(bench
     assert Reason.TIMED_OUT not in await bench.reasons(grant.task_id)
 
 
-async def test_a_mark_dead_that_comes_too_late_kills_nobody(bench: Bench) -> None:
-    """Found by database_frozen: sent before Postgres stood still, carried out after it."""
+async def test_late_mark_dead_marks_no_worker(bench: Bench) -> None:
+    """Regression found by database_frozen: sent before Postgres froze, executed after it."""
     worker = await bench.registered()
     bench.sql("UPDATE workers SET lease_expires_at = clock_timestamp()")
     now = await bench.store.clock()
@@ -335,7 +335,7 @@ async def _ended(bench: Bench, task_id: UUID) -> bool:
     return await bench.state(task_id) is not State.RUNNING
 
 
-async def test_what_is_past_its_retention_is_deleted_and_the_rest_is_kept(bench: Bench) -> None:
+async def test_prune_deletes_only_tasks_past_retention(bench: Bench) -> None:
     worker = await bench.registered(immortal=True)
     done, dead = await bench.claimed("a", "b", worker=worker)
     (waiting,) = await bench.submit("a", run_at=datetime(2090, 1, 1, tzinfo=UTC))
@@ -353,7 +353,7 @@ async def _gone(bench: Bench, task_id: Any) -> bool:
     return await bench.store.get(task_id) is None
 
 
-async def test_a_stop_ends_the_longest_sleep_at_once(bench: Bench) -> None:
+async def test_stop_ends_the_longest_sleep(bench: Bench) -> None:
     async with asyncio.timeout(20):
         async with bench.scheduler(poll_seconds=FOREVER, lease_seconds=FOREVER) as scheduler:
             await until(lambda: scheduler.loops.stalled() == {})
@@ -363,7 +363,7 @@ async def test_a_stop_ends_the_longest_sleep_at_once(bench: Bench) -> None:
     assert EventName.SCHEDULER_STOPPED in bench.logged()
 
 
-async def test_nothing_is_ready_before_it_runs(bench: Bench) -> None:
+async def test_scheduler_is_not_ready_before_it_runs(bench: Bench) -> None:
     async with bench.scheduler() as scheduler:
         assert isinstance(scheduler, Scheduler)
         assert set(scheduler.loops.stalled()) == {

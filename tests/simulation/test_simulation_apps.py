@@ -1,4 +1,4 @@
-"""Handlers of users in simulated runs: which are taken, with which payloads, and which are not."""
+"""Handlers of users in simulated runs: which are accepted, with which payloads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def module(place: Path, name: str, text: str) -> str:
     return name
 
 
-def test_a_share_of_the_tasks_is_the_users(place: Path) -> None:
+def test_user_handlers_get_a_share_of_the_tasks(place: Path) -> None:
     calm = scenarios.find("calm")
     beside_it = beside(calm, [module(place, "mine_good", GOOD)])
     names = Counter(
@@ -57,7 +57,7 @@ def test_a_share_of_the_tasks_is_the_users(place: Path) -> None:
     assert widths == {1, 2}
 
 
-def test_without_them_the_plan_of_a_seed_is_what_it_was(place: Path) -> None:
+def test_without_user_handlers_operations_are_unchanged(place: Path) -> None:
     calm = scenarios.find("calm")
     assert beside(calm, []) is calm
     mixed = beside(calm, [module(place, "mine_too", GOOD)])
@@ -68,7 +68,7 @@ def test_without_them_the_plan_of_a_seed_is_what_it_was(place: Path) -> None:
     assert all(old[key] == new[key] for key in same)
 
 
-def test_the_bound_waits_for_their_timeout_and_their_backoff(place: Path) -> None:
+def test_bound_includes_timeout_and_backoff_of_user_handlers(place: Path) -> None:
     name = module(place, "mine_slow", GOOD)
     calm = scenarios.find("calm")
     backoff = longest_backoff([name], 5)
@@ -85,16 +85,16 @@ def test_the_bound_waits_for_their_timeout_and_their_backoff(place: Path) -> Non
         ("x = 1\n", "has no tasks"),
         ("raise RuntimeError('no')\n", "cannot be imported: RuntimeError: no"),
         ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = {'q': [{}]}\n", "no task 'q'"),
-        ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = 3\n", "is no mapping"),
+        ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = 3\n", "is not a mapping"),
     ],
 )
-def test_what_cannot_be_simulated_is_told(place: Path, text: str, complaint: str) -> None:
+def test_unsupported_module_is_refused(place: Path, text: str, complaint: str) -> None:
     name = module(place, f"mine_bad_{abs(hash(text))}", text)
     with pytest.raises(AppError, match=f"--app: .*{complaint}"):
         beside(scenarios.find("calm"), [name])
 
 
-def test_a_module_that_is_not_there_is_told(place: Path) -> None:
+def test_missing_module_is_refused(place: Path) -> None:
     assert place.exists()
     with pytest.raises(AppError, match="--app: no module 'mine_nowhere'"):
         beside(scenarios.find("calm"), ["mine_nowhere"])

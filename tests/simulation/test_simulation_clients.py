@@ -1,4 +1,4 @@
-"""The clients and the receiver of effects in virtual time, over the simulated network."""
+"""The clients and the sink in virtual time, over the simulated network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PORT = 8000
 
 
 class FakeApi:
-    """Answers by the number in the key: some never at first, some 503 at first, some refused."""
+    """Answers by the number in the key: some time out first, some get 503 first, some fail."""
 
     def __init__(self) -> None:
         self.sends: Counter[str] = Counter()
@@ -111,7 +111,7 @@ def world() -> Iterator[World]:
     world.network.close()
 
 
-def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
+def test_clients_run_all_operations_in_virtual_time(world: World) -> None:
     fakes = FakeApi(), FakeApi()
     operations = generate(WORKLOAD, 1)
     clients = world.clients(operations, "api-1", "api-2")
@@ -125,23 +125,23 @@ def test_the_whole_plan_is_worked_off_in_virtual_time(world: World) -> None:
     assert 20 < world.loop.time() < 60
     assert clients.answered == len(world.ops) / 2 > len(operations) * 0.8
     for number in range(40):
-        told = world.submits(f"s1-{number:05d}")
+        results = world.submits(f"s1-{number:05d}")
         if number == 7:
-            assert set(told) == {"fail"}
+            assert set(results) == {"fail"}
         elif number % 10 in {0, 1}:
-            assert "info" in told
-            assert told[-1] == "ok"
+            assert "info" in results
+            assert results[-1] == "ok"
         else:
-            assert set(told) == {"ok"}
+            assert set(results) == {"ok"}
     assert sum("Timeout" in op.value.get("error", "") for op in world.ops) == 4
-    # Each client has its API, and keeps its connection until the server tires of it.
+    # Each client has its API and keeps its connection until the server closes it.
     assert all(fake.sends for fake in fakes)
     opened = sum(edge.opened for edge in world.network.edges)
     assert CLIENTS <= opened < clients.answered / 2
     assert {op.process for op in world.ops} == {f"client-{n + 1}" for n in range(CLIENTS)}
 
 
-def test_operations_begin_when_planned_and_are_given_up_after_the_timeout(world: World) -> None:
+def test_operations_start_on_time_and_time_out(world: World) -> None:
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
     operations = [PlannedOperation(0.5, 3, "submit", "k-00", "ledger", 10.0, request)]
 
@@ -160,7 +160,7 @@ def test_operations_begin_when_planned_and_are_given_up_after_the_timeout(world:
     assert [op.type for op in world.ops] == ["invoke", "info", "invoke", "ok"]
 
 
-def test_a_broken_api_is_info_and_the_task_is_stored_once_it_is_back(world: World) -> None:
+def test_unavailable_api_gives_info_and_a_resend_succeeds(world: World) -> None:
     request: dict[str, Any] = {"name": "chaos_ledger", "payload": {}}
     ats = (0.0, 5.0, 6.0, 10.0)
     operations = [
@@ -184,16 +184,16 @@ def test_a_broken_api_is_info_and_the_task_is_stored_once_it_is_back(world: Worl
         await driving
 
     world.run(harness)
-    told = [world.submits(f"k-{n:02d}") for n in (2, 3, 4, 5)]
-    assert told[0] == ["ok"]
-    for outcomes in told[1:]:
+    results = [world.submits(f"k-{n:02d}") for n in (2, 3, 4, 5)]
+    assert results[0] == ["ok"]
+    for outcomes in results[1:]:
         assert set(outcomes[:-1]) == {"info"}
         assert outcomes[-1] == "ok"
     errors = {op.value["error"].partition("(")[0] for op in world.ops if op.value.get("error")}
     assert {"ConnectError", "ReadTimeout"} <= errors
 
 
-def test_a_run_of_the_clients_is_the_same_each_time() -> None:
+def test_clients_are_deterministic() -> None:
     runs = []
     for seed in (1, 2, 1):
         world = World(seed)
@@ -212,7 +212,7 @@ def test_a_run_of_the_clients_is_the_same_each_time() -> None:
     assert runs[0][0] != runs[1][0]
 
 
-def test_the_sink_serves_as_it_is(world: World, tmp_path: Path) -> None:
+def test_sink_runs_unmodified(world: World, tmp_path: Path) -> None:
     sink = Sink(tmp_path / "sink.jsonl")
 
     async def client() -> None:

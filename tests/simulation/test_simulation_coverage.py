@@ -1,4 +1,4 @@
-"""What strikes met: counted from the history and from the statements, added up, told as tables."""
+"""Coverage of faults: counted from history and statements, summed, formatted as tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(at: float, client: str, name: str) -> ExecutedStatement:
     )
 
 
-def struck(fault: str, target: str, at: float) -> Fault:
+def injected(fault: str, target: str, at: float) -> Fault:
     return Fault(type="start", fault_id=f"{fault}#1", fault=fault, targets=(target,), at=at)
 
 
@@ -37,27 +37,27 @@ STATEMENTS = [
     made(10.5, "worker-1", "claim"),
     made(11.5, "worker-1", "finish"),
     made(10.8, "scheduler-1", "dispatch"),
-    made(10.9, "witness", "counts"),
+    made(10.9, "observer", "counts"),
 ]
 
 
-def test_a_strike_falls_between_two_statements_of_its_process() -> None:
-    found = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+def test_fault_is_counted_between_two_statements_of_its_process() -> None:
+    found = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     assert found.injections == {"kill": 1}
     assert found.after == {"kill claim": 1}
     assert found.before == {"kill finish": 1}
     assert found.statements == {"claim": 1, "finish": 1, "dispatch": 1}
 
 
-def test_an_edge_is_its_clients_affair_and_a_server_everybodys() -> None:
-    edge = covered(struck("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
+def test_edge_fault_affects_its_client_and_server_fault_all() -> None:
+    edge = covered(injected("down", "scheduler-1->redis", 1.0), statements=STATEMENTS)
     assert edge.after == {"down dispatch": 1}
     assert not edge.before
-    server = covered(struck("pause", "postgres", 1.0), statements=STATEMENTS)
+    server = covered(injected("pause", "postgres", 1.0), statements=STATEMENTS)
     assert server.after == {"pause claim": 1, "pause dispatch": 1}
 
 
-def test_states_are_those_at_the_instant_of_the_strike() -> None:
+def test_states_are_taken_at_the_injection() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim().succeed()
     history = History(run.all_records())
@@ -65,13 +65,13 @@ def test_states_are_those_at_the_instant_of_the_strike() -> None:
     seconds = {event.to_state: history.seconds(event.at) for event in events}
     running = (seconds["RUNNING"] + seconds["SUCCEEDED"]) / 2
     found = covered(
-        struck("kill", "worker-1", running), struck("flush", "redis", 99.0), statements=[]
+        injected("kill", "worker-1", running), injected("flush", "redis", 99.0), statements=[]
     )
     assert found.states == {"kill RUNNING": 1, "flush SUCCEEDED": 1}
 
 
-def test_runs_add_up_and_survive_json() -> None:
-    one = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS)
+def test_coverage_adds_up_and_survives_json() -> None:
+    one = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS)
     one.sometimes.update(["lease_lost"])
     both = Coverage.parse(one.document)
     both.add(one)
@@ -80,8 +80,8 @@ def test_runs_add_up_and_survive_json() -> None:
     assert both.sometimes == {"lease_lost": 2}
 
 
-def test_cells_that_nothing_reached_are_visible() -> None:
-    lines = covered(struck("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
+def test_unreached_cells_are_marked() -> None:
+    lines = covered(injected("kill", "worker-1", 1.0), statements=STATEMENTS).tables().splitlines()
     (states,) = [line for line in lines if line.startswith("kill")]
     assert "." in states.split()
     claim = next(line for line in lines if line.startswith("claim"))
@@ -90,7 +90,7 @@ def test_cells_that_nothing_reached_are_visible() -> None:
     assert dispatch.split()[-1] == "./."
 
 
-def test_a_run_without_strikes_looks_like_one() -> None:
+def test_run_without_faults_has_an_empty_table() -> None:
     table = covered(statements=STATEMENTS).tables()
-    assert "strikes" in table
+    assert "injected" in table
     assert "kill" not in table

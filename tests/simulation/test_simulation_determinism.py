@@ -1,4 +1,4 @@
-"""The same seed gives the same run, to the last byte on every wire; and that could be otherwise."""
+"""The same seed gives the same run to the byte, and a control shows that the test can fail."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FAULTY = Scenario.model_validate(
 )
 SEED = 7
 
-# Processes that were killed leave open connections behind, which complain when they are freed.
+# Killed processes leave open connections, which warn when they are freed.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -85,7 +85,7 @@ pytestmark = [
 def ran(
     simulation_servers: SharedServers, tmp_path_factory: pytest.TempPathFactory
 ) -> SimulatedRun:
-    """The run that all others must be like."""
+    """The run that all others must equal."""
     return run(simulation_servers, tmp_path_factory.mktemp("runs"))
 
 
@@ -97,22 +97,22 @@ def run(foundation: SharedServers, runs: Path, seed: int = SEED) -> SimulatedRun
     return simulate(spec(runs, seed), foundation)
 
 
-def course(foundation: SharedServers, runs: Path) -> str:
-    """What tells two runs apart: the digest, or why there is none."""
+def fingerprint(foundation: SharedServers, runs: Path) -> str:
+    """Return the digest of a run, or the reason that there is none."""
     try:
         return run(foundation, runs).digest
     except RunFailed as error:
         return "; ".join(error.reasons)
 
 
-def test_it_is_a_run_in_which_a_lot_goes_wrong(ran: SimulatedRun) -> None:
+def test_reference_run_has_many_faults(ran: SimulatedRun) -> None:
     assert ran.judgement.verdict == "true"
     assert all(records[-1].type == "end" for records in ran.judgement.history.faults.values())
     assert ran.coverage.injections.total() == len(FAULTY.faults)
     assert {"attempt_failed", "lease_lost", "worker_replaced"} <= set(ran.coverage.sometimes)
 
 
-def test_again_in_the_same_process(
+def test_digest_is_stable_in_one_process(
     simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     others = {run(simulation_servers, tmp_path, seed).digest for seed in range(SEED + 1, SEED + 4)}
@@ -120,15 +120,15 @@ def test_again_in_the_same_process(
     assert len(others | {ran.digest}) == 4
     assert again.digest == ran.digest
     assert again.judgement.history.records == ran.judgement.history.records
-    # Thousands of seeds in one process must not fill the memory; the last one waits for the next.
+    # Thousands of seeds in one process must not leak; only the last run is still referenced.
     left = [each for each in gc.get_objects() if isinstance(each, SimulationLoop)]
     assert len(left) <= 1
 
 
 @pytest.mark.stack
-# Seven runs in three processes, each with servers of its own: over 120 s on a crowded machine.
+# Seven runs in three processes with separate servers: over 120 s on a busy machine.
 @pytest.mark.timeout(400)
-async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
+async def test_digest_is_stable_across_processes_and_hash_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:
     async def digests(pool: Pool, times: int) -> list[str]:
@@ -147,7 +147,7 @@ async def test_in_fresh_processes_with_other_hashes_alone_and_side_by_side(
 
 
 class RealEntropy(random.SystemRandom):
-    """Of the machine, also where a simulated process draws from it."""
+    """Real entropy, even in a simulated process."""
 
     def randbytes(self, n: int) -> bytes:
         with audit.real():
@@ -159,7 +159,7 @@ class RealEntropy(random.SystemRandom):
 
 @contextmanager
 def one_source_is_real(source: str, foundation: SharedServers) -> Iterator[None]:
-    """Within, the simulation leaks."""
+    """Make one source real inside the block."""
     sql = foundation.postgres.control.rows
     clock = "FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
     with pytest.MonkeyPatch.context() as patch:
@@ -182,8 +182,8 @@ def _but_entropy(node: Node, name: str, value: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def graves() -> Iterator[None]:
-    """What killed processes left complains when it is collected: here, and not in other tests."""
+def collected() -> Iterator[None]:
+    """Collect what killed processes left here, so that its warnings do not hit other tests."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,11 +192,11 @@ def graves() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("source", ["entropy"])
-def test_one_real_source_is_enough_to_tell_two_runs_apart(
+def test_one_real_source_changes_the_digest(
     source: str, simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
 ) -> None:
     with one_source_is_real(source, simulation_servers):
-        courses = {course(simulation_servers, tmp_path) for _ in range(2)}
-    # Under the real clock both may end alike: the harness gives up.
+        courses = {fingerprint(simulation_servers, tmp_path) for _ in range(2)}
+    # Under the real clock both runs may end alike, when the harness gives up.
     assert ran.digest not in courses
-    assert course(simulation_servers, tmp_path) == ran.digest
+    assert fingerprint(simulation_servers, tmp_path) == ran.digest

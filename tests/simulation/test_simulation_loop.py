@@ -1,4 +1,4 @@
-"""The simulated loop: asyncio in virtual time, in an order that the seed decides."""
+"""The simulated loop: asyncio in virtual time, in an order drawn from the seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def forever() -> None:
     await never()
 
 
-def test_an_hour_takes_no_time_and_the_result_comes_back(loop: SimulationLoop) -> None:
+def test_virtual_hour_is_instant_and_returns_the_result(loop: SimulationLoop) -> None:
     async def main() -> str:
         await asyncio.sleep(3600)
         return "done"
@@ -38,7 +38,7 @@ def test_an_hour_takes_no_time_and_the_result_comes_back(loop: SimulationLoop) -
     assert 3600 < loop.time() < 3600.001
 
 
-def test_what_the_harness_raises_is_raised(loop: SimulationLoop) -> None:
+def test_exception_of_the_harness_propagates(loop: SimulationLoop) -> None:
     async def main() -> None:
         await asyncio.sleep(1)
         raise ValueError("of the harness")
@@ -47,7 +47,7 @@ def test_what_the_harness_raises_is_raised(loop: SimulationLoop) -> None:
         loop.run(main)
 
 
-def test_timers_of_one_instant_go_off_in_the_order_they_were_set(loop: SimulationLoop) -> None:
+def test_simultaneous_timers_fire_in_creation_order(loop: SimulationLoop) -> None:
     order: list[int] = []
 
     async def main() -> None:
@@ -60,7 +60,7 @@ def test_timers_of_one_instant_go_off_in_the_order_they_were_set(loop: Simulatio
     assert order == list(range(50))
 
 
-def test_a_thousand_cancelled_timeouts_leave_the_rest_alone(loop: SimulationLoop) -> None:
+def test_cancelled_timeouts_do_not_affect_others(loop: SimulationLoop) -> None:
     async def main() -> float:
         async def quick() -> None:
             for _ in range(100):
@@ -84,7 +84,7 @@ def test_a_thousand_cancelled_timeouts_leave_the_rest_alone(loop: SimulationLoop
 
 
 class TestStuck:
-    def test_a_deadlock_says_who_waits_where(self, loop: SimulationLoop) -> None:
+    def test_deadlock_error_names_waiting_tasks(self, loop: SimulationLoop) -> None:
         async def inner() -> None:
             await never()
 
@@ -94,16 +94,14 @@ class TestStuck:
         async def main() -> None:
             await loop.start("worker-1", process).wait()
 
-        with pytest.raises(Stuck, match="nothing can happen") as caught:
+        with pytest.raises(Stuck, match="nothing is left to run") as caught:
             loop.run(main)
         text = str(caught.value)
-        assert (
-            "<worker-1 #1 running>: worker-1 at tests/simulation/test_simulation_loop.py:" in text
-        )
+        assert "<worker-1 #1 running>: worker-1 at simulation/test_simulation_loop.py:" in text
         assert "inner" in text
         assert "harness at kernel/node.py" in text
 
-    def test_timers_of_the_dead_keep_nobody_waiting(self, loop: SimulationLoop) -> None:
+    def test_timers_of_dead_nodes_are_ignored(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             node = loop.start("n", lambda: asyncio.sleep(1000))
             await asyncio.sleep(1)
@@ -145,9 +143,7 @@ class TestOrder:
         assert len(orders) > 10
         assert order(3) == order(3)
 
-    def test_tasks_cancelled_together_run_in_the_order_of_their_birth(
-        self, loop: SimulationLoop
-    ) -> None:
+    def test_tasks_cancelled_together_run_in_creation_order(self, loop: SimulationLoop) -> None:
         order: list[int] = []
 
         async def waits(number: int) -> None:
@@ -165,7 +161,7 @@ class TestOrder:
         loop.run(main)
         assert order == list(range(200))
 
-    def test_names_of_tasks_do_not_depend_on_earlier_runs(self) -> None:
+    def test_task_names_do_not_depend_on_earlier_runs(self) -> None:
         def names() -> list[str]:
             async def main() -> list[str]:
                 tasks = [asyncio.create_task(asyncio.sleep(0)) for _ in range(3)]
@@ -179,7 +175,7 @@ class TestOrder:
         assert names() == names()
 
 
-def test_the_usual_things_of_asyncio_work(loop: SimulationLoop) -> None:
+def test_common_asyncio_features_work(loop: SimulationLoop) -> None:
     async def produce(queue: asyncio.Queue[int]) -> None:
         for number in range(20):
             await queue.put(number)
@@ -204,7 +200,7 @@ def test_the_usual_things_of_asyncio_work(loop: SimulationLoop) -> None:
     assert loop.run(main) == sum(range(20))
 
 
-def test_a_generator_that_is_dropped_is_closed_on_its_node(loop: SimulationLoop) -> None:
+def test_dropped_generator_is_closed_on_its_node(loop: SimulationLoop) -> None:
     seen: list[str] = []
 
     async def generate() -> AsyncIterator[int]:
@@ -225,7 +221,7 @@ def test_a_generator_that_is_dropped_is_closed_on_its_node(loop: SimulationLoop)
     assert seen == ["n"]
 
 
-def test_callbacks_in_an_empty_context_belong_to_their_maker(loop: SimulationLoop) -> None:
+def test_callbacks_in_an_empty_context_run_on_their_creator(loop: SimulationLoop) -> None:
     seen: list[str] = []
 
     async def process() -> None:
@@ -240,7 +236,7 @@ def test_callbacks_in_an_empty_context_belong_to_their_maker(loop: SimulationLoo
     assert seen == ["n"]
 
 
-def test_the_loop_delegates_to_its_network(loop: SimulationLoop) -> None:
+def test_loop_delegates_to_its_network(loop: SimulationLoop) -> None:
     class Network:
         async def create_connection(
             self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
@@ -267,6 +263,6 @@ def test_the_loop_delegates_to_its_network(loop: SimulationLoop) -> None:
     assert asked == [("0.0.0.0", 80), ("10.0.0.1", 80)]
 
 
-def test_outside_of_a_node_there_is_no_current_one() -> None:
+def test_no_current_node_outside_of_nodes() -> None:
     with pytest.raises(RuntimeError, match=r"loop\.start"):
         current_node()

@@ -22,7 +22,7 @@ def world() -> World:
     return World()
 
 
-def test_streams_talk_over_it(world: World) -> None:
+def test_streams_exchange_data(world: World) -> None:
     async def main() -> None:
         await world.serve(Echo)
         began = world.now
@@ -44,7 +44,7 @@ def test_streams_talk_over_it(world: World) -> None:
     world.run(main)
 
 
-def test_a_health_server_answers_httpx_on_another_node(world: World) -> None:
+def test_health_server_answers_httpx_on_another_node(world: World) -> None:
     async def api() -> None:
         app = create_health(dict, Metrics("test"))
         server, serving = await start_server(app, "0.0.0.0", 8000)
@@ -92,7 +92,7 @@ def test_callbacks_run_on_the_node_that_owns_the_end(world: World) -> None:
     world.run(main)
 
 
-def test_each_connection_has_a_context_of_its_own(world: World) -> None:
+def test_each_connection_has_its_own_context(world: World) -> None:
     seen: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=0)
     counts: list[int] = []
 
@@ -113,7 +113,7 @@ def test_each_connection_has_a_context_of_its_own(world: World) -> None:
     assert counts == [1, 2, 1, 2]
 
 
-def test_what_one_step_writes_is_one_message(world: World) -> None:
+def test_writes_of_one_step_form_one_message(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -127,7 +127,7 @@ def test_what_one_step_writes_is_one_message(world: World) -> None:
     world.run(main)
 
 
-def test_the_order_of_a_direction_is_kept(world: World) -> None:
+def test_order_within_a_direction_is_kept(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -142,7 +142,7 @@ def test_the_order_of_a_direction_is_kept(world: World) -> None:
     world.run(main)
 
 
-def test_half_a_connection_can_be_closed(world: World) -> None:
+def test_connection_can_be_half_closed(world: World) -> None:
     async def main() -> None:
         await world.serve(Echo, keep_open=True)
         client, server = await world.connect()
@@ -158,7 +158,7 @@ def test_half_a_connection_can_be_closed(world: World) -> None:
     world.run(main)
 
 
-def test_a_socket_is_polled_readable_once_the_end_has_come(world: World) -> None:
+def test_socket_is_readable_after_eof(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -175,7 +175,7 @@ def test_a_socket_is_polled_readable_once_the_end_has_come(world: World) -> None
     world.run(main)
 
 
-def test_nobody_listens(world: World) -> None:
+def test_connection_without_a_listener_is_refused(world: World) -> None:
     async def main() -> None:
         address = world.network.host("server")
         answers = set()
@@ -194,7 +194,7 @@ def test_nobody_listens(world: World) -> None:
     world.run(main)
 
 
-def test_an_unknown_host_is_not_simulated(world: World) -> None:
+def test_unknown_host_is_not_simulated(world: World) -> None:
     async def main() -> None:
         with pytest.raises(NotSimulated, match=r"203\.0\.113\.7:80"):
             await asyncio.open_connection("203.0.113.7", 80)
@@ -202,7 +202,7 @@ def test_an_unknown_host_is_not_simulated(world: World) -> None:
     world.run(main)
 
 
-def test_a_port_is_taken_until_its_server_or_its_node_ends(world: World) -> None:
+def test_port_is_in_use_until_server_or_node_ends(world: World) -> None:
     async def main() -> None:
         node = await world.serve()
         first = await world.network.create_server(asyncio.Protocol, "127.0.0.1", 0)
@@ -219,7 +219,7 @@ def test_a_port_is_taken_until_its_server_or_its_node_ends(world: World) -> None
     world.run(main)
 
 
-def test_a_closed_server_waits_for_its_connections(world: World) -> None:
+def test_closed_server_waits_for_its_connections(world: World) -> None:
     async def main() -> None:
         accepted: list[Recorder] = []
 
@@ -242,7 +242,7 @@ def test_a_closed_server_waits_for_its_connections(world: World) -> None:
     world.run(main)
 
 
-def test_a_writer_waits_for_a_reader(world: World) -> None:
+def test_writer_waits_for_a_slow_reader(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -264,7 +264,7 @@ def test_a_writer_waits_for_a_reader(world: World) -> None:
     world.run(main)
 
 
-def test_the_tap_sees_every_message_in_order(world: World) -> None:
+def test_tap_sees_every_message_in_order(world: World) -> None:
     seen: list[Message] = []
 
     def tap(message: Message) -> bool:
@@ -291,7 +291,7 @@ def test_the_tap_sees_every_message_in_order(world: World) -> None:
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-def test_a_lost_message_breaks_the_connection_for_both(world: World, stream: str) -> None:
+def test_lost_message_resets_both_ends(world: World, stream: str) -> None:
     async def main() -> None:
         await world.serve(Echo)
         client, server = await world.connect()
@@ -303,7 +303,7 @@ def test_a_lost_message_breaks_the_connection_for_both(world: World, stream: str
         for each in (client, server):
             assert each.what[-1] == "lost"
             assert isinstance(each.error, ConnectionResetError)
-        # Nothing that was sent behind it arrives either.
+        # Later messages do not arrive either.
         assert client.data == b""
         assert server.data.startswith(b"question") == (stream == "downstream")
         assert stream == "downstream" or server.data == b""
@@ -312,7 +312,7 @@ def test_a_lost_message_breaks_the_connection_for_both(world: World, stream: str
 
 
 @pytest.mark.parametrize("victim", ["sender", "receiver"])
-def test_the_tap_kills(world: World, victim: str) -> None:
+def test_tap_can_kill_nodes(world: World, victim: str) -> None:
     async def main() -> None:
         await world.serve(Echo)
         caller = Recorder()
@@ -333,7 +333,7 @@ def test_the_tap_kills(world: World, victim: str) -> None:
         server = world.accepted[0]
         if victim == "sender":
             assert caller.what == ["made"]
-            assert server.what[:2] == ["made", "data"]  # it was on its way
+            assert server.what[:2] == ["made", "data"]  # it was in flight
         else:
             assert server.what == ["made"]
             assert caller.what[-1] == "lost"
@@ -356,7 +356,7 @@ def story(seed: int) -> tuple[str, float]:
     return world.loop.trace.digest, ended
 
 
-def test_the_seed_decides() -> None:
+def test_seed_determines_the_run() -> None:
     assert story(1) == story(1)
     assert len({ended for _, ended in map(story, range(5))}) == 5
 
@@ -376,7 +376,7 @@ def masked(text: bytes, mask: Callable[[bytes], bytes] | None) -> str:
     return world.loop.trace.digest
 
 
-def test_the_digest_sees_bytes_but_not_what_is_masked() -> None:
+def test_digest_covers_bytes_except_masked_ones() -> None:
     assert masked(b"pid 1", None) != masked(b"pid 2", None)
     assert masked(b"pid 1", lambda data: data[:3]) == masked(b"pid 2", lambda data: data[:3])
     assert masked(b"pid 1", lambda data: data[:3]) != masked(b"pud 1", lambda data: data[:3])

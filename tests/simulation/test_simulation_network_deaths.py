@@ -13,7 +13,7 @@ def world() -> World:
     return World()
 
 
-def test_the_peer_of_a_killed_process_sees_the_end(world: World) -> None:
+def test_peer_of_a_killed_process_sees_eof(world: World) -> None:
     async def main() -> None:
         node = await world.serve()
         client, server = await world.connect()
@@ -27,7 +27,7 @@ def test_the_peer_of_a_killed_process_sees_the_end(world: World) -> None:
     world.run(main)
 
 
-def test_the_peer_of_a_process_killed_with_unread_bytes_sees_a_reset(world: World) -> None:
+def test_peer_of_a_process_killed_with_unread_bytes_sees_reset(world: World) -> None:
     async def main() -> None:
         node = await world.serve()
         client, _ = await world.connect()
@@ -42,7 +42,7 @@ def test_the_peer_of_a_process_killed_with_unread_bytes_sees_a_reset(world: Worl
     world.run(main)
 
 
-def test_a_write_to_a_closed_socket_is_reset(world: World) -> None:
+def test_write_to_a_closed_socket_is_reset(world: World) -> None:
     async def main() -> None:
         node = await world.serve()
         for close in (lambda end: end.abort(), lambda _: world.loop.kill(node)):
@@ -58,7 +58,7 @@ def test_a_write_to_a_closed_socket_is_reset(world: World) -> None:
     world.run(main)
 
 
-def test_the_kernel_of_a_paused_process_refuses_what_comes_for_a_closed_socket(
+def test_kernel_of_a_paused_process_resets_data_for_a_closed_socket(
     world: World,
 ) -> None:
     async def main() -> None:
@@ -74,7 +74,7 @@ def test_the_kernel_of_a_paused_process_refuses_what_comes_for_a_closed_socket(
     world.run(main)
 
 
-def test_a_server_that_closes_refuses_whom_it_had_not_accepted(world: World) -> None:
+def test_closing_server_resets_unaccepted_connections(world: World) -> None:
     async def main() -> None:
         listening: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
 
@@ -96,7 +96,7 @@ def test_a_server_that_closes_refuses_whom_it_had_not_accepted(world: World) -> 
     world.run(main)
 
 
-def test_a_close_with_unread_bytes_is_a_reset(world: World) -> None:
+def test_close_with_unread_bytes_is_a_reset(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -111,7 +111,7 @@ def test_a_close_with_unread_bytes_is_a_reset(world: World) -> None:
     world.run(main)
 
 
-def test_a_reset_met_by_a_writer_who_does_not_read(world: World) -> None:
+def test_writer_that_does_not_read_detects_reset(world: World) -> None:
     async def main() -> None:
         await world.serve()
         client, server = await world.connect()
@@ -130,7 +130,7 @@ def test_a_reset_met_by_a_writer_who_does_not_read(world: World) -> None:
     world.run(main)
 
 
-def test_a_paused_process_is_connected_to_and_finds_all_bytes_later(world: World) -> None:
+def test_paused_process_receives_connections_and_bytes_later(world: World) -> None:
     async def main() -> None:
         node = await world.serve()
         world.loop.pause(node)

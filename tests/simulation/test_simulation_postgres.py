@@ -1,4 +1,4 @@
-"""Locks, held commits and time: what the bridge to the real Postgres adds to it."""
+"""Lock waits, held commits and time in the bridge to the real Postgres."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _writers(world: World) -> None:
     world.said.append(row["who"])
 
 
-def test_waiting_writers_go_on_one_by_one_in_an_order_that_the_seed_draws(
+def test_waiting_writers_continue_in_seeded_order(
     real: SharedPostgres,
 ) -> None:
     worlds = [run(real, seed, _writers) for seed in range(8)]
@@ -79,7 +79,7 @@ def test_waiting_writers_go_on_one_by_one_in_an_order_that_the_seed_draws(
 
 
 async def _inserters(world: World) -> None:
-    """All wait for one transaction to end, and all could go on at once when it does."""
+    """All wait for one transaction, and all could continue when it ends."""
 
     async def hold(connection: Link) -> None:
         transaction = connection.transaction()
@@ -99,7 +99,7 @@ async def _inserters(world: World) -> None:
     )
 
 
-def test_of_many_waiters_for_a_unique_key_the_seed_draws_the_winner(real: SharedPostgres) -> None:
+def test_seed_draws_the_winner_of_a_unique_key(real: SharedPostgres) -> None:
     winners = []
     for seed in range(8):
         first, second = run(real, seed, _inserters), run(real, seed, _inserters)
@@ -129,7 +129,7 @@ async def _deadlock(world: World) -> None:
     world.said += [row["n"] for row in await world.sql("SELECT n FROM pairs ORDER BY id")]
 
 
-def test_the_victim_of_a_deadlock_is_always_the_one_that_closed_the_circle(
+def test_deadlock_victim_is_the_last_to_wait(
     real: SharedPostgres,
 ) -> None:
     for seed in range(4):
@@ -141,7 +141,7 @@ def test_the_victim_of_a_deadlock_is_always_the_one_that_closed_the_circle(
         assert first.digest == second.digest
 
 
-def test_a_statement_that_is_slow_but_not_blocked_is_waited_for(real: SharedPostgres) -> None:
+def test_slow_statement_is_awaited(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         began = world.loop.time()
         await world.sql("SELECT pg_sleep(0.02)")
@@ -151,7 +151,9 @@ def test_a_statement_that_is_slow_but_not_blocked_is_waited_for(real: SharedPost
     assert not any(statement.parked for statement in world.statements)
 
 
-def test_a_cancelled_call_ends_its_wait_and_leaves_a_sound_connection(real: SharedPostgres) -> None:
+def test_cancelled_call_ends_its_lock_wait_and_keeps_the_connection_usable(
+    real: SharedPostgres,
+) -> None:
     async def course(world: World) -> None:
         await world.sql("INSERT INTO pairs VALUES (1, 0, '')")
 
@@ -178,7 +180,7 @@ def test_a_cancelled_call_ends_its_wait_and_leaves_a_sound_connection(real: Shar
 
 
 async def _trap(world: World) -> None:
-    """READ COMMITTED: what both look for is in neither's snapshot."""
+    """Two inserts under READ COMMITTED, neither of which sees the other's row."""
 
     async def add(connection: Link) -> None:
         await connection.execute(
@@ -190,7 +192,7 @@ async def _trap(world: World) -> None:
     world.said.append(len(await world.sql("SELECT FROM plain")))
 
 
-def test_single_statements_overlap_only_where_commits_are_held(real: SharedPostgres) -> None:
+def test_single_statements_overlap_only_with_held_commits(real: SharedPostgres) -> None:
     assert {run(real, seed, _trap).said[0] for seed in range(4)} == {1}
     worlds = [run(real, seed, _trap, held_share=1.0) for seed in range(4)]
     assert max(world.said[0] for world in worlds) > 1
@@ -199,7 +201,7 @@ def test_single_statements_overlap_only_where_commits_are_held(real: SharedPostg
         assert run(real, seed, _trap, held_share=1.0).digest == world.digest
 
 
-def test_a_held_statement_looks_like_one_in_autocommit(real: SharedPostgres) -> None:
+def test_held_statement_looks_like_autocommit(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def work(connection: Link) -> None:
             insert = "INSERT INTO keys VALUES ($1, 'x') RETURNING key"
@@ -226,7 +228,7 @@ def test_a_held_statement_looks_like_one_in_autocommit(real: SharedPostgres) -> 
     ]
 
 
-def test_what_a_client_sent_whole_is_committed_though_it_died(real: SharedPostgres) -> None:
+def test_complete_statement_of_a_dead_client_is_committed(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def insert(connection: Link) -> None:
             await connection.execute("INSERT INTO keys VALUES ($1, 'x')", "k")
@@ -245,7 +247,7 @@ def test_what_a_client_sent_whole_is_committed_though_it_died(real: SharedPostgr
 # ------------------------------------------------------------------------------ time
 
 
-def test_the_clock_of_the_database_is_virtual_and_goes_on_during_a_lock_wait(
+def test_database_clock_is_virtual_during_a_lock_wait(
     real: SharedPostgres,
 ) -> None:
     async def course(world: World) -> None:
@@ -273,7 +275,7 @@ def test_the_clock_of_the_database_is_virtual_and_goes_on_during_a_lock_wait(
     run(real, 1, course)
 
 
-def test_control_experiment_by_the_real_clock_a_lease_of_virtual_time_never_ends(
+def test_control_real_clock_never_ends_a_virtual_lease(
     real: SharedPostgres,
 ) -> None:
     async def course(world: World) -> None:
@@ -286,7 +288,7 @@ def test_control_experiment_by_the_real_clock_a_lease_of_virtual_time_never_ends
     assert run(real, 1, course).said == [False, True]
 
 
-def test_defaults_of_columns_and_random_values_are_virtual_too(real: SharedPostgres) -> None:
+def test_column_defaults_and_random_values_are_virtual(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         await world.sql("INSERT INTO plain (who) VALUES ('x')")
         (row,) = await world.sql("SELECT at, gen_random_uuid() AS id, random() AS r FROM plain")
@@ -297,7 +299,7 @@ def test_defaults_of_columns_and_random_values_are_virtual_too(real: SharedPostg
     assert run(real, 1, course).said == run(real, 1, course).said
 
 
-def test_a_clock_moved_by_the_harness_moves_the_database(real: SharedPostgres) -> None:
+def test_clock_moved_by_the_harness_moves_the_database(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         node = next(node for node in world.loop.nodes if node.name == "postgres")
         node.clock_offset = -3600.0
@@ -315,7 +317,7 @@ _UNSHADOWED = re.compile(
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """All literals of a source file but for docstrings."""
+    """Return all string literals of a source file except docstrings."""
     tree = ast.parse(path.read_text())
     documentation = {
         id(node.body[0].value)
@@ -330,9 +332,9 @@ def _texts(path: Path) -> Iterator[str]:
                 yield text
 
 
-def test_no_sql_of_the_product_reads_a_clock_that_cannot_be_shadowed() -> None:
+def test_product_sql_reads_only_shadowed_clocks() -> None:
     paths = [*(ROOT / "system").rglob("*.py"), *(ROOT / "chaos" / "tasks").rglob("*.py")]
-    # The parser counts its depth: what killed processes left must not be collected in its middle.
+    # The parser counts its depth, so garbage must not be collected while it runs.
     gc.collect()
     gc.disable()
     try:

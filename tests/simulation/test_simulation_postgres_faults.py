@@ -37,7 +37,7 @@ def real(simulation_servers: SharedServers) -> Iterator[SharedPostgres]:
 
 
 def _insert(key: str, seconds: float = 0.0) -> Any:
-    """Inserts a key, and commits so many seconds later."""
+    """Insert a key and commit after some seconds."""
 
     async def insert(connection: Link) -> None:
         async with connection.transaction():
@@ -54,7 +54,7 @@ async def _keys(world: World) -> list[str]:
 # ------------------------------------------------------------------------------ clients
 
 
-def test_a_killed_client_is_rolled_back_and_who_waited_for_it_goes_on(real: SharedPostgres) -> None:
+def test_killed_client_is_rolled_back_and_its_waiter_continues(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         victim = world.client("victim", _insert("k", 100.0))
         await asyncio.sleep(0.5)
@@ -69,7 +69,7 @@ def test_a_killed_client_is_rolled_back_and_who_waited_for_it_goes_on(real: Shar
 
 
 @pytest.mark.parametrize(("hold", "expected"), [(0.6, ["a", "b"]), (20.0, ["a"])])
-def test_the_statement_of_a_killed_client_waits_on_until_postgres_looks_after_it(
+def test_statement_of_a_killed_client_waits_until_postgres_checks(
     real: SharedPostgres, hold: float, expected: list[str]
 ) -> None:
     async def course(world: World) -> None:
@@ -90,7 +90,7 @@ def test_the_statement_of_a_killed_client_waits_on_until_postgres_looks_after_it
     run(real, 1, course)
 
 
-def test_who_sleeps_in_a_transaction_too_long_is_thrown_out(real: SharedPostgres) -> None:
+def test_idle_transaction_is_terminated(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def sleep(connection: Link) -> None:
             with pytest.raises(asyncpg.PostgresError) as caught:
@@ -107,7 +107,7 @@ def test_who_sleeps_in_a_transaction_too_long_is_thrown_out(real: SharedPostgres
     assert any("25P03" in entry.what for entry in world.entries)
 
 
-def test_copy_is_refused_in_clear_words(real: SharedPostgres) -> None:
+def test_copy_is_refused(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async with world.connected() as connection:
             with pytest.raises(asyncpg.FeatureNotSupportedError, match="NotSimulated: COPY"):
@@ -118,7 +118,7 @@ def test_copy_is_refused_in_clear_words(real: SharedPostgres) -> None:
     run(real, 1, course)
 
 
-def test_cursors_scripts_and_errors_in_between(real: SharedPostgres) -> None:
+def test_cursors_scripts_and_errors(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async with world.connected() as connection:
             await work(connection)
@@ -142,8 +142,8 @@ def test_cursors_scripts_and_errors_in_between(real: SharedPostgres) -> None:
 # ------------------------------------------------------------------------------ the server
 
 
-async def _struck(world: World, strike: str) -> None:
-    """A client between statements, one in a transaction, one that waits for it, one held."""
+async def _cut_clients(world: World, fault: str) -> None:
+    """Cut four clients: idle, in a transaction, waiting for its lock, with a held commit."""
 
     async def idle(connection: Link) -> None:
         await asyncio.sleep(5.0)
@@ -164,11 +164,11 @@ async def _struck(world: World, strike: str) -> None:
     await asyncio.sleep(0.5)
     clients.append(world.client("waiting", lambda connection: cut(connection, "k", 0.0)))
     await asyncio.sleep(0.5)
-    if strike == "terminate_backends":
+    if fault == "terminate_backends":
         assert world.postgres.terminate_backends() == 3
     else:
         pid = world.postgres.pid
-        getattr(world.postgres, strike)()
+        getattr(world.postgres, fault)()
         assert world.postgres.pid is None
         with pytest.raises(_CUT):
             await asyncpg.connect(world.postgres.url())
@@ -181,17 +181,15 @@ async def _struck(world: World, strike: str) -> None:
     assert await _keys(world) == ["before"]
 
 
-@pytest.mark.parametrize("strike", ["crash", "stop", "terminate_backends"])
-def test_whatever_ends_the_server_rolls_back_what_was_open_and_tells_everybody(
-    real: SharedPostgres, strike: str
-) -> None:
-    worlds = [run(real, 3, lambda world: _struck(world, strike)) for _ in range(2)]
+@pytest.mark.parametrize("fault", ["crash", "stop", "terminate_backends"])
+def test_server_end_rolls_back_and_disconnects_clients(real: SharedPostgres, fault: str) -> None:
+    worlds = [run(real, 3, lambda world: _cut_clients(world, fault)) for _ in range(2)]
     assert worlds[0].digest == worlds[1].digest
-    told = [entry.who for entry in worlds[0].entries if entry.what == "connection -> 57P01"]
-    assert sorted(told) == ([] if strike == "crash" else ["idle", "open", "waiting"])
+    disconnected = [entry.who for entry in worlds[0].entries if entry.what == "connection -> 57P01"]
+    assert sorted(disconnected) == ([] if fault == "crash" else ["idle", "open", "waiting"])
 
 
-def test_a_crash_takes_a_held_commit_with_it(real: SharedPostgres) -> None:
+def test_crash_loses_a_held_commit(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         async def insert(connection: Link) -> None:
             with pytest.raises(_CUT):
@@ -208,14 +206,14 @@ def test_a_crash_takes_a_held_commit_with_it(real: SharedPostgres) -> None:
     run(real, 1, course, held_share=1.0)
 
 
-def test_nobody_gets_a_connection_while_the_server_is_exhausted(real: SharedPostgres) -> None:
+def test_exhausted_server_refuses_connections(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         before = await asyncpg.connect(world.postgres.url())
         assert world.postgres.exhaust() > 50
         for _ in range(2):
             with pytest.raises(asyncpg.TooManyConnectionsError):
                 await asyncpg.connect(world.postgres.url())
-            await before.close()  # what becomes free is taken, too
+            await before.close()  # freed connections are taken too
             await asyncio.sleep(0.1)
         assert world.postgres.release() > 50
         assert await _keys(world) == []
@@ -246,7 +244,7 @@ async def _life_of_a_task(world: World) -> None:
 
 
 @pytest.mark.parametrize("held_share", [0.0, 1.0])
-def test_the_store_runs_unmodified_and_its_statements_are_known_by_name(
+def test_store_runs_unmodified_with_named_statements(
     real: SharedPostgres, held_share: float
 ) -> None:
     world = run(real, 5, _life_of_a_task, held_share=held_share)
@@ -257,18 +255,18 @@ def test_the_store_runs_unmodified_and_its_statements_are_known_by_name(
     assert run(real, 5, _life_of_a_task, held_share=held_share).digest == world.digest
 
 
-def test_another_server_gives_the_same_digest(real: SharedPostgres, reaper: Reaper) -> None:
+def test_digest_is_stable_across_servers(real: SharedPostgres, reaper: Reaper) -> None:
     digest = run(real, 5, _life_of_a_task).digest
     with SharedPostgres(reaper) as other:
         assert run(other, 5, _life_of_a_task).digest == digest
 
 
-def test_an_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
+def test_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
     async def course(world: World) -> None:
         database = Database(_settings(world), connections=1, application_name="test")
         assert await database.rows(transitions.CLOCK)
         world.postgres.crash()
-        with pytest.raises(OutcomeUnknown):  # the pool does not know yet
+        with pytest.raises(OutcomeUnknown):  # the pool has not noticed yet
             await database.rows(transitions.CLOCK)
         with pytest.raises(Unavailable):
             await database.rows(transitions.CLOCK)
@@ -280,7 +278,7 @@ def test_an_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
     run(real, 1, course)
 
 
-def test_every_statement_of_the_product_has_a_name() -> None:
+def test_every_product_statement_has_a_name() -> None:
     names = Names()
     for module in (transitions, scans):
         for constant, value in vars(module).items():

@@ -1,4 +1,4 @@
-"""Processes of a simulated run: how they end, stand still, and take signals."""
+"""Processes of a simulated run: exit, kill, pause and signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def forever() -> None:
 
 
 class TestExit:
-    def test_code_is_what_main_returns(self, loop: SimulationLoop) -> None:
+    def test_exit_code_is_the_result_of_main(self, loop: SimulationLoop) -> None:
         async def returns(code: int | None) -> int | None:
             return code
 
@@ -42,7 +42,7 @@ class TestExit:
 
         assert loop.run(main) == [0, 3]
 
-    def test_an_exception_is_printed_and_means_1(self, loop: SimulationLoop) -> None:
+    def test_exception_is_printed_and_exits_with_1(self, loop: SimulationLoop) -> None:
         async def breaks() -> None:
             raise ValueError("broken")
 
@@ -69,7 +69,7 @@ class TestExit:
 
         assert loop.run(main) == 4
 
-    def test_the_end_of_main_ends_all_other_tasks_of_the_node(self, loop: SimulationLoop) -> None:
+    def test_end_of_main_ends_all_tasks_of_the_node(self, loop: SimulationLoop) -> None:
         seen: list[str] = []
 
         async def lingers() -> None:
@@ -92,9 +92,7 @@ class TestExit:
         loop.run(main)
         assert seen == ["alive", "alive"]
 
-    def test_uncaught_exceptions_of_tasks_go_to_the_nodes_terminal(
-        self, loop: SimulationLoop
-    ) -> None:
+    def test_uncaught_task_exceptions_are_printed_by_the_node(self, loop: SimulationLoop) -> None:
         async def breaks() -> None:
             raise ValueError("nobody looks")
 
@@ -117,7 +115,7 @@ class TestExit:
 
 
 class TestKill:
-    def test_nothing_of_a_killed_node_runs(
+    def test_no_code_of_a_killed_node_runs(
         self, loop: SimulationLoop, capfd: pytest.CaptureFixture[str]
     ) -> None:
         seen: list[str] = []
@@ -160,7 +158,7 @@ class TestKill:
         loop.dispose()
         assert capfd.readouterr() == ("", "")
 
-    def test_what_was_ready_does_not_run(self, loop: SimulationLoop) -> None:
+    def test_ready_callbacks_of_a_killed_node_do_not_run(self, loop: SimulationLoop) -> None:
         seen: list[str] = []
 
         async def process() -> None:
@@ -179,7 +177,7 @@ class TestKill:
         assert seen == []
 
     @pytest.mark.parametrize("held_by", ["timer", "callback"])
-    def test_what_only_the_loop_held_is_not_finalised(
+    def test_objects_held_by_the_loop_are_not_finalised(
         self, loop: SimulationLoop, held_by: str
     ) -> None:
         seen: list[str] = []
@@ -210,7 +208,7 @@ class TestKill:
         loop.run(main)
         assert seen == []
 
-    def test_what_others_held_of_it_is_not_finalised(self, loop: SimulationLoop) -> None:
+    def test_objects_held_by_others_are_not_finalised(self, loop: SimulationLoop) -> None:
         seen: list[str] = []
         held: list[AsyncIterator[int]] = []
 
@@ -245,7 +243,7 @@ class TestKill:
         ],
     )
     @pytest.mark.parametrize("nested", [False, True])
-    def test_a_process_that_ends_itself_leaves_everything_as_it_is(
+    def test_process_that_ends_itself_runs_no_cleanup(
         self, loop: SimulationLoop, end: Callable[[], None], code: int, *, nested: bool
     ) -> None:
         seen: list[str] = []
@@ -275,7 +273,7 @@ class TestKill:
         assert loop.run(main) == code
         loop.dispose()
 
-    def test_a_restart_is_a_new_process_of_the_same_name(self, loop: SimulationLoop) -> None:
+    def test_restart_is_a_new_process_of_the_same_name(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             first = loop.start("n", forever)
             loop.kill(first)
@@ -294,7 +292,7 @@ class TestKill:
         async def main() -> None:
             node = loop.start("n", forever)
             loop.kill(node, -11)
-            loop.kill(node)  # the second one hits nobody
+            loop.kill(node)  # the second one has no effect
 
         loop.run(main)
         assert ended == ["n -11", "harness 0"]
@@ -309,7 +307,7 @@ class TestKill:
 
 
 class TestPause:
-    def test_timers_pile_up(self, loop: SimulationLoop) -> None:
+    def test_timers_of_a_paused_process_accumulate(self, loop: SimulationLoop) -> None:
         ticks: list[float] = []
 
         async def process() -> None:
@@ -329,7 +327,7 @@ class TestPause:
         loop.run(main)
         assert [round(tick, 2) for tick in ticks] == [1, 2, 6.5, 6.5, 6.5, 6.5, 7, 8, 9]
 
-    def test_the_dead_cannot_be_paused(self, loop: SimulationLoop) -> None:
+    def test_dead_process_cannot_be_paused(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             node = loop.start("n", forever)
             loop.kill(node)
@@ -343,7 +341,7 @@ class TestPause:
 
 
 class TestSignals:
-    def test_a_handler_is_called_on_its_node(self, loop: SimulationLoop) -> None:
+    def test_signal_handler_runs_on_its_node(self, loop: SimulationLoop) -> None:
         async def process() -> int:
             stopping = asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -360,7 +358,7 @@ class TestSignals:
         assert loop.run(main) == 5
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-    def test_without_a_handler_it_kills(self, loop: SimulationLoop, number: int) -> None:
+    def test_signal_without_a_handler_kills(self, loop: SimulationLoop, number: int) -> None:
         async def main() -> int:
             node = loop.start("n", forever)
             await asyncio.sleep(1)
@@ -369,7 +367,7 @@ class TestSignals:
 
         assert loop.run(main) == -number
 
-    def test_a_paused_process_gets_it_when_it_goes_on(self, loop: SimulationLoop) -> None:
+    def test_paused_process_gets_the_signal_on_resume(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             node = loop.start("n", forever)
             await asyncio.sleep(1)

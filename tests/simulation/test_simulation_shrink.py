@@ -1,4 +1,4 @@
-"""Smaller plans: what is offered, what is taken, and that a bug found can be kept as a scenario."""
+"""Shrinking: which candidates are generated and accepted, and the regression scenario."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chaos_runs import Chaos, chaos, home
+from chaos_runs import RUN_SECONDS, Chaos, chaos, home
 from specimen import Specimen
 
 from chaos.checker.verdict import judge
@@ -54,20 +54,20 @@ PLAN: dict[str, Any] = {
     "expect": {"sometimes": ["lease_lost"], "eventually": {"L1": "computed", "L2": 6}},
 }  # fmt: skip
 LARGE = Scenario.model_validate(PLAN)
-GUILTY = 37
-STRIKES = (
+CULPRIT = 37
+FAULTS = (
     InjectedFault("needed#1", ("worker-1",), 2.03, 6.03),
     InjectedFault("twice#1", ("worker-2",), 1.234, 2.2),
     InjectedFault("twice#2", ("worker-3",), 4.234, 5.2),
     InjectedFault("idle#1", ("redis",), 4.0, 4.2),
 )
 BROKE = VariantResult(
-    "false", (BrokenInvariant(LAW, "it broke", f"s7-{GUILTY:05d}", GUILTY),), strikes=STRIKES
+    "false", (BrokenInvariant(LAW, "it broke", f"s7-{CULPRIT:05d}", CULPRIT),), faults=FAULTS
 )
 
 
 class Oracle(Pool):
-    """Knows without a run what becomes of a variant."""
+    """A pool whose answers come from a predicate instead of runs."""
 
     def __init__(self, guilty: Callable[[Scenario], bool], broke: VariantResult = BROKE) -> None:
         super().__init__(0)
@@ -87,51 +87,51 @@ def variants(oracle: Oracle) -> Variants:
 
 
 def needs(scenario: Scenario) -> bool:
-    """The bug: a pause of worker-1 while task 37 is there, with short leases."""
+    """The bug: it needs task 37, a pause of worker-1 and a short lease."""
     load = scenario.workload
-    there = load.tasks > GUILTY and (load.only is None or GUILTY in load.only)
+    there = load.tasks > CULPRIT and (load.only is None or CULPRIT in load.only)
     paused = any(f.name == "needed" and (f.for_seconds or 0) >= 1 for f in scenario.faults)
     return there and paused and "lease_seconds" in scenario.topology.settings
 
 
 async def shrunk(most: int, oracle: Oracle | None = None) -> tuple[Scenario, int]:
     asked = variants(oracle or Oracle(needs))
-    told: list[str] = []
+    lines: list[str] = []
     start = reduce.base(LARGE, 7, LAW, "smaller")
-    found = await Shrinker(asked, LAW, most, told.append).shrink(start, BROKE)
-    assert len(told) == len(found.steps)
+    found = await Shrinker(asked, LAW, most, lines.append).shrink(start, BROKE)
+    assert len(lines) == len(found.steps)
     return found.scenario, asked.made
 
 
-async def test_only_what_is_to_blame_is_left() -> None:
+async def test_shrinking_keeps_only_the_cause() -> None:
     smaller, _ = await shrunk(500)
     assert [fault.name for fault in smaller.faults] == ["needed"]
-    assert smaller.workload.only == (GUILTY,)
-    assert smaller.workload.tasks == GUILTY + 1
+    assert smaller.workload.only == (CULPRIT,)
+    assert smaller.workload.tasks == CULPRIT + 1
     assert len(smaller.topology.processes) == 3
     assert list(smaller.topology.settings) == ["lease_seconds"]
     assert 1 <= (smaller.faults[0].for_seconds or 0) < 2
     assert smaller.survivors is None
 
 
-async def test_the_budget_is_kept() -> None:
+async def test_shrinking_stays_within_its_budget() -> None:
     smaller, made = await shrunk(9)
     assert made <= 9
     assert needs(smaller)
 
 
-async def test_a_plan_that_cannot_be_smaller_stays() -> None:
+async def test_irreducible_scenario_is_unchanged() -> None:
     smaller, _ = await shrunk(500, Oracle(lambda _: False))
     assert smaller == reduce.base(LARGE, 7, LAW, "smaller")
 
 
-async def test_a_variant_that_breaks_the_law_but_leaves_new_doubts_is_not_taken() -> None:
-    doubtful = Oracle(needs, replace(BROKE, doubts=("fault idle was not felt",)))
+async def test_failing_variant_with_new_doubts_is_rejected() -> None:
+    doubtful = Oracle(needs, replace(BROKE, doubts=("fault idle was injected, but not observed",)))
     smaller, _ = await shrunk(40, doubtful)
     assert smaller == reduce.base(LARGE, 7, LAW, "smaller")
 
 
-def test_the_base_is_judged_by_less_and_runs_the_same() -> None:
+def test_base_has_fewer_expectations_and_the_same_run() -> None:
     base = reduce.base(LARGE, 7, LAW, "smaller")
     assert (base.id, base.expect.sometimes, list(base.expect.eventually)) == ("smaller", (), ["L1"])
     assert (base.faults, base.topology, base.workload) == (
@@ -144,7 +144,7 @@ def test_the_base_is_judged_by_less_and_runs_the_same() -> None:
     assert storm.faults
 
 
-def test_strikes_become_faults_of_their_own() -> None:
+def test_injections_become_separate_faults() -> None:
     (candidate,) = reduce.concrete(LARGE, BROKE, LAW)
     faults = {fault.name: fault for fault in candidate.scenario.faults}
     assert list(faults) == ["needed", "twice-1", "twice-2", "idle"]
@@ -157,18 +157,18 @@ def test_strikes_become_faults_of_their_own() -> None:
     assert not list(reduce.concrete(candidate.scenario, BROKE, LAW))
 
 
-def test_tasks_that_stay_are_as_they_were_among_the_others() -> None:
+def test_remaining_tasks_are_unchanged() -> None:
     whole = {op.key: op for op in generate(LARGE.workload, 7) if op.kind == "submit"}
     first = next(reduce.fewer_tasks(LARGE, BROKE, LAW)).scenario
     shorter = next(reduce.shorter_load(first, BROKE, LAW)).scenario
     for scenario in (first, shorter):
         submits = [op for op in generate(scenario.workload, 7) if op.kind == "submit"]
-        assert submits == [whole[f"s7-{GUILTY:05d}"]]
+        assert submits == [whole[f"s7-{CULPRIT:05d}"]]
     assert shorter.workload.seconds == pytest.approx(3.8)
 
 
-def test_no_invalid_variant_is_offered() -> None:
-    # The pause needs worker-1 and the kill worker-*: one worker is enough; a fault on worker-3 not.
+def test_only_valid_variants_are_generated() -> None:
+    # The pause needs worker-1, the kill any worker: one worker suffices, except for worker-3.
     document = LARGE.document
     document["faults"][0]["target"] = ["worker-3"]
     fixed = Scenario.model_validate(document)
@@ -176,7 +176,7 @@ def test_no_invalid_variant_is_offered() -> None:
     assert set(offered) == {3}
 
 
-def test_a_regression_can_be_read_back(tmp_path: Path) -> None:
+def test_regression_can_be_read_back(tmp_path: Path) -> None:
     path = tmp_path / "kept.yaml"
     scenario = reduce.base(LARGE, 7, LAW, "kept")
     write_regression(path, scenario, ["Shrunk from large."])
@@ -185,15 +185,15 @@ def test_a_regression_can_be_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Not-an-id.yaml", "lost.yml", "nowhere/lost.yaml"])
-def test_a_file_that_cannot_be_a_scenario_is_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_regression_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"\.yaml|no directory"):
         regression_file(tmp_path / name)
 
 
-def test_the_diagram_shows_what_happened_to_the_task() -> None:
+def test_diagram_shows_the_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1")
-    run.strike("held#1", "latency", "worker-1->postgres")
+    run.inject("held#1", "latency", "worker-1->postgres")
     life.end(Reason.LOST).dispatch().claim("worker-2").stale_finish("worker-1", epoch=1)
     life.owner = f"worker:{run.worker('worker-1')}"
     life.succeed()
@@ -234,7 +234,7 @@ LATE: dict[str, Any] = {
             "target": "worker-1->postgres",
             "stream": "up",
             "attributes": {"latency": 600000},
-            # Its first finish was before: the connection must be open.
+            # Its first finish comes before, so that the connection is open.
             "at": 2.0,
             "until": {"event": "lost", "plus": 0.3},
             "for": 6,
@@ -246,13 +246,13 @@ LATE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_planted_bug_is_made_small_explained_and_kept(home: Path, chaos: Chaos) -> None:
+def test_planted_bug_is_shrunk_explained_and_kept(home: Path, chaos: Chaos) -> None:
     (home / "late.yaml").write_text(yaml.safe_dump(LATE))
     mutant = ("--mutant", "finish_without_epoch")
     search = ("--shrink", "--shrink-runs", "8", "--into", "kept.yaml", "--why", "--why-runs", "12")
     simulate = ("--arena", "simulation", "--seed", "7", "--processes", "2")
     process = chaos("run", "./late.yaml", *simulate, *mutant, *search)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 1, said
     before, kept = Scenario.model_validate(LATE), scenarios.load(home / "kept.yaml")
     assert [fault.fault for fault in kept.faults] == ["latency"], said
@@ -263,11 +263,11 @@ def test_a_planted_bug_is_made_small_explained_and_kept(home: Path, chaos: Chaos
     assert head[1] == f"#   {command} --mutant finish_without_epoch --trace"
     assert "sequenceDiagram" in (home / "kept.md").read_text()
     (why,) = (home / ".holdfast" / "runs").glob("2*-late-*/why.txt")
-    told = why.read_text().splitlines()
-    assert told[0].startswith("how likely S")
-    assert told[1].endswith("/6  the beginning")
+    lines = why.read_text().splitlines()
+    assert lines[0].startswith("probability that S")
+    assert lines[1].endswith("/6  the beginning")
     assert why.read_text() in said
-    # The bug is mended: the regression holds.
+    # Without the mutant the regression passes.
     process = chaos("run", "./kept.yaml", *simulate)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said

@@ -1,4 +1,4 @@
-"""Each simulated process has a stack of its own."""
+"""Each simulated process has a separate stack."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from chaos.simulation.kernel.loop import SimulationLoop
 
 
-def test_a_process_that_ends_itself_leaves_the_calls_of_others_alone() -> None:
-    """A greenlet's parent is the stack it began on: shared, it went down with another process
-    (found by poison_task, seed 17, when SQLAlchemy's calls came back to nowhere).
+def test_process_that_ends_itself_does_not_affect_other_stacks() -> None:
+    """The parent of a greenlet is the stack on which it started; on a shared stack it died with
+    another process (found by poison_task, seed 17, in calls of SQLAlchemy).
     """
     loop = SimulationLoop(7)
     begun: list[asyncio.Event] = []

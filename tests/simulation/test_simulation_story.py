@@ -1,4 +1,4 @@
-"""The trace as a story: two witnesses in one order, and only what changed something."""
+"""A run as a story: history and trace merged in order, showing only changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.history.records import Record
 from chaos.simulation.kernel.node import EPOCH as VIRTUAL_EPOCH
 from chaos.simulation.kernel.trace import Entry, EntryKind
 from chaos.simulation.story import Story
-from chaos.simulation.trace_words import answer, words
+from chaos.simulation.trace_words import answer, describe
 from chaos.simulation.valkey.commands import about
 from holdfast.model.lifecycle import Reason
 
@@ -23,7 +23,7 @@ def entry(at: float, kind: EntryKind, who: str, what: str) -> Entry:
 
 
 def zombie() -> tuple[Specimen, Life]:
-    """worker-1 loses its task to worker-2 and finishes it all the same."""
+    """worker-1 loses its task to worker-2 and tries to finish it anyway."""
     run = Specimen()
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
     life.dispatch().claim("worker-2").stale_finish("worker-1", epoch=1).succeed()
@@ -36,11 +36,11 @@ def story(run: Specimen, *entries: Entry, more: tuple[Record, ...] = ()) -> Stor
 
 
 def said(lines: list[str]) -> list[str]:
-    """Without second and mark."""
+    """Return lines without second and mark."""
     return [" ".join(line[11:].split()) for line in lines]
 
 
-def test_a_reader_can_follow_a_stale_write_being_refused() -> None:
+def test_story_of_a_refused_stale_write() -> None:
     run, _ = zombie()
     lines = said(story(run).text("a"))
     mine = [line for line in lines if " a " in f"{line} "]
@@ -59,13 +59,13 @@ def test_a_reader_can_follow_a_stale_write_being_refused() -> None:
     ]
 
 
-def test_seconds_are_the_arenas() -> None:
+def test_story_uses_arena_seconds() -> None:
     run, _ = zombie()
     first = next(line for line in story(run).text("a") if "invokes submit" in line)
     assert float(first[1:11]) == pytest.approx(1.01)
 
 
-def test_what_processes_did_stands_between_what_became_of_tasks() -> None:
+def test_process_events_are_ordered_among_transitions() -> None:
     run = Specimen()
     run.submit("a").dispatch()
     paused = entry(run.now + 0.001, "node", "worker-1", "paused")
@@ -80,42 +80,42 @@ def test_what_processes_did_stands_between_what_became_of_tasks() -> None:
     assert order[0] < claimed < order[1] < lost
 
 
-def test_the_statement_behind_a_transition_tells_how_it_went() -> None:
+def test_transition_shows_wait_and_hold_of_its_statement() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1")
     at = run.now
     held = entry(at + 0.02, "sql", "worker-1", "claim -> SELECT 1 (commit held)")
-    told = said(story(run, held).text())
+    shown = said(story(run, held).text())
     assert (
         f"worker-1 a QUEUED -> RUNNING (claimed), epoch 1, attempt 1 (committed at {at + 0.02:.4f})"
-        in told
+        in shown
     )
-    assert not any("nothing to claim" in line for line in told)
+    assert not any("nothing granted" in line for line in shown)
     waited = entry(at, "sql", "worker-1", "claim -> SELECT 1 (waited for a lock)")
-    told = said(story(run, waited).text())
-    assert any(line.endswith("attempt 1 (after a lock wait)") for line in told)
+    shown = said(story(run, waited).text())
+    assert any(line.endswith("attempt 1 (after a lock wait)") for line in shown)
 
 
-def test_the_held_statement_of_another_transition_is_not_taken_for_it() -> None:
+def test_held_statement_of_another_transition_is_not_matched() -> None:
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1")
     other = entry(run.now + 0.02, "sql", "worker-1", "finish -> SELECT 1 (commit held)")
-    told = said(story(run, other).text())
-    assert "worker-1 a QUEUED -> RUNNING (claimed), epoch 1, attempt 1" in told
-    assert "worker-1 finish: changed nothing (commit held)" in told
+    shown = said(story(run, other).text())
+    assert "worker-1 a QUEUED -> RUNNING (claimed), epoch 1, attempt 1" in shown
+    assert "worker-1 finish: changed nothing (commit held)" in shown
 
 
-def test_hints_are_told_by_the_key_of_their_task() -> None:
+def test_hints_are_shown_with_the_key_of_their_task() -> None:
     run = Specimen()
     life = run.submit("a").dispatch()
     command = about(
         [b"XADD", b"holdfast:hints:default", b"*", b"id", life.task_id.encode(), b"epoch", b"0"]
     )
-    told = story(run, entry(run.now, "redis", "scheduler-1", f"{command} -> ok")).text("a")
-    assert "scheduler-1 a publishes its hint, epoch 0" in said(told)
+    shown = story(run, entry(run.now, "redis", "scheduler-1", f"{command} -> ok")).text("a")
+    assert "scheduler-1 a publishes its hint, epoch 0" in said(shown)
 
 
-def test_what_changed_nothing_is_counted_and_the_harness_is_no_part_of_it() -> None:
+def test_unchanged_steps_are_counted_and_the_harness_is_excluded() -> None:
     run = Specimen()
     run.submit("a")
     lines = story(
@@ -139,23 +139,23 @@ def test_evidence_is_marked() -> None:
     assert [line for line in lines if line.startswith(">")], lines
 
 
-def test_the_story_of_a_task_has_the_faults_of_its_time_and_no_other_task() -> None:
+def test_story_of_a_task_has_its_faults_and_no_other_task() -> None:
     run = Specimen()
-    run.strike("early#1", "kill", "worker-3")
+    run.inject("early#1", "kill", "worker-3")
     life = run.submit("a").dispatch()
     run.submit("b").dispatch()
-    run.strike("cut#1", "down", "worker-1->redis")
+    run.inject("cut#1", "down", "worker-1->redis")
     life.claim()
     lines = said(story(run).text("a"))
     assert "worker-1->redis == cut#1: down begins, 2 tasks open, 0 running" in lines
     assert not any("early" in line or " b " in line for line in lines)
 
 
-def test_an_unknown_task_is_said_with_those_there_are() -> None:
+def test_unknown_task_error_names_the_tasks() -> None:
     run = Specimen()
     run.submit("a")
     run.submit("b")
-    with pytest.raises(LookupError, match="no task c in this run; there are a to b"):
+    with pytest.raises(LookupError, match="no task c in this run; its tasks are a to b"):
         story(run).text("c")
 
 
@@ -164,8 +164,8 @@ def test_an_unknown_task_is_said_with_those_there_are() -> None:
     [
         ("sql", "prepare claim", ""),
         ("sql", "heartbeat -> SELECT 2", ""),
-        ("sql", "heartbeat -> SELECT 0", "heartbeat: no lease any more, it was marked dead"),
-        ("sql", "claim -> SELECT 1", "claim: nothing to claim, the hint was old"),
+        ("sql", "heartbeat -> SELECT 0", "heartbeat refused: marked dead"),
+        ("sql", "claim -> SELECT 1", "claim: nothing granted, the hint was stale"),
         (
             "sql",
             "finish -> 40P01 (waited for a lock)",
@@ -175,9 +175,9 @@ def test_an_unknown_task_is_said_with_those_there_are() -> None:
         ("sql", "insert -> INSERT 0 1, COMMIT -> COMMIT", "COMMIT"),
         ("sql", "waits for a lock", "waits for a lock"),
         ("redis", "XADD holdfast:poke -> ok", ""),
-        ("redis", "GET holdfast:generation -> nil", "finds Redis empty: its generation is gone"),
+        ("redis", "GET holdfast:generation -> nil", "detects hint loss: the generation is missing"),
         ("redis", "XREADGROUP hints -> error NOGROUP", "XREADGROUP hints: error NOGROUP"),
-        ("wire", "down #7 lost", "the message down #7 lost"),
+        ("wire", "down #7 lost", "message down #7 lost"),
         ("wire", "up SYN", ""),
         ("wire", "down RST", "reset"),
         ("node", "exited with 3", "exits with 3"),
@@ -185,11 +185,11 @@ def test_an_unknown_task_is_said_with_those_there_are() -> None:
         ("fault", "add latency upstream latency=5", "add latency upstream latency=5"),
     ],
 )
-def test_words_of_one_entry(kind: EntryKind, what: str, expected: str) -> None:
-    assert words(entry(0.0, kind, "worker-1", what)) == expected
+def test_description_of_one_entry(kind: EntryKind, what: str, expected: str) -> None:
+    assert describe(entry(0.0, kind, "worker-1", what)) == expected
 
 
-def test_an_answer_is_taken_apart() -> None:
+def test_answer_is_parsed() -> None:
     found = answer(
         entry(0.0, "sql", "worker-1", "claim -> SELECT 3 (waited for a lock) (commit held)")
     )

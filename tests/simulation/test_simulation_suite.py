@@ -1,4 +1,4 @@
-"""``python -m chaos run --arena simulation``: end to end, and nothing left, however it ended."""
+"""``python -m chaos run --arena simulation`` end to end, without leftovers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos_runs import SMALL, Chaos, chaos, home, scenario_file
+from chaos_runs import RUN_SECONDS, SMALL, Chaos, chaos, home, scenario_file
 from waiting import wait_until
 
 from chaos.checker.verdict import check_file
@@ -25,18 +25,18 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 def directories(processes: list[psutil.Process]) -> set[Path]:
-    """Those of the real servers."""
+    """Return the directories of the real servers."""
     found: set[Path] = set()
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a backend whose client has just left
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend that is ending
             words = " ".join(process.cmdline())
             found |= {Path(each) for each in re.findall(r"\S*/holdfast-simulation-\w+", words)}
     return found
 
 
-def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Chaos) -> None:
+def test_simulated_run_is_kept_like_any_other(scenario_file: Path, chaos: Chaos) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "5")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert re.search(r"^small +true .* faults  2/2", said, re.MULTILINE), said
     assert re.search(r"^kill +1", said, re.MULTILINE), said  # the coverage
@@ -53,11 +53,9 @@ def test_a_simulated_run_is_a_run_like_any_other(scenario_file: Path, chaos: Cha
     assert core == Scenario.model_validate(SMALL).core(5)
 
 
-def test_of_many_true_runs_only_the_common_report_is_kept(
-    scenario_file: Path, chaos: Chaos
-) -> None:
+def test_many_true_runs_keep_only_the_suite_report(scenario_file: Path, chaos: Chaos) -> None:
     process = chaos("run", "./small.yaml", "--arena", "simulation", "--seed", "1", "--runs", "3")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert "3 of 3 true, 0 false, 0 unknown" in said
     (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
@@ -66,7 +64,7 @@ def test_of_many_true_runs_only_the_common_report_is_kept(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_simulation_that_was_ended(
+def test_interrupted_simulation_leaves_nothing(
     scenario_file: Path, chaos: Chaos, number: signal.Signals
 ) -> None:
     many = ("--arena", "simulation", "--seed", "1", "--runs", "500")
@@ -77,7 +75,7 @@ def test_nothing_is_left_of_a_simulation_that_was_ended(
         assert process.poll() is None, process.communicate()
         return any(kept.suite and kept.suite.runs for kept in RunStore(runs).entries())
 
-    wait_until(one_is_over, 60)  # then others are under way
+    wait_until(one_is_over, 60)  # then others are running
     theirs = below(process.pid)
     places = directories(theirs)
     assert len(places) >= 2
@@ -92,12 +90,12 @@ def test_nothing_is_left_of_a_simulation_that_was_ended(
         assert re.search(r"^\d+ of \d+ true, 0 false, 0 unknown", said, re.MULTILINE), said
 
 
-def test_two_runs_side_by_side_do_not_disturb_each_other(scenario_file: Path, chaos: Chaos) -> None:
+def test_concurrent_runs_do_not_interfere(scenario_file: Path, chaos: Chaos) -> None:
     both = [
         chaos("run", "./small.yaml", "--arena", "simulation", "--seed", seed) for seed in ("3", "4")
     ]
     for process in both:
-        said, _ = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=RUN_SECONDS)
         assert process.returncode == 0, said
 
 
@@ -109,12 +107,12 @@ def test_two_runs_side_by_side_do_not_disturb_each_other(scenario_file: Path, ch
         (("calm", "--app", "nonsense"), "no module 'nonsense'"),
     ],
 )
-def test_bad_input_is_one_clear_line(
+def test_invalid_input_is_a_one_line_error(
     scenario_file: Path, chaos: Chaos, arguments: tuple[str, ...], complaint: str
 ) -> None:
     assert scenario_file.exists()
     process = chaos("run", *arguments, "--arena", "simulation")
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 2
     assert complaint in said
     assert "Traceback" not in said

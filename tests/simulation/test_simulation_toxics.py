@@ -15,10 +15,10 @@ def world() -> World:
     return World()
 
 
-async def struck(
+async def connect_with_toxic(
     world: World, name: str, stream: Any = "upstream", **attributes: int
 ) -> tuple[Recorder, Recorder, Toxic]:
-    """An open connection to a listening server, then the toxic."""
+    """Open a connection to a server, then add the toxic."""
     await world.serve()
     client, server = await world.connect()
     toxic = Toxic(name, stream, attributes)
@@ -28,7 +28,7 @@ async def struck(
 
 def test_latency_delays_one_direction_and_not_the_close(world: World) -> None:
     async def main() -> None:
-        client, server, _ = await struck(world, "latency", latency=2000)
+        client, server, _ = await connect_with_toxic(world, "latency", latency=2000)
         began = world.now
         client.transport.write(b"slow")
         server.transport.write(b"fast")
@@ -49,9 +49,9 @@ def test_latency_delays_one_direction_and_not_the_close(world: World) -> None:
     world.run(main)
 
 
-def test_latency_removed_lets_what_it_held_arrive_at_once(world: World) -> None:
+def test_removing_latency_releases_held_bytes(world: World) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(world, "latency", latency=600_000)
+        client, server, toxic = await connect_with_toxic(world, "latency", latency=600_000)
         client.transport.write(b"held ")
         await passes(60)
         client.transport.write(b"back")
@@ -68,7 +68,7 @@ def test_latency_removed_lets_what_it_held_arrive_at_once(world: World) -> None:
     world.run(main)
 
 
-def test_held_bytes_survive_the_death_of_their_sender(world: World) -> None:
+def test_held_bytes_survive_their_sender(world: World) -> None:
     async def main() -> None:
         await world.serve()
         toxic = Toxic("latency", "upstream", {"latency": 600_000})
@@ -90,9 +90,9 @@ def test_held_bytes_survive_the_death_of_their_sender(world: World) -> None:
     world.run(main)
 
 
-def test_equal_toxics_stand_side_by_side(world: World) -> None:
+def test_equal_toxics_coexist(world: World) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(world, "latency", latency=1000)
+        client, server, toxic = await connect_with_toxic(world, "latency", latency=1000)
         world.edge.add(toxic)
         for delay in (2, 1, 0):
             began = world.now
@@ -106,7 +106,7 @@ def test_equal_toxics_stand_side_by_side(world: World) -> None:
 
 def test_toxics_of_one_stream_add_up(world: World) -> None:
     async def main() -> None:
-        client, server, _ = await struck(world, "latency", latency=1000)
+        client, server, _ = await connect_with_toxic(world, "latency", latency=1000)
         world.edge.add(Toxic("latency", "upstream", {"latency": 500}))
         began = world.now
         client.transport.write(b"x")
@@ -119,11 +119,11 @@ def test_toxics_of_one_stream_add_up(world: World) -> None:
 @pytest.mark.parametrize("timeout", [0, 3000])
 def test_timeout_drops_and_its_removal_closes(world: World, timeout: int) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(world, "timeout", timeout=timeout)
+        client, server, toxic = await connect_with_toxic(world, "timeout", timeout=timeout)
         began = world.now
         await passes(2)
         client.transport.write(b"lost")
-        await passes(2)  # the clock starts anew with every chunk
+        await passes(2)  # the timer restarts with every chunk
         assert server.what == client.what == ["made"]
         if timeout:
             await passes(2)
@@ -143,7 +143,7 @@ def test_timeout_drops_and_its_removal_closes(world: World, timeout: int) -> Non
 
 def test_reset_peer_resets_new_connections_once_something_flows(world: World) -> None:
     async def main() -> None:
-        old, _, _ = await struck(world, "reset_peer", timeout=1000)
+        old, _, _ = await connect_with_toxic(world, "reset_peer", timeout=1000)
         new, server = await world.connect()
         await passes(5)
         assert old.what == new.what == ["made"]
@@ -155,15 +155,15 @@ def test_reset_peer_resets_new_connections_once_something_flows(world: World) ->
         assert new.what == server.what == ["made", "lost"]
         assert isinstance(new.error, ConnectionResetError)
         assert isinstance(server.error, ConnectionResetError)
-        assert old.what == ["made", "eof", "lost"]  # opened before the toxic was there
+        assert old.what == ["made", "eof", "lost"]  # opened before the toxic was added
         assert all(each.data == b"" for each in world.accepted)
 
     world.run(main)
 
 
-def test_bandwidth_takes_its_time(world: World) -> None:
+def test_bandwidth_delays_bytes(world: World) -> None:
     async def main() -> None:
-        client, server, _ = await struck(world, "bandwidth", rate=10)
+        client, server, _ = await connect_with_toxic(world, "bandwidth", rate=10)
         began = world.now
         client.transport.write(bytes(2500))
         await passes(1)
@@ -175,9 +175,9 @@ def test_bandwidth_takes_its_time(world: World) -> None:
     world.run(main)
 
 
-def test_bandwidth_zero_stalls_and_loses_nothing(world: World) -> None:
+def test_zero_bandwidth_stalls_without_loss(world: World) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(world, "bandwidth", rate=0)
+        client, server, toxic = await connect_with_toxic(world, "bandwidth", rate=0)
         client.transport.write(b"stalled")
         await passes(1000)
         assert server.data == b""
@@ -190,9 +190,9 @@ def test_bandwidth_zero_stalls_and_loses_nothing(world: World) -> None:
     world.run(main)
 
 
-def test_slicer_cuts(world: World) -> None:
+def test_slicer_splits_messages(world: World) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(
+        client, server, toxic = await connect_with_toxic(
             world, "slicer", average_size=10, size_variation=4, delay=10_000
         )
         text = bytes(range(200))
@@ -215,7 +215,7 @@ def test_slicer_cuts(world: World) -> None:
 
 def test_slow_close_delays_only_the_close(world: World) -> None:
     async def main() -> None:
-        client, server, toxic = await struck(world, "slow_close", delay=4000)
+        client, server, toxic = await connect_with_toxic(world, "slow_close", delay=4000)
         second, other = await world.connect()
         began = world.now
         for each in (client, second):
@@ -235,7 +235,7 @@ def test_slow_close_delays_only_the_close(world: World) -> None:
 
 def test_limit_data_closes_within_a_reply(world: World) -> None:
     async def main() -> None:
-        client, server, _ = await struck(world, "limit_data", "downstream", bytes=6)
+        client, server, _ = await connect_with_toxic(world, "limit_data", "downstream", bytes=6)
         server.transport.write(b"four")
         await passes()
         server.transport.write(b"more")
@@ -249,7 +249,7 @@ def test_limit_data_closes_within_a_reply(world: World) -> None:
 
 def test_down_closes_and_refuses_until_up(world: World) -> None:
     async def main() -> None:
-        client, server, _ = await struck(world, "latency", latency=600_000)
+        client, server, _ = await connect_with_toxic(world, "latency", latency=600_000)
         client.transport.write(b"lost with the proxy")
         world.edge.down()
         await passes(2)
@@ -279,6 +279,6 @@ def test_down_closes_and_refuses_until_up(world: World) -> None:
         (("bandwidth", "upstream", {}), "attributes rate"),
     ],
 )
-def test_a_toxic_that_does_not_exist(toxic: tuple[Any, ...], complaint: str) -> None:
+def test_unknown_toxic_is_refused(toxic: tuple[Any, ...], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Toxic(*toxic)

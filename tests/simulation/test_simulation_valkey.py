@@ -1,4 +1,4 @@
-"""Waiting for Redis in virtual time: redis-py and the hint queue, unmodified, on a real Valkey."""
+"""Blocking reads in virtual time: redis-py and the hint queue, unmodified, on a real Valkey."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def world(server: SharedValkey) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_waiting_read_is_answered_at_the_virtual_instant_of_the_write(
-    world: World, protocol: int
-) -> None:
+def test_waiting_read_is_answered_when_data_is_written(world: World, protocol: int) -> None:
     async def reader() -> tuple[Any, float]:
         async with world.client(protocol=protocol) as client:
             await client.xgroup_create("s", "g", "0", mkstream=True)
@@ -57,14 +55,12 @@ def test_a_waiting_read_is_answered_at_the_virtual_instant_of_the_write(
     assert entries == [(entry_id, {b"a": b"b"})]
     assert 40 < written_at < 40 + SOON
     assert abs(read_at - written_at) < SOON
-    # `*` means the virtual clock.
+    # `*` uses the virtual clock.
     assert entry_id.decode().startswith("17672256")  # 2026-01-01T00:00:40Z
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_read_gives_up_at_its_virtual_time_with_the_servers_own_nil(
-    world: World, protocol: int
-) -> None:
+def test_waiting_read_times_out_in_virtual_time(world: World, protocol: int) -> None:
     async def reader() -> tuple[list[Any], list[float]]:
         async with world.client(protocol=protocol) as client:
             await client.xgroup_create("s", "g", "0", mkstream=True)
@@ -84,7 +80,7 @@ def test_a_read_gives_up_at_its_virtual_time_with_the_servers_own_nil(
     assert took == pytest.approx([0.05, 120.0], abs=SOON)
 
 
-def test_who_came_first_is_served_first_and_each_entry_once(world: World) -> None:
+def test_waiting_reads_are_served_in_order_and_entries_once(world: World) -> None:
     served: list[tuple[str, list[bytes]]] = []
 
     async def reader(name: str, after: float) -> None:
@@ -111,7 +107,7 @@ def test_who_came_first_is_served_first_and_each_entry_once(world: World) -> Non
     assert served == [("first", [b"0"]), ("second", [b"1"]), ("first", [b"2"]), ("second", [b"3"])]
 
 
-def test_a_transaction_wakes_at_its_exec_and_serves_several(world: World) -> None:
+def test_transaction_wakes_several_reads_at_exec(world: World) -> None:
     async def reader() -> list[bytes]:
         async with world.client() as client:
             found = await client.xreadgroup("g", "x", {"s": ">", "t": ">"}, count=1, block=60_000)
@@ -132,11 +128,11 @@ def test_a_transaction_wakes_at_its_exec_and_serves_several(world: World) -> Non
 
     (first, second), ids = world.run(harness)
     assert sorted([*first, *second]) == [b"0", b"1", b"t"]
-    assert {len(first), len(second)} == {2, 1}  # who came first had one of each stream
+    assert {len(first), len(second)} == {2, 1}  # the first reader got one of each stream
     assert [entry_id[-2:] for entry_id in ids[:3]] == ["-0", "-1", "-2"]
 
 
-def test_commands_behind_a_waiting_read_wait_too_and_are_answered_in_order(world: World) -> None:
+def test_commands_after_a_waiting_read_are_answered_in_order(world: World) -> None:
     async def talker() -> list[Any]:
         async with world.client() as client:
             await client.xgroup_create("s", "g", "0", mkstream=True)
@@ -163,7 +159,7 @@ def test_commands_behind_a_waiting_read_wait_too_and_are_answered_in_order(world
     assert end == pytest.approx(13, abs=SOON)
 
 
-def test_only_what_comes_later_wakes_a_read_from_now_on(world: World) -> None:
+def test_read_from_the_end_is_woken_only_by_later_entries(world: World) -> None:
     async def reader() -> Any:
         async with world.client() as client:
             return await client.xread({"s": "$", "none": "$"}, block=60_000)
@@ -181,8 +177,8 @@ def test_only_what_comes_later_wakes_a_read_from_now_on(world: World) -> None:
     assert found == [[b"s", [(newer, {b"n": b"new"})]]]
 
 
-def test_a_stream_that_vanishes_ends_the_wait_of_a_group_but_not_of_a_reader(world: World) -> None:
-    """As the real server does it: NOGROUP at once; XREAD goes on waiting."""
+def test_deleted_stream_ends_the_wait_of_a_group_only(world: World) -> None:
+    """As in the real server: XREADGROUP fails with NOGROUP, XREAD keeps waiting."""
 
     async def group() -> tuple[str, float]:
         async with world.client() as client:
@@ -208,7 +204,7 @@ def test_a_stream_that_vanishes_ends_the_wait_of_a_group_but_not_of_a_reader(wor
     assert gave_up == pytest.approx(60, abs=0.1)
 
 
-def test_who_died_waiting_gets_nothing(world: World) -> None:
+def test_dead_reader_gets_nothing(world: World) -> None:
     async def reader() -> Any:
         client = world.client()
         found = await client.xreadgroup("g", "me", {"s": ">"}, count=1, block=60_000)
@@ -232,7 +228,7 @@ def test_who_died_waiting_gets_nothing(world: World) -> None:
     assert len(world.run(harness)[0][1]) == 1
 
 
-def test_the_hint_queue_works_unmodified(world: World) -> None:
+def test_hint_queue_works_unmodified(world: World) -> None:
     consumer = UUID(int=77)
 
     async def worker() -> list[tuple[int, float]]:
@@ -266,7 +262,7 @@ def test_the_hint_queue_works_unmodified(world: World) -> None:
             return got, facts, poked, world.loop.time() - waited
 
     got, facts, poked, waited = world.run(harness)
-    # The first went alone to who waited: it was all there was at that instant.
+    # The waiting reader got only the first: it was the only entry at that instant.
     assert [number for number, _ in got] == [1, 2, 2]
     assert got[0][1] == pytest.approx(20, abs=SOON)
     assert facts == ("first", ["default"], [consumer])
@@ -278,7 +274,7 @@ def test_the_hint_queue_works_unmodified(world: World) -> None:
     assert world.redis.counters["worker-1", "XREADGROUP"] >= 4
 
 
-def test_the_hint_queue_says_unavailable_while_the_server_is_away(world: World) -> None:
+def test_hint_queue_is_unavailable_without_the_server(world: World) -> None:
     async def harness() -> None:
         async with world.queue() as queue:
             await queue.publish([hint(1)])

@@ -1,4 +1,4 @@
-"""Commands to Redis, as words."""
+"""Classification of Redis commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def words(text: str) -> list[bytes]:
         ("GET BLOCK", None),
     ],
 )
-def test_only_reads_that_say_so_wait(command: str, seconds: float | None) -> None:
+def test_only_blocking_reads_wait(command: str, seconds: float | None) -> None:
     assert block_seconds(words(command)) == seconds
 
 
@@ -42,7 +42,7 @@ def test_ids_are_stamped_with_the_virtual_clock(command: str, stamped_command: s
     assert stamped(words(command), 7) == words(stamped_command)
 
 
-def test_hints_are_told_from_other_entries() -> None:
+def test_hints_are_distinguished_from_other_entries() -> None:
     hint = "XADD holdfast:hints:default MAXLEN ~ 10 5-* id T epoch 4 traceparent x"
     assert hint_of(words(hint)) == ("T", 4)
     assert hint_of(words("XADD holdfast:poke * id T epoch 4")) is None
@@ -50,12 +50,12 @@ def test_hints_are_told_from_other_entries() -> None:
     assert hint_of(words("DEL a:hints:b * id T epoch 4")) is None
 
 
-def test_places_in_streams_are_replaced_by_key() -> None:
+def test_stream_ids_are_replaced_by_key() -> None:
     command = words("XREAD BLOCK 1 STREAMS a b $ 5-0")
     assert with_ids(command, {b"a": b"9-0"}) == words("XREAD BLOCK 1 STREAMS a b 9-0 5-0")
 
 
-def test_what_the_server_counts_by_itself_is_masked() -> None:
+def test_values_that_differ_between_runs_are_masked() -> None:
     hello = b"*4\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:807\r\n"
     assert masked(hello) == b"*4\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:1\r\n"
     pending = b"*1\r\n*4\r\n$3\r\n5-0\r\n$1\r\nc\r\n:1234\r\n:2\r\n"

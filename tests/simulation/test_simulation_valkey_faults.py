@@ -1,4 +1,4 @@
-"""Redis in a simulated run: what breaks it, what it refuses, and that runs are the same."""
+"""Redis in a simulated run: faults, refused commands, determinism."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def world(server: SharedValkey) -> Iterator[World]:
     world.close()
 
 
-def test_a_killed_server_cuts_everybody_and_comes_back_empty(world: World) -> None:
+def test_killed_server_disconnects_all_and_restarts_empty(world: World) -> None:
     async def reader() -> float:
         async with world.client() as client:
             await client.xgroup_create("s", "g", "0", mkstream=True)
@@ -61,7 +61,7 @@ def test_a_killed_server_cuts_everybody_and_comes_back_empty(world: World) -> No
     assert (value, size) == (None, 0)
 
 
-def test_a_restart_in_good_order_is_the_same_to_the_clients(world: World) -> None:
+def test_graceful_restart_looks_the_same_to_clients(world: World) -> None:
     async def harness() -> tuple[Any, int]:
         async with world.client() as client:
             await client.set("a", "1")
@@ -75,7 +75,7 @@ def test_a_restart_in_good_order_is_the_same_to_the_clients(world: World) -> Non
     assert world.run(harness) == (None, 2)
 
 
-def test_ids_grow_though_the_clock_of_the_server_goes_back(world: World) -> None:
+def test_ids_grow_when_the_clock_goes_back(world: World) -> None:
     async def harness() -> list[Any]:
         async with world.client() as client:
             ids = [await client.xadd("s", {"a": "b"}), await client.xadd("t", {"a": "b"})]
@@ -91,7 +91,7 @@ def test_ids_grow_though_the_clock_of_the_server_goes_back(world: World) -> None
     assert ids[-1][0] - ids[0][0] == pytest.approx(1_000_000, abs=100)
 
 
-def test_killing_the_connections_reaches_all_of_them(world: World) -> None:
+def test_client_kill_reaches_all_connections(world: World) -> None:
     async def idle() -> None:
         async with world.client(single_connection_client=True) as client:
             await client.ping()
@@ -117,7 +117,7 @@ def test_killing_the_connections_reaches_all_of_them(world: World) -> None:
     assert cut_at == pytest.approx(1, abs=SOON)
 
 
-def test_a_paused_server_answers_later(world: World) -> None:
+def test_paused_server_answers_later(world: World) -> None:
     async def harness() -> tuple[Any, float]:
         async with world.client() as client:
             await client.set("a", "1")
@@ -131,7 +131,7 @@ def test_a_paused_server_answers_later(world: World) -> None:
 
 
 def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:
-    """Some readers and writers that meet; which reader gets what is up to the seed."""
+    """Concurrent readers and writers; the seed decides which reader gets which entry."""
 
     async def worker(number: int) -> int:
         got = 0
@@ -165,7 +165,7 @@ def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:
     return harness
 
 
-def test_the_same_seed_gives_the_same_digest(server: SharedValkey) -> None:
+def test_same_seed_gives_the_same_digest(server: SharedValkey) -> None:
     digests = []
     for seed in (1, 2, 1, 1):
         world = World(server, seed)
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_digest(server: SharedValkey) -> None:
     assert digests[0] != digests[1]
 
 
-def test_nothing_of_a_run_is_left_for_the_next(server: SharedValkey) -> None:
+def test_reset_leaves_nothing_for_the_next_run(server: SharedValkey) -> None:
     world = World(server)
 
     async def harness() -> None:
@@ -197,7 +197,7 @@ def test_nothing_of_a_run_is_left_for_the_next(server: SharedValkey) -> None:
     again.close()
 
 
-def test_a_server_leaves_nothing_behind(reaper: Reaper) -> None:
+def test_server_leaves_nothing_behind(reaper: Reaper) -> None:
     with SharedValkey(reaper) as valkey:
         assert valkey._process is not None
         directory = valkey._process.data_dir
@@ -222,7 +222,7 @@ def test_a_server_leaves_nothing_behind(reaper: Reaper) -> None:
         "WAIT 1 0",
     ],
 )
-def test_what_is_not_simulated_is_refused_to_whoever_asks(world: World, command: str) -> None:
+def test_unsupported_commands_are_refused(world: World, command: str) -> None:
     async def client() -> str:
         async with world.client() as client:
             assert await client.set("a", "1")
@@ -233,9 +233,9 @@ def test_what_is_not_simulated_is_refused_to_whoever_asks(world: World, command:
     async def harness() -> Any:
         return await world.start("worker-1", client)
 
-    told = world.run(harness)
+    error = world.run(harness)
     first = command.partition(" ")[0]
-    assert told.startswith(f"{first} ")
-    assert "is not simulated" in told
-    assert "worker-1" in told
+    assert error.startswith(f"{first} ")
+    assert "is not simulated" in error
+    assert "worker-1" in error
     assert any(first in refused for refused in world.loop.refused)

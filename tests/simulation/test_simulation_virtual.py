@@ -1,4 +1,4 @@
-"""What a simulated process sees of the machine: a seed's clocks and entropy, or a refusal."""
+"""Clocks and entropy in a simulated process: from the seed, or refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def loop() -> Iterator[SimulationLoop]:
 
 
 def inside(look: Callable[[], T], seed: int = 7, name: str = "n") -> T:
-    """What a node of that name sees."""
+    """Evaluate in a node of that name."""
     seen: list[T] = []
 
     async def process() -> None:
@@ -64,11 +64,11 @@ def inside(look: Callable[[], T], seed: int = 7, name: str = "n") -> T:
 
 
 class TestSameSeedSameRun:
-    def test_in_one_process(self) -> None:
+    def test_same_seed_in_one_process(self) -> None:
         digests = [simulation_specimen.run(seed) for seed in (1, 1, 2)]
         assert digests[0] == digests[1] != digests[2]
 
-    def test_in_fresh_processes_with_other_hashes(self) -> None:
+    def test_same_seed_in_fresh_processes_with_other_hash_seeds(self) -> None:
         processes = [
             subprocess.Popen(
                 [sys.executable, SPECIMEN, "1"],
@@ -148,7 +148,7 @@ def test_entropy_comes_from_the_seed_the_name_and_the_incarnation(source: str) -
     assert len({str(first), str(restarted), str(inside(read, 8)), str(inside(read, 7, "m"))}) == 4
 
 
-def test_draws_of_one_process_do_not_shift_those_of_another() -> None:
+def test_draws_of_one_process_do_not_shift_another() -> None:
     def draws(others: int) -> list[object]:
         async def busy() -> None:
             for _ in range(others):
@@ -174,7 +174,7 @@ def test_draws_of_one_process_do_not_shift_those_of_another() -> None:
     assert draws(0) == draws(9)
 
 
-def test_the_wall_clock_can_be_wrong_the_others_cannot(loop: SimulationLoop) -> None:
+def test_only_the_wall_clock_can_be_moved(loop: SimulationLoop) -> None:
     async def process() -> None:
         here = current_node()
         here.clock_offset = -3600.0
@@ -191,7 +191,7 @@ def test_the_wall_clock_can_be_wrong_the_others_cannot(loop: SimulationLoop) -> 
     loop.run(main)
 
 
-def test_processes_signal_each_other_by_their_ids(loop: SimulationLoop) -> None:
+def test_processes_signal_each_other_by_pid(loop: SimulationLoop) -> None:
     async def process() -> None:
         stopping = asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, stopping.set)
@@ -213,7 +213,7 @@ def test_processes_signal_each_other_by_their_ids(loop: SimulationLoop) -> None:
     assert loop.run(main) == -15
 
 
-def test_what_a_process_prints_is_its_own(
+def test_output_belongs_to_its_process(
     loop: SimulationLoop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def process() -> None:
@@ -231,17 +231,17 @@ def test_what_a_process_prints_is_its_own(
     assert capsys.readouterr().out == "to the terminal\n"
 
 
-def test_counters_of_libraries_begin_anew_with_each_run() -> None:
+def test_library_counters_restart_with_each_run() -> None:
     counter: Any = importlib.import_module("asyncpg.connection")
     counter._uid = 99
     assert inside(lambda: counter._uid) == 0
 
 
 @pytest.mark.parametrize("name", virtual.ADDRESSED)
-def test_sets_of_what_libraries_keep_in_them_have_the_order_of_their_making(name: str) -> None:
+def test_sets_of_library_objects_iterate_in_creation_order(name: str) -> None:
     def order() -> list[int]:
         things = [kind.__new__(kind) for _ in range(100)]
-        random.Random(1).shuffle(things)  # their addresses rise with their making
+        random.Random(1).shuffle(things)  # addresses rise in creation order
         return [things.index(thing) for thing in set(things)]
 
     virtual.install()
@@ -251,14 +251,14 @@ def test_sets_of_what_libraries_keep_in_them_have_the_order_of_their_making(name
 
 
 def exists(name: str) -> bool:
-    """Whether this version of Python has it."""
+    """Return whether this version of Python has the name."""
     owner, _, attribute = name.rpartition(".")
     return hasattr(pkgutil.resolve_name(owner), attribute)
 
 
 class TestRefusals:
     @pytest.mark.parametrize("name", [name for name in FORBIDDEN if exists(name)])
-    def test_each_names_itself_its_caller_and_a_way_out(
+    def test_refusal_names_call_caller_and_alternative(
         self, loop: SimulationLoop, name: str
     ) -> None:
         async def main() -> None:
@@ -272,7 +272,7 @@ class TestRefusals:
         loop.run(main)
 
     @pytest.mark.parametrize("name", REFUSED)
-    def test_of_the_loop(self, loop: SimulationLoop, name: str) -> None:
+    def test_unsupported_loop_methods_are_refused(self, loop: SimulationLoop, name: str) -> None:
         async def main() -> None:
             with pytest.raises(NotSimulated, match=rf"loop\.{name} is not simulated"):
                 getattr(loop, name)(0)
@@ -295,7 +295,7 @@ class TestRefusals:
             lambda: called(os.popen, "true"),
         ],
     )
-    def test_of_what_people_really_write(
+    def test_common_unsupported_calls_are_refused(
         self, loop: SimulationLoop, use: Callable[[], Coroutine[Any, Any, object]]
     ) -> None:
         async def main() -> None:
@@ -304,7 +304,7 @@ class TestRefusals:
 
         loop.run(main)
 
-    def test_a_swallowed_one_is_not_forgotten(self, loop: SimulationLoop) -> None:
+    def test_swallowed_refusal_is_recorded(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             for _ in range(3):
                 with contextlib.suppress(Exception):
@@ -313,7 +313,7 @@ class TestRefusals:
         loop.run(main)
         assert len(loop.refused) == 1
 
-    def test_bridges_lift_it_and_see_the_real_world(self, loop: SimulationLoop) -> None:
+    def test_bridges_see_the_real_world(self, loop: SimulationLoop) -> None:
         async def main() -> None:
             with real():
                 time.sleep(0)  # noqa: ASYNC251
@@ -325,7 +325,7 @@ class TestRefusals:
 
         loop.run(main)
 
-    def test_outside_everything_is_real(self) -> None:
+    def test_everything_is_real_outside_of_nodes(self) -> None:
         virtual.install()
         time.sleep(0)
         done = threading.Event()
@@ -385,7 +385,7 @@ for thing in gc.get_objects():
 """
 
 
-def test_no_library_of_the_stack_keeps_a_real_clock_where_patching_misses_it() -> None:
+def test_no_library_keeps_an_unpatched_clock() -> None:
     found = subprocess.run(
         [sys.executable, "-c", _COPIES], capture_output=True, text=True, check=False
     )

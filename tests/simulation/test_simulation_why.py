@@ -1,4 +1,4 @@
-"""Which event is to blame: futures that branch off, a curve over them, and its jump."""
+"""``--why``: branching futures, the curve over them, and its jump."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALL, NONE = Chance(FUTURES, FUTURES), Chance(0, FUTURES)
 # ------------------------------------------------------------------------------ the rng
 
 
-def test_streams_are_those_of_the_seed_until_the_branch_and_others_after_it() -> None:
+def test_streams_follow_the_seed_until_the_branch() -> None:
     plain, branched = RngStreams(7), RngStreams(7, Branch(1.0, "a"))
     streams = plain.stream("locks"), branched.stream("locks")
     assert streams[0].random() == streams[1].random()
@@ -47,7 +47,7 @@ def test_streams_are_those_of_the_seed_until_the_branch_and_others_after_it() ->
     assert plain.stream("born later").random() != branched.stream("born later").random()
 
 
-def test_each_salt_is_another_future_and_the_same_salt_the_same() -> None:
+def test_each_salt_is_a_reproducible_future() -> None:
     def after(salt: str) -> float:
         rng = RngStreams(7, Branch(1.0, salt))
         stream = rng.stream("locks")
@@ -59,7 +59,7 @@ def test_each_salt_is_another_future_and_the_same_salt_the_same() -> None:
 
 
 def steps(branch: Branch | None) -> list[tuple[float, str]]:
-    """Who ran when: five nodes that all want to run at each of ten instants, over a network."""
+    """Return the order of steps of five nodes that are ready at each of ten instants."""
     loop = SimulationLoop(7, branch=branch)
     network = Network(loop)
     ran: list[tuple[float, str]] = []
@@ -82,7 +82,7 @@ def steps(branch: Branch | None) -> list[tuple[float, str]]:
     return ran
 
 
-def test_a_run_goes_as_the_seed_says_up_to_the_branch() -> None:
+def test_run_follows_the_seed_until_the_branch() -> None:
     plain = steps(None)
     assert plain == steps(None)
     futures = [steps(Branch(5.5, str(n))) for n in range(4)]
@@ -96,20 +96,20 @@ def test_a_run_goes_as_the_seed_says_up_to_the_branch() -> None:
 
 
 @given(st.integers(2, 3000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n - 1))))
-def test_the_jump_is_found_by_bisection(case: tuple[int, int]) -> None:
-    count, guilty = case
+def test_jump_is_found_by_bisection(case: tuple[int, int]) -> None:
+    count, culprit = case
     curve = Curve([True] * count)
     looks = 0
     while (place := curve.next()) is not None:
-        curve.put(place, ALL if place >= guilty else NONE)
+        curve.put(place, ALL if place >= culprit else NONE)
         looks += 1
     jump = curve.jump()
     assert jump is not None
-    assert (jump.before, jump.after, jump.by) == (guilty - 1, guilty, 1.0)
+    assert (jump.before, jump.after, jump.by) == (culprit - 1, culprit, 1.0)
     assert looks <= 5 + count.bit_length()
 
 
-def test_the_tasks_own_points_are_looked_at_first() -> None:
+def test_points_of_the_task_are_measured_first() -> None:
     own = [place % 10 == 0 for place in range(101)]
     curve = Curve(own)
     looked: list[int] = []
@@ -124,7 +124,7 @@ def test_the_tasks_own_points_are_looked_at_first() -> None:
     assert (jump.before, jump.after) == (46, 47)
 
 
-def test_without_a_rise_there_is_nothing_to_narrow_down() -> None:
+def test_curve_without_a_rise_is_not_refined() -> None:
     curve = Curve([True] * 50)
     looked = 0
     while (place := curve.next()) is not None:
@@ -138,11 +138,11 @@ def test_without_a_rise_there_is_nothing_to_narrow_down() -> None:
 
 
 class Oracle(Pool):
-    """Futures that branch off after ``guilty`` break the law, the others do not."""
+    """Futures that branch off after ``culprit`` violate the invariant, others do not."""
 
-    def __init__(self, guilty: float) -> None:
+    def __init__(self, culprit: float) -> None:
         super().__init__(0)
-        self._guilty = guilty
+        self._guilty = culprit
         self.branches: list[tuple[float, str]] = []
 
     async def answers(
@@ -159,38 +159,41 @@ class Oracle(Pool):
 POINTS = [BranchPoint(n / 10, f"worker-{n}             did {n}", own=True) for n in range(40)]
 
 
-async def asked(guilty: float, most: int = 500) -> tuple[Curve, Oracle]:
-    oracle = Oracle(guilty)
-    told: list[str] = []
-    inquiry = Inquiry(Variants(oracle, 2, 7, None, ()), BROKEN, most, told.append)
+async def asked(culprit: float, most: int = 500) -> tuple[Curve, Oracle]:
+    oracle = Oracle(culprit)
+    shown: list[str] = []
+    inquiry = Inquiry(Variants(oracle, 2, 7, None, ()), BROKEN, most, shown.append)
     curve = await inquiry.ask(CALM, POINTS)
-    assert len(told) == len(curve.known)
+    assert len(shown) == len(curve.known)
     return curve, oracle
 
 
-async def test_the_event_at_the_jump_is_blamed() -> None:
+async def test_event_at_the_jump_is_blamed() -> None:
     curve, oracle = await asked(1.7)
     lines = plot(curve, POINTS, 0.5, BROKEN)
-    assert lines[0] == ("how likely S9 is violated by s7-00001, if all is drawn anew after")
-    assert lines[-2:] == ["It jumps from 0/6 to 6/6 at 1.2000 s:", "  worker-17 did 17"]
+    assert lines[0] == ("probability that S9 is violated by s7-00001, with new random draws after")
+    assert lines[-2:] == [
+        "The probability jumps from 0/6 to 6/6 at 1.2000 s:",
+        "  worker-17 did 17",
+    ]
     assert "█" * 20 in lines[-3]
     assert "█" not in lines[1]
-    # The instant itself belongs to what is known, and no future is asked for twice.
+    # Branches start just after the instant, and no future is run twice.
     assert all(0 < at - round(at, 1) < 1e-5 for at, _ in oracle.branches)
     assert len(set(oracle.branches)) == len(oracle.branches)
 
 
-async def test_a_small_budget_says_only_between_what() -> None:
+async def test_small_budget_gives_an_interval() -> None:
     curve, oracle = await asked(1.7, most=5 * FUTURES)
     assert len(oracle.branches) == 5 * FUTURES
     lines = plot(curve, POINTS, 0.0, BROKEN)
-    assert lines[-2].startswith("It jumps from 0/6 to 6/6 between ")
+    assert lines[-2].startswith("The probability jumps from 0/6 to 6/6 between ")
 
 
 @pytest.mark.parametrize(
-    ("guilty", "expected"),
-    [(-1.0, "the plan itself"), (1000.0, "no likelier anywhere")],
+    ("culprit", "expected"),
+    [(-1.0, "the scenario itself"), (1000.0, "rises nowhere")],
 )
-async def test_what_has_no_jump_is_said(guilty: float, expected: str) -> None:
-    curve, _ = await asked(guilty)
+async def test_missing_jump_is_reported(culprit: float, expected: str) -> None:
+    curve, _ = await asked(culprit)
     assert expected in plot(curve, POINTS, 0.0, BROKEN)[-1]

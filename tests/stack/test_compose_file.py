@@ -1,4 +1,4 @@
-"""docker-compose.yml, held to its rules without an engine."""
+"""Check the rules of docker-compose.yml, without a container engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROFILES = {
     "chaos": {
         *(
             "toxiproxy",
-            "gauge",
+            "socket-stats",
             "sink",
             "collector",
             "chaos-postgres",
@@ -63,7 +63,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def test_profiles_are_what_the_readme_says() -> None:
+def test_every_service_has_the_expected_profile() -> None:
     found: dict[str | None, set[str]] = {}
     for name, service in SERVICES.items():
         (profile,) = service.get("profiles", [None])
@@ -89,7 +89,7 @@ def test_base_images_are_pinned() -> None:
 
 @every_service
 def test_health_is_checked(name: str) -> None:
-    """By the image where it is ours, else here; one-shot jobs answer by their exit code."""
+    """Our image has a health check, other services define one; one-shot jobs need none."""
     check = SERVICES[name].get("healthcheck")
     if name in ONE_SHOT:
         assert check == {"disable": True}
@@ -104,7 +104,7 @@ def test_health_is_checked(name: str) -> None:
 
 
 @every_service
-def test_nothing_is_unlimited_privileged_or_writable(name: str) -> None:
+def test_services_are_limited_unprivileged_and_read_only(name: str) -> None:
     service = SERVICES[name]
     limits = service["deploy"]["resources"]["limits"]
     assert {"cpus", "memory", "pids"} == set(limits)
@@ -122,9 +122,9 @@ def test_nothing_is_unlimited_privileged_or_writable(name: str) -> None:
 
 
 @every_service
-def test_restarts_are_decided(name: str) -> None:
-    left_alone = name in ONE_SHOT or SERVICES[name].get("profiles") == ["chaos"]
-    assert SERVICES[name]["restart"] == ("no" if left_alone else "unless-stopped")
+def test_every_service_has_a_restart_policy(name: str) -> None:
+    not_restarted = name in ONE_SHOT or SERVICES[name].get("profiles") == ["chaos"]
+    assert SERVICES[name]["restart"] == ("no" if not_restarted else "unless-stopped")
 
 
 @every_service
@@ -134,7 +134,7 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
 
 
 @every_service
-def test_what_it_waits_for_is_a_condition(name: str) -> None:
+def test_dependencies_wait_for_a_condition(name: str) -> None:
     for other, wanted in SERVICES[name].get("depends_on", {}).items():
         shot = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
         assert wanted == {"condition": shot}, other
@@ -143,7 +143,7 @@ def test_what_it_waits_for_is_a_condition(name: str) -> None:
 
 
 def test_one_shot_jobs_have_dependants() -> None:
-    """Else `up --wait` calls their end a failure."""
+    """Without a dependant, `up --wait` reports their exit as a failure."""
     for job in ONE_SHOT:
         assert any(job in service.get("depends_on", {}) for service in SERVICES.values())
 
@@ -158,20 +158,20 @@ def test_settings_exist() -> None:
     assert "HOLDFAST_DATABASE_URL" in used
 
 
-def test_workers_have_as_many_slots_as_the_code_says() -> None:
+def test_worker_concurrency_has_the_default_of_the_code() -> None:
     default = Settings.model_fields["worker_concurrency"].default
     slots = variables(SERVICES["worker"])["HOLDFAST_WORKER_CONCURRENCY"]
     assert slots == f"${{HOLDFAST_WORKER_CONCURRENCY:-{default}}}"
 
 
-def test_variables_are_documented_and_required_ones_say_so() -> None:
+def test_variables_are_documented_and_required_ones_marked() -> None:
     example = (ROOT / ".env.example").read_text()
     documented = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", example, re.MULTILINE))
     used = re.findall(r"\$\{([A-Z][A-Z0-9_]+)(:-|:\?)?([^}]*)\}", TEXT)
     assert {name for name, *_ in used} == set(documented)
     for name, how, rest in used:
         if how == ":?":
-            assert f"{name}=\n" in example, "a required one is there, and empty"
+            assert f"{name}=\n" in example, "a required variable is listed, and empty"
             assert rest == f"set {name} in .env, see .env.example"
         else:
             assert how == ":-", name
@@ -191,7 +191,7 @@ def test_every_secret_comes_from_a_variable() -> None:
                 assert value.startswith("${"), name
 
 
-def test_the_settings_of_the_servers() -> None:
+def test_settings_of_the_servers() -> None:
     for name in ("redis", "chaos-redis"):
         words = " ".join(SERVICES[name]["command"])
         assert "--appendonly yes" in words
@@ -201,7 +201,7 @@ def test_the_settings_of_the_servers() -> None:
         assert SERVICES[name]["scale"] == 2
 
 
-def test_a_worker_has_longer_to_stop_than_its_handlers() -> None:
+def test_worker_stop_grace_exceeds_that_of_handlers() -> None:
     grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
     assert grace > Settings.model_fields["shutdown_grace_seconds"].default
 
@@ -209,14 +209,14 @@ def test_a_worker_has_longer_to_stop_than_its_handlers() -> None:
 # -------------------------------------------------------------------------- the profile chaos
 
 
-def test_every_edge_has_its_proxy() -> None:
+def test_every_edge_has_a_proxy() -> None:
     written = json.loads((ROOT / "chaos" / "compose" / "proxies.json").read_text())
     assert written == edges.configuration(Topology().edges)
     ports = [edges.port(edge) for edge in Topology(apis=9, schedulers=9, workers=9).edges]
     assert len(set(ports)) == len(ports)
 
 
-def test_roles_reach_everything_through_their_own_proxies() -> None:
+def test_roles_connect_through_their_own_proxies() -> None:
     for name in Topology().processes:
         found = variables(SERVICES[name])
         for edge in (edge for edge in Topology().edges if edge.startswith(f"{name}->")):
@@ -241,7 +241,7 @@ def test_upstreams_are_services_of_the_profile() -> None:
     assert set(override.HELPERS) <= PROFILES["chaos"]
 
 
-def test_an_override_makes_the_file_fit_a_scenario() -> None:
+def test_override_adapts_the_file_to_a_scenario() -> None:
     scenario = Scenario.model_validate(
         find("two_versions").document
         | {"topology": {"apis": 2, "workers": 4, "schedulers": 1, "settings": {"lease_seconds": 9}}}
@@ -258,7 +258,7 @@ def test_an_override_makes_the_file_fit_a_scenario() -> None:
         assert made[name]["environment"]["HOLDFAST_LEASE_SECONDS"] == "9"
 
 
-def test_workers_that_know_less() -> None:
+def test_workers_with_fewer_handlers() -> None:
     scenario = find("two_versions")
     made = override.override(scenario, {"client->api-1": 1})["services"]
     for name, kinds in scenario.topology.knows.items():
@@ -266,7 +266,7 @@ def test_workers_that_know_less() -> None:
         assert apps == [f"chaos.tasks.{kind}" for kind in kinds]
 
 
-def test_which_scenarios_do_not_fit() -> None:
+def test_clock_skew_is_the_only_unsupported_scenario() -> None:
     fitting = {name for name in names() if name != "clock_skew"}
     for name in fitting:
         override.require_fit(find(name))
@@ -274,7 +274,7 @@ def test_which_scenarios_do_not_fit() -> None:
         override.require_fit(find("clock_skew"))
 
 
-# -------------------------------------------------------------------------- where Docker is at hand
+# -------------------------------------------------------------------------- if Docker is available
 
 
 def _compose(*argv: str, **given: str) -> subprocess.CompletedProcess[str]:
@@ -287,7 +287,7 @@ def _compose(*argv: str, **given: str) -> subprocess.CompletedProcess[str]:
 
 if shutil.which("docker") and _compose("version").returncode == 0:
 
-    def test_compose_itself_accepts_the_file() -> None:
+    def test_compose_accepts_the_file() -> None:
         argv = ["--profile", "*", "--env-file", os.devnull, "config", "--quiet"]
         done = _compose(*argv, POSTGRES_PASSWORD="secret", GRAFANA_PASSWORD="secret")
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Every program of system/examples, run as its README says, against real roles and servers."""
+"""Run every program of system/examples as its README says, on real roles and servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Program:
     environment: dict[str, str]
 
     async def run(self, *arguments: str) -> list[str]:
-        """Run the program to its end; returns the lines it printed."""
+        """Run the program until it exits; return the lines it printed."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(EXAMPLES / f"{self.name}.py"),
@@ -50,7 +50,7 @@ class Program:
         return printed.decode().splitlines()
 
     async def submit(self, *arguments: str) -> UUID:
-        """Run a program that prints the id of one task; returns the id."""
+        """Run a program that prints the id of one task; return the id."""
         (line,) = await self.run(*arguments)
         return UUID(line.removeprefix("task "))
 

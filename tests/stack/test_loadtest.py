@@ -11,11 +11,11 @@ from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
 from loadtest.database_probe import LatencySummary
 from loadtest.drain_results import Figures, Round, spread
-from loadtest.stack import find_places
+from loadtest.stack import find_urls
 
 
 @pytest.mark.timeout(RUN_SECONDS)
-def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
+def test_drain_measures_both_and_cleans_up(temporary: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     sizes = "--tasks 300 --rounds 1 --peer-tasks 40 --rate 50 --latency-seconds 1"
     run = loadtest(temporary, "drain", *sizes.split(), "--json", str(figures))
@@ -34,17 +34,17 @@ def test_drain_measures_both_and_leaves_nothing_behind(temporary: Path, tmp_path
     assert processes_of(temporary) == []
 
 
-def test_an_interrupt_cleans_up(temporary: Path) -> None:
-    said = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
-    assert "interrupted" in said
+def test_interrupted_drain_cleans_up(temporary: Path) -> None:
+    output = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
+    assert "interrupted" in output
     assert processes_of(temporary) == []
 
 
-def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
+def test_a_stack_that_fails_to_start_is_explained(temporary: Path) -> None:
     arguments = ["drain", "--peer-tasks", "0"]
     run = loadtest(temporary, *arguments, HOLDFAST_LEASE_SECONDS="-1")
     assert run.returncode == 1
-    assert "`python -m holdfast up` did not come up; it said:" in run.stderr
+    assert "`python -m holdfast up` did not come up; its output:" in run.stderr
     assert "HOLDFAST_LEASE_SECONDS" in run.stderr
     assert "Traceback" not in run.stderr
 
@@ -54,21 +54,23 @@ def test_a_stack_that_does_not_come_up_is_explained(temporary: Path) -> None:
     [
         (["drain", "--tasks", "0"], "--tasks"),
         (["drain", "--rounds", "none"], "--rounds"),
-        (["drain", "--json", "/no/such/directory/x.json"], "there is no directory"),
+        (["drain", "--json", "/no/such/directory/x.json"], "no such directory"),
         (["race"], "No such command"),
         (["load", "--out", "."], "exists"),
         (["load", "--shape", "round"], "--shape"),
-        (["peers", "--only", "airflow"], "airflow is none of celery"),
-        (["scale", "--json", "/no/such/directory/x.json"], "there is no directory"),
+        (["peers", "--only", "airflow"], "airflow is not one of celery"),
+        (["scale", "--json", "/no/such/directory/x.json"], "no such directory"),
     ],
 )
-def test_wrong_arguments_are_explained(arguments: list[str], message: str, temporary: Path) -> None:
+def test_invalid_arguments_are_explained(
+    arguments: list[str], message: str, temporary: Path
+) -> None:
     run = loadtest(temporary, *arguments)
     assert run.returncode == 2
     assert message in run.stderr
 
 
-def test_places_are_found_in_what_up_prints() -> None:
+def test_urls_are_parsed_from_the_output_of_up() -> None:
     found: dict[str, str] = {}
     for line in (
         "holdfast    | starting Postgres and Valkey, data and logs in /x",
@@ -76,7 +78,7 @@ def test_places_are_found_in_what_up_prints() -> None:
         "holdfast    |   Postgres               postgresql://postgres:pw@127.0.0.1:1/holdfast",
         "holdfast    |   Valkey                 redis://:pw@127.0.0.1:2/0",
     ):
-        find_places(line, found)
+        find_urls(line, found)
     assert found == {
         "api": "http://127.0.0.1:8000",
         "postgres": "postgresql://postgres:pw@127.0.0.1:1/holdfast",
@@ -84,7 +86,7 @@ def test_places_are_found_in_what_up_prints() -> None:
     }
 
 
-def test_figures_are_told_as_median_and_spread() -> None:
+def test_figures_show_median_and_spread() -> None:
     assert spread([1500.4]) == "1,500"
     short = Figures(holdfast=[Round(1, 10, 10, float("nan"))]).as_json()
     assert json.loads(json.dumps(short, allow_nan=False))["holdfast"][0]["cpu_ms_per_task"] is None
@@ -96,8 +98,8 @@ def test_figures_are_told_as_median_and_spread() -> None:
     )
     assert figures.ratios() == [6, 9]
     assert figures.cpu_ratios() == [4, 6]
-    told = "\n".join(figures.lines())
-    assert "1,500 (1,000..2,000)" in told
-    assert "7.5x (6.0..9.0)" in told
-    assert "5.0x (4.0..6.0)" in told
-    assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in told
+    text = "\n".join(figures.lines())
+    assert "1,500 (1,000..2,000)" in text
+    assert "7.5x (6.0..9.0)" in text
+    assert "5.0x (4.0..6.0)" in text
+    assert "due -> start: p50 1.0 ms, p99 20.5 ms, max 500.0 ms over 7 tasks" in text

@@ -1,4 +1,4 @@
-"""Peers beside Holdfast: one that keeps its tasks in Redis and one in Postgres, at a small size."""
+"""Peers compared with Holdfast at a small size: one on Redis and one on Postgres."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSTANTS = {"PACKAGES", "SETTINGS", "SUPERVISES"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_peer_has_what_the_driver_asks_for(name: str) -> None:
+def test_every_peer_implements_the_contract(name: str) -> None:
     body = ast.parse((PEERS / f"{name}_peer.py").read_text()).body
     functions = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     assert functions >= FUNCTIONS
@@ -41,16 +41,14 @@ def test_each_peer_has_what_the_driver_asks_for(name: str) -> None:
 
 
 @pytest.mark.timeout(2 * RUN_SECONDS)
-def test_two_peers_and_holdfast_are_measured_in_alternation(
-    temporary: Path, tmp_path: Path
-) -> None:
+def test_peers_and_holdfast_are_measured_alternately(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "peers"
     sizes = ["--rounds", "1", "--tasks", "200", "--out", str(out)]
     run = loadtest(temporary, "peers", "--only", "dramatiq", "--only", "pgqueuer", *sizes)
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    told = json.loads((out / "peers.json").read_text())
-    rows = {(row["who"], row["setting"]): row for row in told["rows"]}
+    measured = json.loads((out / "peers.json").read_text())
+    rows = {(row["who"], row["setting"]): row for row in measured["rows"]}
     assert list(rows) == [
         ("Holdfast", "best"),
         ("Holdfast", "defaults"),
@@ -68,7 +66,7 @@ def test_two_peers_and_holdfast_are_measured_in_alternation(
     assert "| pgqueuer, durable | pgqueuer " in run.stdout
 
 
-def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
+def test_table_shows_medians_and_ratios_per_round() -> None:
     ours = Row("Holdfast", "best", {"python": "3"}, "all", [Round(9, 10, 600, 1)] * 2)
     theirs = Row("x", "best", {"x": "1.0"}, "fast", [Round(9, 10, 300, 2), Round(9, 10, 200, 2)])
     comparison = Comparison(Machine(2, 5.0, "3.11", "Linux"), 2, [ours, theirs])
@@ -80,7 +78,7 @@ def test_the_table_tells_medians_and_ratios_round_by_round() -> None:
     assert "busy" not in idle.markdown()
 
 
-def test_a_place_survives_the_environment() -> None:
-    place = PeerConfig("postgresql://x/y", "redis://z/1", "best", 7, 3)
-    assert PeerConfig.from_environment(place.environment() | dict(os.environ)) == place
-    assert not place.durable
+def test_peer_config_survives_the_environment() -> None:
+    config = PeerConfig("postgresql://x/y", "redis://z/1", "best", 7, 3)
+    assert PeerConfig.from_environment(config.environment() | dict(os.environ)) == config
+    assert not config.durable

@@ -12,14 +12,14 @@ from loadtest_runs import RUN_SECONDS, loadtest
 pytestmark = pytest.mark.timeout(RUN_SECONDS)
 
 
-def test_a_profile_tells_statements_and_functions(temporary: Path, tmp_path: Path) -> None:
+def test_profile_shows_statements_and_functions(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     run = loadtest(temporary, "profile", "--tasks", "2000", "--out", str(out))
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    assert "by pg_stat_statements" in run.stdout
-    told = json.loads((out / "profile.json").read_text())
-    submit, drain = told["phases"]
+    assert "measured by pg_stat_statements" in run.stdout
+    measured = json.loads((out / "profile.json").read_text())
+    submit, drain = measured["phases"]
     assert (submit["name"], drain["name"]) == ("submit", "drain")
     inserts = [each for each in submit["statements"] if "INSERT INTO tasks" in each["text"]]
     assert inserts
@@ -27,26 +27,26 @@ def test_a_profile_tells_statements_and_functions(temporary: Path, tmp_path: Pat
     ledger = [each for each in drain["statements"] if "INSERT INTO effects" in each["text"]]
     assert sum(each["share"] for each in drain["statements"]) == pytest.approx(1)
     assert ledger
-    roles = {each["role"]: each for phase in told["phases"] for each in phase["sampled"]}
+    roles = {each["role"]: each for phase in measured["phases"] for each in phase["sampled"]}
     assert set(roles) == {"api", "scheduler", "worker"}
     assert roles["api"]["samples"] > 0
-    assert any("system/holdfast/api" in each["name"] for each in roles["api"]["functions"])
+    assert any("holdfast/api/" in each["name"] for each in roles["api"]["functions"])
     assert (out / "drain-worker.folded").exists()
 
 
-def test_without_the_extension_activity_is_looked_at(temporary: Path, tmp_path: Path) -> None:
+def test_profile_without_the_extension_samples_activity(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     options = ["--no-extension", "--no-python", "--tasks", "4000", "--out", str(out)]
     run = loadtest(temporary, "profile", *options)
     assert run.returncode == 0, run.stderr
-    assert "has no pg_stat_statements" in run.stdout
+    assert "sampled without pg_stat_statements" in run.stdout
     drain = json.loads((out / "profile.json").read_text())["phases"][1]
     assert drain["sampled"] == []
     assert any("UPDATE tasks" in each["text"] for each in drain["statements"])
     assert all(each["calls"] is None for each in drain["statements"])
 
 
-def test_scale_fills_the_tables_and_measures_beside_them(temporary: Path, tmp_path: Path) -> None:
+def test_scale_fills_the_tables_and_measures(temporary: Path, tmp_path: Path) -> None:
     file = tmp_path / "scale.json"
     sizes = [
         "--future",
@@ -63,23 +63,23 @@ def test_scale_fills_the_tables_and_measures_beside_them(temporary: Path, tmp_pa
     run = loadtest(temporary, "scale", *sizes, "--json", str(file))
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    told = json.loads(file.read_text())
-    rows = {size["name"]: size["rows"] for size in told["sizes"]}
+    measured = json.loads(file.read_text())
+    rows = {size["name"]: size["rows"] for size in measured["sizes"]}
     # And the two specimens, with the events that each has.
     assert rows == {"tasks": 5002, "effects": 2001, "task_events": 2001 * 4 + 3001}
-    assert len(told["empty"]) == 2
-    assert len(told["full"]) == 1
-    assert told["share"] > 0
-    assert "beside the large table" in run.stdout
+    assert len(measured["empty"]) == 2
+    assert len(measured["full"]) == 1
+    assert measured["share"] > 0
+    assert "with the large table" in run.stdout
 
 
-def test_scale_without_room_is_explained(temporary: Path) -> None:
+def test_scale_without_disk_space_is_explained(temporary: Path) -> None:
     run = loadtest(temporary, "scale", "--future", "900000000000")
     assert run.returncode == 1
-    assert "set TMPDIR to a larger place" in run.stderr
+    assert "set TMPDIR to a larger disk" in run.stderr
 
 
-def test_a_share_below_the_limit_is_told(temporary: Path) -> None:
+def test_share_below_the_limit_is_reported(temporary: Path) -> None:
     sizes = [
         "--future",
         "10",
@@ -97,38 +97,38 @@ def test_a_share_below_the_limit_is_told(temporary: Path) -> None:
     assert "MISSED" in run.stdout
 
 
-def test_a_soak_tells_growth_and_draws_it(temporary: Path, tmp_path: Path) -> None:
+def test_soak_reports_and_draws_growth(temporary: Path, tmp_path: Path) -> None:
     out = tmp_path / "soak"
     sizes = ["--minutes", "0.15", "--rate", "50", "--every", "1", "--growth-max", "1000"]
     run = loadtest(temporary, "soak", *sizes, "--out", str(out))
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    told = json.loads((out / "soak.json").read_text())
-    assert told["sent"] == 450
-    assert told["flat"]
-    last = told["samples"][-1]
+    measured = json.loads((out / "soak.json").read_text())
+    assert measured["sent"] == 450
+    assert measured["flat"]
+    last = measured["samples"][-1]
     assert last["tables"]["tasks"]["live"] > 0
     assert all(last["memory"][role] > 10 for role in ("api", "scheduler", "worker"))
-    assert set(told["growth"]) >= {"memory worker", "size tasks", "index tasks", "dead tasks"}
+    assert set(measured["growth"]) >= {"memory worker", "size tasks", "index tasks", "dead tasks"}
     page = (out / "soak.html").read_text()
     assert page.count("<svg") == 5
     assert "src=" not in page
 
 
-def test_submits_are_measured_in_each_way(temporary: Path, tmp_path: Path) -> None:
+def test_submits_are_measured_by_each_method(temporary: Path, tmp_path: Path) -> None:
     file = tmp_path / "submit.json"
     sizes = ["--rounds", "1", "--tasks", "1000", "--singly", "20"]
     run = loadtest(temporary, "submit", "--no-wrk", *sizes, "--json", str(file))
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []
-    told = json.loads(file.read_text())
-    assert told["posted"] == []
-    assert all(told[way][0] > 0 for way in ("batched", "singly", "together"))
-    assert len(told["idle"]) == 200
+    measured = json.loads(file.read_text())
+    assert measured["posted"] == []
+    assert all(measured[way][0] > 0 for way in ("batched", "singly", "together"))
+    assert len(measured["idle"]) == 200
     assert "idle: submitted -> SUCCEEDED" in run.stdout
 
 
-def test_a_missing_wrk_is_told_before_anything_is_started(temporary: Path) -> None:
+def test_missing_wrk_is_reported_before_anything_is_started(temporary: Path) -> None:
     run = loadtest(temporary, "submit", PATH="/nowhere")
     assert run.returncode == 1
     assert "wrk is not on PATH" in run.stderr

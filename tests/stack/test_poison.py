@@ -1,4 +1,4 @@
-"""Handlers that kill their process: only they go to the dead letter, on real processes."""
+"""Handlers that kill their process, on real processes: only their tasks are dead-lettered."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from holdfast.model.lifecycle import State
 ROOT = Path(__file__).parents[2]
 HANDLERS = """
 import asyncio, os, signal
-from holdfast.handlers import task
+from holdfast import task
 
 @task("poison")
 async def poison(ctx, payload):
-    await asyncio.sleep(0.1)  # all of its batch runs by now
+    await asyncio.sleep(0.1)  # by now its whole batch is running
     os.kill(os.getpid(), signal.SIGKILL)
 
 @task("neighbour")
@@ -38,7 +38,7 @@ SHORT = {"lease_seconds": 0.9, "heartbeat_seconds": 0.3, "hint_deadline_seconds"
 
 @dataclass
 class Workers:
-    """Worker processes, each started again when it dies."""
+    """Worker processes, each restarted when it dies."""
 
     directory: Path
     environment: dict[str, str]
@@ -92,7 +92,7 @@ def workers(bench: Bench, directory: Path) -> Workers:
     return Workers(directory, {**clean, **own})
 
 
-async def test_poison_dies_alone(bench: Bench, tmp_path: Path) -> None:
+async def test_poison_fails_without_other_tasks(bench: Bench, tmp_path: Path) -> None:
     poison = await bench.submit("poison", "poison")
     neighbours = await bench.submit(*["neighbour"] * 30)
     started = workers(bench, tmp_path)
@@ -107,6 +107,6 @@ async def test_poison_dies_alone(bench: Bench, tmp_path: Path) -> None:
     assert all(stories[task].task.losses == 3 for task in poison)
     assert all(stories[task].task.state is State.SUCCEEDED for task in neighbours)
     losses = [stories[task].task.losses for task in neighbours]
-    assert max(losses) == 2, "else no neighbour was ever in danger"
+    assert max(losses) == 2, "otherwise no neighbour was ever at risk"
     assert set(started.codes) == {-signal.SIGKILL}
-    assert 4 <= len(started.codes) <= 6, "together as long as each has lives left, then one by one"
+    assert 4 <= len(started.codes) <= 6, "together until quarantined, then one by one"

@@ -1,4 +1,4 @@
-"""The `holdfast` command as processes: what it says, how it ends, what its health port answers."""
+"""The `holdfast` command as processes: output, exit codes, health ports."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def deaf_coroutine(ctx, payload):
 
 @dataclass
 class Command:
-    """Starts ``python -m holdfast`` with these variables and no other HOLDFAST_* ones."""
+    """Runs ``python -m holdfast`` with these variables and no other HOLDFAST_* ones."""
 
     variables: dict[str, str]
     directory: Path
@@ -67,7 +67,7 @@ class Command:
         return {**clean, "PYTHONPATH": import_path(ROOT), **self.variables, **changes}
 
     def run(self, *arguments: str, **changes: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr: of a command that ends by itself, in this process."""
+        """Run a command that ends by itself, in this process; return exit code, stdout, stderr."""
         result = CliRunner().invoke(app, list(arguments), env={**self.variables, **changes})
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -75,7 +75,7 @@ class Command:
 
     @contextmanager
     def running(self, *arguments: str, **changes: str) -> Iterator[Running]:
-        """A role that runs as long as the block, killed at its end if it still does."""
+        """Run a role during the block; kill it at the end if it is still running."""
         log = self.directory / f"{arguments[0]}-{len(self.logs)}.log"
         self.logs.append(log)
         with log.open("w") as stream:
@@ -95,13 +95,13 @@ class Command:
 
 @dataclass
 class Running:
-    """A role's process and its log."""
+    """The process of a role and its log."""
 
     process: subprocess.Popen[bytes]
     log: Path
 
     def url(self) -> str:
-        """Where it serves health, from its log."""
+        """Return the URL of its health port, read from its log."""
         found: list[str] = []
 
         def logged() -> bool:
@@ -128,7 +128,7 @@ class Running:
 
 @pytest.fixture
 def command(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setattr(sys, "path", [*sys.path])  # a worker adds its directory
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a worker prepends its directory
     return Command(
         {
             "HOLDFAST_DATABASE_URL": settings.database_url,
@@ -148,7 +148,7 @@ def sql(settings: Settings, statement: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("role", ["api", "scheduler", "worker"])
-def test_a_role_on_an_unmigrated_database_says_so_and_exits(
+def test_role_exits_on_an_unmigrated_database(
     command: Command, empty_database_url: str, role: str
 ) -> None:
     code, _, error = command.run(role, HOLDFAST_DATABASE_URL=empty_database_url)
@@ -158,7 +158,7 @@ def test_a_role_on_an_unmigrated_database_says_so_and_exits(
     assert len(error.splitlines()) == 1
 
 
-def test_the_process_exits_with_the_code_of_its_command(
+def test_process_exits_with_the_code_of_its_command(
     command: Command, empty_database_url: str
 ) -> None:
     with command.running("worker", HOLDFAST_DATABASE_URL=empty_database_url) as running:
@@ -166,12 +166,12 @@ def test_the_process_exits_with_the_code_of_its_command(
     assert running.log.read_text().startswith("holdfast: the database is at migration none")
 
 
-def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str) -> None:
+def test_migrate_upgrades_a_database(command: Command, empty_database_url: str) -> None:
     here = {"HOLDFAST_DATABASE_URL": empty_database_url}
     for _ in range(2):
-        code, said, error = command.run("migrate", **here)
+        code, output, error = command.run("migrate", **here)
         assert (code, error) == (0, "")
-        assert said.startswith("the database is at migration 0")
+        assert output.startswith("the database is at migration 0")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     code, _, error = command.run("scheduler", **here)
@@ -184,8 +184,8 @@ def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str)
         ("HOLDFAST_LEASE_SECONDS", "-1", "HOLDFAST_LEASE_SECONDS: Input should be greater", 2),
         ("HOLDFAST_LEASE_SECONDS", "4", "HOLDFAST_HEARTBEAT_SECONDS=3.0 must be at most", 2),
         ("HOLDFAST_WORKER_CONCURRENCY", "many", "HOLDFAST_WORKER_CONCURRENCY: Input should", 2),
-        ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: a JSON list is needed", 2),
-        ("HOLDFAST_REDIS_URL", "localhost:6379", "HOLDFAST_REDIS_URL is no address", 2),
+        ("HOLDFAST_QUEUES", "mail,images", "HOLDFAST_QUEUES: must be a JSON list", 2),
+        ("HOLDFAST_REDIS_URL", "localhost:6379", "HOLDFAST_REDIS_URL is not a valid", 2),
         (
             "HOLDFAST_DATABASE_URL",
             "mysql://a/b",
@@ -195,63 +195,63 @@ def test_migrate_makes_a_database_fit(command: Command, empty_database_url: str)
         ("HOLDFAST_DATABASE_URL", "postgresql://x@127.0.0.1:1/x", "cannot reach Postgres", 1),
     ],
 )
-def test_a_bad_setting_is_named_in_one_line(
+def test_invalid_setting_is_named_in_one_line(
     command: Command, name: str, value: str, complaint: str, code: int
 ) -> None:
-    found, said, error = command.run("worker", **{name: value})
-    assert (found, said) == (code, "")
+    found, output, error = command.run("worker", **{name: value})
+    assert (found, output) == (code, "")
     assert error.startswith("holdfast: ")
     assert complaint in error
     assert len(error.splitlines()) == 1, error
 
 
-def test_a_module_that_is_not_there_is_named(command: Command) -> None:
+def test_missing_module_is_named(command: Command) -> None:
     code, _, error = command.run("worker", "--app", "no.such.module")
     assert code == 2
     assert error.startswith("holdfast: no module 'no'")
 
 
 def test_settings_lists_every_variable(command: Command) -> None:
-    code, said, _ = command.run("settings")
+    code, output, _ = command.run("settings")
     assert code == 0
     for name, info in Settings.model_fields.items():
-        assert re.search(rf"^HOLDFAST_{name.upper()}=", said, re.MULTILINE), name
+        assert re.search(rf"^HOLDFAST_{name.upper()}=", output, re.MULTILINE), name
         assert info.description
-        assert info.description in said
-    assert 'HOLDFAST_QUEUES=["default"]' in said
+        assert info.description in output
+    assert 'HOLDFAST_QUEUES=["default"]' in output
 
 
-def test_the_doctor_grades_what_it_finds(
+def test_doctor_grades_its_checks(
     command: Command, empty_database_url: str, settings: Settings
 ) -> None:
     name = settings.database_url.rpartition("/")[2]
     sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = 0")
-    code, said, _ = command.run("doctor")
-    grades = {line[8:].partition(":")[0]: line[:8].strip() for line in said.splitlines()}
+    code, output, _ = command.run("doctor")
+    grades = {line[8:].partition(":")[0]: line[:8].strip() for line in output.splitlines()}
     assert code == 0 or "bad" in grades.values()
     assert grades["migrations"] == grades["Postgres"] == grades["clock"] == "ok"
     assert grades["idle_in_transaction_session_timeout"] == "warning"
     assert set(grades) >= {"fsync", "synchronous_commit", "maxmemory-policy"}
     sql(settings, f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '60s'")
     sql(settings, f"ALTER DATABASE {name} SET synchronous_commit = off")
-    code, said, _ = command.run("doctor")
+    code, output, _ = command.run("doctor")
     assert code == 1
-    assert re.search(r"^bad +synchronous_commit: off: a crash loses tasks", said, re.MULTILINE)
-    assert re.search(r"^ok +idle_in_transaction_session_timeout: 1min", said, re.MULTILINE)
-    code, said, _ = command.run("doctor", HOLDFAST_DATABASE_URL=empty_database_url)
+    assert re.search(r"^bad +synchronous_commit: off: a crash loses tasks", output, re.MULTILINE)
+    assert re.search(r"^ok +idle_in_transaction_session_timeout: 1min", output, re.MULTILINE)
+    code, output, _ = command.run("doctor", HOLDFAST_DATABASE_URL=empty_database_url)
     assert code == 1
-    assert re.search(r"^bad +migrations: .*run `holdfast migrate`", said, re.MULTILINE)
+    assert re.search(r"^bad +migrations: .*run `holdfast migrate`", output, re.MULTILINE)
     nowhere = {"HOLDFAST_REDIS_URL": "redis://127.0.0.1:1/0"}
-    code, said, _ = command.run("doctor", **nowhere)
+    code, output, _ = command.run("doctor", **nowhere)
     assert code == 1
-    assert re.search(r"^bad +Redis: ", said, re.MULTILINE)
+    assert re.search(r"^bad +Redis: ", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("role", "end"),
     [("scheduler", signal.SIGTERM), ("worker", signal.SIGTERM), ("api", signal.SIGINT)],
 )
-def test_a_role_answers_for_its_health_and_ends_on_a_signal(
+def test_role_serves_health_and_stops_on_a_signal(
     command: Command, role: str, end: signal.Signals
 ) -> None:
     with command.running(role) as running:
@@ -271,9 +271,7 @@ def test_a_role_answers_for_its_health_and_ends_on_a_signal(
         assert running.events()[-1] == f"{role}_stopped"
 
 
-def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
-    command: Command, settings: Settings
-) -> None:
+def test_role_without_progress_is_alive_but_not_ready(command: Command, settings: Settings) -> None:
     quick = {"HOLDFAST_STATEMENT_TIMEOUT_SECONDS": "0.5", "HOLDFAST_POLL_SECONDS": "0.05"}
     with command.running("scheduler", **quick) as running:
         url = running.until_ready()
@@ -287,7 +285,7 @@ def test_a_role_that_makes_no_progress_is_alive_and_not_ready(
         running.until_ready()
 
 
-async def test_a_worker_ends_although_its_handlers_never_do(
+async def test_worker_stops_although_its_handlers_never_end(
     command: Command, settings: Settings
 ) -> None:
     (command.directory / "deaf_handlers.py").write_text(HANDLERS)
@@ -303,26 +301,24 @@ async def test_a_worker_ends_although_its_handlers_never_do(
             assert worker.events()[-1] == EventName.WORKER_STOPPED
         assert await bench.state(in_thread) is State.SCHEDULED
         (taken,) = await bench.store.reclaim(10, "scheduler:test")
-        assert taken.task_id == in_loop, "nobody could end it but a scheduler"
+        assert taken.task_id == in_loop, "only a scheduler could end it"
 
 
-def test_a_worker_that_was_marked_dead_exits_to_be_started_anew(
-    command: Command, settings: Settings
-) -> None:
+def test_worker_marked_dead_exits_with_code_3(command: Command, settings: Settings) -> None:
     with command.running("worker", HOLDFAST_HEARTBEAT_SECONDS="0.1") as running:
         running.until_ready()
         sql(settings, "UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
         assert running.process.wait(20) == 3
 
 
-async def test_an_idle_connection_is_kept_longer_than_clients_keep_it() -> None:
-    """Found by a soak: uvicorn's 5 s are httpx's too, and a request was lost between the two."""
+async def test_idle_connection_is_kept_longer_than_by_clients() -> None:
+    """Found by a soak: httpx, too, closes idle connections after 5 s, and a request was lost."""
     server, task = await start_server(create_health(dict, Metrics("test")), "127.0.0.1", 0)
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request)
     assert (await reader.readuntil(b"alive")).startswith(b"HTTP/1.1 200")
-    await reader.read(100)  # the end of the answer
+    await reader.read(100)  # the rest of the response
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.read(100), 5.5)
     writer.write(request)
@@ -331,7 +327,7 @@ async def test_an_idle_connection_is_kept_longer_than_clients_keep_it() -> None:
     await stop_server(server, task)
 
 
-async def test_readiness_follows_what_is_stalled() -> None:
+async def test_readiness_reflects_stalled_loops() -> None:
     stalled: dict[str, str] = {"dispatch": "not started"}
     health: Starlette = create_health(lambda: stalled, Metrics("test"))
     server, task = await start_server(health, "127.0.0.1", 0)
@@ -344,7 +340,7 @@ async def test_readiness_follows_what_is_stalled() -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_worker_that_stops_sends_its_last_spans_and_a_killed_one_sends_none(
+async def test_stopped_worker_exports_its_last_spans_and_a_killed_one_does_not(
     command: Command, settings: Settings, end: signal.Signals
 ) -> None:
     async with receiving() as collector, bench_for(settings) as bench:
@@ -358,5 +354,5 @@ async def test_a_worker_that_stops_sends_its_last_spans_and_a_killed_one_sends_n
             (task_id,) = await bench.offer("echo", traceparent=write(new_root(1.0)))
             await bench.until_state(task_id, State.SUCCEEDED, seconds=30)
             await asyncio.to_thread(worker.terminate, end)
-        told = collector.named("process default", task_id)
-    assert [span.instance for span in told] == ["worker-7"] * (end is signal.SIGTERM)
+        spans = collector.named("process default", task_id)
+    assert [span.instance for span in spans] == ["worker-7"] * (end is signal.SIGTERM)

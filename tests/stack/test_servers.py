@@ -1,4 +1,4 @@
-"""Real servers as children: they start, survive kill -9 with their data, and leave nothing."""
+"""Servers as child processes: start, keep data through kill -9, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def query(postgres: EmbeddedPostgres, statement: str, database: str = "postgres"
 
 
 def segments_of(data_dir: Path) -> list[str]:
-    """The ids of the System V segments whose key a cluster's postmaster.pid names (on Linux)."""
+    """Return the ids of the System V segments named by a cluster's postmaster.pid (Linux)."""
     pid_file = data_dir / "cluster" / "postmaster.pid"
     key, _ = pid_file.read_text().splitlines()[6].split()
     table = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
@@ -77,13 +77,13 @@ def test_postgres_keeps_a_commit_through_stop_and_kill(
     own_postgres.stop()
 
 
-def test_kill_takes_the_whole_tree_and_its_memory(own_postgres: EmbeddedPostgres) -> None:
+def test_kill_ends_the_process_tree_and_frees_its_memory(own_postgres: EmbeddedPostgres) -> None:
     assert own_postgres.pid is not None
     tree = process_tree([own_postgres.pid])
     assert len(tree) > 3
     assert not LINUX or segments_of(own_postgres.data_dir)
     with psycopg.connect(own_postgres.url("postgres")) as busy:
-        os.kill(busy.info.backend_pid, signal.SIGSTOP)  # one that cannot notice by itself
+        os.kill(busy.info.backend_pid, signal.SIGSTOP)  # a backend that cannot notice it
         own_postgres.kill()
     assert not still_running(tree)
     assert not LINUX or not segments_of(own_postgres.data_dir)
@@ -93,14 +93,14 @@ def test_postgres_killed_from_outside_starts_again(own_postgres: EmbeddedPostgre
     with psycopg.connect(own_postgres.url("postgres")) as orphan:
         pid = own_postgres.pid
         assert pid is not None
-        os.kill(orphan.info.backend_pid, signal.SIGSTOP)  # keeps the memory attached
+        os.kill(orphan.info.backend_pid, signal.SIGSTOP)  # keeps the shared memory attached
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not own_postgres.is_running)
         own_postgres.start()
     assert query(own_postgres, "SELECT 1") == "1"
 
 
-def test_a_stale_pid_file_with_a_reused_pid_is_no_obstacle(
+def test_stale_pid_file_with_a_reused_pid_is_ignored(
     directory: Path, own_postgres: EmbeddedPostgres, postgres: EmbeddedPostgres
 ) -> None:
     own_postgres.stop()
@@ -110,14 +110,14 @@ def test_a_stale_pid_file_with_a_reused_pid_is_no_obstacle(
     assert query(own_postgres, "SELECT 1") == "1"
 
 
-def test_a_cluster_in_use_is_refused_with_the_reason(own_postgres: EmbeddedPostgres) -> None:
+def test_cluster_in_use_is_refused_with_the_reason(own_postgres: EmbeddedPostgres) -> None:
     second = EmbeddedPostgres(own_postgres.data_dir)
     with pytest.raises(EmbeddedError, match=f"in use .* {own_postgres.pid}"):
         second.start()
     assert query(own_postgres, "SELECT 1") == "1"
 
 
-def test_a_taken_port_is_reported_with_the_log(
+def test_port_in_use_is_reported_with_the_log(
     directory: Path, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_process, "START_ATTEMPTS", 2)
@@ -127,7 +127,7 @@ def test_a_taken_port_is_reported_with_the_log(
     assert not clash.is_running
 
 
-def test_databases_are_made_from_templates_and_dropped_in_use(
+def test_databases_are_copied_from_templates_and_dropped_in_use(
     own_postgres: EmbeddedPostgres,
 ) -> None:
     own_postgres.create_database("origin")
@@ -142,7 +142,7 @@ def test_databases_are_made_from_templates_and_dropped_in_use(
         own_postgres.create_database("origin")
 
 
-def test_a_password_is_needed(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
+def test_password_is_required(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
     with pytest.raises(psycopg.OperationalError, match="no password"):
         psycopg.connect(f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres")
     with (
@@ -152,7 +152,7 @@ def test_a_password_is_needed(postgres: EmbeddedPostgres, valkey: EmbeddedValkey
         stranger.ping()
 
 
-def test_the_settings_that_cut_off_dead_clients(postgres: EmbeddedPostgres) -> None:
+def test_postgres_disconnects_dead_clients(postgres: EmbeddedPostgres) -> None:
     assert query(postgres, "SHOW idle_in_transaction_session_timeout") == "1min"
     assert query(postgres, "SHOW client_connection_check_interval") == "5s"
     assert query(postgres, "SHOW max_connections") == "200"
@@ -172,7 +172,7 @@ def test_valkey_keeps_its_data_only_with_appendonly(
         assert client.get("key") == kept
 
 
-def test_stopping_and_killing_twice_is_harmless(directory: Path) -> None:
+def test_stop_and_kill_are_idempotent(directory: Path) -> None:
     server = EmbeddedValkey(directory / "valkey")
     server.start()
     server.kill()
@@ -186,7 +186,7 @@ def test_stopping_and_killing_twice_is_harmless(directory: Path) -> None:
     assert server.pid is None
 
 
-def test_free_ports_lie_outside_the_range_of_outgoing_connections() -> None:
+def test_free_ports_are_outside_the_ephemeral_range() -> None:
     assert all(15_000 <= free_port() < 30_000 for _ in range(20))
 
 
@@ -209,7 +209,7 @@ time.sleep(600)
 """
 
 
-def test_nothing_outlives_a_creator_that_was_killed() -> None:
+def test_nothing_outlives_a_killed_creator() -> None:
     directory = temporary_directory("holdfast-test-")
     argv = [sys.executable, "-c", CREATOR, str(directory)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as creator:
@@ -227,7 +227,7 @@ def test_nothing_outlives_a_creator_that_was_killed() -> None:
         assert not set(segments) & set(left)
 
 
-def test_a_killed_helper_is_replaced_and_told_everything(tmp_path: Path) -> None:
+def test_killed_helper_is_restarted_with_all_registrations(tmp_path: Path) -> None:
     owned, kept = tmp_path / "owned", tmp_path / "kept"
     owned.mkdir()
     kept.mkdir()
@@ -246,6 +246,6 @@ def test_a_killed_helper_is_replaced_and_told_everything(tmp_path: Path) -> None
     assert kept.exists()
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_missing_program_is_named() -> None:
     with Reaper() as reaper, pytest.raises(FileNotFoundError, match="no-such-program"):
         reaper.spawn(["no-such-program"])

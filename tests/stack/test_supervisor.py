@@ -1,4 +1,4 @@
-"""`holdfast up` as a user meets it: the seed's request works, whatever dies comes back."""
+"""`holdfast up` end to end: the documented request works, and every child is restarted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEED = {
 
 
 class Stack:
-    """One `holdfast up` in a directory of its own."""
+    """One `holdfast up` in a temporary directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -51,17 +51,17 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        said = wait_until(self.welcome)
-        self.api.base_url = re.findall(r"API docs +(http://\S+)/docs", said)[0]
-        self.mail = re.findall(r"mail caught +(http://\S+)/", said)[0]
+        output = wait_until(self.welcome)
+        self.api.base_url = re.findall(r"API docs +(http://\S+)/docs", output)[0]
+        self.mail = re.findall(r"mail caught +(http://\S+)/", output)[0]
 
     def welcome(self) -> str:
-        said = self.output.read_text()
-        assert self.process.poll() is None, f"it ended by itself:\n{said}"
-        return said if "--fresh starts over" in said else ""
+        output = self.output.read_text()
+        assert self.process.poll() is None, f"it exited:\n{output}"
+        return output if "--fresh starts over" in output else ""
 
     def pid_of(self, *words: str) -> int | None:
-        """The process, below the supervisor, whose command line has all these words."""
+        """Return the descendant of the supervisor whose command line has all these words."""
         for pid in sorted(process_tree([self.process.pid]) - {self.process.pid}):
             try:
                 command = psutil.Process(pid).cmdline()
@@ -72,7 +72,7 @@ class Stack:
         return None
 
     def kill(self, *words: str) -> None:
-        """Kill -9 as soon as it runs, then wait until another one has taken its place."""
+        """Kill -9 the process once it runs, then wait until it is restarted."""
         pid = wait_until(lambda: self.pid_of(*words))
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: self.pid_of(*words) not in (pid, None))
@@ -90,7 +90,7 @@ class Stack:
         return str(reply.json().get("state"))
 
     def end(self, number: signal.Signals) -> set[int]:
-        """Signal the supervisor and wait for its end; returns those of its tree that remain."""
+        """Signal the supervisor and wait until it exits; return what remains of its tree."""
         tree = process_tree([self.process.pid])
         self.process.send_signal(number)
         self.process.wait(30)
@@ -111,7 +111,7 @@ def stack(reaper: Reaper) -> Iterator[Stack]:
     stack.api.close()
 
 
-def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
+def test_documented_request_works_and_data_is_kept(stack: Stack) -> None:
     task = stack.submit(SEED)
     wait_until(lambda: stack.state(task) == "SUCCEEDED")
     mails = httpx.get(f"{stack.mail}/messages").json()
@@ -122,10 +122,10 @@ def test_the_seed_works_and_the_data_stays(stack: Stack) -> None:
 
     assert stack.end(signal.SIGINT) == set()
     assert stack.process.returncode == 0
-    said = stack.output.read_text()
+    output = stack.output.read_text()
     parts = ("API stopped", "Scheduler stopped", "Worker stopped", "holdfast    | stopped")
-    ends = [said.index(part) for part in parts]
-    assert ends == sorted(ends), "work stops flowing in before what it flows into"
+    ends = [output.index(part) for part in parts]
+    assert ends == sorted(ends), "processes that accept work stop first"
 
     stack.up()
     assert stack.state(task) == "SUCCEEDED"
@@ -150,7 +150,7 @@ def test_killing_any_child_loses_nothing(stack: Stack) -> None:
     assert stack.end(signal.SIGKILL) == set()
 
 
-def test_two_signals_kill_what_would_take_its_time(stack: Stack) -> None:
+def test_second_signal_kills_everything(stack: Stack) -> None:
     task = stack.submit({"name": "sleep", "payload": {"seconds": 60}})
     wait_until(lambda: stack.state(task) == "RUNNING")
     tree = process_tree([stack.process.pid])
@@ -161,7 +161,7 @@ def test_two_signals_kill_what_would_take_its_time(stack: Stack) -> None:
     assert still_running(tree) == set()
 
 
-async def test_a_directory_in_use_is_refused_by_naming_the_user(
+async def test_directory_in_use_is_refused_with_the_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "LOCK_SECONDS", 0.1)
@@ -171,7 +171,7 @@ async def test_a_directory_in_use_is_refused_by_naming_the_user(
             await supervisor._take(second, tmp_path)
 
 
-def test_a_taken_port_is_passed_over() -> None:
+def test_port_in_use_is_skipped() -> None:
     preferred = free_port()
     assert port_from(preferred) == preferred
     with socket.socket() as taken:

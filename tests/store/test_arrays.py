@@ -1,4 +1,4 @@
-"""Arrays as parameters, on a real Postgres."""
+"""Array parameters, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ VALUES = {
 }
 
 
-async def test_arrays_go_there_and_back_without_a_question_to_the_catalogue(
+async def test_array_parameters_need_no_catalogue_query(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def asks(*_: object) -> None:
+    async def introspect(*_: object) -> None:
         pytest.fail("asyncpg asked Postgres for types")
 
-    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", asks)
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", introspect)
     engine = create_engine(settings, connections=1, application_name="test", autocommit=True)
     try:
         async with engine.connect() as connection:

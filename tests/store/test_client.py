@@ -1,4 +1,4 @@
-"""Enqueueing inside the caller's own transaction, by a sync and by an async driver."""
+"""Enqueue inside the caller's transaction, with a sync and with an async driver."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     await store.close()
 
 
-async def test_a_commit_makes_the_task_visible_with_all_it_was_given(
-    engine: Engine, store: Store
-) -> None:
+async def test_commit_makes_task_visible_with_its_arguments(engine: Engine, store: Store) -> None:
     run_at = datetime.now(UTC) + timedelta(hours=1)
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with engine.begin() as connection:
@@ -66,7 +64,7 @@ async def test_a_commit_makes_the_task_visible_with_all_it_was_given(
     assert [event.reason for event in story.events] == [Reason.SUBMITTED]
 
 
-async def test_a_rollback_leaves_nothing(engine: Engine, store: Store) -> None:
+async def test_rollback_leaves_nothing(engine: Engine, store: Store) -> None:
     with engine.connect() as connection:
         task_id = enqueue(connection, "echo")
         connection.rollback()
@@ -76,7 +74,7 @@ async def test_a_rollback_leaves_nothing(engine: Engine, store: Store) -> None:
         assert connection.scalar(text("SELECT count(*) FROM task_events")) == 0
 
 
-async def test_async_callers_run_it_in_their_transaction(settings: Settings, store: Store) -> None:
+async def test_async_caller_enqueues_in_its_transaction(settings: Settings, store: Store) -> None:
     engine = create_async_engine(settings.async_database_url)
     try:
         async with engine.begin() as connection:
@@ -92,7 +90,7 @@ async def test_async_callers_run_it_in_their_transaction(settings: Settings, sto
     assert await store.get(dropped) is None
 
 
-def test_a_used_key_gives_the_first_tasks_id(engine: Engine) -> None:
+def test_reused_key_returns_id_of_first_task(engine: Engine) -> None:
     with engine.begin() as connection:
         first = enqueue(connection, "echo", {"a": 1, "b": 2}, idempotency_key="k")
         assert enqueue(connection, "echo", {"b": 2, "a": 1}, idempotency_key="k") == first
@@ -101,7 +99,7 @@ def test_a_used_key_gives_the_first_tasks_id(engine: Engine) -> None:
         assert connection.scalar(text("SELECT count(*) FROM tasks")) == 1
 
 
-def test_another_request_under_a_used_key_is_refused(engine: Engine) -> None:
+def test_reused_key_with_other_request_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         first = enqueue(connection, "echo", {"a": 1}, idempotency_key="k")
     with engine.connect() as connection, pytest.raises(IdempotencyKeyReused) as caught:
@@ -110,7 +108,9 @@ def test_another_request_under_a_used_key_is_refused(engine: Engine) -> None:
     assert "'k'" in str(caught.value)
 
 
-async def test_a_replay_survives_new_limits_of_the_handler(engine: Engine, store: Store) -> None:
+async def test_repetition_matches_after_handler_limits_changed(
+    engine: Engine, store: Store
+) -> None:
     with engine.begin() as connection:
         first = enqueue(connection, "echo", idempotency_key="k")
     await store.register(new_id(), "worker-1", ["default"], [Announcement("echo", 9, 9.0)])
@@ -118,7 +118,7 @@ async def test_a_replay_survives_new_limits_of_the_handler(engine: Engine, store
         assert enqueue(connection, "echo", idempotency_key="k") == first
 
 
-async def test_limits_come_from_the_call_then_the_handler_then_the_default(
+async def test_limits_come_from_call_then_handler_then_default(
     engine: Engine, store: Store
 ) -> None:
     await store.register(new_id(), "worker-1", ["default"], [Announcement("announced", 7, 30.0)])
@@ -131,7 +131,7 @@ async def test_limits_come_from_the_call_then_the_handler_then_the_default(
     assert limits == [(2, 3.0), (7, 30.0), (5, 300.0)]
 
 
-def test_many_keep_their_order_and_share_keys(engine: Engine) -> None:
+def test_enqueue_many_keeps_order_and_resolves_shared_keys(engine: Engine) -> None:
     tasks = [
         TaskRequest(name="echo", payload={"n": n}, idempotency_key=f"k{n % 100}")
         for n in range(100)
@@ -159,7 +159,7 @@ UNFAITHFUL: list[Any] = [
 ]
 
 
-def test_what_would_not_come_back_equal_never_reaches_the_database(engine: Engine) -> None:
+def test_payload_that_would_change_is_refused_before_sending(engine: Engine) -> None:
     with engine.begin() as connection:
         for payload in UNFAITHFUL:
             with pytest.raises((PayloadError, ValidationError)):

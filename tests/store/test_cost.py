@@ -1,8 +1,8 @@
-"""What a task costs, in counts: they are the same on every machine, however busy it is.
+"""The cost of a task in counts, which are the same on every machine under any load.
 
-The whole product in virtual time, twice under one seed, with few tasks and with many: the
-difference is what the further ones cost, without what goes on anyway (polls, heartbeats). The
-budgets are in ``budgets.yaml``; whoever raises one says why in the commit.
+Runs the whole product in virtual time, twice under one seed, with few tasks and with many: the
+difference is the cost of the additional tasks, without background work (polls, heartbeats). The
+budgets are in ``budgets.yaml``; explain an increase in the commit message.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ _ROWS = """SELECT COALESCE(sum(n_tup_ins), 0), COALESCE(sum(n_tup_upd), 0),
 
 
 def shape(name: str, tasks: int) -> Scenario:
-    """``alone``: each arrives when the one before it has ended. ``herd``: all due at once."""
-    workload: dict[str, Any] = {"alone": {}, "herd": {"batch": 500, "due_between": [8, 8]}}[name]
+    """Return the scenario: ``sequential`` runs one task at a time, ``burst`` all together."""
+    workload: dict[str, Any] = {"sequential": {}, "burst": {"batch": 500, "due_between": [8, 8]}}[
+        name
+    ]
     return Scenario.model_validate(
         {
             "id": "cost",
-            "hypothesis": "A task costs what its budget says.",
+            "hypothesis": "The cost of a task is within its budget.",
             "topology": {
                 "apis": 1,
                 "schedulers": 1,
@@ -44,7 +46,7 @@ def shape(name: str, tasks: int) -> Scenario:
             },
             "workload": {
                 "tasks": tasks,
-                "seconds": 20 if name == "alone" else 4,
+                "seconds": 20 if name == "sequential" else 4,
                 "effects": {"ledger": 1},
                 "handler_seconds": [0, 0],
                 "timeout_seconds": 30,
@@ -57,7 +59,7 @@ def shape(name: str, tasks: int) -> Scenario:
 
 
 def spent(scenario: Scenario, foundation: SharedServers, tmp_path: Path) -> Counter[str]:
-    """All that the run took."""
+    """Run the scenario and return everything it cost."""
     counts: Counter[str] = Counter()
 
     def statement(each: ExecutedStatement) -> None:
@@ -88,16 +90,16 @@ def spent(scenario: Scenario, foundation: SharedServers, tmp_path: Path) -> Coun
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["alone", "herd"])
-def test_a_task_costs_no_more_than_its_budget(
+@pytest.mark.parametrize("name", ["sequential", "burst"])
+def test_task_cost_is_within_budget(
     name: str, simulation_servers: SharedServers, tmp_path: Path
 ) -> None:
-    few, many = {"alone": (10, 40), "herd": (500, 2000)}[name]
+    few, many = {"sequential": (10, 40), "burst": (500, 2000)}[name]
     less, more = (spent(shape(name, n), simulation_servers, tmp_path) for n in (few, many))
     cost = {what: (more[what] - less[what]) / (many - few) for what in more | less}
     budget: dict[str, float] = BUDGETS[name]
     assert cost.keys() <= budget.keys()
     over = {what: (each, budget[what]) for what, each in cost.items() if each > budget[what]}
-    assert not over, f"of {name}, (cost, budget) per task: {over}"
+    assert not over, f"over budget for {name}, (cost, budget) per task: {over}"
     idle = {what for what, most in budget.items() if cost.get(what, 0.0) < 0.9 * most}
     assert not idle, f"the budget of {name} is far above the cost, {cost}: lower it"

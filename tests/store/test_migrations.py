@@ -1,4 +1,4 @@
-"""The migrations make what schema.py says, once, and a role knows what it found."""
+"""Migrations create the schema of schema.py; roles check the revision they find."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def migrated(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def declared(empty_database_url: str) -> Iterator[Engine]:
-    """A database whose tables were made from schema.py, without migrations."""
+    """Create a database with the tables of schema.py, without migrations."""
     engine = engine_of(empty_database_url)
     metadata.create_all(engine)
     yield engine
@@ -38,7 +38,7 @@ def declared(empty_database_url: str) -> Iterator[Engine]:
 
 
 def described(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
-    """Every column, constraint, index and storage option, as Postgres itself words it."""
+    """Return every column, constraint, index and storage option from the catalogue."""
     with engine.connect() as connection:
         columns = connection.execute(
             text("""SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
@@ -73,7 +73,7 @@ def test_alembic_sees_no_difference(migrated: Engine) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_postgres_sees_no_difference_either(migrated: Engine, declared: Engine) -> None:
+def test_postgres_catalogue_sees_no_difference(migrated: Engine, declared: Engine) -> None:
     by_migration, by_schema = described(migrated), described(declared)
     assert by_migration == by_schema
     checks = [row for row in by_schema["constraints"] if str(row[2]).startswith("CHECK")]
@@ -83,14 +83,14 @@ def test_postgres_sees_no_difference_either(migrated: Engine, declared: Engine) 
     assert [row[0] for row in by_schema["storage"]] == ["effects", "task_events", "tasks"]
 
 
-def test_the_revision_of_this_code_is_the_newest_migration() -> None:
+def test_newest_revision_is_the_newest_migration() -> None:
     scripts = ScriptDirectory(Path(migrate.__file__).with_name("migrations"))
     in_order = [script.revision for script in scripts.walk_revisions("base", "heads")]
     assert in_order[0] == revision.NEWEST
     assert in_order == sorted(in_order, reverse=True)
 
 
-def test_upgrading_twice_is_harmless(empty_database_url: str) -> None:
+def test_upgrading_twice_changes_nothing(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
     engine = engine_of(empty_database_url)
     with engine.begin() as connection:
@@ -104,11 +104,11 @@ def test_upgrading_twice_is_harmless(empty_database_url: str) -> None:
     engine.dispose()
 
 
-async def test_a_migrated_database_fits(settings: Settings) -> None:
+async def test_migrated_database_passes_check(settings: Settings) -> None:
     await revision.check(settings)
 
 
-async def test_a_role_on_an_unmigrated_database_says_what_to_do(empty_database_url: str) -> None:
+async def test_unmigrated_database_error_names_the_command(empty_database_url: str) -> None:
     settings = Settings(database_url=empty_database_url)
     with pytest.raises(Misconfigured, match=r"at migration none.*run `holdfast migrate`"):
         await revision.check(settings)
@@ -116,16 +116,14 @@ async def test_a_role_on_an_unmigrated_database_says_what_to_do(empty_database_u
     await revision.check(settings)
 
 
-async def test_a_role_on_a_newer_database_says_what_to_do(
-    settings: Settings, migrated: Engine
-) -> None:
+async def test_newer_database_error_names_the_remedy(settings: Settings, migrated: Engine) -> None:
     with migrated.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Misconfigured, match=r"9999.*start the newer release"):
         await revision.check(settings)
 
 
-async def test_a_table_of_versions_without_a_row_counts_as_unmigrated(
+async def test_empty_version_table_counts_as_unmigrated(
     settings: Settings, migrated: Engine
 ) -> None:
     with migrated.begin() as connection:
@@ -134,7 +132,7 @@ async def test_a_table_of_versions_without_a_row_counts_as_unmigrated(
         await revision.check(settings)
 
 
-def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> None:
+def test_failing_migration_leaves_nothing_behind(empty_database_url: str) -> None:
     engine = engine_of(empty_database_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE workers (in_the_way int)"))
@@ -144,7 +142,7 @@ def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> N
     engine.dispose()
 
 
-def test_a_postgres_out_of_reach_is_told_in_one_line(database_url: str) -> None:
+def test_unreachable_postgres_error_is_one_line(database_url: str) -> None:
     with pytest.raises(Unavailable, match=r"cannot migrate the database: .*Connect call failed"):
         migrate.upgrade("postgresql://x@127.0.0.1:1/x")
     missing = database_url.rpartition("/")[0] + "/missing"

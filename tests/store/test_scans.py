@@ -1,6 +1,6 @@
-"""No transition may read the whole table: its cost must not grow with what is not due or long done.
+"""No transition may scan the whole table: future and finished tasks must not add to its cost.
 
-The plans are those of a table with far more future and finished tasks than work at hand.
+Plans are checked on a table with far more future and finished tasks than due ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "backlog": (scans.BACKLOG, {"cap": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),
-    "take_back": (scans.TAKE_BACK, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
+    "reclaim": (scans.RECLAIM, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
     "claim": (
         transitions.CLAIM,
         {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},
@@ -79,7 +79,7 @@ def crowded(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engi
 
 
 def _generic(statement: TextClause) -> str:
-    """The plan of a prepared statement, made without knowing its parameters."""
+    """Return the EXPLAIN of a prepared statement, planned without its parameters."""
     names: dict[str, int] = {}
     numbered = re.sub(
         r"(?<!:):([a-z_]+)", lambda m: f"${names.setdefault(m[1], len(names) + 1)}", str(statement)
@@ -88,7 +88,7 @@ def _generic(statement: TextClause) -> str:
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_no_transition_reads_the_whole_table(crowded: Engine, name: str) -> None:
+def test_no_transition_scans_the_whole_table(crowded: Engine, name: str) -> None:
     statement, parameters = SENT[name]
     with crowded.connect() as connection:
         custom = connection.execute(text(f"EXPLAIN {statement}"), parameters).scalars().all()
@@ -111,10 +111,10 @@ def empty(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engine
 
 @pytest.mark.parametrize("name", ["claim", "finish", "release", "cancel", "retry"])
 @pytest.mark.parametrize("rows", ["crowded", "empty"])
-def test_ids_are_not_compared_each_with_each(
+def test_ids_are_not_joined_by_nested_comparison(
     name: str, rows: str, request: pytest.FixtureRequest
 ) -> None:
-    """A plan made for a new table, or for ten ids, is kept: it must do for many of both."""
+    """A plan made for an empty table, or for ten ids, is cached: it must suit many rows and ids."""
     with request.getfixturevalue(rows).connect() as connection:
         lines = connection.exec_driver_sql(_generic(SENT[name][0])).scalars().all()
     plan = "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Every pair of statements on one task: A open, B started, A commits.
+"""Every pair of statements on one task: A is open, B starts, A commits.
 
-Whatever B does then must be what it would have done before or after A, one at a time; a scan may
-also have skipped the task. (READ COMMITTED traps show nowhere else: alone, statements are atomic.)
+The outcome must equal that of B before A or B after A; a scan may also have skipped the task. Only
+concurrency reveals READ COMMITTED anomalies: a single statement is atomic.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ OPERATIONS: dict[str, Operation] = {
     "expire_hints": lambda s, _: s.expire_hints(),
     "claim": lambda s, w: s.claim([w.hint()], w.alive, w.token),
     "claim_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1)),
-    "claim_alone": lambda s, w: s.claim([w.hint()], w.alive, w.token, exclusive=True),
-    "claim_alone_other_token": lambda s, w: s.claim(
+    "claim_exclusive": lambda s, w: s.claim([w.hint()], w.alive, w.token, exclusive=True),
+    "claim_exclusive_other_token": lambda s, w: s.claim(
         [w.hint()], w.lapsed, UUID(int=1), exclusive=True
     ),
     "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed),
@@ -44,22 +44,22 @@ OPERATIONS: dict[str, Operation] = {
     "fail": lambda s, w: s.release(
         [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive
     ),
-    "hand_back": lambda s, w: s.release(
-        [Failure(w.task_id, w.epoch, Reason.HANDED_BACK)], w.owner or w.alive
+    "release": lambda s, w: s.release(
+        [Failure(w.task_id, w.epoch, Reason.RELEASED)], w.owner or w.alive
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
-    "take_back": lambda s, _: s.reclaim(10, "scheduler"),
+    "reclaim": lambda s, _: s.reclaim(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),
     "retry": lambda s, w: s.retry([w.task_id], "api"),
     "prune": lambda s, _: s.prune(10),
 }
-SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "take_back", "prune"}
+SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "reclaim", "prune"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pair left behind and answered, without what differs from run to run."""
+    """The final state and the answers of a pair, without values that differ between runs."""
 
     state: str
     first: str
@@ -111,7 +111,7 @@ def _names(world: World, shown: str) -> str:
 
 
 def _answer(world: World, value: Any) -> str:
-    """The answer without instants, which differ from run to run."""
+    """Return the answer without instants, which differ between runs."""
     if isinstance(value, list):
         return str([_answer(world, item) for item in value])
     if type(value).__name__ == "Submitted":
@@ -123,7 +123,7 @@ def _answer(world: World, value: Any) -> str:
 
 
 class Serial:
-    """What each pair does one after the other, computed once for all tests of this module."""
+    """The outcomes of pairs run serially, each computed once for all tests of this module."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
@@ -141,7 +141,7 @@ class Serial:
 async def _raced(
     held: HeldStore, store: Store, preparation: str, first: str, second: str
 ) -> tuple[Outcome, bool]:
-    """Outcome of A open, B started, A commits; and whether B had to wait for A."""
+    """Return the outcome of the race, and whether B had to wait for A."""
     world = await PREPARATIONS[preparation](store)
     async with held.transaction():
         a = await OPERATIONS[first](held, world)
@@ -168,14 +168,14 @@ def serial() -> Serial:
 
 
 @pytest.mark.parametrize("first", sorted(OPERATIONS))
-async def test_every_pair_is_as_if_one_after_the_other(
+async def test_every_pair_is_serializable(
     first: str, store: Store, held: HeldStore, serial: Serial
 ) -> None:
     waited = 0
     for preparation in PREPARATIONS:
-        alone = await serial.run(store, preparation, first, None)
-        if alone.state == await _state(await PREPARATIONS[preparation](store)):
-            continue  # A changes nothing here: B meets nothing
+        first_only = await serial.run(store, preparation, first, None)
+        if first_only.state == await _state(await PREPARATIONS[preparation](store)):
+            continue  # A changes nothing here: there is no race
         for second in OPERATIONS:
             raced, blocked = await _raced(held, store, preparation, first, second)
             waited += blocked
@@ -183,7 +183,7 @@ async def test_every_pair_is_as_if_one_after_the_other(
             before = await serial.run(store, preparation, second, first)
             allowed = [after, Outcome(before.state, before.second, before.first)]
             if second in SCANS:
-                allowed.append(Outcome(alone.state, alone.first, raced.second))
+                allowed.append(Outcome(first_only.state, first_only.first, raced.second))
             assert raced in allowed, f"{preparation}: {first} open, {second} started"
     if first not in {"prune", "expire_hints"}:
-        assert waited, f"nothing ever waited for {first}: the race was not one"
+        assert waited, f"no statement waited for {first}: there was no race"

@@ -1,7 +1,7 @@
-"""Random sequences of store operations on a real Postgres, against the law in ``lifecycle.py``.
+"""Random sequences of store operations on a real Postgres, compared with ``lifecycle.py``.
 
-The model knows no SQL: it applies ``lifecycle`` to a few counters. After every step the rows, the
-event log and the ledger must say what the model says.
+The model uses no SQL: it applies ``lifecycle`` to a few counters. After every step the rows, the
+event log and the ledger must match the model.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from holdfast.settings import Settings
 from holdfast.store.store import Store
 
 T = TypeVar("T")
-ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.HANDED_BACK, Reason.TIMED_OUT]
+ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.RELEASED, Reason.TIMED_OUT]
 
-# Of all events of a task the one that changed its state last is the nearest to state_since.
+# The event nearest to state_since must be the last one that changed the state.
 _STATE_SINCE_OF_ANOTHER_EVENT = """
 SELECT count(*) FROM tasks t, LATERAL (
   SELECT e.seq FROM task_events e WHERE e.task_id = t.id
@@ -49,7 +49,7 @@ WHERE nearest.seq <> (
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Operations as clients, schedulers and workers send them, stale ones included."""
+    """Operations of clients, schedulers and workers, stale ones included."""
 
     configuration: Settings
     tasks = Bundle("tasks")
@@ -81,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.close())
         self.loop.close()
 
-    # Enough to act on from the start: hypothesis switches rules off at random per example.
+    # Start with workers and tasks: hypothesis disables rules at random per example.
     @initialize(target=workers)
     def workers_start(self) -> Any:
         workers = [UUID(int=number) for number in range(3)]
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.dead.add(worker)
         assert self.run(self.store.heartbeat(worker)) is None
 
-    @precondition(lambda self: len(self.models) < 4)  # few, so that each one lives long
+    @precondition(lambda self: len(self.models) < 4)  # few, so that each has many transitions
     @rule(target=tasks, n=st.integers(1, 2), max_attempts=st.integers(1, 4))
     def submit(self, n: int, max_attempts: int) -> Any:
         return self._submit(n, max_attempts=max_attempts)
@@ -132,7 +132,7 @@ class StoreMachine(RuleBasedStateMachine):
         return multiple(*dispatched)
 
     @rule(target=hints)
-    def amnesia(self) -> Any:
+    def lose_hints(self) -> Any:
         queued = {task for task, model in self.models.items() if model.state is State.QUEUED}
         assert self.run(self.store.expire_hints()) == len(queued)
         again = self.run(self.store.republish(1000, "scheduler"))
@@ -158,7 +158,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         granted = {grant.task_id for grant in claimed.grants}
         assert claimed.deferred == wanted - granted
-        self._obey_the_last_life(wanted, granted, worker, exclusive=exclusive)
+        self._check_quarantine(wanted, granted, worker, exclusive=exclusive)
         for grant in claimed.grants:
             model = self.models[grant.task_id]
             assert grant.quarantined == model.counters.quarantined
@@ -172,23 +172,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.granted += new
         return multiple(*new)
 
-    def _obey_the_last_life(
+    def _check_quarantine(
         self, wanted: set[UUID], granted: set[UUID], worker: UUID, *, exclusive: bool
     ) -> None:
-        """Which of the wanted may be granted: the rule "a task on its last life runs alone"."""
+        """Check that a quarantined task is granted only exclusively."""
         owned = [model for model in self.models.values() if model.owner == worker]
         last = {task for task in wanted if self.models[task].counters.quarantined}
         if any(model.counters.quarantined for model in owned):
-            assert not granted, "nothing beside a task on its last life"
+            assert not granted, "nothing runs beside a quarantined task"
         elif wanted - last or owned or not exclusive:
-            assert granted == wanted - last, "no task on its last life beside another"
+            assert granted == wanted - last, "no quarantined task runs beside another task"
         else:
             assert granted <= last
-            assert len(granted) == min(1, len(last)), "one after the other"
+            assert len(granted) == min(1, len(last)), "quarantined tasks run one at a time"
 
     @rule(target=grants, worker=workers, exclusive=st.booleans())
     def dispatch_and_claim(self, worker: UUID, exclusive: bool) -> Any:
-        """The everyday path in one step: random steps by themselves seldom get past it."""
+        """Take the common path in one step: random single steps rarely get past it."""
         dispatched = self.dispatch(10)
         hints = [dispatched] if isinstance(dispatched, Hint) else list(dispatched.values)
         return self.claim(hints, worker, exclusive) if hints else multiple()
@@ -196,15 +196,15 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not model.state.terminal for model in self.models.values()))
     @rule(target=grants, worker=workers, exclusive=st.booleans())
     def lose_all_and_go_on(self, worker: UUID, exclusive: bool) -> Any:
-        """A newborn takes all there is and dies of it; what is left of it goes to a worker."""
-        newborn = UUID(int=1000 + len(self.dead))
-        self.run(self.store.register(newborn, "w", ["default"], []))
-        self.dispatch_and_claim(newborn, exclusive=True)
-        self.kill_worker(newborn)
-        self.take_back()
+        """A new worker claims everything and dies; another worker claims what was reclaimed."""
+        fresh = UUID(int=1000 + len(self.dead))
+        self.run(self.store.register(fresh, "w", ["default"], []))
+        self.dispatch_and_claim(fresh, exclusive=True)
+        self.kill_worker(fresh)
+        self.reclaim()
         return self.dispatch_and_claim(worker, exclusive=exclusive)
 
-    def _present_hints(self) -> list[Hint]:
+    def _current_hints(self) -> list[Hint]:
         found = {
             hint.task_id: hint
             for hint in self.hinted
@@ -213,38 +213,38 @@ class StoreMachine(RuleBasedStateMachine):
         }
         return list(found.values())
 
-    @precondition(lambda self: self._present_hints())
+    @precondition(lambda self: self._current_hints())
     @rule(target=grants, data=st.data(), exclusive=st.booleans())
-    def claim_all_that_wait(self, data: st.DataObject, exclusive: bool) -> Any:
-        """By somebody who owns something, if there is one: company for it."""
+    def claim_all_queued(self, data: st.DataObject, exclusive: bool) -> Any:
+        """Claim every hinted task, if possible by a worker that already owns one."""
         owners = {model.owner for model in self.models.values() if model.owner}
         worker = data.draw(st.sampled_from(sorted(owners) or [UUID(int=0)]))
-        return self.claim(self._present_hints(), worker, exclusive)
+        return self.claim(self._current_hints(), worker, exclusive)
 
-    def _lonely(self) -> list[UUID]:
-        """Those that own a task on its last life."""
+    def _quarantine_owners(self) -> list[UUID]:
+        """Return the owners of quarantined tasks."""
         running = [model for model in self.models.values() if model.counters.quarantined]
         return [model.owner for model in running if model.owner]
 
-    @precondition(lambda self: self._lonely() and len(self.models) < 8)
+    @precondition(lambda self: self._quarantine_owners() and len(self.models) < 8)
     @rule(target=grants, exclusive=st.booleans())
-    def offer_company(self, exclusive: bool) -> Any:
+    def offer_second_task(self, exclusive: bool) -> Any:
         self._submit(1, max_attempts=2)
-        return self.dispatch_and_claim(self._lonely()[0], exclusive)
+        return self.dispatch_and_claim(self._quarantine_owners()[0], exclusive)
 
     @rule(grant=grants, twice=st.booleans())
     def finish(self, grant: tuple[UUID, int, UUID], twice: bool) -> None:
         task, epoch, worker = grant
         self._ended(grant, Reason.SUCCEEDED)
         answer = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
-        self._judge(grant, answer.done, answer.state)
+        self._check_answer(grant, answer.done, answer.state)
         if twice:
             again = self.run(self.store.finish([Success(task, epoch, "{}")], worker))[0]
             assert again.done == answer.done
             self.stale += not again.done
 
     def _stale_grants(self) -> list[tuple[UUID, int, UUID]]:
-        """Grants of attempts that are over, on tasks that RUN again: what only the epoch stops."""
+        """Return grants of ended attempts whose task is RUNNING again: fenced by epoch only."""
         return [
             grant
             for grant in self.granted
@@ -291,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._ended(grant, reason)
         failure = Failure(task, epoch, reason, 0.0, '{"error": {}}')
         answer = self.run(self.store.release([failure], worker))[0]
-        self._judge(grant, answer.done, answer.state)
+        self._check_answer(grant, answer.done, answer.state)
 
     def _ended(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
         task, epoch, worker = grant
@@ -300,8 +300,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.settled.setdefault((task, epoch), worker)
             model.end(reason)
 
-    def _judge(self, grant: tuple[UUID, int, UUID], done: bool, state: State | None) -> None:
-        """Accepted if this worker ended this very attempt, and nothing was claimed since."""
+    def _check_answer(self, grant: tuple[UUID, int, UUID], done: bool, state: State | None) -> None:
+        """Check that the write is accepted only if this worker was the one to end this attempt."""
         task, epoch, worker = grant
         model = self.models[task]
         expected = model.epoch == epoch + 1 and self.settled.get((task, epoch)) == worker
@@ -310,7 +310,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stale += not done
 
     @rule()
-    def take_back(self) -> None:
+    def reclaim(self) -> None:
         lost = {task for task, model in self.models.items() if model.owner in self.dead}
         taken = self.run(self.store.reclaim(1000, "scheduler"))
         assert {end.task_id for end in taken} == lost
@@ -357,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.models)
     @invariant()
-    def the_database_says_the_same(self) -> None:
+    def database_matches_model(self) -> None:
         for task, model in self.models.items():
             story = self.run(self.store.get(task))
             assert story is not None
@@ -365,7 +365,7 @@ class StoreMachine(RuleBasedStateMachine):
             if model.owner is not None and model.counters.quarantined:
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
-        assert rows == self.stale, "each refused write has its witness"
+        assert rows == self.stale, "each refused write is recorded"
         assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
 
     def _compare(self, story: TaskStory, model: Model) -> None:
@@ -381,7 +381,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)
-def test_the_store_obeys_the_lifecycle(settings: Settings) -> None:
+def test_store_conforms_to_lifecycle(settings: Settings) -> None:
     machine = type("Machine", (StoreMachine,), {"configuration": settings})
     run_state_machine_as_test(
         machine,

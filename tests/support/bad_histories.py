@@ -1,4 +1,4 @@
-"""Bad histories: how they are collected, made out of good ones, and must be refused."""
+"""Collect bad histories, derive them from good ones, and check that they are refused."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from chaos.scenario.vocabulary import SAFETY, UNCONDITIONAL
 from holdfast.model.lifecycle import Reason
 
 Maker = Callable[[Specimen], History]
-# Invariants that hold only where the scenario says so.
+# Invariants that apply only if the scenario declares them.
 CONDITIONAL = frozenset(SAFETY) - {*UNCONDITIONAL}
 Change = Callable[[Record], Record | None]
 
 
 class BadHistories:
-    """``@bad("S1", "what it says")`` above each maker; ``each`` for one test of all."""
+    """Register makers with ``@bad("S1", "message")``; ``each`` parametrizes a test with all."""
 
     def __init__(self) -> None:
         self._cases: list[tuple[str, str, Maker]] = []
 
     def __call__(self, law: str, message: str) -> Callable[[Maker], None]:
-        """The history must be refused by ``law`` with ``message`` in what it says."""
+        """Expect the invariant ``law`` to refuse the history with ``message`` in its message."""
 
         def add(make: Maker) -> None:
             self._cases.append((law, message, make))
@@ -41,13 +41,13 @@ class BadHistories:
 
 
 def under(law: str) -> Specimen:
-    """An empty run whose scenario demands this law too."""
+    """Return an empty run whose scenario also declares this invariant."""
     more = [law] if law in CONDITIONAL else []
     return Specimen(plan={"expect": {"always": [*UNCONDITIONAL, *more]}})
 
 
 def refused(history: History, law: str, message: str) -> None:
-    """The law is named, no other one; there is evidence; and the verdict is false."""
+    """Check that exactly this invariant is violated, with evidence, and the verdict is false."""
     violations = INVARIANTS[law](history)
     assert [v for v in violations if message in v.message], violations
     assert {v.invariant for v in violations} == {law}
@@ -56,25 +56,25 @@ def refused(history: History, law: str, message: str) -> None:
 
 
 def done(run: Specimen, key: str = "a", **options: object) -> Life:
-    """A task that went the straight way."""
+    """Add a task that succeeds in its first attempt."""
     return run.submit(key, **options).dispatch().claim().succeed()  # type: ignore[arg-type]
 
 
 def on_event(reason: Reason, change: Callable[[Event], Record | None]) -> Change:
-    """Changes the events of one reason, nothing else."""
+    """Change only the events with this reason."""
     return lambda r: change(r) if isinstance(r, Event) and r.reason == reason else r
 
 
 def on_row(change: Callable[[TaskRow], Record | None]) -> Change:
-    """Changes the final rows, nothing else."""
+    """Change only the final rows."""
     return lambda r: change(r) if isinstance(r, TaskRow) else r
 
 
 def without(kind: type[Record]) -> Change:
-    """Drops every record of that kind."""
+    """Drop every record of this kind."""
     return lambda r: None if isinstance(r, kind) else r
 
 
 def copy_of(kind: type[Record], run: Specimen) -> Record:
-    """The first record of that kind."""
+    """Return the first record of this kind."""
     return next(record for record in run.all_records() if isinstance(record, kind))

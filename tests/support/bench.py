@@ -1,4 +1,4 @@
-"""Real schedulers and workers in the test's own event loop, with short times."""
+"""Run real schedulers and workers in the test's event loop, with short times."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ QUICK = {
 
 @dataclass
 class Bench:
-    """A store and a queue of the test's own beside the roles under test."""
+    """A separate store and queue for the test, and the roles under test."""
 
     settings: Settings
     store: Store
@@ -72,7 +72,7 @@ class Bench:
             return cursor.fetchall() if cursor.description else []
 
     def telemetry(self, settings: Settings, role: str) -> Telemetry:
-        """That of a role in this test: one log and one registry for all of them."""
+        """Return telemetry for a role; all roles share one log and one registry."""
         log = create_logger(style="json", stream=self.log, level=settings.log_level)
         tracing = create_tracing(
             settings.otlp_endpoint,
@@ -95,26 +95,26 @@ class Bench:
         return [task.id for task in tasks]
 
     async def offer(self, *names: str, **fields: Any) -> list[UUID]:
-        """Submits tasks and hints at them, without any scheduler."""
+        """Submit tasks and publish their hints without a scheduler."""
         ids = await self.submit(*names, **fields)
         await self.hint()
         return ids
 
     async def hint(self) -> Sequence[Hint]:
-        """Dispatches what is due, as a scheduler would."""
+        """Dispatch due tasks as a scheduler would."""
         hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
         await self.queue.publish(hints)
         return hints
 
     async def claimed(self, *names: str, worker: UUID | None = None, **fields: Any) -> list[Grant]:
-        """New tasks, RUNNING under a registered worker of the test's own."""
+        """Submit tasks and claim them for a registered worker."""
         worker = worker or await self.registered()
         await self.submit(*names, **fields)
         hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
         return list((await self.store.claim(hints, worker, uuid4())).grants)
 
     async def registered(self, *, immortal: bool = False) -> UUID:
-        """A worker's row without a worker, that nobody renews."""
+        """Register a worker row without a worker; its lease is never renewed."""
         worker = uuid4()
         await self.store.register(worker, "test", ["default"], [])
         if immortal:
@@ -133,7 +133,7 @@ class Bench:
         return [event.reason for event in (await self.story(task_id)).events]
 
     async def error(self, task_id: UUID) -> dict[str, Any]:
-        """What the last event says about an error."""
+        """Return the error in the detail of the last event."""
         detail = (await self.story(task_id)).events[-1].detail
         assert detail is not None
         error: dict[str, Any] = detail["error"]
@@ -153,7 +153,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[Worker]:
-        """A worker that runs as long as the block, and then stops gracefully with code 0."""
+        """Run a worker during the block, then check that it stops gracefully with code 0."""
         async with self.incarnation(**changes) as (worker, running):
             yield worker
             worker.stop()
@@ -161,7 +161,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def incarnation(self, **changes: Any) -> AsyncIterator[tuple[Worker, asyncio.Task[int]]]:
-        """A worker and the task that runs it; how it ends is the test's business."""
+        """Run a worker during the block; the test decides how it ends."""
         settings = self.quick(**changes)
         telemetry = self.telemetry(settings, "worker")
         telemetry.tracing.start()
@@ -178,7 +178,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def scheduler(self, **changes: Any) -> AsyncIterator[Scheduler]:
-        """A scheduler that runs as long as the block."""
+        """Run a scheduler during the block."""
         settings = self.quick(**changes)
         telemetry = self.telemetry(settings, "scheduler")
         telemetry.tracing.start()

@@ -1,4 +1,4 @@
-"""``python -m chaos`` as users start it, on a small scenario, in a directory of the test's own."""
+"""Run ``python -m chaos`` as a user would, on a small scenario, in a separate directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from holdfast.devstack.reaper import Reaper
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "id": "small",
-    "hypothesis": "A worker that is killed in the middle of a small load does no harm.",
+    "hypothesis": "A worker killed during a small load loses no task.",
     "topology": {
         "schedulers": 1,
         "workers": 2,
@@ -63,12 +63,15 @@ SMALL = {
     "expect": {"sometimes": ["lease_lost", "worker_replaced", "submit_repeated"]},
 }
 
+RUN_SECONDS = 300
+"""Longest time of one run, on a busy machine."""
+
 Chaos = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def home(reaper: Reaper) -> Iterator[Path]:
-    """A directory that the servers' user can reach too, which pytest's own are not."""
+    """Yield a directory readable by the servers' user; pytest's are not."""
     directory = temporary_directory("holdfast-test-")
     reaper.own_directory(directory)
     yield directory
@@ -77,7 +80,7 @@ def home(reaper: Reaper) -> Iterator[Path]:
 
 @pytest.fixture
 def chaos(home: Path) -> Iterator[Chaos]:
-    """Starts ``python -m chaos`` with everything temporary below the test's own directory."""
+    """Yield a function that starts ``python -m chaos`` with ``home`` as temporary directory."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -88,7 +91,7 @@ def chaos(home: Path) -> Iterator[Chaos]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # A shell's background job ignores Ctrl-C, and so would all that is started from it.
+            # Background jobs of a shell ignore SIGINT, and their children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         started.append(process)

@@ -1,4 +1,4 @@
-"""How many examples a property is tested with, under the profile that this run has chosen."""
+"""The number of examples of a property, under the hypothesis profile of this run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SMALLEST = 5
 
 
 def examples(count: int, **more: Any) -> settings:
-    """Settings for a property: ``count`` examples under profile ``nightly``, fewer under ``ci``.
+    """Return settings with ``count`` examples under profile ``nightly``, fewer under ``ci``.
 
-    A profile's own ``max_examples`` is percent of ``count``.
+    A profile's ``max_examples`` is a percentage of ``count``.
     """
     share = settings.default.max_examples if settings.default else 100
     return settings(max_examples=max(_SMALLEST, count * share // 100), deadline=None, **more)

@@ -1,4 +1,4 @@
-"""Random legal executions, as histories."""
+"""Generate random legal executions as histories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS_MAX = 25
 
 
 def _walk(draw: st.DrawFn, life: Life) -> None:
-    """Random legal steps until the task is terminal; towards the end only straight ones."""
+    """Take random legal steps, then the shortest path, until the task is terminal."""
     steps = 0
     while life.state not in TERMINAL:
         steps += 1
@@ -40,7 +40,7 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
 
 
 def _step(life: Life, step: str, worker: str) -> None:
-    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.HANDED_BACK}
+    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.RELEASED}
     if step in ends:
         life.end(ends[step])
     elif step == "claim":
@@ -56,7 +56,7 @@ def _step(life: Life, step: str, worker: str) -> None:
 
 @st.composite
 def executions(draw: st.DrawFn) -> Specimen:
-    """A legal run of one to four tasks, each of any kind."""
+    """Draw a legal run of one to four tasks of any kind."""
     run = Specimen()
     for number in range(draw(st.integers(1, 4))):
         life = run.submit(

@@ -33,9 +33,9 @@ _NOWHERE = "postgresql://x@127.0.0.1:1/x"
 
 async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
     """Run the phases one after the other; all spans have been received when it returns."""
-    let_go = asyncio.Event()
+    released = asyncio.Event()
     register_echo(bench)
-    register_failures(bench, let_go)
+    register_failures(bench, released)
     register_steps(bench)
     await requests(bench)
     await requests_without_a_database(bench)
@@ -43,7 +43,7 @@ async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
     await outcomes(bench)
     await lost_publish(bench, collector)
     await republished(bench)
-    await stale_write(bench, let_go)
+    await stale_write(bench, released)
     await stale_transaction(bench)
     await dead_worker(bench)
     await stray(bench)
@@ -51,8 +51,8 @@ async def drive_every_transition(bench: Bench, collector: Receiver) -> None:
     await calls(bench)
 
 
-def register_failures(bench: Bench, let_go: asyncio.Event) -> None:
-    """Register one handler for each way an attempt can fail; ``let_go`` ends the deaf one."""
+def register_failures(bench: Bench, released: asyncio.Event) -> None:
+    """Register one handler for each way an attempt can fail; ``released`` ends the deaf one."""
     task = bench.registry.task
 
     @task("shaky", backoff=Backoff(base_seconds=0.05, jitter=0))
@@ -76,9 +76,9 @@ def register_failures(bench: Bench, let_go: asyncio.Event) -> None:
 
     @task("deaf", backoff=Backoff(base_seconds=0.1, jitter=0))
     async def deaf(ctx: Context, payload: Payload) -> None:
-        while ctx.attempt == 1 and not let_go.is_set():
+        while ctx.attempt == 1 and not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
 
@@ -102,7 +102,7 @@ def register_steps(bench: Bench) -> None:
 async def api_calls(
     bench: Bench, calls: Callable[[httpx.AsyncClient], Any], **changes: Any
 ) -> None:
-    """Call an API of this process that exports all its spans."""
+    """Call an in-process API that exports all its spans."""
     settings = bench.quick(trace_ratio=1.0, log_level="ERROR", **changes)
     app = create_api(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -158,7 +158,7 @@ async def requests_without_a_database(bench: Bench) -> None:
 
 
 async def waits(bench: Bench) -> None:
-    """Let one task wait for its time and one for a scheduler."""
+    """Let one task wait for its due time and one for a scheduler."""
     run_at = (await bench.store.clock()) + timedelta(seconds=0.2)
     late, _ = await submit(bench, "echo", run_at=run_at)
     starved, _ = await submit(bench, "echo")
@@ -173,7 +173,7 @@ async def outcomes(bench: Bench) -> None:
     bad = [(await submit(bench, name))[0] for name in ("hopeless", "unstorable")]
     bad.append((await submit(bench, "order", payload={"wrong": True}))[0])
     bad.append((await submit(bench, "endless", timeout_seconds=0.2, max_attempts=1))[0])
-    unknown, _ = await submit(bench, "nobody_knows")
+    unknown, _ = await submit(bench, "unknown_name")
     cancelled, _ = await submit(bench, "endless")
     async with bench.scheduler(), bench.worker(unknown_name_seconds=60):
         await bench.until_state(cancelled, State.RUNNING)
@@ -206,14 +206,14 @@ async def republished(bench: Bench) -> None:
         await bench.until_state(task_id, State.SUCCEEDED)
 
 
-async def stale_write(bench: Bench, let_go: asyncio.Event) -> None:
+async def stale_write(bench: Bench, released: asyncio.Event) -> None:
     """Let an attempt write after a scheduler has timed it out."""
     task_id, _ = await submit(bench, "deaf", timeout_seconds=0.2)
     async with bench.scheduler(timeout_grace_seconds=0.2), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-        let_go.set()
+        released.set()
         await until(lambda: bench.count("holdfast_stale_writes_refused_total") == 1)
-    let_go.clear()
+    released.clear()
 
 
 async def stale_transaction(bench: Bench) -> None:
@@ -256,7 +256,7 @@ async def dead_worker(bench: Bench) -> None:
 
 
 async def stray(bench: Bench) -> None:
-    """Let a worker end an attempt that the database has under its name and it does not know."""
+    """Let a worker release an attempt that only the database records as its own."""
     async with bench.worker() as worker:
         (grant,) = await bench.claimed("echo", worker=worker.id, traceparent=sampled())
         await bench.until_state(grant.task_id, State.SCHEDULED)

@@ -1,4 +1,4 @@
-"""Good histories: every invariant must accept them."""
+"""Good histories, which every invariant must accept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.model.lifecycle import Reason, State
 
 
 def done(run: Specimen, key: str, **options: object) -> Life:
-    """A task that went the straight way."""
+    """Add a task that succeeds in its first attempt."""
     return run.submit(key, **options).dispatch().claim().succeed()  # type: ignore[arg-type]
 
 
@@ -23,12 +23,12 @@ def good(make: Callable[[Specimen], object]) -> Callable[[Specimen], object]:
 
 
 @good
-def nothing_at_all(run: Specimen) -> None:
+def empty_run(run: Specimen) -> None:
     pass
 
 
 @good
-def straight(run: Specimen) -> None:
+def succeeds_with_each_effect(run: Specimen) -> None:
     for effect in ("ledger", "sql", "external"):
         done(run, effect, effect=effect).read()
 
@@ -36,7 +36,7 @@ def straight(run: Specimen) -> None:
 @good
 def due_exactly_now(run: Specimen) -> None:
     life = run.submit("a", later=1.0).dispatch()
-    # run_at is counted from the instant before the invoke; the claim comes at that very one.
+    # run_at is relative to the instant before the invoke; the claim happens exactly at run_at.
     run.now = 2.0 - 0.01
     life.claim().succeed()
 
@@ -48,9 +48,9 @@ def lost_and_done_by_another(run: Specimen) -> None:
 
 
 @good
-def republished_failed_handed_back(run: Specimen) -> None:
+def republished_failed_released(run: Specimen) -> None:
     life = run.submit("a").dispatch().republish().claim().end(Reason.FAILED).dispatch()
-    life.claim("worker-2").end(Reason.HANDED_BACK).dispatch().claim().succeed()
+    life.claim("worker-2").end(Reason.RELEASED).dispatch().claim().succeed()
 
 
 @good
@@ -85,7 +85,7 @@ def cancelled_in_each_state(run: Specimen) -> None:
     run.submit("running, then lost").dispatch().claim().cancel().cancel().end(Reason.LOST)
     run.submit("running, but succeeds").dispatch().claim().cancel().succeed()
     done(run, "too late").cancel()
-    # The call went out before; nothing can take it back, and the ledger stays empty.
+    # The external call was made and cannot be undone; the ledger stays empty.
     external = run.submit("external", effect="external").dispatch().claim().call_out()
     external.cancel().end(Reason.DISCARDED)
 
@@ -101,7 +101,7 @@ def unknown_submit_that_was_not(run: Specimen) -> None:
 
 
 @good
-def unknown_cancel_that_came_through(run: Specimen) -> None:
+def unknown_cancel_that_was_applied(run: Specimen) -> None:
     life = run.submit("a")
     run.complete(run.op("cancel", {"task_id": life.task_id}), "info", {"error": "timeout"})
     life.step(State.CANCELLED, Reason.CANCELLED, "api:api-1")
@@ -120,7 +120,7 @@ def absent_before_it_was_submitted(run: Specimen) -> None:
 
 
 @good
-def absent_and_nobody_said_otherwise(run: Specimen) -> None:
+def absent_after_unknown_submit(run: Specimen) -> None:
     unknown = run.submit("a", answer="info")
     run.complete(run.op("cancel", {"task_id": unknown.task_id}), "fail", {"status": 404})
     run.complete(run.op("get", {"task_id": unknown.task_id}), "info", {"state": "QUEUED"})
@@ -129,7 +129,7 @@ def absent_and_nobody_said_otherwise(run: Specimen) -> None:
 
 
 @good
-def handed_back_then_failed_within_its_limit(run: Specimen) -> None:
-    life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.HANDED_BACK)
+def released_then_failed_within_its_limit(run: Specimen) -> None:
+    life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.RELEASED)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.FAILED)
     assert life.state is State.FAILED

@@ -1,4 +1,4 @@
-"""The server that http_request talks to in tests, and a call of the handler."""
+"""A server for tests of http_request, and helpers that call the handler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Server:
-    """What the receiver saw, and where it is."""
+    """The address of the receiver and the requests it received."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -140,7 +140,7 @@ async def call(payload: dict[str, Any], *allowed: str, timeout_seconds: float = 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A uvicorn in a thread of this process: handlers under test have the loop for themselves."""
+    """Serve in a thread, so that the handler under test has the event loop to itself."""
     listening = socket.create_server(("127.0.0.1", 0))
     made = Server(listening.getsockname()[1])
     config = uvicorn.Config(receiver(made), log_level="warning", ws="none", lifespan="off")

@@ -1,4 +1,4 @@
-"""What a run that has ended left behind."""
+"""Find what a finished run left behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:
-    """Processes whose command line, working directory or TMPDIR names ``directory``."""
+    """Return processes whose command line, working directory or TMPDIR names ``directory``."""
     found = []
     for process in psutil.process_iter():
         try:

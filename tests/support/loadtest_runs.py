@@ -1,4 +1,4 @@
-"""Runs ``python -m loadtest`` as a user would."""
+"""Run ``python -m loadtest`` as a user would."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 RUN_SECONDS = 300
-"""Longest time of one run, on a busy machine that makes the environment of a peer first."""
+"""Limit of one run, on a busy machine that first creates the environment of a peer."""
 
 
 def loadtest(
     temporary: Path, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """What became of a run that ended by itself."""
+    """Run to the end and return the completed process."""
     return subprocess.run(
         [sys.executable, "-m", "loadtest", *arguments],
         env=_environment(temporary, environment),
@@ -27,7 +27,7 @@ def loadtest(
 
 
 def interrupted(temporary: Path, after: str, *arguments: str) -> str:
-    """What a run said after the line with ``after``, when it got a Ctrl-C."""
+    """Interrupt a run after the line with ``after``; return what it printed from then on."""
     run = subprocess.Popen(
         [sys.executable, "-m", "loadtest", *arguments],
         env=_environment(temporary, {}),
@@ -40,7 +40,7 @@ def interrupted(temporary: Path, after: str, *arguments: str) -> str:
         line = ""
         while after not in line:
             line = run.stderr.readline()
-            assert line, f"it ended before it said {after!r}"
+            assert line, f"it ended before it printed {after!r}"
         run.send_signal(signal.SIGINT)
         said = run.stderr.read()
         assert run.wait(60) == 130

@@ -1,4 +1,4 @@
-"""A small OTLP/HTTP collector that keeps the spans it is sent, or treats its callers badly."""
+"""A small OTLP/HTTP collector that keeps received spans, or misbehaves as configured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import until
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
-# What it may say to a POST; None: it never answers.
+# The answer to a POST by name; None: it never answers.
 ANSWERS: dict[str, bytes | None] = {
     "ok": _OK,
     "paused": None,
@@ -34,7 +34,7 @@ ANSWERS: dict[str, bytes | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One span as it was received."""
+    """One received span."""
 
     service: str
     instance: str
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass
 class Receiver:
-    """Listening at ``url``; ``answer`` names how it treats the next POST."""
+    """A collector at ``url``; ``answer`` selects its answer to the next POST."""
 
     url: str
     answer: str = "ok"
@@ -71,7 +71,7 @@ class Receiver:
     content_types: set[str] = field(default_factory=set)
 
     def named(self, name: str, task_id: UUID | None = None) -> list[Seen]:
-        """Those of that name (of that task), in the order of their starts."""
+        """Return the spans of this name (and task), ordered by start."""
         found = [span for span in self.spans if span.name == name]
         if task_id is not None:
             found = [s for s in found if s.attributes.get("holdfast.task.id") == str(task_id)]
@@ -82,18 +82,18 @@ class Receiver:
         return span
 
     async def until(self, name: str, count: int = 1, task_id: UUID | None = None) -> list[Seen]:
-        """Waits for so many of that name."""
+        """Wait until ``count`` spans of this name (and task) were received; return them."""
         await until(lambda: len(self.named(name, task_id)) >= count)
         return self.named(name, task_id)
 
     def orphans(self, *roots: str) -> list[Seen]:
-        """Spans whose parent is neither here nor one of ``roots`` (traceparents)."""
+        """Return spans whose parent was not received and is not one of ``roots`` (traceparents)."""
         known = {span.key for span in self.spans}
         known |= {(root.split("-")[1], root.split("-")[2]) for root in roots}
         return [s for s in self.spans if s.parent_id and (s.trace_id, s.parent_id) not in known]
 
     def loose_links(self) -> list[Seen]:
-        """Spans with a link to what is not here."""
+        """Return spans with a link to a span that was not received."""
         known = {span.key for span in self.spans}
         return [span for span in self.spans if not known.issuperset(span.links)]
 
@@ -117,12 +117,12 @@ class Receiver:
         self.content_types.add(headers["content-type"])
         answer = ANSWERS[self.answer]
         if answer is None:
-            await reader.read()  # until the caller has had enough
+            await reader.read()  # until the caller gives up
             return False
         if self.answer == "ok":
             self.spans += decode(body)
         if self.answer == "dripping":
-            for byte in answer:  # each one in time, the whole never
+            for byte in answer:  # each byte arrives before the timeout, the whole never
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.02)
         writer.write(answer)
@@ -169,7 +169,7 @@ def _value(pair: KeyValue) -> Any:
 
 @contextlib.asynccontextmanager
 async def receiving(answer: str = "ok") -> AsyncIterator[Receiver]:
-    """A receiver on a free port of the loopback; its callers' connections end with it."""
+    """Run a receiver on a free loopback port; close its connections at the end."""
     receiver = Receiver("", answer)
     calls: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""A real Prometheus with the alert rules of the stack, in which minutes are shorter."""
+"""A real Prometheus with the alert rules of the stack, scaled to shorter durations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from holdfast.devstack.reaper import Reaper
 from observability.binaries import Prometheus
 
 CONFIG = Path(__file__).parent.parent.parent / "observability" / "prometheus"
-# Every duration and every threshold in seconds is divided by it: a minute lasts two seconds.
+# Divides all durations and thresholds in seconds: a minute becomes two seconds.
 FACTOR = 30
 SCRAPE_SECONDS = 15 / FACTOR
 
 
 def scaled(rules: str) -> str:
-    """The rules with ``for: 5m``, ``[5m]``, ``offset 5m`` and ``* 60`` divided by FACTOR."""
+    """Return the rules with ``for: 5m``, ``[5m]``, ``offset 5m`` and ``* 60`` divided by FACTOR."""
 
     def seconds(found: re.Match[str]) -> str:
         return f"{found[1]}{int(found[2]) * 60_000 // FACTOR}ms"
@@ -36,7 +36,7 @@ def scaled(rules: str) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """Its query API; instants are Unix time."""
+    """The query API of the server; instants are Unix time."""
 
     url: str
     targets: Path
@@ -61,7 +61,7 @@ class Server:
 
 @contextmanager
 def running(programs: Prometheus, directory: Path, reaper: Reaper) -> Iterator[Server]:
-    """Scrapes whoever is listed in ``targets``; ready inside the block."""
+    """Run a Prometheus that scrapes the ``targets``; it is ready inside the block."""
     (directory / "alerts.yml").write_text(scaled((CONFIG / "alerts.yml").read_text()))
     targets = directory / "targets" / "run.json"
     config = yaml.safe_load((CONFIG / "prometheus.yml").read_text())

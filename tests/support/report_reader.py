@@ -1,4 +1,4 @@
-"""Runs with each verdict, and a reader of report pages."""
+"""Make runs with each verdict, and read report pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!-
 
 
 class Reader(HTMLParser):
-    """The elements of a page with their attributes, and the text of its scripts."""
+    """Collects the elements of a page with their attributes, its text and its scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class Reader(HTMLParser):
         return found
 
 
-def troubled(*, felt: bool = True) -> Specimen:
-    """A worker is killed with a task in flight; another task goes the straight way."""
+def troubled(*, observed: bool = True) -> Specimen:
+    """Make a run in which a worker is killed with a task in flight; another task succeeds."""
     run = Specimen(plan=KILL)
     life = run.submit("victim").dispatch().claim("worker-1")
     run.submit("calm one").dispatch().claim("worker-2").succeed()
-    run.strike("murder#1", "kill", "worker-1", felt=felt)
+    run.inject("murder#1", "kill", "worker-1", observed=observed)
     life.end(Reason.LOST).dispatch().claim("worker-2").succeed()
     life.stale_finish("worker-1", 1)
     return run
@@ -74,7 +74,7 @@ def without_effects(run: Specimen) -> History:
 def judged(verdict: str) -> Judgement:
     made = {
         "true": lambda: troubled().history(),
-        "unknown": lambda: troubled(felt=False).history(),
+        "unknown": lambda: troubled(observed=False).history(),
         "false": lambda: without_effects(troubled()),
     }
     found = judge(made[verdict]())

@@ -12,13 +12,13 @@ from chaos.simulation.network.network import Edge, Network
 from chaos.simulation.network.transport import End
 
 T = TypeVar("T")
-# The slowest way over the wire, and a bit for the steps.
+# The longest delivery time, with a margin for processing.
 WIRE = 0.0011
 PORT = 7
 
 
 class Recorder(asyncio.Protocol):
-    """Notes what it is told, when, and on which node."""
+    """Records each callback, its time and its node."""
 
     def __init__(self, *, keep_open: bool = False) -> None:
         self.seen: list[tuple[float, str, bytes]] = []
@@ -61,7 +61,7 @@ class Recorder(asyncio.Protocol):
         return [what for _, what, _ in self.seen]
 
     def at(self, what: str) -> float:
-        """When it happened first."""
+        """Return when this callback happened first."""
         return next(at for at, each, _ in self.seen if each == what)
 
 
@@ -114,7 +114,7 @@ class World:
         return node
 
     async def connect(self, **options: Any) -> tuple[Recorder, Recorder]:
-        """Returns the client's and the server's side."""
+        """Connect; return the recorders of the client and of the server."""
         count = len(self.accepted)
         address = self.network.host("server")
         _, client = await self.loop.create_connection(lambda: Recorder(**options), address, PORT)

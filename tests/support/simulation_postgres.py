@@ -1,4 +1,4 @@
-"""A simulated run with nothing but Postgres in it: clients, each a node of its own."""
+"""A simulated run of Postgres and its clients, each on a separate node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Client: TypeAlias = "Callable[[Link], Coroutine[Any, Any, Any]]"
 
 @dataclass(slots=True)
 class Result:
-    """What is left of a run. ``said``: what the clients noted, in order."""
+    """The results of a run. ``said``: notes of the clients, in order."""
 
     said: list[Any] = field(default_factory=list)
     statements: list[ExecutedStatement] = field(default_factory=list)
@@ -40,7 +40,7 @@ class World:
     said: list[Any]
 
     def client(self, name: str, work: Client) -> Node:
-        """A node that connects, does ``work`` and ends."""
+        """Start a node that connects, does ``work`` and ends."""
 
         async def main() -> None:
             connection = await asyncpg.connect(self.postgres.url())
@@ -50,20 +50,20 @@ class World:
         return self.loop.start(name, main)
 
     async def all(self, *clients: Node) -> None:
-        """Until all have ended, in good order."""
+        """Wait until all nodes have ended without error."""
         for client in clients:
             code = await client.wait()
             assert code == 0, "\n".join(client.output)
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Link]:
-        """A connection of the harness."""
+        """Open a connection of the harness."""
         connection = await asyncpg.connect(self.postgres.url())
         yield connection
         await connection.close()
 
     async def sql(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        """One query of the harness."""
+        """Run a query of the harness."""
         async with self.connected() as connection:
             return await connection.fetch(query, *arguments)
 
@@ -75,7 +75,7 @@ def run(
     *,
     held_share: float = 0.0,
 ) -> Result:
-    """One run; afterwards nothing of it is left in the real server."""
+    """Simulate one run; it leaves nothing behind in the real server."""
     loop = SimulationLoop(seed, keep_trace=True)
     network = Network(loop)
     result = Result()
@@ -94,7 +94,7 @@ def run(
         result.digest = loop.trace.digest
         result.entries = loop.trace.entries
         server.close()
-        with warnings.catch_warnings():  # the killed could not close their connections
+        with warnings.catch_warnings():  # killed nodes could not close their connections
             warnings.simplefilter("ignore", ResourceWarning)
             loop.dispose()
         network.close()

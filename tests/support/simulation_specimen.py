@@ -1,4 +1,4 @@
-"""A workload that leans on everything that differs between runs; prints the digest of its run.
+"""A workload that uses every source of nondeterminism; prints the digest of its run.
 
 ``python tests/support/simulation_specimen.py SEED``
 """
@@ -27,14 +27,14 @@ async def _stay(loop: SimulationLoop) -> None:
 
 
 async def _process(loop: SimulationLoop) -> int:
-    dice = random.Random()
+    rng = random.Random()
     note = loop.trace.note
     while True:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(dice.random() * 3), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(rng.random() * 3), asyncio.TaskGroup() as group:
                 for _ in range(40):
                     group.create_task(_stay(loop))
-        note("sql", socket.gethostname(), f"{os.getpid()} {secrets.token_hex()} {dice.random()}")
+        note("sql", socket.gethostname(), f"{os.getpid()} {secrets.token_hex()} {rng.random()}")
         note("sql", "clocks", f"{dt.datetime.now(dt.UTC)} {time.time()} {time.monotonic()}")
         await asyncio.gather(*(asyncio.sleep(random.random()) for _ in range(20)))
         if random.random() < 0.1:
@@ -42,7 +42,7 @@ async def _process(loop: SimulationLoop) -> int:
 
 
 def run(seed: int) -> str:
-    """The digest of half a minute."""
+    """Simulate half a minute and return the digest of the trace."""
     loop = SimulationLoop(seed)
 
     async def main() -> None:

@@ -1,6 +1,6 @@
 """Histories written step by step, to test the checker.
 
-A ``Specimen`` is a run; ``Life`` is a task. For a bad history, change the records afterwards::
+A ``Specimen`` is a run, a ``Life`` is a task. For a bad history, change the records afterwards::
 
     run = Specimen()
     run.submit("a").dispatch().claim("worker-1").succeed()
@@ -51,20 +51,20 @@ ALLOWED_SECONDS = 20.0
 
 
 def instant(seconds: float) -> str:
-    """Arena seconds as an instant of the database."""
+    """Convert arena seconds to an instant of the database."""
     return (EPOCH + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
 class Specimen:
-    """A run; ``now`` (arena seconds) grows by a step with each record, or is set."""
+    """A run; ``now`` (arena seconds) advances with each record, and may be set."""
 
     plan: dict[str, Any] = field(default_factory=dict)
     now: float = 1.0
     records: list[Record] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
-    incarnations: dict[str, str] = field(default_factory=dict)  # the last one of each actor
-    labels: dict[str, str] = field(default_factory=dict)  # the actor of each incarnation
+    incarnations: dict[str, str] = field(default_factory=dict)  # actor -> its last incarnation
+    labels: dict[str, str] = field(default_factory=dict)  # incarnation -> its actor
     dead: set[str] = field(default_factory=set)
     _count: int = 0
 
@@ -78,9 +78,9 @@ class Specimen:
         max_attempts: int = 5,
         poison: bool = False,
     ) -> Life:
-        """A submit that is stored; ``answer``: what its client was told. ``later`` seconds due.
+        """Add a submit that is stored and due in ``later`` seconds; ``answer`` is what it got.
 
-        ``poison``: its payload says that its handler kills its worker.
+        ``poison``: its payload makes its handler kill its worker.
         """
         run_at = instant(self.now + later) if later else None
         asked = {
@@ -94,12 +94,12 @@ class Specimen:
         life = Life(self, self.fresh_id(), asked, run_at or instant(self.now), max_attempts)
         self.lives.append(life)
         life.step(State.SCHEDULED, Reason.SUBMITTED, "api:api-1")
-        told = {"task_id": life.task_id, "status": 201} if answer == "ok" else {"status": 503}
-        self.complete(invoke, answer, told)
+        answered = {"task_id": life.task_id, "status": 201} if answer == "ok" else {"status": 503}
+        self.complete(invoke, answer, answered)
         return life
 
     def op(self, op: Literal["submit", "get", "cancel", "retry"], value: dict[str, Any]) -> Op:
-        """The invoke of an operation."""
+        """Add the invoke of an operation."""
         invoke = Op(
             op=op,
             type="invoke",
@@ -114,7 +114,7 @@ class Specimen:
     def complete(
         self, invoke: Op, kind: Literal["ok", "fail", "info"], value: dict[str, Any]
     ) -> None:
-        """The completion of an operation."""
+        """Add the completion of an operation."""
         self.records.append(
             Op(
                 op=invoke.op,
@@ -126,13 +126,13 @@ class Specimen:
             )
         )
 
-    def strike(self, fault_id: str, fault: str, target: str, *, felt: bool = True) -> None:
-        """A fault that begins, is felt (or not) and ends, with the tasks in flight counted."""
+    def inject(self, fault_id: str, fault: str, target: str, *, observed: bool = True) -> None:
+        """Add a fault: its start with the tasks in flight, whether it was observed, and its end."""
         flying = [life for life in self.lives if life.state not in TERMINAL]
         running = sum(life.state is State.RUNNING for life in flying)
         kinds: tuple[Literal["start", "felt", "end"], ...] = ("start", "felt", "end")
         for kind in kinds:
-            if kind != "felt" or felt:
+            if kind != "felt" or observed:
                 self.records.append(
                     Fault(
                         type=kind,
@@ -147,32 +147,32 @@ class Specimen:
                 )
 
     def worker(self, label: str) -> str:
-        """The last incarnation of an actor."""
+        """Return the last incarnation of an actor."""
         incarnation = self.incarnations.setdefault(label, self.fresh_id())
         self.labels[incarnation] = label
         return incarnation
 
     def living(self, label: str) -> str:
-        """The incarnation that may claim: another one, if the last is dead."""
+        """Return the incarnation that may claim: a new one if the last is dead."""
         if self.incarnations.get(label) in self.dead:
             del self.incarnations[label]
         return self.worker(label)
 
     def tick(self) -> float:
-        """The next instant."""
+        """Advance ``now`` and return it."""
         self.now = round(self.now + STEP_SECONDS, 6)
         return self.now
 
     def fresh_id(self) -> str:
-        """An id that is new in this run."""
+        """Return a new id, unique in this run."""
         self._count += 1
         return str(UUID(int=(0x7 << 76) | (0b10 << 62) | self._count))
 
     def all_records(self, *, drained: bool = True) -> list[Record]:
-        """The run record, what was recorded, the heal now, and the final reads after T."""
+        """Return all records: the run, those added, a heal at ``now``, the final reads after T."""
         document: dict[str, Any] = {
             "id": "specimen",
-            "hypothesis": "A run made by hand is judged right.",
+            "hypothesis": "A handmade run gets the right verdict.",
             "workload": {"tasks": max(1, len(self.lives)), "seconds": 5, "ok_min": 1},
         }
         scenario = Scenario.model_validate(document | self.plan)
@@ -199,18 +199,18 @@ class Specimen:
         return [*head, *self.records, *tail]
 
     def history(self, *more: Record) -> History:
-        """The history of the run, with ``more`` records that do not belong there."""
+        """Return the history of the run, with ``more`` records that do not belong there."""
         return History([*self.all_records(), *more])
 
     def edited(self, change: Callable[[Record], Record | None]) -> History:
-        """The history with each record changed, or dropped where ``change`` gives None."""
+        """Return the history with each record changed, or dropped if ``change`` returns None."""
         changed = (change(record) for record in self.all_records())
         return History(record for record in changed if record is not None)
 
 
 @dataclass(slots=True)
 class Life:
-    """One task. Every method is a step that the system could take, and returns the life."""
+    """One task. Each method is a step that the system could take, and returns the task."""
 
     run: Specimen
     task_id: str
@@ -229,13 +229,13 @@ class Life:
     called_out: bool = False
     created_at: str = ""
     finished_at: str | None = None
-    claimed_by: dict[int, str] = field(default_factory=dict)  # the incarnation, by epoch
+    claimed_by: dict[int, str] = field(default_factory=dict)  # epoch -> incarnation
 
     def step(self, target: State, reason: Reason, actor: str) -> Self:
-        """One transition with its event.
+        """Add a transition with its event.
 
         Raises:
-            ValueError: the lifecycle does not allow it.
+            ValueError: the lifecycle does not allow the transition.
         """
         if not is_legal(self.state, target, reason):
             raise ValueError(f"{self.state} -> {target} ({reason})")
@@ -275,7 +275,7 @@ class Life:
         return self
 
     def call_out(self) -> Self:
-        """The call to the sink, which applies only the first."""
+        """Add a call to the sink, which applies only the first."""
         self.run.records.append(
             SinkCall(
                 at=self.run.tick(),
@@ -309,9 +309,9 @@ class Life:
         return self
 
     def end(self, reason: Reason) -> Self:
-        """The attempt ends without success; where the task goes is the lifecycle's affair."""
+        """End the attempt without success; the lifecycle decides the next state."""
         self.losses += reason is Reason.LOST
-        self.handed_back += reason is Reason.HANDED_BACK
+        self.handed_back += reason is Reason.RELEASED
         counters = Counters(
             self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
         )
@@ -322,7 +322,7 @@ class Life:
         return self.step(target, reason, "scheduler:scheduler-1")
 
     def cancel(self) -> Self:
-        """A cancel by a client, answered as the state demands."""
+        """Add a cancel by a client, answered according to the state."""
         invoke = self.run.op("cancel", {"task_id": self.task_id})
         answer = "too_late"
         if self.state is State.RUNNING:
@@ -339,7 +339,7 @@ class Life:
         return self
 
     def retry(self) -> Self:
-        """A retry of the dead letter, by hand."""
+        """Add a manual retry of the dead letter."""
         self.max_attempts = max(
             self.max_attempts, self.attempt - self.losses - self.handed_back + 1
         )
@@ -348,22 +348,22 @@ class Life:
         return self.step(State.SCHEDULED, Reason.RETRIED, "api:api-1")
 
     def read(self) -> Self:
-        """A GET by a client."""
+        """Add a GET by a client."""
         invoke = self.run.op("get", {"task_id": self.task_id})
         self.run.complete(invoke, "ok", {"task_id": self.task_id, "state": self.state})
         return self
 
     def submit_again(self, *, other: bool = False) -> Self:
-        """The same submit again; ``other``: another payload under the key, refused."""
+        """Repeat the submit; ``other``: with another payload under the key, which is refused."""
         asked = self.asked | {"payload": {"key": "other"}} if other else self.asked
         invoke = self.run.op("submit", asked)
-        told: dict[str, Any] = {"status": 422} if other else {"status": 200}
-        told |= {} if other else {"task_id": self.task_id}
-        self.run.complete(invoke, "fail" if other else "ok", told)
+        answered: dict[str, Any] = {"status": 422} if other else {"status": 200}
+        answered |= {} if other else {"task_id": self.task_id}
+        self.run.complete(invoke, "fail" if other else "ok", answered)
         return self
 
     def stale_finish(self, label: str, epoch: int) -> Self:
-        """A finish of an epoch gone by, refused."""
+        """Add a refused finish with an old epoch."""
         claimant = self.claimed_by.get(epoch, "")
         own = self.run.labels.get(claimant) == label
         self.run.records.append(
@@ -380,7 +380,7 @@ class Life:
         return self
 
     def row(self) -> TaskRow:
-        """The task as the final read finds it."""
+        """Return the task as the final read finds it."""
         return TaskRow(
             task_id=self.task_id,
             key=self.asked["key"],

@@ -1,4 +1,4 @@
-"""What one task must look like, by the law alone: no SQL, no database."""
+"""The expected state of a task according to the lifecycle, without SQL or a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.model.lifecycle import Counters, Reason, State, after_attempt, epo
 
 @dataclass
 class Model:
-    """What one task must look like."""
+    """The expected state of one task."""
 
     max_attempts: int
     state: State = State.SCHEDULED
@@ -36,7 +36,7 @@ class Model:
 
     def end(self, reason: Reason) -> None:
         self.losses += reason is Reason.LOST
-        self.handed_back += reason is Reason.HANDED_BACK
+        self.handed_back += reason is Reason.RELEASED
         target = after_attempt(self.counters, reason, cancel_requested=self.cancel_requested)
         self.effects += target is State.SUCCEEDED
         self.move(target, reason)

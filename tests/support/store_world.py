@@ -42,7 +42,7 @@ class HeldStore(Store):
 
 @dataclass
 class World:
-    """One task, its owner and two bystanders: ``lapsed`` missed its lease, ``dead`` is marked."""
+    """One task and three workers: ``alive``, ``lapsed`` (expired lease) and ``dead`` (marked)."""
 
     store: Store
     task_id: UUID = field(default_factory=new_id)
@@ -82,7 +82,7 @@ RETURNING id"""
 
 
 async def empty(store: Store) -> World:
-    """No task; three workers."""
+    """Prepare three workers and no task."""
     world = World(store)
     await world.sql(_CLEAN, alive=world.alive, lapsed=world.lapsed, dead=world.dead)
     return world
@@ -100,8 +100,8 @@ async def queued(store: Store) -> World:
     return world
 
 
-async def queued_last_life(store: Store) -> World:
-    """Lost once of at most twice."""
+async def queued_quarantined(store: Store) -> World:
+    """Prepare a task lost once, with max_losses 2."""
     world = await _run(store, "dead")
     assert len(await store.reclaim(10, "scheduler")) == 1
     assert len((await store.dispatch(10, "scheduler")).tasks) == 1
@@ -109,8 +109,8 @@ async def queued_last_life(store: Store) -> World:
     return world
 
 
-async def running_last_life(store: Store) -> World:
-    world = await queued_last_life(store)
+async def running_quarantined(store: Store) -> World:
+    world = await queued_quarantined(store)
     world.owner = world.alive
     claimed = await store.claim([world.hint()], world.owner, world.token, exclusive=True)
     assert len(claimed.grants) == 1
@@ -186,12 +186,12 @@ PREPARATIONS: dict[str, Preparation] = {
     "empty": empty,
     "scheduled": scheduled,
     "queued": queued,
-    "queued_last_life": queued_last_life,
+    "queued_quarantined": queued_quarantined,
     "overdue_hint": overdue_hint,
     "running": running,
     "running_lapsed": running_lapsed,
     "running_dead": running_dead,
-    "running_last_life": running_last_life,
+    "running_quarantined": running_quarantined,
     "running_cancel_requested": running_cancel_requested,
     "running_overtime": running_overtime,
     "failed": failed,

@@ -1,4 +1,4 @@
-"""Sampled tasks, and what the spans of their attempts must be."""
+"""Submit sampled tasks and check the spans of their attempts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def sampled() -> str:
 
 
 async def submit(bench: Bench, name: str, **fields: Any) -> tuple[UUID, str]:
-    """A sampled task, and the context of its create span."""
+    """Submit a sampled task; return its id and the context of its create span."""
     create = sampled()
     (task_id,) = await bench.submit(name, traceparent=create, **fields)
     return task_id, create
 
 
 async def attempts(collector: Receiver, bench: Bench, task_id: UUID) -> list[Seen]:
-    """The attempts' spans; checked against the log of transitions."""
+    """Return the spans of the attempts, after comparing them with the event log."""
     ends = [
         (event.epoch - 1, event.attempt, event.reason.text)
         for event in (await bench.story(task_id)).events

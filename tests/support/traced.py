@@ -1,4 +1,4 @@
-"""The spans that a right system tells of a run made by hand (``specimen``), out of its events."""
+"""Derive the spans that a correct system emits for a handmade run (``specimen``)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def create_id(task_id: str) -> str:
 
 
 def traced(run: Specimen, *, sampled: bool = True) -> list[Record]:
-    """All records of the run, its spans among them."""
-    spans = [span for life in run.lives for span in Teller(run, life).tell()]
+    """Return all records of the run, including its spans."""
+    spans = [span for life in run.lives for span in TaskSpans(run, life).generate()]
     rows = [_with_context(r, sampled=sampled) for r in run.all_records()]
     return [*rows, *(spans if sampled else ())]
 
 
 def history(run: Specimen, *more: Record) -> History:
-    """The traced history of a run, with ``more`` records that do not belong there."""
+    """Return the traced history of a run, with ``more`` records that do not belong there."""
     return History([*traced(run), *more])
 
 
@@ -42,8 +42,8 @@ def _with_context(record: Record, *, sampled: bool) -> Record:
     return replace(record, traceparent=f"00-{ids}-0{int(sampled)}")
 
 
-class Teller:
-    """Tells one task as the contract of traces says, each transition by whoever made it."""
+class TaskSpans:
+    """Generates the spans of one task, each from the process that made the transition."""
 
     def __init__(self, run: Specimen, life: Life) -> None:
         self._labels = {f"worker:{i}": label for i, label in run.labels.items()}
@@ -55,7 +55,7 @@ class Teller:
         self._batch = SpanLink(trace_id="", span_id="")
         self._made = 0
 
-    def tell(self) -> Iterator[Span]:
+    def generate(self) -> Iterator[Span]:
         for event in self._events:
             if event.reason == Reason.SUBMITTED:
                 yield from self._submitted(event)
@@ -90,7 +90,7 @@ class Teller:
         span = self._span("process default", "consumer", event, epoch=epoch, span_id=span_id)
         outcome = span.attributes | {"holdfast.outcome": Reason(event.reason).text}
         yield replace(span, links=tuple(links), attributes=outcome)
-        # What the handler had called before, told by whoever ran it.
+        # The handler's earlier call, whose span its worker emits.
         who = self._labels[f"worker:{self._life.claimed_by[epoch]}"]
         call = self._span("POST", "client", event, parent=span_id)
         yield replace(call, service="holdfast-worker", instance=who)

@@ -1,4 +1,4 @@
-"""A claimed task with what its handler's transaction needs, and a wire that breaks at COMMIT."""
+"""A claimed task with its handler's transaction, and a relay that breaks at COMMIT."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PID = text("SELECT pg_backend_pid()")
 
 @dataclass
 class Bench:
-    """One claimed task, and what its handler's transaction needs."""
+    """One claimed task, and the dependencies of its handler's transaction."""
 
     store: Store
     engine: AsyncEngine
@@ -56,7 +56,7 @@ class Bench:
         )
 
     async def state(self) -> tuple[State, Any, list[int]]:
-        """The task's state, its ledger result, and the handler's own rows, as others see them."""
+        """Return the task's state, its ledger result and the handler's rows, as committed."""
         story = await self.store.get(self.grant.task_id)
         assert story is not None
         orders = [row[0] for row in self.sql("SELECT id FROM orders ORDER BY id")]
@@ -68,7 +68,7 @@ class Bench:
             return cursor.fetchall() if cursor.description else []
 
     async def release(self) -> State | None:
-        """What the worker does with an attempt whose COMMIT is unknown; the task's state then."""
+        """Release the attempt, as a worker does after an unknown COMMIT; return the state."""
         failure = Failure(self.grant.task_id, self.grant.epoch, Reason.FAILED)
         return (await self.store.release([failure], self.worker_id))[0].state
 
@@ -94,13 +94,13 @@ async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterato
 
 
 class CommitWire:
-    """A TCP relay to Postgres. What the server says after COMMIT arrived goes to ``on_reply``."""
+    """A TCP relay to Postgres that withholds, or cuts before, the reply to COMMIT."""
 
     def __init__(self, database_url: str) -> None:
         self._target = urlsplit(database_url)
         self._commit_sent = False
         self.replied = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
         self.cut = False
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +130,7 @@ class CommitWire:
                 self.replied.set()
                 if self.cut:
                     raise ConnectionError
-                await self.let_go.wait()
+                await self.released.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionError

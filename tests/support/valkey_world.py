@@ -1,4 +1,4 @@
-"""A simulated world with a Redis, for tests: a loop, a network, the node and its clients."""
+"""A simulated Redis for tests: a loop, a network, the node and its clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from holdfast.queue.hints import HintQueue
 from holdfast.settings import Settings
 
 T = TypeVar("T")
-# Of virtual time: some ways over the wire, there and back.
+# Virtual seconds: enough for several round trips.
 SOON = 0.02
 
 
@@ -34,7 +34,7 @@ def hint(number: int, epoch: int = 0) -> Hint:
 
 @dataclass
 class World:
-    """A loop, a network and the node "redis"; ``run`` runs mains of other nodes to their end."""
+    """A loop, a network and the node "redis"; ``run`` runs the harness to its end."""
 
     server: SharedValkey
     seed: int = 1
@@ -61,30 +61,32 @@ class World:
             gc.enable()
 
     def start(self, name: str, main: Callable[[], Awaitable[Any]]) -> asyncio.Future[Any]:
-        """Runs ``main`` on a node of its own; what it returns or raises."""
-        told: asyncio.Future[Any] = self.loop.create_future()
+        """Run ``main`` on a new node; the future holds its result or exception."""
+        outcome: asyncio.Future[Any] = self.loop.create_future()
 
         async def node() -> int:
             try:
-                told.set_result(await main())
+                outcome.set_result(await main())
             except Exception as error:  # noqa: BLE001
-                told.set_exception(error)
+                outcome.set_exception(error)
             return 0
 
         self.clients.append(self.loop.start(name, node))
-        return told
+        return outcome
 
     def close(self) -> None:
         self.redis.close()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the dead close nothing, and the collector complains
+            warnings.simplefilter(
+                "ignore"
+            )  # killed nodes close nothing, and garbage collection warns
             self.loop.dispose()
             self.network.close()
             del self.loop, self.network, self.redis
             self.clients.clear()
             gc.collect()
 
-    def client(self, **options: Any) -> Any:  # redis-py types every shape of reply at once
+    def client(self, **options: Any) -> Any:  # redis-py's types cover the replies of both protocols
         options = {"protocol": 2, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)} | options
         return Redis.from_url(self.redis.url(), **options)
 

@@ -1,4 +1,4 @@
-"""Wait for a condition itself, never for a fixed time."""
+"""Wait for a condition instead of a fixed time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 DEADLINE_SECONDS = 45.0
-"""A condition that is still false by then is a failure, even on a crowded machine."""
+"""Time limit of a condition; generous, for busy machines."""
 
 
 async def until(
@@ -17,7 +17,7 @@ async def until(
     """Wait, in an event loop, until ``condition`` (plain or async) is true.
 
     Raises:
-        TimeoutError: it was not true within ``seconds``.
+        TimeoutError: the condition was not met within ``seconds``.
     """
     async with asyncio.timeout(seconds):
         while True:
@@ -28,10 +28,10 @@ async def until(
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait, outside any event loop, until ``condition`` returns something true; return that.
+    """Wait, outside an event loop, until ``condition`` returns a true value; return it.
 
     Raises:
-        TimeoutError: it returned nothing true within ``seconds``.
+        TimeoutError: the condition was not met within ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while not (met := condition()):

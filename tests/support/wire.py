@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server, for breaking the connection in between."""
+"""A TCP relay in front of a real server, to inject connection faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 
 class Wire:
-    """Connections through ``url`` reach the server behind it; every fault can be undone."""
+    """A relay at ``url`` to the server; ``heal`` undoes every fault."""
 
     def __init__(self, server_url: str) -> None:
         self._server = urlsplit(server_url)
@@ -23,30 +23,30 @@ class Wire:
         self.reply_lost = asyncio.Event()
 
     def stall(self) -> None:
-        """No byte passes any more, in no direction; none is lost."""
+        """Delay all bytes in both directions without losing any."""
         self._flowing.clear()
 
     def cut(self) -> None:
-        """Resets every open connection; new ones are welcome."""
+        """Reset every open connection; accept new ones."""
         for writer in self._writers:
             writer.transport.abort()
 
     def down(self) -> None:
-        """Resets every open connection and refuses new ones."""
+        """Reset every open connection and refuse new ones."""
         self.refuse()
         self.cut()
 
     def refuse(self) -> None:
-        """Refuses new connections; open ones stay."""
+        """Refuse new connections; keep open ones."""
         self._refusing = True
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Accept connections and deliver bytes again."""
         self._refusing = False
         self._flowing.set()
 
     def lose_reply_to(self, request: bytes) -> None:
-        """Lets the next request that contains these bytes through, and cuts before its reply."""
+        """Deliver the next request that contains these bytes, and cut before its reply."""
         self.reply_lost.clear()
         self._lose_reply_to = request
 
@@ -63,7 +63,7 @@ class Wire:
             writer.transport.abort()
             raise
         self._writers.add(far_writer)
-        if self._refusing:  # it went down, or ended, meanwhile: nobody else will close these
+        if self._refusing:  # it went down or ended in the meantime; close both here
             writer.transport.abort()
             far_writer.transport.abort()
             return
@@ -111,7 +111,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def wire_to(url: str) -> AsyncIterator[Wire]:
-    """A Wire to the server of ``url``, listening as long as the block."""
+    """Run a Wire to the server of ``url`` during the block."""
     wire = Wire(url)
     async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]

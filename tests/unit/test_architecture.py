@@ -1,4 +1,4 @@
-"""The house rules as tests: who may know whom, how long a thing may get, what SQL may not say."""
+"""Architecture rules: imports, sizes, names, and what SQL statements may contain."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef
             yield node
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_import_contracts_hold() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-# Each breaks a different contract.
+# Each import breaks a different contract.
 FORBIDDEN = {
     "system/holdfast/store/store.py": "chaos.history.history",
     "system/holdfast/telemetry/metrics.py": "holdfast.store.store",
@@ -63,7 +63,7 @@ FORBIDDEN = {
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What the linter says of a copy of the tree into which all of FORBIDDEN are planted."""
+    """Return the linter's output for a copy of the tree that contains the FORBIDDEN imports."""
     tree = tmp_path_factory.mktemp("tree")
     for name in (*FOLDERS_OF_CODE, "pyproject.toml"):
         source = ROOT / name
@@ -84,7 +84,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(("module", "imported"), FORBIDDEN.items())
-def test_a_forbidden_import_is_noticed(module: str, imported: str, complaints: str) -> None:
+def test_forbidden_import_is_reported(module: str, imported: str, complaints: str) -> None:
     importer = (
         module.removeprefix("system/")
         .removesuffix(".py")
@@ -95,15 +95,15 @@ def test_a_forbidden_import_is_noticed(module: str, imported: str, complaints: s
     assert re.search(rf"{importer} -> {imported} \(l\.\d+\)", complaints), complaints
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
-    """Imports under TYPE_CHECKING count: a circle of types is a circle for the reader."""
+def test_no_import_cycles() -> None:
+    """Imports under TYPE_CHECKING count: type-only cycles are as hard to read."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     assert len(imports) > 300, "the graph must cover the whole repository"
     try:
         graphlib.TopologicalSorter(imports).prepare()
     except graphlib.CycleError as error:
-        pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -117,8 +117,8 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize("packages", [("system/holdfast",), ("chaos", "loadtest")])
-def test_no_public_class_name_stands_twice(packages: tuple[str, ...]) -> None:
-    """The adapters in loadtest/peers implement one interface, each in a process of its own."""
+def test_public_class_names_are_unique(packages: tuple[str, ...]) -> None:
+    """Exempt loadtest/peers, whose adapters implement one interface in separate processes."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for path in _tracked(*(f"{package}/*.py" for package in packages)):
         name = str(path.relative_to(ROOT))
@@ -135,7 +135,7 @@ def test_no_other_top_level_folders() -> None:
     assert {folder for folder in folders if not folder.startswith(".")} <= FOLDERS
 
 
-def test_sql_reads_only_the_clock_that_the_simulation_can_move() -> None:
+def test_sql_reads_only_the_simulated_clock() -> None:
     text = (ROOT / "system" / "holdfast" / "store" / "transitions.py").read_text()
     statements = "\n".join(line for line in text.splitlines() if not line.startswith("- "))
     assert not re.search(r"\bnow\(\)|CURRENT_TIMESTAMP|LOCALTIME|transaction_timestamp", statements)
@@ -155,7 +155,7 @@ def test_statements_filter_by_state_only_after_the_lock() -> None:
 
 
 def test_production_keeps_no_state_in_modules() -> None:
-    """Many processes share one interpreter in simulation: everything hangs on a factory."""
+    """Simulated processes share one interpreter, so factories must create all state."""
     makers = {
         "Settings",
         "Store",
@@ -175,7 +175,7 @@ def test_production_keeps_no_state_in_modules() -> None:
                 assert value.func.id not in makers, f"{path.name}:{node.lineno}"
 
 
-def test_nothing_names_a_package_registry_or_a_path_of_one_machine() -> None:
+def test_no_file_names_a_package_registry_or_a_local_path() -> None:
     hosts = ("py" + "pi.org", "python" + "hosted", "proxy.golang" + ".org", "registry.npm" + "js")
     places = ("/wo" + "rk/", "/ro" + "ot/")
     for path in _tracked():

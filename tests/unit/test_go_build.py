@@ -1,4 +1,4 @@
-"""Building from a Go module, on a tiny module that a directory serves as a proxy would."""
+"""Build a tiny Go module from a directory that acts as the module proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from holdfast.devstack.go_build import GoBuildError, GoModule, built
 
 PATH = "example.com/tiny"
 GO_MOD = f"module {PATH}\n\ngo 1.21\n"
-# Without fmt: only little of the standard library has to be compiled.
+# Without fmt, which would compile much of the standard library.
 MAIN = """package main
 
 import "os"
@@ -31,8 +31,8 @@ BUILD_IN_PROCESS = """
 import json, sys
 from pathlib import Path
 from holdfast.devstack.go_build import GoModule, built
-wish = json.loads(sys.argv[1])
-built(GoModule(**wish | {"oldest_go": tuple(wish["oldest_go"])}), Path(sys.argv[2]))
+wanted = json.loads(sys.argv[1])
+built(GoModule(**wanted | {"oldest_go": tuple(wanted["oldest_go"])}), Path(sys.argv[2]))
 """
 
 
@@ -61,7 +61,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GoModule:
 
 
 def _checksum(files: dict[str, str]) -> str:
-    """As go.sum has it: the hash over the sorted list of the files' hashes."""
+    """Return the hash as in go.sum: over the sorted list of the files' hashes."""
     lines = (
         f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n"
         for name, text in sorted(files.items())
@@ -71,7 +71,7 @@ def _checksum(files: dict[str, str]) -> str:
 
 
 @pytest.mark.stack
-def test_a_program_is_built_once_and_nothing_else_stays(
+def test_program_is_built_once_and_leaves_nothing_else(
     tiny: GoModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
@@ -88,38 +88,38 @@ def test_a_program_is_built_once_and_nothing_else_stays(
 
 
 @pytest.mark.stack
-def test_two_at_once_build_once(tiny: GoModule, tmp_path: Path) -> None:
-    wish = {name: getattr(tiny, name) for name in tiny.__dataclass_fields__}
-    argv = [sys.executable, "-c", BUILD_IN_PROCESS, json.dumps(wish), str(tmp_path / "cache")]
+def test_concurrent_builds_build_once(tiny: GoModule, tmp_path: Path) -> None:
+    wanted = {name: getattr(tiny, name) for name in tiny.__dataclass_fields__}
+    argv = [sys.executable, "-c", BUILD_IN_PROCESS, json.dumps(wanted), str(tmp_path / "cache")]
     root = Path(__file__).parents[2]
     both = [
         subprocess.Popen(argv, cwd=root, stderr=subprocess.PIPE, text=True, env=os.environ)
         for _ in range(2)
     ]
-    told = "".join(process.communicate()[1] for process in both)
-    assert [process.returncode for process in both] == [0, 0], told
-    assert told.count("building Tiny 1.0.0 (once") == 1
+    output = "".join(process.communicate()[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0], output
+    assert output.count("building Tiny 1.0.0 (once") == 1
 
 
-def test_another_content_than_the_pinned_one_is_not_built(tiny: GoModule, tmp_path: Path) -> None:
+def test_content_with_wrong_checksum_is_not_built(tiny: GoModule, tmp_path: Path) -> None:
     other = replace(tiny, checksum="h1:bm90IHRoaXMgb25l")
-    with pytest.raises(GoBuildError, match="not with h1:bm90"):
+    with pytest.raises(GoBuildError, match="expected h1:bm90"):
         built(other, tmp_path / "cache")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"tiny.lock"}
 
 
-def test_a_failure_ends_with_what_the_tool_said(tiny: GoModule, tmp_path: Path) -> None:
+def test_build_failure_shows_the_output_of_the_tool(tiny: GoModule, tmp_path: Path) -> None:
     with pytest.raises(GoBuildError, match=r"(?s)building tiny failed .*cmd/nothing"):
         built(replace(tiny, commands={"tiny": "./cmd/nothing"}), tmp_path / "cache")
 
 
 @pytest.mark.stack
-def test_a_program_that_tells_another_release_is_not_kept(tiny: GoModule, tmp_path: Path) -> None:
-    with pytest.raises(GoBuildError, match="it says 'tiny  --version'"):
+def test_program_reporting_another_release_is_not_kept(tiny: GoModule, tmp_path: Path) -> None:
+    with pytest.raises(GoBuildError, match="it reports 'tiny  --version'"):
         built(replace(tiny, stamp="main.other"), tmp_path / "cache")
 
 
-def test_a_cache_that_cannot_be_written_is_one_clear_error(tiny: GoModule, tmp_path: Path) -> None:
+def test_unwritable_cache_is_one_clear_error(tiny: GoModule, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(GoBuildError, match="cannot build Tiny in"):
         built(tiny, tmp_path / "file" / "cache")

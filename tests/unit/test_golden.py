@@ -25,7 +25,7 @@ from holdfast.settings import Settings
 from holdfast.telemetry.metrics import Metrics
 
 _DIRECTORY = Path(__file__).with_name("golden")
-_ENUMERATED = ("outcome", "reason", "answer", "state")  # attributes whose values are compared too
+_ENUMERATED = ("outcome", "reason", "answer", "state")  # attributes whose values are also compared
 _PROSE = frozenset({"title", "summary", "description"})
 
 

@@ -1,4 +1,4 @@
-"""Our histogram says what the library's says, bucket by bucket."""
+"""The histogram renders the same text as prometheus_client's."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _exposed(metric: type[Any], extra: dict[str, Any], observed: list[Any]) -> l
 
 
 def _timeless(line: str) -> str:
-    """Without the instant of an exemplar, the last of three words after the #."""
+    """Remove the timestamp of an exemplar, the last of three words after the #."""
     sample, mark, exemplar = line.partition(" # ")
     return f"{sample}{mark}{exemplar.rpartition(' ')[0]}" if mark and "_bucket" in line else line
 
 
 @given(OBSERVED)
-def test_it_says_what_the_histogram_of_the_library_says(observed: list[Any]) -> None:
+def test_exposition_equals_that_of_the_library(observed: list[Any]) -> None:
     ours = _exposed(Histogram, {"bounds": BOUNDS}, observed)
     theirs = _exposed(prometheus_client.Histogram, {"buckets": BOUNDS, "registry": None}, observed)
     assert ours == theirs

@@ -1,4 +1,4 @@
-"""The law itself: the table is closed, the epoch says who owns, the README draws this table."""
+"""The lifecycle: transitions are closed, epochs mark ownership, the README shows the diagram."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from holdfast.model.lifecycle import (
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_every_state_can_be_reached_and_only_terminal_ones_end() -> None:
+def test_every_state_is_reachable_and_only_terminal_states_end() -> None:
     reached: set[State | None] = {None}
     while True:
         further = reached | {target for source in reached for target in TRANSITIONS[source]}
@@ -36,7 +36,7 @@ def test_every_state_can_be_reached_and_only_terminal_ones_end() -> None:
     assert TRANSITIONS[State.FAILED] == {State.SCHEDULED: frozenset({Reason.RETRIED})}
 
 
-def test_an_odd_epoch_means_owned_along_every_path() -> None:
+def test_odd_epoch_means_owned_along_every_path() -> None:
     pending: list[tuple[State | None, int]] = [(None, 0)]
     seen = set(pending)
     while pending:
@@ -64,7 +64,7 @@ ENDS = [
     Reason.TIMED_OUT,
     Reason.DISCARDED,
     Reason.LOST,
-    Reason.HANDED_BACK,
+    Reason.RELEASED,
     Reason.CANCELLED,
 ]
 
@@ -81,7 +81,7 @@ def test_every_end_of_an_attempt_is_a_legal_transition(
 
 
 @given(COUNTERS)
-def test_losses_and_hand_backs_use_up_no_attempts(counters: Counters) -> None:
+def test_losses_and_releases_do_not_count_as_attempts(counters: Counters) -> None:
     lost = Counters(
         counters.attempt + 1,
         counters.losses + 1,
@@ -105,9 +105,7 @@ def test_losses_and_hand_backs_use_up_no_attempts(counters: Counters) -> None:
     st.integers(1, 10_000),
     st.floats(0, 1, exclude_max=True),
 )
-def test_a_delay_is_never_negative_and_never_above_the_cap(
-    backoff: Backoff, failures: int, uniform: float
-) -> None:
+def test_delay_is_between_zero_and_the_cap(backoff: Backoff, failures: int, uniform: float) -> None:
     delay = backoff.delay_seconds(failures, uniform)
     assert 0 <= delay <= backoff.max_seconds
     assert delay >= backoff.delay_seconds(1, 0.0) * (1 - backoff.jitter) or failures == 1
@@ -120,12 +118,12 @@ def test_delays_double() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"base_seconds": -1}, {"factor": 0.5}, {"jitter": 2}])
-def test_an_impossible_backoff_is_refused(wrong: dict[str, float]) -> None:
+def test_invalid_backoff_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="jitter"):
         Backoff(**wrong)
 
 
-def test_the_readme_draws_this_table() -> None:
+def test_readme_shows_the_diagram() -> None:
     assert diagram() in README.read_text(), (
         "README.md: paste the output of holdfast.model.lifecycle.diagram()"
     )

@@ -1,4 +1,4 @@
-"""Log lines: how fields are rendered; their constants are used, complete and documented."""
+"""Log lines: rendering of fields; their constants are used, complete and documented."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def product_nodes() -> Iterator[tuple[Path, ast.AST]]:
                 yield path, node
 
 
-def test_json_shows_enums_as_their_values() -> None:
+def test_json_renders_enums_as_their_values() -> None:
     line = json.loads(rendered("json", reason=Reason.REPUBLISHED, to=State.QUEUED))
     assert line["event_name"] == "task_dispatched"
     assert (line["reason"], line["to"]) == (Reason.REPUBLISHED.value, State.QUEUED.value)
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_the_console_shows_enums_as_their_values(reason: Reason) -> None:
+def test_console_renders_enums_as_their_values(reason: Reason) -> None:
     line = rendered("text", reason=reason, to=State.QUEUED)
     assert "event_name=task_dispatched" in line
     assert "to=QUEUED" in line
@@ -59,12 +59,12 @@ def test_the_console_shows_enums_as_their_values(reason: Reason) -> None:
     [
         (OutcomeUnknown("the reply was lost"), "outcome_unknown"),
         (Unavailable("no answer", code=ErrorCode.REDIS_TIMEOUT), "redis_timeout"),
-        (HoldfastError("no code of its own"), "other"),
-        (TimeoutError("a library's"), "other"),
+        (HoldfastError("inherited code"), "other"),
+        (TimeoutError("library error"), "other"),
     ],
     ids=repr,
 )
-def test_an_error_is_logged_with_its_code(style: str, error: Exception, code: str) -> None:
+def test_error_is_logged_with_its_code(style: str, error: Exception, code: str) -> None:
     line = rendered(style, error=error)
     if style == "json":
         fields = json.loads(line)
@@ -121,7 +121,7 @@ def test_each_class_of_errors_has_its_own_code() -> None:
     assert ErrorCode.OTHER not in codes.values()
 
 
-def test_a_code_of_one_error_leaves_its_class_alone() -> None:
+def test_code_of_an_instance_does_not_change_its_class() -> None:
     assert Unavailable("x", code=ErrorCode.REDIS_TIMEOUT).code == ErrorCode.REDIS_TIMEOUT
     assert Unavailable("x").code == ErrorCode.UNAVAILABLE
 
@@ -138,7 +138,7 @@ def test_no_constant_is_unused(constants: type[EventName | ErrorCode]) -> None:
     assert used == {*constants.__members__}
 
 
-def test_values_spell_the_names_of_the_constants() -> None:
+def test_constant_values_match_their_names() -> None:
     for member in (*EventName, *ErrorCode):
         assert member.value == member.name.lower()
 
@@ -153,7 +153,7 @@ def test_only_the_typed_logger_is_used() -> None:
     assert makers == set()
 
 
-def test_a_line_about_an_error_cannot_lack_its_code() -> None:
+def test_error_line_requires_a_code() -> None:
     """The logger takes the code from an exception; other values need an explicit one."""
     checked = 0
     for path, node in product_nodes():
@@ -167,7 +167,7 @@ def test_a_line_about_an_error_cannot_lack_its_code() -> None:
     assert checked > 5
 
 
-def test_the_readme_lists_every_event_and_error() -> None:
+def test_readme_lists_every_event_and_error() -> None:
     section = README.read_text().partition("## Logs\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
     assert rows == [*EventName, *ErrorCode]

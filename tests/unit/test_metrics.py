@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: both formats, bounded labels, and how much waits in the database."""
+"""Scraped metrics: both formats, bounded labels, and the backlog in the database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waiting import until
 
 from holdfast.model.claim import Success
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
@@ -23,14 +23,14 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
-def backlog_metrics_of(bench: Bench) -> tuple[BacklogMetrics, Loops]:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+def backlog_metrics_of(bench: Bench) -> tuple[BacklogMetrics, LoopSupervisor]:
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     backlog = BacklogMetrics(bench.store, loops, bench.metrics)
     loops.stop()  # so that refresh() does not sleep
     return backlog, loops
 
 
-def test_exemplars_are_there_for_who_asks_for_openmetrics() -> None:
+def test_exemplars_appear_only_in_openmetrics() -> None:
     metrics = Metrics("worker")
     metrics.start_seconds.labels("default").observe(0.3, {"trace_id": TRACE})
     text, content_type = metrics.render(OPEN)
@@ -46,7 +46,7 @@ def test_exemplars_are_there_for_who_asks_for_openmetrics() -> None:
     assert not [sample.name for sample in samples if sample.name.endswith("_created")]
 
 
-def test_whatever_clients_invent_labels_stay_bounded() -> None:
+def test_labels_stay_bounded() -> None:
     metrics = Metrics("api")
     for number in range(1000):
         metrics.submitted.labels(f"queue-{number}", "created").inc()
@@ -56,7 +56,7 @@ def test_whatever_clients_invent_labels_stay_bounded() -> None:
     assert sample(name, {"queue": "other", "outcome": "other"}) == 700
 
 
-def test_a_pool_is_asked_at_each_scrape() -> None:
+def test_pool_gauge_is_read_on_each_scrape() -> None:
     metrics = Metrics("worker")
     used = [1]
     metrics.watch_pool("transactions", lambda: used[0], 10)
@@ -67,7 +67,7 @@ def test_a_pool_is_asked_at_each_scrape() -> None:
     assert sample("holdfast_db_pool_size", {"pool": "transactions"}) == 10
 
 
-async def test_the_watch_shows_what_waits_by_queue(bench: Bench) -> None:
+async def test_backlog_metrics_by_queue(bench: Bench) -> None:
     backlog, _ = backlog_metrics_of(bench)
     await bench.submit("echo", "echo", queue="slow", priority=3)
     await bench.submit("echo", queue="slow")
@@ -91,7 +91,7 @@ async def test_the_watch_shows_what_waits_by_queue(bench: Bench) -> None:
     assert bench.count("holdfast_oldest_due_age_seconds", queue="default") == 0
 
 
-async def test_the_watch_counts_no_further_than_its_cap(bench: Bench) -> None:
+async def test_backlog_counts_stop_at_the_cap(bench: Bench) -> None:
     for priority in (0, 5):
         await bench.submit(*["echo"] * 30, priority=priority)
     backlog = await bench.store.backlog(20)
@@ -101,7 +101,7 @@ async def test_the_watch_counts_no_further_than_its_cap(bench: Bench) -> None:
     assert [depth.queued for depth in backlog.queues] == [20]
 
 
-async def test_the_watch_counts_dead_letters(bench: Bench) -> None:
+async def test_backlog_metrics_count_dead_letters(bench: Bench) -> None:
     backlog, _ = backlog_metrics_of(bench)
     await backlog.refresh()
     assert bench.count("holdfast_dead_letter_tasks") == 0
@@ -114,7 +114,7 @@ async def test_the_watch_counts_dead_letters(bench: Bench) -> None:
     assert bench.count("holdfast_dead_letter_tasks") == 1
 
 
-async def test_the_watch_shows_refused_writes_of_workers_that_are_gone(bench: Bench) -> None:
+async def test_stale_write_number_includes_writes_of_dead_workers(bench: Bench) -> None:
     backlog, _ = backlog_metrics_of(bench)
     await backlog.refresh()
     assert bench.count("holdfast_stale_write_number") == 0
@@ -126,7 +126,7 @@ async def test_the_watch_shows_refused_writes_of_workers_that_are_gone(bench: Be
     assert bench.count("holdfast_stale_write_number") == 1
 
 
-async def test_of_more_queues_than_can_be_told_apart_the_rest_is_one(bench: Bench) -> None:
+async def test_queues_beyond_the_limit_share_one_label(bench: Bench) -> None:
     backlog, _ = backlog_metrics_of(bench)
     for number in range(103):
         await bench.submit("echo", queue=f"q{number:03}")
@@ -139,30 +139,30 @@ async def test_of_more_queues_than_can_be_told_apart_the_rest_is_one(bench: Benc
     assert bench.count("holdfast_backlog_tasks", queue="other") == 0
 
 
-async def test_whoever_blocks_the_event_loop_is_seen(bench: Bench) -> None:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+async def test_blocking_call_shows_in_event_loop_lag(bench: Bench) -> None:
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     LoopLag(loops, bench.metrics)
-    beating = asyncio.create_task(loops.run())
+    running = asyncio.create_task(loops.run())
     lags = "holdfast_event_loop_lag_seconds_bucket"
     await until(lambda: bench.count(lags, le="+Inf") >= 1)
     assert bench.count(lags, le="0.25") == bench.count(lags, le="+Inf")
-    time.sleep(1.0)  # noqa: ASYNC251 (it blocks on purpose)
+    time.sleep(1.0)  # noqa: ASYNC251 - blocks deliberately
     await until(lambda: bench.count(lags, le="+Inf") > bench.count(lags, le="0.25"))
     assert not loops.stalled()
     loops.stop()
-    await beating
+    await running
 
 
-async def test_loops_show_when_they_last_did_well(bench: Bench) -> None:
-    loops = Loops(create_logger(stream=bench.log), bench.metrics)
+async def test_loop_last_success_is_exported(bench: Bench) -> None:
+    loops = LoopSupervisor(create_logger(stream=bench.log), bench.metrics)
     fail = asyncio.Event()
 
-    async def turn() -> None:
+    async def iteration() -> None:
         if fail.is_set():
             raise ValueError(UUID(int=0))
         await loops.sleep(0.01)
 
-    loops.add("dispatch", turn, stalled_seconds=9)
+    loops.add("dispatch", iteration, stalled_seconds=9)
     began = time.time()
     running = asyncio.create_task(loops.run())
     name = "holdfast_loop_last_success_timestamp_seconds"

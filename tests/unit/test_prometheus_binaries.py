@@ -1,4 +1,4 @@
-"""Where Prometheus comes from; with stand-ins for apt-get, dpkg and the programs themselves."""
+"""Find, unpack or build Prometheus, with fakes of apt-get, dpkg and its programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ done""",
 
 
 class Machine:
-    """A PATH with some programs of our own, and a user who is root or not."""
+    """A PATH with fake programs, and a user who may be root."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = directory / "calls"
@@ -50,7 +50,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_what_is_installed_is_used(machine: Machine) -> None:
+def test_installed_programs_are_used(machine: Machine) -> None:
     machine.add("prometheus")
     machine.add("promtool")
     found = binaries.prometheus(machine.cache)
@@ -59,7 +59,7 @@ def test_what_is_installed_is_used(machine: Machine) -> None:
     assert machine.builds == 0
 
 
-def test_the_package_is_unpacked_once_and_not_installed(machine: Machine) -> None:
+def test_package_is_unpacked_once_and_not_installed(machine: Machine) -> None:
     for name, script in SCRIPTS.items():
         machine.add(name, script)
     found = binaries.prometheus(machine.cache)
@@ -72,14 +72,16 @@ def test_the_package_is_unpacked_once_and_not_installed(machine: Machine) -> Non
     assert machine.builds == 0
 
 
-def test_it_is_built_where_the_package_cannot_be_had(machine: Machine) -> None:
+def test_built_from_source_without_the_package(machine: Machine) -> None:
     machine.add("apt-get", "exit 100")
     machine.add("dpkg", SCRIPTS["dpkg"])
     assert binaries.prometheus(machine.cache).promtool.name == "promtool-3.5.0"
     assert machine.builds == 1
 
 
-def test_it_is_built_for_who_is_not_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_from_source_for_other_users_than_root(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, script in SCRIPTS.items():
         machine.add(name, script)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -30,7 +30,7 @@ def test_importing_holdfast_loads_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", holdfast.__all__)
-def test_every_public_name_is_the_one_of_its_module(name: str) -> None:
+def test_public_names_are_those_of_their_modules(name: str) -> None:
     value = getattr(holdfast, name)
     assert value.__module__.startswith("holdfast.")
     assert getattr(sys.modules[value.__module__], name) is value
@@ -56,6 +56,6 @@ def test_type_checkers_see_exactly_the_public_names() -> None:
     assert sorted(seen) == holdfast.__all__
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = holdfast.nonsense  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Supervised loops: an error costs a pause, never the loop, and never in silence."""
+"""Supervised loops: an error is reported and causes a pause, and never ends the loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from waiting import until
 
 from holdfast.errors import Unavailable
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
@@ -29,26 +29,26 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def loops(log: io.StringIO, metrics: Metrics) -> Loops:
-    return Loops(create_logger(style="json", stream=log), metrics)
+def loops(log: io.StringIO, metrics: Metrics) -> LoopSupervisor:
+    return LoopSupervisor(create_logger(style="json", stream=log), metrics)
 
 
-class Turns:
-    """A turn that raises what it is told to, and counts itself."""
+class Iterations:
+    """An iteration that raises the given errors first, and counts its calls."""
 
-    def __init__(self, loops: Loops, *errors: BaseException) -> None:
+    def __init__(self, loops: LoopSupervisor, *errors: BaseException) -> None:
         self._loops = loops
         self._errors = list(errors)
-        self.taken = 0
+        self.calls = 0
 
     async def __call__(self) -> None:
-        self.taken += 1
+        self.calls += 1
         if self._errors:
             raise self._errors.pop(0)
         await self._loops.sleep(0.01)
 
 
-async def ended(loops: Loops, condition: Callable[[], bool]) -> None:
+async def ended(loops: LoopSupervisor, condition: Callable[[], bool]) -> None:
     running = asyncio.create_task(loops.run())
     await until(condition)
     loops.stop()
@@ -58,19 +58,19 @@ async def ended(loops: Loops, condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        Unavailable("Postgres is away"),
+        Unavailable("Postgres is unreachable"),
         RuntimeError("a bug"),
-        asyncio.CancelledError("somebody cancelled what the turn awaited"),
+        asyncio.CancelledError("something awaited was cancelled"),
         TimeoutError(),
     ],
     ids=repr,
 )
-async def test_an_error_costs_a_pause_and_is_told(
-    loops: Loops, log: io.StringIO, metrics: Metrics, error: BaseException
+async def test_failed_iteration_is_logged_counted_and_retried(
+    loops: LoopSupervisor, log: io.StringIO, metrics: Metrics, error: BaseException
 ) -> None:
-    turns = Turns(loops, error)
-    loops.add("work", turns, stalled_seconds=5)
-    await ended(loops, lambda: turns.taken >= 3)
+    iterations = Iterations(loops, error)
+    loops.add("work", iterations, stalled_seconds=5)
+    await ended(loops, lambda: iterations.calls >= 3)
     line = json.loads(log.getvalue().splitlines()[0])
     assert (line["event_name"], line["loop"]) == (EventName.LOOP_FAILED, "work")
     expected = ErrorCode.UNAVAILABLE if isinstance(error, Unavailable) else None
@@ -80,47 +80,47 @@ async def test_an_error_costs_a_pause_and_is_told(
     assert count("holdfast_loop_turns_total", labels) == 1
 
 
-async def test_a_failing_loop_harms_no_other_one(loops: Loops) -> None:
-    good, bad = Turns(loops), Turns(loops, *[RuntimeError()] * 100)
+async def test_failing_loop_does_not_slow_others(loops: LoopSupervisor) -> None:
+    good, bad = Iterations(loops), Iterations(loops, *[RuntimeError()] * 100)
     loops.add("good", good, stalled_seconds=5)
     loops.add("bad", bad, stalled_seconds=5)
-    await ended(loops, lambda: good.taken >= 20 and bad.taken >= 2)
-    assert bad.taken < good.taken
+    await ended(loops, lambda: good.calls >= 20 and bad.calls >= 2)
+    assert bad.calls < good.calls
 
 
-async def test_pauses_grow_while_errors_last(loops: Loops) -> None:
+async def test_pauses_grow_while_errors_last(loops: LoopSupervisor) -> None:
     started: list[float] = []
 
-    async def turn() -> None:
+    async def iteration() -> None:
         started.append(asyncio.get_running_loop().time())
-        raise Unavailable("away")
+        raise Unavailable("unreachable")
 
-    loops.add("work", turn, stalled_seconds=5)
+    loops.add("work", iteration, stalled_seconds=5)
     await ended(loops, lambda: len(started) == 4)
     pauses = [later - earlier for earlier, later in pairwise(started)]
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 
-async def test_readiness_is_progress_not_life(loops: Loops) -> None:
-    let_go = asyncio.Event()
+async def test_readiness_requires_progress(loops: LoopSupervisor) -> None:
+    released = asyncio.Event()
 
-    async def turn() -> None:
-        await let_go.wait()
+    async def iteration() -> None:
+        await released.wait()
         await loops.sleep(0.01)
 
-    loops.add("work", turn, stalled_seconds=0.05)
+    loops.add("work", iteration, stalled_seconds=0.05)
     assert loops.stalled() == {"work": "not started"}
     running = asyncio.create_task(loops.run())
-    await until(lambda: "still in its turn" in loops.stalled().get("work", ""))
-    let_go.set()
+    await until(lambda: "iteration still running" in loops.stalled().get("work", ""))
+    released.set()
     await until(lambda: loops.stalled() == {})
     loops.stop()
     await running
 
 
-async def test_a_stalled_loop_says_what_fails(loops: Loops) -> None:
-    turns = Turns(loops, *[Unavailable("cannot reach Postgres")] * 3)
-    loops.add("work", turns, stalled_seconds=0.05)
+async def test_stalled_loop_reports_its_last_error(loops: LoopSupervisor) -> None:
+    iterations = Iterations(loops, *[Unavailable("cannot reach Postgres")] * 3)
+    loops.add("work", iterations, stalled_seconds=0.05)
     running = asyncio.create_task(loops.run())
     await until(lambda: "cannot reach Postgres" in loops.stalled().get("work", ""))
     await until(lambda: loops.stalled() == {})
@@ -128,12 +128,12 @@ async def test_a_stalled_loop_says_what_fails(loops: Loops) -> None:
     await running
 
 
-async def test_stop_ends_every_sleep_at_once(loops: Loops) -> None:
-    async def turn() -> None:
+async def test_stop_ends_every_sleep(loops: LoopSupervisor) -> None:
+    async def iteration() -> None:
         await loops.sleep(60)
 
-    loops.add("one", turn, stalled_seconds=5)
-    loops.add("two", turn, stalled_seconds=5)
+    loops.add("one", iteration, stalled_seconds=5)
+    loops.add("two", iteration, stalled_seconds=5)
     running = asyncio.create_task(loops.run())
     await until(lambda: loops.stalled() == {})
     loops.stop()
@@ -142,17 +142,17 @@ async def test_stop_ends_every_sleep_at_once(loops: Loops) -> None:
     assert loops.stopping
 
 
-async def test_a_cancellation_from_outside_ends_the_loops(loops: Loops) -> None:
-    turns = Turns(loops)
-    loops.add("work", turns, stalled_seconds=5)
+async def test_cancellation_from_outside_ends_the_loops(loops: LoopSupervisor) -> None:
+    iterations = Iterations(loops)
+    loops.add("work", iterations, stalled_seconds=5)
     running = asyncio.create_task(loops.run())
-    await until(lambda: turns.taken > 0)
+    await until(lambda: iterations.calls > 0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-async def test_waiting_for_an_event_says_whether_it_came() -> None:
+async def test_wait_for_event_returns_whether_it_was_set() -> None:
     event = asyncio.Event()
     assert not await wait_for_event(event, 0.01)
     assert not await wait_for_event(event, -1)

@@ -1,4 +1,4 @@
-"""The drawing of a trace: golden text, and whatever spans there may be."""
+"""The drawing of a trace: golden text, and arbitrary spans."""
 
 from __future__ import annotations
 
@@ -113,24 +113,24 @@ def retried_after_a_kill() -> list[Span]:
     ]
 
 
-def test_a_task_retried_after_a_kill_at_80_columns() -> None:
+def test_task_retried_after_a_kill_at_80_columns() -> None:
     assert draw(retried_after_a_kill(), 80) == GOLDEN
 
 
-def test_colours_are_all_that_a_terminal_gets_in_addition() -> None:
+def test_terminal_output_adds_only_colours() -> None:
     coloured = draw(retried_after_a_kill(), 80, colour=True)
     assert re.sub(r"\x1b\[\d+m", "", coloured) == GOLDEN
     red = [line for line in coloured.splitlines() if line.startswith("\x1b[31m")]
     assert any("process default #1" in line for line in red)
 
 
-def test_a_narrow_terminal_gets_numbers_without_bars() -> None:
+def test_narrow_terminal_gets_numbers_without_bars() -> None:
     narrow = draw(retried_after_a_kill(), 50)
     assert "━" not in narrow
     assert "process default #2" in narrow
 
 
-def test_the_order_of_the_spans_is_the_same_whatever_came_first() -> None:
+def test_drawing_does_not_depend_on_the_order_of_spans() -> None:
     assert draw(retried_after_a_kill()[::-1], 80) == GOLDEN
 
 
@@ -138,15 +138,15 @@ def test_no_spans() -> None:
     assert draw([], 80) == "no spans"
 
 
-def test_what_moves_the_cursor_is_not_printed() -> None:
+def test_control_characters_are_not_printed() -> None:
     drawn = draw([_span("evil\x1b[2J\nname\r", "api", 0, 1)], 80)
     assert "evil?[2J?name?" in drawn
     assert "\x1b" not in drawn
 
 
-def test_a_span_without_its_parent_and_a_circle_are_shown_all_the_same() -> None:
+def test_orphans_and_parent_cycles_are_drawn() -> None:
     spans = [
-        _span("orphan", "api", 5, 1, "orphan", "nobody"),
+        _span("orphan", "api", 5, 1, "orphan", "missing"),
         _span("hen", "api", 1, 1, "hen", "egg"),
         _span("egg", "api", 2, 1, "egg", "hen"),
         _span("own parent", "api", 3, 1, "self", "self"),
@@ -155,7 +155,7 @@ def test_a_span_without_its_parent_and_a_circle_are_shown_all_the_same() -> None
     assert names == [("orphan", 0), ("hen", 0), ("egg", 1), ("own parent", 0)]
 
 
-def test_the_family_of_a_task_in_a_trace_of_many() -> None:
+def test_spans_of_one_task_in_a_trace_of_many() -> None:
     spans = [
         _span("order", "shop", 0, 9, "order"),
         _span("create default", "api", 1, 1, "one", "order"),
@@ -169,7 +169,7 @@ def test_the_family_of_a_task_in_a_trace_of_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "told"),
+    ("microseconds", "expected"),
     [
         (0, "0 µs"),
         (999, "999 µs"),
@@ -181,12 +181,12 @@ def test_the_family_of_a_task_in_a_trace_of_many() -> None:
         (3650 * 86_400_000_000, "3650d"),
     ],
 )
-def test_times(microseconds: int, told: str) -> None:
-    assert short_time(microseconds) == told
+def test_times(microseconds: int, expected: str) -> None:
+    assert short_time(microseconds) == expected
 
 
 @given(st.integers(0, 9_000 * 86_400_000_000))
-def test_a_time_always_fits_its_column(microseconds: int) -> None:
+def test_duration_fits_its_column(microseconds: int) -> None:
     assert len(short_time(microseconds)) <= 7
 
 
@@ -220,7 +220,7 @@ def test_any_spans_are_drawn_within_the_width(spans: list[Span], width: int) -> 
 
 @SLOW
 @given(st.lists(SPANS, max_size=8))
-def test_the_tree_has_every_span_once_below_its_parent(spans: list[Span]) -> None:
+def test_tree_has_every_span_once_below_its_parent(spans: list[Span]) -> None:
     branches = tree(spans)
     assert sorted(id(branch.span) for branch in branches) == sorted(map(id, spans))
     path: list[Span] = []
@@ -249,7 +249,7 @@ def test_every_span_has_one_row(spans: list[Span]) -> None:
     assert [drawn.count(f"<{number}>") for number in range(len(named))] == [1] * len(named)
 
 
-def test_a_tree_of_any_depth() -> None:
+def test_tree_of_any_depth() -> None:
     chain = [
         _span(f"<{depth}>", "api", depth, 1, f"{depth}", f"{depth - 1}") for depth in range(400)
     ]

@@ -1,4 +1,4 @@
-"""Group commit of ends: each is answered, whatever happens to its neighbours or the wire."""
+"""Group commit of ends: every end is answered despite failures of its batch or connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from holdfast.worker.finisher import Finisher
 
 
 class WatchedStore(Store):
-    """Counts what it sends, and raises once what it is told to."""
+    """A store that records the sizes of its batches and raises ``error`` once, if set."""
 
     sizes: list[int]
     error: BaseException | None = None
@@ -54,7 +54,7 @@ def success(grant: Grant, result: str = '{"ok": true}') -> Success:
     return Success(grant.task_id, grant.epoch, result)
 
 
-async def test_ends_that_come_together_share_a_statement(bench: Bench) -> None:
+async def test_concurrent_ends_share_a_statement(bench: Bench) -> None:
     worker = await bench.registered()
     grants = await bench.claimed(*["a"] * 600, worker=worker)
     async with finishing(bench, worker) as (finisher, store):
@@ -72,7 +72,7 @@ async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
         success(grants[0]),
         Failure(grants[1].task_id, grants[1].epoch, Reason.FAILED, 60.0),
         Failure(grants[2].task_id, grants[2].epoch, Reason.DISCARDED),
-        Failure(grants[3].task_id, grants[3].epoch, Reason.HANDED_BACK),
+        Failure(grants[3].task_id, grants[3].epoch, Reason.RELEASED),
     ]
     async with finishing(bench, worker) as (finisher, _):
         answers = await asyncio.gather(*map(finisher.settle, ends))
@@ -81,7 +81,7 @@ async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("guilty", [0, 3, 6])
-async def test_a_result_that_cannot_be_stored_harms_no_neighbour(bench: Bench, guilty: int) -> None:
+async def test_unstorable_result_does_not_affect_its_batch(bench: Bench, guilty: int) -> None:
     worker = await bench.registered()
     grants = await bench.claimed(*["a"] * 7, worker=worker, max_attempts=1)
     ends = [success(grant) for grant in grants]
@@ -94,7 +94,7 @@ async def test_a_result_that_cannot_be_stored_harms_no_neighbour(bench: Bench, g
     assert (await bench.error(grants[guilty].task_id))["message"] == "result not storable"
 
 
-async def test_an_error_that_cannot_be_stored_still_ends_its_attempt(bench: Bench) -> None:
+async def test_unstorable_error_detail_still_ends_its_attempt(bench: Bench) -> None:
     worker = await bench.registered()
     grants = await bench.claimed("a", "b", worker=worker, max_attempts=1)
     ends = [Failure(g.task_id, g.epoch, Reason.FAILED, 0.0, '{"error": 1}') for g in grants]
@@ -106,7 +106,7 @@ async def test_an_error_that_cannot_be_stored_still_ends_its_attempt(bench: Benc
     assert details == [None, {"error": 1}]
 
 
-async def test_a_lost_reply_is_settled_by_the_same_statement(bench: Bench) -> None:
+async def test_lost_reply_is_settled_by_resending_the_statement(bench: Bench) -> None:
     worker = await bench.registered()
     done, retried = await bench.claimed("a", "b", worker=worker)
     async with wire_to(bench.settings.database_url) as wire:
@@ -126,7 +126,7 @@ async def test_a_lost_reply_is_settled_by_the_same_statement(bench: Bench) -> No
     assert (await bench.story(retried.task_id)).task.attempt == 1
 
 
-async def test_ends_wait_for_postgres_to_come_back(bench: Bench) -> None:
+async def test_ends_wait_until_postgres_is_back(bench: Bench) -> None:
     worker = await bench.registered()
     first, second, third = await bench.claimed("a", "b", "c", worker=worker)
     async with (
@@ -142,7 +142,7 @@ async def test_ends_wait_for_postgres_to_come_back(bench: Bench) -> None:
         assert all(answer.done for answer in await waiting)
 
 
-async def test_what_is_no_longer_ours_is_refused_and_witnessed(bench: Bench) -> None:
+async def test_stale_end_is_refused_and_recorded(bench: Bench) -> None:
     worker = await bench.registered()
     (grant,) = await bench.claimed("a", worker=worker)
     async with finishing(bench, uuid4()) as (finisher, _):
@@ -173,7 +173,9 @@ async def test_two_ends_of_one_task_are_both_answered(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError()], ids=repr)
-async def test_a_bug_costs_its_batch_never_the_finisher(bench: Bench, error: BaseException) -> None:
+async def test_unexpected_exception_fails_only_its_batch(
+    bench: Bench, error: BaseException
+) -> None:
     worker = await bench.registered()
     first, second = await bench.claimed("a", "b", worker=worker)
     async with finishing(bench, worker) as (finisher, store):
@@ -184,7 +186,7 @@ async def test_a_bug_costs_its_batch_never_the_finisher(bench: Bench, error: Bas
     assert EventName.FINISH_FAILED in bench.logged()
 
 
-async def test_an_end_that_nobody_waits_for_any_more_is_sent_all_the_same(bench: Bench) -> None:
+async def test_end_is_sent_even_if_its_caller_was_cancelled(bench: Bench) -> None:
     worker = await bench.registered()
     (grant,) = await bench.claimed("a", worker=worker)
     async with finishing(bench, worker) as (finisher, _):
@@ -194,14 +196,14 @@ async def test_an_end_that_nobody_waits_for_any_more_is_sent_all_the_same(bench:
     assert await bench.state(grant.task_id) is State.SUCCEEDED
 
 
-async def test_a_worker_whose_ends_are_never_answered_says_so(bench: Bench) -> None:
+async def test_unanswered_ends_are_reported_as_stalled(bench: Bench) -> None:
     worker = await bench.registered()
     grants = await bench.claimed("a", "a", worker=worker)
     bench.sql("ALTER TABLE effects RENAME TO elsewhere")
     async with finishing(bench, worker) as (finisher, _):
         with pytest.raises(RuntimeError, match="finish failed"):
             await finisher.settle(success(grants[0]))
-        assert finisher.stalled(60.0) == {}, "it may be a moment's trouble"
+        assert finisher.stalled(60.0) == {}, "a short failure is not reported"
         assert "effects" in finisher.stalled(-1.0)["finish"]
         bench.sql("ALTER TABLE elsewhere RENAME TO effects")
         assert (await finisher.settle(success(grants[1]))).done

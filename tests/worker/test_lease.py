@@ -1,4 +1,4 @@
-"""A worker's own account of its lease: it is over before the database's is."""
+"""A worker's view of its lease, which expires before the lease in the database."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from holdfast.worker.lease import Lease
 SECONDS = 60.0
 
 
-async def test_it_is_held_from_the_first_answer_on() -> None:
+async def test_lease_is_held_from_the_first_answered_heartbeat() -> None:
     lease = Lease(SECONDS)
     assert not lease.held
     lease.renew(time.monotonic())
     assert lease.held
 
 
-async def test_it_runs_from_the_sending_of_the_heartbeat() -> None:
+async def test_lease_runs_from_when_the_heartbeat_was_sent() -> None:
     lease = Lease(SECONDS)
     lease.renew(time.monotonic() - SECONDS + 0.05)
     assert lease.held
@@ -26,13 +26,13 @@ async def test_it_runs_from_the_sending_of_the_heartbeat() -> None:
     assert not lease.held
 
 
-async def test_an_answer_that_comes_after_its_time_renews_nothing() -> None:
+async def test_late_reply_does_not_renew_the_lease() -> None:
     lease = Lease(SECONDS)
     lease.renew(time.monotonic() - SECONDS)
     assert not lease.held
 
 
-async def test_who_is_dead_stays_dead() -> None:
+async def test_dead_lease_stays_dead() -> None:
     lease = Lease(SECONDS)
     lease.renew(time.monotonic())
     lease.lose()
@@ -41,10 +41,10 @@ async def test_who_is_dead_stays_dead() -> None:
     assert not lease.held
 
 
-async def test_whoever_waits_for_it_is_woken_by_any_word() -> None:
-    for word in (Lease.lose, lambda lease: lease.renew(time.monotonic())):
+async def test_waiters_wake_on_renewal_and_on_loss() -> None:
+    for change in (Lease.lose, lambda lease: lease.renew(time.monotonic())):
         lease = Lease(SECONDS)
         async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
             group.create_task(lease.wait(2 * SECONDS))
             await asyncio.sleep(0)
-            word(lease)
+            change(lease)

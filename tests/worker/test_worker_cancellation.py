@@ -1,4 +1,4 @@
-"""Handlers that are told to stop: by a cancel, by their timeout; and those that do not listen."""
+"""Cooperative cancellation of handlers by cancel and timeout, and handlers that ignore it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from holdfast.model.lifecycle import Reason, State
 Payload = dict[str, Any]
 
 
-async def test_a_cancel_stops_a_coroutine_at_its_next_await(bench: Bench) -> None:
-    told: list[Any] = []
+async def test_cancel_stops_a_coroutine_at_its_next_await(bench: Bench) -> None:
+    stops: list[Any] = []
 
     @bench.registry.task("endless")
     async def endless(ctx: Context, payload: Payload) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            told.append((ctx.cancelled, ctx.cancel_reason))
+            stops.append((ctx.cancelled, ctx.cancel_reason))
 
     (task_id,) = await bench.offer("endless")
     async with bench.worker():
@@ -32,12 +32,12 @@ async def test_a_cancel_stops_a_coroutine_at_its_next_await(bench: Bench) -> Non
         (answer,) = await bench.store.cancel([task_id], "api:test")
         assert (answer.done, answer.state) == (True, State.RUNNING)
         await bench.until_state(task_id, State.CANCELLED)
-    assert told == [(True, StopReason.CANCEL_REQUESTED)]
+    assert stops == [(True, StopReason.CANCEL_REQUESTED)]
     assert (await bench.story(task_id)).effect is None
     assert (await bench.reasons(task_id))[-2:] == [Reason.CANCEL_REQUESTED, Reason.CANCELLED]
 
 
-async def test_a_cancel_that_comes_too_late_changes_nothing(bench: Bench) -> None:
+async def test_cancel_after_the_handler_succeeded_changes_nothing(bench: Bench) -> None:
     @bench.registry.task("stubborn")
     async def stubborn(ctx: Context, payload: Payload) -> str:
         try:
@@ -56,13 +56,13 @@ async def test_a_cancel_that_comes_too_late_changes_nothing(bench: Bench) -> Non
     assert effect.result == "done all the same"
 
 
-async def test_a_cancel_ends_the_retries_of_a_failing_handler(bench: Bench) -> None:
+async def test_cancel_ends_the_retries_of_a_failing_handler(bench: Bench) -> None:
     @bench.registry.task("failing")
     async def failing(ctx: Context, payload: Payload) -> None:
         try:
             await ctx.wait_cancelled()
         except asyncio.CancelledError:
-            raise ValueError("and it fails in its clean-up") from None
+            raise ValueError("raised during clean-up") from None
 
     (task_id,) = await bench.offer("failing", max_attempts=9)
     async with bench.worker():
@@ -72,7 +72,7 @@ async def test_a_cancel_ends_the_retries_of_a_failing_handler(bench: Bench) -> N
     assert (await bench.reasons(task_id))[-1] is Reason.FAILED
 
 
-async def test_a_thread_that_listens_ends_soon(bench: Bench) -> None:
+async def test_cooperative_thread_ends_promptly(bench: Bench) -> None:
     ended = threading.Event()
 
     @bench.registry.task("listening")
@@ -88,7 +88,7 @@ async def test_a_thread_that_listens_ends_soon(bench: Bench) -> None:
         await until(ended.is_set)
 
 
-async def test_a_timeout_ends_the_attempt_and_the_next_one_may_succeed(bench: Bench) -> None:
+async def test_timed_out_attempt_is_retried(bench: Bench) -> None:
     @bench.registry.task("slow_at_first", backoff=Backoff(base_seconds=0.1, jitter=0))
     async def slow_at_first(ctx: Context, payload: Payload) -> float:
         if ctx.attempt == 1:
@@ -104,7 +104,9 @@ async def test_a_timeout_ends_the_attempt_and_the_next_one_may_succeed(bench: Be
     assert story.task.attempt == 2
     timed_out = next(event for event in story.events if event.reason is Reason.TIMED_OUT)
     claimed = next(event for event in story.events if event.reason is Reason.CLAIMED)
-    assert (timed_out.at - claimed.at).total_seconds() >= 0.25, "it starts before the claim"
+    assert (timed_out.at - claimed.at).total_seconds() >= 0.25, (
+        "the timeout starts before the claim"
+    )
     assert timed_out.detail == {"error": {"type": "Stopped", "message": "timed out"}}
 
 
@@ -119,46 +121,46 @@ async def test_timeouts_count_as_failures(bench: Bench) -> None:
     assert (await bench.reasons(task_id))[-1] is Reason.TIMED_OUT
 
 
-async def test_a_deaf_thread_keeps_its_slot_and_nothing_else(
-    bench: Bench, let_go: threading.Event
+async def test_uncooperative_thread_keeps_only_its_slot(
+    bench: Bench, released: threading.Event
 ) -> None:
-    @bench.registry.task("deaf")
-    def deaf(ctx: Context, payload: Payload) -> str:
-        let_go.wait(60)
+    @bench.registry.task("uncooperative")
+    def uncooperative(ctx: Context, payload: Payload) -> str:
+        released.wait(60)
         return "too late"
 
     @bench.registry.task("quick")
     async def quick(ctx: Context, payload: Payload) -> None: ...
 
-    (deaf_id,) = await bench.offer("deaf", timeout_seconds=0.1, max_attempts=1)
+    (uncooperative_id,) = await bench.offer("uncooperative", timeout_seconds=0.1, max_attempts=1)
     async with bench.worker(worker_concurrency=2) as worker:
-        await bench.until_state(deaf_id, State.FAILED)
+        await bench.until_state(uncooperative_id, State.FAILED)
         others = await bench.offer(*["quick"] * 3)
         await bench.until_state(others, State.SUCCEEDED)
         await until(lambda: worker.slots.free == 1)
-        let_go.set()
+        released.set()
         await until(lambda: worker.slots.free == 2)
-    assert (await bench.reasons(deaf_id))[-1] is Reason.TIMED_OUT
-    assert (await bench.story(deaf_id)).effect is None
+    assert (await bench.reasons(uncooperative_id))[-1] is Reason.TIMED_OUT
+    assert (await bench.story(uncooperative_id)).effect is None
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 
-async def test_a_deaf_coroutine_is_taken_back_and_fenced_off(bench: Bench) -> None:
-    let_go = asyncio.Event()
+async def test_uncooperative_coroutine_is_reclaimed_and_fenced(bench: Bench) -> None:
+    released = asyncio.Event()
 
-    @bench.registry.task("deaf", backoff=Backoff(base_seconds=0.1, jitter=0))
-    async def deaf(ctx: Context, payload: Payload) -> int:
-        while ctx.attempt == 1 and not let_go.is_set():
+    @bench.registry.task("uncooperative", backoff=Backoff(base_seconds=0.1, jitter=0))
+    async def uncooperative(ctx: Context, payload: Payload) -> int:
+        while ctx.attempt == 1 and not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
         return ctx.attempt
 
-    (task_id,) = await bench.submit("deaf", timeout_seconds=0.2)
+    (task_id,) = await bench.submit("uncooperative", timeout_seconds=0.2)
     async with bench.scheduler(timeout_grace_seconds=0.2), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-        let_go.set()
+        released.set()
         await until(lambda: bench.count("holdfast_stale_writes_refused_total") == 1)
     story = await bench.story(task_id)
     assert story.effect is not None

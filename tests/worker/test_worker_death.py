@@ -1,4 +1,4 @@
-"""A worker that lost its lease, or its mind: what the heartbeat's comparison finds and mends."""
+"""Workers that lost their lease, and what the heartbeat reconciles."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _WAITS_FOR_A_LOCK = """SELECT count(*) FROM pg_stat_activity
 
 
 def register_endless(bench: Bench) -> list[StopReason | None]:
-    """A handler that ends only when told to; returns why each one was."""
-    told: list[StopReason | None] = []
+    """Register a handler that runs until stopped; return the list of its stop reasons."""
+    reasons: list[StopReason | None] = []
 
     @bench.registry.task("endless")
     async def endless(ctx: Context, payload: Payload) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            told.append(ctx.cancel_reason)
+            reasons.append(ctx.cancel_reason)
 
-    return told
+    return reasons
 
 
-async def test_an_incarnation_marked_dead_stops_and_says_so(bench: Bench) -> None:
-    told = register_endless(bench)
+async def test_incarnation_marked_dead_stops_with_its_exit_code(bench: Bench) -> None:
+    reasons = register_endless(bench)
     ids = await bench.offer("endless", "endless")
     async with bench.incarnation() as (worker, running):
         await bench.until_state(ids, State.RUNNING)
         bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
         assert await running == EXIT_DEAD
-    assert told == [StopReason.LEASE_LOST] * 2
+    assert reasons == [StopReason.LEASE_LOST] * 2
     states = [await bench.state(task_id) for task_id in ids]
-    assert states == [State.RUNNING] * 2, "it writes nothing any more: a scheduler takes them"
+    assert states == [State.RUNNING] * 2, "a dead worker writes nothing: a scheduler reclaims them"
     taken = await bench.store.reclaim(10, "scheduler:test")
     assert {end.task_id for end in taken} == set(ids)
     assert all(end.owner == worker.id for end in taken)
 
 
-async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
-    told = register_endless(bench)
+async def test_marked_dead_while_a_claim_is_in_flight(bench: Bench) -> None:
+    reasons = register_endless(bench)
     async with wire_to(bench.settings.database_url) as wire:
         (task_id,) = await bench.submit("endless")
         wire.lose_reply_to(task_id.bytes)
@@ -66,32 +66,32 @@ async def test_dead_while_a_claim_is_on_its_way(bench: Bench) -> None:
             bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
             wire.heal()
             assert await running == EXIT_DEAD
-    assert told in ([], [StopReason.LEASE_LOST])
+    assert reasons in ([], [StopReason.LEASE_LOST])
     (end,) = await bench.store.reclaim(10, "scheduler:test")
     assert end.task_id == task_id
 
 
-async def test_what_is_granted_to_the_dead_is_dropped_and_told(bench: Bench) -> None:
-    """Found by storm, seed 70012: nobody told the span of such a claim (S13)."""
-    told = register_endless(bench)
+async def test_grants_to_a_dead_incarnation_are_dropped_and_recorded(bench: Bench) -> None:
+    """Regression, found by storm, seed 70012: such a claim had no span (S13)."""
+    reasons = register_endless(bench)
     (task_id,) = await bench.submit("endless")
     dispatched = await bench.store.dispatch(1, "scheduler:test")
     async with bench.incarnation() as (_, running):
-        with psycopg.connect(bench.settings.database_url) as beside:
-            beside.execute("SELECT FROM tasks FOR UPDATE")  # the claim waits for it
+        with psycopg.connect(bench.settings.database_url) as blocker:
+            blocker.execute("SELECT FROM tasks FOR UPDATE")  # blocks the claim
             await bench.queue.publish(dispatched.tasks)
             await until(lambda: bench.sql(_WAITS_FOR_A_LOCK) == [(1,)])
             bench.sql("UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'test'")
             await until(lambda: _DIES in bench.logged())
         assert await running == EXIT_DEAD
     assert await bench.state(task_id) is State.RUNNING
-    assert told == []
+    assert reasons == []
     assert bench.count("holdfast_attempts_claimed_total", queue="default") == 1
     assert bench.count("holdfast_leases_lost_total") == 1
 
 
-async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> None:
-    """Found by storm, seed 70012: what the dead claim is lost again and again (S9)."""
+async def test_nothing_is_claimed_while_the_lease_may_have_expired(bench: Bench) -> None:
+    """Regression, found by storm, seed 70012: claims of a dead worker are lost repeatedly (S9)."""
 
     @bench.registry.task("quick")
     async def quick(ctx: Context, payload: Payload) -> None:
@@ -103,8 +103,8 @@ async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> N
     over = "SELECT 1 FROM workers WHERE lease_expires_at < clock_timestamp()"
     async with bench.worker(lease_seconds=0.9, heartbeat_seconds=0.3):
         await bench.until_state(await bench.offer("quick"), State.SUCCEEDED)
-        with psycopg.connect(bench.settings.database_url) as beside:
-            beside.execute("SELECT FROM workers FOR UPDATE")  # no heartbeat comes through
+        with psycopg.connect(bench.settings.database_url) as blocker:
+            blocker.execute("SELECT FROM workers FOR UPDATE")  # blocks the heartbeat
             await until(lambda: bench.sql(over) == [(1,)])
             (task_id,) = await bench.offer("quick")
             await until(read)
@@ -114,10 +114,10 @@ async def test_nothing_is_claimed_while_the_lease_may_be_over(bench: Bench) -> N
     assert _DIES not in bench.logged()
 
 
-async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(
+async def test_lost_attempt_is_stopped_and_its_worker_continues(
     bench: Bench,
 ) -> None:
-    told = register_endless(bench)
+    reasons = register_endless(bench)
     (task_id, other) = await bench.offer("endless", "endless")
     async with bench.incarnation(shutdown_grace_seconds=0.1) as (worker, running):
         await bench.until_state([task_id, other], State.RUNNING)
@@ -125,7 +125,7 @@ async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(
             "UPDATE tasks SET state = 'SCHEDULED', epoch = epoch + 1, worker_id = NULL, "
             f"claim_token = NULL, due_at = clock_timestamp() + '1 hour' WHERE id = '{task_id}'"
         )
-        await until(lambda: told == [StopReason.LEASE_LOST])
+        await until(lambda: reasons == [StopReason.LEASE_LOST])
         assert await bench.state(other) is State.RUNNING
         assert bench.count("holdfast_leases_lost_total") == 1
         worker.stop()
@@ -133,7 +133,7 @@ async def test_an_attempt_that_was_taken_away_is_stopped_and_its_worker_goes_on(
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 
-async def test_a_task_that_is_ours_only_in_the_database_is_handed_back(bench: Bench) -> None:
+async def test_orphan_attempt_is_released_by_the_heartbeat(bench: Bench) -> None:
     async with bench.worker() as worker:
         await bench.claimed("any", "any", worker=worker.id)
         await until(lambda: bench.sql("SELECT 1 FROM tasks WHERE state = 'RUNNING'") == [])
@@ -141,7 +141,7 @@ async def test_a_task_that_is_ours_only_in_the_database_is_handed_back(bench: Be
     assert rows == [("SCHEDULED", 1, 1)] * 2
 
 
-async def test_the_present_attempts_are_never_taken_for_strays(bench: Bench) -> None:
+async def test_running_attempts_are_never_treated_as_orphans(bench: Bench) -> None:
     @bench.registry.task("short")
     async def short(ctx: Context, payload: Payload) -> None:
         await asyncio.sleep(0.02)
@@ -155,10 +155,10 @@ async def test_the_present_attempts_are_never_taken_for_strays(bench: Bench) -> 
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 
-async def test_a_lease_is_renewed_while_every_slot_and_every_transaction_is_busy(
+async def test_lease_is_renewed_while_all_slots_and_transactions_are_busy(
     bench: Bench,
 ) -> None:
-    told = register_endless(bench)
+    reasons = register_endless(bench)
 
     @bench.registry.task("holds_a_connection")
     async def holds_a_connection(ctx: Context, payload: Payload) -> None:
@@ -183,17 +183,17 @@ async def test_a_lease_is_renewed_while_every_slot_and_every_transaction_is_busy
         assert bench.sql("SELECT count(*) FROM workers WHERE dead_at IS NOT NULL") == [(0,)]
         worker.stop()
         assert await running == 0
-    assert told == [StopReason.SHUTTING_DOWN]
+    assert reasons == [StopReason.SHUTTING_DOWN]
 
 
-async def test_the_tasks_of_a_dead_worker_are_finished_by_the_living(bench: Bench) -> None:
+async def test_tasks_of_a_dead_worker_are_finished_by_others(bench: Bench) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
 
     (grant,) = await bench.claimed("counted")
     unread = await bench.offer("counted", "counted")
-    await bench.queue.set_generation("known")  # else all hints would be published again
+    await bench.queue.set_generation("known")  # otherwise all hints would be republished
     ghost = await bench.registered()
     await bench.queue.read(ghost, ["default"], 10, block_seconds=0.01)
     assert len(await bench.queue.read(ghost, ["default"], 10, block_seconds=0.01)) == 2
@@ -205,7 +205,7 @@ async def test_the_tasks_of_a_dead_worker_are_finished_by_the_living(bench: Benc
     assert Reason.LOST in [event.reason for event in story.events]
     for task_id in unread:
         task = (await bench.story(task_id)).task
-        assert (task.attempt, task.losses) == (1, 0), "the janitor gave its hint to the living"
+        assert (task.attempt, task.losses) == (1, 0), "its hint was drained to other workers"
 
 
 async def _only(bench: Bench, worker: UUID) -> bool:

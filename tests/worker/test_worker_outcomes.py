@@ -1,4 +1,4 @@
-"""How an attempt ends, by what its handler does: on a real worker, Postgres and Valkey."""
+"""Outcomes of attempts by the behaviour of their handlers, on real Postgres and Valkey."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Payload = dict[str, Any]
 BEGIN = [Reason.SUBMITTED, Reason.DISPATCHED, Reason.CLAIMED]
 
 
-async def test_what_a_handler_returns_is_its_effect(bench: Bench) -> None:
+async def test_return_value_of_a_handler_is_its_effect(bench: Bench) -> None:
     seen: dict[str, str] = {}
 
     @bench.registry.task("in_loop")
@@ -49,8 +49,8 @@ async def test_what_a_handler_returns_is_its_effect(bench: Bench) -> None:
     assert seen["in_thread"].startswith("handler")
 
 
-async def test_a_claim_sent_again_does_not_shorten_the_attempt(bench: Bench) -> None:
-    """Found by database_down_longer_than_lease: such an attempt was timed out while it ran."""
+async def test_resent_claim_does_not_shorten_the_attempt(bench: Bench) -> None:
+    """Regression, found by database_down_longer_than_lease: such attempts timed out early."""
     left: list[float] = []
 
     @bench.registry.task("slow")
@@ -61,7 +61,7 @@ async def test_a_claim_sent_again_does_not_shorten_the_attempt(bench: Bench) -> 
         wire_to(bench.settings.database_url) as wire,
         bench.worker(database_url=wire.url, lease_seconds=60.0),
     ):
-        await bench.until_state(await bench.offer("slow"), State.SUCCEEDED)  # it has its lease
+        await bench.until_state(await bench.offer("slow"), State.SUCCEEDED)  # the lease is held
         wire.down()
         (task_id,) = await bench.offer("slow", timeout_seconds=1.0)
         # Resent every 0.2 s: for longer than the attempt may take.
@@ -129,7 +129,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
-async def test_whatever_a_handler_raises_ends_its_attempt_alone(bench: Bench, plain: bool) -> None:
+async def test_any_exception_of_a_handler_ends_only_its_attempt(bench: Bench, plain: bool) -> None:
     async def handle(ctx: Context, payload: Payload) -> Any:
         return ENDS[payload["end"]]()
 
@@ -157,7 +157,7 @@ async def test_whatever_a_handler_raises_ends_its_attempt_alone(bench: Bench, pl
     assert EventName.ATTEMPT_CRASHED not in bench.logged()
 
 
-async def test_failures_are_retried_with_backoff_until_none_is_left(bench: Bench) -> None:
+async def test_failures_are_retried_with_backoff_up_to_the_maximum(bench: Bench) -> None:
     backoff = Backoff(base_seconds=0.2, factor=2, jitter=0)
 
     @bench.registry.task("flaky", backoff=backoff)
@@ -182,7 +182,7 @@ async def test_failures_are_retried_with_backoff_until_none_is_left(bench: Bench
     assert waits[1] >= 0.4
 
 
-async def test_a_handler_chooses_when_to_be_retried_and_when_never(bench: Bench) -> None:
+async def test_handler_chooses_the_retry_delay_or_discards(bench: Bench) -> None:
     @bench.registry.task("choosy")
     async def choosy(ctx: Context, payload: Payload) -> None:
         if "after" in payload:
@@ -208,7 +208,7 @@ async def test_a_handler_chooses_when_to_be_retried_and_when_never(bench: Bench)
     assert await bench.error(hopeless) == {"type": "Discard", "message": "hopeless"}
 
 
-async def test_a_name_unknown_here_is_left_to_other_workers(bench: Bench) -> None:
+async def test_task_without_a_handler_here_is_left_to_other_workers(bench: Bench) -> None:
     (task_id,) = await bench.offer("from_a_newer_release")
     async with bench.worker():
         await bench.until_state(task_id, State.SCHEDULED)
@@ -218,27 +218,27 @@ async def test_a_name_unknown_here_is_left_to_other_workers(bench: Bench) -> Non
     assert (await bench.error(task_id))["type"] == "UnknownName"
 
 
-async def test_a_handler_that_claims_to_have_lost_its_task_gives_it_back(bench: Bench) -> None:
+async def test_task_lost_raised_by_mistake_releases_the_task(bench: Bench) -> None:
     @bench.registry.task("mistaken")
     async def mistaken(ctx: Context, payload: Payload) -> None:
         if ctx.attempt == 1:
-            raise TaskLost("so it thinks")
+            raise TaskLost("raised by mistake")
 
     (task_id,) = await bench.submit("mistaken")
     async with bench.scheduler(), bench.worker():
         await bench.until_state(task_id, State.SUCCEEDED)
-    assert Reason.HANDED_BACK in await bench.reasons(task_id)
+    assert Reason.RELEASED in await bench.reasons(task_id)
 
 
-async def test_a_worker_runs_no_more_than_its_slots(bench: Bench) -> None:
-    running, peak, let_go = 0, 0, asyncio.Event()
+async def test_worker_runs_no_more_handlers_than_slots(bench: Bench) -> None:
+    running, peak, released = 0, 0, asyncio.Event()
 
     @bench.registry.task("slow")
     async def slow(ctx: Context, payload: Payload) -> None:
         nonlocal running, peak
         running += 1
         peak = max(peak, running)
-        await let_go.wait()
+        await released.wait()
         running -= 1
 
     ids = await bench.offer(*["slow"] * 10)
@@ -246,7 +246,7 @@ async def test_a_worker_runs_no_more_than_its_slots(bench: Bench) -> None:
         await until(lambda: running == 3)
         states = [await bench.state(task_id) for task_id in ids]
         assert (states.count(State.RUNNING), states.count(State.QUEUED)) == (3, 7)
-        let_go.set()
+        released.set()
         await bench.until_state(ids, State.SUCCEEDED)
     assert peak == 3
 
@@ -273,7 +273,7 @@ async def _empty(bench: Bench) -> bool:
     return bool(await bench.queue._redis.xlen("holdfast:hints:default") == 0)
 
 
-async def test_a_claim_whose_reply_is_lost_is_settled_under_its_token(bench: Bench) -> None:
+async def test_claim_with_lost_reply_is_settled_by_its_token(bench: Bench) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
@@ -289,7 +289,7 @@ async def test_a_claim_whose_reply_is_lost_is_settled_under_its_token(bench: Ben
     assert EventName.CLAIM_RESENT in bench.logged()
 
 
-async def test_an_ack_whose_reply_is_lost_makes_no_second_attempt(bench: Bench) -> None:
+async def test_ack_with_lost_reply_causes_no_second_attempt(bench: Bench) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
@@ -306,7 +306,7 @@ async def test_an_ack_whose_reply_is_lost_makes_no_second_attempt(bench: Bench) 
     assert await bench.reasons(task_id) == [*BEGIN, Reason.SUCCEEDED]
 
 
-async def test_hints_whose_reply_was_lost_are_read_again(bench: Bench) -> None:
+async def test_hints_with_lost_reply_are_read_again(bench: Bench) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
@@ -324,7 +324,7 @@ async def test_hints_whose_reply_was_lost_are_read_again(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("server", ["postgres", "redis"])
-async def test_work_goes_on_when_a_server_comes_back(bench: Bench, server: str) -> None:
+async def test_work_resumes_when_a_server_is_back(bench: Bench, server: str) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         return ctx.attempt
@@ -332,7 +332,7 @@ async def test_work_goes_on_when_a_server_comes_back(bench: Bench, server: str) 
     url = bench.settings.database_url if server == "postgres" else bench.settings.redis_url
     field = "database_url" if server == "postgres" else "redis_url"
     async with wire_to(url) as wire:
-        # A hint that is lost with its connection waits for its deadline.
+        # A hint lost with its connection is republished at its deadline.
         away = {field: wire.url, "hint_deadline_seconds": 1.0}
         async with bench.scheduler(**away) as scheduler, bench.worker(**away) as worker:
             before = await bench.submit(*["counted"] * 20)
@@ -351,7 +351,7 @@ async def test_work_goes_on_when_a_server_comes_back(bench: Bench, server: str) 
     assert bench.sql("SELECT count(*) FROM effects") == [(60,)]
 
 
-async def test_redis_may_forget_everything_under_load(bench: Bench) -> None:
+async def test_hint_loss_under_load_loses_no_task(bench: Bench) -> None:
     @bench.registry.task("counted")
     async def counted(ctx: Context, payload: Payload) -> int:
         await asyncio.sleep(0.01)

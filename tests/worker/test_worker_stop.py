@@ -1,4 +1,4 @@
-"""A graceful stop: nothing new, what runs may end, the rest is handed back, and it does end."""
+"""Graceful stop: nothing starts, running handlers get the grace, the rest is released."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def dead_reason(bench: Bench, worker: Worker) -> str | None:
     return str(reason) if reason else None
 
 
-async def test_running_handlers_may_end_within_the_grace(bench: Bench) -> None:
-    let_go = asyncio.Event()
+async def test_running_handlers_may_finish_within_the_grace(bench: Bench) -> None:
+    released = asyncio.Event()
 
     @bench.registry.task("slow")
     async def slow(ctx: Context, payload: Payload) -> bool:
-        await let_go.wait()
+        await released.wait()
         return ctx.cancelled
 
     (task_id,) = await bench.offer("slow")
@@ -39,17 +39,17 @@ async def test_running_handlers_may_end_within_the_grace(bench: Bench) -> None:
         worker.stop()
         (later,) = await bench.offer("slow")
         await until(lambda: not bench.sql("SELECT 1 FROM tasks WHERE state = 'SCHEDULED'"))
-        let_go.set()
+        released.set()
         assert await running == 0
     story = await bench.story(task_id)
     assert story.effect is not None
-    assert story.effect.result is False, "it was not told to stop"
-    assert await bench.state(later) is State.QUEUED, "nothing new was begun"
+    assert story.effect.result is False, "no stop was requested"
+    assert await bench.state(later) is State.QUEUED, "nothing was started"
     assert dead_reason(bench, worker) == "stopped"
 
 
-async def test_what_outlives_the_grace_is_handed_back_at_no_cost(
-    bench: Bench, let_go: threading.Event
+async def test_attempts_outliving_the_grace_are_released_without_a_failure(
+    bench: Bench, released: threading.Event
 ) -> None:
     reasons: list[StopReason | None] = []
 
@@ -67,11 +67,11 @@ async def test_what_outlives_the_grace_is_handed_back_at_no_cost(
         except asyncio.CancelledError:
             raise ConnectionError("closed while cleaning up") from None
 
-    @bench.registry.task("deaf")
-    def deaf(ctx: Context, payload: Payload) -> None:
-        let_go.wait(60)
+    @bench.registry.task("uncooperative")
+    def uncooperative(ctx: Context, payload: Payload) -> None:
+        released.wait(60)
 
-    ids = await bench.offer("endless", "fails_when_stopped", "deaf", max_attempts=1)
+    ids = await bench.offer("endless", "fails_when_stopped", "uncooperative", max_attempts=1)
     async with bench.incarnation(shutdown_grace_seconds=0.1) as (worker, running):
         await bench.until_state(ids, State.RUNNING)
         worker.stop()
@@ -81,11 +81,11 @@ async def test_what_outlives_the_grace_is_handed_back_at_no_cost(
         assert (task.state, task.attempt, task.handed_back) == (State.SCHEDULED, 1, 1)
     assert (await bench.error(ids[1]))["message"] == "closed while cleaning up"
     assert reasons == [StopReason.SHUTTING_DOWN]
-    assert not let_go.is_set()
+    assert not released.is_set()
     assert bench.sql("SELECT count(*) FROM stale_writes") == [(0,)]
 
 
-async def test_a_handed_back_task_is_finished_by_another_worker(bench: Bench) -> None:
+async def test_released_task_is_finished_by_another_worker(bench: Bench) -> None:
     @bench.registry.task("slow_at_first")
     async def slow_at_first(ctx: Context, payload: Payload) -> int:
         if ctx.attempt == 1:
@@ -107,31 +107,31 @@ async def _no_consumers(bench: Bench) -> bool:
     return await bench.queue.consumers("default") == []
 
 
-async def test_a_handler_that_refuses_to_be_cancelled_cannot_keep_the_worker(
+async def test_handler_that_ignores_cancellation_cannot_block_the_stop(
     bench: Bench,
 ) -> None:
-    let_go = asyncio.Event()
+    released = asyncio.Event()
 
-    @bench.registry.task("deaf")
-    async def deaf(ctx: Context, payload: Payload) -> None:
-        while not let_go.is_set():
+    @bench.registry.task("uncooperative")
+    async def uncooperative(ctx: Context, payload: Payload) -> None:
+        while not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
 
-    (task_id,) = await bench.offer("deaf")
+    (task_id,) = await bench.offer("uncooperative")
     quick = {"shutdown_grace_seconds": 0.1, "statement_timeout_seconds": 0.5}
     async with bench.incarnation(**quick) as (worker, running):
         await bench.until_state(task_id, State.RUNNING)
         worker.stop()
         async with asyncio.timeout(10):
             assert await running == 0
-        let_go.set()
-    assert dead_reason(bench, worker) == "stopped", "a scheduler takes the task back at once"
+        released.set()
+    assert dead_reason(bench, worker) == "stopped", "a scheduler reclaims the task immediately"
 
 
-async def test_hints_read_while_stopping_go_to_others(bench: Bench) -> None:
+async def test_hints_read_while_stopping_are_requeued(bench: Bench) -> None:
     async with (
         wire_to(bench.settings.redis_url) as wire,
         bench.incarnation(redis_url=wire.url) as (worker, running),
@@ -158,7 +158,7 @@ async def _given(bench: Bench) -> bool:
     return bool(found["pending"])
 
 
-async def test_a_task_whose_claim_was_on_its_way_is_handed_back_unbegun(bench: Bench) -> None:
+async def test_grant_received_while_stopping_is_released_without_running(bench: Bench) -> None:
     begun: list[int] = []
 
     @bench.registry.task("counted")
@@ -179,12 +179,12 @@ async def test_a_task_whose_claim_was_on_its_way_is_handed_back_unbegun(bench: B
 
 
 @pytest.mark.parametrize("fault", ["down", "stall"])
-async def test_it_ends_without_postgres_too(bench: Bench, fault: str) -> None:
-    let_go = asyncio.Event()
+async def test_worker_stops_without_postgres(bench: Bench, fault: str) -> None:
+    released = asyncio.Event()
 
     @bench.registry.task("slow")
     async def slow(ctx: Context, payload: Payload) -> None:
-        await let_go.wait()
+        await released.wait()
 
     quick = {
         "shutdown_grace_seconds": 0.3,
@@ -200,7 +200,7 @@ async def test_it_ends_without_postgres_too(bench: Bench, fault: str) -> None:
         getattr(wire, fault)()
         (unclaimed,) = await bench.offer("slow")
         await until(lambda: EventName.CLAIM_RESENT in bench.logged())
-        let_go.set()
+        released.set()
         worker.stop()
         async with asyncio.timeout(20):
             assert await running == 0
@@ -209,7 +209,7 @@ async def test_it_ends_without_postgres_too(bench: Bench, fault: str) -> None:
     assert dead_reason(bench, worker) is None
 
 
-async def test_it_ends_without_redis_too(bench: Bench) -> None:
+async def test_worker_stops_without_redis(bench: Bench) -> None:
     async with wire_to(bench.settings.redis_url) as wire:
         quick = {"redis_url": wire.url, "connect_timeout_seconds": 0.3}
         async with bench.incarnation(**quick) as (worker, running):
@@ -221,7 +221,7 @@ async def test_it_ends_without_redis_too(bench: Bench) -> None:
     assert dead_reason(bench, worker) == "stopped"
 
 
-async def test_a_stop_before_the_beginning_is_obeyed(bench: Bench) -> None:
+async def test_stop_before_run_is_honoured(bench: Bench) -> None:
     nowhere = bench.quick(database_url="postgresql://x@127.0.0.1:1/x")
     worker = Worker(nowhere, bench.registry, bench.telemetry(nowhere, "worker"))
     running = asyncio.create_task(worker.run())
@@ -231,7 +231,7 @@ async def test_a_stop_before_the_beginning_is_obeyed(bench: Bench) -> None:
     assert await running == 0
 
 
-async def test_it_waits_for_postgres_to_begin(bench: Bench) -> None:
+async def test_worker_waits_for_postgres_to_start(bench: Bench) -> None:
     async with wire_to(bench.settings.database_url) as wire:
         wire.down()
         settings = bench.quick(database_url=wire.url)

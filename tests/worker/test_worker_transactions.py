@@ -1,4 +1,4 @@
-"""ctx.transaction() under a real worker: one COMMIT, and every way it can be lost."""
+"""ctx.transaction() in a real worker: one COMMIT, and every way to lose it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ async def bench(settings: Settings) -> AsyncIterator[Bench]:
 
 
 def register_order(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
-    """A handler that inserts an order, says so, and waits to be let go before it commits."""
-    inserted, let_go = asyncio.Event(), asyncio.Event()
+    """Register a handler that inserts an order; return its events ``inserted`` and ``released``."""
+    inserted, released = asyncio.Event(), asyncio.Event()
 
     @bench.registry.task("order", backoff=Backoff(base_seconds=0.1, jitter=0))
     async def order(ctx: Context, payload: Payload) -> str:
@@ -38,11 +38,11 @@ def register_order(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
             await tx.execute(INSERT, {"attempt": ctx.attempt})
             inserted.set()
             if ctx.attempt == 1:
-                await let_go.wait()
+                await released.wait()
             tx.result = {"attempt": ctx.attempt}
         return "ignored: the transaction's result is the effect"
 
-    return inserted, let_go
+    return inserted, released
 
 
 async def result(bench: Bench, task_id: Any) -> Any:
@@ -50,13 +50,13 @@ async def result(bench: Bench, task_id: Any) -> Any:
     return effect.result if effect else None
 
 
-async def test_one_commit_is_the_effect_and_the_success(bench: Bench) -> None:
-    inserted, let_go = register_order(bench)
+async def test_effect_and_success_are_one_commit(bench: Bench) -> None:
+    inserted, released = register_order(bench)
     (task_id,) = await bench.offer("order")
     async with bench.worker():
         await inserted.wait()
         assert bench.sql("SELECT * FROM orders") == []
-        let_go.set()
+        released.set()
         await bench.until_state(task_id, State.SUCCEEDED)
         succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
@@ -65,8 +65,8 @@ async def test_one_commit_is_the_effect_and_the_success(bench: Bench) -> None:
     assert EventName.FINISH_RESENT not in bench.logged()
 
 
-async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
-    inserted, let_go = register_order(bench)
+async def test_lost_lease_rolls_everything_back(bench: Bench) -> None:
+    inserted, released = register_order(bench)
     (task_id,) = await bench.offer("order")
     async with bench.worker(heartbeat_seconds=60, lease_seconds=180):
         await inserted.wait()
@@ -74,7 +74,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
             "UPDATE tasks SET state = 'SCHEDULED', epoch = epoch + 1, worker_id = NULL, "
             "claim_token = NULL"
         )
-        let_go.set()
+        released.set()
         lost = {"queue": "default", "name": "order", "outcome": "lost"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **lost) == 1)
         assert bench.sql("SELECT * FROM orders") == []
@@ -84,7 +84,7 @@ async def test_a_lost_lease_rolls_everything_back(bench: Bench) -> None:
     assert await result(bench, task_id) == {"attempt": 2}
 
 
-async def test_a_cancel_rolls_back(bench: Bench) -> None:
+async def test_cancel_rolls_back(bench: Bench) -> None:
     inserted, _ = register_order(bench)
     (task_id,) = await bench.offer("order")
     async with bench.worker():
@@ -94,7 +94,7 @@ async def test_a_cancel_rolls_back(bench: Bench) -> None:
     assert bench.sql("SELECT * FROM orders") == []
 
 
-async def test_a_stop_rolls_back_and_hands_back(bench: Bench) -> None:
+async def test_stop_rolls_back_and_releases(bench: Bench) -> None:
     inserted, _ = register_order(bench)
     (task_id,) = await bench.offer("order")
     async with bench.worker(shutdown_grace_seconds=0.1):
@@ -104,8 +104,8 @@ async def test_a_stop_rolls_back_and_hands_back(bench: Bench) -> None:
     assert bench.sql("SELECT * FROM orders") == []
 
 
-async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> None:
-    inserted, let_go = register_order(bench)
+async def test_applied_commit_with_lost_reply_is_recognised(bench: Bench) -> None:
+    inserted, released = register_order(bench)
     (task_id,) = await bench.offer("order")
     async with (
         wire_to(bench.settings.database_url) as wire,
@@ -113,7 +113,7 @@ async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> 
     ):
         await inserted.wait()
         wire.lose_reply_to(b"COMMIT")
-        let_go.set()
+        released.set()
         await wire.reply_lost.wait()
         succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
         await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
@@ -122,8 +122,8 @@ async def test_a_commit_whose_reply_was_lost_is_found_to_stand(bench: Bench) -> 
     assert (await bench.reasons(task_id))[-1] is Reason.SUCCEEDED
 
 
-async def test_a_connection_lost_before_commit_costs_the_attempt(bench: Bench) -> None:
-    inserted, let_go = register_order(bench)
+async def test_connection_lost_before_commit_fails_the_attempt(bench: Bench) -> None:
+    inserted, released = register_order(bench)
     (task_id,) = await bench.submit("order")
     async with bench.scheduler(), bench.worker():
         await inserted.wait()
@@ -131,14 +131,14 @@ async def test_a_connection_lost_before_commit_costs_the_attempt(bench: Bench) -
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name LIKE '%:handlers' AND state = 'idle in transaction'"
         )
-        let_go.set()
+        released.set()
         await bench.until_state(task_id, State.SUCCEEDED)
     assert bench.sql("SELECT attempt FROM orders") == [(2,)]
     reasons = await bench.reasons(task_id)
     assert reasons.count(Reason.FAILED) == 1
 
 
-async def test_a_plain_function_is_told_why_it_cannot_have_one(bench: Bench) -> None:
+async def test_transaction_in_a_plain_function_explains_the_error(bench: Bench) -> None:
     @bench.registry.task("plain")
     def plain(ctx: Context, payload: Payload) -> None:
         ctx.transaction()

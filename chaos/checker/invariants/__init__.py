@@ -1,1 +1,1 @@
-"""The laws of a run, each a pure function of its history; ``registry`` knows them by name."""
+"""The invariants of a run, each a pure function of its history; ``registry`` lists them by name."""

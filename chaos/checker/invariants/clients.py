@@ -1,4 +1,4 @@
-"""Compares the answers clients received with the stored state: S2, S5, S10, S12. Each is O(n)."""
+"""Compare the answers clients received with the stored state: S2, S5, S10, S12. Each is O(n)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declares an invariant once: ``@invariant("S1")`` on the function that checks it."""
+"""Declare an invariant: ``@invariant("S1")`` on the function that checks it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Check: TypeAlias = Callable[[History], list[Violation]]
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """A law of the system; ``sentence`` is the first line of its check's docstring."""
+    """An invariant; ``sentence`` is the first line of its check's docstring."""
 
     name: str
     sentence: str
@@ -29,8 +29,8 @@ def invariant(name: str) -> Callable[[Check], Invariant]:
     """Declare the decorated function as the check of this invariant.
 
     Raises:
-        ValueError: scenarios cannot name this invariant (``chaos.scenario.vocabulary``), or the
-            function has no docstring.
+        ValueError: the name is not in ``chaos.scenario.vocabulary``, or the function has no
+            docstring.
     """
     if name not in {*SAFETY, *LIVENESS}:
         raise ValueError(f"{name} is missing from the vocabulary of scenarios")

@@ -1,4 +1,4 @@
-"""Checks effects: S1 (at most once), S4 (cancel), S11 (once when SUCCEEDED). Each is O(n)."""
+"""Check effects: S1 (at most once), S4 (cancel), S11 (once when SUCCEEDED). Each is O(n)."""
 
 from __future__ import annotations
 

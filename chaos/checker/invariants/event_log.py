@@ -1,4 +1,4 @@
-"""Checks the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
+"""Check the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENDS = frozenset(
         Reason.TIMED_OUT,
         Reason.DISCARDED,
         Reason.LOST,
-        Reason.HANDED_BACK,
+        Reason.RELEASED,
     }
 )
 
@@ -138,7 +138,7 @@ def _counters(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
     counted = {
         "attempt": sum(event.reason == Reason.CLAIMED for event in events),
         "losses": sum(event.reason == Reason.LOST for event in events),
-        "handed_back": sum(event.reason == Reason.HANDED_BACK for event in events),
+        "handed_back": sum(event.reason == Reason.RELEASED for event in events),
     }
     for name, count in counted.items():
         stored = getattr(task, name)
@@ -169,7 +169,7 @@ def _limits(task: TaskRow, events: tuple[Event, ...]) -> Iterator[Violation]:
             counters,
             attempt=event.attempt,
             losses=counters.losses + (event.reason == Reason.LOST),
-            handed_back=counters.handed_back + (event.reason == Reason.HANDED_BACK),
+            handed_back=counters.handed_back + (event.reason == Reason.RELEASED),
         )
         due = after_attempt(counters, Reason(event.reason), cancel_requested=requested)
         if event.seq > last_retry and event.to_state != due:

@@ -1,4 +1,4 @@
-"""Checks liveness: L1 (done within T after the heal), L2 (progress under faults), L4 (on time).
+"""Check liveness: L1 (done within T after the heal), L2 (progress under faults), L4 (on time).
 
 L1 and L2 convert database instants to the arena's clock (``History.seconds``); L4 compares database
 instants only. Tasks whose deadline lies after the end of the history are ``undecided``, not

@@ -1,4 +1,4 @@
-"""Checks overload: S17 (the queue stays bounded), L5 (no capacity is lost)."""
+"""Check overload: S17 (the queue stays bounded), L5 (no capacity is lost)."""
 
 from __future__ import annotations
 

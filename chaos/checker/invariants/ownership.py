@@ -1,4 +1,4 @@
-"""Checks ownership against evidence from outside the log: parts of S3, S7, S8 and S9.
+"""Check ownership against evidence from outside the log: parts of S3, S7, S8 and S9.
 
 Each is O(n log n).
 """

@@ -1,4 +1,4 @@
-"""Collects the declared invariants by name, in the order of the vocabulary.
+"""Collect the declared invariants by name, in the order of the vocabulary.
 
 S14 (the same seed gives the same run) compares two runs: it is a test of the simulated arena.
 L3 (fairness) is measured by the load tests.

@@ -1,4 +1,4 @@
-"""Decides when S13 exempts a missing span, because its process could not have exported it."""
+"""Decide when S13 exempts a missing span because its process could not have exported it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from chaos.history.history import History
 from chaos.history.records import Event, Fault
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.scenario.faults import COLLECTOR
 from holdfast.settings import Settings
 
@@ -50,7 +50,7 @@ class SpanExemptions:
     def __init__(self, history: History) -> None:
         self._history = history
         settings = history.run.settings
-        self._export = float(settings.get("trace_export_seconds", telemetry.EXPORT_SECONDS))
+        self._export = float(settings.get("trace_export_seconds", otlp.EXPORT_SECONDS))
         default = Settings.model_fields["statement_timeout_seconds"].default
         self._statement = float(settings.get("statement_timeout_seconds", default))
         self._collector_cut: defaultdict[str, list[_Interval]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Checks S13: the trace of every sampled task is complete, without duplicates. O(n).
+"""Check S13: the trace of every sampled task is complete, without duplicates. O(n).
 
 A missing span is exempt where its process could not have exported it (``SpanExemptions``); the
 exemptions are counted and shown.
@@ -17,8 +17,8 @@ from chaos.checker.invariants.span_exemptions import SpanExemptions, shared
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import Event, Record, Span, SpanLink, TaskRow
-from chaos.observers import telemetry
-from chaos.observers.telemetry import Parent
+from chaos.observers import otlp
+from chaos.observers.otlp import TraceParent
 from holdfast.model.lifecycle import Reason, State
 
 _EPOCH, _TASK, _OUTCOME = "holdfast.epoch", "holdfast.task.id", "holdfast.outcome"
@@ -106,7 +106,7 @@ class _Examination:
 
     def run(self) -> TraceFindings:
         for task in self._history.tasks.values():
-            parent = telemetry.parent(task.traceparent)
+            parent = otlp.parse_traceparent(task.traceparent)
             if parent is not None:
                 self._tasks.setdefault(parent.trace_id, task.task_id)
                 self._known.add((parent.trace_id, parent.span_id))
@@ -120,7 +120,7 @@ class _Examination:
         self._findings.spans = len(self._spans)
         return self._findings
 
-    def _check_task(self, task: TaskRow, parent: Parent) -> None:
+    def _check_task(self, task: TaskRow, parent: TraceParent) -> None:
         events = self._history.events.get(task.task_id, ())
         tried = attempts(events)
         trace = self._history.spans.get(parent.trace_id, ())
@@ -136,7 +136,9 @@ class _Examination:
                 message = "a span claims an attempt that did not end in the log"
                 self._wrong(task.task_id, message, span)
 
-    def _check_create_span(self, task: TaskRow, parent: Parent, events: Sequence[Event]) -> None:
+    def _check_create_span(
+        self, task: TaskRow, parent: TraceParent, events: Sequence[Event]
+    ) -> None:
         accepted = self._history.submits_by_task.get(task.task_id, ())
         if any(submit.type == "ok" for submit in accepted):
             span = self._by_id.get((parent.trace_id, parent.span_id))
@@ -163,7 +165,9 @@ class _Examination:
             message = f"no queued span for the claim of epoch {attempt.epoch}"
             self._missing(task.task_id, message, [attempt.claim])
 
-    def _check_attempt_span(self, task: TaskRow, parent: Parent, attempt: LoggedAttempt) -> None:
+    def _check_attempt_span(
+        self, task: TaskRow, parent: TraceParent, attempt: LoggedAttempt
+    ) -> None:
         key = parent.trace_id, attempt_span_id(task.task_id, attempt.epoch)
         self._owners[key] = self._exemptions.label(attempt.claim)
         if attempt.end is None:
@@ -188,7 +192,7 @@ class _Examination:
                 self._wrong(task.task_id, message, span, attempt.end)
             self._check_links(task, span, attempt)
 
-    def _mistakes(self, span: Span, key: _Key, parent: Parent, end: Event) -> list[str]:
+    def _mistakes(self, span: Span, key: _Key, parent: TraceParent, end: Event) -> list[str]:
         ender = self._exemptions.label(end)
         reason = Reason(end.reason).text
         checks = {
@@ -211,10 +215,8 @@ class _Examination:
             message = f"the attempt of epoch {attempt.epoch} has no link to the previous attempt"
             self._wrong(task.task_id, message, span, attempt.claim)
         others = [link for link in span.links if link not in before]
-        # A worker that releases an attempt it never knew of has no hint for it either.
-        hinted = (
-            span.service == _WORKER and attempt.end and attempt.end.reason != Reason.HANDED_BACK
-        )
+        # A worker that releases an unknown attempt has no hint for it.
+        hinted = span.service == _WORKER and attempt.end and attempt.end.reason != Reason.RELEASED
         if hinted and not any(self._may_be_batch(link) for link in others):
             message = f"the attempt of epoch {attempt.epoch} has no link to its dispatch batch"
             self._wrong(task.task_id, message, span, attempt.claim)

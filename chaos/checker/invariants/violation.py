@@ -1,4 +1,4 @@
-"""The result of an invariant that does not hold."""
+"""The violation of an invariant."""
 
 from __future__ import annotations
 

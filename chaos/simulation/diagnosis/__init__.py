@@ -1,1 +1,1 @@
-"""What to do with a run that failed: a smaller plan, a diagram, the event to blame."""
+"""Diagnose a failed run: a smaller scenario, a diagram, the event to blame."""

@@ -1,4 +1,4 @@
-"""What happened to one task, as a Mermaid sequence diagram."""
+"""Draw what happened to one task as a Mermaid sequence diagram."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ORDER = ("client", "api", "scheduler", "postgres", "redis", "worker", "sink")
 
 
 def mermaid(history: History, violation: Violation) -> str:
-    """The lines of a diagram; for a violation of no single task, of what struck."""
+    """Return the text of a diagram; for a violation without a task, of the faults."""
     return "\n".join(_Diagram(history, violation).lines())
 
 
@@ -44,7 +44,7 @@ class _Diagram:
         if names:
             yield f"    Note over {_ends(names)}: {_text(f'{law} violated: {message}')}"
 
-    # ------------------------------------------------------------------ which records
+    # ------------------------------------------------------------------ records
 
     def _records(self) -> Iterator[tuple[float, Record]]:
         history, task_id = self._history, self._violation.task_id or ""
@@ -62,8 +62,8 @@ class _Diagram:
         first = min((at for at, _ in timed), default=0.0)
         last = max((at for at, _ in timed), default=history.phases.get("healed", 0.0))
         yield from timed
-        for strikes in history.faults.values():
-            yield from ((f.at, f) for f in strikes if f.type != "felt" and first <= f.at <= last)
+        for fault in history.faults.values():
+            yield from ((f.at, f) for f in fault if f.type != "felt" and first <= f.at <= last)
         owners = {self._actor(e.actor) for e in history.events.get(task_id, ())}
         for worker in history.workers.values():
             if worker.dead_at and worker.dead_reason != "stopped" and worker.label in owners:
@@ -71,7 +71,7 @@ class _Diagram:
                 if first <= at <= last:
                     yield at, worker
 
-    # ------------------------------------------------------------------ in Mermaid's words
+    # ------------------------------------------------------------------ Mermaid
 
     def _of(self, at: float, record: Record) -> Iterator[str]:
         when = f"{at:.3f} s"
@@ -96,7 +96,7 @@ class _Diagram:
             case records.Worker():
                 yield self._note([record.label], f"{when} marked dead: {record.dead_reason}")
             case Fault():
-                how = "begins" if record.type == "start" else "is over"
+                how = "begins" if record.type == "start" else "ends"
                 ends = [end for target in record.targets for end in target.split("->")]
                 what = f"{when} {record.fault} {how} ({', '.join(record.targets)})"
                 yield self._note(list(dict.fromkeys(ends)), what)
@@ -109,11 +109,11 @@ class _Diagram:
             yield self._arrow("client", "->>", api, f"{when} {half.op}")
             return
         names = ("status", "answer", "state", "error")
-        told = ", ".join(str(half.value[n]) for n in names if half.value.get(n) is not None)
-        yield self._arrow(api, "-->>", "client", f"{when} {half.op} is {half.type} {told}")
+        answer = ", ".join(str(half.value[n]) for n in names if half.value.get(n) is not None)
+        yield self._arrow(api, "-->>", "client", f"{when} {half.op} is {half.type} {answer}")
 
     def _api(self, half: Op) -> str:
-        """The API that the client of this operation talks to, if any event shows it."""
+        """Return the API that handled the task, if an event names one."""
         events = self._history.events.get(self._violation.task_id or "", ())
         names = [event.actor.partition(":")[2] for event in events if event.actor[:4] == "api:"]
         return names[0] if names else "api"
@@ -133,21 +133,21 @@ class _Diagram:
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Left to right, along the way that a task takes."""
+    """Return the sort key of a participant: left to right along a task's path."""
     role = name.partition("-")[0]
     return (_ORDER.index(role) if role in _ORDER else len(_ORDER), name)
 
 
 def _ends(names: list[str]) -> str:
-    """A note stands over one participant, or from one to another."""
+    """Return the participants that a note spans: one, or the first and the last."""
     return _id(names[0]) if len(names) == 1 else f"{_id(names[0])},{_id(names[-1])}"
 
 
 def _id(name: str) -> str:
-    """Mermaid would take a hyphen for the beginning of an arrow."""
+    """Return an identifier; Mermaid parses a hyphen as the start of an arrow."""
     return name.replace("-", "_")
 
 
 def _text(what: str) -> str:
-    """Semicolons end a statement there, and a hash begins a character by its code."""
+    """Escape text: Mermaid ends statements at semicolons and reads a hash as an entity."""
     return " ".join(what.split()).replace(";", ",").replace("#", "#35;")

@@ -1,7 +1,7 @@
-"""Smaller variants of a failing scenario, the boldest first; pure.
+"""Generate smaller variants of a failing scenario, the largest reductions first. Pure.
 
-Everything is named by labels that survive small changes of the code: faults by their names, tasks
-by their numbers in the workload. A variant that is no valid scenario is not offered.
+Faults are identified by name and tasks by their number in the workload, which survive small changes
+of the code. Only valid scenarios are generated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chaos.simulation.diagnosis.variants import InjectedFault, VariantResult
 
 _T = TypeVar("_T")
 _Document = dict[str, Any]
-# Of a list, chunks of a half, a quarter and an eighth are left out; more when it got shorter.
+# Chunks of a half, a quarter and an eighth of a list are left out.
 _CHUNKS_MAX = 8
 _SHORTEST_SECONDS = 0.1
 _OPERATIONS = ("repeat", "mismatch", "cancel", "get", "list")
@@ -27,20 +27,20 @@ _OPERATIONS = ("repeat", "mismatch", "cancel", "get", "list")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A smaller variant, and what was left out or made shorter."""
+    """A smaller variant and a description of the reduction."""
 
     what: str
     scenario: Scenario
 
 
 Pass = Callable[[Scenario, VariantResult, str], Iterator[Candidate]]
-"""From a scenario, how it went, and the law that broke."""
+"""Generates candidates from a scenario, the result of its run, and the violated invariant."""
 
 
 def base(scenario: Scenario, seed: int, law: str, name: str) -> Scenario:
-    """The concrete scenario of a seed under another name, expecting only what the law needs.
+    """Return the scenario drawn from a seed, renamed, expecting only what the invariant needs.
 
-    The run is the same; only what it is judged by is less.
+    The run is unchanged; only fewer expectations are judged.
     """
     document = scenario.drawn(seed).document
     expect = document["expect"]
@@ -48,36 +48,36 @@ def base(scenario: Scenario, seed: int, law: str, name: str) -> Scenario:
     document["expect"] = {"always": expect["always"], "eventually": kept}
     document["id"] = name
     document["hypothesis"] = (
-        f"Seed {seed} of {scenario.id} violated {law} here, in the simulation; it does no more."
+        f"Seed {seed} of {scenario.id} violated {law} in the simulation and no longer does."
     )
     return Scenario.model_validate(document)
 
 
 def concrete(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """Each strike a fault of its own, at the second and on the targets that it really had."""
+    """Make each injection a separate fault with the time and targets that it had in the run."""
     if not any(plan.times > 1 or plan.after or plan.until for plan in scenario.faults):
         return
-    strikes = {strike.fault_id: strike for strike in tried.strikes}
+    injected = {fault.fault_id: fault for fault in tried.faults}
     faults: list[_Document] = []
     for plan, fault in zip(scenario.faults, scenario.document["faults"], strict=True):
         for number, fault_id in enumerate(plan.fault_ids, start=1):
-            if fault_id in strikes:
+            if fault_id in injected:
                 name = plan.name if plan.times == 1 else f"{plan.name}-{number}"
-                faults.append(fault | {"name": name} | _pinned(fault, strikes[fault_id]))
-    yield from _offer("each strike by itself", scenario, {"faults": faults})
+                faults.append(fault | {"name": name} | _pinned(fault, injected[fault_id]))
+    yield from _offer("each injection a separate fault", scenario, {"faults": faults})
 
 
-def _pinned(fault: _Document, strike: InjectedFault) -> _Document:
+def _pinned(fault: _Document, injected: InjectedFault) -> _Document:
     lasts = fault["for"]
-    if fault["until"] is not None and strike.ended is not None:
-        lasts = max(_SHORTEST_SECONDS, round(strike.ended - strike.at, 3))
+    if fault["until"] is not None and injected.ended is not None:
+        lasts = max(_SHORTEST_SECONDS, round(injected.ended - injected.at, 3))
     free: _Document = {"after": None, "until": None, "every": None, "times": 1, "pick": None}
-    where = {"at": round(strike.at, 3), "target": list(strike.targets), "for": lasts}
+    where = {"at": round(injected.at, 3), "target": list(injected.targets), "for": lasts}
     return free | where
 
 
 def fewer_tasks(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """Only the tasks that broke the law; then half of the others, and so on."""
+    """Keep only the violating task; then also half of the others, and so on."""
     numbers = list(scenario.workload.only or range(scenario.workload.tasks))
     broken = [b.number for b in tried.broken if b.law == law and b.number is not None]
     needed = broken[:1]
@@ -89,7 +89,7 @@ def fewer_tasks(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[
 
 
 def shorter_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """No slots after that of the last task: it changes nothing for those before."""
+    """End the load after its last task, which changes nothing for the earlier ones."""
     load = scenario.workload
     last = max(load.only or (load.tasks,)) + 1
     if last < load.tasks:
@@ -100,7 +100,7 @@ def shorter_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator
 
 
 def fewer_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """None; half of them; and so on, down to all but one."""
+    """Keep no fault; then leave out half of them, a quarter, and so on."""
     faults = scenario.document["faults"]
     for kept in _shorter(faults):
         names = " and ".join(fault["name"] for fault in faults if fault not in kept)
@@ -108,7 +108,7 @@ def fewer_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterator
 
 
 def fewer_processes(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """One of each role; then one less of one."""
+    """Keep one process of a role; else leave out one."""
     document = scenario.document
     topology = document["topology"]
     roles = ("apis", "schedulers", "workers")
@@ -122,13 +122,13 @@ def fewer_processes(scenario: Scenario, tried: VariantResult, law: str) -> Itera
 
 
 def fewer_operations(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """Nothing but submits; then all but one kind of operation."""
+    """Keep only submits; else leave out one kind of operation."""
     load = scenario.document["workload"]
     left = [kind for kind in _OPERATIONS if kind not in load["without"]]
-    alone: _Document = dict.fromkeys(("repeats", "mismatches", "cancels", "reads"), 0.0)
-    if any(load[name] for name in alone):  # drawn otherwise, so less likely to break it again
-        change = {"workload": load | alone | {"without": []}}
-        yield from _offer("nothing but submits", scenario, change)
+    only: _Document = dict.fromkeys(("repeats", "mismatches", "cancels", "reads"), 0.0)
+    if any(load[name] for name in only):  # changes the draws, so less likely to fail
+        change = {"workload": load | only | {"without": []}}
+        yield from _offer("only submits", scenario, change)
     for gone in (left, *([kind] for kind in left)) if left else ():
         without = [kind for kind in _OPERATIONS if kind in {*load["without"], *gone}]
         change = {"workload": load | {"without": without}}
@@ -136,14 +136,14 @@ def fewer_operations(scenario: Scenario, tried: VariantResult, law: str) -> Iter
 
 
 def simpler_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """One kind of effect, no batches, no failures, nothing due later."""
+    """Simplify the workload: one kind of effect, no batches, no failures, no later tasks."""
     load = scenario.document["workload"]
-    alone = {"ledger": 1.0, "sql": 0.0, "external": 0.0}
+    only = {"ledger": 1.0, "sql": 0.0, "external": 0.0}
     changes: dict[str, _Document] = {
         "no batches": {"batch": 1},
         "no failing attempts": {"flaky": load["flaky"] | {"share": 0.0}},
-        "nothing due later": {"later": load["later"] | {"share": 0.0}},
-        "effects in the ledger only": {"effects": alone},
+        "no tasks due later": {"later": load["later"] | {"share": 0.0}},
+        "effects in the ledger only": {"effects": only},
     }
     for what, change in changes.items():
         if any(load[key] != value for key, value in change.items()):
@@ -151,7 +151,7 @@ def simpler_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator
 
 
 def shorter_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """A fault half as long, or struck half as often."""
+    """Halve the duration or the number of injections of a fault."""
     faults = scenario.document["faults"]
     for place, fault in enumerate(faults):
         changes: list[tuple[str, _Document]] = []
@@ -169,7 +169,7 @@ def shorter_faults(scenario: Scenario, tried: VariantResult, law: str) -> Iterat
 
 
 def fewer_settings(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """Defaults instead of settings of the scenario's own."""
+    """Replace settings of the scenario by defaults."""
     topology = scenario.document["topology"]
     settings = topology["settings"]
     for kept in _shorter(list(settings)):
@@ -178,7 +178,7 @@ def fewer_settings(scenario: Scenario, tried: VariantResult, law: str) -> Iterat
         yield from _offer(f"default {gone}", scenario, change)
 
 
-# In this order: first what a reader wants to be small, and what makes the next runs short.
+# The most useful reductions and those that shorten later runs come first.
 PASSES: tuple[Pass, ...] = (
     concrete,
     fewer_faults,
@@ -193,11 +193,11 @@ PASSES: tuple[Pass, ...] = (
 
 
 def size(scenario: Scenario) -> Mapping[str, int]:
-    """What there is of each, for people."""
+    """Return the size of a scenario by part."""
     load, topology = scenario.workload, scenario.topology
     return MappingProxyType(
         {
-            "strikes": sum(plan.times for plan in scenario.faults),
+            "faults": sum(plan.times for plan in scenario.faults),
             "tasks": load.tasks if load.only is None else len(load.only),
             "processes": len(topology.processes),
             "settings": len(topology.settings),
@@ -206,7 +206,7 @@ def size(scenario: Scenario) -> Mapping[str, int]:
 
 
 def _shorter(items: Sequence[_T]) -> Iterator[list[_T]]:
-    """Nothing of it, then all but a half, a quarter, ... (the ``ddmin`` of delta debugging)."""
+    """Yield nothing, then all but a half, a quarter, ... (``ddmin`` of delta debugging)."""
     if items:
         yield []
     chunks = 2
@@ -218,7 +218,7 @@ def _shorter(items: Sequence[_T]) -> Iterator[list[_T]]:
 
 
 def _offer(what: str, scenario: Scenario, change: _Document) -> Iterator[Candidate]:
-    """The variant, if it is a valid scenario and another one."""
+    """Yield the changed scenario if it is valid and differs."""
     try:
         smaller = Scenario.model_validate(scenario.document | change)
     except ValidationError:

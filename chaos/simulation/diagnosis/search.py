@@ -1,4 +1,4 @@
-"""What to do with a run that failed: make its plan smaller, and find the event to blame."""
+"""Diagnose a failed run: shrink its scenario, and find the event to blame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chaos.errors import ChaosError
 from chaos.report.files import write
 from chaos.scenario.scenario import Scenario
 from chaos.simulation.diagnosis.reduce import base
-from chaos.simulation.diagnosis.shrink import Shrinker, told, write_diagram, write_regression
+from chaos.simulation.diagnosis.shrink import Shrinker, describe, write_diagram, write_regression
 from chaos.simulation.diagnosis.variants import Variants
 from chaos.simulation.diagnosis.why import FUTURES, Inquiry, plot
 
@@ -25,7 +25,7 @@ _CLEAR = "\r\x1b[K"
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A run that broke ``law``. ``directory``: where it is kept."""
+    """A run that violated ``law``, kept in ``directory``."""
 
     scenario: Scenario
     seed: int
@@ -35,9 +35,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to look for in at most so many runs each (None: not at all).
+    """What to diagnose. ``shrink_runs``, ``why_runs``: limits of runs; None: skip it.
 
-    ``into``: the YAML file of the smaller scenario; None: in the directory of the run.
+    ``into``: the YAML file of the smaller scenario (default: in the directory of the run).
     """
 
     shrink_runs: int | None = None
@@ -49,31 +49,31 @@ class Search:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to look for."""
+        """Whether any diagnosis was requested."""
         return self.shrink_runs is not None or self.why_runs is not None
 
     async def run(self, failed: Failed | None) -> None:
-        """Prints what it finds about a failed run, and writes it beside the run.
+        """Diagnose a failed run; print the findings and write them to its directory.
 
         Raises:
-            NotFailing: the same run does not break the law when it is made again.
-            WorkerFailed: a simulating process broke.
+            NotFailing: the repeated run does not violate the invariant.
+            WorkerFailed: a worker process failed.
             OSError: a file cannot be written.
         """
         if failed is None:
-            typer.echo("no run is false: there is nothing to shrink or to explain", err=True)
+            typer.echo("no run is false: nothing to shrink or explain", err=True)
             return
         law = failed.law
         path = self.into or failed.directory / f"{_name(failed)}.yaml"
-        apart = Variants.up(self.processes, failed.seed, self.mutant, self.apps)
-        async with apart as variants:
+        pool = Variants.up(self.processes, failed.seed, self.mutant, self.apps)
+        async with pool as variants:
             scenario = base(failed.scenario, failed.seed, law, path.stem)
             (tried,) = await variants.of([scenario])
             if not tried.breaks(law):
                 doubts = "".join(f"; {doubt}" for doubt in tried.doubts[:1])
                 raise NotFailing(
                     f"seed {failed.seed} of {failed.scenario.id} did not violate {law} again: "
-                    f"this time it is {tried.verdict}{doubts}"
+                    f"the repeated run is {tried.verdict}{doubts}"
                 )
             if self.shrink_runs is not None:
                 scenario = await _shrink(self, failed, variants, scenario, path)
@@ -82,42 +82,42 @@ class Search:
 
 
 class NotFailing(ChaosError):
-    """The run did not fail again: there is nothing to search for."""
+    """The repeated run did not fail, so there is nothing to diagnose."""
 
 
 def regression_file(path: Path) -> Path:
-    """The path, if a scenario can be written there.
+    """Return the path if a scenario can be written there.
 
     Raises:
-        ValueError: it cannot; the message says why.
+        ValueError: the name is no scenario id, or the directory does not exist.
     """
     if path.suffix != ".yaml" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
         raise ValueError(
-            f"{path}: a name like lost_task.yaml is needed: it is the id of the scenario, so "
-            "only lower case letters, digits and underscores before .yaml"
+            f"{path}: the name must be a scenario id and .yaml, such as lost_task.yaml: "
+            "lower case letters, digits and underscores"
         )
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"{path}: there is no directory {path.parent}")
+        raise ValueError(f"{path}: no directory {path.parent}")
     return path
 
 
 async def _shrink(
-    wanted: Search, failed: Failed, variants: Variants, scenario: Scenario, path: Path
+    search: Search, failed: Failed, variants: Variants, scenario: Scenario, path: Path
 ) -> Scenario:
-    law, most = failed.law, wanted.shrink_runs or 0
-    typer.echo(f"shrink {law}: {told(scenario)}")
+    law, most = failed.law, search.shrink_runs or 0
+    typer.echo(f"shrink {law}: {describe(scenario)}")
     (tried,) = await variants.of([scenario])
     with _progress("shrink", variants, most) as progress:
         shrinker = Shrinker(variants, law, most, progress.step)
         smaller = (await shrinker.shrink(scenario, tried)).scenario
-    end = await variants.told(smaller, law)
+    end = await variants.explained(smaller, law)
     broken = end.first(law)
-    replay = _replay(wanted, failed, f"./{path.name}")
-    mutant = f" with the mutant {wanted.mutant}" if wanted.mutant else ""
+    replay = _replay(search, failed, f"./{path.name}")
+    mutant = f" with the mutant {search.mutant}" if search.mutant else ""
     found = f"Shrunk from {failed.scenario.id}: seed {failed.seed} violated {law}{mutant}."
     write_regression(path, smaller, [found, f"  {replay}"])
-    typer.echo(f"smaller: {told(smaller)}; {path}")
-    typer.echo(f"  replay: {_replay(wanted, failed, str(path))}")
+    typer.echo(f"smaller: {describe(smaller)}; {path}")
+    typer.echo(f"  replay: {_replay(search, failed, str(path))}")
     if broken is not None:
         title = f"{law} violated" + (f" by {broken.task}" if broken.task else "")
         page = path.with_suffix(".md")
@@ -126,12 +126,12 @@ async def _shrink(
     return smaller
 
 
-async def _ask_why(wanted: Search, failed: Failed, variants: Variants, scenario: Scenario) -> None:
-    tried = await variants.told(scenario, failed.law)
+async def _ask_why(search: Search, failed: Failed, variants: Variants, scenario: Scenario) -> None:
+    tried = await variants.explained(scenario, failed.law)
     blamed = tried.first(failed.law)
     if blamed is None or not tried.points:
-        raise NotFailing(f"{failed.law} was violated by nothing that has a history to look at")
-    most = max(FUTURES, wanted.why_runs or 0)
+        raise NotFailing(f"the violation of {failed.law} has no trace to analyse")
+    most = max(FUTURES, search.why_runs or 0)
     with _progress("why", variants, most) as progress:
         curve = await Inquiry(variants, blamed, most, progress.step).ask(scenario, tried.points)
     lines = plot(curve, tried.points, tried.zero, blamed)
@@ -140,21 +140,21 @@ async def _ask_why(wanted: Search, failed: Failed, variants: Variants, scenario:
     typer.echo("\n".join([*lines, f"why: {path}"]))
 
 
-def _replay(wanted: Search, failed: Failed, file: str) -> str:
-    mutant = f" --mutant {wanted.mutant}" if wanted.mutant else ""
-    apps = "".join(f" --app {app}" for app in wanted.apps)
+def _replay(search: Search, failed: Failed, file: str) -> str:
+    mutant = f" --mutant {search.mutant}" if search.mutant else ""
+    apps = "".join(f" --app {app}" for app in search.apps)
     return (
         f"python -m chaos run {file} --arena simulation --seed {failed.seed}{mutant}{apps} --trace"
     )
 
 
 def _name(failed: Failed) -> str:
-    """The id of the smaller scenario, which is that of its file."""
+    """Return the id of the smaller scenario, which is also the name of its file."""
     return f"{failed.scenario.id}_seed_{failed.seed}_{failed.law.lower()}"
 
 
 class _Progress:
-    """Each step on a line of its own; on a terminal, how many runs were made below it."""
+    """Prints each step on a line; on a terminal also an updating count of runs."""
 
     def __init__(self, name: str, variants: Variants, most: int, stream: TextIO) -> None:
         self._name = name
@@ -165,16 +165,16 @@ class _Progress:
         self._live = stream.isatty()
 
     def step(self, what: str) -> None:
-        """Something was found."""
+        """Print a step."""
         self._write(f"{self._line()}  {what}\n")
 
     def tick(self) -> None:
-        """One more run is done."""
+        """Update the count after a run."""
         if self._live:
             self._write(self._line())
 
     def close(self) -> None:
-        """Leave the line free for what comes next."""
+        """Clear the updating line."""
         if self._live:
             self._write("")
 

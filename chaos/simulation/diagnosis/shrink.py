@@ -1,7 +1,7 @@
-"""A smaller scenario that still breaks the same law: greedy, one pass after the other.
+"""Shrink a failing scenario greedily, pass by pass (``--shrink``).
 
-A variant counts if it violates the law of the original run and leaves no doubt that was not there
-before (no fault that hits nothing): once the bug is mended, it is a regression test that can hold.
+A variant is accepted if it violates the invariant of the original run and adds no doubt (such as a
+fault that was not observed), so that after the fix it is a regression test that can pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """The smallest found, how it went, and what was taken away, step by step."""
+    """The smallest scenario found, the result of its run, and the accepted steps."""
 
     scenario: Scenario
     tried: VariantResult
@@ -31,7 +31,7 @@ class Shrunk:
 
 
 class Shrinker:
-    """Looks for a smaller plan in at most ``most`` runs. ``show`` is told each step."""
+    """Looks for a smaller scenario in at most ``most`` runs; calls ``show`` with each step."""
 
     def __init__(self, variants: Variants, law: str, most: int, show: Show) -> None:
         self._variants = variants
@@ -42,11 +42,11 @@ class Shrinker:
 
     @property
     def left(self) -> int:
-        """How many more runs may be made."""
+        """The number of runs left."""
         return max(0, self._end - self._variants.made)
 
     async def shrink(self, scenario: Scenario, tried: VariantResult) -> Shrunk:
-        """``tried``: what became of ``scenario``, which breaks the law."""
+        """Shrink ``scenario``, which violates the invariant; ``tried``: the result of its run."""
         self._doubts = frozenset(tried.doubts)
         steps: list[str] = []
         before = -1
@@ -57,13 +57,13 @@ class Shrinker:
                     candidate, tried = found
                     scenario = candidate.scenario
                     steps.append(candidate.what)
-                    self._show(f"{candidate.what}: {told(scenario)}")
+                    self._show(f"{candidate.what}: {describe(scenario)}")
         return Shrunk(scenario, tried, tuple(steps))
 
     async def _first(
         self, candidates: Iterable[Candidate]
     ) -> tuple[Candidate, VariantResult] | None:
-        """The first that still breaks the law, in the order of the candidates."""
+        """Return the first candidate that is accepted, in their order."""
         fresh = (each for each in candidates if not self._variants.known(each.scenario))
         while some := list(islice(fresh, min(self._variants.at_once, self.left))):
             results = await self._variants.of(each.scenario for each in some)
@@ -73,30 +73,32 @@ class Shrinker:
         return None
 
 
-def told(scenario: Scenario) -> str:
-    """How much of everything there is."""
+def describe(scenario: Scenario) -> str:
+    """Return the size of a scenario as text."""
     return ", ".join(f"{what} {count}" for what, count in size(scenario).items())
 
 
 def write_regression(path: Path, scenario: Scenario, head: Iterable[str]) -> None:
-    """The scenario as YAML that ``scenario.load`` reads back; ``head``: lines of its comment.
+    """Write the scenario as YAML that ``scenario.load`` reads back.
+
+    ``head``: lines of a leading comment.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     document = scenario.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     body = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
     text = "".join(f"# {line}\n" for line in head) + body
     if parse(text, str(path)) != scenario:
-        raise ValueError(f"{path}: the scenario does not survive being written:\n{text}")
+        raise ValueError(f"{path}: the written scenario does not read back equal:\n{text}")
     write(path, text.encode())
 
 
 def write_diagram(path: Path, title: str, head: Iterable[str], diagram: str) -> None:
-    """A page with the Mermaid diagram; ``head``: lines of text above it.
+    """Write a Markdown page with the Mermaid diagram; ``head``: paragraphs above it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     text = "\n\n".join([f"# {title}", *head, f"```mermaid\n{diagram}\n```"])
     write(path, f"{text}\n".encode())

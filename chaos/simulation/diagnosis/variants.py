@@ -1,7 +1,7 @@
-"""Trying variants of one failing run: does the same law break again?
+"""Run variants of a failing run and tell whether they violate the same invariant.
 
-``variant_job`` is what a simulating process does with one variant; ``Variants`` sends them to
-a pool of such processes.
+``variant_job`` runs one variant in a worker process; ``Variants`` sends them to a pool of such
+processes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from chaos.simulation.suite.pool import Pool
 
 @dataclass(frozen=True, slots=True)
 class BrokenInvariant:
-    """A violation by labels that survive other schedules: ``task`` is a key, ``number`` its
-    number in the workload; None: of no single task.
+    """A violation, identified independently of the schedule.
+
+    ``task``: the key of the task, ``number``: its number in the workload; None without a task.
     """
 
     law: str
@@ -46,7 +47,7 @@ class BrokenInvariant:
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A strike as it took hold, in arena seconds. ``ended`` None: it did not end."""
+    """A fault as injected, in arena seconds; ``ended`` is None if it never ended."""
 
     fault_id: str
     targets: tuple[str, ...]
@@ -56,9 +57,9 @@ class InjectedFault:
 
 @dataclass(frozen=True, slots=True)
 class BranchPoint:
-    """An instant of a run, after which everything may go otherwise. ``at``: virtual seconds.
+    """An instant of a run at which futures may branch off. ``at``: virtual seconds.
 
-    ``own``: something of the task that is looked at, or a fault.
+    ``own``: its event belongs to the violating task, or is a fault.
     """
 
     at: float
@@ -68,59 +69,60 @@ class BranchPoint:
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """What became of one variant. If asked, ``points`` up to the violation, and the ``diagram`` of
-    the task that broke the law.
+    """The result of one variant. ``zero``: the virtual second of arena second 0.
 
-    ``zero``: the virtual second of arena second 0.
+    On request with ``points``, up to the violation, and the ``diagram`` of the violating task.
     """
 
     verdict: str
     broken: tuple[BrokenInvariant, ...] = ()
     doubts: tuple[str, ...] = ()
-    strikes: tuple[InjectedFault, ...] = ()
+    faults: tuple[InjectedFault, ...] = ()
     zero: float = 0.0
     points: tuple[BranchPoint, ...] = ()
     diagram: str = ""
 
     def breaks(self, law: str, task: str | None = None) -> bool:
-        """Whether this law is broken (by this task, if one is named)."""
+        """Return whether the invariant is violated (by that task, if one is given)."""
         return any(b.law == law and (task is None or b.task == task) for b in self.broken)
 
     def first(self, law: str | None = None) -> BrokenInvariant | None:
-        """The first violation (of this law)."""
+        """Return the first violation (of that invariant, if one is given)."""
         return next((b for b in self.broken if law in {None, b.law}), None)
 
 
 _ADAPTER: TypeAdapter[VariantResult] = TypeAdapter(VariantResult)
 
 
-def variant_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
-    """One variant. ``scenario`` (document), ``seed``, ``mutant``, ``apps``; ``branch`` [second,
-    salt]; ``tell``: the law whose first violation is to be told (None: none). A ``VariantResult``.
+def variant_job(servers: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one variant in a worker process; return the document of a ``VariantResult``.
+
+    ``job``: ``scenario`` (document), ``seed``, ``mutant``, ``apps``, ``branch`` ([second, salt] or
+    None), ``explain`` (the invariant whose first violation gets points and diagram, or None).
     """
-    tell = job["tell"]
+    explain = job["explain"]
     spec = RunSpec(
         ArenaName.SIMULATION,
         Scenario.model_validate(job["scenario"]),
         job["seed"],
-        foundation.directory / "tried",
+        servers.directory / "tried",
         mutant=job["mutant"],
     )
     options = SimulationOptions(
         apps=tuple(job["apps"]),
         branch=Branch(*job["branch"]) if job["branch"] else None,
-        story=tell is not None,
+        story=explain is not None,
     )
     try:
-        ran = simulate(spec, foundation, options)
+        ran = simulate(spec, servers, options)
     except RunFailed as error:
         return {"verdict": "unknown", "doubts": [f"the harness failed: {r}" for r in error.reasons]}
     tried = _tried(ran.judgement)
-    told = next((v for v in ran.judgement.violations if v.invariant == tell), None)
-    if told is not None:
+    violation = next((v for v in ran.judgement.violations if v.invariant == explain), None)
+    if violation is not None:
         story = Story(ran.judgement, ran.entries)
-        tried["points"] = _points(story, told, ran.virtual_seconds)
-        tried["diagram"] = mermaid(ran.judgement.history, told)
+        tried["points"] = _points(story, violation, ran.virtual_seconds)
+        tried["diagram"] = mermaid(ran.judgement.history, violation)
     return tried
 
 
@@ -131,7 +133,7 @@ def _tried(judgement: Judgement) -> dict[str, Any]:
         "broken": [_broken(history, violation) for violation in judgement.violations],
         "doubts": judgement.doubts,
         "zero": virtual_seconds(history.run.database_epoch),
-        "strikes": list(_strikes(history)),
+        "faults": list(_faults(history)),
     }
 
 
@@ -146,7 +148,7 @@ def _broken(history: History, violation: Violation) -> dict[str, Any]:
     }
 
 
-def _strikes(history: History) -> Iterable[dict[str, Any]]:
+def _faults(history: History) -> Iterable[dict[str, Any]]:
     for fault_id, found in history.faults.items():
         at = {record.type: record for record in found}
         if "start" in at:
@@ -159,7 +161,7 @@ def _strikes(history: History) -> Iterable[dict[str, Any]]:
 
 
 def _points(story: Story, violation: Violation, end: float) -> list[dict[str, Any]]:
-    """The beginning, and every instant up to the last evidence, under its last event."""
+    """Return the beginning and every instant up to the last evidence, each with its last event."""
     task_id = violation.task_id
     last = max((line.at for line in story.lines if line.marked), default=end)
     found: dict[float, dict[str, Any]] = {0.0: {"at": 0.0, "what": "the beginning", "own": True}}
@@ -172,9 +174,9 @@ def _points(story: Story, violation: Violation, end: float) -> list[dict[str, An
 
 
 class Variants:
-    """Variants of the run of one ``seed``, ``at_once`` at a time. ``made`` counts those begun.
+    """Runs variants under one ``seed``, ``at_once`` at a time.
 
-    ``on_answer`` is called after each of them.
+    ``made`` counts the started ones; ``on_answer`` is called after each.
     """
 
     def __init__(
@@ -193,10 +195,10 @@ class Variants:
     async def up(
         cls, processes: int, seed: int, mutant: str | None, apps: Sequence[str]
     ) -> AsyncIterator[Variants]:
-        """With simulating processes, mutated if asked for; inside the block.
+        """Start the worker processes, with ``mutant`` if given; stop them after the block.
 
         Raises:
-            MutantError: there is no such mutant, or it does not fit.
+            MutantError: the mutant does not exist or does not match the sources.
         """
         with tempfile.TemporaryDirectory(prefix="holdfast-mutant-") as tree:
             sources = plant(find(mutant), SOURCES, Path(tree)) if mutant else None
@@ -204,23 +206,23 @@ class Variants:
                 yield cls(pool, processes, seed, mutant, apps)
 
     def known(self, scenario: Scenario) -> bool:
-        """Whether this one was tried already."""
+        """Return whether this scenario has been run."""
         return _name(self._variant(scenario)) in self._known
 
     async def of(self, scenarios: Iterable[Scenario]) -> list[VariantResult]:
-        """Each tried once (what was tried before is remembered).
+        """Return the result of each scenario; results are cached.
 
         Raises:
-            WorkerFailed: a simulating process broke.
+            WorkerFailed: a worker process failed.
         """
         return await self._run([self._variant(scenario) for scenario in scenarios])
 
-    async def told(self, scenario: Scenario, law: str) -> VariantResult:
-        """With the points and the diagram of the first violation of ``law``."""
-        return (await self._run([self._variant(scenario, tell=law)]))[0]
+    async def explained(self, scenario: Scenario, law: str) -> VariantResult:
+        """Run with the points and the diagram of the first violation of ``law``."""
+        return (await self._run([self._variant(scenario, explain=law)]))[0]
 
     async def futures(self, scenario: Scenario, branches: Iterable[Branch]) -> list[VariantResult]:
-        """The same run with other chance from some second on."""
+        """Run the scenario with other random draws from the second of each branch on."""
         return await self._run([self._variant(scenario, branch) for branch in branches])
 
     async def _run(self, variants: Sequence[Mapping[str, Any]]) -> list[VariantResult]:
@@ -232,12 +234,12 @@ class Variants:
         return [self._known[_name(each)] for each in variants]
 
     def _variant(
-        self, scenario: Scenario, branch: Branch | None = None, tell: str | None = None
+        self, scenario: Scenario, branch: Branch | None = None, explain: str | None = None
     ) -> dict[str, Any]:
         return self._common | {
             "scenario": scenario.document,
             "branch": list(branch) if branch else None,
-            "tell": tell,
+            "explain": explain,
         }
 
 

@@ -1,9 +1,9 @@
-"""From which instant on was the violation bound to come?
+"""Find the event after which a violation becomes likely (``--why``).
 
-The run is repeated up to some instant as it was, and from there on with other chance: another
-order of steps, other latencies, lock grants and held commits. How many of these futures still break
-the law says how likely it is from there. Where that jumps, the event of that instant is to blame.
-The instants to look at are bisected towards the jump.
+The run is replayed up to an instant and continued from there with other random draws: order of
+steps, latencies, lock grants, held commits. The share of these futures that still violate the
+invariant estimates its probability at that instant. The event at which the share jumps is to blame;
+the instants to measure are bisected towards the jump.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from chaos.simulation.diagnosis.variants import BranchPoint, BrokenInvariant, Va
 from chaos.simulation.kernel.rng import Branch
 
 FUTURES = 6
-# At first the run is cut into so many parts.
+# The first measurements divide the run into this many parts.
 _PARTS = 4
-# Just after the instant itself, whose time is known to the microsecond.
+# Branch just after the instant; trace times are rounded to microseconds.
 _AFTER_SECONDS = 2e-6
 _BAR = 20
 _SURE = 0.8
@@ -28,7 +28,7 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """Of ``futures`` from a point on, so many broke the law."""
+    """How many of the ``futures`` from a point violate the invariant."""
 
     broke: int
     futures: int
@@ -40,7 +40,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """From the point ``before`` to the point ``after`` (places in the list), by this much."""
+    """A rise of the share between two measured points, given by their indexes."""
 
     before: int
     after: int
@@ -48,9 +48,9 @@ class Jump:
 
 
 class Curve:
-    """The chance of the violation at each of many points, as far as it is known.
+    """The measured chances of the violation over all points of a run.
 
-    ``own``: for each point, whether it is one of the task's own; those are looked at first.
+    ``own``: for each point, whether it belongs to the task; these are measured first.
     """
 
     def __init__(self, own: Sequence[bool]) -> None:
@@ -58,12 +58,14 @@ class Curve:
         self.known: dict[int, Chance] = {}
 
     def put(self, place: int, chance: Chance) -> None:
-        """What was found at a point."""
+        """Record the chance at a point."""
         self.known[place] = chance
 
     def next(self) -> int | None:
-        """Where to look now: evenly over all, then in the middle of the largest jump; None: the
-        jump is between two neighbours, or there is none.
+        """Return the next point to measure.
+
+        First evenly over all points, then in the middle of the largest jump. None if that is
+        between two neighbours, or if there is none.
         """
         first = self._preferred(range(len(self._own)))
         last = len(first) - 1
@@ -80,7 +82,7 @@ class Curve:
         return [place for place in places if self._own[place]] or places
 
     def jump(self) -> Jump | None:
-        """The largest rise between two known points; of equal ones the last. None: no rise."""
+        """Return the largest rise between two known points (the last of equal ones), or None."""
         steps = [
             Jump(a, b, self.known[b].share - self.known[a].share)
             for a, b in pairwise(sorted(self.known))
@@ -90,7 +92,7 @@ class Curve:
 
 
 class Inquiry:
-    """Asks, in at most ``most`` runs, which event of a run made ``broken`` happen."""
+    """Measures, in at most ``most`` runs, the curve of one violation."""
 
     def __init__(self, variants: Variants, broken: BrokenInvariant, most: int, show: Show) -> None:
         self._variants = variants
@@ -99,7 +101,7 @@ class Inquiry:
         self._show = show
 
     async def ask(self, scenario: Scenario, points: Sequence[BranchPoint]) -> Curve:
-        """The curve over ``points``, the first of which is the beginning."""
+        """Return the curve over ``points``; the first one is the beginning of the run."""
         curve = Curve([point.own for point in points])
         while (place := curve.next()) is not None and self._variants.made + FUTURES <= self._end:
             at = points[place].at + _AFTER_SECONDS
@@ -114,15 +116,15 @@ class Inquiry:
 def plot(
     curve: Curve, points: Sequence[BranchPoint], zero: float, broken: BrokenInvariant
 ) -> list[str]:
-    """One line per point looked at, and the event to blame. ``zero``: as in ``VariantResult``."""
+    """Return a line per measured point and the event to blame; ``zero``: see ``VariantResult``."""
     subject = f" by {broken.task}" if broken.task else ""
-    lines = [f"how likely {broken.law} is violated{subject}, if all is drawn anew after"]
+    lines = [f"probability that {broken.law} is violated{subject}, with new random draws after"]
     for place in sorted(curve.known):
         chance, point = curve.known[place], points[place]
         filled = round(_BAR * chance.share)
         bar = "█" * filled + "·" * (_BAR - filled)
-        told = f"{chance.broke}/{chance.futures}"
-        lines.append(f"{point.at - zero:10.4f}  {bar} {told:>5}  {point.what}")
+        count = f"{chance.broke}/{chance.futures}"
+        lines.append(f"{point.at - zero:10.4f}  {bar} {count:>5}  {point.what}")
     return [*lines, *_blame(curve, points, zero)]
 
 
@@ -130,16 +132,18 @@ def _blame(curve: Curve, points: Sequence[BranchPoint], zero: float) -> list[str
     jump = curve.jump()
     first = curve.known.get(0)
     if first is not None and first.share >= _SURE:
-        return ["It comes whatever chance decides: the plan itself leads there (--shrink it)."]
+        return [
+            "The violation does not depend on chance: the scenario itself causes it (use --shrink)."
+        ]
     if jump is None:
-        return ["It is no likelier anywhere: a rare coincidence of what comes last."]
+        return ["The probability rises nowhere: a rare coincidence late in the run."]
     before, after = curve.known[jump.before], curve.known[jump.after]
     rise = f"{before.broke}/{before.futures} to {after.broke}/{after.futures}"
-    guilty = points[jump.after]
-    where = f"at {guilty.at - zero:.4f} s"
+    blamed = points[jump.after]
+    where = f"at {blamed.at - zero:.4f} s"
     if jump.after - jump.before > 1:
         start = points[jump.before]
         where = (
-            f"between {start.at - zero:.4f} and {guilty.at - zero:.4f} s, where the last event is"
+            f"between {start.at - zero:.4f} and {blamed.at - zero:.4f} s, where the last event is"
         )
-    return [f"It jumps from {rise} {where}:", f"  {' '.join(guilty.what.split())}"]
+    return [f"The probability jumps from {rise} {where}:", f"  {' '.join(blamed.what.split())}"]

@@ -1,4 +1,4 @@
-"""The stack of one simulated run: roles, clients, servers, observer.
+"""The environment of one simulated run: roles, clients, servers, observer.
 
 Roles import some modules on first use. Here they are imported beforehand: an import reads files,
 clocks and entropy, so the first run of a process would differ from the next ones.

@@ -1,7 +1,7 @@
-"""Handlers of users, simulated beside those of the workload.
+"""Simulate handlers of users in addition to those of the workload.
 
-``--app my.module``: every ``async def`` with ``@task`` in it. What they are called with stands in
-the module's ``SIMULATED``, a mapping of task names to lists of payloads; without it, ``{}``.
+``--app my.module`` adds every ``async def`` with ``@task`` in that module. Their payloads are in
+the module's ``SIMULATED``, a mapping of task names to lists of payloads; the default is ``{}``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PAYLOADS = "SIMULATED"
 
 
 class AppError(ChaosError):
-    """A module that cannot be simulated; the message says why, and what to do."""
+    """A module cannot be simulated; the message names the cause and the fix."""
 
 
 def handlers(modules: Sequence[str]) -> list[Handler]:
-    """The handlers of these modules, which are found as ``holdfast worker --app`` finds them.
+    """Return the handlers of these modules, loaded as ``holdfast worker --app`` loads them.
 
     Raises:
-        AppError: a module cannot be imported, has no task, or one that would run in a thread.
+        AppError: a module cannot be imported, has no task, or has a task that runs in a thread.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
@@ -49,10 +49,10 @@ def handlers(modules: Sequence[str]) -> list[Handler]:
 
 
 def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
-    """The scenario with a share of tasks for the handlers of these modules.
+    """Return the scenario with a share of tasks for the handlers of these modules.
 
     Raises:
-        AppError: as ``handlers``, or ``SIMULATED`` is no mapping of its tasks to payloads.
+        AppError: as ``handlers``, or ``SIMULATED`` does not map its tasks to payloads.
     """
     if not modules:
         return scenario
@@ -61,7 +61,9 @@ def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
     for module in modules:
         told = getattr(sys.modules[module], _PAYLOADS, {})
         if not isinstance(told, Mapping) or (unknown := sorted(set(told) - set(names))):
-            wrong = f"has no task {unknown[0]!r}" if isinstance(told, Mapping) else "is no mapping"
+            wrong = (
+                f"has no task {unknown[0]!r}" if isinstance(told, Mapping) else "is not a mapping"
+            )
             raise AppError(f"--app: {module}.{_PAYLOADS} {wrong}; its tasks: {', '.join(names)}")
         payloads |= told
     document = scenario.document
@@ -70,6 +72,6 @@ def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
 
 
 def longest_backoff(modules: Sequence[str], attempts: int) -> Backoff:
-    """The backoff with the longest delay before the last of so many attempts."""
+    """Return the backoff with the longest delay before the last of ``max_attempts`` attempts."""
     known = [BACKOFF, *(handler.backoff for handler in handlers(modules))]
     return max(known, key=lambda backoff: backoff.delay_seconds(max(1, attempts - 1), 0.0))

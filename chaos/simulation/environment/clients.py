@@ -15,15 +15,15 @@ from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOper
 
 # The APIs speak plain HTTP; loading certificates for each client would cost 10 ms of CPU.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# As requests does it in the live arena: one connection for each client, kept as long as it holds.
+# One persistent connection per client, as requests keeps it in the live arena.
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
 class SimulatedClients:
     """All clients of a run. ``record`` is called with each half of each operation.
 
-    ``zero``: Unix time (virtual) of arena second 0. ``answered`` counts the operations that are
-    over, whatever their answer.
+    ``zero``: virtual Unix time of arena second 0. ``answered`` counts completed operations,
+    whatever their outcome.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SimulatedClients:
         self._log = OperationLog(self._note, zero, time.time)
 
     async def run(self) -> None:
-        """Works off the whole plan, resends included; to be awaited on the clients' node."""
+        """Run all operations, including resends. Must be awaited on the clients' node."""
         async with asyncio.TaskGroup() as clients:
             for number in range(CLIENTS):
                 clients.create_task(self._work(number), name=f"client-{number + 1}")

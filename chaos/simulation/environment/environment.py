@@ -8,10 +8,10 @@ from pathlib import Path
 
 from chaos.history.records import Record, Sometimes
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
-from chaos.observers import telemetry
+from chaos.observers import otlp
 from chaos.observers.collector import Collector, create_collector, read_exports
 from chaos.observers.database import DatabaseObserver
-from chaos.observers.logs import sightings
+from chaos.observers.logs import observations
 from chaos.observers.sink import Call, Sink, create_sink, read_calls
 from chaos.scenario.faults import COLLECTOR, FaultSpec
 from chaos.scenario.operations import EFFECTS
@@ -35,14 +35,14 @@ from holdfast.worker.role import run_worker
 
 API_PORT, HEALTH_PORT, SINK_PORT, COLLECTOR_PORT = 8000, 8081, 8090, 4318
 _STOP_GRACE_SECONDS = 2.0
-_WITNESS, _CLIENTS, _SINK = "witness", "client", "sink"
+_CLIENTS, _SINK = "client", "sink"
 
 
 class SimulatedEnvironment:
-    """All processes of one run. ``up`` starts them, on the harness's node.
+    """All processes of one run. ``up`` starts them; it runs on the harness's node.
 
-    ``apps``: modules of handlers beside those of the workload. ``directory``: for logs, and the
-    files of sink and collector.
+    ``apps``: modules of handlers besides the workload's. ``directory``: for logs and the files of
+    sink and collector.
     """
 
     def __init__(
@@ -71,7 +71,11 @@ class SimulatedEnvironment:
         self._spans_file = directory / "spans.otlp"
 
     async def up(self) -> None:
-        """Start everything; returns when all roles are ready. Raises ActorFailed."""
+        """Start all processes and wait until all roles are ready.
+
+        Raises:
+            ActorFailed: a role did not become ready.
+        """
         loop = self._loop
         loop.start("postgres", self.postgres.main)
         loop.start("redis", self.valkey.main)
@@ -125,7 +129,7 @@ class SimulatedEnvironment:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         write_logs(self.actors, self._logs)
-        return sightings(self.valkey.hints, final_records, self._logs, since)
+        return observations(self.valkey.hints, final_records, self._logs, since)
 
     def _main(self, name: str) -> Main:
         role = name.partition("-")[0]
@@ -140,12 +144,12 @@ class SimulatedEnvironment:
 
     def _settings(self, name: str) -> Settings:
         return self.scenario.settings(
-            **telemetry.settings(self.scenario.topology.settings),
+            **otlp.trace_settings(self.scenario.topology.settings),
             otlp_endpoint=f"http://{self._network.host(COLLECTOR)}:{COLLECTOR_PORT}",
             label=name,
             database_url=self.postgres.url(),
             redis_url=self.valkey.url(),
-            # In the simulated network: the address of the process's own host.
+            # The host's own address in the simulated network.
             api_host="127.0.0.1",
             api_port=API_PORT,
             health_host="127.0.0.1",
@@ -166,7 +170,7 @@ class SimulatedEnvironment:
 
 
 class ClientNode:
-    """The clients on a node of their own (``chaos.run.runner.SimulatedClients``)."""
+    """The clients on a separate node (``chaos.run.runner.SimulatedClients``)."""
 
     def __init__(self, scenario: Scenario, seed: int, network: Network) -> None:
         operations = generate(scenario.workload, seed)
@@ -181,7 +185,7 @@ class ClientNode:
         self._node: Node | None = None
 
     def start(self, loop: SimulationLoop) -> None:
-        """They wait, ready, for ``begin``."""
+        """Start the node; the clients wait for ``begin``."""
         self._node = loop.start(_CLIENTS, self._run)
 
     def begin(self, zero: float) -> None:

@@ -27,9 +27,8 @@ Main = Callable[[], Coroutine[Any, Any, int | None]]
 class SimulatedProcess:
     """A role under supervision (``chaos.nemesis.process_faults.Actor``).
 
-    A new node replaces one that ended.
-
-    ``address``: where its /readyz answers. Its pid is the number of its node.
+    A new node replaces one that ended. ``address``: where its /readyz answers. Its pid is the
+    number of its node.
     """
 
     def __init__(self, name: str, main: Main, address: tuple[str, int]) -> None:
@@ -70,7 +69,7 @@ class SimulatedProcess:
             if await _status(*self._address) == 200:
                 return
             if self.starts > starts + 3 and not patient:
-                break  # it crashes in a loop: waiting longer would not help
+                break  # in a crash loop, more waiting does not help
             await asyncio.sleep(_LOOK_SECONDS)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} virtual s "
@@ -127,7 +126,7 @@ class SimulatedProcess:
 
     @property
     def log(self) -> list[str]:
-        """The output lines of all its nodes."""
+        """Return the output lines of all its nodes."""
         return [line for life in self.lives for line in life.output]
 
     def _running(self) -> Node:

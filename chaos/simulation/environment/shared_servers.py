@@ -24,9 +24,9 @@ _SOUGHT = ("sniffio",)
 
 @dataclass(frozen=True, slots=True)
 class SharedServers:
-    """One Postgres and one Valkey. They outlive the runs and are reset between them.
+    """One Postgres and one Valkey, which outlive the runs and are reset between them.
 
-    ``commit``: that of the sources, if known.
+    ``commit``: the commit of the sources, if known.
     """
 
     directory: Path
@@ -39,7 +39,7 @@ class SharedServers:
     def open(cls, apps: Sequence[str] = ()) -> Iterator[SharedServers]:
         """Start the servers; stop and remove them when the block ends."""
         for module in [*(f"chaos.tasks.{kind}" for kind in EFFECTS), *apps]:
-            importlib.import_module(module)  # so that simulated processes import nothing themselves
+            importlib.import_module(module)  # imported here, so that simulated processes need not
         for name in _SOUGHT:
             if importlib.util.find_spec(name) is None:
                 sys.modules[name] = None  # type: ignore[assignment]  # fails without a search

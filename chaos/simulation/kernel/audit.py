@@ -1,4 +1,4 @@
-"""Calls that are not simulated raise, instead of silently making runs differ."""
+"""Refuse calls that are not simulated, because they would make runs differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from chaos.simulation.kernel.node import NODE, escape, simulated
 
 Function = Callable[..., Any]
-Wrap = Callable[[Function], Function]  # makes the replacement out of the real one
+Wrap = Callable[[Function], Function]  # makes a replacement from the real function
 
 _TASK = "use an asyncio task"
 _SOCKET = "use asyncio streams or loop.create_connection with an address: they are simulated"
@@ -25,8 +25,8 @@ _SIGNAL = "use loop.add_signal_handler or os.kill: they are simulated"
 _BLOCKING = "it would block every simulated process: use the asyncio one"
 _PLAIN = "only plain TCP is: switch TLS off"
 
-# What raises NotSimulated in a simulated process, and what to do instead. Functions of modules are
-# replaced wherever a module holds a copy of them; methods in their class.
+# Calls that raise NotSimulated in a simulated process, with an alternative. Functions are replaced
+# in every module that holds a copy of them, methods in their class.
 FORBIDDEN = {
     "_thread.start_new_thread": _TASK,
     "_thread.start_joinable_thread": _TASK,  # since Python 3.13
@@ -77,7 +77,7 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 class NotSimulated(RuntimeError):
-    """A simulated process called something that only works in a real one."""
+    """A simulated process made a call that works only in a real one."""
 
 
 @contextmanager
@@ -124,8 +124,8 @@ def wrappers() -> dict[str, Wrap]:
 def patch(functions: dict[str, Wrap]) -> None:
     """Replace functions and methods by their wrapped versions, permanently.
 
-    Modules that imported them by name get the new ones too; those that do so later find them at
-    their origin. Names that this version of Python does not have are passed over.
+    Modules that imported them by name get the new ones too; later imports find them at their
+    origin. Names that this version of Python does not have are skipped.
     """
     replaced: dict[int, tuple[object, object]] = {}
     for name, wrap in functions.items():

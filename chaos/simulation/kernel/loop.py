@@ -6,7 +6,7 @@ memory addresses is removed: asyncio keeps tasks in sets, so a task's hash is it
 and tasks woken by the same step run in the order of their creation.
 """
 
-# ruff: noqa: SLF001 - a loop is made of the insides of asyncio's handles
+# ruff: noqa: SLF001 - a loop uses the internals of asyncio's handles
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from chaos.simulation.kernel.rng import Branch, RngStreams
 from chaos.simulation.kernel.trace import Trace
 from chaos.simulation.kernel.virtual_time import VirtualTimeLoop
 
-STEP_SECONDS = 1e-6  # of virtual time: a busy loop does not stop the clock
+STEP_SECONDS = 1e-6  # virtual time per step, so that a busy loop does not stop the clock
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -41,7 +41,7 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class Stuck(RuntimeError):
-    """Nothing is left to run, or virtual time is up, and the harness has not returned."""
+    """The harness has not returned, but nothing is left to run or virtual time is up."""
 
 
 class SimulatedTask(asyncio.Task[_T]):
@@ -60,8 +60,7 @@ class SimulatedTask(asyncio.Task[_T]):
 class SimulationLoop(VirtualTimeLoop):
     """Runs nodes in virtual time: ``run`` the harness, judge the run, then ``dispose``.
 
-    ``exited`` is called for every node that ends; ``refused`` lists what was asked for but is not
-    simulated.
+    ``exited`` is called for every node that ends; ``refused`` lists calls that are not simulated.
     """
 
     def __init__(
@@ -91,8 +90,8 @@ class SimulationLoop(VirtualTimeLoop):
         """Run ``main`` as the node "harness" until it returns; all other nodes stop then.
 
         Raises:
-            Stuck: nothing can happen any more, or ``max_seconds`` of virtual time are up.
-            BaseException: whatever ``main`` raised.
+            Stuck: nothing is left to run, or ``max_seconds`` of virtual time are up.
+            BaseException: the exception that ``main`` raised.
         """
         results: list[_T] = []
         failures: list[BaseException] = []
@@ -118,10 +117,10 @@ class SimulationLoop(VirtualTimeLoop):
         return results[0]
 
     def dispose(self) -> None:
-        """End what is left of all nodes without a trace, and close the loop."""
+        """Dispose of all nodes without changing the trace, and close the loop."""
         trace, self.trace = self.trace, Trace(self.time)  # the run's digest is final
-        asyncio._set_running_loop(self)  # a ``finally`` may ask for it
-        logging.disable()  # libraries log that they were interrupted
+        asyncio._set_running_loop(self)  # a ``finally`` may use the running loop
+        logging.disable()  # suppress logs of interrupted libraries
         try:
             with virtual.installed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -129,7 +128,7 @@ class SimulationLoop(VirtualTimeLoop):
                     node.dispose()
                 for stack in self._stacks:
                     if not stack.dead:
-                        stack.throw()  # a suspended stack keeps all objects of the run alive
+                        stack.throw()  # a suspended stack keeps the objects of the run alive
         finally:
             logging.disable(logging.NOTSET)
             asyncio._set_running_loop(None)
@@ -140,8 +139,8 @@ class SimulationLoop(VirtualTimeLoop):
     def _run_once(self) -> None:
         """Run steps until ``stop``; called by ``run_forever``.
 
-        The steps of each process run on a stack of its own: one that ends itself in the middle of a
-        step leaves its stack behind as it is, as the kernel does, and no ``finally`` ever runs.
+        The steps of each process run on a separate stack. A process that ends itself within a step
+        leaves its stack suspended, so no ``finally`` runs, as after a real exit.
         """
         able, draw = self._able, self._draw
         while not self._stopping:
@@ -168,7 +167,7 @@ class SimulationLoop(VirtualTimeLoop):
                 node.stack.switch(node, handle)
 
     def _steps(self, node: Node, handle: Any) -> None:
-        """What runs on the stack of a process."""
+        """Run steps on the stack of a process."""
         scheduler = node.stack.parent
         while True:
             self._step(node, handle)
@@ -186,7 +185,7 @@ class SimulationLoop(VirtualTimeLoop):
             self.kill(node, _exit_code(error))
         if numbered and task.done():
             node.tasks.pop(task.number, None)
-        # The traceback of an exception may keep this frame: it must not keep the task.
+        # A traceback may keep this frame alive, which must not keep the task alive.
         del handle, callback, task
 
     def _admit(self) -> None:
@@ -219,7 +218,7 @@ class SimulationLoop(VirtualTimeLoop):
             heapq.heappop(self._timers)
             if node is not None:
                 node.retained.append(handle)
-        raise Stuck(f"nothing can happen any more at {self._now:.6f} s\n{self._waits()}")
+        raise Stuck(f"nothing is left to run at {self._now:.6f} s\n{self._waits()}")
 
     def _waits(self) -> str:
         alive = [node for node in self.nodes if node.alive]
@@ -248,7 +247,7 @@ class SimulationLoop(VirtualTimeLoop):
         return node
 
     def kill(self, node: Node, code: int = -signal.SIGKILL) -> None:
-        """End a node at once: none of its code runs any more, not even a ``finally``."""
+        """End a node immediately: none of its code runs any more, not even a ``finally``."""
         if node.alive:
             self.trace.note("node", node.name, f"exited with {code}")
             self._unable(node)
@@ -266,7 +265,7 @@ class SimulationLoop(VirtualTimeLoop):
             asyncio.tasks._leave_task(self, task)
         node.retained += [node.stack, greenlet.getcurrent()]
         node.stack.parent.switch()
-        raise AssertionError("a dead process went on")
+        raise AssertionError("a dead process continued to run")
 
     def pause(self, node: Node) -> None:
         """Stop scheduling a node; its ready callbacks queue up.
@@ -294,7 +293,7 @@ class SimulationLoop(VirtualTimeLoop):
                 self._able.append(node)
 
     def send_signal(self, node: Node, number: int) -> None:
-        """SIGKILL, SIGSTOP and SIGCONT act at once, others when the node runs next.
+        """Deliver a signal: SIGKILL, SIGSTOP, SIGCONT immediately, others when the node next runs.
 
         Raises:
             ProcessLookupError: it is dead.
@@ -312,17 +311,17 @@ class SimulationLoop(VirtualTimeLoop):
             self._give(asyncio.Handle(callback, arguments, self, node.context.copy()))
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
-        """For the node that calls it."""
+        """Set a handler of the current node."""
         current_node().signal_handlers[sig] = (callback, args)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """For the node that calls it."""
+        """Remove a handler of the current node."""
         return current_node().signal_handlers.pop(sig, None) is not None
 
     def _current(self) -> Node:
         """Return the node whose step is running or ran last."""
         if self._running is None:
-            raise RuntimeError("outside of any node: start one with loop.start()")
+            raise RuntimeError("no node is running: start one with loop.start()")
         return self._running
 
     def _unable(self, node: Node) -> None:
@@ -346,7 +345,7 @@ class SimulationLoop(VirtualTimeLoop):
     ) -> asyncio.Task[_T]:
         node = (NODE.get(None) if context is None else context.get(NODE)) or self._current()
         number = next(self._births)
-        # asyncio's own counter of names belongs to the interpreter, not to the run.
+        # asyncio's counter of task names belongs to the interpreter, not to the run.
         name = name or f"Task-{number}"
         task = SimulatedTask[_T](
             node, number, coro, loop=self, name=name, context=context, **options

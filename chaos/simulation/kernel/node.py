@@ -1,4 +1,4 @@
-"""A simulated process, as its operating system sees it."""
+"""A simulated process, as an operating system sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 EPOCH = 1_767_225_600  # Unix time at which every run begins: 2026-01-01T00:00:00Z
 
 _FIRST_PID = 1000
-_PATIENCE = 100  # how often a coroutine that is being closed may await again
+_PATIENCE = 100  # how often a coroutine may await again while it is closed
 
 
 class Disposed(BaseException):
@@ -29,7 +29,7 @@ class Disposed(BaseException):
 
 
 class Kernel(Protocol):
-    """The loop, as far as a node and what runs in it need it (``loop.SimulationLoop``)."""
+    """The part of the loop that a node and its code use (``loop.SimulationLoop``)."""
 
     seed: int
     rng: RngStreams
@@ -47,7 +47,7 @@ class Kernel(Protocol):
 
 
 class Node:
-    """Lives from its start to its exit; a restart is another node of the same name.
+    """A process from its start to its exit; a restart is another node of the same name.
 
     ``number`` is unique in the run, ``incarnation`` counts the nodes of this name (from 1), and
     ``clock_offset`` (seconds) moves the wall clock of this node only, never its monotonic one.
@@ -60,10 +60,10 @@ class Node:
         self.incarnation = incarnation
         self.state: Literal["running", "paused", "dead"] = "running"
         self.clock_offset = 0.0
-        self.exit_code: int | None = None  # once dead; minus the signal if one killed it
+        self.exit_code: int | None = None  # once dead; the negative signal if one killed it
         self.output: list[str] = []  # whole lines of stdout and stderr
         self.signal_handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
-        # One stream of entropy per process: its draws do not shift those of another.
+        # One random stream per process, so that draws of one do not shift those of another.
         self.entropy = random.Random(f"{loop.seed} entropy {name} {incarnation}")
         self.random = loop.rng.stream(f"random {name} {incarnation}")  # random.random()
         self.context = contextvars.Context()  # all code of this node runs in a copy of it
@@ -72,7 +72,7 @@ class Node:
         self.ready: deque[asyncio.Handle] = deque()  # the loop's
         self.tasks: dict[int, asyncio.Task[Any]] = {}  # not done yet, by creation number
         self.stack: Any = None  # of the loop: its steps run on it
-        # Referenced after the exit, so that nothing of a killed process is finalised.
+        # Referenced after the exit, so that no object of a killed process is finalised.
         self.retained: list[object] = []
         self._line = ""
         self._waiters: list[asyncio.Future[int]] = []
@@ -124,7 +124,7 @@ class Node:
                 waiter.set_result(code)
 
     def dispose(self) -> None:
-        """End what is left after the run, without effect; called by the loop."""
+        """Dispose of the node after the run, without effects; called by the loop."""
         self.state = "dead"
         for abandoned in list(self.retained):  # a stack that called os._exit
             if isinstance(abandoned, greenlet.greenlet):
@@ -181,5 +181,7 @@ def current_node() -> Node:
     """
     node = NODE.get(None)
     if node is None:
-        raise RuntimeError("no simulated process runs this code: start it with loop.start()")
+        raise RuntimeError(
+            "this code does not run in a simulated process: start one with loop.start()"
+        )
     return node

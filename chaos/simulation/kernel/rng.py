@@ -1,7 +1,7 @@
 """All randomness of one simulated run: one stream per purpose, so that none shifts another.
 
-A run can be branched: until a virtual second it follows its seed, and from there on every stream
-is reseeded. Many branches at one point show which outcomes are still possible there (``why``).
+A run can branch: up to a virtual second it follows its seed, and from there on every stream is
+reseeded. Many branches at one point show which outcomes are still possible there (``--why``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Branch(NamedTuple):
-    """All streams differ from the virtual second ``at`` on; each ``salt`` is another future."""
+    """A branch at the virtual second ``at``; each ``salt`` is another future."""
 
     at: float
     salt: str
@@ -24,7 +24,7 @@ class RngStreams:
         self.branch = branch
         self._seed = seed
         self._salt = ""
-        # By purpose, until they diverge.
+        # by purpose, until the branch
         self._streams: list[tuple[str, random.Random]] = []
 
     def stream(self, purpose: str) -> random.Random:

@@ -17,7 +17,7 @@ EntryKind = Literal["wire", "sql", "redis", "node", "fault"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the story. ``at``: virtual seconds; ``who``: a node or an edge."""
+    """An entry of a trace. ``at``: virtual seconds; ``who``: a node or an edge."""
 
     at: float
     kind: EntryKind
@@ -26,7 +26,7 @@ class Entry:
 
 
 class Trace:
-    """``clock`` gives virtual seconds. ``keep``: entries are kept too (but for plain steps)."""
+    """The trace of a run. ``clock``: virtual seconds; ``keep``: also keep the entries."""
 
     def __init__(self, clock: Callable[[], float], *, keep: bool = False) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class Trace:
         self.entries: list[Entry] = []
 
     def note(self, kind: EntryKind, who: str, what: str, data: bytes = b"") -> None:
-        """``data`` goes into the digest only; it must not contain what differs by itself."""
+        """Add an entry. ``data`` goes into the digest only and must be the same in every run."""
         at = self._clock()
         self._hash.update(f"{at:.6f} {kind} {who} {what}\n".encode())
         if data:

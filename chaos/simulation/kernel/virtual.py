@@ -1,15 +1,15 @@
-"""Clocks, entropy, the own process and the terminal as a simulated process sees them.
+"""Virtualise clocks, entropy, pid, signals and terminal for simulated processes.
 
-The list of what is virtual: SOURCES below, the functions of ``random``, unseeded ``Random()``, and
-by way of time-machine (which replaces them in C, so that no copy of them escapes) ``time.time``,
+Virtual are SOURCES below, the functions of ``random``, unseeded ``Random()``, and through
+time-machine (which replaces them in C, so that copies are replaced too) ``time.time``,
 ``time.time_ns``, ``datetime.now``, ``utcnow`` and ``today``, ``date.today``, and ``gmtime``,
 ``localtime`` and ``strftime`` of the present. ``uuid4``, ``secrets`` and ``SystemRandom`` rest on
-``os.urandom``. What else tells the time or draws entropy is on ``audit.FORBIDDEN``.
+``os.urandom``. All other clocks and sources of entropy are in ``audit.FORBIDDEN``.
 
-Everything is patched once per OS process and looks, at each call, whether a node's code runs; in
-all other code it is the real one. Copies that modules made by ``from time import monotonic`` are
-replaced, whether they were made before or are made later. Copies kept elsewhere (a default
-argument, an attribute) are not: ``tests/simulation/test_simulation_virtual.py`` looks for them.
+Everything is patched once per OS process and checks at each call whether a node's code is running;
+all other code gets the real one. Copies that modules made by ``from time import monotonic`` are
+replaced, whether made before or later. Copies kept elsewhere (a default argument, an attribute) are
+not: ``tests/simulation/test_simulation_virtual.py`` looks for them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _urandom(node: Node, size: int) -> bytes:
 
 
 def _kill(node: Node, pid: int, number: int) -> None:
-    """Signals among nodes; what would end the caller does so at once."""
+    """Send a signal to a node; one that ends the caller does so immediately."""
     target = next((other for other in node.loop.nodes if other.pid == pid and other.alive), None)
     if target is None:
         raise ProcessLookupError(f"no simulated process has the id {pid}")
@@ -51,7 +51,7 @@ _FATAL = set(signal.Signals) - {
     signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH,
 }  # fmt: skip
 
-# What a node gets instead of the real one; called with the node first.
+# Replacements inside a node; called with the node as the first argument.
 SOURCES: dict[str, Function] = {
     "time.monotonic": lambda node: node.loop.time(),
     "time.monotonic_ns": lambda node: round(node.loop.time() * 1e9),
@@ -67,13 +67,13 @@ SOURCES: dict[str, Function] = {
     "socket.gethostname": lambda node: node.name,
 }
 
-# Counters of libraries that end up on the wire; each run starts from the same values.
+# Counters of libraries that appear on the wire; each run starts from the same values.
 COUNTERS = {
     ("asyncpg.connection", "_uid"): 0,  # the names of prepared statements
 }
 
-# Classes of libraries whose objects stand in sets that are iterated over: by their addresses,
-# unless they are numbered.
+# Classes of libraries whose objects are iterated over in sets: ordered by address unless they are
+# numbered.
 ADDRESSED = (
     "redis.asyncio.connection:AbstractConnection",
     "uvicorn.protocols.http.h11_impl:H11Protocol",
@@ -83,7 +83,7 @@ ADDRESSED = (
 
 @cache
 def install() -> None:
-    """Patches this OS process, once."""
+    """Patch this OS process, once."""
     functions = audit.wrappers()
     functions |= {name: partial(_dispatching, source) for name, source in SOURCES.items()}
     for name in random.__all__:
@@ -91,7 +91,7 @@ def install() -> None:
             functions[f"random.{name}"] = partial(_dispatching, _drawing(name))
     audit.patch(functions | {"random.Random.seed": _seeding})
     for name in ADDRESSED:
-        with contextlib.suppress(ImportError):  # not installed: then nobody uses it
+        with contextlib.suppress(ImportError):  # not installed, so not used
             pkgutil.resolve_name(name).__hash__ = _numbered
     traveller = time_machine.travel(0.0).start()
     real_time_ns = time_machine.escape_hatch.time.time_ns
@@ -105,7 +105,7 @@ def install() -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """For a run (``loop.run`` does it): what a node prints goes to its ``output``, too."""
+    """Patch for the duration of a run; also copy a node's terminal output to its ``output``."""
     install()
     for (module, attribute), value in COUNTERS.items():
         if module in sys.modules:
@@ -119,7 +119,7 @@ def installed() -> Iterator[None]:
 
 
 class _Terminal(io.TextIOBase):
-    """Stands for sys.stdout or sys.stderr: each process has its own."""
+    """Replaces sys.stdout or sys.stderr with one terminal per process."""
 
     def __init__(self, outer: TextIO) -> None:
         self._outer = outer
@@ -154,7 +154,7 @@ def _drawing(name: str) -> Function:
 
 
 def _numbered(thing: Any) -> int:
-    """A hash: the how-manieth of its node this is to be hashed."""
+    """Return a hash: the number of the object among those hashed in its node."""
     number: int | None = vars(thing).get("_simulated_hash")
     if number is None:
         node = simulated()

@@ -1,6 +1,6 @@
-"""What asyncio asks of every loop, in virtual time: callbacks, timers, connections; no threads."""
+"""Implement asyncio's loop in virtual time: callbacks, timers, connections; no threads."""
 
-# ruff: noqa: SLF001 - a loop is made of the insides of asyncio's handles
+# ruff: noqa: SLF001 - a loop uses the internals of asyncio's handles
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypeVarTuple
 
 from chaos.simulation.kernel import audit
 
-_TIMERS_CLEANED = 100  # cancelled timers, before the heap is rid of them
+_TIMERS_CLEANED = 100  # cancelled timers until the heap is compacted
 
-# Options of create_connection and create_server that change nothing for a simulated network.
+# Options of create_connection and create_server without effect in a simulated network.
 _WITHOUT_MEANING = {
     "backlog", "family", "flags", "happy_eyeballs_delay", "interleave", "proto", "reuse_address",
     "reuse_port", "start_serving",
@@ -79,7 +79,7 @@ class Timer(Handle, asyncio.TimerHandle):
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
-    """``network`` is set by the network that is built on this loop."""
+    """Create a loop; its network sets ``network``."""
 
     network: NetworkBackend
 
@@ -87,13 +87,13 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._stopping = False
-        self._ready: list[Any] = []  # handles that the running step has made ready
+        self._ready: list[Any] = []  # handles that the running step made ready
         self._timers: list[tuple[float, int, Any]] = []  # when, number, handle
         self._timer_numbers = itertools.count()
         self._cancelled_timers = 0
 
     def time(self) -> float:
-        """Virtual seconds since the start of the run."""
+        """Return the virtual seconds since the start of the run."""
         return self._now
 
     def call_soon(
@@ -114,7 +114,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         timer = Timer(callback, args, self, context)
         timer._when = when
-        # Numbered: timers of the same instant go off in the order in which they were set.
+        # Numbered, so that timers of the same instant fire in the order in which they were set.
         heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
         return timer
 
@@ -126,10 +126,10 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             self._cancelled_timers = 0
 
     async def shutdown_asyncgens(self) -> None:
-        """Nothing to do: a process that exits takes its generators with it."""
+        """Do nothing: an exiting process does not finalise its generators."""
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Nothing to do: there is no executor."""
+        """Do nothing: there is no executor."""
 
     async def create_connection(  # type: ignore[override]
         self,
@@ -154,17 +154,19 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     async def getaddrinfo(  # type: ignore[override]
         self, host: str, port: int, **_: Any
     ) -> list[tuple[Any, ...]]:
-        """Addresses only."""
+        """Resolve IP addresses only; names are refused."""
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            audit.refuse(f"the name {host!r}", "connect to the address network.host(name) gives")
+            audit.refuse(
+                f"the name {host!r}", "connect to the address that network.host(name) returns"
+            )
         stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
         return [(*stream, (host, port))]
 
 
 def _require_plain(what: str, options: dict[str, Any]) -> None:
-    """Accept options without meaning here; refuse those that would change something."""
+    """Ignore options without effect here; refuse all others."""
     for name, value in options.items():
         if value and name not in _WITHOUT_MEANING:
             audit.refuse(f"{what}({name}=...)", "only plain TCP by address is")

@@ -1,4 +1,4 @@
-"""Faults of the simulated network, and what shows that they were felt."""
+"""Inject faults into the simulated network and observe their effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
 async def inject_edge_fault(
     plan: FaultSpec, names: tuple[str, ...], network: Network, hold: Hold
 ) -> Observed:
-    """Break the edges while ``hold`` lasts. Observed: on each of them traffic met the fault."""
+    """Break the edges while ``hold`` lasts. Observed: the fault affected traffic on each edge."""
     edges = [network.edge(name) for name in names]
     before = [edge.counters() for edge in edges]
     with ExitStack() as broken:
@@ -40,7 +40,7 @@ async def inject_edge_fault(
 
 @contextmanager
 def _broken(plan: FaultSpec, edge: Edge) -> Iterator[None]:
-    """The edge is broken inside the block."""
+    """Break the edge inside the block."""
     if plan.fault == "down":
         edge.down()
         try:
@@ -61,5 +61,5 @@ def _broken(plan: FaultSpec, edge: Edge) -> Iterator[None]:
 def _was_observed(plan: FaultSpec, seen: dict[str, int]) -> bool:
     if plan.fault in _CLOSING:
         return bool(seen["closed"] or seen["refused"] or seen["dropped_messages"])
-    # What was still held at the end was met by the fault; so was what came late.
+    # Messages still held at the end count as affected, and so do delayed ones.
     return bool(seen["held_messages"] or seen["slowed_messages"])

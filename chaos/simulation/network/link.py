@@ -1,4 +1,4 @@
-"""Connections: two directions, each of them toxics, then the wire, then the receiver's kernel."""
+"""Connections: each direction is its toxics, then the wire, then the receiver's kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
 
 
 class EdgeNetwork(Protocol):
-    """What an edge needs of the network it belongs to (``fabric.Network``).
+    """What an edge needs of the network it belongs to (``network.Network``).
 
     ``context``: that of the network's own node, in which the edge's timers run.
     """
@@ -39,9 +39,9 @@ class EdgeNetwork(Protocol):
 
 
 class Link:
-    """One direction of a connection (``toxics.Way``).
+    """One direction of a connection (``toxics.DeliveryPath``).
 
-    ``in_flight``: bytes written and not yet taken by the receiver, nor lost. ``queue``: what is on
+    ``in_flight``: bytes written, but neither taken by the receiver nor lost. ``queue``: chunks on
     the wire; the first ``arrived`` of it have reached the receiver's kernel.
     """
 

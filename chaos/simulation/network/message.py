@@ -13,7 +13,7 @@ from chaos.simulation.network.toxics import Stream
 class Message:
     """Bytes about to be delivered. ``number`` counts per edge and stream, from 1.
 
-    ``connection`` counts per edge, from 1. ``label`` names the content, where it was decoded.
+    ``connection`` counts per edge, from 1.
     """
 
     edge: str
@@ -23,7 +23,6 @@ class Message:
     sender: Node
     receiver: Node
     connection: int = 0
-    label: str = ""
 
 
 Tap = Callable[[Message], bool]

@@ -96,10 +96,10 @@ class Server(asyncio.AbstractServer):
 
 
 class Network:
-    """Everything between the nodes of ``loop``; there is one for each run.
+    """The network between the nodes of ``loop``, one per run.
 
-    ``tap`` sees every message just before its receiver does, may kill nodes, and returns False for
-    a message to be lost: TCP cannot go on without it, so both ends see their connection reset.
+    ``tap`` sees every message just before its delivery and may kill nodes. If it returns False, the
+    message is lost: TCP cannot continue, so both ends see their connection reset.
     """
 
     def __init__(self, loop: SimulationLoop) -> None:
@@ -155,12 +155,12 @@ class Network:
     async def create_connection(
         self, factory: Factory, host: str, port: int
     ) -> tuple[End, asyncio.BaseProtocol]:
-        """As of an event loop, from the current node.
+        """Connect from the current node, as an event loop does.
 
         Raises:
-            ConnectionRefusedError: the edge is down, or nobody listens there (then the connection
-                may also be accepted and ended at once, by seed: a proxy stands in front).
-            NotSimulated: no such host.
+            ConnectionRefusedError: the edge is down, or no server listens. (Without a server the
+                seed may also accept and immediately end the connection, like a proxy.)
+            NotSimulated: the host is not simulated.
         """
         node = current_node()
         name = node.name if host in _OWN_ADDRESSES else self._names.get(host)
@@ -193,10 +193,10 @@ class Network:
         return client, protocol
 
     async def create_server(self, factory: Factory, host: str | None, port: int) -> Server:
-        """As of an event loop, on the current node. Port 0: a free one.
+        """Listen on the current node, as an event loop does; port 0 picks a free one.
 
         Raises:
-            OSError: the port is taken, or the address is another host's.
+            OSError: the port is in use, or the address belongs to another host.
         """
         name = current_node().name
         if (host or "") not in _OWN_ADDRESSES and host != self.host(name):

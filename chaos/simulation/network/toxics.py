@@ -1,8 +1,8 @@
 """Toxiproxy's toxics (2.12) by name, attributes and meaning, on one direction of a connection.
 
-What each does to bytes under way, when it is added and when it is removed follows Toxiproxy's
-source, not its manual: a ``timeout`` starts anew with every chunk it swallows, ``reset_peer``
-strikes only once something flows, ``latency`` does not delay a close.
+The effect on bytes in flight, and on adding and removing a toxic, follows Toxiproxy's source, not
+its manual: a ``timeout`` restarts with every chunk that it swallows, ``reset_peer`` acts only once
+something flows, ``latency`` does not delay a close.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
-from chaos.scenario.vocabulary import FAULTS, FaultSort
+from chaos.scenario.vocabulary import FAULTS, TargetKind
 
 Stream = Literal["upstream", "downstream"]
 STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
@@ -25,15 +25,15 @@ STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
 ATTRIBUTES = {
     name: kind.attributes
     for name, kind in FAULTS.items()
-    if FaultSort.EDGE in kind.sorts and name != "down"
+    if TargetKind.EDGE in kind.target_kinds and name != "down"
 }
-# A bandwidth toxic lets so much time pass between the pieces of a long chunk.
+# The time between the pieces into which a bandwidth toxic cuts a long chunk.
 _PIECE_MS = 100
 _SLACK_SECONDS = 1e-9
 
 
 class ChunkKind(Enum):
-    """What travels over a connection. SYN: it is there to be accepted."""
+    """The kinds of chunks on a connection. SYN: a connection to accept."""
 
     SYN = "SYN"
     DATA = "DATA"
@@ -52,10 +52,10 @@ class Chunk:
 
 @dataclass(slots=True)
 class Toxic:
-    """A toxic for one direction of an edge, under Toxiproxy's own names and units.
+    """A toxic for one direction of an edge, with Toxiproxy's names and units.
 
     Raises:
-        ValueError: no such toxic or stream, or not exactly its attributes, as natural numbers.
+        ValueError: unknown toxic or stream, or wrong attributes (all are natural numbers).
     """
 
     name: str
@@ -64,9 +64,9 @@ class Toxic:
 
     def __post_init__(self) -> None:
         if self.name not in ATTRIBUTES:
-            raise ValueError(f"no toxic {self.name!r}; there are: {', '.join(ATTRIBUTES)}")
+            raise ValueError(f"no toxic {self.name!r}; known toxics: {', '.join(ATTRIBUTES)}")
         if self.stream not in STREAMS:
-            raise ValueError(f"{self.name}: no stream {self.stream!r}; there are: {STREAMS}")
+            raise ValueError(f"{self.name}: no stream {self.stream!r}; known streams: {STREAMS}")
         needed = ATTRIBUTES[self.name]
         if set(self.attributes) != set(needed) or min(self.attributes.values()) < 0:
             raise ValueError(
@@ -101,7 +101,7 @@ class DeliveryPath(Protocol):
 
 
 class ToxicStage:
-    """A toxic applied to one direction of a connection. ``fresh``: it is older than that."""
+    """A toxic applied to one direction of a connection. ``fresh``: added before it opened."""
 
     def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
         self.toxic = toxic
@@ -142,7 +142,7 @@ class _Holding(ToxicStage):
     def __init__(self, toxic: Toxic, path: DeliveryPath, *, fresh: bool) -> None:
         super().__init__(toxic, path, fresh=fresh)
         self._held: deque[tuple[float, Chunk]] = deque()
-        # When the last accepted chunk leaves.
+        # when the last accepted chunk leaves
         self._free = 0.0
 
     def plan(self, chunk: Chunk) -> list[tuple[float, Chunk]]:
@@ -270,7 +270,7 @@ class _ResetPeer(ToxicStage):
             self._after(self.toxic.attributes["timeout"], self._reset)
 
     def removed(self) -> None:
-        # Toxiproxy's removal waits for a reset under way; nothing stops it any more.
+        # Toxiproxy's removal waits for a pending reset, which cannot be stopped.
         if self._timer is not None:
             self._stop_timer()
             self._reset()

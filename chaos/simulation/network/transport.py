@@ -44,7 +44,7 @@ class Socket:
         return self._peer
 
     def setsockopt(self, *_: object) -> None:
-        """Accepted, and without effect."""
+        """Accept the option without effect."""
 
     def getsockopt(self, *_: object) -> int:
         return 0
@@ -79,7 +79,7 @@ class Flow(Protocol):
 
 
 class Listener(Protocol):
-    """A listening server, as the ends of its connections see it (``fabric.Server``)."""
+    """A listening server, as the ends of its connections see it (``network.Server``)."""
 
     factory: Callable[[], asyncio.BaseProtocol]
 
@@ -98,13 +98,13 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
 
     Callbacks of the protocol run in ``context``, a copy of that of the node which owns this end.
     ``mask`` (optional, set by a server that knows): bytes of this connection, in both directions,
-    without what differs by itself in every run; the digest of the trace sees only those.
+    without the parts that differ in every run; the digest of the trace covers only those.
     """
 
     inbound: Flow
     outbound: Flow
 
-    if TYPE_CHECKING:  # what the base class has and its stubs leave out
+    if TYPE_CHECKING:  # attributes of the base class that its stubs omit
         _protocol_paused: bool
 
         def _maybe_pause_protocol(self) -> None: ...

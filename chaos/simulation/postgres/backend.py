@@ -1,4 +1,4 @@
-"""A blocking connection to the real server: what happens on it takes no virtual time."""
+"""A blocking connection to the real server; its use takes no virtual time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ _CONTROL_SECONDS = 60.0
 
 
 class Silent(Exception):
-    """The backend has said nothing for the time given."""
+    """The backend sent nothing within the given time."""
 
 
 class Gone(Exception):
-    """The backend has ended (or there is no server)."""
+    """The backend has ended, or the server does not run."""
 
 
 class Backend:
-    """A connection, and the process that serves it. ``pid`` is known once it said so."""
+    """A connection and its backend process; ``pid`` is set once the backend has sent it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Gone: nobody listens on the socket ``path``."""
+        """Connect to the socket ``path``.
+
+        Raises:
+            Gone: no server listens there.
+        """
         self.pid = 0
         self._buffer = bytearray()
         self._messages: list[Message] = []
@@ -43,16 +47,16 @@ class Backend:
                 raise Gone(f"no Postgres at {path}: {error}") from error
 
     def send(self, data: bytes) -> None:
-        """Sends all of it; that a backend has ended is noticed by reading."""
+        """Send all bytes; the end of a backend is detected by reading."""
         self._socket.settimeout(None)
         with contextlib.suppress(OSError):
             self._socket.sendall(data)
 
     def read(self, seconds: float | None) -> Message:
-        """The next message.
+        """Return the next message.
 
         Raises:
-            Silent: not a byte more within ``seconds``.
+            Silent: no byte arrived within ``seconds``.
             Gone: the connection has ended.
         """
         while not self._messages:
@@ -60,7 +64,7 @@ class Backend:
             try:
                 data = self._socket.recv(1 << 16)
             except TimeoutError:
-                raise Silent(f"Postgres said nothing for {seconds} s") from None
+                raise Silent(f"Postgres sent nothing for {seconds} s") from None
             except OSError as error:
                 raise Gone(str(error)) from error
             if not data:
@@ -74,7 +78,7 @@ class Backend:
         return kind, message
 
     def rest(self) -> list[Message]:
-        """All that still comes until the backend has ended; then it holds nothing any more."""
+        """Read until the backend has ended; then it holds no locks any more."""
         found = []
         try:
             while True:
@@ -84,16 +88,16 @@ class Backend:
         return found
 
     def drop(self) -> None:
-        """Closes the socket and waits for nothing."""
+        """Close the socket without waiting."""
         self._socket.close()
 
     def close(self) -> None:
-        """Says goodbye and waits until the backend has ended: rolled back, all locks released."""
+        """End the session and wait for the backend: it rolls back and releases all locks."""
         self.send(messages.TERMINATE)
         self.rest()
 
     def stop(self) -> None:
-        """SIGSTOP; returns when it stands."""
+        """Send SIGSTOP and wait until the process has stopped."""
         stat = Path(f"/proc/{self.pid}/stat")
         with audit.real():
             os.kill(self.pid, signal.SIGSTOP)
@@ -104,23 +108,23 @@ class Backend:
 
     @property
     def rests(self) -> bool:
-        """Whether its process waits for something, be it a lock or a request."""
+        """Return whether its process sleeps, waiting for a lock or for a request."""
         try:
             stat = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY)
         except OSError:
-            return True  # not here: then Postgres must be asked
+            return True  # no /proc: ask Postgres instead
         with open(stat, "rb") as file:  # noqa: PTH123
             return file.read().rpartition(b") ")[2][:1] == b"S"
 
     def signal(self, *numbers: int) -> None:
-        """Sends signals in this order."""
+        """Send signals in this order."""
         for number in numbers:
             with audit.real(), contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
 
 class Control(Backend):
-    """A connection of the arena's own, for simple queries. Never inside a transaction."""
+    """The arena's own connection for simple queries; never in a transaction."""
 
     def __init__(self, path: Path, database: str, name: str) -> None:
         super().__init__(path)
@@ -128,18 +132,18 @@ class Control(Backend):
         self._until_ready(_CONTROL_SECONDS)
 
     def rows(self, sql: str) -> list[list[str]]:
-        """Runs ``sql``, returns its rows as texts.
+        """Run ``sql`` and return its rows as texts.
 
         Raises:
-            RuntimeError: Postgres refused it.
-            Silent: no answer for a minute.
+            RuntimeError: Postgres returned an error.
+            Silent: no answer within a minute.
             Gone: the server has ended.
         """
         self.send(messages.query(sql))
         return messages.rows(self._until_ready(_CONTROL_SECONDS))
 
     def answers(self, sql: str, seconds: float) -> bool:
-        """Whether ``sql`` is answered so soon; if not, `settle` must follow."""
+        """Return whether ``sql`` is answered quickly; if not, ``settle`` must follow."""
         self.send(messages.query(sql))
         try:
             self._until_ready(seconds)
@@ -148,7 +152,7 @@ class Control(Backend):
         return True
 
     def settle(self) -> None:
-        """Waits for the answer that came too late."""
+        """Wait for the answer that ``answers`` did not wait for."""
         self._until_ready(_CONTROL_SECONDS)
 
     def _until_ready(self, seconds: float) -> list[Message]:
@@ -159,10 +163,12 @@ class Control(Backend):
             found.append((kind, message))
         for kind, message in found:
             if kind == ord("E"):
-                raise RuntimeError(f"Postgres refused the arena: {messages.fields(message)['M']}")
+                raise RuntimeError(
+                    f"Postgres refused a statement of the arena: {messages.fields(message)['M']}"
+                )
         return found
 
 
 def array(pids: Iterable[int]) -> str:
-    """Process ids as an SQL literal."""
+    """Return process ids as an SQL literal."""
     return f"'{{{','.join(str(pid) for pid in pids)}}}'::int[]"

@@ -1,4 +1,4 @@
-"""What a client asks for in one go: its messages up to the next Flush, Sync or simple query."""
+"""A batch of a client: its messages up to the next Flush, Sync or simple query."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REFUSED = re.compile(r"\s*(COPY|LISTEN|PREPARE\s+TRANSACTION)\b", re.IGNORECASE
 
 @dataclass(slots=True)
 class Batch:
-    """Messages for the backend, and what completes each of the replies to them.
+    """Messages for the backend, and what completes each of their replies.
 
-    ``prepared`` and ``executed`` are names of statements, ``refused`` what is not simulated.
-    ``whole``: one statement that writes, from one Sync to the next, nothing else.
+    ``prepared`` and ``executed``: names of statements; ``refused``: commands that are not
+    simulated. ``whole``: one writing statement from one Sync to the next, nothing else.
     """
 
     data: bytes = b""
@@ -34,39 +34,39 @@ class Batch:
     simple: bool = False
     whole: bool = False
     over: bool = False
-    """The client says goodbye."""
+    """Whether the client ends the session."""
 
     def outcomes(self, replies: list[Message]) -> list[tuple[str, bytes]]:
-        """Name and last reply of each statement that was executed, or failed."""
+        """Return name and last reply of each statement that was executed or failed."""
         names = self.executed or self.prepared
         found: list[tuple[str, bytes]] = []
         for kind, message in replies:
             if kind not in messages.OUTCOMES:
                 continue
             if kind == ord("E") and len(found) == len(names) and not self.simple:
-                found.pop()  # done, and then not committed
+                found.pop()  # executed, then the commit failed
             found.append((names[0 if self.simple else len(found)], message))
         return found
 
 
 class Batches:
-    """Cuts the bytes of one client into batches. ``name`` gives the name of an SQL text."""
+    """Splits the bytes of one client into batches. ``name`` returns the name of an SQL text."""
 
     def __init__(self, name: Callable[[str], str]) -> None:
         self._name = name
         self._inbox = bytearray()
         self._arrived: deque[Message] = deque()
-        self._messages: list[Message] = []  # of the next batch, so far
+        self._messages: list[Message] = []  # messages of the incomplete batch
         self._texts: dict[str, str] = {}  # of prepared statements
         self._portals: dict[str, str] = {}
         self._executed_since_sync = 0
 
     def feed(self, data: bytes) -> None:
-        """More bytes came."""
+        """Append received bytes."""
         self._inbox += data
 
     def startup(self) -> tuple[int, bytes] | None:
-        """The first message of a connection, which has no type: its code, and all of it."""
+        """Return the first message of a connection, which has no type: its code and its bytes."""
         size = int.from_bytes(self._inbox[:4], "big")
         if len(self._inbox) < max(size, 8):
             return None
@@ -75,7 +75,7 @@ class Batches:
         return int.from_bytes(message[4:8], "big"), message
 
     def next(self, *, skipping: bool) -> Batch | None:
-        """The next batch that is complete. ``skipping``: an error came, until Sync all is void."""
+        """Return the next complete batch. ``skipping``: after an error, ignore all until Sync."""
         self._arrived.extend(messages.split(self._inbox))
         while self._arrived:
             message = self._arrived.popleft()
@@ -129,7 +129,7 @@ class Batches:
 
 
 def _refuse(kind: int, message: bytes, batch: Batch) -> bytes:
-    """The same, or one that fails with a clear message, for what is not simulated."""
+    """Return the batch, or one that fails with a clear error if it has a refused command."""
     if kind not in b"PQ":
         return message
     words = messages.strings(message, 2)

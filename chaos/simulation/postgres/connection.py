@@ -27,7 +27,7 @@ from chaos.simulation.postgres.server import SharedPostgres
 _SILENCE_SECONDS = 0.001
 _SILENCE_SECONDS_MAX = 0.05
 _STUCK_SECONDS = 60.0
-# As the product's servers are set (``EmbeddedPostgres``), in virtual time.
+# The settings of the product's servers (``EmbeddedPostgres``), in virtual time.
 IDLE_IN_TRANSACTION_SECONDS = 60.0
 CONNECTION_CHECK_SECONDS = 5.0
 
@@ -160,8 +160,8 @@ class PostgresConnection(asyncio.Protocol):
                     silence = min(2 * silence, _SILENCE_SECONDS_MAX)
                     if silent > _STUCK_SECONDS:
                         raise RuntimeError(
-                            f"Postgres has been silent to {self.client} for {silent:.0f} real "
-                            "seconds, though no lock is waited for"
+                            f"Postgres has sent nothing to {self.client} for {silent:.0f} real "
+                            "seconds, although its backend waits for no lock"
                         ) from None
         except Gone:
             self.end(self._replies)
@@ -181,7 +181,7 @@ class PostgresConnection(asyncio.Protocol):
         self.transport.close()
 
     def terminated(self) -> None:
-        """Close after the backend was told to end, passing on its last errors."""
+        """Close after the backend was terminated, passing on its last errors."""
         if self._waits:
             self._host.locks.release(self)
         self.end(self.backend.rest())
@@ -193,12 +193,12 @@ class PostgresConnection(asyncio.Protocol):
             self._host.resume(self, signal.SIGINT)
 
     def drop(self) -> None:
-        """Forget the killed backend without telling the client."""
+        """Drop the killed backend without notifying the client."""
         if self._started:
             self.backend.drop()
         self._forget()
 
-    # ------------------------------------------------------------------ batch after batch
+    # ------------------------------------------------------------------ batches
 
     @property
     def _waits(self) -> bool:
@@ -251,7 +251,7 @@ class PostgresConnection(asyncio.Protocol):
             return
         for what in batch.refused:
             self._host.loop.refused.append(
-                f"{what} over the wire of Postgres ({self.client}): use INSERT, SELECT or Redis"
+                f"{what} in Postgres ({self.client}): use INSERT, SELECT or Redis"
             )
         hold = self._host.hold_seconds() if batch.whole and self._status == b"I" else 0.0
         if not hold:

@@ -1,4 +1,4 @@
-"""The little of Postgres's wire protocol (version 3) that a bridge has to understand."""
+"""The part of Postgres's wire protocol (version 3) that the bridge needs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 
-# What a backend may say at any time, without being asked.
+# Messages that a backend may send at any time, without a request.
 UNASKED = frozenset(b"NSA")
 SYNC = b"S\x00\x00\x00\x04"
 FLUSH = b"H\x00\x00\x00\x04"
 TERMINATE = b"X\x00\x00\x00\x04"
 
-# Which replies end what a frontend message asked for; what comes before (rows) belongs to them.
+# The replies that complete each frontend message; earlier ones (rows) belong to them.
 COMPLETE = {
     ord("P"): b"1",
     ord("B"): b"2",
@@ -25,23 +25,23 @@ COMPLETE = {
     ord("S"): b"Z",
     ord("Q"): b"Z",
 }
-# Replies of an Execute or a simple query that say what became of one statement.
+# Replies to an Execute or a simple query that give the outcome of a statement.
 OUTCOMES = b"CIsE"
-# So deadlocks are described, with process and transaction ids that differ from run to run.
+# The text of deadlock errors, with process and transaction ids that differ from run to run.
 _DEADLOCK = "40P01"
 
 Message = tuple[int, bytes]
-"""The type (one byte, as a number) and the whole message, header included."""
+"""A message: its type (one byte, as a number) and its bytes, header included."""
 
 
 def frame(kind: bytes, *parts: bytes) -> bytes:
-    """One message of this type."""
+    """Return a message of this type."""
     body = b"".join(parts)
     return kind + struct.pack("!i", len(body) + 4) + body
 
 
 def split(buffer: bytearray) -> list[Message]:
-    """Takes the whole messages off the front of ``buffer``."""
+    """Remove and yield the complete messages at the front of ``buffer``."""
     found = []
     data = bytes(buffer)
     start, end = 0, len(data)
@@ -56,21 +56,21 @@ def split(buffer: bytearray) -> list[Message]:
 
 
 def startup(**parameters: str) -> bytes:
-    """The first message of a connection."""
+    """Return the first message of a connection."""
     words = [word for pair in parameters.items() for word in pair]
     body = b"".join(word.encode() + b"\0" for word in words) + b"\0"
     return struct.pack("!ii", len(body) + 8, 196608) + body
 
 
 def query(sql: str) -> bytes:
-    """A simple query."""
+    """Return a simple query."""
     return frame(b"Q", sql.encode(), b"\0")
 
 
 def command(sql: str) -> tuple[bytes, list[bytes]]:
-    """``sql`` in the extended protocol under a name of its own, and what completes each reply.
+    """Return ``sql`` in the extended protocol under a separate name, and what completes each reply.
 
-    Unlike a simple query it leaves the unnamed statement and portal of the client alone.
+    Unlike a simple query it keeps the unnamed statement and portal of the client.
     """
     name = f"simulation {sql}\0".encode()
     data = (
@@ -83,25 +83,25 @@ def command(sql: str) -> tuple[bytes, list[bytes]]:
 
 
 def strings(message: bytes, count: int, start: int = 5) -> list[str]:
-    """The first ``count`` zero-terminated strings of a message from ``start`` on."""
+    """Return the first ``count`` zero-terminated strings of a message from ``start`` on."""
     found = message[start:].split(b"\0", count)[:count]
     return [text.decode(errors="replace") for text in found]
 
 
 def fields(message: bytes) -> dict[str, str]:
-    """The fields of an ErrorResponse or NoticeResponse: C is the SQLSTATE, M the text."""
+    """Return the fields of an ErrorResponse or NoticeResponse: C is the SQLSTATE, M the text."""
     parts = message[5:].split(b"\0")
     return {part[:1].decode(): part[1:].decode(errors="replace") for part in parts if part}
 
 
 def fatal(sqlstate: str, text: str) -> bytes:
-    """What a backend says before it ends."""
+    """Return the error that a backend sends before it ends."""
     said = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text}
     return frame(b"E", *(f"{key}{value}\0".encode() for key, value in said.items()), b"\0")
 
 
 def outcome(message: bytes) -> str:
-    """The command tag, or the SQLSTATE of an error."""
+    """Return the command tag, or the SQLSTATE of an error."""
     match message[:1]:
         case b"C":
             return strings(message, 1)[0]
@@ -114,7 +114,7 @@ def outcome(message: bytes) -> str:
 
 
 def repeatable(message: bytes) -> bytes:
-    """An ErrorResponse without the process and transaction ids in its explanations."""
+    """Return an ErrorResponse without process and transaction ids in its details."""
     found = fields(message)
     if found.get("C") != _DEADLOCK:
         return message
@@ -125,7 +125,7 @@ def repeatable(message: bytes) -> bytes:
 
 
 def rows(messages: list[Message]) -> list[list[str]]:
-    """The values of all DataRows, in text format; a NULL is an empty text."""
+    """Return the values of all DataRows in text format; NULL as an empty text."""
     return [_row(message) for kind, message in messages if kind == ord("D")]
 
 

@@ -1,4 +1,4 @@
-"""Short stable names for the statements of the product, found by their text."""
+"""Find short stable names for the statements of the product by their text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LENGTH_MAX = 40
 
 
 class Names:
-    """Names of SQL texts: that of the constant (``claim``), else the first words."""
+    """Names SQL texts by their constant in the product (``claim``), else by their first words."""
 
     def __init__(self, modules: tuple[ModuleType, ...] = (transitions, scans, chaos_sql)) -> None:
         every, _ = listing(TaskFilter(tenant=""), 1, None)
@@ -32,7 +32,7 @@ class Names:
         self._seen: dict[str, str] = {}
 
     def of(self, sql: str) -> str:
-        """The name of a statement as it came over the wire."""
+        """Return the name of a statement as received over the wire."""
         name = self._seen.get(sql)
         if name is None:
             name = self._seen[sql] = self._find(_normal(sql))
@@ -47,5 +47,5 @@ class Names:
 
 
 def _normal(sql: str) -> str:
-    """Without what differs between a constant and the same on the wire: parameters, spaces."""
+    """Return the text without what differs on the wire: parameters and whitespace."""
     return " ".join(_PARAMETER.sub(" ", sql).split())

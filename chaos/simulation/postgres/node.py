@@ -31,11 +31,11 @@ _T = TypeVar("_T")
 
 
 class PostgresNode:
-    """The node "postgres" of one run. ``main`` is its main function, for each of its lives.
+    """The node "postgres" of one run; each of its incarnations runs ``main``.
 
     ``listeners`` are called with every answered statement; ``statements_done`` counts them.
-    ``held_share``: of the single statements that write, those whose commit is held back for a
-    while, so that others overlap them.
+    ``held_share``: the share of the single writing statements whose commit is held for a while, so
+    that others overlap them.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class PostgresNode:
     def node(self) -> Node:
         """Return its current or last node."""
         if self._node is None:
-            raise RuntimeError(f"{NAME} was not started: loop.start({NAME!r}, postgres_node.main)")
+            raise RuntimeError(
+                f"{NAME} was not started: call loop.start({NAME!r}, postgres_node.main)"
+            )
         return self._node
 
     @property
@@ -95,7 +97,7 @@ class PostgresNode:
         """Return the database URL for simulated processes."""
         return f"postgresql://postgres:any@{self._network.host(NAME)}:{PORT}/{DATABASE}"
 
-    # ------------------------------------------------------------------ what the harness breaks
+    # ------------------------------------------------------------------ faults
 
     def crash(self) -> None:
         """Kill every process of the real server; uncommitted work is lost.
@@ -126,7 +128,7 @@ class PostgresNode:
         return len(self._grabbed)
 
     def release(self) -> int:
-        """Give back the connections that ``exhaust`` took; return their number."""
+        """Release the connections that ``exhaust`` took; return their number."""
         grabbed, self._grabbed = self._grabbed or [], None
         for backend in grabbed:
             backend.send(messages.TERMINATE)
@@ -256,7 +258,7 @@ class PostgresNode:
     def _inside(self, work: Callable[[], _T]) -> _T:
         """Run ``work`` as this node, so that its timers belong to this node."""
         if not self.node.alive:
-            raise ProcessLookupError("the node postgres does not run: nothing to break")
+            raise ProcessLookupError("the node postgres does not run")
         return self.node.context.copy().run(work)
 
     def _accept(self) -> PostgresConnection:

@@ -1,4 +1,4 @@
-"""The real Postgres behind simulated runs: one for each OS process, clean for each run."""
+"""The real Postgres behind simulated runs: one per OS process, reset for each run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from holdfast.store.migrate import upgrade_in_loop
 
 DATABASE = "holdfast"
 _SCHEMA = Path(__file__).with_name("schema.sql")
-# Its size, in bytes, is the database's clock: microseconds since the day before EPOCH. Nothing is
-# ever written to it, so it takes no space. Setting it costs 0.6 us (a round trip for setval() or
+# The size of this file in bytes is the database's clock: microseconds since the day before EPOCH.
+# It is sparse, so it takes no space. Setting it costs 0.6 us (a round trip for setval() or
 # set_config(): 37 us), reading it 1.2 us (a sequence: 0.15 us; pg_read_file(): 3.3 us).
 _CLOCK_FILE = "simulated_clock"
-_SPARE_SECONDS = 86_400  # a clock may also stand before EPOCH
+_SPARE_SECONDS = 86_400  # because a clock may be before EPOCH
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory, where there is one
 _MEMORY_BYTES_MIN = 1 << 30
 _TIDY_EVERY = 50
@@ -40,10 +40,10 @@ _SETTINGS = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "512MB",
-    "checkpoint_timeout": "1d",  # none in the middle of a run: sequences jump after a crash
+    "checkpoint_timeout": "1d",  # no checkpoint during a run: sequences jump after a crash
     "autovacuum": "off",
     "jit": "off",
-    # Planning with the values known takes longer than all these statements on small tables do.
+    # Custom plans take longer than the execution of these statements on small tables.
     "plan_cache_mode": "force_generic_plan",
     "max_parallel_workers": "0",
     "max_parallel_workers_per_gather": "0",
@@ -51,17 +51,17 @@ _SETTINGS = {
     "io_method": "sync",
     "deadlock_timeout": "5ms",
     "log_min_error_statement": "panic",
-    # These would be real time; PostgresNode has them in virtual time.
+    # These count real time; PostgresNode implements them in virtual time.
     "idle_in_transaction_session_timeout": "0",
     "client_connection_check_interval": "0",
 }
 
 
 class SharedPostgres:
-    """A real server, one for all runs of this OS process; its data are in memory if possible.
+    """A real server, one for all runs of this OS process; its data is in memory if possible.
 
-    A context manager, to be entered outside of any event loop: it starts the server and migrates
-    the database; leaving stops it and removes its directory.
+    A context manager, to be entered outside of any event loop. Entering starts the server and
+    migrates the database; leaving stops it and removes its directory.
     """
 
     def __init__(self, reaper: Reaper) -> None:
@@ -104,12 +104,12 @@ class SharedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The real server's main process, while it runs."""
+        """The pid of the real server's main process while it runs."""
         return self._server.pid if self._server else None
 
     @property
     def url(self) -> str:
-        """Where real clients reach the database, before or after a run."""
+        """The URL of the database for real clients, before or after a run."""
         return self._entered().url(DATABASE)
 
     @property
@@ -120,24 +120,28 @@ class SharedPostgres:
         return self._control
 
     def set_clock(self, seconds: float) -> None:
-        """What ``clock_timestamp()`` says from now on: so many virtual seconds after EPOCH."""
+        """Set ``clock_timestamp()``, in virtual seconds after EPOCH."""
         size = round((_SPARE_SECONDS + seconds) * 1e6)
         if size != self._clock_size:
             self._clock_size = size
             os.ftruncate(self._clock, size)
 
     def connect(self) -> Backend:
-        """A new connection, on which nothing has been said yet; raises Gone."""
+        """Open a connection without a startup message.
+
+        Raises:
+            Gone: the server does not run.
+        """
         return Backend(self._entered().socket)
 
     def start(self) -> None:
-        """Start it again; after a kill it recovers what was committed."""
+        """Start the server again; after a kill it recovers what was committed."""
         with audit.real():
             self._entered().start()
         self._control = self._new_control()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes; returns when they are gone."""
+        """Send SIGKILL to all processes of the server and wait until they have ended."""
         with audit.real():
             if self._control is not None:
                 self._control.drop()
@@ -145,13 +149,13 @@ class SharedPostgres:
             self._entered().kill()
 
     def stop(self) -> None:
-        """Shut it down in good order. No backend may be stopped (SIGSTOP)."""
+        """Shut down gracefully. No backend may be stopped (SIGSTOP)."""
         self._hang_up()
         with audit.real():
             self._entered().stop()
 
     def reset(self) -> None:
-        """Between two runs: it runs, nobody is connected, all tables are empty."""
+        """Prepare for the next run: server running, no connections, all tables empty."""
         if self.pid is None:
             self.start()
         self.end_backends()
@@ -164,7 +168,7 @@ class SharedPostgres:
         self.set_clock(0.0)
 
     def end_backends(self) -> None:
-        """Ends whoever is still connected, stopped ones too: a run may have broken off."""
+        """End all backends, stopped ones too: a run may have been interrupted."""
         left = (
             "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -176,7 +180,7 @@ class SharedPostgres:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGCONT)
                 if time.monotonic() > give_up:
-                    raise RuntimeError(f"backends {rows} of the last run do not end")
+                    raise RuntimeError(f"backends {rows} of the last run did not end")
 
     def _migrate(self) -> None:
         with audit.real():
@@ -198,14 +202,14 @@ class SharedPostgres:
 
     def _entered(self) -> _Server:
         if self._server is None:
-            raise RuntimeError("Postgres was not entered: use it in a with statement")
+            raise RuntimeError("Postgres was not started: use it in a with statement")
         return self._server
 
 
 class _Server(EmbeddedPostgres):
-    """Fast, and on a socket besides, in a directory that only its user may enter: no password.
+    """A fast server with an additional socket in a private directory, without a password.
 
-    (The nonces of a password would differ on the wire in every run.) A commit survives a kill.
+    (The nonces of password authentication would differ in every run.) A commit survives a kill.
     """
 
     @property

@@ -18,7 +18,7 @@ from chaos.simulation.suite.pool import Pool, WorkerFailed
 class SimulationResult(RunResult):
     """A simulated run. ``story``: the events of its trace as lines, if asked for.
 
-    ``digest``: as of ``SimulatedRun``; empty if the harness failed.
+    ``digest``: see ``SimulatedRun``; empty if the harness failed.
     """
 
     digest: str

@@ -1,4 +1,4 @@
-"""Measure what the faults of simulated runs met: a true verdict alone does not show it.
+"""Measure what the faults of simulated runs hit; a true verdict does not show it.
 
 Two tables, summed over all seeds. Fault by state: the number of injections during which some task
 was in that state. Fault by statement: how often that statement was the last one of its process
@@ -73,9 +73,9 @@ class Coverage:
     def tables(self) -> str:
         """Format both tables and the ``sometimes``; a dot marks a cell that no fault reached."""
         faults = sorted(self.injections)
-        lines = [f"{'fault by state':<20}{'strikes':>8}" + "".join(f"{s:>11}" for s in _STATES)]
+        lines = [f"{'fault by state':<20}{'injected':>9}" + "".join(f"{s:>11}" for s in _STATES)]
         lines += [
-            f"{fault:<20}{self.injections[fault]:>8}"
+            f"{fault:<20}{self.injections[fault]:>9}"
             + "".join(f"{_cell(self.states[f'{fault} {s}']):>11}" for s in _STATES)
             for fault in faults
         ]

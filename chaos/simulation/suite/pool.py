@@ -1,4 +1,4 @@
-"""A pool of worker processes, each with servers of its own, that do one job at a time."""
+"""A pool of worker processes with separate servers, each doing one job at a time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class WorkerFailed(ChaosError):
 
 
 class Pool:
-    """``processes`` workers. ``sources``: the tree of our packages that they import from (None:
-    this one), as for a mutant.
+    """A pool of ``processes`` workers.
+
+    ``sources``: the tree from which they import our packages, as for a mutant (default: this one).
     """
 
     def __init__(self, processes: int, sources: Path | None = None) -> None:
@@ -80,7 +81,7 @@ class Pool:
     async def _start(self) -> asyncio.subprocess.Process:
         environment = dict(os.environ)
         if self._sources is not None:
-            # The working directory follows, so that modules of the user are still found.
+            # The working directory comes last, so that the user's modules are found.
             environment["PYTHONPATH"] = os.pathsep.join(
                 [import_path(self._sources), str(Path.cwd())]
             )
@@ -100,7 +101,7 @@ class Pool:
     async def _do(
         self, worker: asyncio.subprocess.Process, job: Mapping[str, Any]
     ) -> dict[str, Any]:
-        assert worker.stdin is not None  # noqa: S101 - it was asked for
+        assert worker.stdin is not None  # noqa: S101 - requested as a pipe
         worker.stdin.write(orjson.dumps(job) + b"\n")
         with contextlib.suppress(ConnectionError):  # reading the answer raises WorkerFailed
             await worker.stdin.drain()

@@ -50,7 +50,7 @@ class Suite:
 
         Raises:
             AppError: a module of handlers cannot be simulated.
-            MutantError: the mutant does not fit the sources.
+            MutantError: the mutant does not match the sources.
             WorkerFailed: a worker process broke.
         """
         options, mutant = self._options, specs[0].mutant

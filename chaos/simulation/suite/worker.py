@@ -1,4 +1,4 @@
-"""One process of a simulated suite with its own servers: jobs on stdin, answers on stdout.
+"""A worker process of a simulated suite with its own servers: jobs on stdin, answers on stdout.
 
 ``python -m chaos.simulation.suite.worker``; one JSON document per line, both ways. It ends with its
 stdin or on SIGTERM; its servers always end with it (``holdfast.devstack.reaper``).

@@ -1,7 +1,7 @@
-"""Names for the messages of a run that stay the same when the code or the schedule changes a bit.
+"""Name the messages of a run, stable under small changes of the code or the schedule.
 
-``worker-1->postgres up claim #2``: edge, direction, what the message asks for, and the how manieth
-of that name it is on its edge. A message that answers has the name of what it answers.
+``worker-1->postgres up claim #2``: edge, direction, the request, and its number among equal names
+on the edge. A reply has the name of its request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIRST_MESSAGES = {
 }
 _REQUEST_LINE = re.compile(rb"([A-Z]+) (\S+) HTTP/1")
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# A lock is no change; a COMMIT is one.
+# A lock changes nothing; a COMMIT does.
 _WRITES = re.compile(r"\b(?:INSERT|DELETE|MERGE|COMMIT|(?<!KEY )UPDATE)\b", re.IGNORECASE)
 _READS_OF_REDIS = frozenset({"client", "hello", "auth", "select", "get", "scan", "xinfo", "xread"})
 _READS_OF_HTTP = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -33,8 +33,9 @@ _READS_OF_HTTP = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """``text`` names one message of a run. ``changes``: it asks for (or, as an answer, tells of)
-    something that may change a table, a stream or a sink.
+    """The name of one message of a run.
+
+    ``changes``: its request may change a table, a stream or the sink.
     """
 
     text: str
@@ -43,7 +44,7 @@ class Label:
 
 @dataclass(slots=True)
 class _Wire:
-    """One connection as far as it was read. ``texts``: its prepared statements."""
+    """The state of one connection. ``texts``: its prepared statements."""
 
     name: str = ""
     changes: bool = False
@@ -52,7 +53,7 @@ class _Wire:
 
 
 class Labels:
-    """Of one run; wants to see every message, in the order of their delivery. ``names``: of SQL."""
+    """Labels all messages of one run, in the order of their delivery. ``names``: of SQL texts."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -60,7 +61,7 @@ class Labels:
         self._counts: Counter[str] = Counter()
 
     def of(self, message: Message) -> Label:
-        """The label of the next message."""
+        """Return the label of the next message."""
         wire = self._wires.setdefault((message.edge, message.connection), _Wire())
         name = wire.name
         if message.stream == "upstream":
@@ -79,7 +80,7 @@ class Labels:
     def _sql(self, data: bytes, wire: _Wire) -> tuple[str, bool]:
         if not wire.begun:
             code = int.from_bytes(data[4:8], "big")
-            # After the answer to a request for TLS the first message comes again.
+            # After the reply to a TLS request the client sends its first message again.
             wire.begun = code not in {messages.SSL_REQUEST, messages.GSS_REQUEST}
             return _FIRST_MESSAGES.get(code, "login"), False
         prepared: list[str] = []
@@ -112,15 +113,15 @@ def _redis(data: bytes) -> tuple[str, bool]:
     words: list[str] = []
     while (command := reader.gets()) is not False:
         words.append(command[0].decode(errors="replace").upper())
-    told = [word for word in words if word not in {"MULTI", "EXEC"}]
-    changes = any(word.lower() not in _READS_OF_REDIS for word in told)
-    return " ".join(dict.fromkeys(told)) or "nothing", changes
+    commands = [word for word in words if word not in {"MULTI", "EXEC"}]
+    changes = any(word.lower() not in _READS_OF_REDIS for word in commands)
+    return " ".join(dict.fromkeys(commands)) or "nothing", changes
 
 
 def _http(data: bytes, wire: _Wire) -> tuple[str, bool]:
     line = _REQUEST_LINE.match(data)
     if line is None:
-        # The rest of a request: what it asks for is known by its first message.
+        # The rest of a request takes the name of its first message.
         return f"{wire.name}{_BODY}", wire.changes
     method, path = line[1].decode(), line[2].decode(errors="replace")
     return f"{method} {_ID.sub('ID', path)}", method not in _READS_OF_HTTP

@@ -19,7 +19,7 @@ from chaos.simulation.network.network import Message
 from chaos.simulation.sweep.labels import Labels
 
 _ROLES = ("api-", "scheduler-", "worker-")
-_STRIKE = re.compile(
+_FAULT = re.compile(
     r"(?:kill (?P<victim>[\w-]+) (?P<when>before|after)|lose)"
     r" (?P<message>(?P<client>[\w-]+)->(?P<server>[\w-]+) (?P<way>up|down) .+ #\d+)"
 )
@@ -44,8 +44,10 @@ class ScheduleError(ChaosError):
 
 @dataclass(frozen=True, slots=True)
 class MessageFault:
-    """``victim`` is killed ``before`` the ``message`` is delivered, or just ``after``; no victim:
-    the message is lost. ``message`` is a label (``labels.Label``).
+    """A fault at one message.
+
+    ``victim`` is killed ``before`` the ``message`` is delivered, or just ``after``; without a
+    victim the message is lost. ``message`` is a label (``labels.Label``).
     """
 
     message: str
@@ -57,18 +59,22 @@ class MessageFault:
 
     @classmethod
     def parse(cls, text: str) -> MessageFault:
-        """Back from ``str``; raises ScheduleError."""
-        found = _STRIKE.fullmatch(text)
+        """Parse what ``str`` returns.
+
+        Raises:
+            ScheduleError: the text does not match the syntax.
+        """
+        found = _FAULT.fullmatch(text)
         if found is None:
             raise ScheduleError(
-                f"{text!r} is no strike: 'kill worker-1 before MESSAGE', 'kill worker-1 after "
-                "MESSAGE' or 'lose MESSAGE', where MESSAGE is 'worker-1->postgres up claim #1'"
+                f"{text!r} is not a fault; write 'kill worker-1 before MESSAGE', 'kill worker-1 "
+                "after MESSAGE' or 'lose MESSAGE', MESSAGE like 'worker-1->postgres up claim #1'"
             )
         return cls(found["message"], found["victim"] or "", found["when"] or "")
 
     @property
     def edge(self) -> str:
-        """``client->server``."""
+        """Return the edge, ``client->server``."""
         return self.message.partition(" ")[0]
 
     @property
@@ -92,7 +98,7 @@ class MessageFault:
         return MessageFaultKind.SENDER if self.victim == sender else MessageFaultKind.RECEIVER
 
     @property
-    def fault(self) -> dict[str, Any]:
+    def scenario_fault(self) -> dict[str, Any]:
         """Return it as a fault of a scenario, without its time."""
         if self.victim:
             return {"name": str(self), "fault": "kill", "target": self.victim}
@@ -115,18 +121,22 @@ class Schedule:
     """Message faults in order, in one scope (the name of its scenario)."""
 
     scope: str
-    strikes: tuple[MessageFault, ...]
+    faults: tuple[MessageFault, ...]
 
     def __str__(self) -> str:
-        return f"{self.scope}: {_AND.join(map(str, self.strikes))}"
+        return f"{self.scope}: {_AND.join(map(str, self.faults))}"
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Back from ``str``; raises ScheduleError."""
+        """Parse what ``str`` returns.
+
+        Raises:
+            ScheduleError: the text does not match the syntax.
+        """
         scope, colon, rest = text.partition(": ")
         if not colon:
             raise ScheduleError(
-                f"{text!r} is no schedule: 'SCOPE: STRIKE' or 'SCOPE: STRIKE + ...'"
+                f"{text!r} is not a schedule; write 'SCOPE: FAULT' or 'SCOPE: FAULT + ...'"
             )
         return cls(scope, tuple(MessageFault.parse(each) for each in rest.split(_AND)))
 
@@ -135,7 +145,7 @@ class Schedule:
 class MessagePoint:
     """A message about to be delivered at a virtual second; ``changes`` as in its label.
 
-    ``sender`` and ``receiver`` are processes that could have been killed there, "" if it cannot.
+    ``sender`` and ``receiver``: the processes that can be killed there, "" where none can.
     """
 
     at: float
@@ -144,7 +154,7 @@ class MessagePoint:
     sender: str
     receiver: str
 
-    def strikes(self) -> Iterator[MessageFault]:
+    def faults(self) -> Iterator[MessageFault]:
         """Yield all faults possible here, except for kills of servers."""
         if self.sender:
             yield MessageFault(self.message, self.sender, "before")
@@ -153,7 +163,7 @@ class MessagePoint:
             yield MessageFault(self.message, self.receiver, "after")
         yield MessageFault(self.message)
 
-    def server_strikes(self) -> Iterator[MessageFault]:
+    def server_faults(self) -> Iterator[MessageFault]:
         """Yield the kill of the server at one end, if there is one."""
         server = self.message.partition(" ")[0].partition("->")[2]
         if server in SERVERS:
@@ -164,7 +174,7 @@ class MessagePoint:
 class InjectedMessageFault:
     """A fault that was injected. ``at``: virtual second; ``evidence``: of its effect."""
 
-    strike: MessageFault
+    fault: MessageFault
     at: float
     observed: bool
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -177,10 +187,10 @@ class MessageFaultInjector:
     started.
     """
 
-    def __init__(self, strikes: Sequence[MessageFault]) -> None:
+    def __init__(self, faults: Sequence[MessageFault]) -> None:
         self.points: list[MessagePoint] = []
         self.injected: list[InjectedMessageFault] = []
-        self._todo = {strike.message: strike for strike in strikes}
+        self._todo = {fault.message: fault for fault in faults}
         self._environment: SimulatedEnvironment | None = None
         self._labels: Labels | None = None
         self._harness = contextvars.copy_context()
@@ -192,7 +202,7 @@ class MessageFaultInjector:
         self._harness = contextvars.copy_context()
 
     def see(self, message: Message) -> bool:
-        """Whether the message is to be delivered (``Network.tap``)."""
+        """Inject the fault planned for this message; return whether to deliver it."""
         if message.edge.startswith("harness->"):
             return True
         assert self._labels is not None  # noqa: S101 - attach() came first
@@ -200,18 +210,16 @@ class MessageFaultInjector:
         sender, receiver = _killable(message.sender), _killable(message.receiver)
         now = self._loop.time()
         self.points.append(MessagePoint(now, label.text, label.changes, sender, receiver))
-        strike = self._todo.pop(label.text, None)
-        if strike is None:
+        fault = self._todo.pop(label.text, None)
+        if fault is None:
             return True
-        self._loop.trace.note("fault", message.edge, str(strike))
-        if not strike.victim:
+        self._loop.trace.note("fault", message.edge, str(fault))
+        if not fault.victim:
             # The network breaks the connection of a message that is lost.
             evidence = {"connection": message.connection, "bytes": len(message.data)}
-            self.injected.append(
-                InjectedMessageFault(strike, now, observed=True, evidence=evidence)
-            )
+            self.injected.append(InjectedMessageFault(fault, now, observed=True, evidence=evidence))
             return False
-        self._kill(strike, message, now)
+        self._kill(fault, message, now)
         return True
 
     @property
@@ -223,38 +231,38 @@ class MessageFaultInjector:
     def _loop(self) -> SimulationLoop:
         return self._attached.postgres.loop
 
-    def _kill(self, strike: MessageFault, message: Message, now: float) -> None:
-        if strike.victim in SERVERS:
-            self._kill_server(strike, now)
+    def _kill(self, fault: MessageFault, message: Message, now: float) -> None:
+        if fault.victim in SERVERS:
+            self._kill_server(fault, now)
             return
         ends = {message.sender.name: message.sender, message.receiver.name: message.receiver}
-        victim = ends.get(strike.victim)
+        victim = ends.get(fault.victim)
         if victim is None or not victim.alive:
-            self.injected.append(InjectedMessageFault(strike, now, observed=False))
-        elif strike.when == "before":
-            self._end(strike, victim)
+            self.injected.append(InjectedMessageFault(fault, now, observed=False))
+        elif fault.when == "before":
+            self._end(fault, victim)
         else:
-            # After the callbacks that the delivery makes ready: the victim's reaction to it.
+            # Kill it after the callbacks that the delivery made ready, so that it could react.
             loop, context = self._loop, victim.context.copy()
-            loop.call_soon(loop.call_soon, self._end, strike, victim, context=context)
+            loop.call_soon(loop.call_soon, self._end, fault, victim, context=context)
 
-    def _end(self, strike: MessageFault, victim: Node) -> None:
+    def _end(self, fault: MessageFault, victim: Node) -> None:
         alive, now = victim.alive, self._loop.time()
         self._loop.kill(victim)
         evidence = {"pid": victim.number, "exit": victim.exit_code}
-        self.injected.append(InjectedMessageFault(strike, now, observed=alive, evidence=evidence))
+        self.injected.append(InjectedMessageFault(fault, now, observed=alive, evidence=evidence))
 
-    def _kill_server(self, strike: MessageFault, now: float) -> None:
+    def _kill_server(self, fault: MessageFault, now: float) -> None:
         """Kill the real server and start a new one."""
         environment = self._attached
-        server = environment.postgres if strike.victim == "postgres" else environment.valkey
+        server = environment.postgres if fault.victim == "postgres" else environment.valkey
         pid = server.pid
         if server is environment.postgres:
             environment.postgres.crash()
         else:
             environment.valkey.kill()
         self.injected.append(
-            InjectedMessageFault(strike, now, observed=pid is not None and server.pid is None)
+            InjectedMessageFault(fault, now, observed=pid is not None and server.pid is None)
         )
         self._loop.call_later(RESTART_DELAY_SECONDS, server.start, context=self._harness)
 

@@ -1,4 +1,4 @@
-"""How far a crash sweep is, and its table: what exists, what was run, what came of it."""
+"""Show the progress of a crash sweep, and a table of its schedules and verdicts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _COLUMNS = ("exist", "run", "true", "idle", "false", "unknown")
 
 
 class SweepProgress:
-    """Counts by scope and kind. ``idle`` are those of the true ones in which no task was in flight
-    when it struck: they show only that it does no harm.
+    """Counts schedules by scope and kind.
+
+    ``idle``: the true ones whose faults were injected while no task was in flight; they show only
+    that the fault is harmless.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -34,30 +36,30 @@ class SweepProgress:
 
     @property
     def all_true(self) -> bool:
-        """Whether something was run, and all of it is true."""
+        """Whether all expected schedules ran (at least one) and every verdict is true."""
         total = self._total
         return self._sound and 0 < total["run"] == total["true"] == self._expected
 
     def begin(self, scope: str, undisturbed: Verdict) -> None:
-        """The run without strikes: its messages are what is struck."""
+        """Describe a scope by its undisturbed run, whose messages are the points of injection."""
         self._sound = self._sound and undisturbed.verdict == "true"
         changing = sum(point.changes for point in undisturbed.points)
         self._about.append(
             f"{scope}: {len(undisturbed.points)} messages from the first start to the heal, "
-            f"{changing} of which change something; not struck: {undisturbed.late} after the heal, "
-            "when all is done, and those of the harness itself"
+            f"{changing} of which change something; excluded: {undisturbed.late} after the heal "
+            "and those of the harness"
         )
 
     def exists(self, scope: str, kind: str, count: int = 1) -> None:
-        """So many schedules of this kind more could be run."""
+        """Count schedules of this kind that exist."""
         self._row(scope, kind)["exist"] += count
 
     def expect(self, count: int) -> None:
-        """So many more are going to be run."""
+        """Count schedules that will run."""
         self._expected += count
 
     def add(self, scope: str, verdict: Verdict, kind: str = "") -> None:
-        """One more was run."""
+        """Count a schedule that ran."""
         row = self._row(scope, kind)
         for counter in (row, self._total):
             counter["run"] += 1
@@ -67,23 +69,23 @@ class SweepProgress:
         self._progress()
 
     def show(self, *lines: str) -> None:
-        """Lines of their own, above the progress."""
+        """Print lines above the progress."""
         if self._live:
             self._stream.write(_CLEAR)
             self._stream.flush()
         typer.echo("\n".join(lines))
 
     def close(self) -> None:
-        """The table."""
+        """Print the table."""
         total, seconds = self._total, time.monotonic() - self._started
         rows = [f"{'':<60}" + "".join(f"{name:>9}" for name in _COLUMNS) + f"{'s each':>9}"]
         for (scope, kind), row in self._rows.items():
             counts = "".join(f"{row[name]:>9}" for name in _COLUMNS)
             each = f"{row['milliseconds'] / 1000 / row['run']:>9.2f}" if row["run"] else ""
             rows.append(f"{f'{scope}: {kind}':<60}{counts}{each}")
-        told = f"{total['run']} of {self._expected} schedules run in {seconds:.0f} s: "
-        told += ", ".join(f"{total[name]} {name}" for name in ("true", "false", "unknown"))
-        self.show(*self._about, *rows, told)
+        totals = f"{total['run']} of {self._expected} schedules run in {seconds:.0f} s: "
+        totals += ", ".join(f"{total[name]} {name}" for name in ("true", "false", "unknown"))
+        self.show(*self._about, *rows, totals)
 
     def _row(self, scope: str, kind: str) -> Counter[str]:
         return self._rows.setdefault((scope, kind), Counter())

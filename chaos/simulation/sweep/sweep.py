@@ -1,9 +1,9 @@
-"""The crash sweep: in a small scope, every message is lost once and every process dies at each.
+"""Run the crash sweep: in a small scope, lose every message once and kill every process at each.
 
-First an undisturbed run tells which messages there are. Then each single strike has a run of its
-own, under the same seed. Pairs: behind each single strike at a message that changes something, each
-strike at a later message (of that disturbed run) that changes something; of these, a sample drawn
-by the seed. Killing a real Postgres costs a second: of those, a sample too.
+An undisturbed run yields the messages. Each single fault then has its own run under the same seed.
+A pair is a single fault at a message that changes something, followed by a fault at a later message
+of that disturbed run that changes something; the seed draws a sample of the pairs. Killing a real
+Postgres takes a second, so kills of servers are sampled too.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ from chaos.simulation.sweep.message_faults import (
 from chaos.simulation.sweep.progress import SweepProgress
 from chaos.simulation.sweep.trial import Verdict
 
-# Of the run and of the samples. Under this one the two tasks of two_tasks have different effects.
+# Default seed of runs and samples. With it, the two tasks of two_tasks have different effects.
 SEED = 2
-PAIRS = "pairs of strikes at messages that change something"
-# Schedules for each job of a worker process, and of those that restart a server.
+PAIRS = "pairs of faults at messages that change something"
+# Schedules per job of a worker process, and per job if they restart a server.
 _AT_ONCE, _AT_ONCE_SLOW = 8, 2
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What to sweep. ``sample``: so many pairs; ``restarts``: so many kills of each server; both in
-    each scope.
-    """
+    """What to sweep. ``sample``: pairs per scope; ``restarts``: kills of each server per scope."""
 
     runs: Path
     processes: int
@@ -61,22 +59,22 @@ class Sweep:
         self._pool = Pool(options.processes)
 
     async def run(self) -> bool:
-        """All singles of every scope, then the samples; whether every verdict is true.
+        """Run all single faults of every scope, then the samples; return whether all are true.
 
         Raises:
-            ScenarioError: there is no such scope.
-            MutantError: there is no such mutant, or it does not fit.
-            WorkerFailed: a simulating process broke.
+            ScenarioError: a scope does not exist.
+            MutantError: the mutant does not exist or does not match the sources.
+            WorkerFailed: a worker process failed.
         """
         for name in self._options.scopes:
             trial.scope(name)
         return await self._with_pool(self._everything)
 
     async def only(self, texts: Sequence[str], *, story: bool) -> bool:
-        """These schedules alone, each with what became of it.
+        """Run only these schedules and print each with its verdict.
 
         Raises:
-            ScheduleError: this is none.
+            ScheduleError: a text is not a schedule.
             ScenarioError, MutantError, WorkerFailed: as ``run``.
         """
 
@@ -104,15 +102,15 @@ class Sweep:
     async def _everything(self) -> None:
         options = self._options
         points = {name: await self._undisturbed(name) for name in options.scopes}
-        behind: dict[str, list[tuple[str, list[MessageFault]]]] = {
+        followers: dict[str, list[tuple[str, list[MessageFault]]]] = {
             name: [] for name in options.scopes
         }
-        for name, all_of_it in points.items():
-            await self._singles(name, all_of_it, behind[name])
+        for name, every_point in points.items():
+            await self._singles(name, every_point, followers[name])
         for name in options.scopes:
-            await self._pairs(name, behind[name])
-        for name, all_of_it in points.items():
-            await self._servers(name, all_of_it)
+            await self._pairs(name, followers[name])
+        for name, every_point in points.items():
+            await self._servers(name, every_point)
 
     async def _undisturbed(self, scope: str) -> list[MessagePoint]:
         job = self._job(undisturbed=scope, points=True)
@@ -122,55 +120,61 @@ class Sweep:
                 self._progress.show(f"{scope}, undisturbed: {verdict.verdict}", *verdict.lines)
             self._progress.begin(scope, verdict)
             return list(verdict.points)
-        raise AssertionError("a job has one answer")
+        raise AssertionError("a job has exactly one answer")
 
     async def _singles(
-        self, scope: str, points: list[MessagePoint], behind: list[tuple[str, list[MessageFault]]]
+        self,
+        scope: str,
+        points: list[MessagePoint],
+        followers: list[tuple[str, list[MessageFault]]],
     ) -> None:
-        """Fills ``behind``: to the first strike of pairs, all those that may follow."""
-        idle = [s for point in points if not point.changes for s in point.strikes()]
-        firsts = [s for point in points if point.changes for s in point.strikes()]
-        for strike in [*firsts, *idle]:
-            self._progress.exists(scope, strike.kind)
-        texts = [str(Schedule(scope, (strike,))) for strike in firsts]
+        """Run all single faults.
+
+        Fill ``followers`` with each first fault of a pair and its possible second ones.
+        """
+        idle = [s for point in points if not point.changes for s in point.faults()]
+        firsts = [s for point in points if point.changes for s in point.faults()]
+        for fault in [*firsts, *idle]:
+            self._progress.exists(scope, fault.kind)
+        texts = [str(Schedule(scope, (fault,))) for fault in firsts]
         async for verdict in self._verdicts(texts, points=True):
             self._judged(scope, verdict)
-            later = [s for point in verdict.points if point.changes for s in point.strikes()]
-            behind.append((verdict.schedule, later))
-        behind.sort(key=lambda pair: pair[0])
+            later = [s for point in verdict.points if point.changes for s in point.faults()]
+            followers.append((verdict.schedule, later))
+        followers.sort(key=lambda pair: pair[0])
         async for verdict in self._verdicts([str(Schedule(scope, (s,))) for s in idle]):
             self._judged(scope, verdict)
 
-    async def _pairs(self, scope: str, behind: list[tuple[str, list[MessageFault]]]) -> None:
-        ends = list(accumulate(len(later) for _, later in behind))
+    async def _pairs(self, scope: str, followers: list[tuple[str, list[MessageFault]]]) -> None:
+        ends = list(accumulate(len(later) for _, later in followers))
         total = ends[-1] if ends else 0
         self._progress.exists(scope, PAIRS, total)
         rng = random.Random(f"{self._options.seed} pairs {scope}")
         texts = []
         for number in sorted(rng.sample(range(total), min(self._options.sample, total))):
-            first, later = behind[place := bisect_right(ends, number)]
+            first, later = followers[place := bisect_right(ends, number)]
             texts.append(f"{first} + {later[number - ends[place]]}")
         async for verdict in self._verdicts(texts):
             self._progress.add(scope, verdict, PAIRS)
-            self._complain(verdict)
+            self._report(verdict)
 
     async def _servers(self, scope: str, points: list[MessagePoint]) -> None:
-        every = [strike for point in points for strike in point.server_strikes()]
-        for strike in every:
-            self._progress.exists(scope, strike.kind)
+        every = [fault for point in points for fault in point.server_faults()]
+        for fault in every:
+            self._progress.exists(scope, fault.kind)
         for kind in (MessageFaultKind.POSTGRES, MessageFaultKind.REDIS):
-            those = [strike for strike in every if strike.kind is kind]
+            of_kind = [fault for fault in every if fault.kind is kind]
             rng = random.Random(f"{self._options.seed} {kind} {scope}")
-            chosen = rng.sample(those, min(self._options.restarts, len(those)))
-            texts = [str(Schedule(scope, (strike,))) for strike in chosen]
+            chosen = rng.sample(of_kind, min(self._options.restarts, len(of_kind)))
+            texts = [str(Schedule(scope, (fault,))) for fault in chosen]
             async for verdict in self._verdicts(texts, _AT_ONCE_SLOW):
                 self._judged(scope, verdict)
 
     def _judged(self, scope: str, verdict: Verdict) -> None:
-        self._progress.add(scope, verdict, Schedule.parse(verdict.schedule).strikes[0].kind)
-        self._complain(verdict)
+        self._progress.add(scope, verdict, Schedule.parse(verdict.schedule).faults[0].kind)
+        self._report(verdict)
 
-    def _complain(self, verdict: Verdict) -> None:
+    def _report(self, verdict: Verdict) -> None:
         if verdict.verdict != "true":
             options = self._options
             seed = f" --seed {options.seed}" if options.seed != SEED else ""
@@ -183,7 +187,7 @@ class Sweep:
     async def _verdicts(
         self, texts: Sequence[str], at_once: int = _AT_ONCE, **options: Any
     ) -> AsyncIterator[Verdict]:
-        """As they come."""
+        """Run the schedules and yield their verdicts in order of completion."""
         self._progress.expect(len(texts))
         jobs = [
             self._job(schedules=texts[start : start + at_once], **options)

@@ -1,4 +1,4 @@
-"""One schedule of the crash sweep: run it, judge it, and keep its history if it is not true."""
+"""Run and judge one schedule of the crash sweep; keep its history unless it is true."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCOPES = Path(__file__).parent / "scopes"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a schedule is run with. ``story``: tell every event. ``keep``: its history, if true."""
+    """How to run a schedule. ``story``: list every event; ``keep``: keep true histories too."""
 
     seed: int
     runs: Path
@@ -46,10 +46,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a schedule. ``idle``: at every strike no task was in flight.
+    """The verdict of a schedule. ``idle``: no task was in flight at any fault.
 
-    ``lines``: for people, where it is not true. ``points``: the messages until the heal that came
-    after the last strike (of an undisturbed run: all), and ``late``: how many came after the heal.
+    ``lines``: the explanation, unless it is true. ``points``: the messages between the last fault
+    (else the start) and the heal. ``late``: the number of messages after the heal.
     """
 
     schedule: str
@@ -62,26 +62,27 @@ class Verdict:
 
 
 def names() -> tuple[str, ...]:
-    """The scopes there are, the smallest first."""
+    """Return the names of the scopes, the smallest first."""
     return tuple(sorted(path.stem for path in SCOPES.glob("*.yaml")))
 
 
 @functools.cache
 def scope(name: str) -> Scenario:
-    """The scenario of a scope; it plans no faults.
+    """Return the scenario of a scope, which plans no faults.
 
     Raises:
-        ScenarioError: there is none.
+        ScenarioError: the scope does not exist.
     """
     if name not in names():
         raise ScenarioError(f"no scope {name!r}{did_you_mean(name, names())}")
     return scenarios.load(SCOPES / f"{name}.yaml")
 
 
-def sweep_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
-    """``schedules`` (texts) one after the other; ``seed``, ``runs`` and what else ``Trial`` has.
+def sweep_job(servers: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job of the sweep in a worker process.
 
-    ``undisturbed``: a scope to run without any strike, instead. ``points``: tell of them.
+    ``job``: ``schedules`` (texts) or ``undisturbed`` (a scope to run without faults), the fields of
+    ``Trial``, and ``points``: whether the answer includes them.
     """
     wanted = job.pop("points", False)
     undisturbed = job.pop("undisturbed", None)
@@ -89,15 +90,15 @@ def sweep_job(foundation: SharedServers, job: dict[str, Any]) -> dict[str, Any]:
     if undisturbed is not None:
         schedules = [Schedule(undisturbed, ())]
     trial = Trial(**job | {"runs": Path(job["runs"])})
-    verdicts = [tried(schedule, trial, foundation) for schedule in schedules]
+    verdicts = [run_schedule(schedule, trial, servers) for schedule in schedules]
     if not wanted:
         verdicts = [replace(verdict, points=()) for verdict in verdicts]
     return {"verdicts": [asdict(verdict) for verdict in verdicts]}
 
 
-def tried(schedule: Schedule, trial: Trial, foundation: SharedServers) -> Verdict:
-    """Run it and judge it."""
-    injector = MessageFaultInjector(schedule.strikes)
+def run_schedule(schedule: Schedule, trial: Trial, servers: SharedServers) -> Verdict:
+    """Run a schedule and judge it."""
+    injector = MessageFaultInjector(schedule.faults)
     spec = RunSpec(
         ArenaName.SIMULATION,
         scope(schedule.scope),
@@ -113,11 +114,11 @@ def tried(schedule: Schedule, trial: Trial, foundation: SharedServers) -> Verdic
         on_environment=injector.attach,
     )
     try:
-        ran = simulate(spec, foundation, options)
+        ran = simulate(spec, servers, options)
     except RunFailed as error:
-        place = f"what was recorded: {trial.runs / (error.outcome.directory or '')}"
-        told = ("the harness failed:", *error.reasons, place)
-        return Verdict(str(schedule), "unknown", error.outcome.seconds or 0.0, lines=told)
+        place = f"recorded in: {trial.runs / (error.outcome.directory or '')}"
+        lines = ("the harness failed:", *error.reasons, place)
+        return Verdict(str(schedule), "unknown", error.outcome.seconds or 0.0, lines=lines)
     return _verdict(schedule, trial, injector, ran)
 
 
@@ -127,13 +128,13 @@ def _verdict(
     history = ran.judgement.history
     zero = parse_instant(history.run.database_epoch).timestamp() - EPOCH
     healed = zero + history.phases["healed"]
-    doubts = [*_doubts(schedule.strikes, injector.injected, healed)]
+    doubts = [*_doubts(schedule.faults, injector.injected, healed)]
     flights = [_in_flight(history, injected.at - zero) for injected in injector.injected]
     last = max((injected.at for injected in injector.injected), default=-1.0)
     good = ran.judgement.verdict == "true" and not doubts
     lines: list[str] = []
     if not good or trial.keep or trial.story:
-        lines = [*doubts, *_filed(ran, trial, injector.injected, flights, zero)]
+        lines = [*doubts, *_keep(ran, trial, injector.injected, flights, zero)]
         lines += [f"{e.at:10.4f}  {e.kind:<5} {e.who:<24} {e.what}" for e in ran.entries]
     verdict = "unknown" if doubts and ran.judgement.verdict == "true" else ran.judgement.verdict
     return Verdict(
@@ -150,18 +151,18 @@ def _verdict(
 def _doubts(
     planned: tuple[MessageFault, ...], injected: list[InjectedMessageFault], healed: float
 ) -> Iterator[str]:
-    came = {each.strike: each for each in injected}
-    for strike in planned:
-        if strike not in came:
-            yield f"  unknown: it never came to this: {strike}"
-        elif not came[strike].observed:
-            yield f"  unknown: there was nobody to kill: {strike}"
-        elif came[strike].at > healed:
-            yield f"  unknown: only after the heal: {strike}"
+    came = {each.fault: each for each in injected}
+    for fault in planned:
+        if fault not in came:
+            yield f"  unknown: never injected: {fault}"
+        elif not came[fault].observed:
+            yield f"  unknown: its victim was not running: {fault}"
+        elif came[fault].at > healed:
+            yield f"  unknown: injected after the heal: {fault}"
 
 
 def _in_flight(history: History, second: float) -> InFlight:
-    """Tasks not terminal, and running, at that arena second, by the log of their transitions."""
+    """Count the tasks that were open and running at that arena second."""
     states = [
         [event.to_state for event in events if history.seconds(event.at) <= second]
         for events in history.events.values()
@@ -173,19 +174,21 @@ def _in_flight(history: History, second: float) -> InFlight:
     )
 
 
-def _filed(
+def _keep(
     ran: SimulatedRun,
     trial: Trial,
     injected: list[InjectedMessageFault],
     flights: list[InFlight],
     zero: float,
 ) -> Iterator[str]:
-    """Keep the history with the strikes in it; the story of what was violated."""
+    """Write the history with the faults in it; yield the verdict and the stories of violations."""
     history = ran.judgement.history
-    told = history.run.scenario | {
-        "faults": [each.strike.fault | {"at": max(0.0, each.at - zero)} for each in injected]
+    document = history.run.scenario | {
+        "faults": [
+            each.fault.scenario_fault | {"at": max(0.0, each.at - zero)} for each in injected
+        ]
     }
-    scenario = Scenario.model_validate(told)
+    scenario = Scenario.model_validate(document)
     faults = [
         record
         for each, flight in zip(injected, flights, strict=True)
@@ -208,8 +211,8 @@ def _filed(
 
 
 def _records(injected: InjectedMessageFault, flight: InFlight, at: float) -> Iterator[Record]:
-    """A strike is over at once: what is gone is gone, and who starts it again is no harness."""
-    planned = injected.strike.fault
+    """Yield the records of a fault. It starts and ends at one instant: it has no duration."""
+    planned = injected.fault.scenario_fault
     common = {
         "fault_id": f"{planned['name']}#1",
         "fault": planned["fault"],

@@ -1,6 +1,6 @@
-"""Commands to Redis as the bridge must understand them: which wait, which wake, which it refuses.
+"""Classify commands to Redis for the bridge: which block, which wake others, which are refused.
 
-A command is its list of words, as they came. Nothing here does I/O.
+A command is its list of words as received. Pure.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 Command = list[bytes]
 
-# What the server calls not deterministic, and the bridge makes so (or is so here).
+# Commands that the server flags as nondeterministic, but that are deterministic here.
 _TAMED = frozenset(
     {
         "dump",
-        "hscan",  # the order is that of the hash seed, which is fixed
+        "hscan",  # the order depends on the hash seed, which is fixed
         "object|encoding",
         "object|refcount",
-        "pttl",  # without expiry there is only one answer
+        "pttl",  # without expiry there is only one reply
         "scan",
         "sscan",
         "ttl",
@@ -38,7 +38,7 @@ _EXPIRY_OF_SET = frozenset({b"EX", b"PX", b"EXAT", b"PXAT"})
 _WITHOUT_KEYS = frozenset({"flushall", "flushdb", "swapdb", "eval", "evalsha", "fcall"})
 _LOOKED_AT = frozenset({"hello", "xinfo", "xpending", "exec", "quit"})
 _MASKS = (
-    # HELLO and XINFO CONSUMERS: names and values. The negative one says "never".
+    # HELLO and XINFO CONSUMERS: names and values. -1 means "never".
     (re.compile(rb"(\$2\r\nid\r\n:)\d+"), rb"\g<1>1"),
     (re.compile(rb"(\$(?:4\r\nidle|8\r\ninactive)\r\n:)\d+"), rb"\g<1>0"),
     # XPENDING: id, consumer, idle, deliveries.
@@ -47,7 +47,7 @@ _MASKS = (
 
 
 class CommandTable:
-    """What the server says about its own commands (its answer to COMMAND, as RESP2)."""
+    """The server's description of its commands (its reply to COMMAND, as RESP2)."""
 
     def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
         self._flags: dict[str, frozenset[bytes]] = {}
@@ -60,25 +60,25 @@ class CommandTable:
                 self._add(subcommand)
 
     def name(self, command: Command) -> str:
-        """Its full name in lower case, like "xadd" or "config|get"."""
+        """Return the full name in lower case, like "xadd" or "config|get"."""
         first = command[0].decode(errors="replace").lower()
         if first in self._containers and len(command) > 1:
             return f"{first}|{command[1].decode(errors='replace').lower()}"
         return first
 
     def refusal(self, command: Command) -> str | None:
-        """Why the answer would not be that of a simulated server; None: it is fine."""
+        """Return why a command cannot be simulated; None if it can."""
         name = self.name(command)
         flags = self._flags.get(name, frozenset())
         if b"blocking" in flags and name not in _PARKED:
-            return "it would wait inside the real server; XREAD and XREADGROUP wait here"
+            return "it would block inside the real server; use XREAD or XREADGROUP"
         if b"pubsub" in flags or name in {"client|reply", "client|tracking"}:
-            return "the server would speak unasked; use streams"
+            return "the server would push messages; use streams"
         if b"admin" in flags and name not in _HARMLESS_ADMIN:
-            return "it changes or shows the real server behind the bridge"
+            return "it changes or reveals the real server behind the bridge"
         varies = b"nondeterministic_output" in self._tips.get(name, ()) or name == "client|id"
         if varies and name not in _TAMED:
-            return "the server's answer is not the same in each run"
+            return "its reply differs between runs"
         return _by_the_servers_clock(name, [word.upper() for word in command])
 
     def _add(self, row: Sequence[Any]) -> None:
@@ -88,7 +88,7 @@ class CommandTable:
 
 
 def _by_the_servers_clock(name: str, words: Command) -> str | None:
-    why = "the server's own clock would decide, which is real here; no expiry, no idle times"
+    why = "it depends on the server's clock, which is real here; use no expiry or idle times"
     idle_at = {"xclaim": 4, "xautoclaim": 4}.get(name)
     decides = (
         _EXPIRING.fullmatch(name) is not None
@@ -103,7 +103,7 @@ def _by_the_servers_clock(name: str, words: Command) -> str | None:
 
 
 def about(command: Command) -> str:
-    """The command and its keys, or what comes first of its words, for people; a hint whole."""
+    """Describe a command by its keys or first words; a hint completely."""
     if hint := hint_of(command):
         return f"XADD {command[1].decode(errors='replace')} {hint[0]} {hint[1]}"
     words = [word.decode(errors="replace") for word in command]
@@ -112,16 +112,16 @@ def about(command: Command) -> str:
 
 
 def lower_name(command: Command) -> str:
-    """The first word in lower case."""
+    """Return the first word in lower case."""
     return command[0].decode(errors="replace").lower()
 
 
 def block_seconds(command: Command) -> float | None:
-    """How long an XREAD or XREADGROUP would wait (0: for ever); None: it does not wait."""
+    """Return how long an XREAD or XREADGROUP blocks (0: forever); None if it does not."""
     if lower_name(command) not in _PARKED:
         return None
     words = [word.upper() for word in command[: _streams_at(command)]]
-    # A group or consumer may be called BLOCK: theirs are the words after GROUP.
+    # Skip the two words after GROUP: a group or consumer may be named BLOCK.
     start = 4 if words[1:2] == [b"GROUP"] else 1
     while start < len(words):
         if words[start] == b"BLOCK" and start + 1 < len(words):
@@ -140,7 +140,7 @@ def _streams_at(command: Command) -> int:
 
 
 def streams(command: Command) -> dict[bytes, bytes]:
-    """Keys and ids of an XREAD or XREADGROUP; of other commands, nothing."""
+    """Return keys and ids of an XREAD or XREADGROUP; nothing for other commands."""
     if lower_name(command) not in _PARKED:
         return {}
     rest = command[_streams_at(command) + 1 :]
@@ -149,18 +149,18 @@ def streams(command: Command) -> dict[bytes, bytes]:
 
 
 def with_ids(command: Command, ids: Mapping[bytes, bytes]) -> Command:
-    """The same read with other ids for some streams."""
+    """Return the read with other ids for some streams."""
     found = streams(command) | dict(ids)
     return [*command[: _streams_at(command) + 1], *found, *found.values()]
 
 
 def group_of(command: Command) -> bytes | None:
-    """The group that an XREADGROUP reads for; None: an XREAD."""
+    """Return the group of an XREADGROUP; None for an XREAD."""
     return command[2] if lower_name(command) == "xreadgroup" and len(command) > 2 else None
 
 
 def _id_at(command: Command) -> int | None:
-    """Where the id of an XADD stands; None: not a well-formed XADD."""
+    """Return the index of the id of an XADD; None if it is not a well-formed XADD."""
     at = 2
     while at < len(command):
         word = command[at].upper()
@@ -176,7 +176,7 @@ def _id_at(command: Command) -> int | None:
 
 
 def stamped(command: Command, milliseconds: int) -> Command:
-    """An ``XADD key *`` with the virtual clock in place of the server's; others as they are."""
+    """Return an ``XADD key *`` with an id of the virtual clock; other commands unchanged."""
     if lower_name(command) != "xadd":
         return command
     at = _id_at(command)
@@ -186,7 +186,7 @@ def stamped(command: Command, milliseconds: int) -> Command:
 
 
 def hint_of(command: Command) -> tuple[str, int] | None:
-    """Task id and epoch, if the command appends a hint to the stream of a queue."""
+    """Return task id and epoch if the command appends a hint to the stream of a queue."""
     at = _id_at(command) if lower_name(command) == "xadd" else None
     if at is None or b":hints:" not in command[1]:
         return None
@@ -199,19 +199,19 @@ def hint_of(command: Command) -> tuple[str, int] | None:
 
 
 def may_wake(command: Command, keys: frozenset[bytes]) -> bool:
-    """Whether those that wait for ``keys`` must look again after this command."""
+    """Return whether reads that wait for its keys must be retried after this command."""
     return lower_name(command) in _WITHOUT_KEYS or not keys.isdisjoint(command[1:])
 
 
 def needs_a_look(command: Command) -> bool:
-    """Whether its reply needs a closer look, and so must be told from others."""
+    """Return whether its reply must be inspected, so the command must be sent alone."""
     return lower_name(command) in _LOOKED_AT
 
 
 def masked(reply: bytes) -> bytes:
-    """The reply without what the server counts and measures by itself: client ids, idle times.
+    """Return the reply without values that differ between runs: client ids, idle times.
 
-    Idle times run by the server's clock: all are 0 here. (Nothing may rest on them.)
+    Idle times are measured by the server's real clock, so all are replaced by 0.
     """
     for pattern, replacement in _MASKS:
         reply = pattern.sub(replacement, reply)

@@ -1,4 +1,4 @@
-"""One simulated connection to Redis, with its real one behind it."""
+"""One simulated connection to Redis and the real one behind it."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ class ValkeyConnection(asyncio.Protocol):
 
     def _server(self) -> RealConnection:
         if self._real is None:
-            raise RuntimeError("a closed connection has nothing to ask")
+            raise RuntimeError("the connection is closed")
         return self._real
 
     def _write(self, data: bytes) -> None:

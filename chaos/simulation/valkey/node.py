@@ -26,7 +26,7 @@ class ValkeyNode:
     """The node "redis" of one run; it starts with an empty server.
 
     ``hints``: every hint that reached the server. ``counters``: commands answered, by client and
-    command. ``waiting``: the waiting reads, first come first served.
+    command. ``waiting``: the waiting reads, in order of arrival.
     """
 
     def __init__(self, valkey: SharedValkey, loop: SimulationLoop, network: Network) -> None:
@@ -44,14 +44,16 @@ class ValkeyNode:
 
     @property
     def pid(self) -> int | None:
-        """The real server's process, while it runs."""
+        """The pid of the real server while it runs."""
         return self._valkey.pid
 
     @property
     def node(self) -> Node:
         """Return its current or last node."""
         if self._node is None:
-            raise RuntimeError(f"{NAME} was not started: loop.start({NAME!r}, valkey_node.main)")
+            raise RuntimeError(
+                f"{NAME} was not started: call loop.start({NAME!r}, valkey_node.main)"
+            )
         return self._node
 
     def url(self) -> str:
@@ -66,7 +68,7 @@ class ValkeyNode:
         for_ever: asyncio.Future[int] = self.loop.create_future()
         return await for_ever
 
-    # ------------------------------------------------------------------------- the harness's
+    # ------------------------------------------------------------------------- for the harness
 
     def kill(self) -> None:
         """Kill the real server, cut its connections and stop listening."""
@@ -74,7 +76,7 @@ class ValkeyNode:
         self._end(-signal.SIGKILL)
 
     def stop(self) -> None:
-        """Shut the real server down; its data is lost all the same."""
+        """Shut the real server down; its data is lost, as after a kill."""
         self._valkey.stop()
         self._end(0)
 

@@ -26,11 +26,11 @@ _FORGET_EVERYTHING = (
 
 
 class ValkeyGone(ConnectionError):
-    """The real server stopped answering although it was not ended on purpose."""
+    """The real server stopped answering although the run did not stop it."""
 
 
 class RealConnection:
-    """A blocking connection to the real server; raises ValkeyGone."""
+    """A blocking connection to the real server; its methods raise ValkeyGone."""
 
     def __init__(self, path: Path, password: str) -> None:
         self._reader = hiredis.Reader()
@@ -45,7 +45,7 @@ class RealConnection:
         self.ask([b"AUTH", password.encode()])
 
     def ask(self, *commands: Command) -> tuple[bytes, list[Any]]:
-        """The answers, as they came and as values; errors are among the values (ReplyError)."""
+        """Send bytes; return the replies raw and as values, including errors (ReplyError)."""
         raw = b""
         answers: list[Any] = []
         with audit.real():
@@ -64,7 +64,7 @@ class RealConnection:
         return raw, answers
 
     def close(self) -> None:
-        """Closes it."""
+        """Close the connection."""
         with audit.real():
             self._socket.close()
 
@@ -106,41 +106,50 @@ class SharedValkey:
 
     @property
     def pid(self) -> int | None:
-        """The real server's process, while it runs."""
+        """The pid of the real server while it runs."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start it, empty."""
+        """Start the server with no data."""
         with audit.real():
             self._entered().start()
         self._control = self.connect()
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Send SIGKILL and wait until the server has ended."""
         self._hang_up()
         with audit.real():
             self._entered().kill()
 
     def stop(self) -> None:
-        """Shut it down in good order."""
+        """Shut the server down gracefully."""
         self._hang_up()
         with audit.real():
             self._entered().stop()
 
     def reset(self) -> None:
-        """Start it if needed and clear all its state, between two runs."""
+        """Start the server if needed and clear all its state between two runs."""
         if self.pid is None:
             self.start()
         for command in _FORGET_EVERYTHING:
             self.ask(*command)
 
     def connect(self) -> RealConnection:
-        """A new connection, authenticated; raises ValkeyGone."""
+        """Open an authenticated connection.
+
+        Raises:
+            ValkeyGone: the server does not run.
+        """
         process = self._entered()
         return RealConnection(process.socket, process.password)
 
     def ask(self, *command: bytes) -> Any:
-        """The answer to one command over a connection of our own; raises ValkeyGone, ReplyError."""
+        """Return the reply to one command over the arena's own connection.
+
+        Raises:
+            ValkeyGone: the server does not run.
+            ReplyError: the server returned an error.
+        """
         if self._control is None:
             raise ValkeyGone("Valkey does not run")
         answer = self._control.ask(list(command))[1][0]
@@ -155,17 +164,17 @@ class SharedValkey:
 
     def _entered(self) -> _Process:
         if self._process is None:
-            raise RuntimeError("Valkey was not entered: use it in a with statement")
+            raise RuntimeError("Valkey was not started: use it in a with statement")
         return self._process
 
 
 def _packed(command: Command) -> bytes:
-    # Its stub means any number of words and says one, and bytes and says Any.
+    # The stub declares one word of type Any; it takes any number of words and returns bytes.
     return bytes(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
 
 
 class _Process(EmbeddedValkey):
-    """On a socket besides; its dictionaries have the same order in every run."""
+    """A server with an additional socket and a fixed hash seed, so iteration order is stable."""
 
     @property
     def socket(self) -> Path:

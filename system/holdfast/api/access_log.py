@@ -13,11 +13,11 @@ from holdfast.api.dependencies import SCOPE_KEY
 from holdfast.instrumentation.requests import RequestInstrumentation, RequestTrace
 
 _FRAMES_MAX = 20
-_METHODS = frozenset(http.HTTPMethod)  # a client may send any other word
+_METHODS = frozenset(http.HTTPMethod)  # clients may send any other string
 
 
 class AccessLog:
-    """The outermost ASGI middleware. Records method, route and status, never payloads or keys."""
+    """Outermost ASGI middleware. Records method, route and status, never payloads or keys."""
 
     def __init__(self, app: ASGIApp, instrumentation: RequestInstrumentation) -> None:
         self._app = app
@@ -59,4 +59,4 @@ class AccessLog:
         # Messages and local variables may hold payloads: only the location is logged.
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
         where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self._telemetry.broke(scope["path"], error, where)
+        self._telemetry.crashed(scope["path"], error, where)

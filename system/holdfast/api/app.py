@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 
 from holdfast.api import cancel_retry, openapi, probes, problems, read, submit
 from holdfast.api.access_log import AccessLog
-from holdfast.api.auth import BearerAuth, require_real_keys
+from holdfast.api.auth import BearerAuth, require_nonempty_keys
 from holdfast.api.body import route_class
 from holdfast.api.coalescer import Coalescer
 from holdfast.api.dependencies import Services
@@ -24,7 +24,7 @@ from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
@@ -35,12 +35,12 @@ _TAGS = {"tasks": (submit, read, cancel_retry), "probes": (probes,)}
 def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     """Return the ASGI application. Its lifespan opens and closes a Store and a HintQueue.
 
-    A ``store`` passed in is used instead, and left open.
+    A ``store`` passed in is used instead and stays open.
 
     Raises:
-        Misconfigured: one of the API keys is empty.
+        Misconfigured: an API key is empty.
     """
-    require_real_keys(settings)
+    require_nonempty_keys(settings)
     telemetry = create_telemetry(settings, "api")
 
     @asynccontextmanager
@@ -65,7 +65,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         app.state.services = services
         telemetry.tracing.start()
         telemetry.metrics.watch_pool("api", used.connections_used, settings.api_connections)
-        loops = Loops(telemetry.log, telemetry.metrics)
+        loops = LoopSupervisor(telemetry.log, telemetry.metrics)
         LoopLag(loops, telemetry.metrics)
         looping = asyncio.create_task(loops.run())
         try:
@@ -87,13 +87,13 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         version=version("holdfast"),
         lifespan=lifespan,
         redirect_slashes=False,
-        # Off: FastAPI's own telemetry would use global providers; ours is in observability/.
+        # Off: FastAPI's telemetry would use global providers; ours is in instrumentation/.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    for tag, nouns in _TAGS.items():
+    for tag, modules in _TAGS.items():
         router = APIRouter(route_class=route_class(settings), redirect_slashes=False, tags=[tag])
-        for noun in nouns:
-            noun.routes(router)
+        for module in modules:
+            module.routes(router)
         app.include_router(router)
     problems.install(app)
     openapi.install(app, keys=bool(settings.api_keys))

@@ -1,4 +1,4 @@
-"""Bearer keys, compared in constant time. Every path requires one, except ``OPEN_PATHS``."""
+"""Check bearer keys in constant time. Every path except ``OPEN_PATHS`` requires one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from holdfast.api.problems import Problem
 from holdfast.errors import Misconfigured
 from holdfast.settings import Settings
 
-# Probes carry no keys, and the description of the API is no secret. /metrics requires a key: it
-# reveals names and volumes.
+# Probes carry no keys, and the API's documentation is public. /metrics requires a key: it reveals
+# task names and volumes.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
-_ASSETS = "/static-offline-docs/"  # scripts and styles of the two pages (fastapi-offline)
+_ASSETS = "/static-offline-docs/"  # scripts and styles of /docs and /redoc (fastapi-offline)
 
 
 def require_safe_bind(settings: Settings) -> None:
@@ -31,19 +31,19 @@ def require_safe_bind(settings: Settings) -> None:
     if settings.api_keys or settings.api_without_keys or _is_loopback(settings.api_host):
         return
     raise Misconfigured(
-        f"HOLDFAST_API_HOST={settings.api_host} can be reached from the network, but there are no "
-        "HOLDFAST_API_KEYS: set some, or listen on 127.0.0.1"
+        f"HOLDFAST_API_HOST={settings.api_host} is reachable from the network, but "
+        "HOLDFAST_API_KEYS is empty: set a key, or listen on 127.0.0.1"
     )
 
 
-def require_real_keys(settings: Settings) -> None:
+def require_nonempty_keys(settings: Settings) -> None:
     """Refuse empty keys.
 
     Raises:
         Misconfigured: a key is empty or blank.
     """
     if not all(key.get_secret_value().strip() for key in settings.api_keys):
-        raise Misconfigured("HOLDFAST_API_KEYS has an empty key: remove it, or give it a value")
+        raise Misconfigured("HOLDFAST_API_KEYS contains an empty key: remove it, or set a value")
 
 
 def _is_loopback(host: str) -> bool:
@@ -56,14 +56,17 @@ def _is_loopback(host: str) -> bool:
 
 
 class BearerAuth:
-    """ASGI middleware: ``Authorization: Bearer <key>``, or 401. New routes require a key too."""
+    """ASGI middleware that answers 401 without a valid ``Authorization: Bearer <key>``.
+
+    It covers all paths, so a new route requires a key by default.
+    """
 
     def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
         self._app = app
         self._digests = tuple(_digest(key.get_secret_value().encode()) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["path"]) or self._knows(scope):
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._has_valid_key(scope):
             await self._app(scope, receive, send)
             return
         problem = Problem(
@@ -73,10 +76,10 @@ class BearerAuth:
         )
         await problem.response(scope["path"])(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
+    def _has_valid_key(self, scope: Scope) -> bool:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        digest = _digest(given.strip().encode("latin-1"))  # the bytes as they came
-        # Compare with all keys, so that the time does not reveal a partial match.
+        digest = _digest(given.strip().encode("latin-1"))  # the bytes as received
+        # Compare with every key, so that timing does not reveal which one matched.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 

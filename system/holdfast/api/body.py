@@ -1,4 +1,4 @@
-"""Read a JSON body of limited size, in UTF-8, with errors that say what is wrong with it.
+"""Read a JSON body of limited size, in UTF-8, with errors that name the exact defect.
 
 FastAPI's own ``max_body_size`` counts streamed bytes too, but answers in plain text.
 """
@@ -29,7 +29,7 @@ class JsonRequest(Request):
         """Read the whole body, once.
 
         Raises:
-            Problem: 413 as soon as it is too long, whatever Content-Length says; 415.
+            Problem: 413 once the limit is exceeded, whether or not Content-Length was right; 415.
         """
         if not hasattr(self, "_body"):
             self._check_headers()
@@ -47,30 +47,33 @@ class JsonRequest(Request):
         """Parse the body. NaN and huge numbers pass: validation reports their location.
 
         Raises:
-            Problem: 400 if it is not JSON in UTF-8, 422 if it is nested too deep or a number is too
-                long.
+            Problem: 400 if it is not JSON in UTF-8, 422 if it is nested too deeply or a number is
+                too long.
         """
         try:
             return json.loads((await self.body()).decode())
         except UnicodeDecodeError as error:
             raise Problem(
-                problems.MALFORMED, f"The body is not UTF-8: byte {error.start} is wrong."
+                problems.MALFORMED,
+                f"The body is not UTF-8: the byte at offset {error.start} is invalid.",
             ) from error
         except json.JSONDecodeError as error:
             where = f"line {error.lineno} column {error.colno}"
             raise Problem(problems.MALFORMED, f"{error.msg} at {where}.") from error
         except RecursionError as error:
-            detail = f"The body is nested too deep; {payload.DEPTH_MAX} levels are allowed."
+            detail = (
+                f"The body is nested too deeply: at most {payload.DEPTH_MAX} levels are allowed."
+            )
             raise Problem(problems.UNSTORABLE, detail) from error
         except ValueError as error:
-            # The interpreter's own limit of 4,300 digits.
+            # The interpreter limits integers to 4,300 digits.
             raise Problem(problems.UNSTORABLE, f"A number is too long: {error}") from error
 
     def _check_headers(self) -> None:
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            said = f"not {kind[:100]}" if kind else "there is no Content-Type"
-            raise Problem(problems.MEDIA, f"Content-Type must be application/json, {said}.")
+            found = f"not {kind[:100]}" if kind else "but is missing"
+            raise Problem(problems.MEDIA, f"Content-Type must be application/json, {found}.")
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._bytes_max:
             raise self._too_large()
@@ -78,11 +81,11 @@ class JsonRequest(Request):
     def _too_large(self) -> Problem:
         # No "Connection: close": the kernel would reset a connection with unread data, and the
         # client would not see this response. The server discards the rest of the body.
-        return Problem(problems.TOO_LARGE, f"The body has more than {self._bytes_max} bytes.")
+        return Problem(problems.TOO_LARGE, f"The body exceeds {self._bytes_max} bytes.")
 
 
 def route_class(settings: Settings) -> type[APIRoute]:
-    """Return a route class that reads bodies through JsonRequest; batches may be longer."""
+    """Return a route class that reads bodies as JsonRequest; batches have a higher limit."""
 
     class JsonRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,4 +1,4 @@
-"""Keep the answer of a read for a while, so that many requests cost one read."""
+"""Cache the result of a read for a short time, so that many requests share one read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Cached(Generic[T]):
     """The value that ``read`` returned less than ``seconds`` ago; concurrent callers share a read.
 
-    A HoldfastError is shared with the callers that waited for it, and kept for ``error_seconds``.
+    A HoldfastError is raised to every caller that waited for it, and kept for ``error_seconds``.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Cached(Generic[T]):
         self._read_at = -math.inf
 
     async def get(self) -> T:
-        """Return the value, read again if it is too old. Raises what ``read`` raises."""
+        """Return the value, refreshed if it has expired. Raises what ``read`` raises."""
         asked = asyncio.get_running_loop().time()
         async with self._lock:
             if self._read_at < asked and self._expired():

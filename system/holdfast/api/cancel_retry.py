@@ -25,7 +25,7 @@ def routes(router: APIRouter) -> None:
         *(problems.UNAVAILABLE, problems.OUTCOME_UNKNOWN),
     )
     requested: dict[int | str, dict[str, Any]] = {
-        202: {"model": Task, "description": "It is running; its handler was told."}
+        202: {"model": Task, "description": "Running; its handler was asked to stop"}
     }
     router.post(
         "/tasks/{task_id}/cancel", response_model=Task, responses={**requested, **refusals}
@@ -34,33 +34,33 @@ def routes(router: APIRouter) -> None:
 
 
 async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
-    """Cancel a task: at once (200), or as a request to the handler that runs it (202).
+    """Cancel a task: immediately (200), or by a request to its running handler (202).
 
-    A handler that succeeds all the same has won: the task is SUCCEEDED, the cancel came too late.
-    Cancelling twice is the same as once.
+    If the handler succeeds nevertheless, the task is SUCCEEDED: the cancel came too late.
+    Repeating a cancel is safe.
     """
     began = time.time_ns()
     try:
         answer = (await services.store.cancel([task_id], services.actor))[0]
     except OutcomeUnknown as error:
-        detail = f"Whether it was cancelled is not known: {error}. Send the cancel again."
+        detail = f"It is unknown whether the task was cancelled: {error}. Cancel it again."
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
     services.instrumentation.cancelled(answer, traced, began)
     if not answer.done:
-        detail = f"Task {task_id} is {answer.state}: it is too late to cancel it."
+        detail = f"Task {task_id} is {answer.state} and can no longer be cancelled."
         raise Problem(problems.CONFLICT, detail, state=answer.state)
     return await _respond(services, task_id, 202 if answer.state is State.RUNNING else 200)
 
 
 async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
-    """Give a FAILED task at least one more attempt, due now."""
+    """Schedule a FAILED task for at least one more attempt, due now."""
     began = time.time_ns()
     try:
         answer = (await services.store.retry([task_id], services.actor))[0]
     except OutcomeUnknown as error:
-        detail = f"Whether it will be retried is not known: {error}. Look at its events first."
+        detail = f"It is unknown whether the retry was stored: {error}. Check its events first."
         raise Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task_id)) from error
     if answer.state is None:
         raise not_found(task_id)
@@ -73,10 +73,10 @@ async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -
 
 
 async def _respond(services: Services, task_id: UUID, status: int) -> Response:
-    """Return the task after the action, which is done even if this read fails."""
+    """Return the task after the action, which stands even if this read fails."""
     try:
         story = await read_story(services, task_id)
     except (Unavailable, OutcomeUnknown) as error:
-        detail = f"It was done, but the task could not be read afterwards: {error}."
+        detail = f"The action succeeded, but the task could not be read afterwards: {error}."
         raise Problem(problems.UNREADABLE, detail, task_id=str(task_id)) from error
     return responses.json_response(responses.story_json(story), status)

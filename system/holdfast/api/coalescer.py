@@ -1,8 +1,8 @@
-"""Group commit of submits: many concurrent requests become few statements.
+"""Batch concurrent submits into few statements (group commit).
 
-Submits arriving within ``wait_seconds`` are batched into one ``store.submit``. A few statements are
-in flight at once; what arrives while all are busy joins the next batch. A cancelled request (its
-client hung up) is dropped from the batch unless it was already sent.
+Submits arriving within ``wait_seconds`` are batched into one ``store.submit``. A few statements
+may be in flight concurrently; submits that arrive while all are busy form the next batch. A
+cancelled request (its client disconnected) is dropped from the batch unless it was already sent.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PAUSE_SECONDS_MAX = 1.0
 
 
 class Overloaded(HoldfastError):
-    """Too many tasks are waiting to be stored; nothing was done, try again later."""
+    """Too many tasks are waiting to be stored. Nothing was done; try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of a batch and of the waiting tasks. Bytes are those of the payloads."""
+    """Limits of one batch and of all waiting tasks. Bytes count payloads only."""
 
     wait_seconds: float = 0.002
     statement_tasks: int = 500
@@ -44,7 +44,7 @@ class _Entry:
     task: NewTask
     future: asyncio.Future[Submitted]
     sent: bool = False
-    unknown: bool = False  # whether an earlier send may have stored it
+    unknown: bool = False  # an earlier send may have stored it
 
     def settle(self, outcome: Outcome) -> None:
         if self.future.done():
@@ -55,7 +55,7 @@ class _Entry:
             self.future.set_exception(outcome)
 
     def outcome(self) -> Outcome:
-        """Return the result, or what is known if there is none yet."""
+        """Return the result, or the error for a task that has none yet."""
         if self.future.done() and not self.future.cancelled():
             error = self.future.exception()
             if error is None:
@@ -64,17 +64,17 @@ class _Entry:
                 return error
             raise error
         if self.sent:
-            return OutcomeUnknown("the database has not answered in time")
+            return OutcomeUnknown("the database did not answer in time")
         return Unavailable("the task was not sent to the database in time")
 
 
 class Coalescer:
-    """Batches the submits of this process; bound to the event loop that first uses it."""
+    """Batches the submits of one process; bound to the event loop that first uses it."""
 
     def __init__(
         self, submit: Submit, actor: str, timeout_seconds: float, bounds: Bounds | None = None
     ) -> None:
-        """A submit that is not settled after ``timeout_seconds`` is reported as it is then."""
+        """``timeout_seconds``: how long a caller waits before it gets an error instead."""
         self._submit = submit
         self._actor = actor
         self._timeout_seconds = timeout_seconds
@@ -128,19 +128,19 @@ class Coalescer:
         return entries
 
     def _launch(self) -> None:
-        """Send waiting tasks, up to the limit of statements in flight."""
+        """Send waiting tasks, within the limit of statements in flight."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiting and len(self._flights) < self._bounds.statements_in_flight:
             group = self._take()
             if group:
-                flight = asyncio.get_running_loop().create_task(self._fly(group))
+                flight = asyncio.get_running_loop().create_task(self._store(group))
                 self._flights[flight] = None
-                flight.add_done_callback(self._land)
+                flight.add_done_callback(self._finished)
 
     def _take(self) -> list[_Entry]:
-        """Return the next batch, without the tasks whose clients are gone."""
+        """Return the next batch, without tasks whose clients have disconnected."""
         group: list[_Entry] = []
         size = 0
         while self._waiting and len(group) < self._bounds.statement_tasks:
@@ -150,30 +150,30 @@ class Coalescer:
                 break
             self._waiting.popleft()
             if entry.future.done():
-                self._let_go([entry])
+                self._release([entry])
                 continue
             group.append(entry)
             size += length
         return group
 
-    def _land(self, flight: asyncio.Task[None]) -> None:
+    def _finished(self, flight: asyncio.Task[None]) -> None:
         del self._flights[flight]
         if self._waiting:
             self._launch()
 
-    async def _fly(self, group: list[_Entry]) -> None:
+    async def _store(self, group: list[_Entry]) -> None:
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
-            await send_halving(group, lambda some: self._send(some, deadline), _Entry.settle)
-        except Exception as error:  # noqa: BLE001 - a bug must reach the callers, not vanish here
+            await send_halving(group, lambda part: self._send(part, deadline), _Entry.settle)
+        except Exception as error:  # noqa: BLE001 - a bug must reach the callers
             for entry in group:
                 if not entry.future.done():
                     entry.future.set_exception(error)
         finally:
-            self._let_go(group)
+            self._release(group)
 
     async def _send(self, group: Sequence[_Entry], deadline: float) -> Sequence[Submitted]:
-        """Send one statement for the group, and the same again while its outcome is unknown.
+        """Send one statement for the group, and resend it while its outcome is unknown.
 
         Safe because ids and keys were fixed before the first send.
         """
@@ -184,7 +184,7 @@ class Coalescer:
                 entry.sent = True
             return await self._submit([entry.task for entry in group], self._actor)
 
-        async def again(error: Unanswered) -> bool:
+        async def should_resend(error: Unanswered) -> bool:
             nonlocal pause
             if isinstance(error, OutcomeUnknown):
                 for entry in group:
@@ -196,16 +196,16 @@ class Coalescer:
             return True
 
         try:
-            answers = await until_answered(send, again)
+            answers = await until_answered(send, should_resend)
         except (OutcomeUnknown, Unavailable) as error:
             for entry in group:
-                late = OutcomeUnknown("the database has not answered in time")
+                late = OutcomeUnknown("the database did not answer in time")
                 entry.settle(late if entry.unknown else error)
             return []
         for entry, answer in zip(group, answers, strict=True):
             entry.settle(answer)
         return answers
 
-    def _let_go(self, entries: list[_Entry]) -> None:
+    def _release(self, entries: list[_Entry]) -> None:
         self._held_tasks -= len(entries)
         self._held_bytes -= sum(len(entry.task.payload) for entry in entries)

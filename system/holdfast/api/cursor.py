@@ -1,4 +1,4 @@
-"""Opaque cursors: the position in a listing, bound to the filter of that listing."""
+"""Opaque cursors: a position in a listing, bound to the filters of that listing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _DIGEST_BYTES = 8
 
 
 class InvalidCursor(ValueError):
-    """Not a cursor of this API, or the cursor of a listing with other filters."""
+    """Not a cursor of this API, or one of a listing with different filters."""
 
 
 def encode(task_filter: TaskFilter, last: UUID) -> str:
-    """Return the cursor of the page after ``last``: 34 URL-safe characters."""
+    """Return the cursor of the page that follows ``last``: 34 URL-safe characters."""
     raw = _VERSION + _digest(task_filter) + last.bytes
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def decode(task_filter: TaskFilter, cursor: str) -> UUID:
-    """Return the id after which the page begins.
+    """Return the id that the page follows.
 
     Raises:
         InvalidCursor: the message says why.
@@ -33,12 +33,12 @@ def decode(task_filter: TaskFilter, cursor: str) -> UUID:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         raw = base64.b64decode(padded, altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
-        raise InvalidCursor("this is no cursor that GET /tasks/ gave out") from None
+        raise InvalidCursor("the cursor was not issued by GET /tasks/") from None
     head = len(_VERSION) + _DIGEST_BYTES
     if len(raw) != head + 16 or not raw.startswith(_VERSION):
-        raise InvalidCursor("this is no cursor that GET /tasks/ gave out")
+        raise InvalidCursor("the cursor was not issued by GET /tasks/")
     if raw[len(_VERSION) : head] != _digest(task_filter):
-        raise InvalidCursor("the cursor belongs to a listing with other filters: send the same")
+        raise InvalidCursor("the cursor belongs to a listing with different filters")
     return UUID(bytes=raw[head:])
 
 

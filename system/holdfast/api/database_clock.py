@@ -1,4 +1,4 @@
-"""The database's clock, read once a minute: accurate to the second, for limits of days."""
+"""Read the database's clock once a minute: accurate to a second, for limits of days."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class DatabaseClock:
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read
-        self._seen = Cached(self._look, _FRESH_SECONDS)
+        self._reading = Cached(self._look, _FRESH_SECONDS)
 
     async def now(self) -> datetime:
-        """Return the time, aware UTC.
+        """Return the time as an aware datetime in UTC.
 
         Raises:
-            Unavailable, OutcomeUnknown: the database was needed and did not answer.
+            Unavailable, OutcomeUnknown: a read was due, and the database did not answer.
         """
-        instant, at = await self._seen.get()
+        instant, at = await self._reading.get()
         return instant + timedelta(seconds=asyncio.get_running_loop().time() - at)
 
     async def _look(self) -> tuple[datetime, float]:

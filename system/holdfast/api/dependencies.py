@@ -22,7 +22,7 @@ SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that has a connection or a state."""
+    """The objects that hold connections or state, one of each per process."""
 
     store: Store
     actor: str
@@ -43,7 +43,7 @@ async def _request(
     request: HttpRequest,
     traceparent: Annotated[
         str | None,
-        Header(description="W3C trace context that the request, and a task it makes, continue."),
+        Header(description="W3C trace context, continued by the request and its task."),
     ] = None,
 ) -> RequestTrace:
     traced: RequestTrace = request.scope[SCOPE_KEY]

@@ -1,4 +1,4 @@
-"""The task names that some worker announced, cached."""
+"""Cache the task names that workers have announced."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class KnownNames:
     """Announced names as of the last read.
 
     Names are never removed, so they are read again only if one is missing, and at most once per
-    second: requests with unknown names cause no load.
+    second, so that requests with unknown names cause no load.
     """
 
     def __init__(self, read: Callable[[], Awaitable[list[str]]]) -> None:
         self._announced = Cached(read, _FRESH_SECONDS, error_seconds=_FRESH_SECONDS)
         self._known: frozenset[str] = frozenset()
 
-    async def knows(self, name: str) -> bool:
-        """Return whether a worker announced ``name``.
+    async def contains(self, name: str) -> bool:
+        """Return whether a worker has announced ``name``.
 
         Raises:
-            HoldfastError: the name is not in the cache, and the database did not answer.
+            HoldfastError: the name is not cached, and the database did not answer.
         """
         if name not in self._known:
             self._known = frozenset(await self._announced.get())

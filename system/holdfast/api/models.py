@@ -1,6 +1,6 @@
-"""What the API answers with, as its documentation says it; ``answers.py`` makes it.
+"""Describe the responses of the API for its documentation; ``responses.py`` builds them.
 
-``Task`` is the one shape of a task, everywhere.
+Every response shows a task in the same shape, ``Task``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from holdfast.model.lifecycle import Reason, State
 
 BATCH_TASKS_MAX = 1000
 
-# REST shows the reasons in words, where rows have codes. "Reason" is the name of the schema.
+# REST shows reasons in words, rows hold codes. The schema is named "Reason".
 ReasonText = StrEnum("Reason", [(reason.name, reason.text) for reason in Reason])  # type: ignore[misc]
 ReasonText.__doc__ = "Why a transition happened: the ``reason`` column of ``task_events``."
 
@@ -56,7 +56,7 @@ _TASK_EXAMPLE: dict[str, JsonValue] = {
 
 
 class TaskError(BaseModel):
-    """What an attempt raised."""
+    """The exception that an attempt raised."""
 
     type: str
     message: str
@@ -64,21 +64,21 @@ class TaskError(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One run of the handler, or its beginning."""
+    """One run of the handler, finished or in progress."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_ATTEMPT_EXAMPLE]})
 
     attempt: int
-    epoch: int = Field(description="The fencing token under which it ran; always odd.")
-    worker: str = Field(description="Incarnation of the worker: a new id for each process start.")
+    epoch: int = Field(description="Fencing token of this attempt; always odd.")
+    worker: str = Field(description="Incarnation of the worker: a new id per process start.")
     started_at: datetime
-    ended_at: datetime | None = Field(None, description="Null while it runs.")
-    outcome: ReasonText | None = Field(None, description="Why it ended; null while it runs.")
+    ended_at: datetime | None = Field(None, description="Null while it is running.")
+    outcome: ReasonText | None = Field(None, description="Why it ended; null while it is running.")
     error: TaskError | None = None
 
 
 class Task(BaseModel):
-    """A task. All instants are UTC."""
+    """A task. All times are UTC."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_TASK_EXAMPLE]})
 
@@ -88,42 +88,42 @@ class Task(BaseModel):
     queue: str
     priority: int
     state: State
-    run_at: datetime = Field(description="As asked for; the instant of the submit if not given.")
+    run_at: datetime = Field(description="As requested; the time of the submit if none was given.")
     created_at: datetime
-    due_at: datetime = Field(description="When the next attempt may start, or the last might.")
-    finished_at: datetime | None = Field(description="When it became terminal.")
-    epoch: int = Field(description="The fencing token; odd while a worker owns the task.")
-    attempt: int = Field(description="Attempts begun so far.")
+    due_at: datetime = Field(description="When the next attempt may start, or the last one could.")
+    finished_at: datetime | None = Field(description="When it reached a terminal state.")
+    epoch: int = Field(description="Fencing token; odd while a worker owns the task.")
+    attempt: int = Field(description="Number of attempts started.")
     max_attempts: int
-    losses: int = Field(description="Attempts ended by the death of their worker.")
-    handed_back: int = Field(description="Attempts ended by the shutdown of their worker.")
-    timeout_seconds: float = Field(description="Limit of one attempt.")
+    losses: int = Field(description="Attempts that ended because their worker died.")
+    handed_back: int = Field(description="Attempts that ended because their worker stopped.")
+    timeout_seconds: float = Field(description="Time limit of one attempt.")
     cancel_requested: bool
     idempotency_key: str | None
     traceparent: str | None
     result: Any = Field(
         None,
-        description="What the handler returned: the task's one effect. Null before, and wherever "
-        "attempts is null.",
+        description="Return value of the handler: the task's one effect. Null until the task "
+        "has succeeded, and wherever attempts is null.",
     )
     attempts: list[Attempt] | None = Field(
         None,
-        description="Oldest first. Null, which says nothing, in listings and in answers to "
-        "submits: GET /tasks/{id} has them.",
+        description="Oldest first. Not loaded, and therefore null, in listings and in responses "
+        "to submits; GET /tasks/{id} returns them.",
     )
 
 
 class TaskPage(BaseModel):
-    """Newest first."""
+    """A page of tasks, newest first."""
 
     tasks: list[Task]
     next_cursor: str | None = Field(
-        description="Send it as cursor, with the same filters, for the next page. Null at the end."
+        description="Pass it as cursor, with the same filters, for the next page. Null at the end."
     )
 
 
 class TaskEvent(BaseModel):
-    """One transition of a task; epoch and attempt are those after it."""
+    """One transition of a task, with the epoch and the attempt that result from it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -149,19 +149,19 @@ class TaskEvent(BaseModel):
     to_state: State
     epoch: int
     attempt: int
-    actor: str = Field(description='Who did it: "api:…", "scheduler:…" or "worker:…".')
+    actor: str = Field(description='Process that made it: "api:…", "scheduler:…" or "worker:…".')
     reason: ReasonText
     detail: dict[str, Any] | None
 
 
 class TaskEvents(BaseModel):
-    """What happened to a task, oldest first."""
+    """Transitions of a task, oldest first."""
 
     events: list[TaskEvent]
 
 
 class BatchRequest(BaseModel):
-    """Up to 1,000 tasks. Each is judged by itself; what is valid is stored."""
+    """Up to 1,000 tasks. Each is validated separately; the valid ones are stored."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -177,19 +177,19 @@ class BatchRequest(BaseModel):
         },
     )
 
-    # Each is validated by itself, later: one bad task must not spoil the others.
+    # Items are validated one by one later, so that an invalid one does not reject the others.
     tasks: list[Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/TaskRequest"})]] = (
         Field(min_length=1, max_length=BATCH_TASKS_MAX)
     )
 
 
 class BatchResult(BaseModel):
-    """What became of one task of a batch: ``task`` or ``problem`` is there."""
+    """Outcome of one task of a batch: either ``task`` or ``problem`` is set."""
 
-    index: int = Field(description="Its place in the batch, from 0.")
+    index: int = Field(description="Position in the batch, from 0.")
     status: int = Field(
-        description="What POST /tasks/ would have answered: 201 stored, 200 stored before under "
-        "this idempotency key, 4xx or 503 not stored, see problem."
+        description="Status of the same request to POST /tasks/: 201 stored, 200 stored before "
+        "under this idempotency key, otherwise see problem."
     )
     task: Task | None = None
     problem: (
@@ -199,12 +199,12 @@ class BatchResult(BaseModel):
 
 
 class BatchResults(BaseModel):
-    """One result for each task of the batch, in its order."""
+    """One result per task of the batch, in the same order."""
 
     results: list[BatchResult]
 
 
 class Health(BaseModel):
-    """The process is there."""
+    """State of the process."""
 
     status: str = Field(examples=["ok"])

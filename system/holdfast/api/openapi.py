@@ -1,4 +1,4 @@
-"""The OpenAPI document: problems are described as what they are."""
+"""Build the OpenAPI document, including every problem type."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from holdfast.api.problems import MEDIA_TYPE, PROBLEM_TYPES, ProblemBody, Proble
 
 _REF = "#/components/schemas/{model}"
 
-_INTRODUCTION = """Give Holdfast a task; once it answered 201, the task is never lost.
+_INTRODUCTION = """Submit a task: once the response is 201, the task is never lost.
 
-Every SUCCEEDED task has exactly one effect in the ledger, whatever crashed meanwhile.
-All instants are UTC; one without an offset is read as UTC.
+Every SUCCEEDED task has exactly one effect in the ledger, regardless of crashes.
+All times are UTC; a time without an offset is read as UTC.
 
 Every error is `application/problem+json` (RFC 9457).
 
-<details><summary>The values of its <code>type</code></summary>
+<details><summary>Values of <code>type</code></summary>
 
 | type | status | title |
 |---|---|---|
@@ -26,7 +26,7 @@ Every error is `application/problem+json` (RFC 9457).
 
 
 def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may answer with these problems."""
+    """Return the ``responses`` of a route that may answer with these problems."""
     responses: dict[int | str, dict[str, Any]] = {}
     for status in sorted({kind.status for kind in kinds}):
         same = [kind for kind in kinds if kind.status == status]
@@ -43,13 +43,13 @@ def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
 
 
 def introduction() -> str:
-    """The text above the routes, with every problem type."""
+    """Return the text above the routes, with a table of all problem types."""
     rows = (f"| `{kind.uri}` | {kind.status} | {kind.title} |" for kind in PROBLEM_TYPES)
     return _INTRODUCTION + "\n".join(rows) + "\n\n</details>"
 
 
 def install(app: FastAPI, *, keys: bool) -> None:
-    """Makes ``app.openapi`` tell of ProblemBody and, with ``keys``, of the bearer scheme."""
+    """Make ``app.openapi`` include ProblemBody and, with ``keys``, the bearer scheme."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

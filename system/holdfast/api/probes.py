@@ -19,18 +19,18 @@ def routes(router: APIRouter) -> None:
 
 
 async def healthz() -> Health:
-    """The process answers."""
+    """Report that the process is alive."""
     return Health(status="ok")
 
 
 async def readyz(services: ServicesDep) -> Health:
-    """The process makes progress: the database answers and its migrations fit."""
+    """Report whether the process can serve: the database answers and its schema matches."""
     await services.readiness.require()
     return Health(status="ready")
 
 
 async def metrics(request: Request, services: ServicesDep) -> Response:
-    """For Prometheus. Needs a key where there are keys."""
+    """Return metrics for Prometheus. Requires a key if keys are configured."""
     accept = request.headers.get("accept", "")
     text, content_type = services.telemetry.metrics.render(accept)
     return Response(text, media_type=content_type)

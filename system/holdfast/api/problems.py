@@ -1,4 +1,4 @@
-"""Every error of the API as RFC 9457 ``application/problem+json``."""
+"""Answer every error as RFC 9457 ``application/problem+json``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ERRORS_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """One kind of problem; ``slug`` ends its type URI."""
+    """A kind of problem; ``slug`` is the last part of its type URI."""
 
     slug: str
     status: int
@@ -64,7 +64,7 @@ PROBLEM_TYPES = (
 
 
 class Fault(BaseModel):
-    """One thing that is wrong with the request: in its body, a parameter or a header."""
+    """One error in the request: in its body, a parameter or a header."""
 
     detail: str
     pointer: str | None = Field(None, description="JSON pointer into the body.")
@@ -73,7 +73,7 @@ class Fault(BaseModel):
 
 
 class ProblemBody(BaseModel):
-    """RFC 9457. Some types carry more members; they are named in ``detail``."""
+    """An RFC 9457 problem. Some types add members, such as ``task_id`` or ``state``."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -86,9 +86,9 @@ class ProblemBody(BaseModel):
 
 
 class Problem(HTTPException):
-    """Raised anywhere in a request; ``extra`` become members of the body.
+    """The error response to a request; ``extra`` become members of the body.
 
-    An HTTPException, because FastAPI passes on only those while it reads a body.
+    An HTTPException, because FastAPI propagates only those while it reads a body.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class Problem(HTTPException):
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Problem:
-    """Return the problem for errors of pydantic or FastAPI.
+    """Return the problem for validation errors of pydantic or FastAPI.
 
-    ``prefix`` is the pointer to the value that was validated.
+    ``prefix`` is the JSON pointer to the validated value.
     """
     faults = [_fault(error, prefix) for error in errors[:_ERRORS_MAX]]
     first = faults[0]
@@ -141,7 +141,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Pr
 
 
 def from_error(error: Exception, *, reading: bool) -> Problem:
-    """Return the problem for a HoldfastError; ``reading``: the request changes nothing."""
+    """Return the problem for an error; ``reading``: the request changes nothing."""
     match error:
         case Overloaded():
             return Problem(OVERLOADED, str(error))
@@ -152,17 +152,17 @@ def from_error(error: Exception, *, reading: bool) -> Problem:
         case OutcomeUnknown():
             return Problem(
                 OUTCOME_UNKNOWN,
-                f"{error}. Read the task to see what became of it before sending this again.",
+                f"{error}. Read the task to see its state before sending the request again.",
             )
         case Misconfigured():
             return Problem(MISCONFIGURED, str(error))
         case _:
             pass
-    return Problem(INTERNAL, "This is a bug in Holdfast; its log says more.")
+    return Problem(INTERNAL, "This is a bug in Holdfast; see the server's log.")
 
 
 def install(app: FastAPI) -> None:
-    """Install handlers for all errors that a request may raise, FastAPI's own included."""
+    """Install handlers for every error of a request, including those of FastAPI."""
 
     async def handle(request: Request, error: Exception) -> Response:
         match error:
@@ -183,13 +183,13 @@ def install(app: FastAPI) -> None:
 
 
 def _from_http(request: Request, error: HTTPException) -> Problem:
-    """Return the problem for errors that the framework raises: unknown paths and methods."""
+    """Return the problem for an error of the framework, such as an unknown path or method."""
     path = request.url.path
     if error.status_code == NOT_FOUND.status:
-        return Problem(NOT_FOUND, f"There is nothing at {path[:200]}; see /docs.")
+        return Problem(NOT_FOUND, f"No resource at {path[:200]}; see /docs.")
     if error.status_code == NOT_ALLOWED.status:
         allowed = _methods(request)
-        detail = f"{request.method} is not supported at {path[:200]}, only {allowed}."
+        detail = f"{request.method} is not allowed at {path[:200]}; allowed: {allowed}."
         return Problem(NOT_ALLOWED, detail, headers={"Allow": allowed})
     title = http.HTTPStatus(error.status_code).phrase
     kind = ProblemType(title.lower().replace(" ", "-"), error.status_code, title)
@@ -197,7 +197,7 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
 
 
 def _methods(request: Request) -> str:
-    """Return the methods of all routes of this path; Starlette names those of the first."""
+    """Return the methods of all routes of this path; Starlette reports the first route's."""
 
     def supported(method: str) -> bool:
         scope = {**request.scope, "method": method}

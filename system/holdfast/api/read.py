@@ -1,4 +1,4 @@
-"""``GET``: one task, its events, and listings."""
+"""``GET`` one task, its events, and listings of tasks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from holdfast.model.task import TaskFilter, TaskStory
 
 
 class ListQuery(BaseModel):
-    """What to list. Unknown parameters are refused: a misspelt filter would list everything."""
+    """Filters of a listing. Unknown ones are refused: a misspelt filter would list everything."""
 
     model_config = ConfigDict(extra="forbid")
 
-    state: list[State] = Field(default_factory=list, description="Any of these; repeat it.")
+    state: list[State] = Field(
+        default_factory=list, description="Repeat it to list several states."
+    )
     name: str | None = Field(None, pattern=NAME_PATTERN)
     queue: str | None = Field(None, pattern=QUEUE_PATTERN)
-    created_after: Instant | None = Field(None, description="At this instant or later.")
-    created_before: Instant | None = Field(None, description="Before this instant.")
-    run_after: Instant | None = Field(None, description="run_at at this instant or later.")
-    run_before: Instant | None = Field(None, description="run_at before this instant.")
+    created_after: Instant | None = Field(None, description="Created at or after this time.")
+    created_before: Instant | None = Field(None, description="Created before this time.")
+    run_after: Instant | None = Field(None, description="run_at at or after this time.")
+    run_before: Instant | None = Field(None, description="run_at before this time.")
     limit: int = Field(100, ge=1, le=1000)
-    cursor: str | None = Field(None, max_length=200, description="next_cursor of a page before.")
+    cursor: str | None = Field(
+        None, max_length=200, description="next_cursor of the previous page."
+    )
 
     def filter(self) -> TaskFilter:
         return TaskFilter(
@@ -84,13 +88,13 @@ async def list_tasks(
 
 
 async def get_task(task_id: UUID, services: ServicesDep) -> Response:
-    """A task with its result and its attempts."""
+    """Return a task with its result and attempts."""
     story = await read_story(services, task_id)
     return responses.json_response(responses.story_json(story))
 
 
 async def get_events(task_id: UUID, services: ServicesDep) -> Response:
-    """Every transition of a task, oldest first."""
+    """Return every transition of a task, oldest first."""
     story = await read_story(services, task_id)
     return responses.json_response(
         {"events": [responses.event_json(event) for event in story.events]}
@@ -101,7 +105,7 @@ async def read_story(services: Services, task_id: UUID) -> TaskStory:
     """Return the task with its events and its effect.
 
     Raises:
-        Problem: 404.
+        Problem: 404 if it does not exist.
     """
     story = await services.store.get(task_id)
     if story is None:
@@ -110,8 +114,8 @@ async def read_story(services: Services, task_id: UUID) -> TaskStory:
 
 
 def not_found(task_id: UUID) -> Problem:
-    """Return a 404: never stored, or past its retention."""
+    """Return a 404; the task was never stored, or is past its retention."""
     return Problem(
         problems.NOT_FOUND,
-        f"There is no task {task_id}: it was never stored, or its retention is over.",
+        f"Task {task_id} does not exist: it was never stored, or its retention has ended.",
     )

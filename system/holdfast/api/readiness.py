@@ -1,4 +1,4 @@
-"""Readiness: the database answers now, and its schema is the one this code needs."""
+"""Decide readiness: the database answers, and its schema is the one this code needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANSWER_SECONDS = 2.0
 
 
 class Readiness:
-    """Asks the database at most once a second, however many probes come."""
+    """Queries the database at most once per second, regardless of the number of probes."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class Readiness:
         """Return if ready.
 
         Raises:
-            Problem: 503, saying why not.
+            Problem: 503 with the reason.
         """
         reason = await self._reason.get()
         if reason is not None:

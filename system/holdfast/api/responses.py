@@ -1,6 +1,6 @@
-"""Responses as JSON. ``models.py`` describes them; a test compares the two.
+"""Build responses as JSON. ``models.py`` describes them; a test compares the two.
 
-Plain dicts: a pydantic object for each task of a batch took a sixth of the time of a submit.
+Plain dicts, since a pydantic object per task of a batch took a sixth of the time of a submit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 def json_response(
     content: Json, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """Return the content as a response; instants end in Z."""
+    """Return the content as a response; times end in Z."""
     body = orjson.dumps(content, option=orjson.OPT_UTC_Z)
     return Response(body, status, headers, "application/json")
 

@@ -15,7 +15,7 @@ from holdfast.telemetry.logs import create_logger
 
 
 async def run_api(settings: Settings) -> int:
-    """Serve the API until a signal; return the exit code."""
+    """Serve the API until a stop signal; return the exit code."""
     require_safe_bind(settings)
     await revision.check(settings)
     log = create_logger(

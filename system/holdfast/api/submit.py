@@ -1,4 +1,4 @@
-"""``POST /tasks/`` and ``POST /tasks/batch``: 201 is sent after the task is stored, not before."""
+"""``POST /tasks/`` and ``POST /tasks/batch``. 201 is sent only after the task is stored."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Key = Annotated[
     Header(
         alias=_KEY_HEADER,
         pattern=KEY_PATTERN,
-        description="1 to 255 visible ASCII characters. A request sent again under its key is "
-        "answered with the task of the first one (200); another request under it with 422.",
+        description="1 to 255 visible ASCII characters. A repeated request returns the task of "
+        "the first one (200); a different request under the same key is refused (422).",
     ),
 ]
 
 
 def routes(router: APIRouter) -> None:
-    """Add the two routes, with and without a trailing slash: a redirect may lose the body."""
+    """Add the two routes, with and without a trailing slash: a redirect could lose the body."""
     single: dict[str, Any] = {
         "response_model": Task,
         "status_code": 201,
@@ -65,7 +65,7 @@ def routes(router: APIRouter) -> None:
 async def submit_task(
     request: TaskRequest, services: ServicesDep, traced: RequestDep, key: Key = None
 ) -> Response:
-    """Store a task. After 201 it is never lost."""
+    """Store a task. Once the response is 201, it is never lost."""
     traceparent = traced.new_task(one_of_many=False)
     task = await services.validator.new_task(_with_key(request, key), new_id(), traceparent)
     began = time.time_ns()
@@ -85,7 +85,7 @@ async def submit_task(
 async def submit_batch(
     request: BatchRequest, services: ServicesDep, traced: RequestDep
 ) -> Response:
-    """Store up to 1,000 tasks. Each item is answered by itself, in order."""
+    """Store up to 1,000 tasks. Each one has its own result, in the same order."""
     accepted: dict[int, NewTask] = {}
     results: dict[int, Json] = {}
     for index, (item, task_id) in enumerate(
@@ -152,14 +152,14 @@ def _stored(task: NewTask, outcome: Outcome) -> Submitted:
         case Submitted(outcome="mismatch"):
             first = outcome.task.id
             detail = (
-                f"The idempotency key was used for another request, which made task {first}. "
-                "Use a new key, or send exactly what was sent then."
+                f"The idempotency key was used for another request, which created task "
+                f"{first}. Use a new key, or repeat that request unchanged."
             )
             raise Problem(problems.KEY_REUSED, detail, task_id=str(first))
         case Submitted():
             return outcome
         case Unstorable():
-            detail = f"Postgres refuses this task: {outcome}."
+            detail = f"Postgres cannot store this task: {outcome}."
             raise Problem(problems.UNSTORABLE, detail)
         case OutcomeUnknown():
             raise _unknown(task, outcome)
@@ -170,14 +170,14 @@ def _stored(task: NewTask, outcome: Outcome) -> Submitted:
 
 def _unknown(task: NewTask, error: OutcomeUnknown) -> Problem:
     if task.idempotency_key:
-        advice = "Send again with the same Idempotency-Key: it will be stored once."
+        advice = "Repeat the request with the same Idempotency-Key: it will be stored once."
     else:
         advice = (
-            "Sending it again may make a second task, for it has no Idempotency-Key. "
-            f"GET /tasks/{task.id} tells whether it is there; a 404 proves nothing while the "
-            "database may still be working on it."
+            "Without an Idempotency-Key, repeating the request may create a second task. "
+            f"GET /tasks/{task.id} shows whether it was stored; a 404 is inconclusive while the "
+            "database may still be processing the request."
         )
-    detail = f"Whether the task was stored is not known: {error}. {advice}"
+    detail = f"It is unknown whether the task was stored: {error}. {advice}"
     return Problem(problems.OUTCOME_UNKNOWN, detail, task_id=str(task.id))
 
 

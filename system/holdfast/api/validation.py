@@ -1,4 +1,4 @@
-"""Validate what the schema of a request cannot: names, limits of time, payloads as stored."""
+"""Validate what the request schema cannot: known names, the horizon, storable payloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES_SHOWN_MAX = 50
 
 
 class RequestValidator:
-    """Turns a request into a NewTask, its payload encoded as text."""
+    """Converts a request into a NewTask with its payload as canonical JSON text."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -31,9 +31,9 @@ class RequestValidator:
     async def new_task(
         self, request: TaskRequest, task_id: UUID, traceparent: str, pointer: str = ""
     ) -> NewTask:
-        """Return the task of a request.
+        """Return the task to store for a request.
 
-        ``traceparent`` is the task's own; ``pointer`` locates the request in the body.
+        ``traceparent`` is stored with the task; ``pointer`` locates the request in the body.
 
         Raises:
             Problem: 413 or 422, with pointers into the body.
@@ -48,14 +48,14 @@ class RequestValidator:
         return to_new_task(request, task_id, text, traceparent)
 
     async def _check_name(self, name: str, pointer: str) -> None:
-        if not self._settings.accept_unknown_names and not await self._names.knows(name):
+        if not self._settings.accept_unknown_names and not await self._names.contains(name):
             known = self._names.all()
             shown = known[:_NAMES_SHOWN_MAX]
-            listed = ", ".join(shown) or "none yet: start a worker"
+            listed = ", ".join(shown) or "none"
             detail = (
-                f"No worker ever announced the name {name!r}. Known: {listed}"
+                f"No worker has announced the name {name!r}. Known names: {listed}"
                 f"{f' and {len(known) - len(shown)} more' if len(known) > len(shown) else ''}. "
-                "Start a worker that has this handler, or set HOLDFAST_ACCEPT_UNKNOWN_NAMES=true."
+                "Start a worker with this handler, or set HOLDFAST_ACCEPT_UNKNOWN_NAMES=true."
             )
             fault = Fault(detail="not a known name", pointer=f"{pointer}/name")
             raise Problem(problems.UNKNOWN_NAME, detail, faults=[fault], known_names=shown)
@@ -66,7 +66,7 @@ class RequestValidator:
         days = self._settings.run_at_horizon_days
         if request.run_at - await self._clock.now() > timedelta(days=days):
             detail = (
-                f"run_at is more than {days} days ahead; HOLDFAST_RUN_AT_HORIZON_DAYS is the limit"
+                f"run_at is more than {days} days ahead, the limit of HOLDFAST_RUN_AT_HORIZON_DAYS"
             )
             fault = Fault(detail=detail, pointer=f"{pointer}/run_at")
             raise Problem(problems.INVALID, f"{detail}.", faults=[fault])

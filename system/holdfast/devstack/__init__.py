@@ -1,1 +1,1 @@
-"""A whole stack on one machine: embedded servers, their supervisor and their cleanup."""
+"""Run a whole stack on one machine: embedded servers, their supervisor and their cleanup."""

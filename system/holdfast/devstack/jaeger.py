@@ -1,4 +1,4 @@
-"""A real Jaeger as a child process, on loopback, with its traces in memory.
+"""Run Jaeger as a child process on loopback, with traces in memory.
 
 For one-machine use: ``holdfast up --trace``, ``make trace``, the tests.
 """
@@ -20,10 +20,10 @@ _ANSWER_SECONDS = 2.0
 
 
 class EmbeddedJaeger(ServerProcess):
-    """Jaeger. ``port`` is that of its page and query API; a restart comes back empty."""
+    """Jaeger. ``port`` serves its UI and query API; traces do not survive a restart."""
 
     name = "jaeger"
-    drops_privileges = False  # it writes nothing, and its program lies in the user's own cache
+    drops_privileges = False  # it writes no files, and its binary is in the user's cache
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class EmbeddedJaeger(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Of its page and its query API."""
+        """The URL of its UI and query API."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def otlp_url(self) -> str:
-        """Where roles send their spans: HOLDFAST_OTLP_ENDPOINT."""
+        """The URL to which roles send spans: HOLDFAST_OTLP_ENDPOINT."""
         return f"http://{HOST}:{self.otlp_port}"
 
     def _prepare(self) -> None:
@@ -56,7 +56,7 @@ class EmbeddedJaeger(ServerProcess):
         listeners = {
             "query.http-server": port,
             "collector.otlp.http": self.otlp_port,
-            # Listeners that are not used get any free port.
+            # Unused listeners get any free port.
             "admin.http": 0,
             "collector.grpc-server": 0,
             "collector.http-server": 0,
@@ -67,12 +67,12 @@ class EmbeddedJaeger(ServerProcess):
         return argv + [f"--{name}.host-port={HOST}:{at}" for name, at in listeners.items()]
 
     def _answers(self, port: int) -> bool:
-        """Its query API knows services, and its receiver takes an export (of nothing)."""
+        """Return whether the query API answers and the receiver accepts an empty export."""
         protobuf = {"Content-Type": "application/x-protobuf"}
         with httpx.Client(timeout=_ANSWER_SECONDS, trust_env=False) as client:
             try:
                 services = client.get(f"http://{HOST}:{port}/api/services")
-                taken = client.post(f"{self.otlp_url}/v1/traces", content=b"", headers=protobuf)
+                export = client.post(f"{self.otlp_url}/v1/traces", content=b"", headers=protobuf)
             except httpx.HTTPError:
                 return False
-        return services.is_success and taken.is_success
+        return services.is_success and export.is_success

@@ -1,4 +1,4 @@
-"""Jaeger: the program, built once from its Go module, and a client of its query API."""
+"""Build Jaeger once from its Go module."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ JAEGER = GoModule(
 
 
 def jaeger_binary(cache: Path) -> Path:
-    """The path of Jaeger's all-in-one program; built first (2 to 4 minutes) where it is missing.
+    """Return the path of Jaeger's all-in-one program, built first (2 to 4 minutes) if missing.
 
     Raises:
-        GoBuildError: no Go toolchain could be had, or the build failed.
+        GoBuildError: no Go toolchain is available, or the build failed.
     """
     return built(JAEGER, cache)[_PROGRAM]

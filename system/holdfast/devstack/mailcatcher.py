@@ -1,8 +1,8 @@
-"""A mail server that delivers nothing: it shows what it caught, for ``holdfast up`` and trials.
+"""Catch mail instead of delivering it, for ``holdfast up`` and development.
 
-SMTP on ``smtp_host:smtp_port``; on ``health_host:health_port`` a page at ``/``, the same as JSON
-at ``/messages`` (DELETE forgets them), and the health paths that every role has.
-The newest 1,000 mails are kept, in memory.
+SMTP on ``smtp_host:smtp_port``. HTTP on ``health_host:health_port``: a page at ``/``, JSON at
+``/messages`` (DELETE removes all mails), and the health paths of every role. The newest 1,000 mails
+are kept in memory.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ARTICLE = """<article>
 
 @dataclass(frozen=True)
 class Mail:
-    """One mail as it was handed in by SMTP."""
+    """One mail as received by SMTP."""
 
     received_at: str
     sender: str
@@ -64,12 +64,12 @@ class Mail:
 
 
 class Mailbox:
-    """The mails caught, oldest first; also the handler that aiosmtpd calls."""
+    """The mails received, oldest first; also the handler that aiosmtpd calls."""
 
     def __init__(self) -> None:
         self.mails: deque[Mail] = deque(maxlen=KEPT_MAX)
 
-    async def handle_DATA(  # noqa: N802 (the name that aiosmtpd looks for)
+    async def handle_DATA(  # noqa: N802 (aiosmtpd requires this name)
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
         content = envelope.original_content or b""
@@ -89,7 +89,7 @@ class Mailbox:
 
 
 def create_page(mailbox: Mailbox) -> Starlette:
-    """The HTTP side of a mailbox."""
+    """Return the HTTP application that shows a mailbox."""
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_render(mailbox))
@@ -138,7 +138,7 @@ async def catch_mail(settings: Settings) -> None:
     mailbox = Mailbox()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    # uvicorn takes these over while it serves, and raises them again when it has stopped.
+    # uvicorn handles these signals while it serves and raises them again when it has stopped.
     on_stop_signal(stopped.set)
     smtp = await loop.create_server(
         lambda: SMTP(mailbox, hostname="localhost", enable_SMTPUTF8=True, loop=loop),

@@ -1,7 +1,7 @@
-"""The processes of the one-machine stack: start, detect exits, restart, stop.
+"""Start, watch, restart and stop the processes of the one-machine stack.
 
 A `RoleProcess` runs a role of Holdfast and shows its output; a `SupervisedServer` is an embedded
-Postgres or Valkey. Processes that keep exiting at once are restarted with growing pauses.
+server. A process that keeps exiting soon after its start is restarted with growing pauses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BACKOFF_MIN_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 15.0
 
 Say = Callable[[str, str], None]
-"""Shows one line: its source, and the text."""
+"""Show text from a source; the arguments are the source and the text."""
 
 
 class SupervisedProcess(abc.ABC):
@@ -42,7 +42,7 @@ class SupervisedProcess(abc.ABC):
         self._started_at = 0.0
 
     async def keep(self, stopping: asyncio.Event) -> None:
-        """Restart it whenever it has exited, until ``stopping``."""
+        """Restart it after every exit, until ``stopping``."""
         while not stopping.is_set():
             if not self.is_running:
                 await self._restart(stopping)
@@ -67,11 +67,11 @@ class SupervisedProcess(abc.ABC):
 
     @abc.abstractmethod
     async def stop(self, grace_seconds: float) -> None:
-        """Ask it to end, and kill it after ``grace_seconds``. Idempotent."""
+        """Ask it to exit, and kill it after ``grace_seconds``. Idempotent."""
 
     @abc.abstractmethod
     def kill(self) -> None:
-        """SIGKILL, at once. Idempotent."""
+        """Send SIGKILL. Idempotent."""
 
     @abc.abstractmethod
     def how_it_ended(self) -> str: ...
@@ -81,8 +81,8 @@ class SupervisedProcess(abc.ABC):
         self.deaths = 0 if lived > HEALTHY_SECONDS else self.deaths + 1
         pause = min(BACKOFF_MIN_SECONDS * 2**self.deaths, BACKOFF_MAX_SECONDS)
         pause = pause if self.deaths > 1 else 0.0
-        soon = f" in {pause:.1f} s" if pause else ""
-        self._say("holdfast", f"{self.name} {self.how_it_ended()}: starting it again{soon}")
+        delay = f" in {pause:.1f} s" if pause else ""
+        self._say("holdfast", f"{self.name} {self.how_it_ended()}; restarting it{delay}")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), pause or POLL_SECONDS)
         if stopping.is_set():
@@ -94,7 +94,7 @@ class SupervisedProcess(abc.ABC):
 
 
 class RoleProcess(SupervisedProcess):
-    """A role of Holdfast in a process of its own; its output is shown line by line."""
+    """A process that runs a role of Holdfast; its output is shown line by line."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class RoleProcess(SupervisedProcess):
         await self._finish_output()
 
     async def ended(self) -> int:
-        """Wait for its end; returns its exit code."""
+        """Wait until it exits; return its exit code."""
         while self.is_running:
             await asyncio.sleep(POLL_SECONDS)
         await self._finish_output()
@@ -165,10 +165,10 @@ class RoleProcess(SupervisedProcess):
     def how_it_ended(self) -> str:
         if self._code is not None and self._code < 0:
             return f"was killed by {signal.Signals(-self._code).name}"
-        return f"ended with exit code {self._code}"
+        return f"exited with code {self._code}"
 
     async def is_ready(self, client: httpx.AsyncClient) -> bool:
-        """Whether its readiness URL answers 200."""
+        """Return whether its readiness URL answers 200."""
         try:
             return (await client.get(self.ready_url)).status_code == httpx.codes.OK
         except httpx.HTTPError:
@@ -191,7 +191,7 @@ class RoleProcess(SupervisedProcess):
             transport.close()
 
     async def _finish_output(self) -> None:
-        """Show what it said last, but do not wait for a grandchild that keeps the pipe open."""
+        """Show remaining output, without waiting for a grandchild that keeps the pipe open."""
         if self._output is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._output, 1.0)
@@ -199,7 +199,7 @@ class RoleProcess(SupervisedProcess):
 
 
 class SupervisedServer(SupervisedProcess):
-    """An embedded server; it is started and stopped in a thread, since that blocks."""
+    """An embedded server; blocking starts and stops run in a thread."""
 
     def __init__(self, server: ServerProcess, say: Say) -> None:
         super().__init__(server.name, say)
@@ -220,4 +220,4 @@ class SupervisedServer(SupervisedProcess):
             os.kill(pid, signal.SIGKILL)
 
     def how_it_ended(self) -> str:
-        return f"died (its log: {self.server.log_file})"
+        return f"exited (log: {self.server.log_file})"

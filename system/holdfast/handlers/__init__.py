@@ -1,4 +1,4 @@
-"""What the author of a handler needs::
+"""The API for authors of handlers::
 
     from holdfast.handlers import Context, Discard, Retry, task
 
@@ -7,7 +7,7 @@
         ...
 
 An ``async`` function runs on the worker's event loop and must not block it; a plain function runs
-in a thread. What it returns is JSON and becomes the task's effect, exactly once.
+in a thread. Its return value (JSON) becomes the task's effect, exactly once.
 """
 
 from holdfast.errors import TaskLost

@@ -1,4 +1,4 @@
-"""How an attempt learns that it should stop: seen by coroutines and by threads alike."""
+"""Cooperative cancellation of an attempt, for coroutines and threads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import threading
 from enum import StrEnum
 
-_MAKING = threading.Lock()  # between a thread that starts to wait and the loop that wakes it
+_CREATING = threading.Lock()  # between a thread that starts to wait and the loop that wakes it
 
 
 class StopReason(StrEnum):
-    """Why an attempt was told to stop."""
+    """Why an attempt was requested to stop."""
 
     CANCEL_REQUESTED = "cancel requested"
     TIMED_OUT = "timed out"
@@ -19,10 +19,10 @@ class StopReason(StrEnum):
 
 
 class Cancellation:
-    """The worker's end of ``ctx.cancelled``: it calls ``request`` on its event loop.
+    """The worker's side of ``ctx.cancelled``; it calls ``request`` on its event loop.
 
-    Events are created on the first wait: few handlers wait, and creating them is a tenth of what an
-    attempt costs its worker.
+    Events are created on the first wait: few handlers wait, and creating both would take a tenth of
+    the worker's CPU time per attempt.
     """
 
     __slots__ = ("_coroutines", "_threads", "reason")
@@ -34,12 +34,12 @@ class Cancellation:
 
     @property
     def requested(self) -> bool:
-        """Whether the attempt was told to stop. Any thread may ask."""
+        """Whether a stop was requested; may be read from any thread."""
         return self.reason is not None
 
     def request(self, reason: StopReason) -> None:
-        """Tell the attempt to stop; the first reason stays."""
-        with _MAKING:
+        """Request a stop; the first reason is kept."""
+        with _CREATING:
             self.reason = self.reason or reason
             if self._threads is not None:
                 self._threads.set()
@@ -47,14 +47,14 @@ class Cancellation:
             self._coroutines.set()
 
     async def wait(self) -> None:
-        """Return once a stop was requested."""
+        """Wait until a stop was requested."""
         if self.reason is None:
             self._coroutines = self._coroutines or asyncio.Event()
             await self._coroutines.wait()
 
     def wait_in_thread(self, seconds: float) -> bool:
-        """Block the calling thread up to ``seconds``; whether a stop was requested."""
-        with _MAKING:
+        """Block the calling thread up to ``seconds``; return whether a stop was requested."""
+        with _CREATING:
             if self.reason is not None:
                 return True
             self._threads = event = self._threads or threading.Event()

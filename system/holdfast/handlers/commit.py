@@ -1,4 +1,4 @@
-"""The state of an attempt's ``ctx.transaction()``: at most one COMMIT may ever be sent."""
+"""The state of an attempt's ``ctx.transaction()``: at most one COMMIT may succeed."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ class _State(Enum):
 
 
 class Commit:
-    """Which attempt a transaction is of, and how far it has come.
+    """The state machine of an attempt's transactions.
 
-    The fence tells attempts apart, not transactions, so a second COMMIT of one attempt would pass.
+    The fence distinguishes attempts, not transactions, so it would accept a second COMMIT.
     """
 
     def __init__(self, attempt: AttemptRef, span: AttemptSpan | None = None) -> None:
-        """``span``: of the attempt, None where none is recorded."""
+        """``span``: that of the attempt, None if not sampled."""
         self.attempt = attempt
         self.span = span
         self._state = _State.NONE
 
     @property
     def committed(self) -> bool:
-        """Whether the COMMIT was applied: the task is SUCCEEDED and nothing can undo it."""
+        """Whether the COMMIT was applied: the task is SUCCEEDED permanently."""
         return self._state is _State.COMMITTED
 
     @property
     def unknown(self) -> bool:
-        """Whether a COMMIT was sent and its reply lost: the worker must settle it."""
+        """Whether a COMMIT was sent but not answered: the worker must settle it."""
         return self._state is _State.UNKNOWN
 
     def begin(self) -> None:
         """Open the transaction.
 
         Raises:
-            RuntimeError: one is open already, was committed or has an unknown outcome.
+            RuntimeError: another one is open, was committed or has an unknown outcome.
         """
         if self._state is _State.OPEN:
             raise RuntimeError("this attempt already has a ctx.transaction() open: use that one")
         if self._state is _State.COMMITTED:
             raise RuntimeError(
-                "ctx.transaction() has committed and the task is SUCCEEDED: nothing can be added; "
+                "ctx.transaction() has committed and the task is SUCCEEDED: "
                 "put all SQL of a task into one transaction"
             )
         if self._state is _State.UNKNOWN:
@@ -58,18 +58,18 @@ class Commit:
         self._state = _State.OPEN
 
     def sent(self) -> None:
-        """COMMIT is about to be sent; its outcome is unknown until it is answered."""
+        """Record that COMMIT is about to be sent: its outcome is unknown until it is answered."""
         self._state = _State.UNKNOWN
 
     def applied(self) -> None:
-        """COMMIT was answered with success."""
+        """Record that COMMIT succeeded."""
         self._state = _State.COMMITTED
 
     def refused(self) -> None:
-        """COMMIT was answered with an error, for example by a deferred constraint."""
+        """Record that COMMIT failed, for example on a deferred constraint."""
         self._state = _State.OPEN
 
     def end(self) -> None:
-        """Leave the block; a transaction that was rolled back allows another one."""
+        """Leave the block; after a rollback another transaction may begin."""
         if self._state is _State.OPEN:
             self._state = _State.NONE

@@ -1,4 +1,4 @@
-"""What a handler knows of its attempt, and what it may ask of its worker."""
+"""The argument ``ctx`` of a handler: its attempt, and the services of its worker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ from holdfast.telemetry.trace_context import Attributes
 class Context:
     """The first argument of every handler: one attempt of one task.
 
-    ``effect_key`` (the task's id as text) is the same in every attempt: give it to receivers that
-    can drop duplicates. ``epoch`` grows with every attempt: give it to receivers that can fence.
+    - the task: ``task_id``, ``name``, ``queue``, ``max_attempts``
+    - the attempt: ``attempt``, ``epoch``, ``claimed_at``
+    - effects elsewhere: ``effect_key`` for receivers that deduplicate, ``epoch`` for those that
+      fence
+    - time: ``deadline``, ``remaining_seconds()``
+    - cancellation: ``cancelled``, ``cancel_reason``, ``wait_cancelled()``, ``cancelled_within()``
+    - SQL committed together with the task's success: ``transaction()``
+    - tracing: ``span()``, ``client_span()``, ``traceparent``
     """
 
     def __init__(
@@ -37,10 +43,10 @@ class Context:
         commit: Commit | None = None,
         open_transaction: OpenTransaction | None = None,
     ) -> None:
-        """``clock`` is the loop's ``time``, ``started`` its value when the task was claimed, or a
-        little before: never after.
+        """Create the context of a granted attempt; only the worker and tests do.
 
-        ``open_transaction`` (``Transactions.open``) is None for plain functions.
+        ``clock``: ``time`` of the event loop; ``started``: its value at the claim or shortly
+        before, never after. ``open_transaction``: ``Transactions.open``; None for plain functions.
         """
         self._grant = grant
         self._clock = clock
@@ -52,98 +58,71 @@ class Context:
 
     @property
     def task_id(self) -> UUID:
-        """The task's id."""
+        """The id of the task, the same in every attempt."""
         return self._grant.task_id
 
     @property
     def name(self) -> str:
-        """The task's name."""
+        """The name of the task, by which its handler was chosen."""
         return self._grant.name
 
     @property
     def queue(self) -> str:
-        """The queue it came from."""
+        """The queue of the task."""
         return self._grant.queue
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1; attempts lost to dead workers count too."""
+        """The number of this attempt, from 1; attempts lost with their worker count too."""
         return self._grant.attempt
 
     @property
     def max_attempts(self) -> int:
-        """How many attempts may fail before the task is FAILED."""
+        """The number of failed attempts after which the task is FAILED."""
         return self._grant.max_attempts
 
     @property
     def epoch(self) -> int:
-        """The fencing token of this attempt: odd, and larger than that of any earlier one."""
+        """The fencing token of this attempt: odd, and larger than in any earlier attempt."""
         return self._grant.epoch
 
     @property
     def effect_key(self) -> str:
-        """The key under which this task's effect is counted, the same in every attempt."""
+        """The idempotency key of the task's effect: its id, the same in every attempt."""
         return str(self._grant.task_id)
 
     @property
-    def traceparent(self) -> str | None:
-        """W3C trace context to hand on: of the span that is current, else of the task.
-
-        None where the task has none.
-        """
-        return self._grant.traceparent if self._span is None else self._span.traceparent
-
-    def span(
-        self, name: str, **attributes: AttributeValue
-    ) -> AbstractContextManager[OpenTelemetrySpan]:
-        """``with ctx.span("resize", pixels=n) as span:`` a step of this attempt in its trace.
-
-        Below the step it stands in, in coroutines and threads alike; costs nothing where the trace
-        is not sampled. No payloads, no secrets: traces leave this system.
-        """
-        return child_span(self._span, name, attributes)
-
-    def client_span(
-        self, name: str, attributes: Attributes
-    ) -> AbstractContextManager[OpenTelemetrySpan]:
-        """The same for a call to another system, with attributes by its conventions.
-
-        Within it ``traceparent`` is that of the call: send it along.
-        """
-        return child_span(self._span, name, attributes, SpanKind.CLIENT)
-
-    @property
     def claimed_at(self) -> datetime:
-        """When this attempt began, by the database's clock (aware)."""
+        """When this attempt was claimed, by the database's clock (an aware datetime)."""
         return self._grant.claimed_at
 
     @property
     def deadline(self) -> datetime:
-        """When this attempt times out, by the database's clock (aware)."""
+        """When this attempt times out, by the database's clock (an aware datetime)."""
         return self._grant.claimed_at + timedelta(seconds=self._grant.timeout_seconds)
 
     def remaining_seconds(self) -> float:
-        """Seconds until the attempt times out, never negative; needs no clock in step with any."""
+        """Return the seconds until the timeout, at least 0; independent of wall clocks."""
         return max(0.0, self._ends - self._clock())
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt should stop; ``cancel_reason`` says why. Any thread may ask."""
+        """Whether this attempt should stop; may be read from any thread."""
         return self._cancellation.requested
 
     @property
     def cancel_reason(self) -> StopReason | None:
-        """Why this attempt should stop, None while it should not."""
+        """Why this attempt should stop; None while it should not."""
         return self._cancellation.reason
 
     async def wait_cancelled(self) -> None:
-        """Wait until this attempt should stop (async handlers)."""
+        """Wait until this attempt should stop; for async handlers."""
         await self._cancellation.wait()
 
     def cancelled_within(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``, less if this attempt should stop; whether it should.
+        """Sleep up to ``seconds`` and return early, with True, if this attempt should stop.
 
-        For plain functions, in place of ``time.sleep``.
+        For plain functions, instead of ``time.sleep``.
 
         Raises:
             RuntimeError: called on the event loop, which it would block.
@@ -156,14 +135,15 @@ class Context:
         return self._cancellation.wait_in_thread(seconds)
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """``async with ctx.transaction() as tx:`` the handler's SQL, committed with its success.
+        """Commit SQL together with the task's success: ``async with ctx.transaction() as tx:``.
 
         Raises:
-            RuntimeError: not an async handler, or this attempt already has or had a transaction
+            RuntimeError: the handler is not async, or this attempt has an open transaction or one
                 that may have been committed.
-            TaskLost: (at the end of the block) the lease was lost; everything was rolled back.
-            OutcomeUnknown: (at the end) the reply to COMMIT was lost; do not repeat it.
-            TimeoutError: the attempt's time ended before the block did; rolled back.
+            TaskLost: (at the end of the block) the task was lost; everything was rolled back.
+            OutcomeUnknown: (at the end) the reply to COMMIT was lost; do not retry.
+            Unavailable: no connection could be opened; nothing was done.
+            TimeoutError: the attempt timed out before the block ended; rolled back.
         """
         if self._open_transaction is None:
             raise RuntimeError(
@@ -171,6 +151,30 @@ class Context:
                 "write the handler as `async def`"
             )
         return self._open_transaction(self._commit, self.remaining_seconds)
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C trace context to propagate: of the current span, else of the task, if any."""
+        return self._grant.traceparent if self._span is None else self._span.traceparent
+
+    def span(
+        self, name: str, **attributes: AttributeValue
+    ) -> AbstractContextManager[OpenTelemetrySpan]:
+        """Record a step of this attempt: ``with ctx.span("resize", pixels=n) as span:``.
+
+        Spans nest, in coroutines and in threads; an unsampled trace costs nothing. Do not record
+        payloads or secrets: traces leave this system.
+        """
+        return child_span(self._span, name, attributes)
+
+    def client_span(
+        self, name: str, attributes: Attributes
+    ) -> AbstractContextManager[OpenTelemetrySpan]:
+        """Record a call to another system, with attributes by OpenTelemetry's conventions.
+
+        Inside the block ``traceparent`` is that of the call: send it with the request.
+        """
+        return child_span(self._span, name, attributes, SpanKind.CLIENT)
 
 
 def _on_event_loop() -> bool:

@@ -1,4 +1,4 @@
-"""What a handler raises to say how its attempt shall end."""
+"""Exceptions by which a handler chooses how its attempt ends."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import timedelta
 
 
 class Retry(Exception):
-    """End this attempt as failed, and choose when the next one may start.
+    """End this attempt as failed and choose when the next one may start.
 
-    It counts like any failure: at ``max_attempts`` the task is FAILED. ``after`` in seconds or as
-    a timedelta, None leaves the delay to the handler's backoff.
+    It counts as a failure: after ``max_attempts`` of them the task is FAILED. ``after`` is in
+    seconds or a timedelta; None means the delay of the handler's backoff.
 
     Raises:
         ValueError: ``after`` is negative or not finite.
@@ -25,7 +25,7 @@ class Retry(Exception):
 
 
 class Discard(Exception):
-    """End the task as FAILED at once: no further attempt could help. ``reason`` is for people."""
+    """End the task as FAILED without further attempts. ``reason`` is for people."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

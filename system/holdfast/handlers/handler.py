@@ -1,4 +1,4 @@
-"""One handler: a function, the name of the tasks it runs, and its limits."""
+"""A handler: a function, the name of its tasks, and its limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What ``@task`` leaves on a function. None in a limit: the worker's setting decides."""
+    """What ``@task`` attaches to a function. A limit of None means the worker's setting."""
 
     name: str
     max_attempts: int | None
@@ -30,10 +30,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function ready to run. ``function(ctx, payload)`` is awaited if ``is_async``.
+    """A function ready to run as ``function(ctx, payload)``.
 
-    A plain function (not ``is_async``) must be called in a thread. None in a limit: the worker's
-    setting decides.
+    It is awaited if ``is_async``, else called in a thread. A limit of None means the worker's
+    setting.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Handler:
 
     @property
     def announcement(self) -> Announcement:
-        """What the API may know of it."""
+        """The name and limits that the worker announces to the API."""
         return Announcement(self.name, self.max_attempts, self.timeout_seconds)
 
 
@@ -56,13 +56,14 @@ def task(
     timeout_seconds: float | None = None,
     backoff: Backoff | None = None,
 ) -> Callable[[Function], Function]:
-    """Mark ``fn(ctx, payload)`` as the handler of tasks called ``name``; it stays callable.
+    """Mark ``fn(ctx, payload)`` as the handler of tasks named ``name``; it stays callable.
 
-    It is registered only where a worker loads its module. Where a submitted task says nothing,
-    ``max_attempts`` and ``timeout_seconds`` (of one attempt) hold; ``backoff`` spaces retries.
+    It is registered only by a worker that loads its module. ``max_attempts`` and
+    ``timeout_seconds`` (per attempt) are defaults for tasks submitted without them; ``backoff``
+    sets the delays of retries.
 
     Raises:
-        ValueError: a name or limit is impossible; the message says which and why.
+        ValueError: a name or limit is invalid; the message says which and why.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
@@ -86,19 +87,19 @@ def task(
 
 
 def is_marked(candidate: object) -> bool:
-    """Whether ``@task`` stands on it."""
+    """Whether the candidate is a function marked by ``@task``."""
     return callable(candidate) and isinstance(getattr(candidate, _MARK, None), Mark)
 
 
 def handler_of(function: Callable[..., Any]) -> Handler:
-    """The handler that a marked function (or bound method) makes.
+    """Return the handler of a marked function or bound method.
 
     Raises:
-        Misconfigured: no ``@task`` on it, or it cannot be called as ``fn(ctx, payload)``.
+        Misconfigured: it is not marked, or cannot be called as ``fn(ctx, payload)``.
     """
     mark = getattr(function, _MARK, None)
     if not isinstance(mark, Mark):
-        raise Misconfigured(f"{_place(function)} is no task: put @task('name') above it")
+        raise Misconfigured(f"{_place(function)} is not a task: decorate it with @task('name')")
     _check_signature(mark.name, function)
     return Handler(
         name=mark.name,
@@ -113,9 +114,11 @@ def handler_of(function: Callable[..., Any]) -> Handler:
 def _check_signature(name: str, function: Callable[..., Any]) -> None:
     where = f"task {name!r} ({_place(function)})"
     if inspect.isclass(function):
-        raise Misconfigured(f"{where} is a class: @task stands on functions")
+        raise Misconfigured(f"{where} is a class: @task is for functions")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise Misconfigured(f"{where} is a generator: a handler returns its result, no yield")
+        raise Misconfigured(
+            f"{where} is a generator: a handler returns its result and must not yield"
+        )
     try:
         inspect.signature(function).bind("ctx", "payload")
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Which names a worker can run. One registry per worker: nothing is registered by an import."""
+"""The handlers of a worker by task name. Nothing is registered by an import alone."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["Handler", "Registry", "task"]
 
 
 class Registry:
-    """Handlers by name. Its owner calls ``close()`` when no handler runs any more."""
+    """Handlers by task name. The owner calls ``close()`` after the last handler has ended."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._builtins: Builtins | None = None
 
     def add(self, function: Callable[..., Any]) -> Handler:
-        """Register a function marked by ``@task``; the same function twice is one handler.
+        """Register a function marked by ``@task``; registering it again is a no-op.
 
         Raises:
-            Misconfigured: not marked, impossible signature, or its name is taken by another one.
+            Misconfigured: not marked, wrong signature, or another function has its name.
         """
         return self._register(handler_of(function))
 
@@ -39,7 +39,7 @@ class Registry:
         timeout_seconds: float | None = None,
         backoff: Backoff | None = None,
     ) -> Callable[[Function], Function]:
-        """``@registry.task("name")``: mark a function and add it here, in one step."""
+        """Mark a function and register it here: ``@registry.task("name")``."""
         mark = task(
             name, max_attempts=max_attempts, timeout_seconds=timeout_seconds, backoff=backoff
         )
@@ -54,44 +54,44 @@ class Registry:
         """Import a module and register every marked function found in its namespace.
 
         Raises:
-            Misconfigured: no such module, its import fails, no task in it, or a name is taken.
+            Misconfigured: no such module, its import fails, it has no task, or a name is taken.
         """
         namespace = vars(_import(module_name))
         functions = [value for value in namespace.values() if is_marked(value)]
         if not functions:
             raise Misconfigured(
                 f"module {module_name!r} has no tasks: mark functions with @task('name') "
-                "from holdfast.handlers, or name the module that has them"
+                "from holdfast.handlers, or name the module that contains them"
             )
         return [self.add(function) for function in functions]
 
     def load_builtin(self, settings: Settings) -> list[Handler]:
-        """Register echo, sleep, http_request and send_email; ``close()`` frees what they hold.
+        """Register echo, sleep, http_request and send_email; ``close()`` frees their resources.
 
         Raises:
-            Misconfigured: a name is taken, or a setting of theirs cannot be understood.
+            Misconfigured: a name is taken, or one of their settings is invalid.
         """
         self._builtins = Builtins(settings)
         return [self._register(handler) for handler in self._builtins.handlers()]
 
     def get(self, name: str) -> Handler | None:
-        """The handler for tasks of that name, or None."""
+        """Return the handler for tasks of that name, None without one."""
         return self._handlers.get(name)
 
     def announcements(self) -> list[Announcement]:
-        """Every name with the limits its handler asks for, in the order of the names."""
+        """Return each task name with the limits of its handler, sorted by name."""
         return [self._handlers[name].announcement for name in sorted(self._handlers)]
 
     async def close(self) -> None:
-        """Close the connections that built-in handlers kept open. May be called twice."""
+        """Close the connections of the built-in handlers; idempotent."""
         if self._builtins is not None:
             await self._builtins.close()
 
     def _register(self, handler: Handler) -> Handler:
-        taken = self._handlers.get(handler.name)
-        if taken is not None and taken.function != handler.function:
+        existing = self._handlers.get(handler.name)
+        if existing is not None and existing.function != handler.function:
             raise Misconfigured(
-                f"two handlers for task {handler.name!r}: {_source(taken)} and "
+                f"two handlers for task {handler.name!r}: {_source(existing)} and "
                 f"{_source(handler)}; rename one of them"
             )
         self._handlers[handler.name] = handler
@@ -105,7 +105,7 @@ def _import(module_name: str) -> Any:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise Misconfigured(
                 f"no module {error.name!r}: write it as in an import statement (my.module), and "
-                "start where Python finds it, or set PYTHONPATH"
+                "start in a directory from which Python can import it, or set PYTHONPATH"
             ) from error
         raise Misconfigured(
             f"module {module_name!r} cannot be imported: it needs {error.name!r}, "

@@ -1,6 +1,6 @@
-"""The handlers' SQL as spans, by OpenTelemetry's conventions for databases.
+"""Spans of the handlers' SQL, by OpenTelemetry's conventions for databases.
 
-Values are never recorded: parameters are not read, literals are removed from the text.
+Values are never recorded: parameters are not read, and literals are removed from the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from holdfast.store import transitions
 from holdfast.store.database import sqlstate
-from holdfast.telemetry.trace_context import Finished
+from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import Tracing
 
 _BEGAN = "holdfast_statement_began"
@@ -26,7 +26,7 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$.])\d+(?:\.\d+
 
 
 class SqlSpans:
-    """Listens to an engine; records each statement that is sent while a span is current."""
+    """Listens to an engine and records each statement sent while a span is current."""
 
     def __init__(self, tracing: Tracing, engine: AsyncEngine) -> None:
         self._tracing = tracing
@@ -37,7 +37,7 @@ class SqlSpans:
 
     def _before(self, connection: Connection, *sent: Any) -> None:
         *_, context, _ = sent
-        ours = context.invoked_statement is transitions.FINISH  # recorded as "finish"
+        ours = context.invoked_statement is transitions.FINISH  # has its own span "finish"
         if not ours and trace.get_current_span().get_span_context().is_valid:
             connection.info[_BEGAN] = time.time_ns()
 
@@ -64,7 +64,7 @@ class SqlSpans:
             attributes["db.response.status_code"] = code
         parent = trace.get_current_span().get_span_context()
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 operation,
                 self._tracing.child(parent),
                 parent,
@@ -78,7 +78,7 @@ class SqlSpans:
 
 
 def database_attributes(url: URL) -> dict[str, AttributeValue]:
-    """Which database it is."""
+    """Return the attributes that identify the database."""
     attributes: dict[str, AttributeValue] = {
         "db.system.name": "postgresql",
         "db.namespace": url.database or "",
@@ -90,5 +90,5 @@ def database_attributes(url: URL) -> dict[str, AttributeValue]:
 
 
 def without_literals(statement: str) -> str:
-    """The text with ``?`` for each string and number in it; placeholders stay."""
+    """Return the text with ``?`` for each string and number; placeholders are kept."""
     return _LITERAL.sub("?", statement)[:_TEXT_CHARACTERS_MAX]

@@ -17,7 +17,7 @@ Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 class Transaction:
-    """An open transaction. Set ``result`` (JSON) before the block ends; it becomes the effect."""
+    """An open transaction. ``result`` (JSON), set before the block ends, becomes the effect."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -25,19 +25,19 @@ class Transaction:
 
     @property
     def connection(self) -> AsyncConnection:
-        """The SQLAlchemy connection, for libraries that want one. Leave COMMIT to the block."""
+        """The SQLAlchemy connection, for libraries that need one. The block sends COMMIT."""
         return self._connection
 
     async def execute(
         self, statement: Executable, parameters: Parameters = None
     ) -> CursorResult[Any]:
-        """Run one statement, or one for each mapping in a sequence; the result is buffered.
+        """Execute a statement, once per mapping if given a sequence; the result is buffered.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: Postgres refused it, or the connection was lost.
+            sqlalchemy.exc.DBAPIError: Postgres rejected it, or the connection was lost.
         """
         return await self._connection.execute(statement, parameters)
 
 
-# Opens the transaction of an attempt that has so many seconds left.
+# Opens the transaction of an attempt; the second argument returns its remaining seconds.
 OpenTransaction = Callable[[Commit, Callable[[], float]], AbstractAsyncContextManager[Transaction]]

@@ -1,8 +1,8 @@
 """``ctx.transaction()``: the handler's own SQL and the task's success in one COMMIT.
 
-The task is not locked before the end of the block, so a long block delays no other process. COMMIT
-is sent once and never repeated. If its reply is lost, the worker settles the outcome by releasing
-the attempt as failed under the same epoch: the fence decides which of the two came first.
+The task is locked only at the end of the block, so a long block delays no other process. COMMIT is
+sent once and never resent. If its reply is lost, the worker settles the outcome by releasing the
+attempt as failed under the same epoch: the fence decides which of the two came first.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from holdfast.store.store import Store
 
 
 class Transactions:
-    """Opens the transactions of one worker incarnation, on a bounded engine of their own.
+    """Opens the transactions of one incarnation, on an engine with a bounded pool.
 
-    ``commit_timeout_seconds``: the outcome of a COMMIT unanswered for longer is unknown.
+    After ``commit_timeout_seconds`` without a reply the outcome of a COMMIT counts as unknown.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Transactions:
     async def open(
         self, commit: Commit, remaining_seconds: Callable[[], float]
     ) -> AsyncIterator[Transaction]:
-        """Enter ``ctx.transaction()``, which documents what it raises."""
+        """Open the transaction of ``Context.transaction``, which documents the exceptions."""
         commit.begin()
         try:
             async with asyncio.timeout(remaining_seconds()) as limit:
@@ -67,14 +67,14 @@ class Transactions:
                 raise
             if not commit.committed:
                 raise TimeoutError(
-                    "ctx.transaction() was still open when the attempt's time ended: rolled back"
+                    "ctx.transaction() was still open when the attempt timed out: rolled back"
                 ) from error
         finally:
             commit.end()
 
     @asynccontextmanager
     async def _within(self, commit: Commit) -> AsyncIterator[Transaction]:
-        """Send BEGIN, run the body, finish, COMMIT; pool the connection again only if sound."""
+        """Send BEGIN, run the block, finish, COMMIT; discard the connection unless it is sound."""
         connection = await _connect(self._engine)
         sound = False
         try:
@@ -109,8 +109,8 @@ class Transactions:
             raise classify(error) from error
         except OSError as error:
             raise OutcomeUnknown(f"the connection broke before COMMIT: {error}") from error
-        # Not "done": the attempt may have ended otherwise meanwhile (the handler returned while a
-        # task of its own still held this block), and only one end may take effect.
+        # Not "done": the attempt may have ended meanwhile (the handler returned while a task that
+        # it started was still in this block), and only one end may take effect.
         if not answer.made:
             if commit.span is not None:
                 commit.span.refused()
@@ -121,7 +121,7 @@ class Transactions:
             )
 
     async def _commit(self, commit: Commit, root: AsyncTransaction) -> None:
-        """Send COMMIT once. ``commit`` has the right state even if the error reaches no caller."""
+        """Send COMMIT once; ``commit`` records the outcome even if a handler swallows the error."""
         commit.sent()
         try:
             async with asyncio.timeout(self._commit_timeout_seconds):
@@ -143,15 +143,15 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         return await checkout(engine)
     except PoolTimeout as error:
         raise Unavailable(
-            "every connection for ctx.transaction() is in use: keep transactions short, or raise "
-            "HOLDFAST_TRANSACTION_CONNECTIONS"
+            "all connections for ctx.transaction() are in use: keep transactions short, or "
+            "increase HOLDFAST_TRANSACTION_CONNECTIONS"
         ) from error
     except (OSError, DBAPIError) as error:
         raise Unavailable(f"cannot reach Postgres for ctx.transaction(): {error}") from error
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work`` even if the caller is cancelled meanwhile; then re-raise the cancellation."""
+    """Await ``work`` even if the caller is cancelled; then re-raise the cancellation."""
     running = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not running.done():

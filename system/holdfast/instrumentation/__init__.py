@@ -1,10 +1,11 @@
 """Emit one log line, the metrics and the spans of each transition; never carry data.
 
-Telemetry for a transition is emitted exactly once, by the process that committed it, right after
-the database has answered. Nothing reads back what was emitted.
+Telemetry for a transition is emitted exactly once, by the process that committed it, after the
+database has answered. No code reads it back.
 
-- ``requests.py``, ``submits.py``: the API
-- ``dispatches.py``: the scheduler
-- ``attempts.py``, ``attempt_trace.py``: the worker
-- ``telemetry.py``: where they emit to
+- ``requests.py``, ``tasks.py``: the API
+- ``scheduler.py``: the scheduler
+- ``worker.py``, ``attempt_span.py``: the worker
+- ``attributes.py``: the names of span attributes and log fields
+- ``telemetry.py``: the log, metrics and tracing of a process
 """

@@ -1,4 +1,4 @@
-"""Attributes and log fields that name a task, an attempt or a transition.
+"""Span attributes and log fields that identify a task, an attempt or a transition.
 
 Span attributes follow OpenTelemetry's conventions for messaging; those without a conventional name
 begin with ``holdfast.``.
@@ -23,7 +23,7 @@ OUTCOMES: dict[State | None, str] = {
 
 
 class TaskRef(Protocol):
-    """Whatever identifies a task at one epoch; ``traceparent`` is the row's."""
+    """Identifies a task at one epoch; ``traceparent`` is that of the row."""
 
     @property
     def task_id(self) -> UUID: ...
@@ -39,14 +39,14 @@ class TaskRef(Protocol):
 
 
 def exemplar(traceparent: str | None) -> dict[str, str]:
-    """Return the labels of an exemplar, which lead from a histogram to a trace."""
+    """Return the labels of an exemplar, which links a histogram to a trace."""
     return {"trace_id": trace.trace_id(traceparent) or ""}
 
 
 def transition_fields(
     task: TaskRef, source: State | None, target: State | None, reason: Reason
 ) -> dict[str, object]:
-    """Return the fields of a log line about a transition; an attempt's epoch is the odd one."""
+    """Return the log fields of a transition; the end of an attempt has the epoch of its claim."""
     return {
         "task_id": str(task.task_id),
         "trace_id": trace.trace_id(task.traceparent),
@@ -59,7 +59,7 @@ def transition_fields(
 
 
 def messaging(operation: str, queue: str, task: TaskRef) -> dict[str, AttributeValue]:
-    """Return the attributes of a task's create, send and process spans."""
+    """Return the attributes of a create, send or process span."""
     return {
         "messaging.system": "holdfast",
         "messaging.operation.name": operation,
@@ -71,7 +71,7 @@ def messaging(operation: str, queue: str, task: TaskRef) -> dict[str, AttributeV
 
 
 def task_attributes(task: TaskRef) -> dict[str, AttributeValue]:
-    """Return the attributes that every span of a task has."""
+    """Return the attributes common to all spans of a task."""
     return {
         "holdfast.task.id": str(task.task_id),
         "holdfast.epoch": task.epoch or 0,

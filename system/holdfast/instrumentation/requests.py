@@ -1,4 +1,4 @@
-"""Telemetry of HTTP requests: a log line, two metrics, and a SERVER span if it is recorded."""
+"""Telemetry of HTTP requests: a log line, two metrics, and a SERVER span if sampled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Scope
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import ErrorCode, EventName
-from holdfast.telemetry.trace_context import Finished
+from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import Tracing
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -20,7 +20,7 @@ _HEADER = b"traceparent"
 
 
 class RequestTrace:
-    """The trace context of one request while it is being answered."""
+    """The trace context of a request in progress."""
 
     def __init__(self, tracing: Tracing, scope: Scope) -> None:
         self.began = time.time_ns()
@@ -30,7 +30,7 @@ class RequestTrace:
 
     @cached_property
     def incoming(self) -> SpanContext | None:
-        """The caller's context, None unless it sent a valid one."""
+        """The caller's context, None without a valid header."""
         for name, value in self.scope["headers"]:
             if name == _HEADER:
                 return traceparent.parse(value.decode("latin-1"))
@@ -38,26 +38,26 @@ class RequestTrace:
 
     @cached_property
     def context(self) -> SpanContext:
-        """The request's own context, sampled as the caller's is, else by the ratio."""
+        """The request's own context; it inherits the caller's sampling, else applies the ratio."""
         if self.incoming is not None:
             return self._tracing.child(self.incoming)
         return self._tracing.root()
 
     @property
     def recorded(self) -> bool:
-        """Whether a span will be recorded: it is sampled, or a task's span links to it."""
+        """Whether a span will be recorded: if sampled, or if another span links to it."""
         return self._tracing.recording and (self._named or self.context.trace_flags.sampled)
 
     def name(self) -> SpanContext:
-        """Return the context for a link from another span, and have this span recorded."""
+        """Return the context for a link from another span; forces this span to be recorded."""
         self._named = True
         return self.context
 
     def new_task(self, *, one_of_many: bool) -> str:
-        """Return the traceparent of a task that this request submits: that of its create span.
+        """Return the traceparent of a submitted task: that of its create span.
 
-        Without such a span (not sampled, or nothing is recorded here) it is the caller's own.
-        Tasks of a batch each start a trace of their own unless the caller sent a traceparent.
+        If no create span is recorded, it is the caller's traceparent. Each task of a batch starts
+        its own trace unless the caller sent a traceparent.
         """
         if one_of_many and self.incoming is None:
             return self._tracing.new_traceparent()
@@ -67,7 +67,7 @@ class RequestTrace:
 
 
 class RequestInstrumentation:
-    """Emit telemetry of requests: method, route and status, never payloads or keys."""
+    """Emit telemetry of requests: method, route and status, never payloads or API keys."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._log = telemetry.log
@@ -86,7 +86,7 @@ class RequestInstrumentation:
         status: int,
         seconds: float,
     ) -> None:
-        """Record a finished request; ``known_method`` and ``route`` are None if unknown."""
+        """Record a served request; ``known_method`` and ``route`` are None if unknown."""
         labels = method, path = known_method or "OTHER", route or "unmatched"
         self._metrics.requests.labels(*labels, str(status)).inc()
         probe = request.scope["path"] in _PROBES
@@ -104,7 +104,7 @@ class RequestInstrumentation:
         )
         if traced:
             self._tracing.record(
-                Finished(
+                FinishedSpan(
                     f"{known_method or 'HTTP'} {route or ''}".rstrip(),
                     request.context,
                     request.incoming,
@@ -116,10 +116,10 @@ class RequestInstrumentation:
                 )
             )
 
-    def broke(self, path: str, error: Exception, where: list[str]) -> None:
-        """Log a bug by type and place only: its message and variables may hold payloads."""
+    def crashed(self, path: str, error: Exception, where: list[str]) -> None:
+        """Log an unexpected exception by type and location; its message may contain payloads."""
         self._log.error(
-            "Request failed because of a bug",
+            "Request failed with an unexpected exception",
             event_name=EventName.REQUEST_CRASHED,
             path=path,
             error=type(error).__name__,
@@ -131,7 +131,7 @@ class RequestInstrumentation:
 def _attributes(
     scope: Scope, known_method: str | None, route: str | None, status: int
 ) -> dict[str, AttributeValue]:
-    """Return attributes by the conventions for HTTP servers, without the query string."""
+    """Return attributes by the semantic conventions for HTTP servers, without the query string."""
     attributes: dict[str, AttributeValue] = {
         "http.request.method": known_method or "_OTHER",
         "http.response.status_code": status,

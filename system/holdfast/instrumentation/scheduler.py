@@ -1,4 +1,4 @@
-"""Telemetry of what a scheduler does: dispatch, republish, reclaim."""
+"""Telemetry of a scheduler: dispatch, republish, reclaim."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holdfast.model.dispatch import Dispatched, Republished
 from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.trace_context import Finished, Happening, nanoseconds
+from holdfast.telemetry.trace_context import FinishedSpan, TimedEvent, nanoseconds
 
 _STARVED_NANOSECONDS = 1_000_000
 
@@ -27,9 +27,9 @@ T = TypeVar("T", bound=Republished)
 
 
 class SchedulerInstrumentation:
-    """Emit telemetry after the database has answered; ``now`` is taken before the statement.
+    """Emit telemetry after the database has answered.
 
-    A batch has a root span of its own if any task in it is sampled.
+    ``sent`` is ``now()`` before the statement. A batch with a sampled task has its own root span.
     """
 
     def __init__(self, telemetry: Telemetry, actor: str) -> None:
@@ -38,9 +38,9 @@ class SchedulerInstrumentation:
         self._tracing = telemetry.tracing
         self._verbose = telemetry.verbose
         self._actor = actor
-        # Counters exist from the start: an increase from no sample is not seen as one.
+        # rate() needs a first sample of 0.
         for reason in (Reason.LOST, Reason.TIMED_OUT):
-            self._metrics.taken_back.labels(reason.text)
+            self._metrics.reclaimed.labels(reason.text)
 
     def now(self) -> int:
         """Return nanoseconds since 1970 by the clock of this process."""
@@ -48,7 +48,7 @@ class SchedulerInstrumentation:
 
     @contextmanager
     def dispatched(self, tasks: Sequence[Dispatched], sent: int) -> Iterator[str | None]:
-        """Span the publishing of a dispatch; yield the traceparent of its batch if sampled.
+        """Trace the publishing of dispatched tasks; yield the batch's traceparent if sampled.
 
         The dispatch itself is recorded even if publishing fails.
         """
@@ -71,11 +71,11 @@ class SchedulerInstrumentation:
 
     @contextmanager
     def republished(self, tasks: Sequence[Republished], sent: int) -> Iterator[str | None]:
-        """Span the publishing of hints that were not claimed by their deadline."""
+        """Trace the publishing of hints that were not claimed by their deadline."""
         self._metrics.republished.inc(len(tasks))
         for task in tasks:
             self._log.info(
-                "Hint republished: its deadline passed without a claim",
+                "Hint republished: not claimed by its deadline",
                 event_name=EventName.HINT_REPUBLISHED,
                 **attributes.transition_fields(
                     task, State.QUEUED, State.QUEUED, Reason.REPUBLISHED
@@ -85,11 +85,11 @@ class SchedulerInstrumentation:
             yield batch
 
     def reclaimed(self, attempts: Sequence[ReclaimedAttempt], sent: int) -> None:
-        """Record attempts that were ended for their workers, with the spans of those attempts."""
+        """Record reclaimed attempts and emit their spans, which their workers never will."""
         sampled = [attempt for attempt in attempts if self._tracing.wants(attempt.traceparent)]
         sweep = self._tracing.sampled_root() if sampled else None
         for attempt in attempts:
-            self._metrics.taken_back.labels(attempt.reason.text).inc()
+            self._metrics.reclaimed.labels(attempt.reason.text).inc()
             if attempt.state in attributes.OUTCOMES:
                 outcome = attributes.OUTCOMES[attempt.state]
                 self._metrics.finished.labels(attempt.queue, outcome).inc()
@@ -107,7 +107,7 @@ class SchedulerInstrumentation:
             self._batch("sweep", sweep, len(attempts), sent)
 
     def marked_dead(self, worker: UUID) -> None:
-        """Record a worker whose lease had expired."""
+        """Record a worker that was marked dead after its lease expired."""
         self._metrics.workers_lost.inc()
         self._log.warning(
             "Worker marked dead: its lease expired",
@@ -116,7 +116,7 @@ class SchedulerInstrumentation:
         )
 
     def hints_lost(self, queued: int) -> None:
-        """Record that Redis was found empty while ``queued`` tasks had hints in it."""
+        """Record a hint loss: Redis is empty although ``queued`` tasks had hints in it."""
         self._log.warning(
             "Redis lost its hints; republishing all of them",
             event_name=EventName.HINT_LOSS_DETECTED,
@@ -124,8 +124,8 @@ class SchedulerInstrumentation:
         )
 
     def hints_restored(self) -> None:
-        """Count a hint loss whose hints have all been published again."""
-        self._metrics.amnesia.inc()
+        """Count a hint loss after all hints were republished."""
+        self._metrics.hint_losses.inc()
 
     def drained(self, worker: UUID, queue: str, hints: int) -> None:
         """Record that the unclaimed hints of a dead worker were requeued."""
@@ -148,7 +148,7 @@ class SchedulerInstrumentation:
     def _published(
         self, name: str, count: int, sampled: Sequence[Republished], sent: int
     ) -> Iterator[str | None]:
-        """Span a batch of ``count`` hints and the send of each sampled task."""
+        """Trace a batch of ``count`` hints and the send of each sampled task."""
         if not sampled:
             yield None
             return
@@ -165,7 +165,7 @@ class SchedulerInstrumentation:
             self._batch(name, batch, count, sent, error)
 
     def _waited(self, task: Dispatched) -> None:
-        """Record what the task waited for, by the database's clock: its due time, then a turn."""
+        """Record the waits by the database's clock: until due, then for a dispatch (starved)."""
         create = traceparent.parse(task.traceparent)
         since, due, at = map(nanoseconds, (task.since, task.due_at, task.at))
         if create is None:
@@ -174,12 +174,14 @@ class SchedulerInstrumentation:
         if due > since:
             child = self._tracing.child(create)
             self._tracing.record(
-                Finished("scheduled", child, create, since, due, attributes=of_task)
+                FinishedSpan("scheduled", child, create, since, due, attributes=of_task)
             )
         due = max(due, since)
         if at - due >= _STARVED_NANOSECONDS:
             child = self._tracing.child(create)
-            self._tracing.record(Finished("starved", child, create, due, at, attributes=of_task))
+            self._tracing.record(
+                FinishedSpan("starved", child, create, due, at, attributes=of_task)
+            )
 
     def _send(
         self, within: str, task: Republished, batch: SpanContext, sent: int, error: str | None
@@ -188,7 +190,7 @@ class SchedulerInstrumentation:
         if create is None:
             return
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 f"send {task.queue}",
                 self._tracing.child(create),
                 create,
@@ -208,7 +210,7 @@ class SchedulerInstrumentation:
         self, name: str, context: SpanContext, count: int, sent: int, error: str | None = None
     ) -> None:
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 name,
                 context,
                 None,
@@ -224,7 +226,7 @@ class SchedulerInstrumentation:
         )
 
     def _attempt(self, attempt: ReclaimedAttempt, sweep: SpanContext) -> None:
-        """Record the span of an attempt whose worker is dead or let it run past its timeout."""
+        """Emit the span of an attempt whose worker died or exceeded the timeout."""
         create = traceparent.parse(attempt.traceparent)
         if create is None:
             return
@@ -236,7 +238,7 @@ class SchedulerInstrumentation:
             "holdfast.worker.id": str(attempt.owner),
         }
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 f"process {attempt.queue}",
                 attempt_context(create, attempt.task_id, attempt.epoch),
                 create,
@@ -251,8 +253,8 @@ class SchedulerInstrumentation:
                 },
                 links=links_of(create, attempt.task_id, attempt.epoch, sweep),
                 events=(
-                    Happening("claimed", began),
-                    Happening("taken back", ended, why),
+                    TimedEvent("claimed", began),
+                    TimedEvent("taken back", ended, why),
                     *ends_as(attempt.state, ended, reason, 0.0),
                 ),
                 error=reason,

@@ -1,4 +1,4 @@
-"""Telemetry of what the API does to tasks: submit, cancel, retry."""
+"""Telemetry of the API's transitions: submit, cancel, retry."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from holdfast.instrumentation.requests import RequestTrace
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.claim import AttemptRef
 from holdfast.model.lifecycle import Reason, State
-from holdfast.model.task import Acted, NewTask, Submitted
+from holdfast.model.task import ActionResult, NewTask, Submitted
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import EventName
-from holdfast.telemetry.trace_context import Finished
+from holdfast.telemetry.trace_context import FinishedSpan
 
 _ACTIONS = {
     Reason.CANCELLED: ("Task cancelled", EventName.TASK_CANCELLED),
@@ -26,7 +26,7 @@ _ACTIONS = {
 
 
 class TaskInstrumentation:
-    """Emit telemetry after the database has answered, or once a request gives up waiting."""
+    """Emit telemetry after the database has answered or the request has timed out."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._log = telemetry.log
@@ -63,26 +63,26 @@ class TaskInstrumentation:
             if self._tracing.wants(task.traceparent):
                 self._create(task, outcome, request, began)
 
-    def cancelled(self, answer: Acted, request: RequestTrace, began: int) -> None:
+    def cancelled(self, answer: ActionResult, request: RequestTrace, began: int) -> None:
         """Record the answer to a cancel; ``began`` is when it was sent."""
         running = answer.state is State.RUNNING
         reason = Reason.CANCEL_REQUESTED if running else Reason.CANCELLED
         self._acted("cancel", answer, reason, request, began)
 
-    def retried(self, answer: Acted, request: RequestTrace, began: int) -> None:
+    def retried(self, answer: ActionResult, request: RequestTrace, began: int) -> None:
         """Record the answer to a retry; ``began`` is when it was sent."""
         self._acted("retry", answer, Reason.RETRIED, request, began)
 
     def _create(
         self, task: NewTask, outcome: Submitted | HoldfastError, request: RequestTrace, began: int
     ) -> None:
-        """Record the create span, also of an unknown outcome: later spans need their parent."""
+        """Emit the create span even for an unknown outcome: later spans need their parent."""
         context = traceparent.parse(task.traceparent)
         if context is None:
             return
         within = context.trace_id == request.context.trace_id
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 f"create {task.queue}",
                 context,
                 request.context if within else None,
@@ -99,7 +99,7 @@ class TaskInstrumentation:
         )
 
     def _acted(
-        self, action: str, answer: Acted, reason: Reason, request: RequestTrace, began: int
+        self, action: str, answer: ActionResult, reason: Reason, request: RequestTrace, began: int
     ) -> None:
         if answer.made:
             if answer.state in attributes.OUTCOMES:
@@ -114,7 +114,7 @@ class TaskInstrumentation:
             return
         answered = "made" if answer.made else "done before" if answer.done else "refused"
         self._tracing.record(
-            Finished(
+            FinishedSpan(
                 action,
                 self._tracing.child(create),
                 create,

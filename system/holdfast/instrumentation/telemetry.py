@@ -16,7 +16,7 @@ from holdfast.telemetry.tracing import Tracing, create_tracing
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Where a role emits to; made by ``create_telemetry``."""
+    """The outputs a role emits to; made by ``create_telemetry``."""
 
     log: Logger
     metrics: Metrics
@@ -24,12 +24,12 @@ class Telemetry:
 
     @property
     def verbose(self) -> bool:
-        """Whether DEBUG lines are written; callers skip building them otherwise."""
+        """Whether DEBUG lines are written; otherwise callers do not build them."""
         return self.log.is_enabled_for(logging.DEBUG)
 
 
 def create_telemetry(settings: Settings, role: str) -> Telemetry:
-    """Create the telemetry of a process; its tracing must be started on the role's loop."""
+    """Create the telemetry of a process; start its tracing on the role's event loop."""
     log = create_logger(
         level=settings.log_level, style=settings.log_format, role=role, label=settings.label
     )
@@ -49,7 +49,7 @@ def create_telemetry(settings: Settings, role: str) -> Telemetry:
 
 @asynccontextmanager
 async def open_telemetry(settings: Settings, role: str) -> AsyncIterator[Telemetry]:
-    """Export telemetry while the block runs, and what is left within a bounded time after it."""
+    """Export spans while the block runs; flush them within a bounded time afterwards."""
     telemetry = create_telemetry(settings, role)
     telemetry.tracing.start()
     try:

@@ -1,4 +1,4 @@
-"""Telemetry of what a worker does: claim tasks and end their attempts."""
+"""Telemetry of a worker: claims and ends of attempts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.trace_context import nanoseconds
 
 _STALE, _LOST = "stale", "lost"
-_NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.HANDED_BACK})
+_NO_FAULT = frozenset({Reason.SUCCEEDED, Reason.CANCELLED, Reason.RELEASED})
 
 
 class WorkerInstrumentation:
@@ -45,7 +45,7 @@ class WorkerInstrumentation:
         self._metrics.heartbeat_seconds.set(seconds)
 
     def claimed(self, grant: Grant, batch_traceparent: str | None) -> AttemptSpan | None:
-        """Record the start of an attempt; return its span if the trace is recorded."""
+        """Record the start of an attempt; return its span if sampled."""
         exemplar = self._exemplar(grant.traceparent)
         queued = (grant.claimed_at - grant.queued_at).total_seconds()
         self._metrics.claimed.labels(grant.queue).inc()
@@ -67,7 +67,7 @@ class WorkerInstrumentation:
         return span
 
     def dropped(self, grant: Grant, batch_traceparent: str | None) -> None:
-        """Record a grant to a worker that was marked dead meanwhile: it does not start."""
+        """Record a grant that does not start because the worker was marked dead meanwhile."""
         self.claimed(grant, batch_traceparent)
         self.lost(grant)
 
@@ -77,7 +77,7 @@ class WorkerInstrumentation:
         self._metrics.run_seconds.labels(grant.queue, grant.name).observe(seconds, exemplar)
 
     def succeeded(self, grant: Grant, span: AttemptSpan | None, seconds: float) -> None:
-        """Record a success that ``ctx.transaction()`` committed, ``seconds`` after the claim."""
+        """Record a success committed by ``ctx.transaction()``, ``seconds`` after the claim."""
         success = Success(grant.task_id, grant.epoch, "")
         self._ended(grant, success, State.SUCCEEDED, span, seconds)
 
@@ -86,7 +86,7 @@ class WorkerInstrumentation:
         self._metrics.leases_lost.inc()
         self._metrics.attempts.labels(grant.queue, grant.name, _LOST).inc()
         self._log.warning(
-            "Attempt lost its lease",
+            "Attempt is no longer owned by this worker",
             event_name=EventName.ATTEMPT_LOST,
             **attributes.transition_fields(grant, State.RUNNING, None, Reason.LOST),
         )
@@ -101,7 +101,7 @@ class WorkerInstrumentation:
     ) -> None:
         """Record the database's answer to an end: accepted, or refused by the fence.
 
-        ``seconds``: since the claim, if the handler ran.
+        ``seconds``: since the claim; 0 if no handler ran.
         """
         if answer.done:
             self._ended(attempt, end, answer.state, span, seconds)
@@ -110,16 +110,16 @@ class WorkerInstrumentation:
         self._metrics.attempts.labels(attempt.queue, attempt.name, _STALE).inc()
         if span is not None:
             span.refused()
-        wanted = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
+        reason = Reason.SUCCEEDED if isinstance(end, Success) else end.reason
         self._log.warning(
             "Stale write refused",
             event_name=EventName.STALE_WRITE_REFUSED,
-            **attributes.transition_fields(attempt, State.RUNNING, None, wanted),
+            **attributes.transition_fields(attempt, State.RUNNING, None, reason),
             found=answer.state and str(answer.state),
         )
 
     def found(self, owned: OwnedAttempt) -> AttemptSpan | None:
-        """Return the span of an attempt that the database has under this worker but is not here."""
+        """Return the span of an attempt recorded for this worker that does not run here."""
         if not self._tracing.wants(owned.traceparent):
             return None
         return self._span(owned, began=nanoseconds(owned.claimed_at))
@@ -150,7 +150,7 @@ class WorkerInstrumentation:
             span.ended(reason, state, delay_seconds=delay, error=_error(end, reason))
 
     def _exemplar(self, text: str | None) -> dict[str, str] | None:
-        """Return exemplar labels only for a trace that is recorded."""
+        """Return exemplar labels if the trace is recorded."""
         return attributes.exemplar(text) if self._tracing.wants(text) else None
 
     def _span(
@@ -170,10 +170,10 @@ class WorkerInstrumentation:
 
 
 def _reason(end: Success | Failure, state: State | None) -> Reason:
-    """Return the reason as the database's event has it.
+    """Return the reason recorded in the database's event.
 
-    A failure that found SUCCEEDED settled a COMMIT of unknown outcome, which was committed. A
-    success that led to any other state could not be stored.
+    A failure answered with SUCCEEDED settled a COMMIT of unknown outcome that had been applied. A
+    success answered with any other state had an unstorable result.
     """
     if state is State.SUCCEEDED:
         return Reason.SUCCEEDED
@@ -181,7 +181,7 @@ def _reason(end: Success | Failure, state: State | None) -> Reason:
 
 
 def _error(end: Success | Failure, reason: Reason) -> str | None:
-    """Return the type the handler raised, else the reason; None if nothing went wrong."""
+    """Return the type of the handler's exception, else the reason; None without a failure."""
     if reason in _NO_FAULT:
         return None
     if isinstance(end, Success):

@@ -1,1 +1,1 @@
-"""The law and the nouns: states, transitions, records, identifiers, payloads. Pure."""
+"""States, transitions, records, identifiers and payloads: rules and data without I/O."""

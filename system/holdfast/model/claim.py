@@ -1,4 +1,4 @@
-"""Claims and attempts: grants, ends, and attempts read from the database. Frozen records."""
+"""Frozen records of claims and attempts: grants, outcomes, and attempts read from the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AttemptRef:
 
     @property
     def key(self) -> AttemptKey:
-        """Return what identifies the attempt."""
+        """Return the task id and the epoch."""
         return self.task_id, self.epoch
 
 
@@ -33,10 +33,10 @@ class AttemptRef:
 class Grant(AttemptRef):
     """A claimed attempt: the right to act on the task while its epoch is ``epoch``.
 
-    ``waited_seconds`` from due to claimed, ``age_seconds`` from the instant it first was to run,
-    ``running_seconds`` from claimed to the answer that says so, by the database's clock;
-    ``queued_at``: it was QUEUED from then on. ``quarantined``: one more loss makes the task FAILED,
-    so nothing else may begin in this worker until the attempt is over.
+    Durations are by the database's clock: ``waited_seconds`` from due to claimed, ``age_seconds``
+    from the first due time to claimed, ``running_seconds`` from claimed to this answer.
+    ``queued_at``: when the task became QUEUED. ``quarantined``: one more loss makes the task
+    FAILED, so this worker starts nothing else until the attempt has ended.
     """
 
     payload: dict[str, Any]
@@ -53,11 +53,11 @@ class Grant(AttemptRef):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The result of a claim. Hinted tasks in neither set cannot be claimed (any more).
+    """The result of a claim. A hinted task in neither set cannot be claimed: drop its hint.
 
-    ``deferred``: still QUEUED under the hint's epoch, but quarantined: to be claimed when
-    nothing else runs in the worker; or it runs such a one according to the database.
-    ``again``: how many of the grants an earlier send of the same claim had made.
+    ``deferred``: QUEUED under the hint's epoch, but not grantable to this worker yet. Either the
+    task is quarantined and the worker is not idle, or the worker runs a quarantined task.
+    ``again``: how many of the grants were made by an earlier send of the same claim.
     """
 
     grants: tuple[Grant, ...] = ()
@@ -76,9 +76,9 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that ended otherwise; ``reason`` FAILED, TIMED_OUT, DISCARDED or HANDED_BACK.
+    """An attempt that did not succeed; ``reason``: FAILED, TIMED_OUT, DISCARDED or RELEASED.
 
-    ``delay_seconds`` until the next attempt, if there is one. ``detail`` is JSON text.
+    ``delay_seconds``: until the next attempt, if any. ``detail`` is JSON text.
     """
 
     task_id: UUID
@@ -90,7 +90,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedAttempt(AttemptRef):
-    """An attempt that is RUNNING under this worker according to the database."""
+    """An attempt that the database records as RUNNING under this worker."""
 
     cancel_requested: bool
     claimed_at: datetime
@@ -98,7 +98,7 @@ class OwnedAttempt(AttemptRef):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimedAttempt(AttemptRef):
-    """An attempt that a scheduler ended for its worker ``owner``; ``state`` is the task's now."""
+    """An attempt of ``owner`` that a scheduler ended; ``state`` is the task's new state."""
 
     state: State
     reason: Reason
@@ -109,7 +109,7 @@ class ReclaimedAttempt(AttemptRef):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A name that some worker can run, with the limits its handler asks for."""
+    """A task name that a worker can run, with its handler's default limits."""
 
     name: str
     max_attempts: int | None

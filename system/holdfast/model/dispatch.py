@@ -1,4 +1,4 @@
-"""Hints, and the results of a scheduler's statements. Frozen records."""
+"""Frozen records of hints and of the results of a scheduler's statements."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 class Hint:
     """A message that ``task_id`` may be claimed while its epoch is ``epoch``. Never authoritative.
 
-    ``batch_traceparent``: the span of the scheduler's batch that published it, if that is sampled.
-    ``traceparent``: that of the task's row; it is not part of what is published.
+    ``batch_traceparent``: the scheduler's span that published the hint's batch, if sampled.
+    ``traceparent``: the task's own, from its row; never published.
     """
 
     task_id: UUID
@@ -24,14 +24,14 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Republished(Hint):
-    """A hint to publish once more."""
+    """A hint to publish again."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched(Republished):
-    """A hint to publish of a task that became QUEUED ``at``; it was SCHEDULED from ``since``."""
+    """A hint to publish for a task that was SCHEDULED from ``since`` and QUEUED ``at``."""
 
     due_at: datetime
     since: datetime
@@ -40,9 +40,9 @@ class Dispatched(Republished):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """The tasks of one dispatch, and the seconds until the earliest task left behind is due.
+    """The tasks of one dispatch, and the seconds until the next remaining task is due.
 
-    Negative: overdue. None: no task is left, or the batch was full and the due time was not read.
+    Negative: overdue. None: no task remains, or the batch was full and the due time was not read.
     """
 
     tasks: tuple[Dispatched, ...]
@@ -53,8 +53,7 @@ class Dispatch:
 class QueueDepth:
     """The backlog of one queue, each count up to a cap.
 
-    ``due``: SCHEDULED although due. ``oldest_seconds``: how long ago the oldest waiting task was
-    due.
+    ``due``: SCHEDULED and due. ``oldest_seconds``: how long the oldest waiting task is overdue.
     """
 
     queue: str
@@ -65,7 +64,7 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The backlog by queue (without empty queues), dead letters and stale writes.
+    """The backlog by non-empty queue, dead letters and stale writes.
 
     ``last_stale_write`` is the id of the newest row of ``stale_writes``, 0 if there is none.
     """

@@ -13,14 +13,14 @@ _ENTROPY_BYTES = 10
 
 
 def new_id() -> UUID:
-    """A fresh UUIDv7. Its timestamp orders listings roughly; no decision rests on it."""
+    """Return a new UUIDv7. Its timestamp roughly orders listings; no decision depends on it."""
     return new_ids(1)[0]
 
 
 def new_ids(count: int) -> list[UUID]:
-    """So many fresh UUIDv7s of one instant. The system is asked for entropy once for all of them.
+    """Return ``count`` new UUIDv7s with one timestamp, made from one read of system entropy.
 
-    Nothing of it is kept for later: two processes after a fork would make the same ids.
+    Entropy is never buffered: after a fork, two processes would generate the same ids.
     """
     milliseconds = time.time_ns() // 1_000_000
     entropy = os.urandom(_ENTROPY_BYTES * count)
@@ -31,7 +31,7 @@ def new_ids(count: int) -> list[UUID]:
 
 
 def id_bound(instant: datetime) -> UUID:
-    """The smallest UUIDv7 of that instant (aware)."""
+    """Return the smallest UUIDv7 of ``instant`` (timezone-aware)."""
     return _compose(max(0, (instant - _EPOCH) // _MILLISECOND), 0)
 
 

@@ -1,11 +1,12 @@
-"""The law of a task's life: states, legal transitions, who may retry and when. Pure.
+"""The task lifecycle: states, legal transitions, retries and backoff. Pure.
 
-Rule 1: whatever decides a state lives here; ``store.py`` says the same in SQL and tests compare.
-Rule 2: nothing here knows a clock, a database or a queue.
+Rule 1: every decision about a state is defined here; ``store/`` implements the same in SQL, and
+tests compare the two.
+Rule 2: nothing here uses a clock, a database or a queue.
 
-``epoch`` is the fencing token (Kleppmann 2016): +1 on entering RUNNING and on leaving it, never
-else, so an odd epoch means "owned". ``attempt`` counts claims. ``losses`` and ``handed_back``
-count the attempts that ended through no fault of the task.
+``epoch`` is the fencing token (Kleppmann 2016): +1 on entering RUNNING and on leaving it, and at no
+other time, so an odd epoch means "owned". ``attempt`` counts claims. ``losses`` and ``handed_back``
+(releases) count the attempts that ended through no fault of the task.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a task is. SUCCEEDED, FAILED (the dead letter) and CANCELLED are terminal."""
+    """The state of a task. SUCCEEDED, FAILED (the dead letter) and CANCELLED are terminal."""
 
     SCHEDULED = "SCHEDULED"
     QUEUED = "QUEUED"
@@ -26,7 +27,7 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """True where only an explicit retry of a FAILED task leads on."""
+        """Return whether the task has ended; only an explicit retry leads out of FAILED."""
         return self in TERMINAL
 
 
@@ -36,7 +37,7 @@ TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 class Reason(StrEnum):
     """Why a transition happened: the ``reason`` column of ``task_events``.
 
-    The values are codes, for rows and logs. ``text`` is for people: REST, spans and diagrams.
+    Values are codes, for rows and logs. ``text`` is for people: REST, spans and diagrams.
     """
 
     SUBMITTED = "submitted"
@@ -48,29 +49,29 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"
     DISCARDED = "discarded"
     LOST = "lost"
-    HANDED_BACK = "handed_back"
+    RELEASED = "handed_back"
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     RETRIED = "retried"
 
     @property
     def text(self) -> str:
-        """The reason in words."""
+        """Return the reason in words."""
         return _REASON_TEXTS.get(self, self.value)
 
 
-# Only the reasons whose text is not their code.
+# Reasons whose text differs from their code.
 _REASON_TEXTS = {
     Reason.REPUBLISHED: "hint published again",
     Reason.TIMED_OUT: "timed out",
     Reason.LOST: "lease lost",
-    Reason.HANDED_BACK: "handed back",
+    Reason.RELEASED: "handed back",
     Reason.CANCEL_REQUESTED: "cancel requested",
     Reason.RETRIED: "retried by hand",
 }
 
 
-# from -> to -> reasons. None is "does not exist yet".
+# from -> to -> reasons. None: the task does not exist yet.
 TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
     None: {State.SCHEDULED: frozenset({Reason.SUBMITTED})},
     State.SCHEDULED: {
@@ -85,9 +86,7 @@ TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
     State.RUNNING: {
         State.RUNNING: frozenset({Reason.CANCEL_REQUESTED}),
         State.SUCCEEDED: frozenset({Reason.SUCCEEDED}),
-        State.SCHEDULED: frozenset(
-            {Reason.FAILED, Reason.TIMED_OUT, Reason.LOST, Reason.HANDED_BACK}
-        ),
+        State.SCHEDULED: frozenset({Reason.FAILED, Reason.TIMED_OUT, Reason.LOST, Reason.RELEASED}),
         State.FAILED: frozenset({Reason.FAILED, Reason.TIMED_OUT, Reason.DISCARDED, Reason.LOST}),
         State.CANCELLED: frozenset(
             {
@@ -96,7 +95,7 @@ TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
                 Reason.TIMED_OUT,
                 Reason.DISCARDED,
                 Reason.LOST,
-                Reason.HANDED_BACK,
+                Reason.RELEASED,
             }
         ),
     },
@@ -107,18 +106,18 @@ TRANSITIONS: dict[State | None, dict[State, frozenset[Reason]]] = {
 
 
 def is_legal(source: State | None, target: State, reason: Reason) -> bool:
-    """Whether the table above allows this transition for this reason."""
+    """Return whether ``TRANSITIONS`` allows this transition for this reason."""
     return reason in TRANSITIONS[source].get(target, frozenset())
 
 
 def epoch_step(source: State | None, target: State) -> int:
-    """By how much ``epoch`` grows: 1 on entering and on leaving RUNNING, else 0."""
+    """Return the increment of ``epoch``: 1 on entering and on leaving RUNNING, else 0."""
     return int((source is State.RUNNING) != (target is State.RUNNING))
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a task remembers of its attempts."""
+    """A task's attempt counters and their limits."""
 
     attempt: int = 0
     losses: int = 0
@@ -128,23 +127,24 @@ class Counters:
 
     @property
     def used(self) -> int:
-        """Attempts that were the task's own fault."""
+        """Return the number of attempts that count against ``max_attempts``."""
         return self.attempt - self.losses - self.handed_back
 
     @property
     def quarantined(self) -> bool:
-        """Lost before, and one more loss would make it FAILED: it runs alone in its worker.
+        """Return whether the task was lost before and one more loss would make it FAILED.
 
-        So whatever kills that process kills no other task with it, and no other task kills it.
+        Such a task runs exclusively: if it crashes its worker, no other task is lost with it, and
+        no other task can cause its last loss.
         """
         return self.losses > 0 and self.losses + 1 >= self.max_losses
 
 
 def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool) -> State:
-    """Where a RUNNING task goes when its attempt ends for ``reason``.
+    """Return the state after a RUNNING task's attempt ends for ``reason``.
 
-    ``counters`` are those *after* the end was counted (a loss is already in ``losses``).
-    A success always stands: a cancel requested meanwhile came too late.
+    ``counters`` already include this end (a loss is in ``losses``). A success always stands: a
+    cancel requested in the meantime is too late.
     """
     if reason is Reason.SUCCEEDED:
         return State.SUCCEEDED
@@ -155,7 +155,7 @@ def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool)
     if reason is Reason.LOST:
         poison = counters.losses >= counters.max_losses
         return State.FAILED if poison else State.SCHEDULED
-    if reason is Reason.HANDED_BACK:
+    if reason is Reason.RELEASED:
         return State.SCHEDULED
     return State.FAILED if counters.used >= counters.max_attempts else State.SCHEDULED
 
@@ -164,7 +164,7 @@ def after_attempt(counters: Counters, reason: Reason, *, cancel_requested: bool)
 class Backoff:
     """Exponential backoff: ``base_seconds * factor ** (n - 1)`` after the n-th failure, capped.
 
-    ``jitter`` is the share of the delay that is random (0 none, 1 "full jitter", Brooker 2015).
+    ``jitter`` is the random share of the delay (0: none, 1: "full jitter", Brooker 2015).
     """
 
     base_seconds: float = 1.0
@@ -174,10 +174,10 @@ class Backoff:
 
     def __post_init__(self) -> None:
         if self.base_seconds < 0 or self.factor < 1 or not 0 <= self.jitter <= 1:
-            raise ValueError(f"base_seconds >= 0, factor >= 1 and 0 <= jitter <= 1, not {self}")
+            raise ValueError(f"need base_seconds >= 0, factor >= 1 and 0 <= jitter <= 1: {self}")
 
     def delay_seconds(self, failures: int, uniform: float) -> float:
-        """Seconds to wait after ``failures`` (>= 1) failed attempts; ``uniform`` in [0, 1)."""
+        """Return the delay after ``failures`` (>= 1) failed attempts; ``uniform`` in [0, 1)."""
         try:
             full = min(self.max_seconds, self.base_seconds * self.factor ** (failures - 1))
         except OverflowError:
@@ -186,7 +186,7 @@ class Backoff:
 
 
 def diagram() -> str:
-    """The table above as a Mermaid state diagram; the README shows exactly this."""
+    """Return ``TRANSITIONS`` as a Mermaid state diagram, which the README includes verbatim."""
     lines = ["stateDiagram-v2"]
     for source, targets in TRANSITIONS.items():
         for target, reasons in targets.items():

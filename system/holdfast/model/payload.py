@@ -1,8 +1,8 @@
-"""Valid payloads: exactly the JSON that Postgres stores and returns equal.
+"""Validate and encode payloads: only JSON that Postgres stores and returns equal.
 
-``jsonb`` refuses NUL and lone surrogates; JSON itself has no NaN and no Infinity; beyond a
-hundred levels some parser on the way gives up, and beyond 64 bits integers lose digits. Numbers
-keep their value, not their spelling: ``1e2`` comes back as ``100``.
+``jsonb`` refuses NUL and lone surrogates; JSON has neither NaN nor Infinity; some parsers fail
+beyond 100 levels, and integers beyond 64 bits lose digits. Numbers keep their value, not their
+notation: ``1e2`` is returned as ``100``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INTEGER_MIN = -(1 << 63)
 INTEGER_MAX = (1 << 64) - 1
 
 _MANY_DIGITS = re.compile(r"[0-9]{19}")
-# One for all: json.dumps makes a new one at each call with options, which takes half its time.
+# Shared: json.dumps with options builds an encoder per call, which takes half of its time.
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
 )
@@ -36,16 +36,16 @@ class PayloadError(ValueError):
 
 
 class PayloadTooLarge(PayloadError):
-    """The payload as compact JSON has more bytes than allowed."""
+    """The payload exceeds the size limit, measured as compact JSON."""
 
 
 def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
     """Return ``payload`` as canonical JSON text: keys sorted, no spaces, UTF-8 not escaped.
 
-    Any JSON value will do: results of handlers follow the same law.
+    Any JSON value is accepted: the results of handlers follow the same rules.
 
     Raises:
-        PayloadError: some value cannot be stored; the message and ``pointer`` say which.
+        PayloadError: a value cannot be stored; the message and ``pointer`` identify it.
         PayloadTooLarge: more than ``bytes_max`` bytes.
     """
     try:
@@ -57,7 +57,7 @@ def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
         raise PayloadError(f"not storable as JSON: {error}") from error
     if size > bytes_max:
         raise PayloadTooLarge(f"the payload has {size} bytes, at most {bytes_max} are allowed")
-    # All three are rare in honest text, and only then is the slow walk needed.
+    # Cheap checks of the text first: few payloads need the slow walk.
     nested = text.count("[") + text.count("{") > DEPTH_MAX
     if nested or "\\u0000" in text or _MANY_DIGITS.search(text):
         _raise_first_fault(payload)
@@ -65,16 +65,16 @@ def encode(payload: Any, bytes_max: int = BYTES_MAX) -> str:
 
 
 def encode_python(payload: dict[str, Any], bytes_max: int = BYTES_MAX) -> str:
-    """Encode values that were not parsed from JSON; refuse those that would be read back changed.
+    """Encode a payload that was not parsed from JSON; refuse one that would change when read back.
 
     Raises:
-        PayloadError: e.g. for tuples and for keys that are not strings.
+        PayloadError: for example for tuples, or keys that are not strings.
     """
     text = encode(payload, bytes_max)
     if orjson.loads(text) != payload:
         raise PayloadError(
-            "only dict with str keys, list, str, int, float, bool and None come back unchanged: "
-            "convert tuples to lists and keys to str"
+            "only dict with str keys, list, str, int, float, bool and None can be read back "
+            "unchanged: convert tuples to lists and keys to str"
         )
     return text
 
@@ -87,15 +87,15 @@ def _raise_first_fault(payload: object) -> None:
 
 
 def _fault(value: object, depth: int) -> str | None:
-    """Return what is wrong with one value, without looking inside it."""
+    """Return why a value cannot be stored, without looking inside it; None if it can."""
     fault: str | None = None
     match value:
         case str():
             fault = _string_fault(value)
         case float() if not math.isfinite(value):
-            fault = f"{value} is not a JSON number that can be stored"
+            fault = f"{value} is not a JSON number"
         case int() if not INTEGER_MIN <= value <= INTEGER_MAX:
-            fault = "an integer beyond 64 bits loses digits on its way: send it as a string"
+            fault = "an integer beyond 64 bits would lose digits: send it as a string"
         case dict() | list() | tuple() if depth > DEPTH_MAX:
             fault = f"nested deeper than {DEPTH_MAX} levels"
         case dict():
@@ -109,7 +109,7 @@ def _fault(value: object, depth: int) -> str | None:
 
 def _key_fault(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"a key is {type(key).__name__}, only strings can be keys"
+        return f"a key is {type(key).__name__}; keys must be strings"
     fault = _string_fault(key)
     return f"a key contains {fault.removeprefix('contains ')}" if fault else None
 
@@ -118,12 +118,12 @@ def _string_fault(text: str) -> str | None:
     if "\0" in text:
         return "contains the character NUL (\\u0000), which Postgres cannot store"
     if any("\ud800" <= character <= "\udfff" for character in text):
-        return "contains half a surrogate pair, which is no character"
+        return "contains a lone surrogate, which is not a character"
     return None
 
 
 def _walk(payload: object) -> Iterator[tuple[str, int, object]]:
-    """Yield (JSON pointer, depth, value) of all values inside, without recursion."""
+    """Yield (JSON pointer, depth, value) of every value inside, without recursion."""
     stack: list[tuple[str, int, object]] = [("", 1, payload)]
     while stack:
         pointer, depth, value = stack.pop()
@@ -138,6 +138,6 @@ def _walk(payload: object) -> Iterator[tuple[str, int, object]]:
 
 
 def escape(key: object) -> str:
-    """Return a reference token of a JSON pointer (RFC 6901), safe to print for any ``key``."""
+    """Return ``key`` as a reference token of a JSON pointer (RFC 6901), safe to print."""
     text = str(key)[:100].replace("~", "~0").replace("/", "~1")
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The request for a task: one shape for ``POST /tasks/``, batches and ``client.enqueue``."""
+"""The request for a task, shared by ``POST /tasks/``, batches and ``client.enqueue``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RFC3339 = re.compile(
 
 
 def _read_instant(value: object) -> object:
-    """Parse text as datetime. Numbers are refused: seconds and milliseconds look alike."""
+    """Parse text as datetime. Refuse numbers: seconds and milliseconds look alike."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
@@ -44,7 +44,7 @@ Instant = Annotated[datetime, BeforeValidator(_read_instant), AfterValidator(_to
 
 
 class TaskRequest(BaseModel):
-    """A task to be run once, at ``run_at`` or as soon as possible."""
+    """A task to run once, at ``run_at`` or as soon as possible."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -62,36 +62,40 @@ class TaskRequest(BaseModel):
     )
 
     name: str = Field(
-        pattern=NAME_PATTERN, description="Which handler runs it: a name some worker announced."
+        pattern=NAME_PATTERN, description="Name of its handler, as announced by a worker."
     )
     payload: dict[str, Any] = Field(
         default_factory=dict,
-        description="What the handler gets: a JSON object, at most 100 levels deep.",
+        description="Argument of the handler: a JSON object, at most 100 levels deep.",
     )
     run_at: Instant | None = Field(
         None,
-        description="Not before this instant (RFC 3339), judged by the database's clock. Without "
-        "an offset it is read as UTC. Absent, null or in the past: now.",
+        description="Earliest start (RFC 3339), by the database's clock. Without an offset it is "
+        "read as UTC. Absent, null or in the past: now.",
     )
-    queue: str = Field("default", pattern=QUEUE_PATTERN, description="Which workers may take it.")
+    queue: str = Field(
+        "default",
+        pattern=QUEUE_PATTERN,
+        description="Queue: only workers that read it run the task.",
+    )
     priority: int = Field(
-        0, ge=0, le=9, description="Of what is due in one queue, higher goes first."
+        0, ge=0, le=9, description="Among due tasks of one queue, higher goes first."
     )
     max_attempts: int | None = Field(
-        None, ge=1, le=1000, description="Attempts in all. Absent: what the handler asks for."
+        None, ge=1, le=1000, description="Total attempts. Absent: the handler's default."
     )
     timeout_seconds: float | None = Field(
         None,
         gt=0,
         le=TIMEOUT_SECONDS_MAX,
         allow_inf_nan=False,
-        description="Limit of one attempt. Absent: what the handler asks for.",
+        description="Limit of one attempt. Absent: the handler's default.",
     )
     idempotency_key: str | None = Field(
         None,
         pattern=KEY_PATTERN,
-        description="Says that two requests are the same one, sent twice: 1 to 255 visible ASCII "
-        "characters. Same as the header Idempotency-Key; kept as long as the task.",
+        description="Identifies repetitions of one request: 1 to 255 visible ASCII characters. "
+        "Same as the header Idempotency-Key; kept as long as the task.",
     )
 
 

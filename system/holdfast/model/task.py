@@ -1,4 +1,4 @@
-"""Tasks as submitted and as stored, and the results of statements on them. Frozen records."""
+"""Frozen records of tasks, submitted and stored, and of the results of statements on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class NewTask:
 
     ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
     database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
-    Limits that are None become what the handler announced, else the sender's ``Limits``.
+    Limits that are None take the handler's announced limits, else the sender's ``Limits``.
 
-    ``fingerprint`` (SHA-256, 32 bytes) is equal for equal requests. Defaults are not part of it:
-    they may change between a request and its repetition, when a worker announces new ones.
+    ``fingerprint`` (SHA-256, 32 bytes) is equal for equal requests. It excludes
+    defaults: a worker may announce new ones between a request and its repetition.
     """
 
     id: UUID
@@ -55,9 +55,9 @@ class Limits:
 
 
 class TaskRow(NamedTuple):
-    """One row of ``tasks`` as users may see it. All instants are aware UTC.
+    """One row of ``tasks``, without internal columns. All instants are aware UTC.
 
-    A NamedTuple, because many are made: a frozen dataclass of 24 fields takes three times as long.
+    A NamedTuple because a frozen dataclass of 24 fields takes three times as long to create.
     """
 
     id: UUID
@@ -88,9 +88,9 @@ class TaskRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One transition. ``epoch`` and ``attempt`` are those after it; ``detail`` is free JSON.
+    """One transition. ``epoch`` and ``attempt`` are the values after it; ``detail`` is any JSON.
 
-    ``detail`` of an attempt that failed: ``{"error": {"type", "message", "traceback"}}``.
+    ``detail`` of a failed attempt: ``{"error": {"type", "message", "traceback"}}``.
     """
 
     task_id: UUID
@@ -119,7 +119,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class TaskStory:
-    """A task with its events and its effect, read by one statement."""
+    """A task with its events and its effect, read in one statement."""
 
     task: TaskRow
     events: tuple[Event, ...]
@@ -130,9 +130,9 @@ class TaskStory:
 class Submitted:
     """The result of submitting one NewTask.
 
-    created: stored now, or by an earlier send of the same id. existing: the idempotency key was
-    used before for the same request, which made ``task``. mismatch: it was used for another
-    request. ``again``: an earlier send, of unknown outcome, stored it.
+    created: stored by this or an earlier send of the same id. existing: the idempotency key was
+    used before for the same request, which created ``task``. mismatch: it was used for another
+    request. ``again``: an earlier send of unknown outcome stored it.
     """
 
     outcome: Literal["created", "existing", "mismatch"]
@@ -142,7 +142,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Which tasks to list; None or empty means any."""
+    """Criteria of a listing; None or empty matches any task."""
 
     tenant: str = "default"
     states: tuple[State, ...] = ()
@@ -158,9 +158,9 @@ class TaskFilter:
 class Answer:
     """The result of a guarded statement for one id.
 
-    ``made``: this send made the transition. ``done``: it is made, now or by an earlier send of the
-    same statement. Otherwise ``state`` and ``epoch`` are those found under the lock, None if there
-    is no such task.
+    ``made``: this send made the transition. ``done``: this or an earlier send of the same statement
+    made it. If not done, ``state`` and ``epoch`` are those read under the lock, None if the task
+    does not exist.
     """
 
     task_id: UUID
@@ -171,8 +171,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Acted(Answer):
-    """The result of a cancel or retry; ``found`` is the state before, None if there is no task."""
+class ActionResult(Answer):
+    """The result of a cancel or retry; ``found``: the previous state, None if not found."""
 
     found: State | None
     attempt: int | None

@@ -1,1 +1,1 @@
-"""Hints on Redis streams, which carry no truth."""
+"""Hints on Redis streams; never authoritative."""

@@ -1,4 +1,4 @@
-"""How Holdfast connects to Redis."""
+"""Connect to Redis."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from holdfast.settings import Settings
 
 
 class _Connection(Connection):
-    """redis-py packs commands in C over its synchronous connections only.
+    """Packs commands in C, which redis-py does only on synchronous connections.
 
-    In Python it was a fifth of what it costs to publish a hint. (``rediss://`` and ``unix://`` have
-    connections of their own, and go on as before.)
+    Packing in Python took a fifth of the cost of publishing a hint. (``rediss://`` and ``unix://``
+    use other connection classes and still do.)
     """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return HiredisRespSerializer().pack(*args)  # type: ignore[no-any-return]
 
 
-# Any: redis-py types every shape of reply at once; protocol=2 fixes which one comes.
+# Any: redis-py's types cover the replies of both protocols; protocol=2 fixes one.
 def connect(settings: Settings, connections: int) -> Any:
-    """A client with at most ``connections`` connections; no command of it ever times out.
+    """Create a client with at most ``connections`` connections and no command timeout.
 
     Raises:
-        Misconfigured: the URL makes no sense.
+        Misconfigured: the URL is invalid.
     """
     try:
         return Redis.from_url(
@@ -38,8 +38,8 @@ def connect(settings: Settings, connections: int) -> Any:
             socket_timeout=None,
             socket_connect_timeout=settings.connect_timeout_seconds,
             max_connections=connections,
-            retry=Retry(NoBackoff(), 0),  # loops are supervised; nothing retries below them
+            retry=Retry(NoBackoff(), 0),  # supervised loops retry, nothing below them
             protocol=2,
         )
     except ValueError as error:
-        raise Misconfigured(f"HOLDFAST_REDIS_URL is no address of a Redis: {error}") from error
+        raise Misconfigured(f"HOLDFAST_REDIS_URL is not a valid Redis URL: {error}") from error

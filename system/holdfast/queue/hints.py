@@ -1,8 +1,8 @@
-"""Hints on Redis streams: "this task may be claimed". Never truth: losing them all loses no task.
+"""Hints on Redis streams: "this task may be claimed". Losing all of them loses no task.
 
-One stream per queue, one consumer group, one consumer per worker incarnation. Redis' own clocks
-(idle times, TTLs) decide nothing. Keys: ``<prefix>:hints:<queue>``, ``<prefix>:generation`` (absent
-means that all hints were lost) and ``<prefix>:poke`` (wakes schedulers early).
+One stream per queue, one consumer group, one consumer per worker incarnation. No decision depends
+on Redis' clocks (idle times, TTLs). Keys: ``<prefix>:hints:<queue>``, ``<prefix>:generation``
+(absent after hint loss) and ``<prefix>:poke`` (wakes schedulers early).
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ class Delivery:
 
 
 class HintQueue:
-    """All commands over one small pool. Every method raises Unavailable when Redis does not answer.
+    """All commands over one small pool. Every method raises Unavailable if Redis does not answer.
 
-    A command that is cancelled or times out breaks its connection (redis-py does): its late reply
-    can never be read by the next caller. Raises Misconfigured where the URL makes no sense.
+    redis-py closes the connection of a command that is cancelled or times out: its late reply never
+    reaches the next caller. The constructor raises Misconfigured if the URL is invalid.
     """
 
     def __init__(self, settings: Settings, *, connections: int) -> None:
         self._prefix = settings.redis_prefix
-        # Hints published again and again to a queue that nobody reads stay bounded.
+        # Bounds the stream of a queue without workers, whose hints are republished repeatedly.
         self._stream_entries_max = settings.queue_depth_max * 4
-        # A command that waits in Redis is answered before its connection counts as broken.
+        # Blocking commands must return before the command timeout.
         self._block_seconds_max = settings.connect_timeout_seconds / 2
         self._timeout_seconds = settings.connect_timeout_seconds
         self._redis = connect(settings, connections)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._redis.aclose()
 
     # Schedulers
 
     async def publish(self, hints: Sequence[Hint], batch_traceparent: str | None = None) -> None:
-        """Append the hints to their streams. After an error some may be published.
+        """Append the hints to their streams. After an error some may have been appended.
 
-        ``batch_traceparent``: the span of this batch, carried by the hints of sampled tasks.
+        ``batch_traceparent``: the span of this batch, added to the hints of sampled tasks.
         """
-        async with self._asking():
+        async with self._guarded():
             pipeline = self._redis.pipeline(transaction=False)
             for hint in hints:
                 sampled = is_sampled(hint.traceparent)
@@ -73,27 +73,27 @@ class HintQueue:
             await pipeline.execute()
 
     async def generation(self) -> str | None:
-        """Return the mark that hints are still there; None if Redis lost them all (or is new)."""
-        async with self._asking():
+        """Return the generation of hints; None if Redis lost all hints, or is new."""
+        async with self._guarded():
             value: bytes | None = await self._redis.get(f"{self._prefix}:generation")
         return value.decode() if value is not None else None
 
     async def set_generation(self, generation: str) -> None:
-        """Set the mark unless there is one. Call it only after all lost hints are republished."""
-        async with self._asking():
+        """Set the generation unless one exists. Call only after all lost hints are republished."""
+        async with self._guarded():
             await self._redis.set(f"{self._prefix}:generation", generation, nx=True)
 
     async def wait_poke(self, after: str, seconds: float) -> str:
-        """Wait for a poke newer than ``after`` ("$" at first); return what to pass next."""
-        async with self._asking():
+        """Wait for a poke newer than ``after`` (initially "$"); return the next ``after``."""
+        async with self._guarded():
             found = await self._redis.xread(
                 {f"{self._prefix}:poke": after}, block=self._block_milliseconds(seconds)
             )
         return found[0][1][-1][0].decode() if found else after
 
     async def consumers(self, queue: str) -> list[UUID]:
-        """Return the incarnations that have read this queue and were not removed."""
-        async with self._asking():
+        """Return the incarnations with a consumer on this queue."""
+        async with self._guarded():
             try:
                 found = await self._redis.xinfo_consumers(self._stream(queue), GROUP)
             except ResponseError as error:
@@ -106,7 +106,7 @@ class HintQueue:
     async def queues(self) -> list[str]:
         """Return the queues that have a stream."""
         pattern = self._stream("")
-        async with self._asking():
+        async with self._guarded():
             scan = self._redis.scan_iter(match=f"{pattern}*", count=1000, _type="stream")
             keys = [key.decode(errors="replace") async for key in scan]
         return sorted(key.removeprefix(pattern) for key in keys)
@@ -114,11 +114,11 @@ class HintQueue:
     async def drain(self, queue: str, consumer: UUID) -> int:
         """Append the pending hints of a dead incarnation again, then remove its consumer.
 
-        Returns how many hints were appended.
+        Return how many hints were appended.
         """
         moved = 0
         while True:
-            async with self._asking():
+            async with self._guarded():
                 pending = await self._redis.xpending_range(
                     self._stream(queue), GROUP, "-", "+", _PENDING_BATCH, consumername=str(consumer)
                 )
@@ -147,10 +147,10 @@ class HintQueue:
     ) -> list[Delivery]:
         """Read at most ``count`` (>= the number of queues) new hints; wait for the first one.
 
-        ``pending``: read those delivered to this consumer before and never acked, without waiting.
+        ``pending``: read hints already delivered to this consumer and not acked, without waiting.
         """
         streams = {self._stream(queue): "0" if pending else ">" for queue in queues}
-        async with self._asking():
+        async with self._guarded():
             try:
                 found = await self._redis.xreadgroup(
                     GROUP,
@@ -172,23 +172,23 @@ class HintQueue:
         ]
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Remove the hints: they were claimed, or can never be."""
+        """Remove hints that were claimed or cannot be."""
         await self._per_queue(deliveries, again=False)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Append hints that were read but not claimed again, for other workers."""
+        """Return hints that were read but not claimed to the stream, for other workers."""
         await self._per_queue(deliveries, again=True)
 
     # API
 
     async def poke(self) -> None:
         """Wake sleeping schedulers: a task is due now."""
-        async with self._asking():
+        async with self._guarded():
             await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
 
     async def memory_policy(self) -> str:
-        """The server's ``maxmemory-policy``, or "unknown"; "noeviction" evicts no hints."""
-        async with self._asking():
+        """Return the server's ``maxmemory-policy``, or "unknown"; it should be "noeviction"."""
+        async with self._guarded():
             try:
                 found = await self._redis.config_get("maxmemory-policy")
             except ResponseError:  # managed servers hide their configuration
@@ -196,11 +196,11 @@ class HintQueue:
         return str(next(iter(found.values()), "unknown"))
 
     @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[None]:
-        """Bound the time of all commands in the block together.
+    async def _guarded(self) -> AsyncIterator[None]:
+        """Apply one timeout to all commands in the block, and translate errors to Unavailable.
 
-        redis-py's own timeout guards each reply of a pipeline by itself, which is a third of the
-        cost of publishing a hint.
+        redis-py's timeout would guard each reply of a pipeline separately, which takes a third of
+        the cost of publishing a hint.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -239,7 +239,7 @@ class HintQueue:
             await self._replace(queue, [delivery.entry_id for delivery in mine], hints)
 
     async def _replace(self, queue: str, ids: Sequence[bytes], hints: Sequence[Hint]) -> None:
-        async with self._asking():
+        async with self._guarded():
             pipeline = self._redis.pipeline(transaction=True)
             for hint in hints:
                 self._append(pipeline, hint, hint.batch_traceparent)
@@ -253,9 +253,9 @@ def _no_group(error: ResponseError) -> bool:
 
 
 def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
-    """Decode an entry; one that is not a valid hint (anyone can write to Redis) has none."""
+    """Decode an entry. Its hint is None if it is invalid: other programs may write to Redis."""
     try:
-        values = fields or {}  # None: trimmed away before it was read
+        values = fields or {}  # None: trimmed before it was read
         batch = values.get(b"traceparent")
         hint = Hint(
             task_id=UUID(values[b"id"].decode()),

@@ -1,1 +1,1 @@
-"""What every process needs to run: supervised loops, health, signals."""
+"""Supervised loops, health and signals, used by every role."""

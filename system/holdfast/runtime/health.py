@@ -1,4 +1,4 @@
-"""The small HTTP server beside a scheduler or worker: /healthz, /readyz, /metrics."""
+"""The HTTP server of a scheduler or worker: /healthz, /readyz, /metrics."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from starlette.routing import Route
 
 from holdfast.telemetry.metrics import Metrics
 
-# Longer than clients keep an idle connection (httpx: 5 s, load balancers: 60 s). Where both ends
-# give it up at the same instant, the next request is lost in between.
+# Longer than clients keep an idle connection (httpx: 5 s, load balancers: 60 s): a request sent
+# while the server closes the connection would be lost.
 _KEEP_ALIVE_SECONDS = 75
 
 
 class UvicornServer(uvicorn.Server):
-    """uvicorn without its signal handlers: the role decides what a signal means."""
+    """uvicorn without its signal handlers: the role handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
+        """Install no signal handlers."""
         yield
 
     @property
     def port(self) -> int:
-        """The port that is really bound, once started."""
+        """Return the bound port; the server must have started."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
 
 def create_health(stalled: Callable[[], dict[str, str]], metrics: Metrics) -> Starlette:
-    """``stalled()`` names what makes no progress; /readyz is 503 while that is not empty."""
+    """Create the app; /readyz answers 503 while ``stalled()`` names loops without progress."""
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -62,7 +62,7 @@ def create_health(stalled: Callable[[], dict[str, str]], metrics: Metrics) -> St
 async def start_server(
     app: object, host: str, port: int
 ) -> tuple[UvicornServer, asyncio.Task[None]]:
-    """Serves ``app`` in a task of its own; returns when the port is bound.
+    """Serve ``app`` in a new task; return when the port is bound.
 
     Raises:
         OSError: the address cannot be bound.
@@ -79,7 +79,7 @@ async def start_server(
     )
     server = UvicornServer(config)
     task = asyncio.create_task(_serve(server, f"{host}:{port}"))
-    while not server.started:  # uvicorn has nothing to wait for
+    while not server.started:  # uvicorn offers no event to wait for
         if task.done():
             await task
         await asyncio.sleep(0.01)
@@ -89,11 +89,11 @@ async def start_server(
 async def _serve(server: UvicornServer, address: str) -> None:
     try:
         await server.serve()
-    except SystemExit as error:  # uvicorn's way to say that it cannot bind
+    except SystemExit as error:  # uvicorn exits if it cannot bind
         raise OSError(f"cannot listen on {address}: is the port in use?") from error
 
 
 async def stop_server(server: UvicornServer, task: asyncio.Task[None]) -> None:
-    """Ends the server after the requests under way."""
+    """Stop the server after its current requests."""
     server.should_exit = True
     await task

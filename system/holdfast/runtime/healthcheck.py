@@ -1,7 +1,7 @@
-"""Whether the role beside this process can work: ``python -m holdfast.runtime.healthcheck PORT``.
+"""Check whether a role is ready: ``python -m holdfast.runtime.healthcheck PORT``.
 
-Ends with 0 where /readyz of that port says so, for containers, which have no curl. It is started
-every few seconds: it imports what it needs and nothing of ours.
+Exits with 0 if /readyz on that port answers 200; for containers, which have no curl. It runs every
+few seconds, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 2.5
 
 
 def problem(port: int) -> str | None:
-    """Why the role cannot work; None when it can."""
+    """Return why the role is not ready; None if it is."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")

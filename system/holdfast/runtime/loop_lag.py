@@ -1,19 +1,19 @@
-"""Measure how late the event loop of a role is: a blocking callback delays everything else."""
+"""Measure the lag of a role's event loop, which blocking callbacks cause."""
 
 from __future__ import annotations
 
 import asyncio
 
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.telemetry.metrics import Metrics
 
 _EVERY_SECONDS = 0.5
 
 
 class LoopLag:
-    """A loop that sleeps and measures how late it was woken. It never makes a role unready."""
+    """A loop that sleeps and measures how late it wakes. It does not affect readiness."""
 
-    def __init__(self, loops: Loops, metrics: Metrics) -> None:
+    def __init__(self, loops: LoopSupervisor, metrics: Metrics) -> None:
         self._loops = loops
         self._metrics = metrics
         loops.add("pulse", self.measure, stalled_seconds=None)

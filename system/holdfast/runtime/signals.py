@@ -1,4 +1,4 @@
-"""What a role does when it is told to stop."""
+"""Handle the signals that stop a role."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Calls ``stop`` in the running loop at every SIGTERM and SIGINT: a role stops gracefully."""
+    """Call ``stop`` in the running loop on every SIGTERM and SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)

@@ -1,4 +1,4 @@
-"""Supervised loops: a role runs a few of them and is healthy while each makes progress."""
+"""Supervised loops: a role runs several and is ready while each makes progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Loop:
 
 
 @dataclass(slots=True)
-class Loops:
+class LoopSupervisor:
     """Repeat iterations until ``stop``; an error causes a pause and never ends the loop.
 
     An iteration is one bounded round of work including its own waiting; it ends soon after ``stop``
@@ -81,7 +81,7 @@ class Loops:
             except asyncio.CancelledError as error:
                 if cancelled_from_outside():
                     raise
-                self._failed(loop, error)  # something inside was cancelled: an error like any other
+                self._failed(loop, error)  # cancelled by the iteration itself: an error
                 self.log.exception(
                     "Loop iteration failed unexpectedly; retrying after a pause",
                     event_name=EventName.LOOP_FAILED,
@@ -118,7 +118,7 @@ class Loops:
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
-    """Wait up to ``seconds`` for the event; return whether it is set."""
+    """Wait at most ``seconds`` for the event; return whether it is set."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
@@ -128,7 +128,7 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
 
 
 def cancelled_from_outside() -> bool:
-    """Whether this task itself is being cancelled; else a CancelledError came from within."""
+    """Return whether this task is being cancelled; if not, a CancelledError came from inside it."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
@@ -141,7 +141,7 @@ def _why_stalled(loop: _Loop, now: float) -> str:
     seconds = now - loop.progressed_at
     if seconds <= loop.stalled_seconds:
         return ""
-    return f"no progress for {seconds:.1f} s: {loop.last_error or 'still in its turn'}"
+    return f"no progress for {seconds:.1f} s: {loop.last_error or 'iteration still running'}"
 
 
 def _backoff_seconds(failures: int) -> float:

@@ -1,9 +1,9 @@
-"""The backlog, read periodically by every scheduler for its metrics only."""
+"""Read the backlog periodically, for the metrics of every scheduler."""
 
 from __future__ import annotations
 
 from holdfast.model.dispatch import QueueDepth
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.store.store import Store
 from holdfast.telemetry.metrics import Metrics
 
@@ -14,9 +14,9 @@ _OTHER = "other"
 
 
 class BacklogMetrics:
-    """A loop that reads the backlog. It never makes a role unready."""
+    """A loop that reads the backlog. It does not affect readiness."""
 
-    def __init__(self, store: Store, loops: Loops, metrics: Metrics) -> None:
+    def __init__(self, store: Store, loops: LoopSupervisor, metrics: Metrics) -> None:
         self._store = store
         self._loops = loops
         self._metrics = metrics
@@ -24,7 +24,7 @@ class BacklogMetrics:
         loops.add("watch", self.refresh, stalled_seconds=None)
 
     async def refresh(self) -> None:
-        """Read the backlog once; a queue that was seen before is shown with zeros."""
+        """Read the backlog once; report zeros for queues seen before that are now empty."""
         backlog = await self._store.backlog(_CAP)
         self._metrics.dead_letters.set(backlog.dead_letters)
         self._metrics.stale_write_number.set(backlog.last_stale_write)
@@ -39,7 +39,7 @@ class BacklogMetrics:
         await self._loops.sleep(_EVERY_SECONDS)
 
     def _name(self, queue: str) -> str:
-        """Return the label of a queue: clients name queues, so their number is bounded."""
+        """Return the label of a queue; clients choose queue names, so the labels are bounded."""
         name = queue if queue in self._shown or len(self._shown) < _QUEUES_MAX else _OTHER
         self._shown.add(name)
         return name

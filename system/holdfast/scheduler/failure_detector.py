@@ -1,4 +1,4 @@
-"""Decide when a scheduler may trust an expired lease as a sign of death."""
+"""Decide when a scheduler may treat an expired lease as a dead worker."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _CLOCK_JUMP_SECONDS = 1.0
 
 
 class FailureDetector:
-    """Trusts expired leases only after it has read the clocks without a gap for long enough.
+    """Trusts expired leases only after ``needed_seconds`` of observation without a gap.
 
-    After a scheduler's own pause, an outage of Postgres or a jump of the database's clock every
-    lease looks expired at once. Live workers then need a heartbeat or two to renew theirs before
-    any of them may be marked dead.
+    After a pause of the scheduler, an outage of Postgres or a jump of the database's clock, all
+    leases appear expired simultaneously. Live workers then need a heartbeat or two to renew theirs
+    before any may be marked dead.
     """
 
     def __init__(self, *, needed_seconds: float, gap_seconds: float) -> None:
@@ -23,7 +23,7 @@ class FailureDetector:
         self._clocks: tuple[float, datetime] | None = None
 
     def tick(self, now: float, database_now: datetime) -> bool:
-        """Note both clocks, just read; return whether expired leases may be trusted.
+        """Record a reading of both clocks; return whether expired leases may be trusted.
 
         ``now`` is in monotonic seconds.
         """
@@ -38,7 +38,7 @@ class FailureDetector:
         return now - self._since >= self._needed_seconds
 
     def answered(self, now: float) -> None:
-        """Note that Postgres answered at ``now``: a slow Postgres is not an outage."""
+        """Record that Postgres answered at ``now``: a slow Postgres is not an outage."""
         if now - self._answered > self._gap_seconds:
             self._since = None
         self._answered = now

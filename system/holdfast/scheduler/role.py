@@ -1,4 +1,4 @@
-"""Run a scheduler in this process: settings in, exit code out."""
+"""Run a scheduler as this process's role."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from holdfast.telemetry.event_names import EventName
 
 
 async def run_scheduler(settings: Settings) -> int:
-    """Schedule until a stop signal."""
+    """Run a scheduler until a stop signal; return the exit code."""
     await revision.check(settings)
     async with open_telemetry(settings, "scheduler") as telemetry:
         scheduler = Scheduler(settings, telemetry)

@@ -1,6 +1,6 @@
 """The scheduler: dispatch due tasks to the queue, reclaim the attempts of dead workers.
 
-Any number of schedulers run, all active, without a leader: every statement skips rows that another
+Any number of schedulers are active, without a leader: every statement skips rows that another
 scheduler has locked, and all work is level-triggered, so a failed iteration is simply repeated.
 """
 
@@ -14,7 +14,7 @@ from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.dispatch import Republished
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.settings import Settings
@@ -23,16 +23,16 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
 
 _DISPATCH_CONNECTIONS = 1
-_SWEEP_CONNECTIONS = 5  # one for each loop that uses them, so that none waits for another
+_SWEEP_CONNECTIONS = 5  # one per loop that uses them, so that none waits for another
 _REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
-_RETRY_SECONDS = 0.05  # due tasks that found the queue full, or that another scheduler has locked
+_RETRY_SECONDS = 0.05  # due tasks left: the queue is full, or another scheduler has locked them
 _POKE_WAIT_SECONDS = 1.0
 _PRUNE_EVERY_SECONDS = 60.0
 _STALLED_POLLS = 10
 
 
 class Scheduler:
-    """One scheduler process; ``run`` lasts until ``stop``."""
+    """One scheduler; ``run`` returns after ``stop``."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._settings = settings
@@ -52,22 +52,22 @@ class Scheduler:
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
         # A worker that renews its lease every heartbeat survives an outage of lease - heartbeat;
-        # one heartbeat of that is kept as a margin.
+        # one heartbeat of it is margin.
         self._gap_seconds = max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds)
         self._failure_detector = FailureDetector(
             needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
         )
-        self.loops = Loops(telemetry.log, telemetry.metrics)
+        self.loops = LoopSupervisor(telemetry.log, telemetry.metrics)
         stalled = _STALLED_POLLS * poll + statement
         self.loops.add("dispatch", self._dispatch, stalled_seconds=stalled)
         self.loops.add("sweep", self._sweep, stalled_seconds=stalled)
-        self.loops.add("hints", self._publish_late, stalled_seconds=stalled)
-        self.loops.add("poke", self._listen, stalled_seconds=stalled + _POKE_WAIT_SECONDS)
+        self.loops.add("hints", self._republish_late, stalled_seconds=stalled)
+        self.loops.add("poke", self._wait_for_poke, stalled_seconds=stalled + _POKE_WAIT_SECONDS)
         self.loops.add(
-            "janitor", self._drain_dead, stalled_seconds=stalled + settings.lease_seconds
+            "janitor", self._drain_dead_consumers, stalled_seconds=stalled + settings.lease_seconds
         )
         self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
-        self._show_health(telemetry.metrics)
+        self._register_gauges(telemetry.metrics)
 
     async def run(self) -> None:
         """Run until ``stop`` was called and every iteration has ended."""
@@ -85,8 +85,8 @@ class Scheduler:
         self.loops.stop()
         self._poked.set()
 
-    def _show_health(self, metrics: Metrics) -> None:
-        """Register metrics that no transition emits: backlog, event loop lag, connections."""
+    def _register_gauges(self, metrics: Metrics) -> None:
+        """Register gauges that do not belong to a transition: backlog, loop lag, connections."""
         BacklogMetrics(self._sweeping, self.loops, metrics)
         LoopLag(self.loops, metrics)
         dispatching, sweeping = self._dispatching, self._sweeping
@@ -94,7 +94,7 @@ class Scheduler:
         metrics.watch_pool("sweep", sweeping.connections_used, _SWEEP_CONNECTIONS)
 
     async def _dispatch(self) -> None:
-        """Dispatch one batch; sleep until the next task is due, a poke, or the poll interval."""
+        """Dispatch one batch; sleep until a task is due, a poke or the end of the poll interval."""
         self._poked.clear()
         await self._check_generation()
         sent = self._telemetry.now()
@@ -112,7 +112,7 @@ class Scheduler:
             await wait_for_event(self._poked, seconds)
 
     async def _check_generation(self) -> None:
-        """Check Redis for hint loss: at each poll, and after an iteration that failed.
+        """Check Redis for hint loss: once per poll interval, and after a failed iteration.
 
         Dispatch waits for this check; otherwise tasks would become QUEUED with no hint for a worker
         to find.
@@ -125,7 +125,7 @@ class Scheduler:
         self._generation_known = False  # until this iteration has succeeded
 
     async def _recover_lost_hints(self) -> None:
-        """Republish every hint if Redis lost them; set the generation only afterwards."""
+        """Republish every hint if Redis lost them; set the generation only after that."""
         if await self._queue.generation() is not None:
             return
         expired = await self._dispatching.expire_hints()
@@ -136,7 +136,7 @@ class Scheduler:
         self._telemetry.hints_restored()
 
     async def _sweep(self) -> None:
-        """Mark workers dead and reclaim their attempts. Does not use Redis, which may be down."""
+        """Mark workers dead and reclaim their attempts. Redis, which may be down, is not used."""
         batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
         now = await self._sweeping.clock()
         if self._failure_detector.tick(loop.time(), now):
@@ -152,8 +152,8 @@ class Scheduler:
             self._poked.set()
         await self.loops.sleep(self._settings.poll_seconds)
 
-    async def _publish_late(self) -> None:
-        """Republish hints not claimed by their deadline; ``_dispatch`` handles an empty Redis."""
+    async def _republish_late(self) -> None:
+        """Republish hints not claimed by their deadline; ``_dispatch`` handles hint loss."""
         if await self._queue.generation() is not None:
             await self._republish(self._sweeping)
         await self.loops.sleep(self._settings.poll_seconds)
@@ -166,15 +166,15 @@ class Scheduler:
                 await self._queue.publish(tasks, batch_traceparent)
         return tasks
 
-    async def _listen(self) -> None:
-        """Wait for a poke through Redis, which only cuts the sleep of ``_dispatch`` short."""
+    async def _wait_for_poke(self) -> None:
+        """Wait for a poke through Redis, which ends the sleep of ``_dispatch`` early."""
         seen = await self._queue.wait_poke(self._poke_seen, _POKE_WAIT_SECONDS)
         if seen != self._poke_seen:
             self._poke_seen = seen
             self._poked.set()
 
-    async def _drain_dead(self) -> None:
-        """Requeue hints that a dead incarnation read but never claimed."""
+    async def _drain_dead_consumers(self) -> None:
+        """Return hints that a dead incarnation read but did not claim to their streams."""
         for queue in await self._queue.queues():
             consumers = await self._queue.consumers(queue)
             for worker in await self._sweeping.dead_workers(consumers):

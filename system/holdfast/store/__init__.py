@@ -1,1 +1,1 @@
-"""Postgres, the source of truth: one method is one transition is one statement."""
+"""Postgres, the source of truth: each method is one transition and one SQL statement."""

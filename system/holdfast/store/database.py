@@ -29,10 +29,10 @@ _REFUSED = frozenset({"25006", "55P03", "57P03"})  # read only, lock not availab
 _UNMIGRATED = frozenset({"42P01", "42703"})  # no such table, no such column
 _NO_DATABASE = "3D000"
 
-# asyncpg knows all built-in types but their arrays, and asks the catalogue for these on every new
-# connection: four round trips and 5 ms of the server's CPU, for all connections at once after an
-# outage; it also leaves ``jit`` off in the session. These are the rows that the query would return;
-# the numbers (pg_type.oid) are the same in every Postgres.
+# asyncpg has codecs for all built-in types except their arrays, which it looks up in the catalogue
+# on each new connection: four round trips and 5 ms of server CPU, for all connections at the same
+# time after an outage; the lookup also leaves ``jit`` off in the session. These are the rows that
+# the query would return; the OIDs are the same in every Postgres.
 _ARRAY_TYPES = tuple(
     {
         "oid": oid, "ns": "pg_catalog", "name": f"_{element}", "kind": b"b", "basetype": None,
@@ -51,8 +51,8 @@ def create_engine(
 ) -> AsyncEngine:
     """Create an engine with at most ``connections`` connections, opened on demand.
 
-    Sessions are never configured with SET (they must work behind PgBouncer): server-side timeouts
-    are settings of the role or the database.
+    Sessions are never configured with SET, which PgBouncer would not preserve: configure
+    server-side timeouts on the role or the database.
     """
     engine = create_async_engine(
         settings.async_database_url,
@@ -72,7 +72,7 @@ def create_engine(
 
 def _register_arrays(connection: Any, _: object = None) -> None:
     """Register the array types with a new asyncpg connection (as SQLAlchemy adapts it)."""
-    # There is no public API; an asyncpg without this attribute queries the catalogue as before.
+    # Not a public API: an asyncpg without this attribute queries the catalogue.
     with contextlib.suppress(AttributeError):
         protocol = connection.driver_connection._protocol  # noqa: SLF001
         protocol.get_settings().register_data_types(_ARRAY_TYPES)
@@ -91,24 +91,22 @@ def sqlstate(error: BaseException) -> str:
 
 
 def classify(error: DBAPIError) -> Exception:
-    """Return the error of ``holdfast.errors`` that says what the caller may do next.
+    """Map a database error to one of ``holdfast.errors``, by what the caller may do next.
 
-    A statement that is not known to be refused may have taken effect: OutcomeUnknown.
+    OutcomeUnknown unless the statement was certainly refused.
     """
     code = sqlstate(error)
     message = str(error.orig).strip()
     if code[:2] in _UNSTORABLE_CLASSES:
         return Unstorable(message)
     if code in _UNMIGRATED:
-        return Unmigrated(
-            f"the database lacks a table or column ({message}): run `holdfast migrate`"
-        )
+        return Unmigrated(f"a table or column is missing ({message}): run `holdfast migrate`")
     if code == _NO_DATABASE:
         return Misconfigured(f"{message}: create it, or correct HOLDFAST_DATABASE_URL")
     if code in _REFUSED or code[:2] in _REFUSED_CLASSES:
         return Unavailable(f"Postgres refused: {message}")
     if code and code[:2] not in {"08", "57"} and not error.connection_invalidated:
-        return error  # a bug in Holdfast: not wrapped
+        return error  # a bug in Holdfast: do not wrap it
     return OutcomeUnknown(f"the connection to Postgres broke while waiting for a reply: {message}")
 
 
@@ -138,7 +136,7 @@ class Database:
     ) -> list[Row]:
         """Run one statement and return all its rows.
 
-        It is sent again after a deadlock or serialization failure, which undid it.
+        It is resent after a deadlock or serialization failure, which rolled it back.
 
         Raises:
             Unavailable: nothing was done.
@@ -167,7 +165,7 @@ class Database:
                 f"Postgres did not answer within {self._timeout_seconds} s"
             ) from error
         except DBAPIError:
-            # The connection survives a refused statement; a broken one was invalidated.
+            # The connection survives a refused statement; SQLAlchemy invalidates broken ones.
             await connection.close()
             raise
         except OSError as error:
@@ -191,14 +189,14 @@ class Database:
 def _rows(
     connection: Connection, statement: TextClause, parameters: Mapping[str, Any] | None
 ) -> list[Row]:
-    """Execute and close in one greenlet: each that SQLAlchemy spawns costs 5 % of a statement."""
+    """Execute and close in one greenlet: each additional one costs 5 % of a statement."""
     rows = all_rows(connection.execute(statement, parameters))
     connection.close()
     return rows
 
 
 async def checkout(engine: AsyncEngine) -> AsyncConnection:
-    """Check out a pooled connection that is not closed; nothing was sent on it yet."""
+    """Check out a pooled connection that is still open."""
     connection = await engine.connect()
     pooled = connection.sync_connection
     raw = pooled.connection.driver_connection if pooled is not None else None
@@ -209,10 +207,10 @@ async def checkout(engine: AsyncEngine) -> AsyncConnection:
 
 
 async def discard(connection: AsyncConnection) -> None:
-    """Break the connection at once: its pending reply must not reach the pool's next user."""
+    """Terminate the connection: its pending reply must not reach the next user of the pool."""
     if not connection.closed and not connection.invalidated:
         raw = await connection.get_raw_connection()
         if raw.driver_connection is not None:
-            raw.driver_connection.terminate()  # SQLAlchemy would first try to close it gracefully
+            raw.driver_connection.terminate()  # SQLAlchemy would try a graceful close
         await connection.invalidate()
     await connection.close()

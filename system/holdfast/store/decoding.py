@@ -1,4 +1,4 @@
-"""Convert results to rows, and rows to records. Callers own the rows and may mutate them."""
+"""Convert results to rows, and rows to records. Converters may mutate the rows they get."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sqlalchemy import CursorResult
 from holdfast.model.claim import Claimed, Grant, ReclaimedAttempt
 from holdfast.model.dispatch import Dispatch, Dispatched
 from holdfast.model.lifecycle import Reason, State
-from holdfast.model.task import Acted, Answer, Effect, Event, TaskRow, TaskStory
+from holdfast.model.task import ActionResult, Answer, Effect, Event, TaskRow, TaskStory
 
-Row = dict[str, Any]  # by the names of the columns
+Row = dict[str, Any]  # column name -> value
 
 
 def all_rows(result: CursorResult[Any]) -> list[Row]:
@@ -25,26 +25,26 @@ def all_rows(result: CursorResult[Any]) -> list[Row]:
 
 
 def row_to_task(row: Row) -> TaskRow:
-    """Convert a row of ``statements.TASK_COLUMNS``."""
+    """Convert a row of ``transitions.TASK_COLUMNS``."""
     row["state"] = State(row["state"])
     row["payload"] = json_value(row["payload"])
     return TaskRow(**row)
 
 
 def json_value(value: Any) -> Any:
-    """Return a jsonb column as Python; some drivers decode it, asyncpg returns the text."""
+    """Decode a jsonb value; some drivers already did, asyncpg returns the text."""
     return orjson.loads(value) if isinstance(value, str | bytes) else value
 
 
 def rows_to_dispatch(rows: Sequence[Row]) -> Dispatch:
-    """Convert a dispatch: a row per task, or a single row with the next due time only."""
+    """Convert the rows of a dispatch: one per task, or one with only the next due time."""
     seconds = [row.pop("next_due_seconds") for row in rows]
     dispatched = tuple(Dispatched(**row) for row in rows if row["task_id"])
     return Dispatch(dispatched, seconds[0])
 
 
-def row_to_taken_back(row: Row) -> ReclaimedAttempt:
-    """Decode one reclaimed attempt; the row has the task's epoch, one above the attempt's."""
+def row_to_reclaimed(row: Row) -> ReclaimedAttempt:
+    """Convert a row of a reclaim; its epoch is the task's, one above the attempt's."""
     row["epoch"] -= 1
     return ReclaimedAttempt(
         **{**row, "state": State(row["state"]), "reason": Reason(row["reason"])},
@@ -78,16 +78,16 @@ def rows_to_answers(rows: Sequence[Row]) -> list[Answer]:
     ]
 
 
-def rows_to_acted(rows: Sequence[Row]) -> list[Acted]:
+def rows_to_action_results(rows: Sequence[Row]) -> list[ActionResult]:
     """Convert the rows of a cancel or retry, one per id."""
     return [
-        Acted(**{**row, "state": _state(row["state"]), "found": _state(row["found"])})
+        ActionResult(**{**row, "state": _state(row["state"]), "found": _state(row["found"])})
         for row in rows
     ]
 
 
 def row_to_story(row: Row) -> TaskStory:
-    """Convert a row of ``statements.STORY``: the task with its events and its effect."""
+    """Convert a row of ``transitions.STORY``: the task with its events and its effect."""
     events = json_value(row.pop("events")) or []
     effect = json_value(row.pop("effect"))
     return TaskStory(

@@ -14,9 +14,9 @@ from holdfast.store.transitions import TASK_COLUMNS
 def listing(
     wanted: TaskFilter, limit: int, before: UUID | None
 ) -> tuple[TextClause, dict[str, Any]]:
-    """Return the statement, with the filters that are set, and its parameters.
+    """Build the statement for the filters that are set, and its parameters.
 
-    The cursor is the id (UUIDv7), so every page costs the same.
+    ``before`` is the cursor: ids are UUIDv7, so every page costs the same.
     """
     conditions = ["tenant = CAST(:tenant AS text)"]
     parameters: dict[str, Any] = {"tenant": wanted.tenant, "n": limit}
@@ -42,6 +42,6 @@ def listing(
         if value:
             conditions.append(condition)
             parameters[name] = value
-    where = " AND ".join(conditions)  # only the constants above, never values
+    where = " AND ".join(conditions)  # only constants, never values
     order = "ORDER BY id DESC LIMIT CAST(:n AS int)"
     return text(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {where} {order}"), parameters  # noqa: S608

@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema (Alembic)."""
+"""Upgrade a database to the newest schema (Alembic)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database_url: str) -> None:
-    """Run every missing migration in one transaction; do nothing if none is missing."""
+    """Run all pending migrations in one transaction."""
     asyncio.run(upgrade_in_loop(Settings(database_url=database_url)))
 
 
 async def upgrade_in_loop(settings: Settings) -> None:
-    """Run ``upgrade`` inside an event loop.
+    """Run all pending migrations in one transaction, inside an event loop.
 
     Raises:
-        Unavailable: Postgres cannot be reached, or refused; nothing was changed.
+        Unavailable: Postgres cannot be reached or refused; nothing was changed.
     """
     engine = create_engine(
         settings, connections=1, application_name="holdfast-migrate", autocommit=False

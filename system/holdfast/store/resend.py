@@ -18,8 +18,8 @@ async def until_answered(
 ) -> A:
     """Call ``send`` until it returns.
 
-    ``again`` is awaited after each send that was not answered: it pauses, and returns whether to
-    send again. If not, the error of that send is raised.
+    ``again`` is awaited after each unanswered send: it pauses and returns whether to resend. If it
+    returns False, the error of that send is raised.
     """
     while True:
         try:
@@ -36,7 +36,7 @@ async def send_halving(
 ) -> list[A]:
     """Send a batch; if Postgres refuses a value, send its halves, down to the refused items.
 
-    Returns the answers of all others; ``refuse`` is called with each refused item and its error.
+    Return the answers of the others; ``refuse`` is called with each refused item and its error.
     """
     try:
         return list(await send(items))

@@ -1,6 +1,6 @@
-"""Check that the database has the schema this code was written for.
+"""Check that the database has the schema that this code needs.
 
-Reads Alembic's own row without importing Alembic, which would add 0.3 s to the start of every role.
+Reads Alembic's row without importing Alembic, which would add 0.3 s to the start of every role.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from holdfast.errors import Misconfigured
 from holdfast.settings import Settings
 from holdfast.store.database import Database, Unmigrated
 
-# The newest of migrations/versions (a test compares them). Revisions are four-digit numbers, so the
-# greater one is the newer.
+# The newest revision in migrations/versions (a test compares them). Revisions are four-digit
+# numbers, so they compare as text.
 NEWEST = "0001"
 
 _REVISION = text("SELECT version_num FROM alembic_version")
@@ -36,6 +36,6 @@ async def check(settings: Settings) -> None:
             "run `holdfast migrate`"
         )
     raise Misconfigured(
-        f"the database is at migration {found}, which this code does not know (it needs "
-        f"{NEWEST}): start the newer release of Holdfast"
+        f"the database is at migration {found}, newer than this code ({NEWEST}): "
+        "start the newer release of Holdfast"
     )

@@ -1,12 +1,12 @@
-"""The SQL that looks for work instead of being given ids: dispatch, sweeps, retention.
+"""The SQL that scans for work instead of receiving ids: dispatch, sweeps, retention.
 
-The rules of ``statements.py`` hold, with two exceptions: a scan filters by state before it locks,
-and skips rows that another transaction holds (FOR NO KEY UPDATE SKIP LOCKED), so any number of
-schedulers run side by side. Always MATERIALIZED: inlined, the LIMIT can be exceeded.
+The rules of ``transitions.py`` apply, with two exceptions: a scan filters by state before it locks,
+and skips rows locked by other transactions (FOR NO KEY UPDATE SKIP LOCKED), so any number of
+schedulers run in parallel. Always MATERIALIZED: an inlined LIMIT can be exceeded.
 
-The planner cannot know how few rows a LIMIT by parameter leaves, and would join them with a scan of
-the whole table (113 ms instead of 2 ms a dispatch beside 800,000 tasks): ``= ANY(ARRAY(...))``
-makes it use the primary key. tests/store/test_scans.py checks the plans.
+The planner cannot estimate how few rows a parameterised LIMIT leaves, and would join them with a
+scan of the whole table (113 ms instead of 2 ms per dispatch with 800,000 tasks):
+``= ANY(ARRAY(...))`` makes it use the primary key. tests/store/test_scans.py checks the plans.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sqlalchemy import text
 from holdfast.model.lifecycle import Reason, State
 from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
 
-# Each (queue, priority) with SCHEDULED tasks: a loose index scan, so that neither millions of
-# future tasks nor many finished ones are walked to find the few groups there are.
+# Each (queue, priority) with SCHEDULED tasks, by a loose index scan: its cost grows with the number
+# of groups, not with the millions of future or finished tasks.
 _GROUPS = f"""groups AS (
   (SELECT queue, priority FROM tasks WHERE state = '{State.SCHEDULED}'
    ORDER BY queue, priority LIMIT 1)
@@ -27,8 +27,8 @@ _GROUPS = f"""groups AS (
     WHERE t.state = '{State.SCHEDULED}' AND (t.queue, t.priority) > (g.queue, g.priority)
     ORDER BY t.queue, t.priority LIMIT 1) next)"""
 
-# Also returns when the next task is due: tasks left behind (no room, or locked by another
-# scheduler) are due at once. NULL after a full batch: the next dispatch follows at once anyway.
+# Also returns when the next task is due; tasks left behind (no room, or locked by another
+# scheduler) are overdue. NULL after a full batch, which the next dispatch follows immediately.
 DISPATCH = text(f"""
 WITH RECURSIVE {_GROUPS},
 room AS MATERIALIZED (
@@ -89,7 +89,7 @@ event_rows AS (
 SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
 ORDER BY id""")
 
-# Redis lost every hint: none that was published still counts.
+# Redis lost every hint: no earlier publish counts any more.
 EXPIRE_HINTS = text(f"""
 WITH eligible AS MATERIALIZED (
   SELECT t.id FROM tasks t WHERE t.state = '{State.QUEUED}' ORDER BY t.id FOR NO KEY UPDATE)
@@ -97,9 +97,9 @@ UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM eligibl
 WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   AND t.state = '{State.QUEUED}' RETURNING t.id""")
 
-# The expiry is tested again on the locked row: a heartbeat may have come in between. A statement
-# that is executed long after it was sent must not kill: when Postgres itself stalled, heartbeats
-# queue up beside it.
+# The expiry is checked again on the locked row: a heartbeat may have been committed in between. A
+# statement executed long after it was sent must not mark workers dead: while Postgres stalls,
+# heartbeats wait too.
 MARK_DEAD = text("""
 WITH locked AS MATERIALIZED (
   SELECT id, lease_expires_at FROM workers
@@ -111,11 +111,11 @@ FROM locked WHERE w.id = locked.id AND locked.lease_expires_at <= clock_timestam
     + make_interval(secs => CAST(:within AS float8))
 RETURNING w.id""")
 
-# Level-triggered, every tick. A worker counts as dead by its row (rows of dead workers are kept
-# while tasks name them): a missing row could be a worker registered after this snapshot.
-# An attempt counts as timed out only if its worker's lease was renewed after the timeout. A silent
-# worker may be dead: then the attempt is lost with it, which is not the task's fault.
-TAKE_BACK = text(f"""
+# Level-triggered, on every tick. A worker is dead only if its row says so (rows of dead workers are
+# kept while tasks reference them): a missing row may be a worker registered after this snapshot.
+# An attempt is timed out only if its worker renewed its lease after the timeout. A silent worker
+# may be dead; the attempt is then lost with it, which does not count against the task.
+RECLAIM = text(f"""
 WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
   SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
@@ -161,7 +161,7 @@ FROM updated""")
 DEAD_WORKERS = text("""
 SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
 
-# Ids are UUIDv7: the oldest come first in the primary key.
+# Ids are UUIDv7: the oldest tasks come first in the primary key.
 PRUNE = text(f"""
 WITH locked AS MATERIALIZED (
   SELECT t.id FROM tasks t
@@ -181,9 +181,9 @@ WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS 
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = '{State.RUNNING}' AND t.worker_id = w.id)
 RETURNING w.id""")
 
-# For metrics: cheap beside millions of rows, because every part walks an index and stops at
-# ``cap``. The ORDER BY selects the index: without it the planner may scan the whole table for a
-# LIMIT that it expects to reach soon.
+# For metrics. Cheap with millions of rows, because every part walks an index and stops at ``cap``.
+# The ORDER BY selects the index: without it the planner may scan the whole table for a LIMIT that
+# it expects to reach soon.
 BACKLOG = text(f"""
 WITH RECURSIVE {_GROUPS},
 due AS (

@@ -1,7 +1,7 @@
 """The tables as SQLAlchemy metadata; ``migrations/`` creates the same (a test compares them).
 
-``tenant`` is part of the keys from the start, although only one tenant exists yet. ``tasks`` has no
-foreign keys and few indexes on purpose: each costs every transition of every task.
+``tenant`` is part of the keys although only one tenant exists so far. ``tasks`` deliberately has no
+foreign keys and few indexes: each makes every transition of every task more expensive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
 
 metadata = MetaData()
 _INSTANT = TIMESTAMP(timezone=True)
-# Every task leaves dead rows behind, and the default waits until a fifth of the table is dead.
+# Every task leaves dead rows behind; by default, vacuum waits until 20 % of the table is dead.
 _VACUUM = {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 10000}
 
 tasks = Table(
@@ -57,9 +57,9 @@ tasks = Table(
     Column("worker_id", UUID),
     Column("claim_token", UUID),
     Column("claimed_at", _INSTANT),
-    # The worker that ended the last attempt itself: identifies a finish that is sent again.
+    # The worker that ended its last attempt itself; identifies a finish that is sent again.
     Column("released_by", UUID),
-    # Hints; set only while QUEUED.
+    # Hints; hint_deadline is set only while QUEUED.
     Column("hint_deadline", _INSTANT),
     Column("publishes", Integer, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
@@ -93,9 +93,9 @@ tasks = Table(
     ),
     Index("tasks_queued", "queue", "hint_deadline", postgresql_where=text("state = 'QUEUED'")),
     Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
-    # At most one row per worker; every claim looks it up.
+    # Has at most one row per worker; every claim looks it up.
     Index(
-        "tasks_last_life",
+        "tasks_quarantined",
         "worker_id",
         postgresql_where=text("state = 'RUNNING' AND losses > 0 AND losses + 1 >= max_losses"),
     ),
@@ -132,7 +132,7 @@ effects = Table(
     postgresql_with=_VACUUM,
 )
 
-# Records what the fence refused.
+# Writes refused by the fence.
 stale_writes = Table(
     "stale_writes",
     metadata,
@@ -146,7 +146,7 @@ stale_writes = Table(
     Column("epoch_found", Integer),
 )
 
-# One row per start of a worker process; its id is never used again.
+# One row per incarnation (start of a worker process); ids are never reused.
 workers = Table(
     "workers",
     metadata,
@@ -160,7 +160,7 @@ workers = Table(
     Index("workers_alive", "lease_expires_at", postgresql_where=text("dead_at IS NULL")),
 )
 
-# What workers can run; the API refuses names that no worker announced.
+# Names that workers can run; the API refuses names that no worker announced.
 task_names = Table(
     "task_names",
     metadata,

@@ -1,7 +1,7 @@
-"""The source of truth: one method = one transition = one SQL statement, autocommitted.
+"""The source of truth: each method is one transition and one autocommitted SQL statement.
 
-Every method may be called again after OutcomeUnknown: its guards make the repetition harmless.
-Methods take batches and answer each item. None of them reads the clock of this process.
+Every method may be called again after OutcomeUnknown: guards make the repetition harmless. Methods
+take batches and answer each item. None reads this process's clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from holdfast.model.claim import (
 from holdfast.model.dispatch import Backlog, Dispatch, Hint, QueueDepth, Republished
 from holdfast.model.ids import id_bound
 from holdfast.model.task import (
-    Acted,
+    ActionResult,
     Answer,
     Limits,
     NewTask,
@@ -39,10 +39,10 @@ from holdfast.store import scans, transitions
 from holdfast.store.database import Database, connections_used
 from holdfast.store.decoding import (
     all_rows,
+    row_to_reclaimed,
     row_to_story,
-    row_to_taken_back,
     row_to_task,
-    rows_to_acted,
+    rows_to_action_results,
     rows_to_answers,
     rows_to_claimed,
     rows_to_dispatch,
@@ -52,10 +52,10 @@ from holdfast.store.submit import submission
 
 
 class Store:
-    """All statements over one small pool. A role that must not wait for others has its own Store.
+    """All statements over one small pool. Loops that must not wait for each other use two Stores.
 
-    Every method raises Unavailable (nothing done), OutcomeUnknown (send the same again) or
-    Unstorable (Postgres refused a value; ``resend.send_halving`` isolates it).
+    Every method raises Unavailable (nothing done), OutcomeUnknown (resend the same) or Unstorable
+    (Postgres refused a value; ``resend.send_halving`` isolates it).
     """
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
@@ -98,7 +98,7 @@ class Store:
             raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
 
     async def get(self, task_id: UUID) -> TaskStory | None:
-        """Return a task with its events and its effect, read at one instant; None if not found."""
+        """Return a task with its events and its effect, from one snapshot; None if not found."""
         rows = await self._database.rows(transitions.STORY, {"id": task_id})
         return row_to_story(rows[0]) if rows else None
 
@@ -110,15 +110,15 @@ class Store:
         rows = await self._database.rows(statement, parameters)
         return [row_to_task(row) for row in rows]
 
-    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
-        """Cancel SCHEDULED and QUEUED tasks; ask RUNNING ones to stop (done, state RUNNING)."""
+    async def cancel(self, ids: Sequence[UUID], actor: str) -> list[ActionResult]:
+        """Cancel SCHEDULED and QUEUED tasks; request it of RUNNING ones (done, state RUNNING)."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return rows_to_acted(await self._database.rows(transitions.CANCEL, parameters))
+        return rows_to_action_results(await self._database.rows(transitions.CANCEL, parameters))
 
-    async def retry(self, ids: Sequence[UUID], actor: str) -> list[Acted]:
+    async def retry(self, ids: Sequence[UUID], actor: str) -> list[ActionResult]:
         """Move tasks from FAILED to SCHEDULED, due now, with at least one more attempt."""
         parameters = {"ids": _distinct(ids), "actor": actor}
-        return rows_to_acted(await self._database.rows(transitions.RETRY, parameters))
+        return rows_to_action_results(await self._database.rows(transitions.RETRY, parameters))
 
     async def announced(self) -> list[str]:
         """Return every name that a worker announced."""
@@ -133,7 +133,7 @@ class Store:
     # For schedulers
 
     async def dispatch(self, n: int, actor: str) -> Dispatch:
-        """Move up to ``n`` due tasks per queue to QUEUED, as far as the queue has room."""
+        """Move up to ``n`` due tasks per queue to QUEUED, within the queue's depth limit."""
         parameters = {
             "n": n,
             "depth": self._settings.queue_depth_max,
@@ -153,7 +153,7 @@ class Store:
         return Backlog(queues, rows[0]["dead_letters"], rows[0]["last_stale_write"])
 
     async def republish(self, n: int, actor: str) -> list[Republished]:
-        """Return up to ``n`` hints that were not claimed by their deadline; doubles it."""
+        """Return up to ``n`` hints not claimed by their deadline, and double their deadlines."""
         parameters = {
             "n": n,
             "deadline": self._settings.hint_deadline_seconds,
@@ -168,9 +168,9 @@ class Store:
         return len(await self._database.rows(scans.EXPIRE_HINTS))
 
     async def mark_dead(self, n: int, asked: datetime, within_seconds: float) -> list[UUID]:
-        """Mark up to ``n`` workers with an expired lease dead, for good.
+        """Mark up to ``n`` workers with an expired lease dead, irrevocably; return their ids.
 
-        Marks none if executed later than ``within_seconds`` after ``asked`` (database's clock).
+        Mark none if executed later than ``within_seconds`` after ``asked`` (database's clock).
         """
         parameters = {"n": n, "asked": asked, "within": within_seconds}
         rows = await self._database.rows(scans.MARK_DEAD, parameters)
@@ -179,7 +179,7 @@ class Store:
     async def reclaim(self, n: int, actor: str) -> list[ReclaimedAttempt]:
         """End up to ``n`` attempts of dead workers, or far past their timeout.
 
-        The latter only if the worker renewed its lease after the timeout.
+        The latter only if their worker renewed its lease after the timeout.
         """
         parameters = {
             "n": n,
@@ -187,8 +187,8 @@ class Store:
             "lease": self._settings.lease_seconds,
             "actor": actor,
         }
-        rows = await self._database.rows(scans.TAKE_BACK, parameters)
-        return [row_to_taken_back(row) for row in rows]
+        rows = await self._database.rows(scans.RECLAIM, parameters)
+        return [row_to_reclaimed(row) for row in rows]
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of ``ids`` that are marked dead."""
@@ -199,7 +199,7 @@ class Store:
         """Delete up to ``n`` tasks past their retention, with their events and effects."""
         retention = timedelta(days=self._settings.retention_days)
         dead_letter = timedelta(days=self._settings.dead_letter_retention_days)
-        # No task created after this is old enough; one day allows for the skew of API clocks.
+        # No task created later is old enough; one day allows for clock skew of the APIs.
         youngest = await self.clock() - min(retention, dead_letter) + timedelta(days=1)
         parameters = {
             "n": n,
@@ -212,7 +212,7 @@ class Store:
         return count
 
     async def prune_workers(self) -> int:
-        """Delete workers that died before the retention and own nothing; return the count."""
+        """Delete workers dead for longer than the retention that own no task; return the count."""
         parameters = {"retention": self._settings.retention_days * 86400}
         return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
 
@@ -225,7 +225,7 @@ class Store:
         queues: Sequence[str],
         announcements: Sequence[Announcement],
     ) -> None:
-        """Begin an incarnation with a fresh lease and announce the names it can run."""
+        """Start an incarnation with a new lease, and announce the names it can run."""
         parameters = {
             "worker": worker_id,
             "label": label,
@@ -254,11 +254,11 @@ class Store:
     ) -> Claimed:
         """Grant each hinted task that is still QUEUED under the hint's epoch.
 
-        ``token`` is new for each call, and the same when the call is repeated: the grants of the
-        first one are then returned too. Drop a hint that is neither granted nor deferred.
+        ``token`` is new for each claim and reused when it is resent: the grants of the first send
+        are then returned too. Drop hints that are neither granted nor deferred.
 
-        ``exclusive``: nothing else runs in this worker. Only then, and if the database agrees, one
-        quarantined task is granted, by itself. While such a task runs, nothing else is granted.
+        ``exclusive``: this worker runs nothing else. Only then, and if the database agrees, is one
+        quarantined task granted, and no other. While it runs, nothing else is granted.
         """
         epochs = {hint.task_id: hint.epoch for hint in sorted(hints, key=lambda h: h.epoch)}
         parameters = {
@@ -272,23 +272,23 @@ class Store:
         return rows_to_claimed(await self._database.rows(transitions.CLAIM, parameters))
 
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
-        """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still fits."""
+        """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still matches."""
         parameters = _finish_parameters(successes, worker_id)
         return rows_to_answers(await self._database.rows(transitions.FINISH, parameters))
 
     async def finish_in(
         self, connection: AsyncConnection, success: Success, worker_id: UUID
     ) -> Answer:
-        """Finish one task inside the caller's transaction: both commit, or neither.
+        """Finish one task inside the caller's transaction.
 
-        Raises SQLAlchemy's errors: the connection is the caller's.
+        Raises SQLAlchemy's errors, unclassified: the connection is the caller's.
         """
         parameters = _finish_parameters([success], worker_id)
         result = await connection.execute(transitions.FINISH, parameters)
         return rows_to_answers(all_rows(result))[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
-        """End attempts that did not succeed; the lifecycle decides: retry, FAILED or CANCELLED."""
+        """End attempts that did not succeed; the lifecycle chooses retry, FAILED or CANCELLED."""
         latest = {failure.task_id: failure for failure in failures}
         parameters = {
             "ids": list(latest),
@@ -303,7 +303,7 @@ class Store:
 
 
 def worker_actor(worker_id: UUID) -> str:
-    """Return the actor of a worker's incarnation in events."""
+    """Return how events name a worker's incarnation as their actor."""
     return f"worker:{worker_id}"
 
 

@@ -1,7 +1,7 @@
-"""Store new tasks: which statements, in which order, without I/O.
+"""Store new tasks: the sequence of statements, without I/O.
 
-``submission`` yields statements and is sent their rows (sans-IO). The API runs it on autocommit
-connections, Python callers inside their own transaction (``client.enqueue``).
+``submission`` yields statements and receives their rows (sans-IO). The API runs it on autocommit
+connections, ``client.enqueue`` inside the caller's transaction.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submit
 def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
     """Store the tasks, each at most once per id and per (tenant, idempotency key).
 
-    Yields a statement with its parameters, is sent its rows, returns the results in the order
-    given. Of two tasks with one key the first wins, as if they had been sent one by one.
+    Yield a statement with its parameters, receive its rows, and finally return the results in the
+    order given. Of two tasks with one key the first wins, as if they had been sent one by one.
     """
     answers: dict[UUID, Submitted] = {}
-    standing: dict[UUID, bytes] = {}  # the fingerprint of the task in each answer
+    standing: dict[UUID, bytes] = {}  # id -> fingerprint of the task in its answer
     leaders, followers = _one_per_key(tasks)
     pending = leaders
     for _ in range(_ROUNDS_MAX):
@@ -46,7 +46,7 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
     if pending:
         raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
     for task, leader in followers:
-        # The leader itself may be a mismatch: the stored task decides, not the leader.
+        # Compare with the stored task: the leader itself may be a mismatch.
         same = task.fingerprint == standing.get(leader.id, leader.fingerprint)
         first = answers[leader.id].task
         answers[task.id] = Submitted("existing" if same else "mismatch", first)
@@ -56,7 +56,7 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
 def submit_rows(
     connection: Connection, tasks: Sequence[NewTask], actor: str, limits: Limits
 ) -> list[Submitted]:
-    """Run ``submission`` inside the caller's transaction; raises SQLAlchemy's errors."""
+    """Run ``submission`` inside the caller's transaction; raise SQLAlchemy's errors."""
     steps = submission(tasks, actor, limits)
     try:
         statement, parameters = next(steps)
@@ -71,7 +71,7 @@ def submit_rows(
 def _one_per_key(
     tasks: Sequence[NewTask],
 ) -> tuple[list[NewTask], list[tuple[NewTask, NewTask]]]:
-    """Return the first task of each key, and each later one with the task that it repeats."""
+    """Return the first task of each key, and each later one with the first it repeats."""
     first: dict[tuple[str, str], NewTask] = {}
     leaders: dict[UUID, NewTask] = {}
     followers: list[tuple[NewTask, NewTask]] = []
@@ -90,7 +90,7 @@ def _one_per_key(
 def _stored_before(
     tasks: Sequence[NewTask], rows: list[Row]
 ) -> Iterator[tuple[NewTask, Submitted, bytes]]:
-    """Yield each task already stored, its answer, and the fingerprint of the stored one."""
+    """Yield each task already stored, its answer, and the stored fingerprint."""
     by_id: dict[UUID, tuple[TaskRow, bytes]] = {}
     by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
     for row in rows:

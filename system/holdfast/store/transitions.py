@@ -1,22 +1,22 @@
-"""The SQL of every transition by id: one transition of any number of tasks is one statement.
+"""The SQL of every transition by id: one statement moves any number of tasks.
 
-How each is built (learned by model checking and on real Postgres; ``scans.py`` has the scans):
+Rules, learned from model checking and on real Postgres (``scans.py`` has the scans):
 
-- ``locked`` locks the rows by id, in id order, without looking at state or epoch: a row that starts
-  to match while the statement waits for its lock would not be found. The guards come after, in
-  ``eligible``, and read ``locked``, which holds the row as it is under the lock. Only scans filter
-  by state, and skip locked rows.
-- ``LATERAL``: one row at a time by the primary key, whatever the planner believes. It cannot know
-  how many ids will come (it guesses ten), and joined ``locked`` with ``input`` by comparing each
-  row with each: a third of the time of a finish of 84 tasks, more than half of one of 200.
+- ``locked`` locks the rows by id, in id order, without filtering by state or epoch: a row that
+  starts to match while the statement waits for its lock would not be found. The guards follow in
+  ``eligible`` and read ``locked``, which holds the row version under the lock. Only scans filter by
+  state and skip locked rows.
+- ``LATERAL`` reads one row at a time by the primary key, regardless of estimates. The planner
+  cannot know the number of ids (it assumes ten), and joined ``locked`` with ``input`` by a nested
+  loop: a third of the time of a finish of 84 tasks, more than half of one of 200.
 - ``clock_timestamp()`` everywhere. ``(SELECT clock_timestamp())`` is evaluated once, before any
-  lock wait, and is used only where a scan needs an index condition.
+  lock wait; it is used only where a scan needs an index condition.
 - An UPDATE sets every column that a CHECK reads, from ``locked``: Postgres first checks the new row
-  as built from the snapshot's version, and only then notices that a newer version exists (a cancel
-  that had waited for a claim was refused by a CHECK that its real row would have passed).
-- ``state_since`` is set by every change of state, and by nothing else.
+  as built from the snapshot's version, and only then notices a newer version (a cancel that had
+  waited for a claim was refused by a CHECK that its current row would have passed).
+- ``state_since`` is set by every change of state and by nothing else.
 - The event is inserted from the UPDATE's RETURNING, so no transition exists without its event.
-- Parameters are arrays (``unnest``): the same text serves one task and a thousand.
+- Parameters are arrays (``unnest``): one text serves any number of tasks.
 
 The CTEs: ``input`` (parameters as rows), ``locked``, ``eligible`` (passed the guards), ``updated``,
 ``event_rows``, ``effect_rows`` (the ledger), ``stale`` (refused writes, recorded).
@@ -34,24 +34,24 @@ TASK_COLUMNS = """id, tenant, queue, priority, name, payload, idempotency_key, t
 
 EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
 
-# What the guards of a release, a cancel and a retry read; the payload is not fetched.
+# Read by the guards of release, cancel and retry; omits the payload.
 _COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
     t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
     t.traceparent, t.queue"""
 
 
-# What the guard of a finish reads.
+# Read by the guard of finish.
 _FENCE = "t.id, t.state, t.epoch, t.seq, t.released_by"
 
 
 def _lock(columns: str, sent: str = "") -> str:
-    """Lock the rows that ``input`` names, in its order; ``sent``: columns of ``input`` to keep."""
+    """Return the CTE that locks the rows of ``input`` in order; ``sent``: its columns to keep."""
     return f"""locked AS MATERIALIZED (
   SELECT t.*{sent} FROM input, LATERAL (
     SELECT {columns} FROM tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)"""
 
 
-# Leaving RUNNING; every statement that ends an attempt sets at least this.
+# Set by every statement that ends an attempt.
 LEAVE_RUNNING = """epoch = eligible.epoch + 1, seq = eligible.seq + 1, worker_id = NULL,
   claim_token = NULL, claimed_at = NULL, state_since = clock_timestamp()"""
 
@@ -84,7 +84,7 @@ event_rows AS (
          '{Reason.SUBMITTED}', NULL FROM inserted)
 SELECT * FROM inserted""")
 
-# A second statement on purpose: the first one's snapshot cannot see a concurrent winner.
+# A separate statement, because the snapshot of SUBMIT does not include a concurrent winner.
 SUBMITTED_BEFORE = text(f"""
 SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
 UNION
@@ -92,25 +92,24 @@ SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN
   SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
 
 
-# Lost before, and one more loss makes it FAILED (``lifecycle.Counters.quarantined``).
+# The condition ``lifecycle.Counters.quarantined`` for a row.
 def _quarantined(row: str) -> str:
     return f"{row}.losses > 0 AND {row}.losses + 1 >= {row}.max_losses"
 
 
-# Since when a RUNNING task had been QUEUED: the row no longer says so, and only a repeated claim
-# asks.
+# When a RUNNING task had become QUEUED. Its row no longer has this; only a resent claim needs it.
 _QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
     WHERE d.task_id = t.id AND d.reason = '{Reason.DISPATCHED}')"""
 
-# What a worker needs of a grant, and what decides the order.
+# The columns of a grant, and those that order grants.
 _GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.priority, t.run_at,
   t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
   t.traceparent, t.claimed_at"""
 
-# A quarantined task is granted only if nothing else runs in the worker: it must rank first
-# (ordinary tasks rank before it), the worker must say that it is idle (``exclusive``), and the
-# database must agree. While such a task runs, nothing else is granted. ``CASE`` asks the first
-# question only if there is such a task; the second is one look into an index that is nearly empty.
+# A quarantined task is granted only if nothing else runs in the worker: it must rank first (other
+# tasks rank before it), the worker must report that it is idle (``exclusive``), and the database
+# must agree. While such a task runs, nothing else is granted. ``CASE`` evaluates the first subquery
+# only for such a task; the second is one lookup in a nearly empty index.
 # The second branch of ``answer`` changes nothing and returns the grant again: a claim of unknown
 # outcome is resent under the same token.
 CLAIM = text(f"""
@@ -170,8 +169,8 @@ SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue,
 FROM renewed LEFT JOIN tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
 ORDER BY t.id""")
 
-# The end of an attempt, sent once or more often: it stands if the epoch fits, or if this worker
-# ended this attempt before. Everything else is a stale write: refused and recorded.
+# The end of an attempt, possibly resent: accepted if the epoch matches, or if this worker already
+# ended this attempt. Anything else is a stale write: refused and recorded.
 _ANSWER = """
 settled AS (
   SELECT id, epoch - 1 AS sent, outcome, state, epoch, true AS made, true AS done FROM updated
@@ -220,9 +219,9 @@ WITH input AS MATERIALIZED (
 eligible AS (
   SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.outcome, locked.delay,
     locked.detail,
-    locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS handed_back,
+    locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS handed_back,
     CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
-         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN '{State.SCHEDULED}'
+         WHEN locked.outcome = '{Reason.RELEASED}' THEN '{State.SCHEDULED}'
          WHEN locked.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
          WHEN locked.attempt - locked.losses - locked.handed_back >= locked.max_attempts
            THEN '{State.FAILED}'
@@ -277,7 +276,7 @@ SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
     locked.state = '{State.CANCELLED}' OR locked.state = '{State.RUNNING}', false) AS done
 FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated.id = input.id""")
 
-# A dead letter gets one more attempt than it has used; the counters go on.
+# Allow a dead letter at least one more attempt and one more loss; keep its counters.
 RETRY = text(f"""
 WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
 {_lock(_COUNTERS)},

@@ -1,1 +1,1 @@
-"""Traces, metrics and logs: the mechanics that every process shares."""
+"""Traces, metrics and logs, independent of what is observed."""

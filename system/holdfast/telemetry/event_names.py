@@ -1,8 +1,8 @@
-"""Constants by which programs recognise log lines and errors; their texts are for people only.
+"""Constants that identify log lines and errors to programs; their texts are for people only.
 
 Every line carries an ``EventName`` as ``event_name``; a line with a field ``error`` also carries an
 ``ErrorCode`` as ``error_code``. Tests, chaos runs and alerts match these two fields, so texts may
-be reworded freely. Values are an interface: a renamed one breaks searches in existing logs.
+be reworded freely. Values are an interface: renaming one breaks searches in existing logs.
 """
 
 from __future__ import annotations
@@ -83,4 +83,4 @@ class ErrorCode(StrEnum):
     TASK_LOST = "task_lost"
     MISCONFIGURED = "misconfigured"
     COLLECTOR_UNAVAILABLE = "collector_unavailable"
-    OTHER = "other"  # a library's exception, or an error of ours that has no code of its own
+    OTHER = "other"  # a library's exception, or an error of ours without a code

@@ -1,8 +1,8 @@
-"""Sends finished spans to an OTLP collector. What is traced never waits for it.
+"""Export finished spans to an OTLP collector without delaying the code that is traced.
 
-The SDK's own batch processor exports from a thread, which would outlive a simulated kill and
-cannot be simulated; this one is a task of the role's event loop. A collector that is away, slow or
-lies costs the spans that find no room in a bounded queue, and nothing else.
+The SDK's batch processor exports from a thread, which would outlive a simulated kill and cannot be
+simulated; this exporter is a task of the role's event loop. If the collector is down, slow or
+faulty, spans that do not fit into the bounded queue are dropped; nothing else is affected.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from opentelemetry.trace import Link, Status, StatusCode
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
-from holdfast.telemetry.trace_context import Attributes, Finished
+from holdfast.telemetry.trace_context import Attributes, FinishedSpan
 
 QUEUE_MAX = 2048
 BATCH_MAX = 256
 _ANSWER_SECONDS = 2.0
-_ANSWER_BYTES_MAX = 64 << 10  # an honest one has none, or names what was rejected
+_ANSWER_BYTES_MAX = 64 << 10  # a conforming response is empty or lists the rejected spans
 _CLOSE_SECONDS = 2.0
 _ENCODED_AT_ONCE = 32
 _TRIES = 2
@@ -44,13 +44,13 @@ _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "holdfast"}
 
 
 class _Answer(Enum):
-    TAKEN = auto()
-    REFUSED = auto()  # sending it again cannot help
-    TROUBLE = auto()
+    ACCEPTED = auto()
+    REFUSED = auto()  # permanent: a resend cannot succeed
+    FAILED = auto()
 
 
 class SpanExport(SpanProcessor):
-    """Takes spans as they end, from any thread; sends them between ``start`` and ``aclose``."""
+    """Accepts ended spans from any thread; sends them between ``start`` and ``aclose``."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SpanExport(SpanProcessor):
         at most ``export_seconds`` until a span is sent.
 
         Raises:
-            ValueError: no URL of an HTTP server.
+            ValueError: ``endpoint`` is not an HTTP URL.
         """
         self._url = _traces_url(endpoint)
         # Not Resource.create: its detectors run in threads.
@@ -83,7 +83,7 @@ class SpanExport(SpanProcessor):
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._in_trouble = False
+        self._failing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
@@ -100,7 +100,7 @@ class SpanExport(SpanProcessor):
         provider.add_span_processor(self)
         return provider.get_tracer(_SCOPE)
 
-    def record(self, span: Finished) -> None:
+    def record(self, span: FinishedSpan) -> None:
         """Take a span that is over.
 
         Built as the SDK hands it to exporters: the SDK's tracer accepts no ids chosen beforehand,
@@ -127,7 +127,7 @@ class SpanExport(SpanProcessor):
         )
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Takes a span, unless there is no room; never waits."""
+        """Queue a span without waiting; drop it if the queue is full."""
         if self._closing or len(self._waiting) >= QUEUE_MAX:
             self._metrics.spans.labels("dropped").inc()
             return
@@ -136,7 +136,7 @@ class SpanExport(SpanProcessor):
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def start(self) -> None:
-        """Begins to send, on the running loop."""
+        """Start the export on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._client = httpx.AsyncClient(
             trust_env=False, timeout=_ANSWER_SECONDS, verify=_tls(self._url)
@@ -144,14 +144,14 @@ class SpanExport(SpanProcessor):
         self._task = self._loop.create_task(self._run(self._client), name="span export")
 
     async def aclose(self) -> None:
-        """Sends what is there; what is not sent within two seconds is dropped."""
+        """Send the queued spans; drop those not sent within two seconds."""
         self._closing = True
         self._wake.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if self._task is not None:
                     await self._task
-        if self._client is not None:  # also where the export was cut off
+        if self._client is not None:  # also after the timeout
             await self._client.aclose()
         self._metrics.spans.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
@@ -174,7 +174,7 @@ class SpanExport(SpanProcessor):
             self._wake.clear()
 
     async def _send(self, client: httpx.AsyncClient) -> None:
-        """One batch, tried twice at most."""
+        """Send one batch, with at most one retry."""
         batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
         if not batch:
             return
@@ -183,12 +183,12 @@ class SpanExport(SpanProcessor):
             body = await _encoded(batch)
             for tried in range(1, _TRIES + 1):
                 answer = await self._post(client, body)
-                if answer is not _Answer.TROUBLE:
-                    result = "exported" if answer is _Answer.TAKEN else "refused"
+                if answer is not _Answer.FAILED:
+                    result = "exported" if answer is _Answer.ACCEPTED else "refused"
                     break
                 if tried < _TRIES:
                     await self._pause()
-        except Exception:  # noqa: BLE001  what cannot be encoded must not end the export
+        except Exception:  # noqa: BLE001  an unencodable span must not end the export
             self._log.exception(
                 "Spans could not be encoded",
                 event_name=EventName.SPANS_UNENCODABLE,
@@ -206,30 +206,30 @@ class SpanExport(SpanProcessor):
                 await _read_to_the_end(response)
                 status = response.status_code
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            return self._trouble(f"{type(error).__name__} {error}".strip())
+            return self._failed(f"{type(error).__name__} {error}".strip())
         if status >= 500 or status in {408, 429}:
-            return self._trouble(f"it answered {status}")
-        if self._in_trouble:
-            self._in_trouble = False
+            return self._failed(f"HTTP status {status}")
+        if self._failing:
+            self._failing = False
             self._log.info(
-                "The trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
+                "Trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
             )
-        return _Answer.TAKEN if 200 <= status <= 299 else _Answer.REFUSED
+        return _Answer.ACCEPTED if 200 <= status <= 299 else _Answer.REFUSED
 
-    def _trouble(self, why: str) -> _Answer:
-        if not self._in_trouble:
-            self._in_trouble = True
+    def _failed(self, why: str) -> _Answer:
+        if not self._failing:
+            self._failing = True
             self._log.warning(
-                "The trace collector does not accept spans",
+                "Trace collector does not accept spans",
                 event_name=EventName.COLLECTOR_FAILED,
                 error=why,
                 error_code=ErrorCode.COLLECTOR_UNAVAILABLE,
             )
-        return _Answer.TROUBLE
+        return _Answer.FAILED
 
 
 async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:
-    """In slices, so that the loop is never kept for more than a few milliseconds."""
+    """Encode in slices, so that the event loop is never blocked for more than a few ms."""
     request = ExportTraceServiceRequest()
     for start in range(0, len(spans), _ENCODED_AT_ONCE):
         request.MergeFrom(encode_spans(spans[start : start + _ENCODED_AT_ONCE]))
@@ -241,7 +241,7 @@ async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:
 def _traces_url(endpoint: str) -> str:
     url = httpx.URL(endpoint)
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError(f"{endpoint!r} is no URL of an HTTP server")
+        raise ValueError(f"{endpoint!r} is not an HTTP URL")
     return f"{endpoint.rstrip('/')}/v1/traces"
 
 
@@ -250,7 +250,7 @@ def _tls(url: str) -> ssl.SSLContext | bool:
 
 
 async def _read_to_the_end(response: httpx.Response) -> None:
-    """So that the connection can be used again; one that never ends is broken off."""
+    """Drain the response so that the connection can be reused, up to a size limit."""
     size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)

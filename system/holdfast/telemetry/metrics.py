@@ -1,7 +1,7 @@
-"""Prometheus metrics of one role. Each instance has a registry of its own: nothing is global.
+"""Prometheus metrics of one role. Each instance has its own registry: nothing is global.
 
-Whoever makes a transition counts it (see README.md for what each metric means). Seconds in names
-are seconds; a counter's name ends in ``_total`` when it is exposed.
+The process that commits a transition counts it. Names carry base units; counters are exposed with
+the suffix ``_total``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class _Parent(Protocol[Made_co]):
 
 
 class Labelled(Generic[Child]):
-    """A metric with labels, its children at hand: one look into a dict for each that is counted.
+    """A metric with labels whose children are cached: one dict lookup per observation.
 
-    At most 300 combinations of values: whatever comes later counts under ``other``, since names of
-    queues come from clients.
+    Cardinality is capped at 300 combinations of values, since clients choose the names of queues;
+    further combinations count under ``other``.
     """
 
     __slots__ = ("_children", "_metric", "_names")
@@ -48,7 +48,7 @@ class Labelled(Generic[Child]):
         self._children: dict[tuple[str, ...], Child] = {}
 
     def labels(self, *values: str) -> Child:
-        """The child of these values, in the order of the names."""
+        """Return the child for label values given in the order of the label names."""
         child = self._children.get(values)
         return self._made(values) if child is None else child
 
@@ -60,7 +60,7 @@ class Labelled(Generic[Child]):
 
 
 class Metrics:
-    """What a role counts. Label values are bounded: routes, queues, announced names, outcomes."""
+    """The metrics of a role. Label values are bounded: routes, queues, names, outcomes."""
 
     def __init__(self, role: str) -> None:
         self.registry = CollectorRegistry()
@@ -68,17 +68,21 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._set_build_info(role)
         # Every role
-        self.loop_turns = self._counter("loop_turns", "Turns of supervised loops", "loop", "result")
+        self.loop_turns = self._counter(
+            "loop_turns", "Iterations of supervised loops", "loop", "result"
+        )
         self.loop_success = self._gauge(
             "loop_last_success_timestamp_seconds",
-            "Unix time of the last turn of a supervised loop that ended well, or of its start",
+            "Unix time of the last successful iteration of a supervised loop, or of its start",
             "loop",
         )
         self.event_loop_lag = self._histogram(
-            "event_loop_lag_seconds", "How late the event loop woke a sleeper", bounds=_LAG_SECONDS
+            "event_loop_lag_seconds",
+            "Delay of the event loop in waking a sleeping coroutine",
+            bounds=_LAG_SECONDS,
         ).labels()
         self.finished = self._counter(
-            "tasks_finished", "Tasks that became terminal by this process", "queue", "outcome"
+            "tasks_finished", "Tasks that this process made terminal", "queue", "outcome"
         )
         self._pool_used = Gauge(
             "holdfast_db_pool_checked_out",
@@ -86,24 +90,26 @@ class Metrics:
             ["pool"],
             registry=self.registry,
         )
-        self._pool_size = self._gauge("db_pool_size", "Connections a pool may have", "pool")
-        self.spans = self._counter("spans", "Finished spans, by what became of them", "result")
+        self._pool_size = self._gauge("db_pool_size", "Maximum connections of a pool", "pool")
+        self.spans = self._counter(
+            "spans", "Finished spans, by the result of their export", "result"
+        )
         for result in ("exported", "dropped", "lost", "refused"):
-            self.spans.labels(result)  # there from the start: an increase from nothing is none
+            self.spans.labels(result)  # rate() needs a first sample of 0
         self._add_api()
         self._add_scheduler()
         self._add_worker()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """What Prometheus scrapes, and its content type.
+        """Return the body of a scrape and its content type.
 
-        ``accept``: the request's header. OpenMetrics, which alone has exemplars, if it asks so.
+        ``accept``: the request's header. Exemplars are included only if it asks for OpenMetrics.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._exposed), content_type
 
     def watch_pool(self, pool: str, used: Callable[[], int], size: int) -> None:
-        """Shows how many connections of a pool are in use, as asked at each scrape."""
+        """Expose the size of a connection pool and the connections in use at each scrape."""
         self._pool_used.labels(pool).set_function(used)
         self._pool_size.labels(pool).set(size)
 
@@ -118,46 +124,53 @@ class Metrics:
 
     def _add_scheduler(self) -> None:
         self.dispatched = self._counter("tasks_dispatched", "Tasks moved to QUEUED", "queue")
-        self.republished = self._plain_counter("hints_republished", "Hints published again")
-        self.amnesia = self._plain_counter("redis_amnesia", "Times Redis was found to be empty")
-        self.workers_lost = self._plain_counter(
-            "workers_marked_dead", "Workers whose lease had expired"
+        self.republished = self._plain_counter(
+            "hints_republished", "Hints published again at their deadline"
         )
-        self.taken_back = self._counter(
-            "attempts_taken_back", "Attempts ended for their worker", "reason"
+        self.hint_losses = self._plain_counter(
+            "redis_amnesia", "Losses of all hints in Redis that were repaired"
+        )
+        self.workers_lost = self._plain_counter(
+            "workers_marked_dead", "Workers marked dead after their lease expired"
+        )
+        self.reclaimed = self._counter(
+            "attempts_taken_back", "Attempts ended by a scheduler for their worker", "reason"
         )
         self.pruned = self._plain_counter("tasks_pruned", "Tasks deleted after their retention")
         self.backlog = self._gauge(
-            "backlog_tasks", "Due tasks that wait in Postgres (counted up to 10,000)", "queue"
+            "backlog_tasks", "Due tasks not dispatched yet (counted up to 10,000)", "queue"
         )
         self.queued = self._gauge(
-            "queued_tasks", "Tasks QUEUED: dispatched, not claimed yet (up to 10,000)", "queue"
+            "queued_tasks", "Tasks dispatched but not claimed yet (counted up to 10,000)", "queue"
         )
         self.oldest_due = self._gauge(
-            "oldest_due_age_seconds", "How long the oldest task that should run waits", "queue"
+            "oldest_due_age_seconds", "Time since the oldest unclaimed task was due", "queue"
         )
         self.dead_letters = Gauge(
             "holdfast_dead_letter_tasks",
-            "Tasks in the dead letter (counted up to 10,000)",
+            "FAILED tasks (counted up to 10,000)",
             registry=self.registry,
         )
-
-        # By the database, for whoever was refused is often a worker that ends before it is scraped.
+        # From the database: the worker that was refused often exits before the next scrape.
         self.stale_write_number = Gauge(
             "holdfast_stale_write_number",
-            "Number of the newest refused write in the database; it grows by one for each",
+            "Sequence number of the latest stale write refused by the fence",
             registry=self.registry,
         )
 
     def _add_worker(self) -> None:
         self.slots = Gauge(
-            "holdfast_worker_slots", "Handlers that may run at once", registry=self.registry
+            "holdfast_worker_slots",
+            "Maximum number of handlers running concurrently",
+            registry=self.registry,
         )
         self.slots_free = Gauge(
             "holdfast_worker_slots_free", "Handlers that could start now", registry=self.registry
         )
-        self.claimed = self._counter("attempts_claimed", "Attempts begun", "queue")
-        self.claims_refused = self._plain_counter("claims_refused", "Hints that granted nothing")
+        self.claimed = self._counter("attempts_claimed", "Attempts started", "queue")
+        self.claims_refused = self._plain_counter(
+            "claims_refused", "Hints whose task could not be claimed"
+        )
         self.attempts = self._counter(
             "attempts_finished", "Attempts ended by their worker", "queue", "name", "outcome"
         )
@@ -165,7 +178,7 @@ class Metrics:
             "stale_writes_refused", "Ends of attempts that the fence refused"
         )
         self.leases_lost = self._plain_counter(
-            "leases_lost", "Attempts whose worker learnt that they were no longer its own"
+            "leases_lost", "Attempts stopped because their worker no longer owned them"
         )
         self.start_seconds = self._histogram(
             "task_start_delay_seconds", "From due to claimed", "queue"
@@ -177,17 +190,17 @@ class Metrics:
             "attempt_run_seconds", "Time in the handler", "queue", "name"
         )
         self.task_seconds = self._histogram(
-            "task_duration_seconds", "From the instant it first was to run to SUCCEEDED", "queue"
+            "task_duration_seconds", "From first due to SUCCEEDED", "queue"
         )
         self.heartbeat_seconds = Gauge(
             "holdfast_heartbeat_duration_seconds",
-            "How long the last heartbeat took to be answered",
+            "Round trip of the last heartbeat",
             registry=self.registry,
         )
 
     def _set_build_info(self, role: str) -> None:
         info = self._gauge(
-            "build_info", "1; which program this process is", "role", "version", "python"
+            "build_info", "Constant 1, labelled with role and versions", "role", "version", "python"
         )
         info.labels(role, version("holdfast"), platform.python_version()).set(1)
 
@@ -211,9 +224,9 @@ class Metrics:
 
 
 class _WithoutCreated(Collector):
-    """A registry without the ``_created`` series, which would double all others.
+    """A registry without the ``_created`` series, which would double the number of series.
 
-    (The library can leave them out itself, but only for all registries of a process at once.)
+    prometheus_client can omit them only for all registries of a process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

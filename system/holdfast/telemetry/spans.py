@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Points to a span of this trace or of another one."""
+    """A reference to a span, possibly of another trace."""
 
     trace_id: str
     span_id: str
@@ -18,7 +18,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """Something that happened at one instant of a span."""
+    """An event within a span."""
 
     name: str
     at: int
@@ -49,8 +49,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A span with its place in the tree: ``last[n]`` tells whether its ancestor at depth n (the
-    last one is itself) is the last child of its parent; empty for a root.
+    """A span with its position in the tree.
+
+    ``last[n]``: whether its ancestor at depth n + 1 is the last child of its parent; the last entry
+    is about the span itself. Empty for a root.
     """
 
     span: Span
@@ -58,9 +60,9 @@ class Branch:
 
 
 def tree(spans: Iterable[Span]) -> list[Branch]:
-    """Every span once: parents before children, siblings by their start.
+    """Return every span once, parents before children, siblings ordered by start.
 
-    A span without its parent, or in a circle of parents, begins a tree of its own.
+    A span whose parent is missing, or that is part of a cycle of parents, becomes a root.
     """
     ordered = sorted(spans, key=lambda span: (span.start, -span.duration, span.span_id))
     ids = {span.span_id for span in ordered}
@@ -71,7 +73,7 @@ def tree(spans: Iterable[Span]) -> list[Branch]:
     roots = [number for number, span in enumerate(ordered) if span.parent_id not in ids]
     branches: list[Branch] = []
     seen: set[int] = set()
-    for root in [*roots, *range(len(ordered))]:  # what no root leads to is a circle
+    for root in [*roots, *range(len(ordered))]:  # spans unreachable from a root form a cycle
         waiting: list[tuple[int, tuple[bool, ...]]] = [(root, ())]
         while waiting:
             number, last = waiting.pop()
@@ -85,9 +87,9 @@ def tree(spans: Iterable[Span]) -> list[Branch]:
 
 
 def family(spans: Sequence[Span], span_id: str) -> list[Span]:
-    """Those that ``span_id`` hangs from, itself and all below it; its trace may hold far more.
+    """Return the ancestors of ``span_id``, the span and its descendants: a part of its trace.
 
-    ``span_id`` itself may be missing: who only made a context exports no span.
+    ``span_id`` itself may be missing: a process may create a context and export no span for it.
     """
     parents = {span.span_id: span.parent_id for span in spans}
     children: dict[str | None, list[str]] = defaultdict(list)

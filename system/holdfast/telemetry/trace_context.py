@@ -27,7 +27,7 @@ Attributes = Mapping[str, AttributeValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class TimedEvent:
     """Something at one instant of a span, in nanoseconds since 1970."""
 
     name: str
@@ -36,7 +36,7 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedSpan:
     """A span that is over. Instants in nanoseconds since 1970.
 
     ``error``: the ``error.type`` of the failure; never its message, which may hold payload.
@@ -50,7 +50,7 @@ class Finished:
     kind: SpanKind = SpanKind.INTERNAL
     attributes: Attributes = field(default_factory=dict)
     links: Sequence[SpanContext] = ()
-    events: Sequence[Happening] = ()
+    events: Sequence[TimedEvent] = ()
     error: str | None = None
 
 

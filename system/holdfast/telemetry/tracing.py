@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.trace_context import (
     Attributes,
-    Finished,
+    FinishedSpan,
     new_child,
     new_root,
     new_traceparent,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Tracing:
-    """Made by ``create_tracing``. ``recording``: whether there is a collector to send spans to."""
+    """Made by ``create_tracing``. ``recording``: whether spans are exported to a collector."""
 
     def __init__(self, ratio: float, export: SpanExport | None) -> None:
         self.recording = export is not None
@@ -39,45 +39,45 @@ class Tracing:
             self._tracer = export.tracer()
 
     def start(self) -> None:
-        """Begins to export, on the running loop."""
+        """Start the export on the running loop."""
         if self._export is not None:
             self._export.start()
 
     async def aclose(self) -> None:
-        """Exports what is there, within a bounded time."""
+        """Export the queued spans within a bounded time."""
         if self._export is not None:
             await self._export.aclose()
 
     def wants(self, text: str | None) -> bool:
-        """Whether spans of the trace of that traceparent are recorded here."""
+        """Whether this process records spans of that trace."""
         return self.recording and traceparent.is_sampled(text)
 
     def root(self) -> SpanContext:
-        """The context of a span that begins a trace; the ratio decides whether it is sampled."""
+        """Return the context of a new trace, sampled by the ratio."""
         return new_root(self._ratio)
 
     def new_traceparent(self) -> str:
-        """The text of ``root()`` without its context."""
+        """Return the traceparent of a new trace, sampled by the ratio."""
         return new_traceparent(self._ratio)
 
     def sampled_root(self) -> SpanContext:
-        """The same, whatever the ratio."""
+        """Return the context of a new trace that is always sampled."""
         return new_root(1.0)
 
     def child(self, parent: SpanContext) -> SpanContext:
         """The context of a span below ``parent``."""
         return new_child(parent)
 
-    def record(self, span: Finished) -> None:
+    def record(self, span: FinishedSpan) -> None:
         """Record a finished span; may be called on any thread."""
         if self._export is not None:
             self._export.record(span)
 
     @contextmanager
     def span(self, name: str, kind: SpanKind, attributes: Attributes) -> Iterator[trace.Span]:
-        """A span around a block, below the current one and itself the current one meanwhile.
+        """Run a block within a new current span below the current one; on any thread.
 
-        On any thread. An exception is told by its type only: its message may hold payload.
+        Exceptions are recorded by type only: messages may contain payloads.
         """
         with self._tracer.start_as_current_span(
             name,
@@ -105,10 +105,10 @@ def create_tracing(
     version: str,
     export_seconds: float = 1.0,
 ) -> Tracing:
-    """``endpoint`` None: contexts are made, spans are not recorded.
+    """Create the tracing of a process; without ``endpoint`` contexts exist but no spans.
 
     Raises:
-        ValueError: the endpoint is no URL.
+        ValueError: the endpoint is not an HTTP URL.
     """
     if endpoint is None:
         return Tracing(ratio, None)

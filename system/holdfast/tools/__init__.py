@@ -1,1 +1,1 @@
-"""Tools of the command line: doctor and trace."""
+"""Command-line tools: doctor and trace."""

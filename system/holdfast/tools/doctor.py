@@ -1,4 +1,4 @@
-"""``holdfast doctor``: check that the environment is what Holdfast needs."""
+"""``holdfast doctor``: check that a deployment meets the requirements of Holdfast."""
 
 from __future__ import annotations
 
@@ -63,22 +63,24 @@ async def _postgres(settings: Settings) -> AsyncIterator[CheckResult]:
     yield CheckResult("ok" if recent else "bad", "Postgres", f"{facts['version']} (15 or newer)")
     for name in ("synchronous_commit", "fsync"):
         off = facts[name] == "off"
-        detail = f"{facts[name]}" + (": a crash loses tasks that were answered 201" if off else "")
+        detail = f"{facts[name]}" + (
+            ": a crash loses tasks that were acknowledged with 201" if off else ""
+        )
         yield CheckResult("bad" if off else "ok", name, detail)
     endless = facts["idle_timeout"] == "0"
-    advice = ": a half-open connection can hold row locks for ever; set 60s" if endless else ""
+    advice = ": a half-open connection can hold row locks indefinitely; set 60s" if endless else ""
     yield CheckResult(
         "warning" if endless else "ok",
         "idle_in_transaction_session_timeout",
         f"{facts['idle_timeout']}{advice}",
     )
-    # The only use of this machine's clock: nothing is decided by it.
+    # The only use of this machine's clock; no decision depends on it.
     difference = abs((datetime.now(UTC) - facts["clock"]).total_seconds())  # noqa: TID251
     near = difference <= _CLOCK_DIFFERENCE_SECONDS_MAX
     yield CheckResult(
         "ok" if near else "warning",
         "clock",
-        f"{difference:.2f} s apart from the database's, which is the one that decides",
+        f"{difference:.2f} s from the database's clock, which decides when tasks are due",
     )
 
 
@@ -92,5 +94,7 @@ async def _redis(settings: Settings) -> AsyncIterator[CheckResult]:
     finally:
         await queue.close()
     fits = policy == "noeviction"
-    advice = "" if fits else ": hints that are evicted wait for their deadline; set noeviction"
+    advice = (
+        "" if fits else ": an evicted hint delays its task until the hint deadline; set noeviction"
+    )
     yield CheckResult("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")

@@ -1,4 +1,4 @@
-"""Traces out of Jaeger, by its query API (``/api/traces``, which 1.x and 2.x both serve)."""
+"""Read traces from Jaeger's query API (``/api/traces``, which 1.x and 2.x both serve)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import httpx
 from holdfast.telemetry.spans import Link, Span, SpanEvent
 
 _TIMEOUT_SECONDS = 10.0
-_ID_DIGITS = {"trace": 32, "span": 16}  # Jaeger leaves leading zeros out
+_ID_DIGITS = {"trace": 32, "span": 16}  # Jaeger omits leading zeros
 
 
 class JaegerError(RuntimeError):
-    """Jaeger did not answer, or not as Jaeger does; the message names its URL."""
+    """Jaeger did not answer, or the answer is not Jaeger's; the message names the URL."""
 
 
 class JaegerQuery:
-    """A client of one Jaeger; an asynchronous context manager."""
+    """Client of a Jaeger server; an asynchronous context manager."""
 
     def __init__(self, url: str) -> None:
-        """``url``: of the page and the query API, as ``http://127.0.0.1:16686``."""
+        """``url``: base URL of the UI and the query API, such as ``http://127.0.0.1:16686``."""
         self.url = url.rstrip("/")
         self._client = httpx.AsyncClient(
             base_url=self.url, timeout=_TIMEOUT_SECONDS, trust_env=False
@@ -41,32 +41,34 @@ class JaegerQuery:
         await self._client.aclose()
 
     def page(self, trace_id: str) -> str:
-        """The URL at which a browser shows a trace."""
+        """Return the URL of the UI page of a trace."""
         return f"{self.url}/trace/{trace_id}"
 
     async def trace(self, trace_id: str) -> list[Span]:
-        """All spans of a trace that are there by now; none if there is no such trace.
+        """Return the spans of a trace received so far; empty if there is no such trace.
 
         Raises:
-            JaegerError: there was no answer of a Jaeger.
+            JaegerError: Jaeger did not answer.
         """
         return _spans(await self._get(f"/api/traces/{trace_id}"))
 
     async def of_task(self, service: str, task_id: str, limit: int = 20) -> list[Span]:
-        """All spans of the traces in which ``service`` did something for a task.
+        """Return all spans of the traces in which ``service`` has a span of the task.
 
         Raises:
-            JaegerError: there was no answer of a Jaeger.
+            JaegerError: Jaeger did not answer.
         """
         tags = json.dumps({"holdfast.task.id": task_id})
         query = {"service": service, "tags": tags, "limit": str(limit), "start": "0"}
         return _spans(await self._get("/api/traces", query))
 
     async def between(self, service: str, first: int, last: int) -> list[Span]:
-        """All spans of the traces in which ``service`` began something from ``first`` to ``last``.
+        """Return all spans of the traces in which ``service`` started a span in a time range.
+
+        ``first`` and ``last`` are microseconds since the epoch.
 
         Raises:
-            JaegerError: there was no answer of a Jaeger.
+            JaegerError: Jaeger did not answer.
         """
         query = {"service": service, "start": str(first), "end": str(last), "limit": "20"}
         return _spans(await self._get("/api/traces", query))
@@ -75,14 +77,14 @@ class JaegerQuery:
         try:
             answer = await self._client.get(path, params=query)
             if answer.status_code == httpx.codes.NOT_FOUND and "errors" in answer.json():
-                return []  # this is how it says: no such trace
+                return []  # Jaeger's answer for an unknown trace
             answer.raise_for_status()
             return answer.json()["data"]
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            told = str(error) or type(error).__name__
-            raise JaegerError(f"no answer from Jaeger at {self.url}: {told}") from error
+            reason = str(error) or type(error).__name__
+            raise JaegerError(f"no answer from Jaeger at {self.url}: {reason}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise JaegerError(f"what answers at {self.url} is no Jaeger") from error
+            raise JaegerError(f"the server at {self.url} is not Jaeger") from error
 
 
 def _spans(traces: Sequence[Mapping[str, Any]]) -> list[Span]:
@@ -96,7 +98,7 @@ def _spans(traces: Sequence[Mapping[str, Any]]) -> list[Span]:
 def _span(entry: Mapping[str, Any], process: Mapping[str, Any]) -> Span:
     attributes = _values(entry.get("tags"))
     links = [(reference["refType"], _link(reference)) for reference in entry["references"] or []]
-    # The parent is the first reference of its kind; links come as references, too.
+    # The parent is the first CHILD_OF reference; all other references are links.
     parent = next((link for kind, link in links if kind == "CHILD_OF"), None)
     return Span(
         trace_id=_id(entry["traceID"], "trace"),

@@ -1,4 +1,4 @@
-"""Text as a terminal shows it: counted in cells, with nothing in it that moves the cursor."""
+"""Measure and cut text in terminal cells, free of characters that move the cursor."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import unicodedata
 
 
 def clean(text: str) -> str:
-    """One line: control characters, line breaks and lone surrogates are shown as ``?``."""
+    """Replace control characters, line breaks and lone surrogates by ``?``."""
     return "".join("?" if unicodedata.category(char)[0] == "C" else char for char in text)
 
 
 def cells(text: str) -> int:
-    """How many columns a clean text takes."""
+    """Return the number of columns of a clean text."""
     return len(text) if text.isascii() else sum(map(_cells, text))
 
 
 def cut(text: str, width: int) -> str:
-    """At most ``width`` columns of a clean text; ``…`` stands for what is left out."""
+    """Cut a clean text to at most ``width`` columns; ``…`` marks the omission."""
     if cells(text) <= width:
         return text
     kept, room = [], width - 1
@@ -29,7 +29,7 @@ def cut(text: str, width: int) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """Exactly ``width`` columns: cut, or filled up with blanks."""
+    """Cut or pad a clean text to exactly ``width`` columns."""
     short = cut(text, width)
     return short + " " * (width - cells(short))
 

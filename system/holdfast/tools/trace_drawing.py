@@ -1,4 +1,4 @@
-"""Draws spans for a terminal: a tree beside bars on one time axis. A pure function of the spans."""
+"""Draw spans for a terminal: a tree beside bars on one time axis. Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from holdfast.telemetry.spans import Branch, Span, SpanEvent, tree
 from holdfast.tools.text_cells import cells, clean, cut, fit
 
 FAULTS = "holdfast-chaos"
-"""Spans of this service are what the chaos harness did to the system."""
+"""Service name of the spans of injected faults."""
 WORKERS = "holdfast-worker"
 WAITS = frozenset({"scheduled", "starved", "queued"})
 
 _SERVICE_WIDTH = 9
 _TIME_WIDTH = 7
 _BARS_MIN = 16
-_WORK, _WAIT, _INSTANT, _EVENT, _STRIKE, _SINCE, _CROSSED = "━", "╌", "◆", "●", "▓", "┊", "┿"
+_WORK, _WAIT, _INSTANT, _EVENT, _FAULT, _ONSET, _CROSSED = "━", "╌", "◆", "●", "▓", "┊", "┿"
 _LEGEND = "  ".join(
     [
         f"{_WORK} work",
         f"{_WAIT} wait",
         f"{_INSTANT} instant",
         f"{_EVENT} event",
-        f"{_STRIKE} fault, began {_SINCE}",
+        f"{_FAULT} fault, began {_ONSET}",
     ]
 )
 _RED, _YELLOW, _DIM, _BOLD = 31, 33, 2, 1
@@ -39,7 +39,7 @@ _HOUR, _DAY = 60 * _MINUTE, 24 * 60 * _MINUTE
 
 
 def show(spans: Sequence[Span]) -> None:
-    """Draws on stdout, as wide as the terminal; in colours only if it is one."""
+    """Print the drawing as wide as the terminal; in colour only if stdout is one."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     drawing = draw(spans, shutil.get_terminal_size().columns, colour=colour)
     encoding = sys.stdout.encoding or "ascii"
@@ -47,10 +47,10 @@ def show(spans: Sequence[Span]) -> None:
 
 
 def draw(spans: Sequence[Span], width: int, *, colour: bool = False) -> str:
-    """The whole drawing: a heading, one row for each span with its notes, a legend.
+    """Return the drawing: a heading, one row per span with its notes, a legend.
 
-    No line is wider than ``width`` columns (colours take none). Waits, events, errors, links and
-    faults (spans of the service `FAULTS`) are marked, and each fault goes through all bars.
+    No line exceeds ``width`` columns. Waits, events, errors, links and faults (spans of the service
+    ``FAULTS``) are marked; the start of each fault is drawn through all bars.
     """
     if not spans:
         return cut("no spans", width)
@@ -58,7 +58,7 @@ def draw(spans: Sequence[Span], width: int, *, colour: bool = False) -> str:
 
 
 def short_time(microseconds: int) -> str:
-    """A duration in at most seven columns: ``850 µs``, ``4.10 ms``, ``3.21 s``, ``2m 05s``."""
+    """Format a duration in at most 7 columns: ``850 µs``, ``4.10 ms``, ``3.21 s``, ``2m 05s``."""
     if microseconds < _MILLISECOND:
         return f"{microseconds} µs"
     if microseconds < _MINUTE:
@@ -88,7 +88,7 @@ class _Drawing:
         names = max(2 * len(branch.last) + cells(_label(branch.span)) for branch in self._branches)
         self._name_width = max(8, min(names, (width - fixed) * 11 // 20))
         self._bar_width = width - fixed - self._name_width
-        if self._bar_width < _BARS_MIN:  # too narrow for a picture: the numbers must do
+        if self._bar_width < _BARS_MIN:  # too narrow for bars: numbers only
             self._name_width, self._bar_width = max(1, width - fixed), 0
         self._names = {(span.trace_id, span.span_id): _label(span) for span in spans}
         self._runners = {
@@ -144,7 +144,7 @@ class _Drawing:
     def _bar(self, span: Span) -> str:
         if not self._bar_width:
             return ""
-        bar = [_SINCE if at in self._faults else " " for at in range(self._bar_width)]
+        bar = [_ONSET if at in self._faults else " " for at in range(self._bar_width)]
         first, last = self._column(span.start), self._column(max(span.start, span.end - 1))
         stroke = _stroke(span)
         for at in range(first, last + 1):
@@ -154,12 +154,12 @@ class _Drawing:
         return "".join(bar)
 
     def _column(self, at: int) -> int:
-        """Where an instant stands in the bars; one outside of the picture, at its edge."""
+        """Return the column of an instant within the bars, clamped to their edges."""
         return max(0, min(self._bar_width - 1, (at - self._start) * self._bar_width // self._total))
 
     def _notes(self, span: Span) -> Iterator[tuple[str, int]]:
-        if told := _told(span, self._runner(span)):
-            yield told, _RED if span.error else _DIM
+        if outcome := _outcome(span, self._runner(span)):
+            yield outcome, _RED if span.error else _DIM
         for link in span.links:
             name = self._names.get((link.trace_id, link.span_id))
             where = f"after {name}" if name else f"see trace {clean(link.trace_id)}"
@@ -176,13 +176,14 @@ class _Drawing:
         return self._room_left(_stems(branch.last)) + ("│ " if has_children else "  ")
 
     def _room_left(self, stem: str) -> str:
-        """A very deep stem without its beginning, so that names have half of their column."""
+        """Shorten a deep stem on the left, so that names keep half of their column."""
         most = self._name_width // 2
         return stem if len(stem) <= most else "…" + stem[len(stem) - most + 1 :]
 
     def _runner(self, span: Span) -> str:
-        """The process that ran an attempt, "" if unknown: its own spans say it, the take-back's
-        do not.
+        """Return the process that ran an attempt, or "" if unknown.
+
+        The attempt's own spans name it; the span of a reclaim does not.
         """
         return self._runners.get(_attempt_of(span), "")
 
@@ -205,7 +206,7 @@ def _colour_of(span: Span) -> int:
 def _utc(microseconds: int) -> str:
     try:
         return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%d %H:%M:%S} UTC"
-    except OverflowError:  # a clock that lies by thousands of years
+    except OverflowError:  # a clock that is wrong by thousands of years
         return f"{microseconds} µs"
 
 
@@ -215,7 +216,7 @@ def _count(number: int, noun: str) -> str:
 
 def _stroke(span: Span) -> str:
     if span.service == FAULTS:
-        return _STRIKE
+        return _FAULT
     if span.name in WAITS:
         return _WAIT
     return _WORK if span.duration > 0 else _INSTANT
@@ -239,8 +240,8 @@ def _stems(last: Iterable[bool]) -> str:
     return "".join("  " if is_last else "│ " for is_last in last)
 
 
-def _told(span: Span, runner: str) -> str:
-    """Who ran an attempt and how it ended; of any other span only what went wrong."""
+def _outcome(span: Span, runner: str) -> str:
+    """Describe who ran an attempt and how it ended; for any other span, only its error."""
     attributes = span.attributes
     words = []
     if worker := attributes.get("holdfast.worker.id"):
@@ -256,6 +257,8 @@ def _told(span: Span, runner: str) -> str:
 
 
 def _event_label(event: SpanEvent) -> str:
-    said: Mapping[str, Any] = event.attributes
-    words = [f"{key.removeprefix('holdfast.')}={value}" for key, value in sorted(said.items())]
+    attributes: Mapping[str, Any] = event.attributes
+    words = [
+        f"{key.removeprefix('holdfast.')}={value}" for key, value in sorted(attributes.items())
+    ]
     return clean(f"{event.name} ({', '.join(words)})" if words else event.name)

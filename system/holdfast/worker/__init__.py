@@ -1,1 +1,1 @@
-"""The worker process: claim, run, finish, heartbeat."""
+"""The worker process: claim tasks, run their handlers, finish attempts, keep the lease."""

@@ -1,4 +1,4 @@
-"""One attempt: run its handler and decide how it ended. Nothing here talks to the database."""
+"""One attempt: run its handler and classify the outcome. Accesses no database."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from holdfast.model.claim import Failure, Grant, Success
 from holdfast.model.lifecycle import Reason
 from holdfast.runtime.supervision import cancelled_from_outside
 
-_DELAY_SECONDS_MAX = 3650 * 86400.0  # an instant that Postgres can store
+_DELAY_SECONDS_MAX = 3650 * 86400.0  # keeps due times within what Postgres can store
 _TRACEBACK_CHARACTERS_MAX = 16_000
 _MESSAGE_CHARACTERS_MAX = 2_000
 
 _REASONS = {
     StopReason.CANCEL_REQUESTED: Reason.CANCELLED,
     StopReason.TIMED_OUT: Reason.TIMED_OUT,
-    StopReason.SHUTTING_DOWN: Reason.HANDED_BACK,
+    StopReason.SHUTTING_DOWN: Reason.RELEASED,
 }
 
 
@@ -44,7 +44,7 @@ class RunningAttempt:
         cancellation: Cancellation,
         commit: Commit,
     ) -> None:
-        """``context`` is the handler's view of ``cancellation`` and ``commit``."""
+        """Share ``cancellation`` and ``commit`` with the handler's ``context``."""
         self.grant = grant
         self.handler = handler
         self.context = context
@@ -56,25 +56,25 @@ class RunningAttempt:
 
     @property
     def span(self) -> AttemptSpan | None:
-        """Its span, None where none is recorded."""
+        """The span of the attempt, None if not sampled."""
         return self._commit.span
 
     @property
     def committed(self) -> bool:
-        """Whether ``ctx.transaction()`` committed: the task is SUCCEEDED and nothing is left."""
+        """Whether ``ctx.transaction()`` committed: the task is SUCCEEDED already."""
         return self._commit.committed
 
     @property
     def stopping(self) -> bool:
-        """Whether its handler was told to stop."""
+        """Whether a stop of the handler was requested."""
         return self._cancellation.requested
 
     async def run(
         self, executor: Executor, *, uniform: float, result_bytes_max: int
     ) -> Success | Failure | None:
-        """Run the handler and return its end; None when there is nothing left to write.
+        """Run the handler and return the end to write; None if there is none.
 
-        ``uniform`` in [0, 1) picks the jitter of the delay before a retry.
+        ``uniform`` in [0, 1) sets the jitter of the retry delay.
         """
         loop = asyncio.get_running_loop()
         timeout = loop.call_later(self.context.remaining_seconds(), self.stop, StopReason.TIMED_OUT)
@@ -88,15 +88,15 @@ class RunningAttempt:
             self.ended = True
         return self._end(value, uniform=uniform, result_bytes_max=result_bytes_max)
 
-    async def released(self) -> None:
-        """Wait until the thread of a plain function is free; return at once for coroutines."""
+    async def wait_for_thread(self) -> None:
+        """Wait until the thread of a plain function has ended; no-op for coroutines."""
         if self._thread is not None and not self._thread.done():
             await asyncio.gather(asyncio.wrap_future(self._thread), return_exceptions=True)
 
     def stop(self, reason: StopReason) -> None:
-        """Tell the handler to stop: ``ctx.cancelled``, and CancelledError in a coroutine.
+        """Request the handler to stop: sets ``ctx.cancelled`` and cancels a coroutine.
 
-        A thread cannot be stopped: its attempt ends here, and the fence refuses later writes.
+        A thread cannot be cancelled: its attempt ends here, and the fence refuses later writes.
         """
         if self.ended or self._cancellation.requested:
             return
@@ -131,14 +131,14 @@ class RunningAttempt:
 
     def _unsuccessful(self, value: Any, uniform: float) -> Failure:
         if self._commit.unknown:
-            # The COMMIT may have been applied; under this epoch the fence accepts only one of both.
+            # The COMMIT may have been applied: the fence accepts one end per epoch.
             return self._failed(value, uniform)
         if isinstance(value, asyncio.CancelledError):
             return self._stopped(value, uniform)
         if isinstance(value, Discard):
             return self._failure(Reason.DISCARDED, 0.0, value)
-        if self._cancellation.reason is StopReason.SHUTTING_DOWN:  # it failed while cleaning up
-            return self._failure(Reason.HANDED_BACK, 0.0, value)
+        if self._cancellation.reason is StopReason.SHUTTING_DOWN:  # it raised during its clean-up
+            return self._failure(Reason.RELEASED, 0.0, value)
         return self._failed(value, uniform)
 
     def _stopped(self, error: asyncio.CancelledError, uniform: float) -> Failure:
@@ -160,7 +160,7 @@ class RunningAttempt:
         return self._failure(Reason.FAILED, self._delay(uniform, asked), error)
 
     def _delay(self, uniform: float, asked_seconds: float | None = None) -> float:
-        """Return the delay the handler asked for, else its backoff, within what Postgres stores."""
+        """Return the delay requested by ``Retry``, else by the backoff, within the maximum."""
         delay = asked_seconds
         if delay is None:
             delay = self.handler.backoff.delay_seconds(max(1, self.grant.failures), uniform)
@@ -171,19 +171,19 @@ class RunningAttempt:
 
 
 async def _outcome(call: asyncio.Future[Any]) -> Any:
-    """Return what the call returned or raised; raise only the cancellation of this task."""
+    """Return the result or exception of the call; raise only the cancellation of this task."""
     try:
         return await call
     except asyncio.CancelledError as error:
         if cancelled_from_outside():
             raise
         return error
-    except BaseException as error:  # noqa: BLE001  every way a handler can end is an answer
+    except BaseException as error:  # noqa: BLE001  every outcome of a handler is classified
         return error
 
 
 async def _contained(call: Any) -> Any:
-    """Run a coroutine so that ``sys.exit`` in it fails the attempt and not the worker."""
+    """Await a coroutine so that ``sys.exit`` in it fails the attempt, not the worker."""
     try:
         return await call
     except asyncio.CancelledError as error:
@@ -195,7 +195,7 @@ async def _contained(call: Any) -> Any:
 
 
 def _contained_call(function: Any, context: Context, payload: Any) -> Any:
-    """Do the same in a thread, where StopIteration could not be passed to the loop either."""
+    """Call a plain function likewise; StopIteration cannot pass through a future."""
     try:
         return function(context, payload)
     except (SystemExit, KeyboardInterrupt, StopIteration) as error:
@@ -209,11 +209,11 @@ def _explained(error: BaseException) -> RuntimeError:
 
 
 def _detail(error: Any) -> str:
-    """Return the error as JSON that Postgres can store, whatever its text is."""
+    """Return the error as JSON that Postgres can store: bounded, without NUL and surrogates."""
     explanation = {"type": type(error).__name__, "message": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     if isinstance(error, BaseException) and not isinstance(error, Retry | Discard):
         lines = "".join(traceback.format_exception(error))
-        if len(lines) > _TRACEBACK_CHARACTERS_MAX:  # either end may be one endless message
+        if len(lines) > _TRACEBACK_CHARACTERS_MAX:  # either end may be one very long message
             half = _TRACEBACK_CHARACTERS_MAX // 2
             lines = f"{lines[:half]}\n...\n{lines[-half:]}"
         explanation["traceback"] = lines

@@ -1,12 +1,12 @@
-"""Claim tasks: read hints for free slots, claim their tasks, start what was granted.
+"""Claim tasks: read hints for free slots, claim their tasks, start the grants.
 
-A quarantined task (one more loss would make it FAILED) is granted only to a worker in which nothing
-else runs. Its hint is held here, unacked: this worker starts nothing more until its slots are idle
-and claims the task then. Meanwhile it asks again now and then, since another worker may have run
-it. Hints of further quarantined tasks are requeued for other workers.
+A quarantined task (one more loss would make it FAILED) is granted only to an idle worker. Its hint
+is held here, unacked: this worker starts nothing else until its slots are idle, then claims the
+task. Meanwhile it retries the claim periodically, since another worker may have run the task. Hints
+of further quarantined tasks are requeued for other workers.
 
-Nothing is claimed while the lease may be over: what a dead worker is granted is reclaimed at once,
-and each time counts as a loss of the task (``max_losses`` makes it FAILED).
+Nothing is claimed while the lease may have expired: a grant to a dead worker is reclaimed
+immediately, and every reclaim counts as a loss of the task (``max_losses`` makes it FAILED).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import Claimed
 from holdfast.model.dispatch import Hint
 from holdfast.queue.hints import Delivery, HintQueue
-from holdfast.runtime.supervision import Loops, wait_for_event
+from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.settings import Settings
 from holdfast.store.resend import Unanswered, until_answered
 from holdfast.store.store import Store
@@ -37,20 +37,20 @@ _CLAIM_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """How an incarnation ends: ``loops`` stop, then the grace runs out; or the lease is lost."""
+    """The shutdown of an incarnation: ``loops`` stop and the grace runs out, or it is dead."""
 
-    loops: Loops
+    loops: LoopSupervisor
     lease: Lease
     grace_left: Callable[[], float]
 
     @property
     def due(self) -> bool:
-        """Whether there is no time left to wait for an answer."""
+        """Whether to stop waiting for a reply from Postgres."""
         return self.lease.dead.is_set() or self.grace_left() <= 0
 
 
 class Claimer:
-    """Reads and claims once per ``claim_once``; call ``leave`` after the last one."""
+    """Reads hints and claims in ``claim_once``; call ``leave`` after the last one."""
 
     def __init__(
         self,
@@ -75,23 +75,23 @@ class Claimer:
         self._claims_sent = 0
         self._claims_in_flight = 0
         self._reread = False
-        self._quarantined: Delivery | None = None  # held until nothing else runs here
+        self._quarantined: Delivery | None = None  # its hint, held until this worker is idle
 
     def claim_mark(self) -> int | None:
-        """Return a mark for ``no_claim_since``, None while a claim is in flight."""
+        """Return a mark to pass to ``no_claim_since``; None while a claim is in flight."""
         return None if self._claims_in_flight else self._claims_sent
 
     def no_claim_since(self, mark: int | None) -> bool:
         """Whether no claim was in flight when ``mark`` was taken, and none was sent since.
 
-        Only then does a heartbeat sent after the mark tell strays from new grants: an attempt it
-        lists that is unknown here cannot be one whose grant is still on its way.
+        Only then can an attempt that is unknown here, but listed by a heartbeat sent after the
+        mark, not be a grant whose reply is still in flight.
         """
         return mark == self._claims_sent
 
     async def claim_once(self) -> None:
-        """Wait for slots, read hints for them and claim; or wait for exclusive use."""
-        # A round that fails may have read hints, or claimed without acking: read those again.
+        """Wait for free slots, read hints and claim; or claim the held quarantined task."""
+        # A failed iteration may have read hints, or claimed without acking: read those again.
         reread, self._reread = self._reread, True
         if self._quarantined is not None:
             await self._claim_quarantined(self._quarantined)
@@ -100,9 +100,9 @@ class Claimer:
         self._reread = reread
 
     async def leave(self) -> None:
-        """Requeue the hint of a quarantined task that is held here, if any."""
+        """Requeue the held hint of a quarantined task, if any."""
         if self._quarantined is None or self._shutdown.lease.dead.is_set():
-            return  # a scheduler drains the hints of a dead worker
+            return  # a scheduler drains the consumer of a dead worker
         try:
             await self._queue.requeue([self._quarantined])
         except Unavailable as error:
@@ -113,7 +113,7 @@ class Claimer:
             )
 
     async def _read_and_take(self, *, pending: bool) -> bool:
-        """Whether there were any hints."""
+        """Read hints and claim their tasks; return whether there were any hints."""
         deliveries = await self._queue.read(
             self._worker_id,
             self._settings.queues,
@@ -128,7 +128,7 @@ class Claimer:
         return bool(deliveries)
 
     async def _free_slots(self) -> int:
-        """Wait for as many free slots as there are queues to read, up to the read timeout."""
+        """Wait up to the read timeout for one free slot per queue; return the free slots."""
         least = len(self._settings.queues)
         await self._slots.wait(
             lambda: self._slots.free >= least or self._shutdown.loops.stopping, READ_BLOCK_SECONDS
@@ -164,10 +164,10 @@ class Claimer:
         await self._queue.ack(settled)
 
     async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
-        """Send the claim until it is answered, under a lease and always with the same token.
+        """Resend the claim with the same token until it is answered, only while the lease holds.
 
-        Returns the answer and the loop's time when the answered claim was sent. The answer is None
-        if the worker is dead, or if the grace of a shutdown ran out without Postgres.
+        Returns the answer and when the answered claim was sent, by the event loop's clock. The
+        answer is None if the worker is dead or the shutdown's grace ran out.
         """
         token, exclusive = uuid4(), self._slots.idle
         clock = asyncio.get_running_loop().time
@@ -186,7 +186,7 @@ class Claimer:
 
         async def again(error: Unanswered) -> bool:
             self._log.warning(
-                "Claim got no reply; sending it again",
+                "Claim got no reply; resending it",
                 event_name=EventName.CLAIM_RESENT,
                 hints=len(hints),
                 error=error,
@@ -202,7 +202,7 @@ class Claimer:
             self._claims_in_flight -= 1
         if claimed is not None and claimed.again:
             self._log.warning(
-                "Claim of unknown outcome had been committed",
+                "Claim of unknown outcome was already committed",
                 event_name=EventName.CLAIM_ALREADY_COMMITTED,
                 grants=claimed.again,
             )
@@ -220,7 +220,7 @@ class Claimer:
         self._quarantined = delivery
 
     async def _claim_quarantined(self, delivery: Delivery) -> None:
-        """Claim the held task once nothing else runs, or ask whether another worker has run it."""
+        """Claim the held task once idle; else check whether another worker has run it."""
         loops = self._shutdown.loops
         idle = await self._slots.wait(
             lambda: self._slots.idle or loops.stopping, READ_BLOCK_SECONDS
@@ -230,12 +230,12 @@ class Claimer:
         await self._take([delivery])
         if self._quarantined is None:
             return
-        if self._slots.stuck:  # a handler that ignores its stop would block this worker
+        if self._slots.stuck:  # a handler that ignores its cancellation would block this worker
             self._log.warning(
                 "Running attempts do not end; leaving the quarantined task to other workers",
                 event_name=EventName.QUARANTINED_TASK_SKIPPED,
             )
             self._quarantined = None
             await self._queue.ack([delivery])  # republished at its deadline
-        elif idle:  # the database still has another attempt here: a heartbeat resolves that
+        elif idle:  # the database records another attempt here; a heartbeat will release it
             await loops.sleep(_RESEND_SECONDS)

@@ -1,19 +1,13 @@
-"""Run claimed attempts: call the handler, have the end written, emit its telemetry.
+"""Execute grants: run the handler, write the end of the attempt, emit its telemetry.
 
-A quarantined task has the worker to itself: if it kills the process, it kills no other attempt.
+A quarantined task runs exclusively: if it crashes the process, no other attempt is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from concurrent.futures import ThreadPoolExecutor
 
-from holdfast.handlers.cancellation import Cancellation, StopReason
-from holdfast.handlers.commit import Commit
-from holdfast.handlers.context import Context
-from holdfast.handlers.registry import Registry
-from holdfast.handlers.transactions import Transactions
+from holdfast.handlers.cancellation import StopReason
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
@@ -24,19 +18,19 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.worker.attempt import RunningAttempt
 from holdfast.worker.finisher import Finisher
+from holdfast.worker.handler_runner import HandlerRunner
 from holdfast.worker.slot_pool import SlotPool
 
 _CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
 
 
 class Executor:
-    """The attempts of one worker; ``attempts`` are those whose handlers have not ended yet."""
+    """Executes the attempts of one worker; ``attempts`` are those not settled yet."""
 
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
-        transactions: Transactions,
+        handlers: HandlerRunner,
         finisher: Finisher,
         slots: SlotPool,
         telemetry: WorkerInstrumentation,
@@ -44,15 +38,12 @@ class Executor:
     ) -> None:
         self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
-        self._settings = settings
-        self._registry = registry
-        self._transactions = transactions
+        self._unknown_name_seconds = settings.unknown_name_seconds
+        self._handlers = handlers
         self._finisher = finisher
         self._telemetry = telemetry
         self._log = log
-        self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
-        self._releasing: set[AttemptKey] = set()  # attempts without a handler, about to be ended
-        self._jitter = random.Random()
+        self._releasing: set[AttemptKey] = set()  # attempts without a handler, until settled
 
     @property
     def known(self) -> set[AttemptKey]:
@@ -62,32 +53,22 @@ class Executor:
     def begin(
         self, grant: Grant, started: float, *, batch_traceparent: str | None, stopping: bool
     ) -> None:
-        """Run the handler of a grant; its timeout runs from ``started``, by the loop's clock.
+        """Start the handler of a grant; its timeout runs from ``started``, by the loop's clock.
 
-        ``stopping``: the worker is shutting down; the attempt is stopped before it begins.
+        ``stopping``: the worker is shutting down; the attempt is stopped before it starts.
         """
         span = self._telemetry.claimed(grant, batch_traceparent)
-        handler = self._registry.get(grant.name)
-        if handler is None:
+        attempt = self._handlers.prepare(grant, span, started)
+        if attempt is None:
             self._log.warning(
                 "No handler is registered for this task name",
                 event_name=EventName.HANDLER_MISSING,
                 task_id=str(grant.task_id),
                 name=grant.name,
             )
-            end = _unknown_name(grant, self._settings.unknown_name_seconds)
+            end = _unknown_name(grant, self._unknown_name_seconds)
             self.release(grant, end, span)
             return
-        cancellation, commit = Cancellation(), Commit(grant, span)
-        context = Context(
-            grant,
-            clock=asyncio.get_running_loop().time,
-            started=started,
-            cancellation=cancellation,
-            commit=commit,
-            open_transaction=self._transactions.open if handler.is_async else None,
-        )
-        attempt = RunningAttempt(grant, handler, context, cancellation, commit)
         self.attempts[grant.key] = attempt
         if grant.quarantined:
             self.slots.acquire_exclusive(attempt)
@@ -96,43 +77,39 @@ class Executor:
         self.slots.run(self._run(attempt), attempt)
 
     def release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
-        """End an attempt that has no handler here; it holds a slot until that is answered."""
+        """End an attempt that has no handler here; it occupies a slot until settled."""
         self._releasing.add(attempt.key)
         self.slots.run(self._release(attempt, end, span))
 
     def stop(self, reason: StopReason) -> None:
-        """Tell every handler to stop."""
+        """Request every handler to stop."""
         for attempt in list(self.attempts.values()):
             attempt.stop(reason)
 
     def lost(self, key: AttemptKey) -> None:
-        """Stop the handler of an attempt that the database no longer has under this worker."""
+        """Stop the handler of an attempt that this worker no longer owns in the database."""
         attempt = self.attempts.get(key)
         if attempt is not None:
             attempt.stop(StopReason.LEASE_LOST)
             self.slots.release_exclusive(attempt)
 
     async def close(self) -> None:
-        """Cancel what still runs; threads cannot be stopped and are left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Cancel the running attempts; threads cannot be stopped and are abandoned."""
+        self._handlers.close()
         await self.slots.close(_CLOSE_SECONDS)
 
     async def _run(self, attempt: RunningAttempt) -> None:
         grant, loop = attempt.grant, asyncio.get_running_loop()
         started = loop.time()
         try:
-            end = await attempt.run(
-                self._threads,
-                uniform=self._jitter.random(),
-                result_bytes_max=self._settings.result_bytes_max,
-            )
+            end = await self._handlers.run(attempt)
             self._telemetry.ran(grant, loop.time() - started)
             answer = await self._settle(end, attempt.span) if end else None
         finally:
             del self.attempts[grant.key]
             self.slots.release_exclusive(attempt)
         self._record(attempt, end, answer, loop.time() - started)
-        await attempt.released()
+        await attempt.wait_for_thread()
 
     async def _release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
         try:
@@ -164,11 +141,11 @@ class Executor:
 
 
 def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
-    """Release the task without a failed attempt: another worker may have a handler for it."""
+    """Release the task without counting a failure: another worker may have its handler."""
     return Failure(
         grant.task_id,
         grant.epoch,
-        Reason.HANDED_BACK,
+        Reason.RELEASED,
         delay_seconds,
         '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
     )

@@ -1,8 +1,9 @@
-"""Group commit of finished attempts: the ends of many handlers in one statement.
+"""Group commit of finished attempts: the ends of many attempts in one statement.
 
-Ends that arrive while a statement is in flight form the next batch, so batches grow with the load.
-After a batch of several, the next one waits briefly for more; a single end is sent at once. An end
-of unknown outcome is sent again until it is answered, which its guards make idempotent.
+Ends that arrive while a statement is in flight form the next batch, so batches grow with load.
+After a batch of several, the next one waits briefly to gather more; a single end is sent
+immediately. An end of unknown outcome is resent until it is answered; its guards make that
+idempotent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ E = TypeVar("E", Success, Failure)
 
 
 class Finisher:
-    """Accepts ends by ``settle``; ``run`` sends them until ``stop`` and none is left."""
+    """Accepts ends by ``settle``; ``run`` writes them until ``stop``, and then the rest."""
 
     def __init__(self, store: Store, worker_id: UUID, log: Logger) -> None:
         self._store = store
@@ -41,17 +42,17 @@ class Finisher:
         self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
         self._stopping = False
-        self._troubled: tuple[float, str] | None = None  # since when, and why
+        self._failing: tuple[float, str] | None = None  # since when, and why
 
     async def settle(self, end: End) -> Answer:
-        """Have an end written; return the answer: done, or refused with the state found."""
+        """Queue an end and wait for the answer: done, or refused with the state found."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((end, future))
         self._arrived.set()
         return await future
 
     async def run(self) -> None:
-        """Send batches; return after ``stop`` once every end was answered."""
+        """Write batches of ends; return after ``stop`` once every end was answered."""
         many = False
         while self._waiting or not self._stopping:
             await self._arrived.wait()
@@ -71,30 +72,30 @@ class Finisher:
                         event_name=EventName.FINISH_FAILED,
                         ends=len(batch),
                     )
-                    self._in_trouble(error)
+                    self._note_failure(error)
                     _give_up(batch, error)
                 else:
-                    self._troubled = None
+                    self._failing = None
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Say why no end was answered for longer than ``seconds``, as ``Loops.stalled`` does."""
-        if self._troubled is None:
+        """Return why no end was answered within ``seconds``, like ``LoopSupervisor.stalled``."""
+        if self._failing is None:
             return {}
-        since, why = self._troubled
+        since, why = self._failing
         lasting = asyncio.get_running_loop().time() - since
         return {"finish": f"no progress for {lasting:.1f} s: {why}"} if lasting > seconds else {}
 
-    def _in_trouble(self, error: BaseException) -> None:
-        since = self._troubled[0] if self._troubled else asyncio.get_running_loop().time()
-        self._troubled = (since, str(error) or type(error).__name__)
+    def _note_failure(self, error: BaseException) -> None:
+        since = self._failing[0] if self._failing else asyncio.get_running_loop().time()
+        self._failing = (since, str(error) or type(error).__name__)
 
     def stop(self) -> None:
-        """Let ``run`` return when it has sent what is there."""
+        """Let ``run`` return once no end is left."""
         self._stopping = True
         self._arrived.set()
 
     def _take(self) -> list[Waiting]:
-        """Return the next batch, with at most one end per task: answers are matched by task."""
+        """Return the next batch, at most one end per task since answers are matched by task."""
         batch: dict[UUID, Waiting] = {}
         rest: list[Waiting] = []
         for waiting in self._waiting:
@@ -121,7 +122,7 @@ class Finisher:
             )
             failures.append(_not_storable(success))
         more, unstorable = await self._release(failures)
-        if unstorable:  # the detail is the only value in a failure that Postgres could refuse
+        if unstorable:  # the detail is the only value of a failure that Postgres may refuse
             bare = [Failure(f.task_id, f.epoch, f.reason, f.delay_seconds) for f, _ in unstorable]
             more += (await self._release(bare))[0]
         by_task = {answer.task_id: answer for answer in answers + more}
@@ -139,7 +140,7 @@ class Finisher:
     async def _until_answered(
         self, ends: list[E], send: Callable[[Sequence[E]], Awaitable[list[Answer]]]
     ) -> tuple[list[Answer], list[tuple[E, Unstorable]]]:
-        """Return the answers, and the ends that Postgres refuses to store."""
+        """Return the answers, and the ends that Postgres cannot store."""
         if not ends:
             return [], []
         refused: dict[E, Unstorable] = {}
@@ -148,9 +149,9 @@ class Finisher:
         async def again(error: Unanswered) -> bool:
             nonlocal unknown
             unknown = unknown or isinstance(error, OutcomeUnknown)
-            self._in_trouble(error)
+            self._note_failure(error)
             self._log.warning(
-                "Finish got no reply; sending it again",
+                "Finish got no reply; resending it",
                 event_name=EventName.FINISH_RESENT,
                 ends=len(ends),
                 error=error,
@@ -159,17 +160,17 @@ class Finisher:
             return True
 
         answers = await until_answered(lambda: send_halving(ends, send, refused.__setitem__), again)
-        if unknown and (stood := sum(each.done and not each.made for each in answers)):
+        if unknown and (committed := sum(each.done and not each.made for each in answers)):
             self._log.warning(
-                "Finish of unknown outcome had been committed",
+                "Finish of unknown outcome was already committed",
                 event_name=EventName.FINISH_ALREADY_COMMITTED,
-                ends=stood,
+                ends=committed,
             )
         return answers, list(refused.items())
 
 
 def _give_up(batch: Sequence[Waiting], error: BaseException) -> None:
-    """Fail the waiting attempts after a bug; the heartbeat will release them as unknown here."""
+    """Fail the waiting attempts after a bug; the heartbeat then releases them as orphans."""
     for _, future in batch:
         if not future.done():
             future.set_exception(RuntimeError(f"finish failed: {error!r}"))

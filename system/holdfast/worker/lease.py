@@ -1,10 +1,10 @@
 """A worker's view of its own lease.
 
-By the database's clock the lease runs from the moment a heartbeat is carried out. Here it runs from
-the moment that heartbeat was sent, so it is over here before any scheduler may mark this worker
-dead (C. G. Gray, D. R. Cheriton: Leases, SOSP 1989). This needs no wall clock, only monotonic
-seconds of the same length on both sides. The event loop's clock will not do: it stands still while
-callbacks run, even if the process is suspended during one.
+In the database the lease starts when a heartbeat is executed. Here it starts when that heartbeat
+was sent, so it expires here before any scheduler may mark this worker dead (C. G. Gray,
+D. R. Cheriton: Leases, SOSP 1989). This needs no synchronized clocks, only monotonic clocks of
+equal rate. uvloop's clock is unsuitable: it is cached while callbacks run, even if the process is
+suspended meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from holdfast.runtime.supervision import wait_for_event
 
 
 class Lease:
-    """Held from the first heartbeat that is answered; once ``dead`` it stays dead."""
+    """Held from the first answered heartbeat on; once ``dead`` it stays dead."""
 
     def __init__(self, seconds: float) -> None:
         self.dead = asyncio.Event()
@@ -36,7 +36,7 @@ class Lease:
         self._changed.set()
 
     def lose(self) -> None:
-        """End the lease for good: the database has this worker marked dead."""
+        """End the lease permanently: this worker was marked dead in the database."""
         self.dead.set()
         self._changed.set()
 

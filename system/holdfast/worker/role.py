@@ -1,4 +1,4 @@
-"""Run a worker in this process: settings in, exit code out."""
+"""Run a worker in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.worker.worker import Worker
 
 
 async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
-    """Work until a stop signal, or until this incarnation is marked dead (EXIT_DEAD)."""
+    """Run until a stop signal (0), or until this incarnation is marked dead (EXIT_DEAD)."""
     registry = Registry()
     registry.load_builtin(settings)
     for app in apps:

@@ -1,4 +1,4 @@
-"""The slots of a worker: a bound on what runs at once, and exclusive use by one attempt."""
+"""The slots of a worker: bounded concurrency, and exclusive use by one attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECHECK_SECONDS = 1.0
 
 
 class SlotPool:
-    """Runs pieces of work, each in a slot that is taken until it has ended.
+    """Runs coroutines, each of which occupies a slot until it has ended.
 
     While an attempt has exclusive use no slot is free, so nothing is started beside it.
     """
@@ -29,29 +29,29 @@ class SlotPool:
 
     @property
     def free(self) -> int:
-        """How many pieces of work may be started now."""
+        """Number of coroutines that may be started now."""
         return 0 if self.exclusive else self._size - len(self._running)
 
     @property
     def exclusive(self) -> bool:
-        """Whether a quarantined attempt has the worker to itself."""
+        """Whether a quarantined attempt has exclusive use of this worker."""
         return self._exclusive is not None
 
     @property
     def idle(self) -> bool:
-        """Whether every slot is free, including those of threads that outlived their attempts."""
+        """Whether every slot is free, including those of threads that outlived their attempt."""
         return not self._running
 
     @property
     def stuck(self) -> bool:
-        """Whether all running attempts were told to stop, so that it is unknown when they end."""
+        """Whether every running attempt was requested to stop but has not ended."""
         running = self._running.values()
         return bool(running) and all(attempt and attempt.stopping for attempt in running)
 
     async def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait up to ``seconds`` until the condition holds; return whether it does.
 
-        It is checked whenever a slot is freed or ``wake`` is called.
+        The condition is checked when a slot is freed or ``wake`` is called.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -67,23 +67,23 @@ class SlotPool:
         self._changed.set()
 
     def run(self, work: Coroutine[Any, Any, object], attempt: RunningAttempt | None = None) -> None:
-        """Run ``work``, of that attempt if any, in a slot of its own."""
+        """Run ``work`` in a slot, on behalf of ``attempt`` if given."""
         task = asyncio.create_task(work)
         self._running[task] = attempt
         task.add_done_callback(self._ended)
 
     def acquire_exclusive(self, attempt: RunningAttempt) -> None:
-        """Leave no slot free until ``release_exclusive`` is called for this attempt."""
+        """Give the attempt exclusive use: no slot is free until ``release_exclusive``."""
         self._exclusive = attempt
 
     def release_exclusive(self, attempt: RunningAttempt) -> None:
-        """Free the other slots again; does nothing for an attempt without exclusive use."""
+        """Free the other slots; no-op for an attempt without exclusive use."""
         if self._exclusive is attempt:
             self._exclusive = None
             self._changed.set()
 
     async def close(self, seconds: float) -> None:
-        """Cancel what still runs and wait up to ``seconds`` for it to end."""
+        """Cancel the running coroutines and wait up to ``seconds`` for them to end."""
         for task in list(self._running):
             task.cancel()
         # Not gather: a handler that ignores its cancellation must not keep the process alive.

@@ -1,7 +1,7 @@
-"""The worker: a claimer, an executor and a finisher; its heartbeat keeps the lease.
+"""The worker: a claimer, an executor and a finisher, with a heartbeat that keeps the lease.
 
-The lease is about liveness only: a worker without one claims nothing. What it may write is decided
-by the epoch of each claim.
+The lease governs liveness only: without it a worker claims nothing. What it may write is decided by
+the epoch of each claim.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -20,11 +19,9 @@ from holdfast.handlers.sql_spans import SqlSpans
 from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
-from holdfast.model.claim import AttemptKey, Failure, OwnedAttempt
-from holdfast.model.lifecycle import Reason
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.loop_lag import LoopLag
-from holdfast.runtime.supervision import Loops
+from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
 from holdfast.store.database import connections_used, create_engine
 from holdfast.store.store import Store
@@ -33,6 +30,8 @@ from holdfast.telemetry.metrics import Metrics
 from holdfast.worker.claimer import READ_BLOCK_SECONDS, Claimer, Shutdown
 from holdfast.worker.executor import Executor
 from holdfast.worker.finisher import Finisher
+from holdfast.worker.handler_runner import HandlerRunner
+from holdfast.worker.heartbeat import Heartbeat
 from holdfast.worker.lease import Lease
 from holdfast.worker.slot_pool import SlotPool
 
@@ -43,7 +42,7 @@ _REDIS_CONNECTIONS = 2
 
 
 class Worker:
-    """One incarnation, with an ``id`` that is never used again; ``run`` lasts until ``stop``."""
+    """One incarnation, with an ``id`` that is never reused; ``run`` lasts until ``stop``."""
 
     def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
         self.id = uuid4()
@@ -53,7 +52,7 @@ class Worker:
         self._log = log = telemetry.log
         self._telemetry = WorkerInstrumentation(telemetry, self.id)
         name = f"holdfast-worker:{settings.label}"
-        # Claim, finish, heartbeat and handlers never wait for each other's connections.
+        # Claim, finish, heartbeat and handlers must not wait for each other's connections.
         self._claiming = Store(settings, connections=1, application_name=name)
         self._finishing = Store(settings, connections=1, application_name=name)
         self._beating = Store(settings, connections=1, application_name=name)
@@ -65,7 +64,7 @@ class Worker:
         )
         if telemetry.tracing.recording:
             SqlSpans(telemetry.tracing, self._engine)
-        self._transactions = Transactions(
+        transactions = Transactions(
             self._engine,
             self._finishing,
             self.id,
@@ -77,8 +76,7 @@ class Worker:
         self.slots = SlotPool(settings.worker_concurrency, log)
         self._executor = Executor(
             settings,
-            registry,
-            self._transactions,
+            HandlerRunner(settings, registry, transactions),
             self._finisher,
             self.slots,
             self._telemetry,
@@ -86,7 +84,7 @@ class Worker:
         )
         self._lease = Lease(settings.lease_seconds)
         self._grace_ends = math.inf
-        self.claims = Loops(log, telemetry.metrics)
+        self.claims = LoopSupervisor(log, telemetry.metrics)
         self._claimer = Claimer(
             settings,
             self.id,
@@ -99,12 +97,21 @@ class Worker:
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
         self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
-        self.beats = Loops(log, telemetry.metrics)
-        self.beats.add("heartbeat", self._heartbeat, stalled_seconds=settings.lease_seconds)
-        self._show_health(telemetry.metrics)
+        self._heartbeat = Heartbeat(
+            self.id,
+            self._beating,
+            self._lease,
+            self._claimer,
+            self._executor,
+            self._telemetry,
+            log,
+        )
+        self.beats = LoopSupervisor(log, telemetry.metrics)
+        self.beats.add("heartbeat", self._beat, stalled_seconds=settings.lease_seconds)
+        self._add_gauges(telemetry.metrics)
 
     async def run(self) -> int:
-        """Return an exit code after ``stop`` (0), or when this incarnation is dead (EXIT_DEAD)."""
+        """Return an exit code: 0 after ``stop``, EXIT_DEAD once this incarnation is dead."""
         if not await self._register():
             await self._close()
             return 0
@@ -136,7 +143,7 @@ class Worker:
         return 0
 
     def stop(self) -> None:
-        """Stop claiming; running handlers get the grace, then their attempts are released."""
+        """Stop claiming; after the grace the remaining attempts are released."""
         if not self.claims.stopping:
             now = asyncio.get_running_loop().time()
             self._grace_ends = now + self._settings.shutdown_grace_seconds
@@ -144,12 +151,12 @@ class Worker:
         self.slots.wake()
 
     def stalled(self) -> dict[str, str]:
-        """Return what makes no progress, as ``Loops.stalled`` does."""
+        """Return what makes no progress, in the form of ``LoopSupervisor.stalled``."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
         return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
 
-    def _show_health(self, metrics: Metrics) -> None:
-        """Register metrics that no transition emits: event loop lag, slots, connections."""
+    def _add_gauges(self, metrics: Metrics) -> None:
+        """Expose gauges of this process: event loop lag, slots, connections."""
         LoopLag(self.beats, metrics)
         metrics.slots.set(self._settings.worker_concurrency)
         metrics.slots_free.set_function(lambda: self.slots.free)
@@ -159,47 +166,18 @@ class Worker:
         transactions = self._settings.transaction_connections
         metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
 
-    # Staying alive
+    # Lease
 
-    async def _heartbeat(self) -> None:
-        """Renew the lease; reconcile the attempts the database has under this worker with ours."""
+    async def _beat(self) -> None:
+        """Send a heartbeat, then sleep until the next one is due."""
         sent = time.monotonic()
-        known = self._executor.known
-        mark = self._claimer.claim_mark()
-        owned = await self._beating.heartbeat(self.id)
-        if owned is None:
+        if not await self._heartbeat.send():
             self._die()
             return
-        self._lease.renew(sent)
-        self._reconcile(known, owned, mark)
-        self._telemetry.heartbeat_answered(time.monotonic() - sent)
         await self.beats.sleep(self._settings.heartbeat_seconds - (time.monotonic() - sent))
 
-    def _reconcile(
-        self, known: set[AttemptKey], owned: Sequence[OwnedAttempt], mark: int | None
-    ) -> None:
-        """Stop what was lost or is to be cancelled; release strays.
-
-        ``known`` and ``mark`` (of the claims) were taken before the heartbeat was sent.
-        """
-        listed = {attempt.key: attempt for attempt in owned}
-        for key in sorted(known - listed.keys()):
-            self._executor.lost(key)
-        for key, attempt in listed.items():
-            running = self._executor.attempts.get(key)
-            if running is not None and attempt.cancel_requested:
-                running.stop(StopReason.CANCEL_REQUESTED)
-            elif running is None and key not in known and self._claimer.no_claim_since(mark):
-                self._log.warning(
-                    "Releasing an attempt recorded for this worker that does not run here",
-                    event_name=EventName.UNKNOWN_ATTEMPT_RELEASED,
-                    task_id=str(key[0]),
-                )
-                end = Failure(*key, Reason.HANDED_BACK)
-                self._executor.release(attempt, end, self._telemetry.found(attempt))
-
     def _die(self) -> None:
-        """Stop everything: once marked dead, no write of this incarnation is accepted any more."""
+        """Stop everything: no write of a dead incarnation is accepted."""
         self._log.error(
             "This incarnation was marked dead; stopping its handlers",
             event_name=EventName.INCARNATION_DEAD,
@@ -209,7 +187,7 @@ class Worker:
         self.beats.stop()
         self.stop()
 
-    # Beginning and end
+    # Start and stop
 
     async def _register(self) -> bool:
         """Register this incarnation; return False if ``stop`` came first."""
@@ -236,7 +214,7 @@ class Worker:
         return self._grace_ends - asyncio.get_running_loop().time()
 
     async def _wind_down(self, finishing: asyncio.Task[None]) -> None:
-        """Give handlers the grace, release the rest, then wait until every end is answered."""
+        """Wait out the grace, release the remaining attempts, wait until every end is answered."""
         if await self._ended_within(self._grace_left()):
             self._log.info(
                 "All handlers ended within the grace period", event_name=EventName.HANDLERS_ENDED
@@ -255,7 +233,7 @@ class Worker:
                 await finishing
 
     async def _ended_within(self, seconds: float) -> bool:
-        """Whether every attempt was settled within ``seconds``; gives up once dead."""
+        """Return whether every attempt was settled within ``seconds``; return early once dead."""
         attempts = self._executor.attempts
         await self.slots.wait(lambda: not attempts or self._lease.dead.is_set(), seconds)
         return not attempts

@@ -1,4 +1,4 @@
-"""The handlers that every worker has, and the connections that they share."""
+"""The built-in handlers of every worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""echo and sleep: the smallest handlers, for trying things out and for measuring."""
+"""echo and sleep: minimal handlers for trials and measurements."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from holdfast.handlers.handler import task
 
 @task("echo")
 async def echo(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-    """Returns its payload."""
+    """Return the payload."""
     return payload
 
 
 class SleepPayload(Payload):
-    """``seconds`` to sleep; the attempt's timeout holds too."""
+    """``seconds`` to sleep, bounded by the timeout of the attempt."""
 
     seconds: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 @task("sleep")
 async def sleep(ctx: Context, payload: dict[str, Any]) -> dict[str, float]:
-    """Sleeps ``seconds`` (default 1) and returns them."""
+    """Sleep ``seconds`` (default 1) and return them."""
     seconds = parse(SleepPayload, "sleep", payload).seconds
     await asyncio.sleep(seconds)
     return {"seconds": seconds}

@@ -1,8 +1,8 @@
-"""Where http_request may go: allowed hosts by name, refused addresses by number.
+"""Access control of http_request: an allowlist of hosts, a denylist of addresses.
 
-The address that was checked is the address that is connected to: the check sits in the network
-backend of the connection pool, after resolving. A name that resolves differently a moment later
-(DNS rebinding) gains nothing, and TLS still verifies the name.
+Addresses are checked in the network backend of the connection pool, after name resolution, so the
+checked address is the one connected to. DNS rebinding is therefore ineffective, and TLS still
+verifies the name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 class Refused(Exception):
-    """The request may not go there; the message says what to do about it."""
+    """The destination is not allowed; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Rule:
 
     @classmethod
     def parse(cls, entry: str) -> Rule:
-        """From "host", "host:port", "*.suffix", "*.suffix:port" or an address, [IPv6] in brackets.
+        """Parse "host", "host:port", "*.suffix", "*.suffix:port" or an address, [IPv6] in brackets.
 
         Raises:
-            Misconfigured: it is none of these.
+            Misconfigured: the entry has another form.
         """
         wildcard = entry.startswith("*.")
         try:
@@ -65,22 +65,22 @@ class Rule:
         return cls(f".{host}" if wildcard else host, url.port)
 
     def allows(self, host: str, port: int) -> bool:
-        """Whether it covers that host. "*.example.com" does not cover example.com itself."""
+        """Whether the rule covers the host; "*.example.com" does not cover example.com itself."""
         name_fits = host.endswith(self.host) if self.host.startswith(".") else host == self.host
         return name_fits and self.port in {None, port}
 
 
 class AllowedHosts:
-    """The setting ``http_allowed_hosts``, ready to judge URLs."""
+    """The parsed setting ``http_allowed_hosts``."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._rules = tuple(Rule.parse(entry) for entry in entries)
 
     def check(self, url: httpx.URL) -> None:
-        """Passes http and https URLs without credentials to an allowed host.
+        """Check that a URL is http or https, without credentials, to an allowed host.
 
         Raises:
-            Refused: anything else.
+            Refused: it is not.
         """
         if url.scheme not in _PORTS:
             raise Refused(f"the scheme {url.scheme!r} is refused: only http and https are allowed")
@@ -89,7 +89,7 @@ class AllowedHosts:
         host = _canonical(url)
         port = _PORTS[url.scheme] if url.port is None else url.port
         if not 0 < port < 65536:
-            raise Refused(f"the port {port} is impossible: 1 to 65535")
+            raise Refused(f"the port {port} is invalid: it must be 1 to 65535")
         if not any(rule.allows(host, port) for rule in self._rules):
             raise Refused(
                 f"the host {host!r} (port {port}) is not allowed: an operator can add it to "
@@ -98,7 +98,7 @@ class AllowedHosts:
 
 
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Resolves a name once, checks every address, and connects to one that was checked."""
+    """Resolves a name once, checks every address and connects to a checked one."""
 
     def __init__(self) -> None:
         self._network = httpcore.AnyIOBackend()
@@ -111,10 +111,10 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Called by the pool for each new connection.
+        """Open a connection for the pool to the first reachable address of ``host``.
 
         Raises:
-            Refused: the name has an address that must not be called.
+            Refused: the name has an address that is never allowed.
             httpcore.ConnectError, httpcore.ConnectTimeout: no address could be reached.
         """
         error: Exception = httpcore.ConnectError(f"{host} has no address")
@@ -128,19 +128,19 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         raise error
 
     async def sleep(self, seconds: float) -> None:
-        """Called by the pool between retries of its own."""
+        """Sleep between the pool's own retries."""
         await asyncio.sleep(seconds)
 
 
 def refusal(address: Ip) -> str | None:
-    """Why an address must never be called, or None. IPv4 inside IPv6 is looked at as IPv4."""
+    """Return why an address is never allowed, else None; IPv4 embedded in IPv6 is unwrapped."""
     address = _embedded_ipv4(address) or address
     if address.is_unspecified or address in _THIS_NETWORK:
         return "unspecified"
     if address in _METADATA:
         return "a cloud metadata service"
     if address.is_link_local:
-        return "link-local, where clouds keep their metadata services"
+        return "link-local, as are cloud metadata services"
     if address.is_multicast:
         return "multicast"
     if address.version == 4 and address.is_reserved:
@@ -156,7 +156,7 @@ async def _checked_addresses(host: str, port: int) -> Sequence[str]:
     for address in addresses:
         reason = refusal(ipaddress.ip_address(address))
         if reason is not None:
-            raise Refused(f"{host!r} is at {address}, which is {reason}: always refused")
+            raise Refused(f"{host!r} resolves to {address}, which is {reason}: always refused")
     return addresses
 
 
@@ -180,5 +180,5 @@ def _embedded_ipv4(address: Ip) -> ipaddress.IPv4Address | None:
 
 
 def _canonical(url: httpx.URL) -> str:
-    """The host in ASCII, lower case, without the root's dot."""
+    """Return the host in lower-case ASCII, without a trailing dot."""
     return url.raw_host.decode("ascii").lower().rstrip(".")

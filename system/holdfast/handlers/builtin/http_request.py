@@ -1,7 +1,7 @@
 """http_request: call an HTTP server with the task's effect key.
 
-At least once: the receiver sees the same ``Idempotency-Key`` in every attempt and drops what it
-has already done; ``Holdfast-Epoch`` grows with every attempt, so it may also refuse older ones.
+Delivery is at least once. The ``Idempotency-Key`` is the same in every attempt, so the receiver can
+deduplicate; ``Holdfast-Epoch`` grows with every attempt, so it can also fence older ones.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ RETRY_AFTER_SECONDS_MAX = 3600.0
 _CONNECTIONS_MAX = 100
 _IDLE_SECONDS_MAX = 30.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TRY_AGAIN = frozenset({408, 425, 429})
+_RETRIED = frozenset({408, 425, 429})
 _RETURNED_HEADERS = (
     *("content-type", "content-length", "content-encoding", "etag", "last-modified"),
     *("location", "retry-after", "date", "x-request-id"),
 )
-_OUR_HEADERS = frozenset(
+_RESERVED_HEADERS = frozenset(
     {
         *("host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "expect"),
         *("accept-encoding", "proxy-authorization", "proxy-connection"),
@@ -50,16 +50,19 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not name or not set(name.lower()) <= _TOKEN:
-            raise ValueError(f"{name!r} is no header name")
-        if name.lower() in _OUR_HEADERS:
-            raise ValueError(f"the header {name!r} is set by Holdfast, leave it out")
+            raise ValueError(f"{name!r} is not a valid header name")
+        if name.lower() in _RESERVED_HEADERS:
+            raise ValueError(f"the header {name!r} is set by Holdfast: omit it")
         if not value.isprintable() or not value.isascii():
             raise ValueError(f"the value of {name!r} must be printable ASCII")
     return headers
 
 
 class HttpPayload(Payload):
-    """At most one of ``body`` (text) and ``json``. ``expected_statuses`` empty means any 2xx."""
+    """The payload: at most one of ``body`` (text) and ``json``.
+
+    Empty ``expected_statuses`` means any 2xx.
+    """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "POST"
     url: str = Field(max_length=8192)
@@ -78,7 +81,7 @@ class HttpPayload(Payload):
         return self
 
     def content(self) -> tuple[bytes | None, str | None]:
-        """The bytes to send and their content type, None where there is nothing to send."""
+        """Return the body and its content type, None without a body."""
         if "json_body" in self.model_fields_set:
             return json.dumps(self.json_body).encode(), "application/json"
         if self.body is not None:
@@ -86,7 +89,7 @@ class HttpPayload(Payload):
         return None, None
 
     def expects(self, status: int) -> bool:
-        """Whether an answer with that status is a success."""
+        """Whether a response with that status is a success."""
         if self.expected_statuses:
             return status in self.expected_statuses
         return 200 <= status <= 299
@@ -94,7 +97,7 @@ class HttpPayload(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One hop: what is sent where."""
+    """The request of one hop."""
 
     method: str
     url: httpx.URL
@@ -102,7 +105,7 @@ class Call:
     content: bytes | None
 
     def attributes(self, hop: int) -> dict[str, AttributeValue]:
-        """By the conventions for HTTP clients; without the query, which may hold secrets."""
+        """Return span attributes for an HTTP client, without the query, which may hold secrets."""
         attributes: dict[str, AttributeValue] = {
             "http.request.method": self.method,
             "url.full": str(self.url.copy_with(query=None, fragment=None)),
@@ -114,7 +117,10 @@ class Call:
         return attributes
 
     def redirected(self, status: int, location: str) -> Call:
-        """The next hop. Credentials stay with their origin; 303, and POST by habit, become GET."""
+        """Return the next hop; credentials are dropped when the origin changes.
+
+        303, and 301 or 302 after a POST (as browsers do), become GET.
+        """
         url = self.url.join(location)
         headers = dict(self.headers)
         if _origin(url) != _origin(self.url):
@@ -130,7 +136,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one hop; ``body`` is cut off after ``BODY_BYTES_MAX`` bytes."""
+    """The response to one hop; ``body`` is truncated after ``BODY_BYTES_MAX`` bytes."""
 
     status: int
     headers: httpx.Headers
@@ -139,11 +145,11 @@ class Reply:
 
 
 class HttpRequest:
-    """The handler, with the connections it keeps open. No proxy, no cookies."""
+    """The handler and its connection pool. Uses no proxy and no cookies."""
 
     def __init__(self, settings: Settings) -> None:
         self._allowed = AllowedHosts(settings.http_allowed_hosts)
-        # JSON writes one byte as up to 6 (\\u0001): what is kept must fit into a result.
+        # JSON escapes one byte as up to 6 (\\u0001): the body must fit into a result.
         self._body_bytes_max = min(BODY_BYTES_MAX, settings.result_bytes_max // 8)
         self._pool: httpcore.AsyncConnectionPool | None = None
 
@@ -153,7 +159,7 @@ class HttpRequest:
             await self._pool.aclose()
 
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-        """Calls; returns status, url, headers, body (text), truncated. See ``HttpPayload``."""
+        """Send the request of an ``HttpPayload``; return status, url, headers, body, truncated."""
         request = parse(HttpPayload, "http_request", payload)
         limit_seconds = min(request.timeout_seconds, ctx.remaining_seconds())
         call = _first_call(ctx, request)
@@ -163,14 +169,14 @@ class HttpRequest:
         except Refused as error:
             raise Discard(str(error)) from error
         except TimeoutError as error:
-            raise Retry(reason=f"no complete answer within {limit_seconds:g} s") from error
+            raise Retry(reason=f"no complete response within {limit_seconds:g} s") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             kind = type(error).__name__
             raise Retry(reason=f"the request failed: {kind} {error}".strip()) from error
-        return _judge(request, call, reply)
+        return _result(request, call, reply)
 
     async def _follow(self, ctx: Context, call: Call, request: HttpPayload) -> tuple[Call, Reply]:
-        """Send, and follow redirects by hand, each hop checked like the first."""
+        """Send the request and follow redirects; each hop is checked like the first."""
         for hop in range(REDIRECTS_MAX + 1):
             self._allowed.check(call.url)
             with ctx.client_span(call.method, call.attributes(hop)) as span:
@@ -186,7 +192,7 @@ class HttpRequest:
             try:
                 call = call.redirected(reply.status, location)
             except httpx.InvalidURL as error:
-                raise Refused(f"the server redirects to an impossible URL: {error}") from error
+                raise Refused(f"the server redirects to an invalid URL: {error}") from error
         raise Refused(f"more than {REDIRECTS_MAX} redirects")
 
     async def _send(self, call: Call, traceparent: str | None) -> Reply:
@@ -229,9 +235,9 @@ def _first_call(ctx: Context, request: HttpPayload) -> Call:
     try:
         url = httpx.URL(request.url)
     except httpx.InvalidURL as error:
-        raise Discard(f"http_request cannot use this payload: url: {error}") from error
+        raise Discard(f"invalid payload for http_request: url: {error}") from error
     if not url.host:
-        raise Discard("http_request cannot use this payload: url: it must be absolute, with a host")
+        raise Discard("invalid payload for http_request: url: it must be absolute, with a host")
     content, content_type = request.content()
     headers = {"User-Agent": "holdfast", "Accept": "*/*", "Accept-Encoding": "identity"}
     if content_type is not None:
@@ -244,7 +250,7 @@ def _first_call(ctx: Context, request: HttpPayload) -> Call:
     return Call(request.method, url, headers, content)
 
 
-def _judge(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
+def _result(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
     if request.expects(reply.status):
         return {
             "status": reply.status,
@@ -253,14 +259,14 @@ def _judge(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
             "body": _text(reply),
             "truncated": reply.truncated,
         }
-    text = f"{call.method} {call.url.host} answered {reply.status}"
-    if reply.status >= 500 or reply.status in _TRY_AGAIN:
+    text = f"{call.method} {call.url.host} returned status {reply.status}"
+    if reply.status >= 500 or reply.status in _RETRIED:
         raise Retry(after=retry_after_seconds(reply.headers), reason=text)
-    raise Discard(f"{text}: trying again cannot help")
+    raise Discard(f"{text}, which is not retried")
 
 
 def _text(reply: Reply) -> str:
-    """The body as text that jsonb can store: undecodable bytes and NUL become U+FFFD."""
+    """Return the body as text for jsonb: undecodable bytes and NUL become U+FFFD."""
     charset = httpx.Response(200, headers=reply.headers).charset_encoding or "utf-8"
     try:
         text = reply.body.decode(charset, errors="replace")
@@ -270,9 +276,9 @@ def _text(reply: Reply) -> str:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` (RFC 9110) in seconds, at most an hour; None if absent or not understood.
+    """Return ``Retry-After`` (RFC 9110) in seconds, at most an hour; None if absent or invalid.
 
-    A date is measured against the server's own ``Date``: no other clock is trusted.
+    A date is compared with the server's own ``Date``: no other clock is trusted.
     """
     value = headers.get("retry-after", "").strip()
     if value.isdecimal() and value.isascii():

@@ -1,4 +1,4 @@
-"""Payloads of the built-in handlers, checked before anything is done."""
+"""Validation of payloads for the built-in handlers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.handlers.errors import Discard
 
 
 class Payload(BaseModel):
-    """Base: unknown fields are mistakes, and a checked payload does not change."""
+    """Base of payload models: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -19,10 +19,10 @@ P = TypeVar("P", bound=Payload)
 
 
 def parse(model: type[P], name: str, payload: Any) -> P:
-    """The payload of a ``name`` task as ``model``.
+    """Validate the payload of a ``name`` task as ``model``.
 
     Raises:
-        Discard: it does not fit; the reason names each field and never repeats its value.
+        Discard: it is invalid; the reason names each field but never its value.
     """
     try:
         return model.model_validate(payload)
@@ -31,4 +31,4 @@ def parse(model: type[P], name: str, payload: Any) -> P:
             f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
         ]
-        raise Discard(f"{name} cannot use this payload: {'; '.join(problems)}") from None
+        raise Discard(f"invalid payload for {name}: {'; '.join(problems)}") from None

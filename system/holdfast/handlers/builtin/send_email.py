@@ -1,8 +1,7 @@
-"""send_email: one message through the configured mail server.
+"""send_email: send one message through the configured mail server.
 
-At least once: a server that took the message but whose reply was lost gets it again. The
-Message-ID comes from the effect key, so both copies carry the same one and can be told apart
-from two messages.
+Delivery is at least once: if the server's reply is lost, the message is sent again. The Message-ID
+is derived from the effect key, so receivers can recognise duplicates.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Address = Annotated[str, Field(max_length=320), AfterValidator(_address)]
 
 
 class EmailPayload(Payload):
-    """``to`` is one address or up to 100; ``subject`` and ``body`` (plain text) have defaults."""
+    """The payload: ``to`` is one address or a list of up to 100; the body is plain text."""
 
     to: Address | Annotated[list[Address], Field(min_length=1, max_length=100)]
     subject: Annotated[str, Field(max_length=998), AfterValidator(_one_line)] = (
@@ -52,18 +51,18 @@ class EmailPayload(Payload):
 
     @property
     def recipients(self) -> list[str]:
-        """``to`` as a list without repeats."""
+        """``to`` as a list without duplicates."""
         return [self.to] if isinstance(self.to, str) else list(dict.fromkeys(self.to))
 
 
 class SendEmail:
-    """The handler, with the mail server of its settings."""
+    """The handler, for the mail server of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     async def run(self, ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-        """Sends; returns ``message_id`` and the addresses ``accepted`` and ``refused``."""
+        """Send the message; return ``message_id`` and the addresses ``accepted``, ``refused``."""
         email = parse(EmailPayload, "send_email", payload)
         server: dict[str, AttributeValue] = {
             "server.address": self._settings.smtp_host,
@@ -75,24 +74,24 @@ class SendEmail:
                 message = _compose(ctx, email, self._settings.mail_from)
                 refused = await self._send(message, email.recipients, ctx.remaining_seconds())
         except aiosmtplib.SMTPRecipientsRefused as error:
-            raise _meaning_of_all(error) from error
+            raise _exception_of_all(error) from error
         except aiosmtplib.SMTPAuthenticationError as error:
-            # The operator's mistake, not the message's: it can be put right while we retry.
-            raise Retry(reason=f"the mail server refuses our login: {error.code}") from error
+            # A misconfiguration, which an operator can fix between retries.
+            raise Retry(reason=f"the mail server rejected the login: {error.code}") from error
         except aiosmtplib.SMTPResponseException as error:
-            raise _meaning(error.code, error.message) from error
+            raise _exception(error.code, error.message) from error
         except aiosmtplib.SMTPNotSupported as error:
             raise Discard(f"the mail server cannot send this message: {error}") from error
         except (aiosmtplib.SMTPException, OSError) as error:
             where = f"{self._settings.smtp_host}:{self._settings.smtp_port}"
-            raise Retry(reason=f"the mail server {where} cannot be used: {error}") from error
+            raise Retry(reason=f"the mail server {where} is unavailable: {error}") from error
         accepted = [address for address in email.recipients if address not in refused]
         return {"message_id": message["Message-ID"], "accepted": accepted, "refused": refused}
 
     async def _send(
         self, message: EmailMessage, recipients: list[str], remaining_seconds: float
     ) -> dict[str, str]:
-        """Addresses that the server refused while it took the message for others: reply."""
+        """Send the message; return refused addresses with the reply, if others were accepted."""
         settings = self._settings
         password = settings.smtp_password
         refused, _ = await aiosmtplib.send(
@@ -123,13 +122,13 @@ def _compose(ctx: Context, email: EmailPayload, sender: str) -> EmailMessage:
     return message
 
 
-def _meaning(code: int, reply: str) -> Exception:
-    text = f"the mail server answered {code} {reply}"
+def _exception(code: int, reply: str) -> Exception:
+    text = f"the mail server replied {code} {reply}"
     return Discard(text) if 500 <= code <= 599 else Retry(reason=text)
 
 
-def _meaning_of_all(error: aiosmtplib.SMTPRecipientsRefused) -> Exception:
-    """Every address was refused: final only if no refusal is temporary."""
+def _exception_of_all(error: aiosmtplib.SMTPRecipientsRefused) -> Exception:
+    """Return the exception if every address was refused: permanent only if all refusals are."""
     temporary = [refusal for refusal in error.recipients if refusal.code < 500]
     first = (temporary or error.recipients)[0]
-    return _meaning(first.code, first.message)
+    return _exception(first.code, first.message)

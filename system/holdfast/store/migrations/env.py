@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that ``holdfast.store.migrate`` hands over."""
+"""Alembic's entry point; uses the connection that ``holdfast.store.migrate`` passes."""
 
 from alembic import context
 

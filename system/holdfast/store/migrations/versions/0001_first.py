@@ -1,4 +1,4 @@
-"""Create the tables of the first release."""
+"""Create the tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,8 +7,8 @@ from sqlalchemy.dialects import postgresql
 revision = "0001"
 down_revision = None
 
-# Autovacuum at 1 % dead rows: the default of 20 % would leave two million dead rows beside ten
-# million, which every scan of the small partial indexes would have to pass.
+# Vacuum at 1 % dead rows: with the default of 20 %, ten million rows would carry two million dead
+# ones, which every scan of the small partial indexes would have to skip.
 _VACUUM = {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 10000}
 
 
@@ -154,7 +154,7 @@ def _index_tasks() -> None:
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
     op.create_index(
-        "tasks_last_life",
+        "tasks_quarantined",
         "tasks",
         ["worker_id"],
         unique=False,

@@ -8,7 +8,7 @@ _FILE = "system/holdfast/queue/hints.py"
 
 MUTANTS = (
     Mutant(
-        name="group_made_only_once",
+        name="group_created_once",
         guard="a missing consumer group is created again (NOGROUP)",
         what="only the first time",
         scenario="redis_amnesia",
@@ -28,11 +28,11 @@ MUTANTS = (
     ),
     Mutant(
         name="group_from_now_on",
-        guard="a new consumer group begins at the first hint of the stream",
-        what='it begins with later hints ("$")',
+        guard="a new consumer group starts at the first hint of the stream",
+        what='it starts at the end of the stream ("$")',
         scenario="redis_wiped",
         killers=("L1",),
-        covered_by="the hint's deadline: it is published again",
+        covered_by="the hint deadline: the hint is republished",
         pair="group_from_now_on_hints_once",
         edits=(Edit(_FILE, 'GROUP, "0", mkstream=True)', 'GROUP, "$", mkstream=True)'),),
     ),
@@ -42,42 +42,42 @@ UNPLANTED = (
     Unplanted(
         "maxlen: a stream without readers stays bounded",
         _FILE,
-        "bounds Redis's memory; trimmed hints are republished",
+        "bounds the memory of Redis; trimmed hints are republished",
     ),
     Unplanted(
-        "socket timeouts: a half-open connection is given up",
+        "socket timeouts: a half-open connection is closed",
         _FILE,
-        "every fault of Toxiproxy ends in delivery or in a close, so that even one who waits for "
-        "ever goes on after the heal; tests/scheduler/test_queue.py has a reply that never comes "
+        "every fault of Toxiproxy ends in delivery or a close, so even a reader without a timeout "
+        "continues after the heal; tests/scheduler/test_queue.py has a reply that never arrives "
         "in time",
     ),
     Unplanted(
-        "a wait in Redis is shorter than the socket timeout",
+        "a blocking read is shorter than the socket timeout",
         _FILE,
-        "equivalent here: READ_BLOCK_SECONDS is; else only slower",
+        "equivalent here: READ_BLOCK_SECONDS is shorter; otherwise only slower",
     ),
     Unplanted(
-        "nothing retries below the loops (NoBackoff)",
+        "only the loops retry, no layer below them (NoBackoff)",
         _FILE,
-        "only hints published twice, which claims refuse",
+        "without it hints are published twice, which claims refuse",
     ),
     Unplanted(
-        "XACK and XDEL in one MULTI with what is appended again",
+        "XACK, XDEL and the XADD of a returned hint are one MULTI",
         _FILE,
-        "half of it leaves a hint twice, or none: published again at its deadline",
+        "half of it leaves the hint twice or not at all: republished at its deadline",
     ),
     Unplanted(
         "entries that are not hints are dropped",
         _FILE,
-        "nothing else writes to Redis here; tests/scheduler/test_queue.py",
+        "no other program writes to Redis here; tests/scheduler/test_queue.py",
     ),
     Unplanted(
-        "the generation is set only where there is none (NX)",
+        "the generation is set only if it is missing (NX)",
         _FILE,
         "equivalent: any value shows that Redis kept its data",
     ),
     Unplanted(
-        "hints are read per queue, the count shared out",
+        "hints are read per queue, with a share of the count each",
         _FILE,
         "the workload has one queue; tests/scheduler/test_queue.py",
     ),

@@ -51,10 +51,10 @@ async def run_simulated_mutants(mutants: Sequence[Mutant], settings: MutationSet
     """Run mutants; whether each that must be killed was killed.
 
     Raises:
-        MutantError: a mutant does not fit the sources any more.
+        MutantError: a mutant does not match the sources.
         WorkerFailed: a worker process did not start.
     """
-    with tempfile.TemporaryDirectory(prefix="holdfast-hunt-") as directory:
+    with tempfile.TemporaryDirectory(prefix="holdfast-mutants-") as directory:
 
         async def attempts(mutant: Mutant) -> tuple[KillAttempt, ...]:
             return await _attempts(mutant, settings, Path(directory) / mutant.name)

@@ -10,7 +10,7 @@ _SUBMISSION = "system/holdfast/store/submit.py"
 MUTANTS = (
     Mutant(
         name="submit_without_conflict",
-        guard="a used key is not an error (ON CONFLICT DO NOTHING)",
+        guard="a used key does not fail the statement (ON CONFLICT DO NOTHING)",
         what="the unique index fails the statement, and with it the request",
         scenario="crowded",
         killers=("S10",),
@@ -37,7 +37,7 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="due_at_once",
+        name="due_immediately",
         guard="a task is due at its run_at",
         what="every task is due as soon as it is stored",
         scenario="crowded",
@@ -61,9 +61,9 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="repeat_judged_by_its_neighbour",
+        name="repeat_judged_by_neighbour",
         guard="a repeat in a batch is judged by the request stored under the key",
-        what="a repeat that meets a mismatch in one statement is refused with it",
+        what="a repeat is refused because a mismatch is in the same statement",
         scenario="used_keys",
         killers=("S10",),
         runs_max=6,
@@ -76,9 +76,9 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="loser_told_its_own_id",
+        name="loser_answered_own_id",
         guard="the loser of a race for a key gets the winner's task (the second statement)",
-        what="the loser gets an id that was never stored",
+        what="the loser is answered with an id that was never stored",
         scenario="crowded",
         killers=("S5", "S10"),
         edits=(
@@ -94,18 +94,18 @@ MUTANTS = (
 
 UNPLANTED = (
     Unplanted(
-        "the first of two with one key in one batch leads",
+        "of two submits with one key in one batch, the first is stored",
         _SUBMISSION,
-        "equivalent: ON CONFLICT DO NOTHING also sees the rows of its own statement",
+        "equivalent: ON CONFLICT DO NOTHING also detects rows of its own statement",
     ),
     Unplanted(
-        "an id that is there already was sent before: created",
+        "an id that is already stored was sent before: created",
         _SUBMISSION,
         "covered by the key, which every request of the workload has",
     ),
     Unplanted(
-        "rounds: what was deleted between the two statements may go in",
+        "rounds: a key whose task was deleted between the two statements is inserted again",
         _SUBMISSION,
-        "nothing is old enough to be deleted in a short run",
+        "no task is old enough to be deleted in a short run",
     ),
 )

@@ -1,4 +1,4 @@
-"""The handler of `make trace`: steps long enough to be seen, and to be killed in the middle."""
+"""The handler of `make trace`: steps long enough to be visible, and to be killed meanwhile."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from holdfast.handlers import Context, task
 FIRST_STEP = "read the order"
 FIRST_STEP_SECONDS = 0.5
 SECOND_STEP_SECONDS = 1.0
-# The first attempt would wait so long: whatever the machine's load, it is killed before.
+# Duration of the first attempt, which is killed earlier under any load of the machine.
 FIRST_ATTEMPT_SECONDS = 120.0
 
 
 @task("shown", backoff=BACKOFF)
 async def shown(ctx: Context, payload: dict[str, Any]) -> None:
-    """Two steps, then an effect that commits together with the end of the task."""
+    """Run two steps, then an effect that commits together with the end of the task."""
     with ctx.span(FIRST_STEP):
         await asyncio.sleep(FIRST_STEP_SECONDS)
     with ctx.span("charge the card"):

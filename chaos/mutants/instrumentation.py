@@ -16,7 +16,7 @@ _LINKS = "    return (*before, batch) if batch is not None else before\n"
 
 _TOLD = (
     Mutant(
-        name="create_untold",
+        name="create_without_span",
         guard="a submit emits the root span of its task",
         what="its context is in the row, but no span is emitted",
         scenario="calm",
@@ -30,9 +30,9 @@ _TOLD = (
         ),
     ),
     Mutant(
-        name="sends_untold",
-        guard="every publishing of a hint emits a span",
-        what="no span shows it",
+        name="sends_without_span",
+        guard="every published hint emits a span",
+        what="no span is emitted",
         scenario="calm",
         killers=("S13",),
         edits=(
@@ -44,7 +44,7 @@ _TOLD = (
         ),
     ),
     Mutant(
-        name="take_back_untold",
+        name="reclaim_without_span",
         guard="the scheduler that reclaims an attempt emits its span",
         what="an attempt whose worker was killed has no span",
         scenario="workers_killed",
@@ -58,9 +58,9 @@ _TOLD = (
         ),
     ),
     Mutant(
-        name="queued_untold",
-        guard="a claim emits a span of the time its hint waited",
-        what="the wait has no span",
+        name="queued_without_span",
+        guard="a claim emits a span for the wait in the queue",
+        what="no span is emitted",
         scenario="calm",
         killers=("S13",),
         edits=(
@@ -72,9 +72,9 @@ _TOLD = (
         ),
     ),
     Mutant(
-        name="zombie_tells_too",
+        name="zombie_emits_span",
         guard="a worker whose end was refused emits no span of its attempt",
-        what="it emits one too, beside the take-back",
+        what="it emits one in addition to the reclaim's",
         scenario="late_finish",
         killers=("S13",),
         edits=(
@@ -90,9 +90,9 @@ _TOLD = (
 
 _PLACED = (
     Mutant(
-        name="traceparent_forgotten_on_retry",
+        name="retry_in_new_trace",
         guard="all attempts of a task are in the trace of its row",
-        what="a retry begins a trace of its own",
+        what="a retry starts a new trace",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -106,9 +106,9 @@ _PLACED = (
         ),
     ),
     Mutant(
-        name="attempt_id_of_its_own",
+        name="random_attempt_span_id",
         guard="the id of an attempt's span is derived from task and epoch",
-        what="the worker draws a random one that the take-back cannot know",
+        what="the worker draws a random id, which the reclaim cannot derive",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -129,16 +129,16 @@ _PLACED = (
     ),
     Mutant(
         name="batch_not_linked",
-        guard="an attempt is linked to the batch of the scheduler that its hint was in",
-        what="its batch cannot be found",
+        guard="an attempt is linked to the dispatch batch of its hint",
+        what="it has no link to the batch",
         scenario="calm",
         killers=("S13",),
         edits=(Edit(_ATTEMPT, _LINKS, "    return before\n"),),
     ),
     Mutant(
-        name="handler_outside",
-        guard="spans of a handler are below its attempt",
-        what="they are below the create, beside the attempts",
+        name="handler_spans_outside_attempt",
+        guard="spans of a handler are descendants of its attempt",
+        what="they are children of the create span, siblings of the attempts",
         scenario="workers_killed",
         killers=("S13",),
         edits=(
@@ -154,25 +154,25 @@ _PLACED = (
 _EXPORTED = (
     Mutant(
         name="stop_without_export",
-        guard="a process that stops gracefully first exports its spans",
+        guard="a process exports its spans before a graceful stop",
         what="they are lost",
         scenario="rolling_restart",
         killers=("S13",),
         edits=(Edit(_TELEMETRY, "        await telemetry.tracing.aclose()\n", "        pass\n"),),
     ),
     Mutant(
-        name="export_in_line",
+        name="export_inline",
         guard="tracing never waits for the collector",
-        what="an attempt frees its slot when its spans are delivered",
+        what="an attempt frees its slot only after its spans are delivered",
         scenario="collector_lost",
         killers=("L1", "L2", "L4"),
         edits=(
             Edit(
                 "system/holdfast/worker/executor.py",
-                "        await attempt.released()\n",
+                "        await attempt.wait_for_thread()\n",
                 "        export = self._telemetry._tracing._export\n"
                 "        await export._send(export._client)\n"
-                "        await attempt.released()\n",
+                "        await attempt.wait_for_thread()\n",
             ),
         ),
     ),
@@ -182,29 +182,29 @@ MUTANTS = (*_TOLD, *_PLACED, *_EXPORTED)
 
 UNPLANTED = (
     Unplanted(
-        "a batch of spans that could not be sent is tried once more",
+        "a batch of spans that could not be sent is sent once more",
         _EXPORT,
         "S13 exempts spans lost to a fault of the collector; tests/unit/test_tracing_export.py",
     ),
     Unplanted(
-        "the queue of spans is bounded: what finds no room is dropped and counted",
+        "the queue of spans is bounded: spans beyond the bound are dropped and counted",
         _EXPORT,
-        "without it only memory grows, while the collector is away; "
+        "without it only memory grows while the collector is unreachable; "
         "tests/unit/test_tracing_export.py",
     ),
     Unplanted(
-        "an answer that never ends is broken off",
+        "an endless response of the collector is cut off",
         _EXPORT,
-        "the chaos collector is honest; tests/unit/test_tracing_export.py has one that lies",
+        "the chaos collector sends none; tests/unit/test_tracing_export.py does",
     ),
     Unplanted(
-        "the caller's traceparent is honoured, and decides whether its task is sampled",
+        "the caller's traceparent is used and decides whether its task is sampled",
         _REQUESTS,
-        "clients of the arena send none: the ratio decides; tests/api has them",
+        "clients of the testbed send none, so the ratio decides; covered by tests/api",
     ),
     Unplanted(
-        "failures are recorded by type, without payloads and messages",
+        "failures are recorded by type, without payload or message",
         _ATTEMPTS,
-        "no invariant looks for secrets; tests look for them",
+        "no invariant looks for secrets; tests do",
     ),
 )

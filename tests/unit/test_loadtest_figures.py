@@ -12,8 +12,9 @@ from loadtest.curves import curves
 from loadtest.locust_run import BATCH, EFFECT, SINGLE, LocustLoad, RequestStats
 from loadtest.machine import Machine
 from loadtest.plot import plot
+from loadtest.process_stats import ROLES
 from loadtest.processes import LoadtestError
-from loadtest.record import Life, Record, Recorder
+from loadtest.record import Record, Recorder, TaskTimes
 from loadtest.sampling import folded
 from loadtest.soak import Sample, Soak, SoakOptions
 from loadtest.stopwatch import Stopwatch
@@ -24,13 +25,15 @@ from observability.charts import quantile
 LOAD = LocustLoad(users=1, spawn_rate=1, seconds=1, shape="steady", batch_size=10)
 
 
-def life(due: float, finished: float | None, state: str = "SUCCEEDED") -> Life:
-    return Life("id", created=due, due=due, finished=finished, state=state)
+def task_times(due: float, finished: float | None, state: str = "SUCCEEDED") -> TaskTimes:
+    return TaskTimes("id", created=due, due=due, finished=finished, state=state)
 
 
 def test_curves_add_up_second_by_second() -> None:
-    ahead = Life("id", created=100.5, due=4000.0, finished=101.0, state="CANCELLED")
-    drawn = curves([life(100.0, 100.4), life(100.9, 102.9), life(101.5, 101.6), ahead])
+    ahead = TaskTimes("id", created=100.5, due=4000.0, finished=101.0, state="CANCELLED")
+    drawn = curves(
+        [task_times(100.0, 100.4), task_times(100.9, 102.9), task_times(101.5, 101.6), ahead]
+    )
     assert drawn.stored == (2, 1, 0)
     assert drawn.drained == (1, 1, 1)
     assert drawn.waiting == (1, 1, 0)
@@ -39,7 +42,7 @@ def test_curves_add_up_second_by_second() -> None:
 
 
 def test_what_never_ends_waits_to_the_end() -> None:
-    drawn = curves([life(10.0, 12.5), life(10.0, None, "QUEUED")])
+    drawn = curves([task_times(10.0, 12.5), task_times(10.0, None, "QUEUED")])
     assert drawn.waiting == (2, 2, 1)
 
 
@@ -51,7 +54,12 @@ def test_quantiles_are_by_nearest_rank() -> None:
 
 def test_figures_of_a_run() -> None:
     record = Record(
-        (life(0.0, 1.0), life(2.0, 4.0), life(3.0, None, "RUNNING"), life(4.0, 5.0, "FAILED")),
+        (
+            task_times(0.0, 1.0),
+            task_times(2.0, 4.0),
+            task_times(3.0, None, "RUNNING"),
+            task_times(4.0, 5.0, "FAILED"),
+        ),
         complete=True,
     )
     tallies = {
@@ -64,14 +72,14 @@ def test_figures_of_a_run() -> None:
     assert figures["submitted_per_second"] == 1
     assert figures["drained_per_second"] == pytest.approx(3 / 5)
     assert (figures["unfinished"], figures["failed"]) == (1, 1)
-    assert figures["missing"] == 4 + 10 - 4, "told to be stored, and not there"
+    assert figures["missing"] == 4 + 10 - 4, "acknowledged but missing"
     assert (figures["effect_p50_ms"], figures["effect_max_ms"]) == (100, 880)
     assert figures["error_ratio"] == 0.2
     assert figures["drain_seconds"] == 1
     assert drawn.waiting[-1] == 1
 
 
-def test_a_record_that_was_cut_short_tells_of_no_missing_task() -> None:
+def test_truncated_record_has_no_figure_of_missing_tasks() -> None:
     tallies = {SINGLE: RequestStats(5, 0, {1.0: 5}, 1)}
     assert figures_of(Record((), complete=False), tallies, LOAD)[0]["missing"] is None
     empty, _ = figures_of(Record((), complete=True), {}, LOAD)
@@ -91,11 +99,11 @@ def test_limits_judge_and_what_was_not_measured_keeps_none(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("tusks: {min: 1}", "no figure 'tusks'"),
+        ("tusks: {min: 1}", "unknown figure 'tusks'"),
         ("tasks: 5", "needs {min"),
-        ("tasks: {most: 1}", "is no limit"),
-        ("tasks: {min: true}", "is no limit"),
-        ("[", "cannot be read"),
+        ("tasks: {most: 1}", "is not a limit"),
+        ("tasks: {min: true}", "is not a limit"),
+        ("[", "cannot read"),
         ("- tasks", "figures with their limits"),
     ],
 )
@@ -108,20 +116,20 @@ def test_wrong_limits_are_explained(text: str, complaint: str, tmp_path: Path) -
 
 def test_the_stopwatch_starts_when_a_tenth_is_done() -> None:
     stopwatch = Stopwatch(100)
-    assert not stopwatch.saw(0.0, 0)
-    assert not stopwatch.saw(1.0, 9)
-    assert not stopwatch.saw(2.0, 20)
-    assert stopwatch.saw(4.0, 100)
+    assert not stopwatch.record(0.0, 0)
+    assert not stopwatch.record(1.0, 9)
+    assert not stopwatch.record(2.0, 20)
+    assert stopwatch.record(4.0, 100)
     assert stopwatch.rate == 40
     short = Stopwatch(100)
-    short.saw(1.0, 0)
-    assert short.saw(1.5, 100)
+    short.record(1.0, 0)
+    assert short.record(1.5, 100)
     assert short.rate == 200
     assert math.isnan(short.cpu_ms_per_task)
     stuck = Stopwatch(100)
-    stuck.saw(0.0, 50)
-    with pytest.raises(LoadtestError, match="stuck at 50 of 100"):
-        stuck.saw(61.0, 50)
+    stuck.record(0.0, 50)
+    with pytest.raises(LoadtestError, match="no progress for 60 s: 50 of 100"):
+        stuck.record(61.0, 50)
 
 
 def test_a_plot_has_round_ticks_gaps_and_few_points() -> None:
@@ -154,7 +162,7 @@ def test_growth_compares_the_last_quarter_with_the_second() -> None:
     def sample(n: int) -> Sample:
         tasks = {**table, "table_mb": float(n)}
         tables = {"tasks": tasks, "task_events": table, "effects": table}
-        return Sample(n, {"worker": 100.0}, tables, 0)
+        return Sample(n, dict.fromkeys(ROLES, 100.0), tables, 0)
 
     samples = [sample(n) for n in range(8)]
     soak = Soak(Machine(2, 0, "3", "Linux"), SoakOptions(), 10, 0.0, samples)
@@ -192,10 +200,10 @@ async def test_a_record_is_read_page_by_page_back_to_the_beginning_of_the_run() 
         recorder = Recorder(client, "me", tasks_max=100)
         await recorder.begin()
         record = await recorder.read()
-        assert [each.id for each in record.lives] == ["3", "40", "48", "50"]
+        assert [each.id for each in record.tasks] == ["3", "40", "48", "50"]
         assert record.complete
         assert asked == [None, None, "2"]
         assert await recorder.waiting() == 1
         short = await Recorder(client, "me", tasks_max=2).read()
-        assert [each.id for each in short.lives] == ["48", "50"]
+        assert [each.id for each in short.tasks] == ["48", "50"]
         assert not short.complete

@@ -1,4 +1,4 @@
-"""Run mutants on real processes: each one under seed after seed until an invariant catches it."""
+"""Run mutants on real processes, each under consecutive seeds until an invariant catches it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def run_live_mutants(mutants: Sequence[Mutant], runs: Path, seed: int, *, 
     """Run mutants one after the other; whether each that must be killed was killed.
 
     Raises:
-        MutantError: a mutant does not fit the sources any more.
+        MutantError: a mutant no longer fits the sources.
     """
     async with ProcessStackFactory.open() as stacks:
         arena = RealTimeArena(stacks)

@@ -1,4 +1,4 @@
-"""Guards of the statements by id (``system/holdfast/store/transitions.py``)."""
+"""Guards of the transitions (``system/holdfast/store/transitions.py``)."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _CLAIMS = (
     ),
     Mutant(
         name="claim_not_repeatable",
-        guard="a claim of unknown outcome returns its grants when it is sent again",
-        what="the second sending finds the task RUNNING and returns nothing",
+        guard="a claim of unknown outcome returns its grants when it is resent",
+        what="the resent claim finds the task RUNNING and returns nothing",
         scenario="replies_lost",
         killers=("L1",),
         covered_by="the heartbeat releases attempts that this worker owns but does not know",
-        pair="claim_not_repeatable_strays_kept",
+        pair="claim_not_repeatable_orphans_kept",
         edits=(
             Edit(
                 _FILE,
@@ -58,13 +58,13 @@ _CLAIMS = (
     Mutant(
         name="attempt_not_counted",
         guard="the claim itself counts the attempt",
-        what="attempt stays as it is",
+        what="attempt is not incremented",
         scenario="crowded",
         killers=("S7",),
         edits=(Edit(_FILE, "attempt = granted.attempt + 1,", "attempt = granted.attempt,"),),
     ),
     Mutant(
-        name="last_life_in_company",
+        name="quarantine_not_exclusive",
         guard="a quarantined task is granted only to a worker that runs nothing else",
         what="it is granted like any other",
         scenario="poison_task",
@@ -72,9 +72,9 @@ _CLAIMS = (
         edits=(Edit(_FILE, "  WHERE CASE WHEN quarantined\n", "  WHERE CASE WHEN false\n"),),
     ),
     Mutant(
-        name="heartbeat_of_the_dead",
+        name="dead_heartbeat_accepted",
         guard="an incarnation that was marked dead stays dead",
-        what="its heartbeat is accepted, so it continues to claim",
+        what="its heartbeat is accepted, so it keeps claiming",
         scenario="zombie_returns",
         killers=("S15",),
         edits=(
@@ -88,7 +88,7 @@ _CLAIMS = (
     Mutant(
         name="lease_not_renewed",
         guard="a heartbeat renews the lease",
-        what="the lease ends after lease_seconds regardless of heartbeats",
+        what="the lease expires after lease_seconds regardless of heartbeats",
         scenario="crowded",
         killers=("S16",),
         edits=(
@@ -153,7 +153,7 @@ _ENDS = (
         ),
     ),
     Mutant(
-        name="ledger_key_at_random",
+        name="random_ledger_key",
         guard="the key of the ledger is the task's id, never the attempt's",
         what="each attempt has its own key",
         scenario="crowded",
@@ -182,7 +182,7 @@ _ENDS = (
     ),
     Mutant(
         name="resent_end_refused",
-        guard="a repeated end by the same worker is accepted (released_by)",
+        guard="a resent outcome of the same worker is accepted (released_by)",
         what="it is refused as a stale write",
         scenario="replies_lost",
         killers=("S8",),
@@ -211,24 +211,24 @@ _ENDS = (
         ),
     ),
     Mutant(
-        name="release_forgets_cancel",
-        guard="an attempt that was asked to stop ends CANCELLED unless it succeeds",
-        what="it is tried again",
+        name="release_ignores_cancel",
+        guard="a failed attempt with a cancel request ends CANCELLED",
+        what="it is retried",
         scenario="crowded",
         killers=("S6", "S7"),
         edits=(
             Edit(
                 _FILE,
                 "CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'\n"
-                "         WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
-                "CASE WHEN locked.outcome = '{Reason.HANDED_BACK}' THEN",
+                "         WHEN locked.outcome = '{Reason.RELEASED}' THEN",
+                "CASE WHEN locked.outcome = '{Reason.RELEASED}' THEN",
             ),
         ),
     ),
     Mutant(
         name="retry_without_delay",
-        guard="a failed attempt is tried again after its delay, not before",
-        what="it is due at once",
+        guard="a failed task is retried after its delay, not before",
+        what="it is due immediately",
         scenario="calm",
         killers=("S3",),
         edits=(
@@ -240,15 +240,15 @@ _ENDS = (
         ),
     ),
     Mutant(
-        name="hand_back_not_counted",
+        name="release_not_counted",
         guard="a released attempt is counted separately: it is not the task's fault",
-        what="handed_back stays as it is",
+        what="handed_back is not incremented",
         scenario="rolling_restart",
         killers=("S7",),
         edits=(
             Edit(
                 _FILE,
-                "locked.handed_back + (locked.outcome = '{Reason.HANDED_BACK}')::int AS",
+                "locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS",
                 "locked.handed_back AS",
             ),
         ),
@@ -257,8 +257,8 @@ _ENDS = (
 
 _UNLOCKED = Mutant(
     name="decided_without_lock",
-    guard="lock the row before reading state and epoch",
-    what="ends and cancels decide by the state they read before waiting for the lock",
+    guard="the row is locked before its state and epoch are read",
+    what="outcomes and cancels use the state that they read before the lock wait",
     scenario="cancel_storm",
     killers=("S6", "S11"),
     covered_by="the key of task_events (task, seq), which refuses a second transition of one row",
@@ -274,7 +274,7 @@ _UNLOCKED = Mutant(
 _UNLOGGED = Mutant(
     name="cancel_unlogged",
     guard="a cancel whose event is refused does not happen",
-    what="it goes on without its event",
+    what="it is applied without its event",
     scenario="cancel_storm",
     killers=("S6",),
     edits=(
@@ -290,7 +290,7 @@ _CLIENTS = (
     _UNLOCKED,
     both("decided_without_lock_unlogged", _UNLOCKED, _UNLOGGED, killers=("S6", "S11")),
     Mutant(
-        name="cancel_of_the_ended",
+        name="ended_task_cancelled",
         guard="terminal states are final: a late cancel changes nothing",
         what="any task that is not RUNNING becomes CANCELLED",
         scenario="calm",
@@ -308,7 +308,7 @@ _CLIENTS = (
 
 MUTANTS = (*_CLAIMS, *_ENDS, *_CLIENTS)
 
-_PAIRS = "tests/store/test_store_pairs.py holds every pair of statements on one task open"
+_PAIRS = "tests/store/test_store_pairs.py interleaves every pair of statements on one task"
 
 UNPLANTED = (
     Unplanted(
@@ -319,34 +319,34 @@ UNPLANTED = (
     Unplanted(
         "rows are locked and keys inserted in order",
         _FILE,
-        "without it deadlocks, which Database.call sends again: only slower",
+        "without it deadlocks, which Database.call resends: only slower",
     ),
     Unplanted(
         "a claim names the epoch of its hint",
         _FILE,
-        "equivalent: QUEUED means due and owned by nobody, and the claim goes on from the epoch of "
-        "the row; an old hint only starts the task sooner "
-        "(tests/store/test_store_stateful.py sees it)",
+        "equivalent: QUEUED means due and unowned, and the claim continues from the epoch of the "
+        "row; a stale hint only starts the task sooner "
+        "(tests/store/test_store_stateful.py detects it)",
     ),
     Unplanted(
-        "the claim makes the epoch odd, every end makes it even",
+        "a claim makes the epoch odd, the end of the attempt makes it even",
         _FILE,
         "a CHECK refuses anything else: (epoch % 2 = 1) = (state = 'RUNNING')",
     ),
     Unplanted(
-        "the heartbeat answers with what is RUNNING",
+        "the heartbeat returns only RUNNING attempts",
         _FILE,
         "equivalent: only RUNNING rows have a worker_id (CHECK)",
     ),
     Unplanted(
-        "a release ends only what is RUNNING",
+        "a release ends only RUNNING attempts",
         _FILE,
-        "covered by its epoch as in finish_without_state; release_without_epoch is the pair's half",
+        "covered by the epoch, as in finish_without_state; see release_without_epoch",
     ),
     Unplanted(
-        "released_by must be the same worker; a take-back clears it",
+        "released_by must be the same worker; a reclaim clears it",
         _FILE,
-        "without it a stale write is answered done: nothing is written but its witness is missing",
+        "without it a stale write is answered done: it writes nothing, but is not recorded",
     ),
     Unplanted(
         "refused writes are recorded (stale_writes)",
@@ -354,12 +354,12 @@ UNPLANTED = (
         "without the record late_finish is unknown, not false: stale_write_refused is never seen",
     ),
     Unplanted(
-        "nothing is granted beside a quarantined task",
+        "no task is granted together with a quarantined one",
         _FILE,
-        "covered by the worker, which reads no hints while such a one runs (SlotPool.exclusive)",
+        "covered by the worker, which reads no hints while it runs one (SlotPool.exclusive)",
     ),
     Unplanted(
-        "FAILED when attempt - losses - handed_back reaches max_attempts; discarded: at once",
+        "FAILED when attempt - losses - handed_back reaches max_attempts, or when discarded",
         _FILE,
         "no handler of the workload uses up its attempts (a scenario may not plan it) or discards; "
         "tests/store/test_store_stateful.py compares with lifecycle.after_attempt",
@@ -372,16 +372,16 @@ UNPLANTED = (
     Unplanted(
         "a second cancel of a RUNNING task adds nothing",
         _FILE,
-        "equivalent: one more lawful event",
+        "equivalent: it only adds one legal event",
     ),
     Unplanted(
-        "only FAILED can be retried by hand, with one more attempt allowed",
+        "only FAILED tasks can be retried manually, with one more attempt allowed",
         _FILE,
         "no client of the workload retries; tests/store/test_store_stateful.py does",
     ),
     Unplanted(
-        "retire and register can be sent twice",
+        "retire and register are idempotent",
         _FILE,
-        "without it the process fails, and is started again as another incarnation",
+        "without it the process fails and restarts as another incarnation",
     ),
 )

@@ -1,0 +1,61 @@
+"""Run handlers: coroutines on the event loop, plain functions in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from holdfast.handlers.cancellation import Cancellation
+from holdfast.handlers.commit import Commit
+from holdfast.handlers.context import Context
+from holdfast.handlers.registry import Registry
+from holdfast.handlers.transactions import Transactions
+from holdfast.instrumentation.attempt_span import AttemptSpan
+from holdfast.model.claim import Failure, Grant, Success
+from holdfast.settings import Settings
+from holdfast.worker.attempt import RunningAttempt
+
+
+class HandlerRunner:
+    """Runs the handlers of grants; call ``close`` after the last attempt has started."""
+
+    def __init__(self, settings: Settings, registry: Registry, transactions: Transactions) -> None:
+        self._registry = registry
+        self._transactions = transactions
+        self._result_bytes_max = settings.result_bytes_max
+        self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
+        self._jitter = random.Random()
+
+    def prepare(
+        self, grant: Grant, span: AttemptSpan | None, started: float
+    ) -> RunningAttempt | None:
+        """Return the attempt with its context; None if the task's name has no handler.
+
+        Its timeout runs from ``started``, by the event loop's clock.
+        """
+        handler = self._registry.get(grant.name)
+        if handler is None:
+            return None
+        cancellation, commit = Cancellation(), Commit(grant, span)
+        context = Context(
+            grant,
+            clock=asyncio.get_running_loop().time,
+            started=started,
+            cancellation=cancellation,
+            commit=commit,
+            open_transaction=self._transactions.open if handler.is_async else None,
+        )
+        return RunningAttempt(grant, handler, context, cancellation, commit)
+
+    async def run(self, attempt: RunningAttempt) -> Success | Failure | None:
+        """Run the handler and return the end to write; None if there is none."""
+        return await attempt.run(
+            self._threads,
+            uniform=self._jitter.random(),
+            result_bytes_max=self._result_bytes_max,
+        )
+
+    def close(self) -> None:
+        """Accept no further attempts; running threads cannot be stopped and are abandoned."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

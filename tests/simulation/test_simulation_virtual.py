@@ -347,7 +347,8 @@ _COPIES = """
 import gc, pkgutil, random, sys, types
 import httpx, aiosmtplib, redis.asyncio, asyncpg, sqlalchemy.ext.asyncio, uvicorn
 import holdfast.api.server, holdfast.scheduler.role, holdfast.worker.role, holdfast.client
-import holdfast.handlers.registry, chaos.observers.sink
+import holdfast.handlers.builtin.http_request, holdfast.handlers.builtin.send_email
+import holdfast.telemetry.export, chaos.observers.sink
 from chaos.simulation.kernel import audit
 from chaos.simulation.kernel import virtual
 

@@ -192,7 +192,7 @@ class Settings(BaseModel):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
-            raise ValueError("a JSON list is needed") from None
+            raise ValueError("must be a JSON list") from None
 
     @field_validator("database_url")
     @classmethod

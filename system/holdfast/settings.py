@@ -1,4 +1,4 @@
-"""The configuration of one process, read once from HOLDFAST_* variables and then frozen."""
+"""The configuration of one process: HOLDFAST_* variables, read once and then frozen."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ _PREFIX = "holdfast_"
 class Settings(BaseModel):
     """Every field is the variable ``HOLDFAST_<FIELD>``; arguments override the environment.
 
+    The case of a variable's name does not matter. Unknown variables and arguments are ignored.
+
     Raises:
         pydantic.ValidationError: a variable is invalid, or two contradict each other.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+    # Errors do not show values: some are secrets.
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True
+    )
 
     label: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
@@ -70,7 +75,6 @@ class Settings(BaseModel):
     submit_timeout_seconds: float = Field(
         15.0, gt=0, description="The API answers 503 to a submit not settled within this time."
     )
-
     unknown_name_seconds: float = Field(
         5.0, gt=0, description="Delay of a task released because its worker has no such handler."
     )
@@ -170,19 +174,10 @@ class Settings(BaseModel):
         1.0, gt=0, description="Longest delay before a finished span is sent."
     )
 
-    @classmethod
-    def environment(cls) -> dict[str, str]:
-        """Return the values of the HOLDFAST_* variables by the names of their fields."""
-        return {
-            name.lower().removeprefix(_PREFIX): value
-            for name, value in os.environ.items()
-            if name.lower().startswith(_PREFIX)
-        }
-
     @model_validator(mode="before")
     @classmethod
-    def _over_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {**cls.environment(), **given}
+    def _add_environment(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**_environment(), **arguments}
 
     @field_validator("queues", "api_keys", "http_allowed_hosts", mode="before")
     @classmethod
@@ -190,9 +185,12 @@ class Settings(BaseModel):
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value)
+            decoded = json.loads(value)
         except json.JSONDecodeError:
-            raise ValueError("must be a JSON list") from None
+            decoded = None
+        if isinstance(decoded, list):
+            return decoded
+        raise ValueError("must be a JSON list")
 
     @field_validator("database_url")
     @classmethod
@@ -235,3 +233,12 @@ class Settings(BaseModel):
         """Return ``database_url`` with the asyncpg driver, as SQLAlchemy expects it."""
         rest = self.database_url.partition("://")[2]
         return f"postgresql+asyncpg://{rest}"
+
+
+def _environment() -> dict[str, str]:
+    """Return the values of the HOLDFAST_* variables, by the names of their fields."""
+    return {
+        name.lower().removeprefix(_PREFIX): value
+        for name, value in os.environ.items()
+        if name.lower().startswith(_PREFIX)
+    }

@@ -226,6 +226,23 @@ async def _generation(bench: Bench, before: str | None) -> bool:
     return await bench.queue.generation() not in {before, None}
 
 
+async def test_backlog_counts_stop_at_the_cap_for_each_queue(bench: Bench) -> None:
+    for queue in ("first", "second"):
+        await bench.submit("a", "a", "a", queue=queue)
+    depths = (await bench.store.backlog(2)).queues
+    assert [(depth.queue, depth.due, depth.queued) for depth in depths] == [
+        ("first", 2, 0),
+        ("second", 2, 0),
+    ]
+    await bench.hint()
+    depths = (await bench.store.backlog(2)).queues
+    assert [(depth.queue, depth.due, depth.queued) for depth in depths] == [
+        ("first", 0, 2),
+        ("second", 0, 2),
+    ]
+    assert all(depth.oldest_seconds > 0 for depth in depths)
+
+
 async def test_without_redis_the_backlog_stays_scheduled(bench: Bench) -> None:
     async with wire_to(bench.settings.redis_url) as wire:
         wire.down()

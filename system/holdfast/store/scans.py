@@ -2,7 +2,7 @@
 
 The rules of ``transitions.py`` apply, with two exceptions: a scan filters by state before it locks,
 and skips rows locked by other transactions (FOR NO KEY UPDATE SKIP LOCKED), so any number of
-schedulers run in parallel. Always MATERIALIZED: an inlined LIMIT can be exceeded.
+schedulers run in parallel. A CTE with a LIMIT is MATERIALIZED: inlined, it can return more rows.
 
 The planner cannot estimate how few rows a parameterised LIMIT leaves, and would join them with a
 scan of the whole table (113 ms instead of 2 ms per dispatch with 800,000 tasks):
@@ -89,7 +89,8 @@ event_rows AS (
 SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
 ORDER BY id""")
 
-# Redis lost every hint: no earlier publish counts any more.
+# Redis lost every hint: each QUEUED task is due for republishing, and its deadline starts anew.
+# Waits for locked rows: a skipped task would keep its old deadline.
 EXPIRE_HINTS = text(f"""
 WITH eligible AS MATERIALIZED (
   SELECT t.id FROM tasks t WHERE t.state = '{State.QUEUED}' ORDER BY t.id FOR NO KEY UPDATE)
@@ -98,8 +99,8 @@ WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   AND t.state = '{State.QUEUED}' RETURNING t.id""")
 
 # The expiry is checked again on the locked row: a heartbeat may have been committed in between. A
-# statement executed long after it was sent must not mark workers dead: while Postgres stalls,
-# heartbeats wait too.
+# statement executed more than ``within`` seconds after it was sent (``asked``, by the database's
+# clock) marks no worker dead: while Postgres stalls, heartbeats wait too.
 MARK_DEAD = text("""
 WITH locked AS MATERIALIZED (
   SELECT id, lease_expires_at FROM workers
@@ -113,8 +114,9 @@ RETURNING w.id""")
 
 # Level-triggered, on every tick. A worker is dead only if its row says so (rows of dead workers are
 # kept while tasks reference them): a missing row may be a worker registered after this snapshot.
-# An attempt is timed out only if its worker renewed its lease after the timeout. A silent worker
-# may be dead; the attempt is then lost with it, which does not count against the task.
+# An attempt is timed out only if its worker renewed its lease (``heard``) after the timeout and the
+# grace. Without that the worker may be dead; the attempt is then lost with it, which does not use
+# up ``max_attempts``.
 RECLAIM = text(f"""
 WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
@@ -161,7 +163,8 @@ FROM updated""")
 DEAD_WORKERS = text("""
 SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
 
-# Ids are UUIDv7: the oldest tasks come first in the primary key.
+# Ids are UUIDv7, so the primary key is in order of creation: ``bound`` ends the scan at tasks too
+# young to be past any retention.
 PRUNE = text(f"""
 WITH locked AS MATERIALIZED (
   SELECT t.id FROM tasks t
@@ -181,11 +184,17 @@ WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS 
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = '{State.RUNNING}' AND t.worker_id = w.id)
 RETURNING w.id""")
 
-# For metrics. Cheap with millions of rows, because every part walks an index and stops at ``cap``.
-# The ORDER BY selects the index: without it the planner may scan the whole table for a LIMIT that
-# it expects to reach soon.
+# For metrics. Cheap with millions of rows, because every part walks an index and stops at ``cap``
+# (due and QUEUED tasks: per queue). The ORDER BY selects the index: without it the planner may scan
+# the whole table for a LIMIT that it expects to reach soon.
 BACKLOG = text(f"""
 WITH RECURSIVE {_GROUPS},
+queued_queues AS (
+  (SELECT queue FROM tasks WHERE state = '{State.QUEUED}' ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT next.queue FROM queued_queues q, LATERAL (
+    SELECT t.queue FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue > q.queue
+    ORDER BY t.queue LIMIT 1) next),
 due AS (
   SELECT q.queue, d.n AS due, (
     SELECT min(o.due_at) FROM groups g, LATERAL (
@@ -203,10 +212,10 @@ due AS (
         ORDER BY t.due_at LIMIT CAST(:cap AS int)) t
       WHERE g.queue = q.queue LIMIT CAST(:cap AS int)) counted) d),
 queued AS (
-  SELECT t.queue, count(*) AS queued, min(t.due_at) AS oldest FROM (
-    SELECT queue, due_at FROM tasks WHERE state = '{State.QUEUED}'
-    ORDER BY queue, hint_deadline LIMIT CAST(:cap AS int)) t
-  GROUP BY t.queue),
+  SELECT n.queue, d.queued, d.oldest FROM queued_queues n, LATERAL (
+    SELECT count(*) AS queued, min(counted.due_at) AS oldest FROM (
+      SELECT t.due_at FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = n.queue
+      ORDER BY t.hint_deadline LIMIT CAST(:cap AS int)) counted) d),
 depths AS (
   SELECT queue, COALESCE(due, 0) AS due, COALESCE(queued, 0) AS queued,
     GREATEST(0, COALESCE(EXTRACT(EPOCH FROM clock_timestamp()

@@ -143,7 +143,7 @@ class Store:
         return rows_to_dispatch(await self._database.rows(scans.DISPATCH, parameters))
 
     async def backlog(self, cap: int) -> Backlog:
-        """Return the size of the backlog; every count stops at ``cap``."""
+        """Return the backlog; every count stops at ``cap``, those of due and QUEUED per queue."""
         rows = await self._database.rows(scans.BACKLOG, {"cap": cap})
         queues = tuple(
             QueueDepth(row["queue"], row["due"], row["queued"], row["oldest_seconds"])

@@ -16,6 +16,7 @@ from holdfast.errors import HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.model.lifecycle import Reason, State
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import create_logger
+from holdfast.worker.slot_pool import SlotPool
 
 ROOT = Path(__file__).parents[2]
 CONSTANTS = ROOT / "system" / "holdfast" / "telemetry" / "event_names.py"
@@ -61,6 +62,7 @@ def test_console_renders_enums_as_their_values(reason: Reason) -> None:
         (Unavailable("no answer", code=ErrorCode.REDIS_TIMEOUT), "redis_timeout"),
         (HoldfastError("inherited code"), "other"),
         (TimeoutError("library error"), "other"),
+        (TimeoutError(), "other"),
     ],
     ids=repr,
 )
@@ -68,9 +70,9 @@ def test_error_is_logged_with_its_code(style: str, error: Exception, code: str) 
     line = rendered(style, error=error)
     if style == "json":
         fields = json.loads(line)
-        assert (fields["error"], fields["error_code"]) == (str(error), code)
+        assert (fields["error"], fields["error_code"]) == (str(error) or "TimeoutError", code)
     else:
-        assert f"error={str(error)!r}" in line
+        assert (f"error={str(error)!r}" if str(error) else "error=TimeoutError") in line
         assert f"error_code={code}" in line
 
 
@@ -92,6 +94,27 @@ def test_an_exception_is_logged_with_its_traceback_and_no_locals(style: str) -> 
     assert "Traceback" in line
     assert "ValueError: 5" in line
     assert "44444" not in line
+
+
+async def test_crashed_attempt_is_logged_with_its_traceback() -> None:
+    async def crash() -> None:
+        raise ValueError("a bug of the worker")
+
+    stream = io.StringIO()
+    slots = SlotPool(1, create_logger(style="json", stream=stream))
+    slots.run(crash())
+    assert await slots.wait(lambda: slots.idle, 5.0)
+    line = json.loads(stream.getvalue())
+    assert line["event_name"] == "attempt_crashed"
+    assert "Traceback" in line["exception"]
+    assert "ValueError: a bug of the worker" in line["exception"]
+
+
+@pytest.mark.parametrize("value", ["two words", "two\nlines", "\33[31mred", ""])
+def test_text_quotes_values_that_are_not_one_plain_word(value: str) -> None:
+    line = rendered("text", name=value)
+    assert line.endswith(f"name={value!r}\n")
+    assert line.count("\n") == 1
 
 
 def test_json_lines_have_a_utc_timestamp_and_show_other_objects_as_text() -> None:

@@ -17,15 +17,16 @@ _COLOR_END = "\33[0m"
 
 
 class Logger:
-    """Writes lines with its context; no line can be written without ``event_name``.
+    """Writes lines with its context, each with the constant ``event_name`` of its event.
 
     A field ``error`` that is an exception is logged as its message, with its ``error_code``.
+    Threads may write to one logger: a line is a single write.
     """
 
     def __init__(
         self, stream: TextIO, level: int, *, text_style: bool, context: dict[str, object]
     ) -> None:
-        """``level``: the lowest that is written, as in ``logging``."""
+        """``level``: the lowest level that is written, a number as in ``logging``."""
         self._stream = stream
         self._level = level
         self._text_style = text_style
@@ -51,11 +52,19 @@ class Logger:
         if self._level <= logging.ERROR:
             self._write("error", text, {"event_name": event_name, **fields})
 
-    def exception(self, text: str, /, *, event_name: EventName, **fields: object) -> None:
-        """Write a failure with the traceback of the exception being handled."""
+    def exception(
+        self,
+        text: str,
+        /,
+        *,
+        event_name: EventName,
+        raised: BaseException | None = None,
+        **fields: object,
+    ) -> None:
+        """Write a failure with the traceback of ``raised``, or else of the one being handled."""
         # Without locals: they hold payloads.
-        exception = traceback.format_exc().rstrip()
-        self.error(text, event_name=event_name, **fields, exception=exception)
+        lines = traceback.format_exception(raised or sys.exception())
+        self.error(text, event_name=event_name, **fields, exception="".join(lines).rstrip())
 
     def bind(self, **context: object) -> Logger:
         """Return a logger that adds ``context`` to every line."""
@@ -74,7 +83,7 @@ class Logger:
         fields = _plain_values({**self._context, **fields})
         timestamp = _now()
         if self._text_style:
-            line = self._readable(timestamp, level, text, fields)
+            line = self._text_line(timestamp, level, text, fields)
         else:
             line = json.dumps(
                 {**fields, "event": text, "level": level, "timestamp": timestamp}, default=repr
@@ -82,13 +91,13 @@ class Logger:
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    def _readable(self, timestamp: str, level: str, text: str, fields: dict[str, object]) -> str:
+    def _text_line(self, timestamp: str, level: str, text: str, fields: dict[str, object]) -> str:
         exception = fields.pop("exception", None)
-        name = f"[{level:7}]"
+        tag = f"[{level:7}]"
         if level in _COLORS and self._stream.isatty():
-            name = f"{_COLORS[level]}{name}{_COLOR_END}"
+            tag = f"{_COLORS[level]}{tag}{_COLOR_END}"
         shown = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
-        line = f"{timestamp} {name} {text:30} {shown}"
+        line = f"{timestamp} {tag} {text:30} {shown}"
         return line if exception is None else f"{line}\n{exception}"
 
 
@@ -110,13 +119,15 @@ def _plain_values(fields: dict[str, object]) -> dict[str, object]:
     error = fields.get("error")
     if isinstance(error, BaseException):
         code = getattr(error, "code", None)  # SQLAlchemy's exceptions have one of their own kind
-        fields["error"] = str(error)
+        fields["error"] = str(error) or type(error).__name__
         fields["error_code"] = code if isinstance(code, ErrorCode) else ErrorCode.OTHER
     return {key: value.value if isinstance(value, Enum) else value for key, value in fields.items()}
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value and " " not in value else repr(value)
+    """Quote what could be mistaken for the end of the value, or move the cursor of a terminal."""
+    plain = isinstance(value, str) and value and " " not in value and value.isprintable()
+    return str(value) if plain else repr(value)
 
 
 def _now() -> str:

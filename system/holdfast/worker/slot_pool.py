@@ -93,8 +93,8 @@ class SlotPool:
         del self._running[task]
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            self._log.error(
+            self._log.exception(
                 "Attempt ended with an unexpected exception",
                 event_name=EventName.ATTEMPT_CRASHED,
-                exc_info=error,
+                raised=error,
             )

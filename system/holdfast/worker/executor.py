@@ -21,11 +21,11 @@ from holdfast.worker.finisher import Finisher
 from holdfast.worker.handler_runner import HandlerRunner
 from holdfast.worker.slot_pool import SlotPool
 
-_CLOSE_SECONDS = 1.0  # for handlers that are cancelled at the very end
+_CLOSE_SECONDS = 1.0  # for handlers to end after ``close`` cancelled them
 
 
 class Executor:
-    """Executes the attempts of one worker; ``attempts`` are those not settled yet."""
+    """Executes the attempts of one worker; ``attempts`` are those with a handler, until settled."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Executor:
         self._finisher = finisher
         self._telemetry = telemetry
         self._log = log
-        self._releasing: set[AttemptKey] = set()  # attempts without a handler, until settled
+        self._releasing: set[AttemptKey] = set()  # those without a handler, until settled
 
     @property
     def known(self) -> set[AttemptKey]:
@@ -100,15 +100,16 @@ class Executor:
 
     async def _run(self, attempt: RunningAttempt) -> None:
         grant, loop = attempt.grant, asyncio.get_running_loop()
-        started = loop.time()
+        began = loop.time()
         try:
             end = await self._handlers.run(attempt)
-            self._telemetry.ran(grant, loop.time() - started)
+            self._telemetry.ran(grant, loop.time() - began)
             answer = await self._settle(end, attempt.span) if end else None
         finally:
             del self.attempts[grant.key]
             self.slots.release_exclusive(attempt)
-        self._record(attempt, end, answer, loop.time() - started)
+        self._emit(attempt, end, answer, loop.time() - began)
+        # A thread that outlives its attempt keeps the slot.
         await attempt.wait_for_thread()
 
     async def _release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
@@ -119,19 +120,21 @@ class Executor:
         self._telemetry.answered(attempt, end, answer, span)
 
     async def _settle(self, end: Success | Failure, span: AttemptSpan | None) -> Answer:
+        """Write the end of an attempt and return the database's answer."""
         began = self._telemetry.now()
         answer = await self._finisher.settle(end)
         if span is not None:
             span.finished(began)
         return answer
 
-    def _record(
+    def _emit(
         self,
         attempt: RunningAttempt,
         end: Success | Failure | None,
         answer: Answer | None,
         seconds: float,
     ) -> None:
+        """Emit how the attempt ended; without ``end`` it committed itself, or was lost."""
         if end is not None and answer is not None:
             self._telemetry.answered(attempt.grant, end, answer, attempt.span, seconds)
         elif attempt.committed:
@@ -141,7 +144,7 @@ class Executor:
 
 
 def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
-    """Release the task without counting a failure: another worker may have its handler."""
+    """Return a release, which is not counted as a failure: another worker may have the handler."""
     return Failure(
         grant.task_id,
         grant.epoch,

@@ -49,7 +49,7 @@ class HandlerRunner:
         return RunningAttempt(grant, handler, context, cancellation, commit)
 
     async def run(self, attempt: RunningAttempt) -> Success | Failure | None:
-        """Run the handler and return the end to write; None if there is none."""
+        """Run the handler; return the end to write, or None if none may be written any more."""
         return await attempt.run(
             self._threads,
             uniform=self._jitter.random(),

@@ -28,7 +28,7 @@ _REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
 _RETRY_SECONDS = 0.05  # due tasks left: the queue is full, or another scheduler has locked them
 _POKE_WAIT_SECONDS = 1.0
 _PRUNE_EVERY_SECONDS = 60.0
-_STALLED_POLLS = 10
+_STALLED_POLLS = 10  # a loop without an iteration for this long, and a statement, is stalled
 
 
 class Scheduler:
@@ -46,13 +46,13 @@ class Scheduler:
         self._sweeping = Store(settings, connections=_SWEEP_CONNECTIONS, application_name=name)
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._poked = asyncio.Event()
-        self._poke_seen = "$"
+        self._poke_seen = "$"  # the id of the last poke in its Redis stream; "$": none yet
         self._generation_checked = 0.0  # by the loop's clock
         self._generation_known = False
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
-        # A worker that renews its lease every heartbeat survives an outage of lease - heartbeat;
-        # one heartbeat of it is margin.
+        # A lease renewed every heartbeat outlasts an outage of lease - heartbeat; another heartbeat
+        # is subtracted as a margin.
         self._gap_seconds = max(2 * poll, settings.lease_seconds - 2 * settings.heartbeat_seconds)
         self._failure_detector = FailureDetector(
             needed_seconds=3 * settings.heartbeat_seconds, gap_seconds=self._gap_seconds
@@ -106,8 +106,9 @@ class Scheduler:
         self._generation_known = True
         if len(dispatch.tasks) >= batch:
             return
-        due, poll = dispatch.next_due_seconds, self._settings.poll_seconds
-        seconds = poll if due is None else min(poll, max(due, _RETRY_SECONDS if due <= 0 else 0))
+        seconds = self._settings.poll_seconds
+        if (due := dispatch.next_due_seconds) is not None:
+            seconds = min(seconds, due if due > 0 else _RETRY_SECONDS)
         if not self.loops.stopping:
             await wait_for_event(self._poked, seconds)
 
@@ -136,7 +137,7 @@ class Scheduler:
         self._telemetry.hints_restored()
 
     async def _sweep(self) -> None:
-        """Mark workers dead and reclaim their attempts. Redis, which may be down, is not used."""
+        """Mark workers dead; reclaim lost and timed-out attempts. Works while Redis is down."""
         batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
         now = await self._sweeping.clock()
         if self._failure_detector.tick(loop.time(), now):
@@ -174,7 +175,7 @@ class Scheduler:
             self._poked.set()
 
     async def _drain_dead_consumers(self) -> None:
-        """Return hints that a dead incarnation read but did not claim to their streams."""
+        """Move hints that a dead incarnation read but did not claim back to their streams."""
         for queue in await self._queue.queues():
             consumers = await self._queue.consumers(queue)
             for worker in await self._sweeping.dead_workers(consumers):

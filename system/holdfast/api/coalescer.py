@@ -29,7 +29,7 @@ class Overloaded(HoldfastError):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of one batch and of all waiting tasks. Bytes count payloads only."""
+    """Limits of one statement, and of all tasks not stored yet. Bytes count payloads only."""
 
     wait_seconds: float = 0.002
     statement_tasks: int = 500
@@ -55,7 +55,7 @@ class _Entry:
             self.future.set_exception(outcome)
 
     def outcome(self) -> Outcome:
-        """Return the result, or the error for a task that has none yet."""
+        """Return the result or the error; for a task without either, whether it was sent."""
         if self.future.done() and not self.future.cancelled():
             error = self.future.exception()
             if error is None:
@@ -64,8 +64,12 @@ class _Entry:
                 return error
             raise error
         if self.sent:
-            return OutcomeUnknown("the database did not answer in time")
+            return _unanswered()
         return Unavailable("the task was not sent to the database in time")
+
+
+def _unanswered() -> OutcomeUnknown:
+    return OutcomeUnknown("the database did not answer in time")
 
 
 class Coalescer:
@@ -80,9 +84,9 @@ class Coalescer:
         self._timeout_seconds = timeout_seconds
         self._bounds = bounds or Bounds()
         self._waiting: deque[_Entry] = deque()
-        self._held_tasks = 0
+        self._held_tasks = 0  # waiting or in flight
         self._held_bytes = 0
-        self._flights: dict[asyncio.Task[None], None] = {}
+        self._flights: dict[asyncio.Task[None], None] = {}  # an ordered set
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -189,6 +193,7 @@ class Coalescer:
             if isinstance(error, OutcomeUnknown):
                 for entry in group:
                     entry.unknown = True
+            # The entries of a group were sent together before, so all or none are unknown.
             if not group[0].unknown or asyncio.get_running_loop().time() + pause >= deadline:
                 return False
             await asyncio.sleep(pause)
@@ -199,8 +204,7 @@ class Coalescer:
             answers = await until_answered(send, should_resend)
         except (OutcomeUnknown, Unavailable) as error:
             for entry in group:
-                late = OutcomeUnknown("the database did not answer in time")
-                entry.settle(late if entry.unknown else error)
+                entry.settle(_unanswered() if entry.unknown else error)
             return []
         for entry, answer in zip(group, answers, strict=True):
             entry.settle(answer)

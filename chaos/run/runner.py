@@ -88,9 +88,9 @@ class ArenaClock:
 class Runner:
     """Runs one spec, whose scenario is concrete (``RunSpec.drawn``), in an environment.
 
-    ``write`` takes every record. ``show`` is called with the phase and its progress. ``commit``: of
-    the sources, if known. After ``collect``, ``exports`` has all spans as they were received and
-    those of the harness.
+    ``write`` is called with every record, ``show`` with the phase and its progress. ``commit`` is
+    the revision of the sources, if known. After ``collect``, ``exports`` holds all span exports:
+    those that the collector received, and one of the harness.
     """
 
     def __init__(
@@ -111,20 +111,20 @@ class Runner:
         self._bound = bound
         self._commit = commit
         self._show = show
-        self._epoch = ""
+        self._zero_instant = ""
         self._run: Run | None = None
         self._faults: list[Fault] = []
         self.exports: list[bytes] = []
 
     async def run(self) -> None:
-        """Load, break and drain the environment; it still runs afterwards."""
+        """Apply load and faults, heal and drain the environment; it still runs afterwards."""
         await self._begin()
-        await self._load_and_break()
+        await self._load_and_inject()
         await self._heal()
         await self._drain()
 
     async def collect(self) -> None:
-        """Stop the roles, then record everything that only then cannot change any more."""
+        """Stop the roles, then record what could change while they ran."""
         if self._show:
             self._show("reading", "")
         environment, zero = self._environment, self._clock.zero
@@ -132,7 +132,7 @@ class Runner:
         self._write_all(environment.clients.operations())
         final_records = await environment.observer.final_records()
         self._write_all(final_records)
-        self._write_all(environment.observations(final_records, self._epoch))
+        self._write_all(environment.observations(final_records, self._zero_instant))
         for call in environment.sink_calls():
             self._write(
                 SinkCall(
@@ -152,22 +152,22 @@ class Runner:
         zero = self._clock.zero
         self.exports = self._environment.exports()
         if self._run is not None:
-            own = run_spans(self._run, self._faults, self._clock.now())
-            about = {"service.name": SERVICE, "service.instance.id": self._spec.arena}
-            self.exports.append(otlp.encode(own, zero, about))
+            spans = run_spans(self._run, self._faults, self._clock.now())
+            resource = {"service.name": SERVICE, "service.instance.id": self._spec.arena}
+            self.exports.append(otlp.encode(spans, zero, resource))
         self._write_all(otlp.decode(self.exports, zero))
 
     async def _begin(self) -> None:
         # Taking arena second 0 from the database gives the harness and the database one clock.
-        epoch = await self._environment.observer.clock()
-        self._clock.zero = epoch.timestamp()
-        self._epoch = instant(epoch)
+        zero = await self._environment.observer.clock()
+        self._clock.zero = zero.timestamp()
+        self._zero_instant = instant(zero)
         spec = self._spec
         self._run = Run(
             scenario=spec.scenario.document,
             seed=spec.seed,
             arena=spec.arena,
-            database_epoch=self._epoch,
+            database_epoch=self._zero_instant,
             bound=self._bound,
             settings=otlp.trace_settings(spec.scenario.topology.settings),
             commit=self._commit,
@@ -177,7 +177,7 @@ class Runner:
         self._phase("faults", at=0.0)
         self._environment.clients.begin(self._clock.zero)
 
-    async def _load_and_break(self) -> None:
+    async def _load_and_inject(self) -> None:
         """Return when both the load and the faults are over."""
         environment, workload = self._environment, self._spec.scenario.workload
         nemesis = Nemesis(environment, self._spec.seed, self._clock.now, self._write_fault)
@@ -206,7 +206,7 @@ class Runner:
         self._phase("healed", core=core)
 
     async def _drain(self) -> None:
-        """Wait until all tasks are terminal, at most slightly longer than T."""
+        """Wait until all tasks are terminal, at most one second longer than the bound T."""
         limit = self._bound.seconds + 1.0
         if self._spec.drain_seconds is not None:
             limit = min(limit, self._spec.drain_seconds)

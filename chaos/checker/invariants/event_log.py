@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.ownership import (
-    claimed_by_the_dead,
+    claimed_after_marked_dead,
     ended_by_non_owner,
-    killed_not_slow,
-    more_than_slots,
-    own_end_refused,
+    owned_beyond_slots,
+    repeated_end_refused,
     retried_too_early,
+    timed_out_though_killed,
 )
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
@@ -118,7 +118,7 @@ def attempts_counted(history: History) -> list[Violation]:
     ``lifecycle.after_attempt`` names, so no task is dead-lettered before its limit. An attempt
     whose worker was killed is lost, whatever its timeout.
     """
-    found = list(killed_not_slow(history))
+    found = list(timed_out_though_killed(history))
     for task_id, events in history.events.items():
         attempt = 0
         for event in events:
@@ -200,7 +200,7 @@ def epochs_fence(history: History) -> list[Violation]:
             message = f"{task.state} under epoch {task.epoch}: odd means owned"
             found.append(Violation("S8", task.task_id, message, (task,)))
     found += _effects_under_epoch(history)
-    found += own_end_refused(history)
+    found += repeated_end_refused(history)
     for task_id, writes in history.stale_writes.items():
         for write in writes:
             if write.state_found == State.RUNNING and write.epoch_found == write.epoch:
@@ -251,8 +251,8 @@ def single_owner(history: History) -> list[Violation]:
     """
     found = [
         *ended_by_non_owner(history),
-        *more_than_slots(history),
-        *claimed_by_the_dead(history),
+        *owned_beyond_slots(history),
+        *claimed_after_marked_dead(history),
     ]
     for task_id, events in history.events.items():
         claim: Event | None = None

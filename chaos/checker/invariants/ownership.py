@@ -1,10 +1,12 @@
-"""Check ownership against evidence from outside the log: parts of S3, S7, S8 and S9.
+"""Check who ended and claimed attempts, and when: parts of S3, S7, S8 and S9.
 
-Each is O(n log n).
+Beside the event log they use the payloads, refused writes, settings and faults. Each check is
+O(n log n).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,9 +25,11 @@ def retried_too_early(history: History) -> Iterator[Violation]:
     """S3: after a failure planned in the payload, no claim precedes the retry delay."""
     for task in history.tasks.values():
         planned = int(task.payload.get("failures", 0))
+        if not planned:
+            continue
         delay = float(task.payload.get("retry_seconds", 0.0))
         failure: Event | None = None
-        for event in history.events.get(task.task_id, ()) if planned else ():
+        for event in history.events.get(task.task_id, ()):
             if event.reason == Reason.FAILED and event.attempt <= planned:
                 failure = event
             elif event.reason == Reason.CLAIMED and failure is not None:
@@ -38,18 +42,19 @@ def retried_too_early(history: History) -> Iterator[Violation]:
                 failure = None
 
 
-def own_end_refused(history: History) -> Iterator[Violation]:
+def repeated_end_refused(history: History) -> Iterator[Violation]:
     """S8: a repeated end of an attempt is accepted while the task has not changed since."""
     for task_id, writes in history.stale_writes.items():
-        enders = {
+        ends = {
             event.epoch: event
             for event in history.events.get(task_id, ())
             if event.from_state == State.RUNNING and event.to_state != State.RUNNING
         }
         for write in writes:
-            end = enders.get(write.epoch + 1)
-            own = end is not None and end.actor == f"worker:{write.worker_id}"
-            if own and end is not None and write.epoch_found == end.epoch:
+            end = ends.get(write.epoch + 1)
+            if end is None or end.actor != f"worker:{write.worker_id}":
+                continue
+            if write.epoch_found == end.epoch:
                 message = f"{write.outcome} under epoch {write.epoch} was refused to its own worker"
                 yield Violation("S8", task_id, message, (end, write))
 
@@ -71,7 +76,7 @@ def ended_by_non_owner(history: History) -> Iterator[Violation]:
                 yield Violation("S9", task_id, message, (claim, write))
 
 
-def more_than_slots(history: History) -> Iterator[Violation]:
+def owned_beyond_slots(history: History) -> Iterator[Violation]:
     """S9: no incarnation owns more attempts at once than it has slots."""
     default = Settings.model_fields["worker_concurrency"].default
     slots = int(history.run.settings.get("worker_concurrency", default))
@@ -84,39 +89,39 @@ def more_than_slots(history: History) -> Iterator[Violation]:
                 steps[owner].append((parse_instant(event.at), 1, event))
             elif event.from_state == State.RUNNING and event.to_state != State.RUNNING:
                 steps[owner].append((parse_instant(event.at), -1, event))
-    for owner, taken in steps.items():
+    for owner, changes in steps.items():
         owned = 0
-        for _, step, event in sorted(taken, key=lambda found: found[:2]):
+        for _, step, event in sorted(changes, key=lambda change: change[:2]):
             owned += step
             if owned > slots:
                 message = f"{history.actor(owner)} owns {owned} attempts but has {slots} slots"
                 yield Violation("S9", event.task_id, message, (event,))
-                break
+                break  # one violation per incarnation
 
 
-def claimed_by_the_dead(history: History) -> Iterator[Violation]:
+def claimed_after_marked_dead(history: History) -> Iterator[Violation]:
     """S9: no incarnation claims a task dispatched after an attempt of the incarnation was lost.
 
     By then it was marked dead and its own lease clock had expired. Only a claim it had sent before
     may still be granted, and such a claim names older hints.
     """
-    died = _marked_dead(history)
+    dead_at = _marked_dead(history)
     for task_id, events in history.events.items():
         dispatch: Event | None = None
         for event in events:
             if event.reason == Reason.DISPATCHED:
                 dispatch = event
-            if event.reason != Reason.CLAIMED or event.actor not in died or dispatch is None:
+            if event.reason != Reason.CLAIMED or event.actor not in dead_at or dispatch is None:
                 continue
-            dead = (parse_instant(dispatch.at) - died[event.actor]).total_seconds()
-            if dead > 0:
+            late = (parse_instant(dispatch.at) - dead_at[event.actor]).total_seconds()
+            if late > 0:
                 who = history.actor(event.actor)
                 message = f"claimed by {who} after it had been marked dead: "
-                message += f"dispatched {dead:.3f} s later"
+                message += f"dispatched {late:.3f} s later"
                 yield Violation("S9", task_id, message, (dispatch, event))
 
 
-def killed_not_slow(history: History) -> Iterator[Violation]:
+def timed_out_though_killed(history: History) -> Iterator[Violation]:
     """S7: an attempt whose worker was killed before the timeout is lost, not timed out.
 
     A lost attempt does not count against ``max_attempts``.
@@ -128,9 +133,10 @@ def killed_not_slow(history: History) -> Iterator[Violation]:
         for event in events:
             by_scheduler = event.reason == Reason.TIMED_OUT and event.actor.startswith("scheduler")
             if by_scheduler and claim is not None and claim.actor in killed:
-                died, ends = killed[claim.actor], history.seconds(claim.at) + seconds
-                if died < ends:
-                    message = f"timed out, but its worker was killed {ends - died:.2f} s before"
+                killed_at, timeout = killed[claim.actor], history.seconds(claim.at) + seconds
+                if killed_at < timeout:
+                    early = timeout - killed_at
+                    message = f"timed out, but its worker was killed {early:.2f} s before"
                     yield Violation("S7", task_id, message, (claim, event))
             claim = event if event.reason == Reason.CLAIMED else claim
 
@@ -154,9 +160,9 @@ def _killed(history: History) -> dict[str, float]:
     found: dict[str, float] = {}
     for records in history.faults.values():
         start = next((record for record in records if record.type == "start"), None)
-        for record in records:
-            for evidence in record.evidence.values() if start and record.fault == "kill" else ():
-                incarnation = evidence.get("incarnation") if isinstance(evidence, dict) else None
-                if incarnation and start:
-                    found[f"worker:{incarnation}"] = start.at
+        if start is None or start.fault != "kill":
+            continue
+        for evidence in itertools.chain.from_iterable(each.evidence.values() for each in records):
+            if isinstance(evidence, dict) and (incarnation := evidence.get("incarnation")):
+                found[f"worker:{incarnation}"] = start.at
     return found

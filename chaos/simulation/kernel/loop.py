@@ -75,10 +75,10 @@ class SimulationLoop(VirtualTimeLoop):
         self.refused: list[str] = []
         self._until = math.inf
         self._draw = self.rng.stream("schedule").random
-        self._able: list[Node] = []  # running nodes with a ready callback
+        self._runnable: list[Node] = []  # running nodes with a ready callback
         self._running: Node | None = None
         self._stacks: list[Any] = []
-        self._births = itertools.count(1)
+        self._task_numbers = itertools.count(1)
         self._incarnations: Counter[str] = Counter()
         self._generators: dict[int, Node] = {}  # by id: weak references die too early
 
@@ -142,23 +142,23 @@ class SimulationLoop(VirtualTimeLoop):
         The steps of each process run on a separate stack. A process that ends itself within a step
         leaves its stack suspended, so no ``finally`` runs, as after a real exit.
         """
-        able, draw = self._able, self._draw
+        runnable, draw = self._runnable, self._draw
         while not self._stopping:
             if self._ready:
-                self._admit()
+                self._enqueue_ready()
             timers = self._timers
             while timers and timers[0][0] <= self._now:
-                self._give(heapq.heappop(timers)[2])
+                self._enqueue(heapq.heappop(timers)[2])
             if self._now > self._until:
-                raise Stuck(f"{self._until:.0f} virtual seconds were not enough\n{self._waits()}")
-            if not able:
-                self._advance()
+                raise Stuck(f"not finished at {self._until:.0f} virtual seconds\n{self._waits()}")
+            if not runnable:
+                self._advance_clock()
                 continue
-            index = int(draw() * len(able)) if len(able) > 1 else 0
-            node = able[index]
+            index = int(draw() * len(runnable)) if len(runnable) > 1 else 0
+            node = runnable[index]
             handle = node.ready.popleft()
             if not node.ready:
-                del able[index]
+                del runnable[index]
             if not handle._cancelled:
                 self._now += STEP_SECONDS
                 if node.stack is None:
@@ -188,14 +188,14 @@ class SimulationLoop(VirtualTimeLoop):
         # A traceback may keep this frame alive, which must not keep the task alive.
         del handle, callback, task
 
-    def _admit(self) -> None:
-        """Hand the callbacks that the last step made ready to their nodes."""
+    def _enqueue_ready(self) -> None:
+        """Enqueue the callbacks that the last step made ready on their nodes."""
         fresh = self._ready
-        for handle in _by_birth(fresh) if len(fresh) > 1 else fresh:
-            self._give(handle)
+        for handle in _in_creation_order(fresh) if len(fresh) > 1 else fresh:
+            self._enqueue(handle)
         fresh.clear()
 
-    def _give(self, handle: Any) -> None:
+    def _enqueue(self, handle: Any) -> None:
         node = handle._context.get(NODE)
         if node is None:  # created with an empty context
             node = self._current()
@@ -205,9 +205,9 @@ class SimulationLoop(VirtualTimeLoop):
             return
         node.ready.append(handle)
         if len(node.ready) == 1 and node.state == "running":
-            self._able.append(node)
+            self._runnable.append(node)
 
-    def _advance(self) -> None:
+    def _advance_clock(self) -> None:
         """Move the clock to the next timer of a live node."""
         while self._timers:
             when, _, handle = self._timers[0]
@@ -250,7 +250,7 @@ class SimulationLoop(VirtualTimeLoop):
         """End a node immediately: none of its code runs any more, not even a ``finally``."""
         if node.alive:
             self.trace.note("node", node.name, f"exited with {code}")
-            self._unable(node)
+            self._unschedule(node)
             node.end(code)
             for callback in list(self.exited):
                 callback(node)
@@ -276,7 +276,7 @@ class SimulationLoop(VirtualTimeLoop):
         self._require_alive(node)
         if node.state == "running":
             self.trace.note("node", node.name, "paused")
-            self._unable(node)
+            self._unschedule(node)
             node.state = "paused"
 
     def resume(self, node: Node) -> None:
@@ -290,7 +290,7 @@ class SimulationLoop(VirtualTimeLoop):
             self.trace.note("node", node.name, "resumed")
             node.state = "running"
             if node.ready:
-                self._able.append(node)
+                self._runnable.append(node)
 
     def send_signal(self, node: Node, number: int) -> None:
         """Deliver a signal: SIGKILL, SIGSTOP, SIGCONT immediately, others when the node next runs.
@@ -308,7 +308,7 @@ class SimulationLoop(VirtualTimeLoop):
         else:
             self.trace.note("node", node.name, f"signal {int(number)}")
             callback, arguments = node.signal_handlers.get(number, (self.kill, (node, -number)))
-            self._give(asyncio.Handle(callback, arguments, self, node.context.copy()))
+            self._enqueue(asyncio.Handle(callback, arguments, self, node.context.copy()))
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Set a handler of the current node."""
@@ -324,9 +324,9 @@ class SimulationLoop(VirtualTimeLoop):
             raise RuntimeError("no node is running: start one with loop.start()")
         return self._running
 
-    def _unable(self, node: Node) -> None:
-        if node in self._able:
-            self._able.remove(node)
+    def _unschedule(self, node: Node) -> None:
+        if node in self._runnable:
+            self._runnable.remove(node)
 
     @staticmethod
     def _require_alive(node: Node) -> None:
@@ -344,7 +344,7 @@ class SimulationLoop(VirtualTimeLoop):
         **options: Any,
     ) -> asyncio.Task[_T]:
         node = (NODE.get(None) if context is None else context.get(NODE)) or self._current()
-        number = next(self._births)
+        number = next(self._task_numbers)
         # asyncio's counter of task names belongs to the interpreter, not to the run.
         name = name or f"Task-{number}"
         task = SimulatedTask[_T](
@@ -355,8 +355,8 @@ class SimulationLoop(VirtualTimeLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Print an uncaught exception to the node's stderr, if the node is alive."""
-        thing = context.get("task") or context.get("future")
-        node = getattr(thing, "node", None) or NODE.get(None) or self._running
+        failed = context.get("task") or context.get("future")
+        node = getattr(failed, "node", None) or NODE.get(None) or self._running
         error = context.get("exception")
         text = "".join(traceback.format_exception(error)) if error else ""
         if node is not None and not self.is_closed():
@@ -375,15 +375,15 @@ class SimulationLoop(VirtualTimeLoop):
             node.retained.append(generator)
 
 
-def _by_birth(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
+def _in_creation_order(handles: list[asyncio.Handle]) -> list[asyncio.Handle]:
     """Sort adjacent task steps by creation; they may have been woken in the order of a set."""
     ordered: list[asyncio.Handle] = []
-    for _, run in itertools.groupby(handles, key=lambda handle: _number(handle) > 0):
-        ordered.extend(sorted(run, key=_number))
+    for _, run in itertools.groupby(handles, key=lambda handle: _task_number(handle) > 0):
+        ordered.extend(sorted(run, key=_task_number))
     return ordered
 
 
-def _number(handle: Any) -> int:
+def _task_number(handle: Any) -> int:
     """Return the creation number of the task this step belongs to; 0 if it is no task step."""
     task = getattr(handle._callback, "__self__", None)
     return task.number if type(task) is SimulatedTask else 0

@@ -15,13 +15,13 @@ from chaos.scenario.faults import After, FaultSpec
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import TargetKind
 
-_WATCH_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 # Longer than the longest delay before a process that died is started again.
-_ALIVE_SECONDS = 4.0
+_RESTART_SECONDS = 4.0
 
 
 class FaultTarget(Protocol):
-    """What faults can be injected into, in any arena. A fault lasts as long as ``hold`` does."""
+    """What a nemesis injects faults into, in any arena. A fault lasts until ``hold`` returns."""
 
     @property
     def scenario(self) -> Scenario:
@@ -45,10 +45,10 @@ class FaultTarget(Protocol):
 
 
 class Nemesis:
-    """Run all faults of one scenario against ``target``.
+    """Injects all faults of the scenario of ``target``.
 
-    ``now`` is the arena's clock; ``record`` writes to the history. Targets to pick are drawn from
-    the run's seed, separately for each injection.
+    ``now`` is the arena's clock; ``record`` writes to the history. A fault with ``pick`` draws its
+    targets from the run's seed, separately for each injection.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Nemesis:
         self._load_over = asyncio.Event()
 
     async def run(self) -> None:
-        """Return when all faults are over.
+        """Inject every fault as its spec says; return when all are over.
 
-        An exception of one injection ends the others, which are undone, and is raised.
+        The exception of an injection cancels the others, which are undone, and is raised.
         """
         async with asyncio.TaskGroup() as group:
             for fault in self._target.scenario.faults:
                 group.create_task(self._schedule(fault), name=fault.name)
 
     def load_over(self) -> None:
-        """End the faults that hold until the heal; give up on those that wait for an event."""
+        """End the faults without a duration; drop those that still wait for an event."""
         self._load_over.set()
 
     async def _schedule(self, fault: FaultSpec) -> None:
@@ -100,7 +100,7 @@ class Nemesis:
             if await self._target.observer.count(fault.after) >= fault.after.count:
                 await asyncio.sleep(fault.after.plus)
                 return True
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         return False
 
     async def _inject(self, fault: FaultSpec, fault_id: str) -> None:
@@ -120,7 +120,7 @@ class Nemesis:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(fault.for_seconds):
-                    await self._until(fault.until, before)
+                    await self._wait_for_event(fault.until, before)
 
         observed, evidence = await self._apply(fault, fault_id, targets, process_faults, hold)
         if observed:
@@ -135,6 +135,7 @@ class Nemesis:
         process_faults: list[ProcessFault],
         hold: Hold,
     ) -> Observed:
+        """Inject one fault into its targets, hold and undo it."""
         target = self._target
         if fault.target_kind is TargetKind.EDGE:
             return await target.inject_edge_fault(fault, fault_id, names, hold)
@@ -155,9 +156,9 @@ class Nemesis:
 
     async def _targets(self, fault: FaultSpec, fault_id: str) -> tuple[str, ...]:
         """Pick the targets; wait for a process that is just being started again."""
-        give_up = self._now() + _ALIVE_SECONDS
-        while not (targets := self._pick(fault, fault_id)) and self._now() < give_up:
-            await asyncio.sleep(_WATCH_SECONDS)
+        deadline = self._now() + _RESTART_SECONDS
+        while not (targets := self._pick(fault, fault_id)) and self._now() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
         return targets
 
     def _pick(self, fault: FaultSpec, fault_id: str) -> tuple[str, ...]:
@@ -189,13 +190,13 @@ class Nemesis:
             )
         )
 
-    async def _until(self, event: After | None, before: int) -> None:
+    async def _wait_for_event(self, event: After | None, before: int) -> None:
         """Wait until the event has happened ``event.count`` times since; forever without one."""
         if event is None:
             await asyncio.Event().wait()
             return
         while await self._target.observer.count(event) - before < event.count:
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         await asyncio.sleep(event.plus)
 
     async def _sleep_until(self, second: float) -> None:

@@ -1,4 +1,4 @@
-"""Measure Holdfast and its peers alternately on the same servers, and format the table."""
+"""Measure Holdfast and other task queues alternately on the same servers; format the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loadtest.machine import Machine
 from loadtest.peers.peer_process import PeerProcess, Servers
 from loadtest.stack import LoadtestStack
 
-# Share of the tasks for each peer, so that their rounds take about the same time.
+# Share of ``CompareOptions.tasks`` for each peer, so that their rounds take about the same time.
 SHARES = {
     "celery": 0.2,
     "rq": 0.05,
@@ -29,20 +29,21 @@ SHARES = {
     "dbos": 0.02,
 }
 TASKS_MIN = 20
-_WHO = "Holdfast"
+_HOLDFAST = "Holdfast"
 _SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
-# Each setting of Holdfast: variables added to the defaults, and the text in the table.
-HOLDFAST: dict[str, tuple[dict[str, str], str]] = {
+# Each setting of Holdfast: variables added to the defaults, and the text in the table. The first is
+# the reference of all ratios.
+_HOLDFAST_SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
     "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
     "best, all traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace sampled"),
 }
-_ALWAYS = "; ledger, event log, fence, commit before the answer"
+_GUARANTEES = "; ledger, event log, fence, commit before the answer"
 
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """Peers and sizes of a comparison."""
+    """Peers and sizes of a comparison; ``cache``: where the peers' environments are kept."""
 
     names: tuple[str, ...]
     cache: Path
@@ -54,7 +55,11 @@ class CompareOptions:
 
 @dataclass(slots=True)
 class Row:
-    """One line of the table: a system, its versions, its settings and its rounds."""
+    """One line of the table: a system at one setting, and its rounds.
+
+    ``setting`` is the setting's name, ``settings`` says what it sets. ``spans``: received by the
+    collector per task, for each round; only for Holdfast.
+    """
 
     who: str
     setting: str
@@ -62,12 +67,11 @@ class Row:
     settings: str
     rounds: list[Round] = field(default_factory=list)
     spans: list[float] = field(default_factory=list)
-    """Spans per task received by the collector, per round; only for Holdfast."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """All rows. The first is Holdfast's best setting, the reference of all ratios."""
+    """All rows; the first is the reference of all ratios."""
 
     machine: Machine
     workers: int
@@ -80,7 +84,10 @@ class Comparison:
         return dict(without_nan(content))
 
     def ratios(self, row: Row) -> list[float]:
-        """Return Holdfast's drain rate over the row's, per round; adjacent rounds share noise."""
+        """Return the reference's drain rate over the row's, for each round.
+
+        Rounds of the same number ran one after the other, so they share the machine's noise.
+        """
         pairs = zip(self.rows[0].rounds, row.rounds, strict=True)
         return [ours.drained_per_second / theirs.drained_per_second for ours, theirs in pairs]
 
@@ -109,7 +116,7 @@ class Comparison:
         stored = spread([each.submitted_per_second for each in row.rounds])
         drained = spread([each.drained_per_second for each in row.rounds])
         cpu = spread([each.cpu_ms_per_task for each in row.rounds], digits=2)
-        ratio = "" if row.who == _WHO else spread(self.ratios(row), " times", 1)
+        ratio = "" if row.who == _HOLDFAST else spread(self.ratios(row), " times", 1)
         return (
             f"| {row.who} | {row.setting} | {stored} | {drained} | {ratio} | {cpu} "
             f"| {row.rounds[0].tasks:,} |"
@@ -129,8 +136,8 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
         peers.append(await PeerProcess.ready(name, options.cache))
     python = {"python": platform.python_version()}
     ours = [
-        (added, Row(_WHO, setting, python, text + _ALWAYS))
-        for setting, (added, text) in HOLDFAST.items()
+        (added, Row(_HOLDFAST, setting, python, text + _GUARANTEES))
+        for setting, (added, text) in _HOLDFAST_SETTINGS.items()
     ]
     rows = [
         (peer, setting, Row(peer.name, setting, peer.versions, peer.settings[setting]))
@@ -147,10 +154,10 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
             for added, row in ours:
-                traced = {**added, "HOLDFAST_OTLP_ENDPOINT": collector.url}
-                row.rounds.append(await _holdfast(bench, options, traced))
+                variables = {**added, "HOLDFAST_OTLP_ENDPOINT": collector.url}
+                row.rounds.append(await _holdfast(bench, options, variables))
                 row.spans.append(await collector.count() / options.tasks)
-                say(f"{head}, {_WHO}, {row.setting}: {describe(row.rounds[-1])}")
+                say(f"{head}, {_HOLDFAST}, {row.setting}: {describe(row.rounds[-1])}")
             for peer, setting, row in rows:
                 count = max(TASKS_MIN, round(options.tasks * SHARES[peer.name]))
                 row.rounds.append(await peer.measure(servers, setting, count, options.workers))
@@ -161,7 +168,7 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
 
 
 async def _holdfast(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
-    """Measure one round with dedicated API and workers, which are stopped before a peer runs."""
+    """Measure one round with an API and workers of its own, stopped before a peer runs."""
     await bench.probe.reset()
     url = await bench.stack.start_api(added)
     await bench.stack.start("worker", options.workers, added)

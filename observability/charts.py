@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 WIDTH = 1000
 HEIGHT = 100
-# Horizontal resolution: curves are thinned to this number of columns.
+# Resolution: curves are thinned to this number of columns; dots also share rows.
 COLUMNS = 500
 _ROWS = 50
 
@@ -56,7 +56,7 @@ def round_step(least: float, factors: Sequence[float] = (1, 2, 5)) -> float:
 
 
 def ticks(start: float, end: float, most: int) -> list[float]:
-    """Return between one and ``most`` (two or more) round numbers from start to end."""
+    """Return up to ``most`` (two or more) round numbers from start to end; if none, ``start``."""
     step = round_step(max(end - start, 1e-9) / (most - 1))
     first = math.ceil(start / step - 1e-9)
     last = math.floor(end / step + 1e-9)
@@ -92,16 +92,16 @@ def step_area(curve: Steps, axis: Axis, top: float) -> str:
 
 def stacked(curves: Sequence[Steps]) -> list[Steps]:
     """Return the curves stacked: each is the sum of itself and those before it."""
-    total: dict[int, int] = {}
+    current: dict[int, int] = {}
     changes = sorted(
         (at, which, value) for which, curve in enumerate(curves) for at, value in curve
     )
     sums: list[dict[float, int]] = [{} for _ in curves]
     for at, which, value in changes:
-        total[which] = value
+        current[which] = value
         height = 0
         for n in range(len(curves)):
-            height += total.get(n, 0)
+            height += current.get(n, 0)
             sums[n][at] = height
     return [tuple(points.items()) for points in sums]
 
@@ -149,7 +149,10 @@ def dots(points: Iterable[tuple[float, float]], axis: Axis) -> str:
 
 
 def polyline(values: Values, length: int, top: float, columns: int = COLUMNS) -> str:
-    """Return a path from value to value, with gaps at None; the box is ``length`` values wide."""
+    """Return a path from value to value, with gaps at None.
+
+    The box is ``length`` values wide, and ``top`` (positive) high.
+    """
     path = []
     pen_down = False
     for place, value in _highest(values, columns):
@@ -165,7 +168,7 @@ def polyline(values: Values, length: int, top: float, columns: int = COLUMNS) ->
 
 
 def _highest(values: Values, columns: int) -> list[tuple[int, float | None]]:
-    """Keep the highest value of each column."""
+    """Return place and value of the highest value of each column; None for a column of gaps."""
     width = max(1, math.ceil(len(values) / columns))
     kept: list[tuple[int, float | None]] = []
     for start in range(0, len(values), width):
@@ -176,4 +179,5 @@ def _highest(values: Values, columns: int) -> list[tuple[int, float | None]]:
 
 
 def _y(value: float, top: float) -> float:
+    """Return the position in units from the top, clamped to the box; the bottom if top is 0."""
     return round(HEIGHT * (1 - min(value / top, 1.0)), 1) if top else float(HEIGHT)

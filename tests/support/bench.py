@@ -47,7 +47,10 @@ QUICK = {
 
 @dataclass
 class Bench:
-    """A separate store and queue for the test, and the roles under test."""
+    """The test's own store and queue, and the roles under test.
+
+    The roles share ``registry``, ``metrics`` and ``log``.
+    """
 
     settings: Settings
     store: Store
@@ -57,6 +60,7 @@ class Bench:
     log: io.StringIO = field(default_factory=io.StringIO)
 
     def quick(self, **changes: Any) -> Settings:
+        """Return the settings with changes, which are not validated."""
         return self.settings.model_copy(update=changes)
 
     def logged(self) -> list[str]:
@@ -64,15 +68,17 @@ class Bench:
         return [json.loads(line)["event_name"] for line in self.log.getvalue().splitlines()]
 
     def count(self, metric: str, **labels: str) -> float:
+        """Return the value of a metric; 0 if there is none."""
         return self.metrics.registry.get_sample_value(metric, labels) or 0.0
 
     def sql(self, statement: str) -> list[Any]:
+        """Execute a statement on a connection of its own; return its rows."""
         with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
     def telemetry(self, settings: Settings, role: str) -> Telemetry:
-        """Return telemetry for a role; all roles share one log and one registry."""
+        """Return telemetry for a role."""
         log = create_logger(style="json", stream=self.log, level=settings.log_level)
         tracing = create_tracing(
             settings.otlp_endpoint,
@@ -89,19 +95,20 @@ class Bench:
     # Tasks
 
     async def submit(self, *names: str, **fields: Any) -> list[UUID]:
+        """Submit one task per name; ``fields`` are those of ``NewTask``, ``payload`` as a value."""
         payload = json.dumps(fields.pop("payload", {}))
         tasks = [NewTask(id=new_id(), name=name, payload=payload, **fields) for name in names]
         await self.store.submit(tasks, "api:test")
         return [task.id for task in tasks]
 
     async def offer(self, *names: str, **fields: Any) -> list[UUID]:
-        """Submit tasks and publish their hints without a scheduler."""
+        """Submit tasks, and dispatch them without a scheduler."""
         ids = await self.submit(*names, **fields)
         await self.hint()
         return ids
 
     async def hint(self) -> Sequence[Hint]:
-        """Dispatch due tasks as a scheduler would."""
+        """Dispatch due tasks and publish their hints, as a scheduler would."""
         hints = (await self.store.dispatch(1000, "scheduler:test")).tasks
         await self.queue.publish(hints)
         return hints
@@ -122,6 +129,7 @@ class Bench:
         return worker
 
     async def story(self, task_id: UUID) -> TaskStory:
+        """Return a task with its events."""
         story = await self.store.get(task_id)
         assert story is not None
         return story
@@ -142,6 +150,7 @@ class Bench:
     async def until_state(
         self, tasks: UUID | Sequence[UUID], *states: State, seconds: float = 10.0
     ) -> None:
+        """Wait until every task is in one of the states."""
         ids = [tasks] if isinstance(tasks, UUID) else list(tasks)
 
         async def reached() -> bool:
@@ -194,6 +203,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench_for(settings: Settings) -> AsyncIterator[Bench]:
+    """Open a bench on the servers of ``settings``, with the short times of ``QUICK``."""
     quick = settings.model_copy(update=QUICK)
     store = Store(quick, connections=2, application_name="test")
     queue = HintQueue(quick, connections=2)

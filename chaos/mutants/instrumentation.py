@@ -14,7 +14,7 @@ _EXPORT = "system/holdfast/telemetry/export.py"
 
 _LINKS = "    return (*before, batch) if batch is not None else before\n"
 
-_TOLD = (
+_EMITTED = (
     Mutant(
         name="create_without_span",
         guard="a submit emits the root span of its task",
@@ -178,7 +178,7 @@ _EXPORTED = (
     ),
 )
 
-MUTANTS = (*_TOLD, *_PLACED, *_EXPORTED)
+MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED)
 
 UNPLANTED = (
     Unplanted(

@@ -59,13 +59,15 @@ def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
     names = [handler.name for handler in handlers(modules)]
     payloads: dict[str, Any] = {name: [{}] for name in names}
     for module in modules:
-        told = getattr(sys.modules[module], _PAYLOADS, {})
-        if not isinstance(told, Mapping) or (unknown := sorted(set(told) - set(names))):
+        given = getattr(sys.modules[module], _PAYLOADS, {})
+        if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(names))):
             wrong = (
-                f"has no task {unknown[0]!r}" if isinstance(told, Mapping) else "is not a mapping"
+                f"names the unknown task {unknown[0]!r}"
+                if isinstance(given, Mapping)
+                else "is not a mapping"
             )
             raise AppError(f"--app: {module}.{_PAYLOADS} {wrong}; its tasks: {', '.join(names)}")
-        payloads |= told
+        payloads |= given
     document = scenario.document
     document["workload"]["handlers"] = payloads
     return Scenario.model_validate(document)

@@ -100,7 +100,7 @@ def refuse(what: str, instead: str) -> NoReturn:
         NotSimulated: always.
     """
     node = NODE.get(None)
-    who = node.name if node else "nobody"
+    who = node.name if node else "code outside any node"
     text = f"{what} is not simulated ({who} called it at {_caller()}): {instead}"
     if node is not None and node.alive and text not in node.loop.refused:
         node.loop.refused.append(text)

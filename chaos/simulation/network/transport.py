@@ -157,7 +157,7 @@ class End(transports._FlowControlMixin):  # noqa: SLF001  # asyncio's own back-p
 
     @property
     def throttled(self) -> bool:
-        """Whether the protocol was told to stop writing."""
+        """Whether the protocol was asked to pause writing."""
         return self._protocol_paused
 
     def accept(self) -> None:

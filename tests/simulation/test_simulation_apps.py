@@ -84,7 +84,10 @@ def test_bound_includes_timeout_and_backoff_of_user_handlers(place: Path) -> Non
         ("@task('p')\ndef p(ctx, payload): ...\n", "'p' is a plain function.*async def"),
         ("x = 1\n", "has no tasks"),
         ("raise RuntimeError('no')\n", "cannot be imported: RuntimeError: no"),
-        ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = {'q': [{}]}\n", "the unknown task 'q'"),
+        (
+            "@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = {'q': [{}]}\n",
+            "unknown task 'q'",
+        ),
         ("@task('p')\nasync def p(ctx, payload): ...\nSIMULATED = 3\n", "is not a mapping"),
     ],
 )

@@ -149,6 +149,20 @@ async def test_unavailable_after_a_lost_reply_is_unknown(
     assert await store.get(new.id) is not None, "it was stored, although the outcome was unknown"
 
 
+async def test_unavailable_after_a_lost_reply_is_resent(
+    make: MakeCoalescer, tap: Tap, store: Store
+) -> None:
+    tap.lose_replies = 1
+    submitting = asyncio.create_task(make().submit([new := task()]))
+    while not tap.statements or tap.lose_replies:
+        await asyncio.sleep(0)
+    tap.refuse = 2
+    [outcome] = await submitting
+    assert isinstance(outcome, Submitted)
+    assert tap.statements == [[new]] * 4
+    assert await store.get(new.id) is not None
+
+
 async def test_unavailable_on_the_first_send_is_reported_immediately(
     make: MakeCoalescer, tap: Tap
 ) -> None:

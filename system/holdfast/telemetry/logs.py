@@ -14,6 +14,7 @@ from holdfast.telemetry.event_names import ErrorCode, EventName
 
 _COLORS = {"warning": "\33[33m", "error": "\33[31m"}
 _COLOR_END = "\33[0m"
+_QUOTED = frozenset(" ='\"")  # each would blur where a field of a text line ends
 
 
 class Logger:
@@ -126,7 +127,7 @@ def _plain_values(fields: dict[str, object]) -> dict[str, object]:
 
 def _shown(value: object) -> str:
     """Quote what could be mistaken for the end of the value, or move the cursor of a terminal."""
-    plain = isinstance(value, str) and value and " " not in value and value.isprintable()
+    plain = isinstance(value, str) and value and value.isprintable() and not _QUOTED & {*value}
     return str(value) if plain else repr(value)
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from holdfast.model.lifecycle import Reason
+
 
 def parse_instant(text: str) -> datetime:
     """Parse an instant of the database (ISO 8601, ``Z`` or an offset) as an aware datetime.
@@ -31,6 +33,11 @@ def parse_instant(text: str) -> datetime:
 def _check_instant(text: str) -> str:
     parse_instant(text)
     return text
+
+
+def reason_text(reason: str) -> str:
+    """Return a reason in words; one that the lifecycle does not know (S6 reports it) unchanged."""
+    return Reason(reason).text if reason in {*Reason} else reason
 
 
 class ArenaName(StrEnum):

@@ -20,8 +20,8 @@ from chaos.history.records import (
     StaleWrite,
     TaskRow,
     Worker,
+    reason_text,
 )
-from holdfast.model.lifecycle import Reason
 
 
 class Source(StrEnum):
@@ -107,7 +107,7 @@ def _op(half: Op) -> str:
 
 def _event(history: History, event: Event) -> str:
     return (
-        f"{event.from_state or '-'} -> {event.to_state} ({Reason(event.reason).text}) by "
+        f"{event.from_state or '-'} -> {event.to_state} ({reason_text(event.reason)}) by "
         f"{history.actor(event.actor)}; seq {event.seq}, epoch {event.epoch}, "
         f"attempt {event.attempt}"
     )
@@ -116,7 +116,7 @@ def _event(history: History, event: Event) -> str:
 def _stale(history: History, write: StaleWrite) -> str:
     who = history.actor(f"worker:{write.worker_id}")
     found = f"found {write.state_found} under epoch {write.epoch_found}"
-    return f"REFUSED: {Reason(write.outcome).text} under epoch {write.epoch} by {who}; {found}"
+    return f"REFUSED: {reason_text(write.outcome)} under epoch {write.epoch} by {who}; {found}"
 
 
 def _span(span: Span) -> str:

@@ -21,7 +21,6 @@ from chaos.simulation import trace_words
 from chaos.simulation.kernel.node import EPOCH
 from chaos.simulation.kernel.trace import Entry
 from chaos.simulation.trace_words import StatementAnswer
-from holdfast.model.lifecycle import Reason
 
 # The precision of database instants, and the longest time that a commit is held.
 _INSTANT_SECONDS = 2e-6
@@ -129,7 +128,7 @@ class Story:
                 yield self._operation(record)
             case records.Event():
                 what = f"{record.from_state or '-'} -> {record.to_state} "
-                what += f"({Reason(record.reason).text})"
+                what += f"({records.reason_text(record.reason)})"
                 what += f", epoch {record.epoch}, attempt {record.attempt}"
                 line = self._about(record.at, self._label(record.actor), record.task_id, what)
                 yield replace(line, by=_STATEMENTS.get(record.reason, ""))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,6 +19,7 @@ from chaos.checker.verdict import judge
 from chaos.history.history import History
 from chaos.history.records import Exit, Fault, Record, Span, SpanLink
 from holdfast.model.lifecycle import Reason
+from holdfast.telemetry import trace_context
 
 Change = Callable[[Span], Span | None]
 NOWHERE = "f" * 16
@@ -343,9 +343,8 @@ def test_cycle_of_parents_terminates() -> None:
 
 
 def test_attempt_span_id_matches_the_product() -> None:
-    tracing: Any = pytest.importorskip("holdfast.telemetry.tracing")
     task_id = str(UUID(int=7))
-    assert attempt_span_id(task_id, 3) == f"{tracing.attempt_span_id(UUID(task_id), 3):016x}"
+    assert attempt_span_id(task_id, 3) == f"{trace_context.attempt_span_id(UUID(task_id), 3):016x}"
 
 
 def test_specimen_and_history_agree_on_seconds() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from specimen import Specimen
+from specimen import Specimen, instant
+from traced import traced
 
 from chaos.checker import bounds
 from chaos.checker.invariants.registry import INVARIANTS
@@ -17,8 +18,18 @@ from chaos.checker.invariants.violation import Violation
 from chaos.checker.sometimes import OCCURRENCES
 from chaos.checker.verdict import check_file, judge
 from chaos.history.history import History, HistoryError, HistoryWriter
-from chaos.history.records import Effect, Fault, InFlight, PhaseStart, Record, Run, Sometimes
-from chaos.report import summary, terminal
+from chaos.history.records import (
+    Effect,
+    Event,
+    Fault,
+    InFlight,
+    PhaseStart,
+    Record,
+    Run,
+    Sometimes,
+    StaleWrite,
+)
+from chaos.report import files, summary, terminal
 from chaos.report.story import story
 from chaos.scenario import scenario
 from chaos.scenario.vocabulary import SOMETIMES
@@ -49,6 +60,34 @@ def killed(*, observed: bool = True, sometimes: tuple[str, ...] = ()) -> Specime
     run.inject("murder#2", "kill", "worker-1", observed=observed)
     life.succeed()
     return run
+
+
+def test_an_unknown_reason_is_a_violation_that_can_be_shown(tmp_path: Path) -> None:
+    run = Specimen(plan={"expect": {"always": ["S6", "S13"]}})
+    run.submit("a").dispatch().claim().succeed()
+    life = run.submit("b").dispatch().claim().succeed()
+    run.records.append(
+        StaleWrite(
+            task_id=life.task_id,
+            at=instant(run.now),
+            worker_id=run.worker("worker-1"),
+            epoch=1,
+            outcome="vanished",
+            state_found="SUCCEEDED",
+            epoch_found=2,
+        )
+    )
+    unknown = [
+        replace(r, reason="vanished") if isinstance(r, Event) and r.reason == "succeeded" else r
+        for r in traced(run)
+    ]
+    judgement = judge(History(unknown))
+    assert judgement.verdict == "false"
+    assert {violation.invariant for violation in judgement.violations} == {"S6", "S13"}
+    assert not judgement.doubts
+    assert "(vanished)" in terminal.details(judgement)
+    files.write_page(tmp_path / "report.html", judgement, 1.0)
+    assert "vanished" in (tmp_path / "report.html").read_text()
 
 
 def doubts_of(history: History) -> list[str]:

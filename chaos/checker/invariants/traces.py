@@ -16,7 +16,7 @@ from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.span_exemptions import SpanExemptions, shared
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
-from chaos.history.records import Event, Record, Span, SpanLink, TaskRow
+from chaos.history.records import Event, Record, Span, SpanLink, TaskRow, reason_text
 from chaos.observers import otlp
 from chaos.observers.otlp import TraceParent
 from holdfast.model.lifecycle import Reason, State
@@ -194,7 +194,7 @@ class _Examination:
 
     def _mistakes(self, span: Span, key: _Key, parent: TraceParent, end: Event) -> list[str]:
         ender = self._exemptions.label(end)
-        reason = Reason(end.reason).text
+        reason = reason_text(end.reason)
         checks = {
             "is in another trace": span.trace_id == key[0],
             "has another id": span.span_id == key[1],

@@ -10,7 +10,6 @@ from chaos.history.history import History
 from chaos.history.records import Fault, Op, Record
 from chaos.report.story import Stories
 from chaos.report.words import instant_of
-from holdfast.model.lifecycle import Reason
 
 _ORDER = ("client", "api", "scheduler", "postgres", "redis", "worker", "sink")
 
@@ -80,10 +79,12 @@ class _Diagram:
                 yield from self._operation(when, record)
             case records.Event():
                 change = f"{record.from_state or '-'} to {record.to_state}"
-                what = f"{when} {Reason(record.reason).text}: {change}, epoch {record.epoch}"
+                reason = records.reason_text(record.reason)
+                what = f"{when} {reason}: {change}, epoch {record.epoch}"
                 yield self._arrow(self._actor(record.actor), "->>", "postgres", what)
             case records.StaleWrite():
-                what = f"{when} {Reason(record.outcome).text} under epoch {record.epoch} REFUSED"
+                outcome = records.reason_text(record.outcome)
+                what = f"{when} {outcome} under epoch {record.epoch} REFUSED"
                 what += f", found {record.state_found} under epoch {record.epoch_found}"
                 yield self._arrow(self._actor(f"worker:{record.worker_id}"), "-x", "postgres", what)
             case records.Effect() | records.SqlEffect():

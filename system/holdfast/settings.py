@@ -174,10 +174,19 @@ class Settings(BaseModel):
         1.0, gt=0, description="Longest delay before a finished span is sent."
     )
 
+    @classmethod
+    def environment(cls) -> dict[str, str]:
+        """Return the HOLDFAST_* variables by field name; scenarios override this."""
+        return {
+            name.lower().removeprefix(_PREFIX): value
+            for name, value in os.environ.items()
+            if name.lower().startswith(_PREFIX)
+        }
+
     @model_validator(mode="before")
     @classmethod
     def _add_environment(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {**_environment(), **arguments}
+        return {**cls.environment(), **arguments}
 
     @field_validator("queues", "api_keys", "http_allowed_hosts", mode="before")
     @classmethod
@@ -233,12 +242,3 @@ class Settings(BaseModel):
         """Return ``database_url`` with the asyncpg driver, as SQLAlchemy expects it."""
         rest = self.database_url.partition("://")[2]
         return f"postgresql+asyncpg://{rest}"
-
-
-def _environment() -> dict[str, str]:
-    """Return the values of the HOLDFAST_* variables, by the names of their fields."""
-    return {
-        name.lower().removeprefix(_PREFIX): value
-        for name, value in os.environ.items()
-        if name.lower().startswith(_PREFIX)
-    }

@@ -65,7 +65,7 @@ class Servers:
 
 
 class Attempts:
-    """An executor that runs nothing and notes what it is told."""
+    """An executor that runs nothing and records its calls."""
 
     def __init__(self, slots: SlotPool) -> None:
         self.slots = slots

@@ -64,7 +64,7 @@ class Logger:
     ) -> None:
         """Write a failure with the traceback of ``raised``, or else of the one being handled."""
         # Without locals: they hold payloads.
-        lines = traceback.format_exception(raised or sys.exception())
+        lines = traceback.format_exception(sys.exception() if raised is None else raised)
         self.error(text, event_name=event_name, **fields, exception="".join(lines).rstrip())
 
     def bind(self, **context: object) -> Logger:

@@ -2,9 +2,9 @@
 
 No I/O happens here, so all arenas share this code. A client runs one operation at a time, in the
 order of its share of the generated operations. Each is recorded as invoke and completion
-(``chaos.history.records.Op``). An unknown outcome (timeout, broken connection, 5xx) is info, never
-fail. After an unknown submit the same key is sent again, as an operation of its own. Nothing else
-is retried.
+(``chaos.history.records.Op``). An unknown outcome is info, never fail: a timeout, a broken
+connection, or a response that says so. A response that says that nothing was done is fail. After
+either, the same submit is sent again, as an operation of its own. Nothing else is retried.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from chaos.history.records import Op
 from chaos.scenario.workload import PlannedOperation, share
@@ -23,7 +24,10 @@ from chaos.scenario.workload import PlannedOperation, share
 RESENDS_MAX = 40
 RESEND_AFTER_SECONDS = 0.7
 Outcome = Literal["ok", "fail", "info"]
-Name = Literal["submit", "get", "cancel", "list"]
+# The last parts of the problem types that say what became of a request which got a 5xx.
+_NOTHING_DONE = frozenset({"unavailable", "overloaded"})
+_DONE = "done-but-unread"
+Name = Literal["submit", "get", "events", "cancel", "retry", "list"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class _Pending:
     op_ids: tuple[str, ...]
     items: tuple[PlannedOperation, ...] = ()
     is_batch: bool = False
+    page: PlannedOperation | None = None
 
 
 class Client:
@@ -121,7 +126,7 @@ class Client:
         if planned.kind == "batch":
             return self._batch(planned)
         if planned.kind == "list":
-            return self._invoke("list", Request("list", "GET", "/tasks/?limit=50"), {})
+            return self._list(planned)
         if planned.key not in self._ids:
             return None  # its submit is not known to have succeeded
         return self._request_about(planned, self._ids[planned.key])
@@ -140,14 +145,32 @@ class Client:
             self._record(pending.op, op_id, outcome, value | error)
             if pending.items:
                 self._settle(pending.items[n], outcome, value)
+            if pending.page is not None:
+                self._follow(pending.page, value.get("next_cursor"))
 
     def _request_about(self, planned: PlannedOperation, task_id: str) -> Request:
         if planned.kind == "mismatch":
             return self._submit(planned)
         value, path = {"task_id": task_id}, f"/tasks/{task_id}"
-        if planned.kind == "cancel":
-            return self._invoke("cancel", Request("cancel", "POST", f"{path}/cancel"), value)
-        return self._invoke("get", Request("get", "GET", path), value)
+        match planned.kind:
+            case "cancel" | "retry" as action:
+                return self._invoke(action, Request(action, "POST", f"{path}/{action}"), value)
+            case "events":
+                return self._invoke("events", Request("events", "GET", f"{path}/events"), value)
+            case _:
+                return self._invoke("get", Request("get", "GET", path), value)
+
+    def _list(self, planned: PlannedOperation) -> Request:
+        query = planned.request
+        request = Request("list", "GET", f"/tasks/?{urlencode(query)}")
+        return self._invoke("list", request, {"query": query}, page=planned)
+
+    def _follow(self, planned: PlannedOperation, cursor: str | None) -> None:
+        """Request the next page immediately, unless this was the last one that was planned."""
+        if cursor is not None and planned.pages > 1:
+            query = planned.request | {"cursor": cursor}
+            following = replace(planned, request=query, pages=planned.pages - 1)
+            heapq.heappush(self._schedule, (self._log.now(), next(self._order), following))
 
     def _submit(self, planned: PlannedOperation) -> Request:
         body = self._body(planned)
@@ -169,10 +192,11 @@ class Client:
         request: Request,
         value: dict[str, Any],
         items: tuple[PlannedOperation, ...] = (),
+        page: PlannedOperation | None = None,
     ) -> Request:
         op_id = self._log.next_op_id()
         self._record(op, op_id, "invoke", value)
-        self._pending = _Pending(op, (op_id,), items)
+        self._pending = _Pending(op, (op_id,), items, page=page)
         return request
 
     def _body(self, planned: PlannedOperation) -> dict[str, Any]:
@@ -182,14 +206,15 @@ class Client:
         return body
 
     def _settle(self, planned: PlannedOperation, outcome: Outcome, value: dict[str, Any]) -> None:
-        """Remember the task id; after an unknown outcome schedule a resend under the same key."""
+        """Remember the task id; if nothing is known to be stored, schedule another submit."""
+        again = outcome == "info" or value.get("problem") in _NOTHING_DONE
         if outcome == "ok" and value["task_id"] is not None:
             self._ids[planned.key] = value["task_id"]
-        elif outcome == "info" and self._resends.get(planned.key, 0) < RESENDS_MAX:
+        elif again and self._resends.get(planned.key, 0) < RESENDS_MAX:
             self._resends[planned.key] = self._resends.get(planned.key, 0) + 1
-            again = self._log.now() + RESEND_AFTER_SECONDS
+            at = self._log.now() + RESEND_AFTER_SECONDS
             single = replace(planned, kind="submit")
-            heapq.heappush(self._schedule, (again, next(self._order), single))
+            heapq.heappush(self._schedule, (at, next(self._order), single))
 
     def _record(
         self, op: Name, op_id: str, kind: Literal["invoke"] | Outcome, value: dict[str, Any]
@@ -215,23 +240,51 @@ def interpret(op: str, status: int, body: Any) -> tuple[Outcome, dict[str, Any]]
     """Return the outcome and the value of the completion. Status 0: there was no response."""
     content = body if isinstance(body, dict) else {}
     answer: dict[str, Any] = {"status": status}
-    if op == "submit":
-        answer["task_id"] = content.get("id", content.get("task_id"))
-    if status == 0 or status >= 500:
-        return "info", answer
-    if op == "get" and status == 404:
-        return "ok", answer | {"state": None}
-    if op == "cancel" and status == 409:
-        return "ok", answer | {"answer": "too_late"}
     if not 200 <= status < 300:
-        return "fail", answer | {"error": str(content.get("detail", ""))[:300]}
-    if op == "cancel":
-        answer["answer"] = "requested" if status == 202 else "cancelled"
+        return _refused(op, answer, content)
+    if op == "submit":
+        answer |= {"task_id": content.get("id"), "task": content}
+    elif op == "cancel":
+        answer |= {"answer": "requested" if status == 202 else "cancelled", "task": content}
+    elif op == "retry":
+        answer |= {"answer": "retried", "task": content}
     elif op == "get":
-        answer["state"] = content.get("state")
+        answer |= {"state": content.get("state"), "task": content}
+    elif op == "events":
+        answer["events"] = content.get("events", [])
     elif op == "list":
-        answer["task_ids"] = [item["id"] for item in content.get("tasks", [])]
+        answer["tasks"] = content.get("tasks", [])
+        answer["next_cursor"] = content.get("next_cursor")
     return "ok", answer
+
+
+def _refused(
+    op: str, answer: dict[str, Any], content: dict[str, Any]
+) -> tuple[Outcome, dict[str, Any]]:
+    """Interpret a response that is not a success; a problem says by its type what was done."""
+    problem = str(content.get("type", "")).rpartition(":")[2]
+    answer["error"] = str(content.get("detail", ""))[:300]
+    if problem:
+        answer["problem"] = problem
+    known: dict[str, Any] | None = None
+    match op, answer["status"]:
+        case "get", 404:
+            known = {"state": None}
+        case "events", 404:
+            known = {"events": None}
+        case "cancel" | "retry", 409:
+            refusal = "too_late" if op == "cancel" else "refused"
+            known = {"answer": refusal, "state": content.get("state")}
+        case "cancel" | "retry", 503 if problem == _DONE:
+            known = {"answer": "done"}
+        case "submit", _:
+            answer["task_id"] = content.get("task_id")
+        case _:
+            pass
+    if known is not None:
+        return "ok", answer | known
+    unknown = answer["status"] == 0 or answer["status"] >= 500
+    return "info" if unknown and problem not in _NOTHING_DONE else "fail", answer
 
 
 def _results(response: Response) -> list[tuple[int, Any]]:
@@ -245,10 +298,4 @@ def _results(response: Response) -> list[tuple[int, Any]]:
 
 def _submitted(planned: PlannedOperation, body: dict[str, Any]) -> dict[str, Any]:
     """Return the value of a submit's invoke (``chaos.history.records.Op``)."""
-    return {
-        "key": planned.key,
-        "name": body["name"],
-        "payload": body["payload"],
-        "run_at": body.get("run_at"),
-        "effect": planned.effect,
-    }
+    return body | {"key": planned.key, "run_at": body.get("run_at"), "effect": planned.effect}

@@ -93,21 +93,27 @@ class Run:
 class Op:
     """One half of a client operation: its ``invoke``, or its completion under the same op_id.
 
-    ok: it happened. fail: it certainly did not happen. info: unknown (a timeout, a 5xx, a broken
-    connection); an invoke without completion counts as info. ``value`` by ``op``:
-      submit  invoke {key, name, payload, run_at, effect}; completion {task_id, status}.
-              run_at: requested ISO instant, or None (now). effect: ledger, sql or external.
-              task_id: None if the answer has none. A repeated submit is a separate operation.
-      cancel  invoke {task_id}; ok {answer: cancelled | requested | too_late}. A 409 is ok/too_late.
-      get     invoke {task_id}; ok {state} (None: 404).
-      retry   invoke {task_id}; ok {answer: retried | refused}.
-      list    invoke {}; ok {task_ids}.
-    A completion may repeat keys of its invoke and add ``status`` (HTTP) and ``error``.
+    ok: it happened. fail: it certainly did not happen. info: unknown (a timeout, a broken
+    connection, a response that says so); an invoke without completion counts as info. ``value``
+    by ``op``; ``task``, ``tasks`` and ``events`` are as in the response, unchanged:
+      submit  invoke {key, effect, and the body as sent: name, payload, run_at, queue, priority,
+              max_attempts, timeout_seconds}; ok {task_id, task}; fail {task_id}.
+              run_at: requested ISO instant, or None (now); other fields that were not sent are
+              missing. effect: ledger, sql or external. task_id of a refusal: the task that it
+              names, or None. A repeated submit is a separate operation.
+      cancel  invoke {task_id}; ok {answer: cancelled | requested | too_late | done, task, state}.
+              A 409 is ok/too_late with the state it names; done: done, but not read.
+      get     invoke {task_id}; ok {state, task} (state None: 404).
+      retry   invoke {task_id}; ok {answer: retried | refused | done, task, state}, as for cancel.
+      events  invoke {task_id}; ok {events} (None: 404).
+      list    invoke {query}; ok {tasks, next_cursor}; ``query``: the parameters as sent.
+    A completion may repeat keys of its invoke and add ``status`` (HTTP), ``error`` and ``problem``
+    (the last part of the problem's type).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["op"] = "op"
-    op: Literal["submit", "get", "cancel", "retry", "list"]
+    op: Literal["submit", "get", "events", "cancel", "retry", "list"]
     type: Literal["invoke", "ok", "fail", "info"]
     op_id: str
     process: str
@@ -162,7 +168,10 @@ class PhaseStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A row of ``task_events``; ``reason`` is a value of ``holdfast.model.lifecycle.Reason``."""
+    """A row of ``task_events``; ``reason`` is a value of ``holdfast.model.lifecycle.Reason``.
+
+    ``detail``: what an end says about itself: ``{"error": {"type", "message", "traceback"}}``.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["event"] = "event"
@@ -175,11 +184,12 @@ class Event:
     attempt: int
     actor: str
     reason: str
+    detail: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """A row of the ledger of effects."""
+    """A row of the ledger of effects; ``result``: what the handler returned."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["effect"] = "effect"
@@ -188,6 +198,7 @@ class Effect:
     epoch: int
     attempt: int
     at: Instant
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,11 @@ class TaskRow:
     max_losses: int
     created_at: Instant
     finished_at: Instant | None
+    due_at: Instant
+    queue: str = "default"
+    priority: int = 0
+    timeout_seconds: float
+    cancel_requested: bool = False
     traceparent: str | None = None
 
 

@@ -39,6 +39,8 @@ _UNAVAILABLE = (
     asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
 )
+# asyncpg returns the values of these columns as text.
+_JSONB = frozenset({"payload", "result", "detail"})
 _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
 
@@ -160,7 +162,6 @@ class DatabaseObserver:
             values = _plain(row)
             values["key"] = values["idempotency_key"]
             values["task_id"] = values["id"]
-            values["payload"] = json.loads(row["payload"])
             found.append(_make(TaskRow, values))
         for table, kind, order in (
             ("task_events", Event, "task_id, seq"),
@@ -208,7 +209,10 @@ def _make(kind: type[Any], values: dict[str, Any]) -> Any:
 
 
 def _plain(row: asyncpg.Record) -> dict[str, Any]:
-    return {name: _json(value) for name, value in row.items()}
+    values = {name: _json(value) for name, value in row.items()}
+    for name in _JSONB & values.keys():
+        values[name] = None if row[name] is None else json.loads(row[name])
+    return values
 
 
 def _json(value: Any) -> Any:

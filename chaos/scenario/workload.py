@@ -19,14 +19,15 @@ CLIENTS = 8
 # After this timeout the outcome of a request is unknown.
 CLIENT_TIMEOUT_SECONDS = 3.0
 
-Kind = Literal["submit", "batch", "repeat", "mismatch", "cancel", "get", "list"]
+Kind = Literal["submit", "batch", "repeat", "mismatch", "cancel", "retry", "get", "events", "list"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedOperation:
     """One operation that a client invokes at second ``at``, or as soon as possible after it.
 
-    ``key`` names the task ("" for a list). ``request``: the body of a submit without ``run_at``.
+    ``key`` names the task ("" for a list). ``request``: the body of a submit without ``run_at``, or
+    the query of a list, which reads up to ``pages`` pages.
     ``run_after``: its due time in seconds after the start; None: immediately. ``items``: the
     submits of a batch, all of the same client.
     """
@@ -39,6 +40,7 @@ class PlannedOperation:
     run_after: float | None = None
     request: dict[str, Any] = field(default_factory=dict)
     items: tuple[PlannedOperation, ...] = ()
+    pages: int = 1
 
 
 def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
@@ -80,7 +82,8 @@ def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
             yield PlannedOperation(round(at, 4), submit.client, "get", submit.key)
             reads += 1
             if reads % 10 == 0:
-                yield PlannedOperation(round(at, 4), draw.randrange(CLIENTS), "list")
+                client, query = draw.randrange(CLIENTS), {"limit": 50}
+                yield PlannedOperation(round(at, 4), client, "list", request=query)
 
 
 def _key(seed: int, number: int) -> str:

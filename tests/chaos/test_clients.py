@@ -54,31 +54,55 @@ def submit(key: str, at: float = 1.0, kind: Any = "submit", **options: Any) -> P
     return PlannedOperation(at, 0, kind, key, "ledger", request=BODY, **options)
 
 
+def problem(name: str, **members: str) -> dict[str, str]:
+    return {"type": f"urn:holdfast:problem:{name}"} | members
+
+
+OVERLOADED, UNAVAILABLE = problem("overloaded"), problem("unavailable")
+UNKNOWN, UNREAD = problem("outcome-unknown"), problem("done-but-unread")
+KEY_REUSED = problem("idempotency-key-reused", task_id="t")
+ENDED, RUNNING = {"state": "FAILED"}, {"id": "t", "state": "RUNNING"}
+PAGE = {"tasks": [{"id": "a"}, {"id": "b"}], "next_cursor": "c"}
+
+
 @pytest.mark.parametrize(
     ("op", "status", "body", "outcome", "value"),
     [
-        ("submit", 201, {"id": "t"}, "ok", {"task_id": "t"}),
-        ("submit", 200, {"id": "t"}, "ok", {"task_id": "t"}),
+        ("submit", 201, {"id": "t"}, "ok", {"task_id": "t", "task": {"id": "t"}}),
         ("submit", 422, {"detail": "no"}, "fail", {"task_id": None, "error": "no"}),
         ("submit", 409, {"detail": "x" * 999}, "fail", {"task_id": None, "error": "x" * 300}),
+        ("submit", 422, KEY_REUSED, "fail", {"task_id": "t", "problem": "idempotency-key-reused"}),
         ("submit", 503, None, "info", {"task_id": None}),
+        ("submit", 503, OVERLOADED, "fail", {"task_id": None, "problem": "overloaded"}),
+        ("submit", 503, UNAVAILABLE, "fail", {"task_id": None, "problem": "unavailable"}),
+        ("submit", 503, UNKNOWN, "info", {"task_id": None, "problem": "outcome-unknown"}),
         ("submit", 0, None, "info", {"task_id": None}),
-        ("cancel", 200, {}, "ok", {"answer": "cancelled"}),
-        ("cancel", 202, {}, "ok", {"answer": "requested"}),
-        ("cancel", 409, {}, "ok", {"answer": "too_late"}),
+        ("cancel", 200, {"id": "t"}, "ok", {"answer": "cancelled", "task": {"id": "t"}}),
+        ("cancel", 202, {"id": "t"}, "ok", {"answer": "requested", "task": {"id": "t"}}),
+        ("cancel", 409, ENDED, "ok", {"answer": "too_late", "state": "FAILED"}),
         ("cancel", 500, {}, "info", {}),
-        ("cancel", 404, {}, "fail", {"error": ""}),
-        ("get", 200, {"state": "RUNNING"}, "ok", {"state": "RUNNING"}),
+        ("cancel", 503, UNAVAILABLE, "fail", {"problem": "unavailable"}),
+        ("cancel", 503, UNREAD, "ok", {"answer": "done", "problem": "done-but-unread"}),
+        ("cancel", 404, {}, "fail", {}),
+        ("retry", 200, {"id": "t"}, "ok", {"answer": "retried", "task": {"id": "t"}}),
+        ("retry", 409, ENDED, "ok", {"answer": "refused", "state": "FAILED"}),
+        ("retry", 503, UNREAD, "ok", {"answer": "done", "problem": "done-but-unread"}),
+        ("retry", 0, None, "info", {}),
+        ("get", 200, RUNNING, "ok", {"state": "RUNNING", "task": RUNNING}),
         ("get", 404, {}, "ok", {"state": None}),
         ("get", 0, None, "info", {}),
-        ("list", 200, {"tasks": [{"id": "a"}, {"id": "b"}]}, "ok", {"task_ids": ["a", "b"]}),
-        ("list", 200, None, "ok", {"task_ids": []}),
+        ("get", 503, UNAVAILABLE, "fail", {"problem": "unavailable"}),
+        ("events", 200, {"events": [1]}, "ok", {"events": [1]}),
+        ("events", 404, {}, "ok", {"events": None}),
+        ("list", 200, PAGE, "ok", PAGE),
+        ("list", 200, None, "ok", {"tasks": [], "next_cursor": None}),
     ],
 )
 def test_status_code_decides_the_outcome(
     op: str, status: int, body: Any, outcome: str, value: dict[str, Any]
 ) -> None:
-    assert interpret(op, status, body) == (outcome, {"status": status} | value)
+    error = {} if 200 <= status < 300 else {"error": ""}
+    assert interpret(op, status, body) == (outcome, {"status": status} | error | value)
 
 
 def test_submit_is_recorded_as_invoke_and_completion() -> None:
@@ -91,7 +115,7 @@ def test_submit_is_recorded_as_invoke_and_completion() -> None:
     assert (invoke.at, completion.at) == pytest.approx((2.0, 2.1))
     assert invoke.process == completion.process == "client-1"
     assert invoke.value == BODY | {"key": "k", "run_at": due, "effect": "ledger"}
-    assert completion.value == {"status": 201, "task_id": "t"}
+    assert completion.value == {"status": 201, "task_id": "t", "task": {"id": "t"}}
     assert run.client.due is None
 
 
@@ -123,6 +147,46 @@ def test_client_limits_resends_and_never_resends_a_refusal() -> None:
         assert run.exchange(503).key == "k"
         sends += 1
     assert sends == RESENDS_MAX + 1
+
+
+def test_submit_that_did_nothing_is_sent_again() -> None:
+    run = Run(submit("k"))
+    run.exchange(503, OVERLOADED)
+    assert run.ops[-1].type == "fail"
+    assert run.exchange(201, {"id": "t"}).key == "k"
+    assert run.client.due is None
+
+
+def test_list_follows_its_cursor_for_the_planned_pages() -> None:
+    query = {"limit": 2, "state": "FAILED"}
+    run = Run(PlannedOperation(1.0, 0, "list", request=query, pages=2))
+    assert run.exchange(200, PAGE).path == "/tasks/?limit=2&state=FAILED"
+    assert run.exchange(200, PAGE).path == "/tasks/?limit=2&state=FAILED&cursor=c"
+    assert run.client.due is None
+    assert [op.value.get("query") for op in run.ops[::2]] == [query, query | {"cursor": "c"}]
+
+
+def test_list_ends_with_its_last_page() -> None:
+    run = Run(PlannedOperation(1.0, 0, "list", request={}, pages=9))
+    run.exchange(200, PAGE | {"next_cursor": None})
+    assert run.client.due is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "path"),
+    [
+        ("get", "GET", "/tasks/t"),
+        ("events", "GET", "/tasks/t/events"),
+        ("cancel", "POST", "/tasks/t/cancel"),
+        ("retry", "POST", "/tasks/t/retry"),
+    ],
+)
+def test_operations_about_a_task_name_its_id(kind: Any, method: str, path: str) -> None:
+    run = Run(submit("k"), PlannedOperation(2.0, 0, kind, "k"))
+    run.exchange(201, {"id": "t"})
+    request = run.exchange(200, {})
+    assert (request.method, request.path, request.body) == (method, path, None)
+    assert run.ops[-2].value == {"task_id": "t"}
 
 
 def test_get_and_cancel_are_skipped_for_an_unknown_task_id() -> None:

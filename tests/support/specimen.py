@@ -397,4 +397,6 @@ class Life:
             max_losses=self.max_losses,
             created_at=self.created_at,
             finished_at=self.finished_at,
+            due_at=self.run_at,
+            timeout_seconds=5.0,
         )

@@ -54,8 +54,8 @@ def _outside_ledger(history: History) -> Iterator[Violation]:
 def cancel_is_final(history: History) -> list[Violation]:
     """The answer to a cancel holds, and a cancelled task has no effect.
 
-    After ``cancelled`` the task stays CANCELLED; after ``requested`` it ends SUCCEEDED or
-    CANCELLED; ``too_late`` means that it had ended. A CANCELLED task has no ledger row and no
+    After ``cancelled`` the task stays CANCELLED; after ``requested`` or ``done`` it ends SUCCEEDED
+    or CANCELLED; ``too_late`` means that it had ended. A CANCELLED task has no ledger row and no
     business row, and a client asked to cancel it.
     """
     found: list[Violation] = []
@@ -88,13 +88,13 @@ def _cancel_answer(history: History, cancel: Operation, task: TaskRow) -> list[V
     answer = cancel.value.get("answer")
     if answer == "cancelled":
         holds = task.state == State.CANCELLED
-    elif answer == "requested":
+    elif answer in {"requested", "done"}:
         holds = task.state != State.FAILED or _retried(history, task)
     elif answer == "too_late":
         ends = {event.to_state for event in history.events.get(task.task_id, ())}
         holds = bool(ends & {State.SUCCEEDED, State.FAILED})
     else:
-        message = f"cancel was answered {answer!r}, not cancelled, requested or too_late"
+        message = f"cancel was answered {answer!r}, not cancelled, requested, done or too_late"
         return [Violation("S4", task.task_id, message, _halves(cancel))]
     if holds:
         return []

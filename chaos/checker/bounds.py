@@ -35,8 +35,10 @@ import math
 
 from chaos.history.records import Bound, Term
 from chaos.scenario.faults import FaultSpec
+from chaos.scenario.operations import Workload
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import TargetKind
+from chaos.tasks.declarations import DECLARATIONS
 from holdfast.model.lifecycle import Backoff
 from holdfast.settings import Settings
 
@@ -64,7 +66,7 @@ _CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
 def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     """Compute T of a scenario with its terms.
 
-    ``backoff`` is that of the workload's handlers (default: the default of handlers).
+    ``backoff``: the longest one of handlers besides the workload's own.
     """
     settings, load = scenario.settings(), scenario.workload
     settled = _settled(settings)
@@ -78,7 +80,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     # The run time of users' handlers is unknown; the timeout of an attempt bounds it.
     handler_seconds = load.timeout_seconds if load.handlers else load.handler_seconds[1]
     longest = handler_seconds + ROUND_TRIP_SECONDS
-    delay = (backoff or Backoff()).delay_seconds(max(1, load.max_attempts - 1), 0.0)
+    delay = _longest_delay(load, backoff)
     terms = [
         *settled,
         Term(name="hint", seconds=hint + tick, why="the longest hint deadline in force, one tick"),
@@ -89,13 +91,13 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         ),
         Term(
             name="backoff",
-            seconds=max(delay, load.flaky.retry_seconds),
-            why=f"the longest delay before attempt {load.max_attempts}",
+            seconds=delay,
+            why="the longest delay after a failure that a handler declares or asks for",
         ),
         Term(
             name="planned failures",
-            seconds=failures * (start + longest + load.flaky.retry_seconds),
-            why=f"{failures} times: due to claimed, the run, its retry delay",
+            seconds=failures * (start + longest + delay),
+            why=f"{failures} times: due to claimed, the run, the delay after it",
         ),
         Term(name="last attempt", seconds=start + longest, why="due to claimed, run, finish"),
         Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
@@ -114,6 +116,14 @@ def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         seconds=asked,
         terms=(Term(name="given", seconds=asked, why="expect.eventually.L1 of the scenario"),),
     )
+
+
+def _longest_delay(load: Workload, backoff: Backoff | None) -> float:
+    """Return the longest delay after a failure of the workload's handlers, and of others."""
+    failures = max(1, load.max_attempts - 1)
+    declared = [each.longest_delay_seconds(failures) for each in DECLARATIONS.values()]
+    others = backoff.delay_seconds(failures, 0.0) if backoff else 0.0
+    return max(*declared, load.flaky.retry_seconds, others)
 
 
 def _settled(settings: Settings) -> list[Term]:

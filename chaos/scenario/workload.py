@@ -14,8 +14,11 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from chaos.scenario.operations import EFFECTS, Workload
+from chaos.tasks.steps import does
 
 CLIENTS = 8
+# More than any max_losses: poison kills in each of its attempts.
+POISON_STEPS = 32
 # After this timeout the outcome of a request is unknown.
 CLIENT_TIMEOUT_SECONDS = 3.0
 
@@ -72,7 +75,7 @@ def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
         # Each submit falls at a random instant of its own slot, so clients do not run in lockstep.
         submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
         if number in poison:
-            submit.request["payload"] |= {"poison": True, "failures": 0}
+            submit.request["payload"]["steps"] = [{"do": "kill"}] * POISON_STEPS
             yield submit
             continue
         yield submit
@@ -98,11 +101,11 @@ def _submit(
     payload: dict[str, Any] = {
         "number": number,
         "seconds": round(draw.uniform(*workload.handler_seconds), 4),
-        "failures": 0,
+        "steps": [],
     }
     if draw.random() < workload.flaky.share:
-        payload["failures"] = draw.randint(*workload.flaky.failures)
-        payload["retry_seconds"] = workload.flaky.retry_seconds
+        step = {"do": "retry", "after": workload.flaky.retry_seconds}
+        payload["steps"] = [step] * draw.randint(*workload.flaky.failures)
     later = draw.random() < workload.later.share
     # The order of the draws is fixed: additions must not change what existing seeds generate.
     client = draw.randrange(CLIENTS)
@@ -162,7 +165,7 @@ def _missing(
     draw = random.Random(f"missing {seed}")
     drawn = {operation.kind for operation in operations}
     submits = [
-        op for op in operations if op.kind == "submit" and "poison" not in op.request["payload"]
+        op for op in operations if op.kind == "submit" and does(op.request["payload"], 1) != "kill"
     ]
     none = {"repeats": 0.0, "mismatches": 0.0, "cancels": 0.0}
     for name, kind in (("repeats", "repeat"), ("mismatches", "mismatch"), ("cancels", "cancel")):

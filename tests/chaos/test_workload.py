@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.scenario.operations import Workload
-from chaos.scenario.workload import CLIENTS, PlannedOperation, from_json, generate, share, to_json
+from chaos.scenario.workload import (
+    CLIENTS,
+    POISON_STEPS,
+    PlannedOperation,
+    from_json,
+    generate,
+    share,
+    to_json,
+)
+from chaos.tasks.steps import does
 from examples import examples
 
 BUSY = Workload.model_validate(
@@ -115,7 +124,7 @@ def test_recorded_seed_still_generates_the_same_operations() -> None:
         assert row.pop("items") == ()
     text = json.dumps(rows, sort_keys=True)
     assert len(rows) == 752
-    assert hashlib.sha256(text.encode()).hexdigest().startswith("211db56940d835c3")
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("41159f75fa384559")
 
 
 BATCHED = BUSY.model_copy(update={"batch": 7})
@@ -178,19 +187,18 @@ def test_due_between_bounds_the_due_times() -> None:
 def test_poison_tasks_have_no_companions(seed: int, count: int) -> None:
     workload = BUSY.model_copy(update={"tasks": 30, "seconds": 1, "poison": count, "cancels": 0.9})
     operations = generate(workload, seed)
-    poison = {s.key for s in of(operations, "submit") if s.request["payload"].get("poison")}
+    poison = {s.key for s in of(operations, "submit") if does(s.request["payload"], 1) == "kill"}
     assert len(poison) == count
     for submit in of(operations, "submit"):
         if submit.key in poison:
             # It fails only by killing its worker.
-            assert submit.request["payload"]["poison"] is True
-            assert submit.request["payload"]["failures"] == 0
+            assert submit.request["payload"]["steps"] == [{"do": "kill"}] * POISON_STEPS
         else:
-            assert "poison" not in submit.request["payload"]
+            assert {"do": "kill"} not in submit.request["payload"]["steps"]
     assert not poison & {op.key for op in operations if op.kind != "submit"}
     # A batch treats it like any other submit.
     batched = items(generate(workload.model_copy(update={"batch": 4}), seed))
-    assert {item.key for item in batched if item.request["payload"].get("poison")} == poison
+    assert {item.key for item in batched if does(item.request["payload"], 1) == "kill"} == poison
 
 
 def test_omitting_operations_does_not_change_the_rest() -> None:

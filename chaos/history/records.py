@@ -260,7 +260,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkCall:
-    """A physical call received by the sink; ``applied`` is False if it was a duplicate."""
+    """A physical call received by the sink; ``applied`` is False if it was a duplicate.
+
+    ``seen``: what the calling attempt saw (``chaos.tasks.attempt``).
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["sink"] = "sink"
@@ -269,11 +272,15 @@ class SinkCall:
     task_id: str
     epoch: int
     applied: bool
+    seen: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlEffect:
-    """A business row that a handler wrote in ``ctx.transaction()``."""
+    """A business row that a handler wrote in ``ctx.transaction()``.
+
+    ``seen``: what its attempt saw (``chaos.tasks.attempt``).
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["sql_effect"] = "sql_effect"
@@ -281,6 +288,7 @@ class SqlEffect:
     epoch: int
     attempt: int
     at: Instant
+    seen: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

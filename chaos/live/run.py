@@ -28,7 +28,6 @@ from chaos.run.spec import RunResult, RunSpec, sources_commit
 from chaos.run.store import RunStore
 from chaos.run.suite_report import run_lines
 from chaos.scenario.workload import generate
-from chaos.tasks.attempt import BACKOFF
 
 
 class RealTimeArena:
@@ -130,7 +129,7 @@ class _Run:
                         stack,
                         self._clock,
                         write,
-                        bound=bounds.allowed(scenario, BACKOFF),
+                        bound=bounds.allowed(scenario),
                         commit=commit,
                         show=self._progress.show,
                     )

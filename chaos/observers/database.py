@@ -40,7 +40,7 @@ _UNAVAILABLE = (
     asyncpg.TooManyConnectionsError,
 )
 # asyncpg returns the values of these columns as text.
-_JSONB = frozenset({"payload", "result", "detail"})
+_JSONB = frozenset({"payload", "result", "detail", "seen"})
 _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
 

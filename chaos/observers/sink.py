@@ -25,13 +25,17 @@ from chaos.observers.serving import ignore_disconnect, serve
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One physical call; ``at``: Unix time, ``applied``: whether it had an effect."""
+    """One physical call; ``at``: Unix time, ``applied``: whether it had an effect.
+
+    ``seen``: what the calling attempt saw (``chaos.tasks.attempt``), as it sent it.
+    """
 
     at: float
     key: str
     epoch: int | None
     task_id: str | None
     applied: bool
+    seen: dict[str, Any] | None = None
 
 
 class Sink:
@@ -46,11 +50,13 @@ class Sink:
         self._file = log.open("a", encoding="utf-8")
         self._applied: set[str] = {call.key for call in read_calls(log) if call.applied}
 
-    def receive(self, key: str, epoch: int | None, task_id: str | None) -> Call:
+    def receive(
+        self, key: str, epoch: int | None, task_id: str | None, seen: dict[str, Any] | None = None
+    ) -> Call:
         """Record one call; return it with whether it was applied."""
         applied = not (self._dedupe and key in self._applied)
         self._applied.add(key)
-        call = Call(time.time(), key, epoch, task_id, applied)
+        call = Call(time.time(), key, epoch, task_id, applied, seen)
         self._file.write(json.dumps(asdict(call)) + "\n")
         self._file.flush()
         return call
@@ -79,11 +85,12 @@ def create_sink(sink: Sink) -> FastAPI:
             return JSONResponse({"error": "an Idempotency-Key header is needed"}, status_code=400)
         body = await _json_object(request)
         epoch = request.headers.get("Holdfast-Epoch", "")
-        task_id = body.get("task_id")
+        task_id, seen = body.get("task_id"), body.get("seen")
         call = sink.receive(
             key,
             int(epoch) if epoch.isascii() and epoch.isdigit() else None,
             task_id if isinstance(task_id, str) else None,
+            seen if isinstance(seen, dict) else None,
         )
         # A slow receiver: the effect has happened, but the response is late.
         delay = body.get("answer_after_seconds", 0)

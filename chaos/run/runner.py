@@ -141,6 +141,7 @@ class Runner:
                     task_id=call.task_id or call.key,
                     epoch=call.epoch or 0,
                     applied=call.applied,
+                    seen=call.seen,
                 )
             )
         self._write_all(Exit(**asdict(end) | {"at": end.at - zero}) for end in environment.exits)

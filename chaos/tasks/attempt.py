@@ -1,33 +1,134 @@
 """The parts of an attempt before and after its effect, the same for all handlers.
 
-Payload: ``seconds`` of an attempt, ``failures`` (number of first attempts that fail),
-``retry_seconds`` (requested delay after those), ``poison`` (kill the process). The effect is in the
-middle of the attempt, so that a fault may hit before or after it.
+Payload: ``number`` of the task, ``seconds`` of an attempt, ``steps``. The effect is in the middle
+of the attempt, so that a fault may hit before or after it. Between the first half and the effect,
+attempt k does ``steps[k - 1]``, an object; attempts beyond the list have no step and succeed:
+
+  {"do": "fail"}                   raise an exception: ``failed``, then the declared back-off
+  {"do": "retry", "after": s}      raise ``Retry(after=s)``: ``failed``, then that delay
+  {"do": "discard"}                raise ``Discard``: the task is FAILED
+  {"do": "hang"}                   wait until cancelled by the timeout: ``timed_out``, back-off
+  {"do": "swallow"}                the same, but continue when cancelled. What a handler returns
+                                   counts, however late: ``succeeded``, unless a scheduler has
+                                   reclaimed the attempt (after the timeout's grace) or it was lost
+  {"do": "kill"}                   kill the process (SIGKILL): ``lost``
+  {"do": "return", "value": v}     succeed; the result holds v, any JSON value
+  {"do": "leave"}                  succeed, and leave a running asyncio task behind, which the
+                                   worker neither awaits nor cancels before it stops
+  {"do": "block", "seconds": s}    block the event loop, then succeed (live arena only)
+
+A cancel, a shutdown and a lost lease also cancel what waits, in any step and without one.
+
+Each attempt testifies what it saw: ``seen`` is in its result, in its business row, in its call to
+the sink, and as JSON at the end of the message of each exception it plans.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import json
 import os
 import signal
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn
 
-from holdfast.handlers import Context, Retry
+from chaos.tasks.declarations import DECLARATIONS, names_of
+from chaos.tasks.steps import step_of
+from holdfast.handlers import Context, Discard, Retry, task
 from holdfast.model.lifecycle import Backoff
 
-# Short and capped: the bound T (chaos/checker/bounds.py) waits for the longest of them.
-BACKOFF = Backoff(base_seconds=0.2, max_seconds=2.0)
+# How long a task that an attempt leaves behind goes on.
+_LEFT_SECONDS = 0.5
+
+Payload = dict[str, Any]
+Function = Callable[[Context, Payload], Awaitable[Any]]
 
 
-async def first_half(ctx: Context, payload: dict[str, Any]) -> None:
-    """Run up to the effect; raises Retry if this attempt is planned to fail."""
+class PlannedFailure(Exception):
+    """The payload says that this attempt fails."""
+
+
+def handlers_of(effect: str, body: Function) -> list[Function]:
+    """Return one handler for each declared name of this kind of effect; all run ``body``."""
+    return [_declared(name, body) for name in names_of(effect)]
+
+
+def backoff_of(name: str) -> Backoff:
+    """Return the back-off that the handler of this name declares."""
+    declared = DECLARATIONS[name]
+    return Backoff(
+        declared.base_seconds, declared.factor, declared.max_seconds, jitter=declared.jitter
+    )
+
+
+def _declared(name: str, body: Function) -> Function:
+    declared = DECLARATIONS[name]
+
+    @task(
+        name,
+        max_attempts=declared.max_attempts,
+        timeout_seconds=declared.timeout_seconds,
+        backoff=backoff_of(name),
+    )
+    async def handler(ctx: Context, payload: Payload) -> Any:
+        return await body(ctx, payload)
+
+    return handler
+
+
+async def first_half(ctx: Context, payload: Payload) -> Payload:
+    """Run up to the effect and return the result of the attempt: number, seen, perhaps value.
+
+    Raises:
+        PlannedFailure, Retry, Discard: the step of this attempt says so.
+    """
+    result = {"number": payload["number"], "seen": _testimony(ctx, payload)}
     await asyncio.sleep(payload["seconds"] / 2)
-    if payload.get("poison"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if ctx.attempt <= payload["failures"]:
-        raise Retry(after=payload["retry_seconds"], reason=f"planned failure {ctx.attempt}")
+    step = step_of(payload, ctx.attempt)
+    match step.get("do"):
+        case "fail" | "retry" | "discard":
+            _raise(step, result["seen"])
+        case "hang":
+            await asyncio.Event().wait()
+        case "swallow":
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "return":
+            result["value"] = step["value"]
+        case "leave":
+            # Its timer in the event loop refers to it.
+            asyncio.create_task(asyncio.sleep(_LEFT_SECONDS), name="left behind")  # noqa: RUF006
+        case "block":
+            time.sleep(step["seconds"])  # noqa: ASYNC251 - it is what a user's handler may do
+        case _:
+            pass  # only the effect
+    return result
 
 
-async def second_half(payload: dict[str, Any]) -> None:
+async def second_half(payload: Payload) -> None:
     """Run from the effect to the end."""
     await asyncio.sleep(payload["seconds"] / 2)
+
+
+def _testimony(ctx: Context, payload: Payload) -> Payload:
+    """Return what this attempt saw: digest of the payload, its number, its seconds."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {
+        "payload": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "attempt": ctx.attempt,
+        "seconds": round(ctx.remaining_seconds(), 3),
+    }
+
+
+def _raise(step: Mapping[str, Any], seen: Payload) -> NoReturn:
+    message = f"planned: {step['do']} seen {json.dumps(seen)}"
+    if step["do"] == "retry":
+        raise Retry(after=step["after"], reason=message)
+    if step["do"] == "discard":
+        raise Discard(message)
+    raise PlannedFailure(message)

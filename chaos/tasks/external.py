@@ -8,18 +8,17 @@ from typing import Any
 
 import httpx
 
-from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from holdfast.handlers import Context, Retry, task
+from chaos.tasks.attempt import first_half, handlers_of, second_half
+from holdfast.handlers import Context, Retry
 
 SINK_URL = "CHAOS_SINK_URL"
 # The sink speaks plain HTTP; loading certificates for each call would cost 10 ms of CPU.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-@task("chaos_external", backoff=BACKOFF)
-async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+async def _external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
     """Call the sink with the effect key; the attempt may still fail afterwards."""
-    await first_half(ctx, payload)
+    result = await first_half(ctx, payload)
     # One client per call, so that a broken connection does not affect the next attempt.
     async with httpx.AsyncClient(
         trust_env=False, verify=_NO_CERTIFICATES, timeout=ctx.remaining_seconds()
@@ -28,11 +27,14 @@ async def external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
             answer = await client.post(
                 f"{os.environ[SINK_URL]}/effects",
                 headers={"Idempotency-Key": ctx.effect_key, "Holdfast-Epoch": str(ctx.epoch)},
-                json={"task_id": str(ctx.task_id)},
+                json={"task_id": str(ctx.task_id), "seen": result["seen"]},
             )
         except httpx.TransportError as error:
             raise Retry(after=0.2, reason=f"the sink did not respond: {error!r}") from error
     if answer.status_code not in {200, 201}:
         raise Retry(after=0.2, reason=f"the sink responded with {answer.status_code}")
     await second_half(payload)
-    return {"number": payload["number"], "applied": answer.status_code == 201}
+    return result | {"applied": answer.status_code == 201}
+
+
+usual, steady, brief = handlers_of("external", _external)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from holdfast.handlers import Context, task
+from chaos.tasks.attempt import first_half, handlers_of, second_half
+from holdfast.handlers import Context
 
 
-@task("chaos_ledger", backoff=BACKOFF)
-async def ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+async def _ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
     """Return the effect."""
-    await first_half(ctx, payload)
+    result = await first_half(ctx, payload)
     await second_half(payload)
-    return {"number": payload["number"], "attempt": ctx.attempt}
+    return result
+
+
+usual, steady, brief = handlers_of("ledger", _ledger)

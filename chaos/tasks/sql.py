@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import text
 
-from chaos.tasks.attempt import BACKOFF, first_half, second_half
-from holdfast.handlers import Context, task
+from chaos.tasks.attempt import first_half, handlers_of, second_half
+from holdfast.handlers import Context
 
 # No unique constraint: a second effect of a task must be visible, not refused.
 CHAOS_EFFECTS = """
@@ -15,21 +16,24 @@ CHAOS_EFFECTS = """
         task_id uuid NOT NULL,
         epoch integer NOT NULL,
         attempt integer NOT NULL,
-        at timestamptz NOT NULL
+        at timestamptz NOT NULL,
+        seen jsonb NOT NULL
     )
 """
 _INSERT = text(
-    "INSERT INTO chaos_effects (task_id, epoch, attempt, at)"
-    " VALUES (:task_id, :epoch, :attempt, clock_timestamp())"
+    "INSERT INTO chaos_effects (task_id, epoch, attempt, at, seen)"
+    " VALUES (:task_id, :epoch, :attempt, clock_timestamp(), CAST(:seen AS jsonb))"
 )
 
 
-@task("chaos_sql", backoff=BACKOFF)
-async def sql(ctx: Context, payload: dict[str, Any]) -> None:
+async def _sql(ctx: Context, payload: dict[str, Any]) -> None:
     """Insert a row, committed together with the ledger row or not at all."""
-    await first_half(ctx, payload)
+    result = await first_half(ctx, payload)
     async with ctx.transaction() as tx:
         row = {"task_id": ctx.task_id, "epoch": ctx.epoch, "attempt": ctx.attempt}
-        await tx.execute(_INSERT, row)
+        await tx.execute(_INSERT, row | {"seen": json.dumps(result["seen"])})
         await second_half(payload)
-        tx.result = {"number": payload["number"]}
+        tx.result = result
+
+
+usual, steady, brief = handlers_of("sql", _sql)

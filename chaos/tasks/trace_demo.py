@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from chaos.tasks.attempt import BACKOFF
+from chaos.tasks.attempt import backoff_of
 from holdfast.handlers import Context, task
 
 FIRST_STEP = "read the order"
@@ -17,7 +17,7 @@ SECOND_STEP_SECONDS = 1.0
 FIRST_ATTEMPT_SECONDS = 120.0
 
 
-@task("shown", backoff=BACKOFF)
+@task("shown", backoff=backoff_of("chaos_ledger"))
 async def shown(ctx: Context, payload: dict[str, Any]) -> None:
     """Run two steps, then an effect that commits together with the end of the task."""
     with ctx.span(FIRST_STEP):

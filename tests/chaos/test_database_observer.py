@@ -115,7 +115,7 @@ async def test_final_records_are_complete_and_read_back(
 ) -> None:
     done, _, running = await ran(store)
     connection = await asyncpg.connect(database_url)
-    row = "INSERT INTO chaos_effects VALUES ($1, 1, 1, clock_timestamp())"
+    row = "INSERT INTO chaos_effects VALUES ($1, 1, 1, clock_timestamp(), '{\"attempt\": 1}')"
     await connection.execute(row, done.id)
     await connection.close()
     records = await observer.final_records()
@@ -130,7 +130,7 @@ async def test_final_records_are_complete_and_read_back(
     workers = [record.label for record in records if isinstance(record, Worker)]
     assert workers == ["worker-1", "worker-2"]
     (effect,) = [record for record in records if isinstance(record, SqlEffect)]
-    assert effect.task_id == str(done.id)
+    assert (effect.task_id, effect.seen) == (str(done.id), {"attempt": 1})
 
 
 async def test_incarnations_are_ordered_by_start(store: Store, observer: DatabaseObserver) -> None:

@@ -297,7 +297,7 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.CLAIMED, dropped))
 
 
-@bad("S15", "dead-lettered after 3 losses, but its payload has no poison")
+@bad("S15", "its payload does not plan attempt 1 (lost)")
 def _(run: Specimen) -> History:
     # A task that ran beside a poison task and was lost with it each time.
     poison, life = run.submit("p", poison=True), run.submit("a")
@@ -307,13 +307,13 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S15", "dead-lettered after 0 losses, but its payload has no poison")
+@bad("S15", "its payload does not plan attempt 1 (failed)")
 def _(run: Specimen) -> History:
     run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
     return run.history()
 
 
-@bad("S15", "its handler kills its worker, but it SUCCEEDED")
+@bad("S15", "SUCCEEDED, but its payload makes attempt 2 kill")
 def _(run: Specimen) -> History:
     done(run)
     run.submit("p", poison=True).dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()

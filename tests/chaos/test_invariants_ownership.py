@@ -18,7 +18,7 @@ SLOTS = 2
 
 def flaky(run: Specimen, retry_seconds: float) -> History:
     """Plan a failure of the first attempt and the retry delay in the payload."""
-    planned = {"failures": 1, "retry_seconds": retry_seconds}
+    planned = {"steps": [{"do": "retry", "after": retry_seconds}]}
     return run.edited(on_row(lambda t: replace(t, payload=t.payload | planned)))
 
 

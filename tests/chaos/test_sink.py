@@ -15,7 +15,8 @@ def client(sink: Sink) -> httpx.AsyncClient:
 
 async def post(http: httpx.AsyncClient, key: str, epoch: int) -> httpx.Response:
     headers = {"Idempotency-Key": key, "Holdfast-Epoch": str(epoch)}
-    return await http.post("/effects", headers=headers, json={"task_id": key})
+    seen = {"attempt": epoch}
+    return await http.post("/effects", headers=headers, json={"task_id": key, "seen": seen})
 
 
 async def test_every_call_is_recorded_and_only_the_first_per_key_is_applied(
@@ -32,7 +33,8 @@ async def test_every_call_is_recorded_and_only_the_first_per_key_is_applied(
         ("b", 1, True),
         ("a", 3, False),
     ]
-    assert calls[0].task_id == "a"
+    assert [call.task_id for call in calls] == ["a", "b", "a"]
+    assert [call.seen for call in calls] == [{"attempt": 1}, {"attempt": 1}, {"attempt": 3}]
     assert calls[0].at <= calls[1].at <= calls[2].at
 
 

@@ -86,7 +86,7 @@ class Specimen:
         asked = {
             "key": key,
             "name": f"chaos_{effect}",
-            "payload": {"key": key} | ({"poison": True} if poison else {}),
+            "payload": {"key": key, "steps": [{"do": "kill"}] * 32 if poison else []},
             "run_at": run_at,
             "effect": effect,
         }

@@ -113,15 +113,30 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
     return found
 
 
-def _request(submit: Operation) -> tuple[Any, Any, Any]:
+def _request(submit: Operation) -> tuple[Any, ...]:
+    """Return what a submit asked for; equal requests may be written differently."""
     asked = submit.invoke.value
-    return asked.get("name"), asked.get("payload"), asked.get("run_at")
+    run_at = asked.get("run_at")
+    return (
+        asked.get("name"),
+        asked.get("payload"),
+        None if run_at is None else parse_instant(run_at),
+        asked.get("queue", "default"),
+        asked.get("priority", 0),
+        asked.get("max_attempts"),
+        asked.get("timeout_seconds"),
+    )
 
 
 def _stored_as_asked(task: TaskRow, submit: Operation) -> bool:
-    name, payload, run_at = _request(submit)
-    due = run_at is None or parse_instant(run_at) == parse_instant(task.run_at)
-    return task.name == name and task.payload == payload and due
+    # A retry by hand may have raised max_attempts since.
+    name, payload, run_at, queue, priority, _, timeout = _request(submit)
+    asked = (name, payload, queue, priority)
+    return (
+        asked == (task.name, task.payload, task.queue, task.priority)
+        and run_at in {None, parse_instant(task.run_at)}
+        and timeout in {None, task.timeout_seconds}
+    )
 
 
 @invariant("S12")

@@ -1,4 +1,4 @@
-"""Check the log of transitions in database order: S3, S6 to S9, S15, S16. Each is O(n)."""
+"""Check the log of transitions in database order: S3, S6 to S9. Each is O(n)."""
 
 from __future__ import annotations
 
@@ -284,37 +284,3 @@ def _ownership(history: History, claim: Event | None, event: Event) -> str | Non
         if not (reclaimed or own):
             return f"{actor} ended ({event.reason}) an attempt of {owner}"
     return None
-
-
-@invariant("S15")
-def dead_letter_exact(history: History) -> list[Violation]:
-    """Exactly the tasks whose payload makes them fail are dead-lettered.
-
-    These are the tasks with ``poison`` in their payload; one that was cancelled is not counted.
-    """
-    found: list[Violation] = []
-    for task in history.tasks.values():
-        poison = bool(task.payload.get("poison"))
-        if task.state == State.FAILED and not poison:
-            message = f"dead-lettered after {task.losses} losses, but its payload has no poison"
-        elif task.state == State.SUCCEEDED and poison:
-            message = "its handler kills its worker, but it SUCCEEDED"
-        else:
-            continue
-        last: tuple[Event, ...] = history.events.get(task.task_id, ())[-1:]
-        found.append(Violation("S15", task.task_id, message, (task, *last)))
-    return found
-
-
-@invariant("S16")
-def no_attempt_wasted(history: History) -> list[Violation]:
-    """No attempt is wasted: none is lost and none times out.
-
-    Workers that stop release their attempts instead of losing them.
-    """
-    return [
-        Violation("S16", task_id, f"attempt {event.attempt} {event.reason}", (event,))
-        for task_id, events in history.events.items()
-        for event in events
-        if event.reason in {Reason.LOST, Reason.TIMED_OUT}
-    ]

@@ -14,6 +14,7 @@ from datetime import datetime
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import Event, parse_instant
+from chaos.tasks.steps import does, step_of
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
 
@@ -22,17 +23,14 @@ _RETRY_SLACK_SECONDS = 0.1
 
 
 def retried_too_early(history: History) -> Iterator[Violation]:
-    """S3: after a failure planned in the payload, no claim precedes the retry delay."""
+    """S3: after a failure that asked for a delay, as the payload planned, no claim precedes it."""
     for task in history.tasks.values():
-        planned = int(task.payload.get("failures", 0))
-        if not planned:
-            continue
-        delay = float(task.payload.get("retry_seconds", 0.0))
         failure: Event | None = None
         for event in history.events.get(task.task_id, ()):
-            if event.reason == Reason.FAILED and event.attempt <= planned:
-                failure = event
+            if event.reason == Reason.FAILED:
+                failure = event if does(task.payload, event.attempt) == "retry" else None
             elif event.reason == Reason.CLAIMED and failure is not None:
+                delay = float(step_of(task.payload, failure.attempt)["after"])
                 passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()
                 if passed < delay - _RETRY_SLACK_SECONDS:
                     message = (
@@ -127,8 +125,9 @@ def timed_out_though_killed(history: History) -> Iterator[Violation]:
     A lost attempt does not count against ``max_attempts``.
     """
     killed = _killed(history)
-    seconds = float(history.run.scenario.get("workload", {}).get("timeout_seconds", 0.0))
     for task_id, events in history.events.items():
+        task = history.tasks.get(task_id)
+        seconds = task.timeout_seconds if task is not None else 0.0
         claim: Event | None = None
         for event in events:
             by_scheduler = event.reason == Reason.TIMED_OUT and event.actor.startswith("scheduler")

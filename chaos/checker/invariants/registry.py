@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from chaos.checker.invariants import clients, effects, event_log, liveness, overload, traces
+from chaos.checker.invariants import (
+    clients,
+    effects,
+    event_log,
+    liveness,
+    overload,
+    planned_ends,
+    traces,
+)
 from chaos.checker.invariants.declaration import Invariant
 from chaos.scenario.vocabulary import LIVENESS, SAFETY
 
-_MODULES = (clients, effects, liveness, event_log, overload, traces)
+_MODULES = (clients, effects, liveness, event_log, planned_ends, overload, traces)
 
 
 def _declared() -> Iterator[tuple[str, Invariant]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from chaos.errors import ChaosError
 from chaos.scenario.scenario import Scenario
-from chaos.tasks.attempt import BACKOFF
 from holdfast.errors import Misconfigured
 from holdfast.handlers.handler import Handler
 from holdfast.handlers.registry import Registry
@@ -73,7 +72,11 @@ def beside(scenario: Scenario, modules: Sequence[str]) -> Scenario:
     return Scenario.model_validate(document)
 
 
-def longest_backoff(modules: Sequence[str], attempts: int) -> Backoff:
-    """Return the backoff with the longest delay before the last of ``max_attempts`` attempts."""
-    known = [BACKOFF, *(handler.backoff for handler in handlers(modules))]
-    return max(known, key=lambda backoff: backoff.delay_seconds(max(1, attempts - 1), 0.0))
+def longest_backoff(modules: Sequence[str], attempts: int) -> Backoff | None:
+    """Return the backoff with the longest delay before the last of ``max_attempts`` attempts.
+
+    None without a handler.
+    """
+    known = [handler.backoff for handler in handlers(modules)]
+    failures = max(1, attempts - 1)
+    return max(known, key=lambda each: each.delay_seconds(failures, 0.0), default=None)

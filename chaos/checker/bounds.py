@@ -46,6 +46,7 @@ from chaos.scenario.differences import (
 )
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.operations import Workload
+from chaos.scenario.reads import RETRIES_MAX
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import TargetKind
 from chaos.tasks.declarations import DECLARATIONS
@@ -195,7 +196,7 @@ def _backlog(scenario: Scenario) -> float:
     """Return the seconds until the last task of a full backlog gets a slot, plus overhead."""
     load = scenario.workload
     again = _at_most(load.tasks, load.flaky.share) * load.flaky.failures[1]
-    again += _at_most(load.tasks, load.differences.ends) * FAILURES_MAX
+    again += _at_most(load.tasks, load.differences.ends) * (FAILURES_MAX + _retries(load))
     work = (load.tasks + again) * load.handler_seconds[1] + _hanging(load)
     queues = max(len(scenario.queues_of(worker)) for worker in scenario.workers)
     slots = _workers_left(scenario) * (scenario.settings().worker_concurrency - queues + 1)
@@ -204,7 +205,13 @@ def _backlog(scenario: Scenario) -> float:
 
 def _hanging(load: Workload) -> float:
     """Return the seconds of all attempts that hang, one after the other."""
-    return min(load.tasks, load.differences.hangs) * FAILURES_MAX * _hang(load)
+    attempts = FAILURES_MAX + _retries(load)
+    return min(load.tasks, load.differences.hangs) * attempts * _hang(load)
+
+
+def _retries(load: Workload) -> int:
+    """Return how often a dead letter is retried by hand: each time for one attempt more."""
+    return RETRIES_MAX if load.reads else 0
 
 
 def _at_most(tasks: int, share: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal
@@ -59,11 +59,17 @@ class OperationLog:
     """The log that all clients of a run share, with its clock and its operation ids.
 
     ``zero``: returns the Unix time of arena second 0. ``clock``: returns the Unix time now.
+    ``prefix``: of the operation ids, which differ from those of other logs of the run.
     """
 
     def __init__(
-        self, record: Callable[[Op], None], zero: Callable[[], float], clock: Callable[[], float]
+        self,
+        record: Callable[[Op], None],
+        zero: Callable[[], float],
+        clock: Callable[[], float],
+        prefix: str = "op",
     ) -> None:
+        self._prefix = prefix
         self.record = record
         self._zero = zero
         self._clock = clock
@@ -76,7 +82,7 @@ class OperationLog:
 
     def next_op_id(self) -> str:
         """Return the next id; ids follow the order of the invokes."""
-        return f"op-{next(self._op_ids)}"
+        return f"{self._prefix}-{next(self._op_ids)}"
 
     def instant(self, seconds: float, offset_minutes: int | None = None) -> str:
         """Format an arena second as ISO 8601, with an offset or (None) in UTC with Z."""
@@ -101,13 +107,22 @@ class Client:
     """One client, which is one process of the history. Its caller does the I/O.
 
     While ``due`` is not None: wait for that second, call ``next_request``, send it, pass the
-    response to ``handle_response``.
+    response to ``handle_response``. ``process``: its name (default: by its number). ``known``:
+    tasks that were submitted already, key to id.
     """
 
-    def __init__(self, number: int, operations: list[PlannedOperation], log: OperationLog) -> None:
-        self._number = number
+    def __init__(
+        self,
+        number: int,
+        operations: list[PlannedOperation],
+        log: OperationLog,
+        *,
+        process: str | None = None,
+        known: Mapping[str, str] | None = None,
+    ) -> None:
+        self._process = process or f"client-{number + 1}"
         self._log = log
-        self._ids: dict[str, str] = {}
+        self._ids = dict(known or {})
         self._resends: dict[str, int] = {}
         # A heap of (second, order, operation); resends are added on the way.
         mine = share(operations, number)
@@ -164,7 +179,7 @@ class Client:
 
     def _list(self, planned: PlannedOperation) -> Request:
         query = planned.request
-        request = Request("list", "GET", f"/tasks/?{urlencode(query)}")
+        request = Request("list", "GET", f"/tasks/?{urlencode(query, doseq=True)}")
         return self._invoke("list", request, {"query": query}, page=planned)
 
     def _follow(self, planned: PlannedOperation, cursor: str | None) -> None:
@@ -226,7 +241,7 @@ class Client:
                 op=op,
                 type=kind,
                 op_id=op_id,
-                process=f"client-{self._number + 1}",
+                process=self._process,
                 at=self._log.now(),
                 value=value,
             )

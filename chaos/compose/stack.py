@@ -173,6 +173,10 @@ class ContainerStack:
         await self.proxies.heal(core)
         await asyncio.gather(*(self.actors[name].ready(patient=True) for name in core))
 
+    def api_url(self, api: str) -> str:
+        """Return the published address of an API: its clients' edge, healed when it is used."""
+        return f"http://127.0.0.1:{self._api_ports[f'client->{api}']}"
+
     async def stop_roles(self) -> None:
         """Stop the roles (SIGKILL after the grace); then save the logs and what was received."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0

@@ -155,13 +155,14 @@ class PhaseStart:
     """The beginning of a phase of the run.
 
     faults: load and faults begin. healed: all faults are off, every process is up and the load is
-    over. drained: the final reads were made (whether or not all tasks were terminal). ``core``: the
+    over. quiet: every task was terminal; reads through the API follow. drained: the
+    final reads were made (whether or not all tasks were terminal). ``core``: the
     processes that were healed; all others were killed at the heal and stay dead.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["phase"] = "phase"
-    phase: Literal["faults", "healed", "drained"]
+    phase: Literal["faults", "healed", "quiet", "drained"]
     at: float
     core: tuple[str, ...] = ()
 

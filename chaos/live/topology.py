@@ -207,6 +207,10 @@ class ProcessStack:
             if name not in core:
                 actor.abandon()
 
+    def api_url(self, api: str) -> str:
+        """Return the address at which an API listens, without its proxy."""
+        return self._home(api)
+
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, then SIGKILL after their grace."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0

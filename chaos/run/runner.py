@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Literal, Protocol
 
+from chaos.clients.client import OperationLog
 from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
 from chaos.nemesis.nemesis import FaultTarget, Nemesis
 from chaos.nemesis.process_faults import ProcessEnd
@@ -20,6 +21,7 @@ from chaos.observers import otlp
 from chaos.observers.database import DatabaseUnavailable, instant
 from chaos.observers.run_trace import SERVICE, run_spans
 from chaos.observers.sink import Call
+from chaos.run.reader import planned, read_all
 from chaos.run.spec import RunSpec
 
 _POLL_SECONDS = 0.1
@@ -56,6 +58,9 @@ class Environment(FaultTarget, Protocol):
 
     async def heal(self, core: Sequence[str]) -> None:
         """Repair all edges of the core and wait until it is ready; kill every other role."""
+
+    def api_url(self, api: str) -> str:
+        """Return the address of an API of the healed core for the harness itself."""
 
     async def stop_roles(self) -> None:
         """Stop all roles for good."""
@@ -114,6 +119,7 @@ class Runner:
         self._zero_instant = ""
         self._run: Run | None = None
         self._faults: list[Fault] = []
+        self._reads: list[Record] = []
         self.exports: list[bytes] = []
 
     async def run(self) -> None:
@@ -122,6 +128,7 @@ class Runner:
         await self._load_and_inject()
         await self._heal()
         await self._drain()
+        await self._read()
 
     async def collect(self) -> None:
         """Stop the roles, then record what could change while they ran."""
@@ -130,6 +137,7 @@ class Runner:
         environment, zero = self._environment, self._clock.zero
         await environment.stop_roles()
         self._write_all(environment.clients.operations())
+        self._write_all(self._reads)
         final_records = await environment.observer.final_records()
         self._write_all(final_records)
         self._write_all(environment.observations(final_records, self._zero_instant))
@@ -216,6 +224,19 @@ class Runner:
             while (await self._environment.observer.counts()).open and time.monotonic() < give_up:
                 await asyncio.sleep(_POLL_SECONDS)
 
+    async def _read(self) -> None:
+        """Read what the API says of a sample of all tasks, at rest if they are terminal."""
+        environment, seed = self._environment, self._spec.seed
+        if not (await environment.observer.counts()).open:
+            self._phase("quiet")
+        reads = list(planned(seed, await environment.observer.tasks()))
+        core = self._spec.scenario.core(seed)
+        api = next(name for name in core if name.startswith("api-"))
+        zero = self._clock.zero
+        log = OperationLog(self._reads.append, lambda: zero, time.time, prefix="read")
+        async with self._progress("reading"):
+            await read_all(environment.api_url(api), reads, log)
+
     @contextlib.asynccontextmanager
     async def _progress(self, phase: str) -> AsyncIterator[None]:
         """Show progress inside the block, if ``show`` was given."""
@@ -241,7 +262,7 @@ class Runner:
 
     def _phase(
         self,
-        phase: Literal["faults", "healed", "drained"],
+        phase: Literal["faults", "healed", "quiet", "drained"],
         at: float | None = None,
         core: tuple[str, ...] = (),
     ) -> None:

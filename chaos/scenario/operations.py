@@ -127,7 +127,9 @@ class Workload(StrictModel):
     timeout_seconds: float = Field(5.0, gt=0)
     ok_min: int | None = Field(None, ge=1)
     only: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
-    without: tuple[Literal["repeat", "mismatch", "cancel", "get", "list"], ...] = ()
+    without: tuple[
+        Literal["repeat", "mismatch", "cancel", "retry", "get", "events", "list"], ...
+    ] = ()
 
     @model_validator(mode="after")
     def _survivable(self) -> Self:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from chaos.scenario.differences import differ, fraction, mismatched, rewritten
 from chaos.scenario.operations import EFFECTS, Workload
+from chaos.scenario.reads import reads
 from chaos.tasks.steps import does
 
 CLIENTS = 8
@@ -73,7 +74,7 @@ def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
     step = (workload.within or workload.seconds) / workload.tasks
     poison = _sampled("poison", seed, workload.tasks, workload.poison)
     hangs = _sampled("hangs", seed, workload.tasks, workload.differences.hangs)
-    reads = 0
+    gets = 0
     for number in range(workload.tasks):
         # Each submit falls at a random instant of its own slot, so clients do not run in lockstep.
         submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
@@ -88,10 +89,22 @@ def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
         if draw.random() < workload.reads:
             at = submit.at + draw.uniform(0.0, 1.5)
             yield PlannedOperation(round(at, 4), submit.client, "get", submit.key)
-            reads += 1
-            if reads % 10 == 0:
+            gets += 1
+            if gets % 10 == 0:
                 client, query = draw.randrange(CLIENTS), {"limit": 50}
                 yield PlannedOperation(round(at, 4), client, "list", request=query)
+        yield from _further(workload, seed, number, submit)
+
+
+def _further(
+    workload: Workload, seed: int, number: int, submit: PlannedOperation
+) -> Iterator[PlannedOperation]:
+    due = max(0.0, (submit.run_after or submit.at) - submit.at)
+    for read in reads(workload, seed, number, submit.request, due):
+        at, key = round(submit.at + read.after, 4), "" if read.kind == "list" else submit.key
+        yield PlannedOperation(
+            at, submit.client, read.kind, key, request=read.query, pages=read.pages
+        )
 
 
 def _key(workload: Workload, seed: int, number: int) -> str:

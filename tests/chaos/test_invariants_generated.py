@@ -115,8 +115,34 @@ def _found(record: Record) -> bool:
     )
 
 
+def _refused_409(record: Record) -> bool:
+    return isinstance(record, Op) and record.value.get("answer") in {"too_late", "refused"}
+
+
 def _repeated(record: Record) -> bool:
     return isinstance(record, Op) and record.value.get("status") == 200
+
+
+def _shown(*ops: str) -> Callable[[Record], bool]:
+    return lambda r: isinstance(r, Op) and r.op in ops and r.value.get("task") is not None
+
+
+def _with_task(**fields: object) -> Callable[[Record], Record]:
+    def shown(record: Record) -> Record:
+        assert isinstance(record, Op)
+        return replace(record, value=record.value | {"task": record.value["task"] | fields})
+
+    return shown
+
+
+def _answered(op: str) -> Callable[[Record], bool]:
+    return lambda r: isinstance(r, Op) and (r.op, r.type) == (op, "ok")
+
+
+def _first_dropped(record: Record) -> Record:
+    assert isinstance(record, Op)
+    values = {key: shown[1:] for key, shown in record.value.items() if isinstance(shown, list)}
+    return replace(record, value=record.value | values)
 
 
 def _with(**fields: object) -> Callable[[Record], Record]:
@@ -173,6 +199,20 @@ CORRUPTIONS = {
     ),
     "another request is stored": Corruption("S10", _kind(TaskRow), _with(payload={"key": "other"})),
     "a task is not found": Corruption("S12", _found, _with(value={"state": None})),
+    "an answer shows another state": Corruption(
+        "S22", _shown("get", "cancel", "retry", "submit"), _with_task(state="ARCHIVED")
+    ),
+    "an answer shows other attempts": Corruption("S22", _shown("get"), _with_task(attempts=None)),
+    "an answer shows another result": Corruption("S22", _shown("get"), _with_task(result=1)),
+    "an answer shows another epoch": Corruption("S22", _shown("get"), _with_task(epoch=99)),
+    "an answer omits an event": Corruption("S22", _answered("events"), _first_dropped),
+    "a listing omits a task": Corruption("S23", _answered("list"), _first_dropped),
+    "a refusal names another state": Corruption(
+        "S24", _refused_409, _with(value={"answer": "refused", "state": "ARCHIVED"})
+    ),
+    "a request fails without saying what became of it": Corruption(
+        "S24", _shown("get", "submit"), _with(type="info", value={"status": 500})
+    ),
     "a task never ends": Corruption("L1", _row(*TERMINAL), _with(state="QUEUED", finished_at=None)),
 }
 # An unknown submit promises nothing, so these are detectable only for accepted tasks.
@@ -188,7 +228,8 @@ def _one_of_each(run: Specimen) -> None:
     run.submit("sql", effect="sql").dispatch().claim().succeed().submit_again().read()
     life = run.submit("external", effect="external").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 1)
-    run.submit("cancelled").cancel()
+    run.submit("cancelled").cancel().cancel().retry().read_events()
+    run.list(100)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -15,9 +15,19 @@ from holdfast.model.lifecycle import TERMINAL, Reason, State
 EFFECTS: tuple[Literal["ledger", "sql", "external"], ...] = ("ledger", "sql", "external")
 WORKERS = ("worker-1", "worker-2", "worker-3")
 WALK = {
-    State.SCHEDULED: ("dispatch", "dispatch", "dispatch", "cancel", "read"),
-    State.QUEUED: ("claim", "claim", "claim", "republish", "cancel", "submit_again"),
-    State.RUNNING: ("succeed", "succeed", "failed", "lost", "back", "cancel", "call", "other"),
+    State.SCHEDULED: ("dispatch", "dispatch", "dispatch", "cancel", "read", "retry"),
+    State.QUEUED: ("claim", "claim", "claim", "republish", "cancel", "submit_again", "read"),
+    State.RUNNING: (
+        "succeed",
+        "succeed",
+        "failed",
+        "lost",
+        "back",
+        "cancel",
+        "call",
+        "other",
+        "read_events",
+    ),
 }
 STEPS_MAX = 25
 

@@ -129,6 +129,39 @@ def absent_after_unknown_submit(run: Specimen) -> None:
 
 
 @good
+def read_in_every_state(run: Specimen) -> None:
+    life = run.submit("a", later=0.2).read().cancel().read()
+    life = run.submit("b").read().dispatch().read().retry().claim().read().read_events()
+    life.end(Reason.FAILED).read().dispatch().claim().end(Reason.DISCARDED).read().retry().read()
+    life.dispatch().claim().succeed().read().read_events().retry()
+
+
+@good
+def answers_that_overlap_the_next_event(run: Specimen) -> None:
+    life = run.submit("a").dispatch()
+    invoke = run.op("get", {"task_id": life.task_id})
+    before = {"state": life.state, "task": life.body()}
+    run.complete(invoke, "ok", before)
+    invoke = run.op("get", {"task_id": life.task_id})
+    life.claim()
+    run.complete(invoke, "ok", before)
+    # The commit of the claim may be later than its instant, until its successor is stamped.
+    run.complete(run.op("get", {"task_id": life.task_id}), "ok", before)
+    life.succeed().read()
+
+
+@good
+def walks_through_listings(run: Specimen) -> None:
+    run.list(2)
+    for key in "abcde":
+        done(run, key, effect="sql" if key == "c" else "ledger")
+    run.submit("open").cancel()
+    run.list(1).list(2).list(4, state="SUCCEEDED").list(10, name="chaos_sql").list(
+        3, state="FAILED"
+    )
+
+
+@good
 def released_then_failed_within_its_limit(run: Specimen) -> None:
     life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.RELEASED)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.FAILED)

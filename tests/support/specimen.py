@@ -10,7 +10,7 @@ A ``Specimen`` is a run, a ``Life`` is a task. For a bad history, change the rec
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 from uuid import UUID
@@ -94,11 +94,29 @@ class Specimen:
         life = Life(self, self.fresh_id(), asked, run_at or instant(self.now), max_attempts)
         self.lives.append(life)
         life.step(State.SCHEDULED, Reason.SUBMITTED, "api:api-1")
-        answered = {"task_id": life.task_id, "status": 201} if answer == "ok" else {"status": 503}
+        answered: dict[str, Any] = {"status": 503, "problem": "outcome-unknown"}
+        if answer == "ok":
+            answered = {"task_id": life.task_id, "status": 201, "task": life.body(whole=False)}
         self.complete(invoke, answer, answered)
         return life
 
-    def op(self, op: Literal["submit", "get", "cancel", "retry"], value: dict[str, Any]) -> Op:
+    def list(self, limit: int, **filters: Any) -> Self:
+        """Add a walk through a listing by a client, filtered by ``state``, ``name``, ``queue``."""
+        bodies = [life.body(whole=False) for life in reversed(self.lives)]
+        kept = [b for b in bodies if all(b[name] == value for name, value in filters.items())]
+        query: dict[str, Any] = {"limit": limit} | filters
+        for start in range(0, max(1, len(kept)), limit):
+            following = f"after-{start + limit}" if start + limit < len(kept) else None
+            page = {"tasks": kept[start : start + limit], "next_cursor": following}
+            self.complete(self.op("list", {"query": query}), "ok", page)
+            query = query | {"cursor": following}
+        return self
+
+    def op(
+        self,
+        op: Literal["submit", "get", "events", "cancel", "retry", "list"],
+        value: dict[str, Any],
+    ) -> Op:
         """Add the invoke of an operation."""
         invoke = Op(
             op=op,
@@ -228,6 +246,7 @@ class Life:
     owner: str = ""
     called_out: bool = False
     created_at: str = ""
+    due_at: str = ""
     finished_at: str | None = None
     claimed_by: dict[int, str] = field(default_factory=dict)  # epoch -> incarnation
 
@@ -244,6 +263,9 @@ class Life:
         self.seq += 1
         at = instant(self.run.tick())
         self.created_at = self.created_at or at
+        if target is State.SCHEDULED:
+            self.due_at = at if source else max(self.run_at, at)
+        self.cancel_requested |= target is State.CANCELLED and reason is Reason.CANCELLED
         self.finished_at = at if target in TERMINAL else None
         self.run.records.append(
             Event(
@@ -300,6 +322,7 @@ class Life:
                 epoch=self.epoch,
                 attempt=self.attempt,
                 at=at,
+                result=self.result,
             )
         )
         if self.asked["effect"] == "sql":
@@ -335,30 +358,51 @@ class Life:
             self.step(State.CANCELLED, Reason.CANCELLED, "api:api-1")
         elif self.state is State.CANCELLED:
             answer = "cancelled"
-        self.run.complete(invoke, "ok", {"answer": answer})
+        if answer == "too_late":
+            answered: dict[str, Any] = {"status": 409, "state": self.state}
+        else:
+            answered = {"status": 202 if answer == "requested" else 200, "task": self.body()}
+        self.run.complete(invoke, "ok", {"answer": answer} | answered)
         return self
 
     def retry(self) -> Self:
-        """Add a manual retry of the dead letter."""
+        """Add a retry by hand, which is refused unless the task is a dead letter."""
+        invoke = self.run.op("retry", {"task_id": self.task_id})
+        if self.state is not State.FAILED:
+            refusal = {"answer": "refused", "status": 409, "state": self.state}
+            self.run.complete(invoke, "ok", refusal)
+            return self
         self.max_attempts = max(
             self.max_attempts, self.attempt - self.losses - self.handed_back + 1
         )
         self.max_losses = max(self.max_losses, self.losses + 1)
         self.cancel_requested = False
-        return self.step(State.SCHEDULED, Reason.RETRIED, "api:api-1")
+        self.step(State.SCHEDULED, Reason.RETRIED, "api:api-1")
+        answered = {"answer": "retried", "status": 200, "task": self.body()}
+        self.run.complete(invoke, "ok", answered)
+        return self
 
     def read(self) -> Self:
         """Add a GET by a client."""
         invoke = self.run.op("get", {"task_id": self.task_id})
-        self.run.complete(invoke, "ok", {"task_id": self.task_id, "state": self.state})
+        answered = {"task_id": self.task_id, "state": self.state, "task": self.body()}
+        self.run.complete(invoke, "ok", answered)
+        return self
+
+    def read_events(self) -> Self:
+        """Add a GET of its events by a client."""
+        invoke = self.run.op("events", {"task_id": self.task_id})
+        self.run.complete(invoke, "ok", {"events": self.shown_events()})
         return self
 
     def submit_again(self, *, other: bool = False) -> Self:
         """Repeat the submit; ``other``: with another payload under the key, which is refused."""
         asked = self.asked | {"payload": {"key": "other"}} if other else self.asked
         invoke = self.run.op("submit", asked)
-        answered: dict[str, Any] = {"status": 422} if other else {"status": 200}
-        answered |= {} if other else {"task_id": self.task_id}
+        answered: dict[str, Any] = {"status": 200, "task": self.body(whole=False)}
+        if other:
+            answered = {"status": 422, "problem": "idempotency-key-reused"}
+        answered["task_id"] = self.task_id
         self.run.complete(invoke, "fail" if other else "ok", answered)
         return self
 
@@ -397,6 +441,39 @@ class Life:
             max_losses=self.max_losses,
             created_at=self.created_at,
             finished_at=self.finished_at,
-            due_at=self.run_at,
+            due_at=self.due_at,
             timeout_seconds=5.0,
+            cancel_requested=self.cancel_requested,
         )
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What its handler returns."""
+        return {"key": self.asked["key"]}
+
+    def shown_events(self) -> list[dict[str, Any]]:
+        """Return its events as the API shows them."""
+        mine = (r for r in self.run.records if isinstance(r, Event) and r.task_id == self.task_id)
+        shown = [asdict(event) | {"reason": Reason(event.reason).text} for event in mine]
+        return [{key: e[key] for key in e if key not in {"kind", "task_id"}} for e in shown]
+
+    def body(self, *, whole: bool = True) -> dict[str, Any]:
+        """Return the task as the API shows it; ``whole``: with result and attempts."""
+        row = asdict(self.row())
+        attempts: list[dict[str, Any]] = []
+        for event in self.shown_events():
+            if event["reason"] == Reason.CLAIMED.text:
+                worker = event["actor"].removeprefix("worker:")
+                attempt = {key: event[key] for key in ("attempt", "epoch")} | {"worker": worker}
+                times = {"started_at": event["at"], "ended_at": None}
+                attempts.append(attempt | times | {"outcome": None, "error": None})
+            elif event["from_state"] == State.RUNNING != event["to_state"]:
+                attempts[-1] |= {"ended_at": event["at"], "outcome": event["reason"]}
+        succeeded = whole and self.state is State.SUCCEEDED
+        hidden = {"kind", "task_id", "key", "seq", "max_losses"}
+        return {key: row[key] for key in row if key not in hidden} | {
+            "id": self.task_id,
+            "idempotency_key": self.asked["key"],
+            "result": self.result if succeeded else None,
+            "attempts": attempts if whole else None,
+        }

@@ -23,12 +23,17 @@ _RETRY_SLACK_SECONDS = 0.1
 
 
 def retried_too_early(history: History) -> Iterator[Violation]:
-    """S3: after a failure that asked for a delay, as the payload planned, no claim precedes it."""
+    """S3: after a failure that asked for a delay, as the payload planned, no claim precedes it.
+
+    A retry by hand makes the task due at once.
+    """
     for task in history.tasks.values():
         failure: Event | None = None
         for event in history.events.get(task.task_id, ()):
             if event.reason == Reason.FAILED:
                 failure = event if does(task.payload, event.attempt) == "retry" else None
+            elif event.reason == Reason.RETRIED:
+                failure = None
             elif event.reason == Reason.CLAIMED and failure is not None:
                 delay = float(step_of(task.payload, failure.attempt)["after"])
                 passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()

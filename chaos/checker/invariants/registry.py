@@ -13,15 +13,29 @@ from chaos.checker.invariants import (
     clients,
     effects,
     event_log,
+    listings,
     liveness,
     overload,
     planned_ends,
+    refusals,
+    task_answers,
     traces,
 )
 from chaos.checker.invariants.declaration import Invariant
 from chaos.scenario.vocabulary import LIVENESS, SAFETY
 
-_MODULES = (clients, effects, liveness, event_log, planned_ends, overload, traces)
+_MODULES = (
+    clients,
+    effects,
+    liveness,
+    event_log,
+    planned_ends,
+    overload,
+    traces,
+    task_answers,
+    listings,
+    refusals,
+)
 
 
 def _declared() -> Iterator[tuple[str, Invariant]]:

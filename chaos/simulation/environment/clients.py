@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Sequence
 
-import httpx
-
-from chaos.clients.client import Client, OperationLog, Request, Response, api_of
+from chaos.clients.client import Client, OperationLog, api_of
+from chaos.clients.http import connection, send
 from chaos.history.records import Op
-from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS, CLIENTS, PlannedOperation
-
-# The APIs speak plain HTTP; loading certificates for each client would cost 10 ms of CPU.
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# One persistent connection per client, as requests keeps it in the live arena.
-_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+from chaos.scenario.workload import CLIENTS, PlannedOperation
 
 
 class SimulatedClients:
@@ -51,32 +44,9 @@ class SimulatedClients:
 
     async def _work(self, number: int) -> None:
         client = Client(number, self._operations, self._log)
-        async with httpx.AsyncClient(
-            base_url=api_of(number, self._api_urls),
-            trust_env=False,
-            verify=_NO_CERTIFICATES,
-            timeout=CLIENT_TIMEOUT_SECONDS,
-            limits=_LIMITS,
-        ) as http:
+        async with connection(api_of(number, self._api_urls)) as http:
             while (due := client.due) is not None:
                 await asyncio.sleep(max(0.0, due - self._log.now()))
                 request = client.next_request()
                 if request is not None:
-                    client.handle_response(await _send(http, request))
-
-
-async def _send(http: httpx.AsyncClient, request: Request) -> Response:
-    try:
-        response = await http.request(
-            request.method, request.path, json=request.body, headers=request.headers
-        )
-    except httpx.HTTPError as error:
-        return Response(0, error=repr(error)[:300])
-    return Response(response.status_code, _body(response))
-
-
-def _body(response: httpx.Response) -> object:
-    try:
-        return response.json()
-    except ValueError:
-        return None
+                    client.handle_response(await send(http, request))

@@ -112,6 +112,9 @@ class SimulatedEnvironment:
         self._network.heal()
         await asyncio.gather(*(self.actors[name].ready(patient=True) for name in core))
 
+    def api_url(self, api: str) -> str:
+        return f"http://{self._network.host(api)}:{API_PORT}"
+
     async def stop_roles(self) -> None:
         grace = self.scenario.settings().shutdown_grace_seconds + _STOP_GRACE_SECONDS
         await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))

@@ -1,0 +1,44 @@
+"""Read tasks and listings through the API once a run is at rest."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from chaos.clients.client import Client, OperationLog
+from chaos.clients.http import connection, send
+from chaos.scenario.reads import filters
+from chaos.scenario.workload import Kind, PlannedOperation
+
+# In simulation a request costs 3 ms of CPU: with more tasks than these a sample is read.
+TASKS_MAX = 60
+_WALKS = 3
+_PAGES_MAX = 4
+_LIMIT_MAX = 200
+PROCESS = "reader"
+
+
+def planned(seed: int, tasks: Sequence[dict[str, str]]) -> list[PlannedOperation]:
+    """Return the reads: each task or a sample of them, and walks with several filters.
+
+    ``tasks``: ``id``, ``name`` and ``queue`` of each.
+    """
+    draw = random.Random(f"final reads {seed}")
+    sample = draw.sample(tasks, min(TASKS_MAX, len(tasks)))
+    kinds: tuple[Kind, ...] = ("get", "events")
+    found = [PlannedOperation(0.0, 0, kind, task["id"]) for task in sample for kind in kinds]
+    queries = [filters(draw, task) | {"limit": draw.randint(5, 50)} for task in sample[:_WALKS]]
+    queries.append({"limit": max(1, min(_LIMIT_MAX, len(tasks) // 3))})
+    walks = (PlannedOperation(0.0, 0, "list", request=q, pages=_PAGES_MAX) for q in queries)
+    return [*found, *walks]
+
+
+async def read_all(api_url: str, operations: Sequence[PlannedOperation], log: OperationLog) -> None:
+    """Run the reads one after the other as the process ``reader``; ``log`` records them."""
+    known = {operation.key: operation.key for operation in operations}
+    client = Client(0, list(operations), log, process=PROCESS, known=known)
+    async with connection(api_url) as http:
+        while client.due is not None:
+            request = client.next_request()
+            if request is not None:
+                client.handle_response(await send(http, request))

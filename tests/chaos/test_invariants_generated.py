@@ -229,7 +229,7 @@ def _one_of_each(run: Specimen) -> None:
     life = run.submit("external", effect="external").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 1)
     run.submit("cancelled").cancel().cancel().retry().read_events()
-    run.list(100)
+    run.walk(100)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

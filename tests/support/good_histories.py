@@ -152,11 +152,11 @@ def answers_that_overlap_the_next_event(run: Specimen) -> None:
 
 @good
 def walks_through_listings(run: Specimen) -> None:
-    run.list(2)
+    run.walk(2)
     for key in "abcde":
         done(run, key, effect="sql" if key == "c" else "ledger")
     run.submit("open").cancel()
-    run.list(1).list(2).list(4, state="SUCCEEDED").list(10, name="chaos_sql").list(
+    run.walk(1).walk(2).walk(4, state="SUCCEEDED").walk(10, name="chaos_sql").walk(
         3, state="FAILED"
     )
 

@@ -33,6 +33,7 @@ from chaos.history.records import (
     TaskRow,
     Term,
     Worker,
+    parse_instant,
 )
 from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import (
@@ -100,7 +101,7 @@ class Specimen:
         self.complete(invoke, answer, answered)
         return life
 
-    def list(self, limit: int, **filters: Any) -> Self:
+    def walk(self, limit: int, **filters: Any) -> Self:
         """Add a walk through a listing by a client, filtered by ``state``, ``name``, ``queue``."""
         bodies = [life.body(whole=False) for life in reversed(self.lives)]
         kept = [b for b in bodies if all(b[name] == value for name, value in filters.items())]
@@ -264,7 +265,7 @@ class Life:
         at = instant(self.run.tick())
         self.created_at = self.created_at or at
         if target is State.SCHEDULED:
-            self.due_at = at if source else max(self.run_at, at)
+            self.due_at = at if source else max(self.run_at, at, key=parse_instant)
         self.cancel_requested |= target is State.CANCELLED and reason is Reason.CANCELLED
         self.finished_at = at if target in TERMINAL else None
         self.run.records.append(

@@ -258,6 +258,21 @@ def showings(operation: Operation) -> Iterator[Showing]:
             pass
 
 
+def acted(log: TaskLog, operation: Operation, window: range) -> range:
+    """Return the part of a window in which the action of a cancel or retry can have been done.
+
+    The task in their answer is read after the action. Without any such state: all of the window.
+    """
+    match operation.invoke.op:
+        case "cancel":
+            done = (k for k in window if k and log.body(k)["cancel_requested"])
+        case "retry":
+            done = (k for k in window if k and log.events[k - 1].reason == Reason.RETRIED)
+        case _:
+            return window
+    return range(next(done, window.start), window.stop)
+
+
 class Answers:
     """Which states of each task the answers of a history show. ``unexplained``: those of none.
 
@@ -302,7 +317,8 @@ class Answers:
             if showing.body is not None or showing.events is not None:
                 self.unexplained.append(showing)
             return
-        fitting = (k for k in self.window(log, showing.operation) if not showing.wrong(log, k))
+        window = acted(log, showing.operation, self.window(log, showing.operation))
+        fitting = (k for k in window if not showing.wrong(log, k))
         least = next(fitting, None)
         completion = showing.operation.completion
         if least is None:

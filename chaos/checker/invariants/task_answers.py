@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chaos.checker.invariants.declaration import invariant
-from chaos.checker.invariants.prefixes import Answers, Showing
+from chaos.checker.invariants.prefixes import Answers, Showing, acted
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History, Operation
 from chaos.history.records import Record
@@ -25,7 +25,8 @@ def answers_true(history: History) -> list[Violation]:
     those after the first k events of the log, for one k: event k was stamped by the completion of
     the operation, and event k + 1 was not certainly committed before its invoke. It was if event
     k + 2 was stamped before the invoke, if an operation that completed before had shown it, or if
-    the invoke came after the phase ``quiet``, when every task was terminal. The result is that of
+    the invoke came after the phase ``quiet``, when every task was terminal. The answer to a cancel
+    or retry that was done is of a state after that. The result is that of
     the ledger, once the task has SUCCEEDED; submits and listings load neither it nor the attempts.
     """
     answers = history.view(Answers)
@@ -40,8 +41,8 @@ def _violation(answers: Answers, showing: Showing) -> Violation:
     if log is None:
         message = f"{what} shows a task that is not stored"
         return Violation("S22", showing.task_id, message, evidence)
-    window = answers.window(log, op)
-    nearest = min(window, key=lambda k: len(showing.wrong(log, k)), default=0)
+    window = acted(log, op, answers.window(log, op))
+    nearest = min(window, key=lambda k: (k == 0, len(showing.wrong(log, k))), default=0)
     wrong = showing.wrong(log, nearest)
     fields = ", ".join(_difference(showing, name) for name in wrong)
     possible = f"{window.start} to {window.stop - 1} events" if window else "no state of its log"

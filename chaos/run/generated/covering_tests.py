@@ -54,20 +54,15 @@ async def covering_tests() -> list[CoveringTest]:
     """Return all unit and server tests of the product; measure those that the cache lacks.
 
     Raises:
-        CleanTestsFail: the tests of a folder fail, all of them.
+        CleanTestsFail: the tests of a folder fail, all of them, or hang.
     """
     found: list[CoveringTest] = []
-    files_of = {
-        folder: list(files)
-        for folder, files in groupby(_files(), key=lambda file: str(Path(file).parent))
-    }
-    sources = executed_lines.digest(SOURCES, ("system", "tests/support", *files_of))
-    cache = executed_lines.CACHE / f"tests-{sources}"
-    for folder, files in files_of.items():
-        kept = cache / f"{Path(folder).name}.json"
+    for folder, files in groupby(_files(), key=lambda file: str(Path(file).parent)):
+        sources = executed_lines.digest(SOURCES, ("system", "tests/support", folder))
+        kept = executed_lines.CACHE / f"{folder}-{sources}.json"
         if not kept.exists():
             typer.echo(f"measuring which lines {folder} executes ...")
-            measured = await _measure(files)
+            measured = await _measure(list(files))
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(_ADAPTER.dump_json(measured))
         found += _ADAPTER.validate_json(kept.read_bytes())
@@ -121,9 +116,9 @@ async def _measure(files: Sequence[str]) -> list[CoveringTest]:
             tree, [*options, *files], scratch, _FOLDER_SECONDS_MAX, COVERAGE_FILE=str(data)
         )
         passed = {test.key: test.seconds for test in report.tests if not test.problem}
-        if report.failed and not passed:
+        if report.timed_out or (report.failed and not passed):
             raise CleanTestsFail(
-                f"No test passed without a mutant. Run them first: pytest {' '.join(files)}"
+                f"Without a mutant these tests fail or hang; run them first: {' '.join(files)}"
             )
         lines: dict[str, dict[str, set[int]]] = {}
         for context, executed in executed_lines.read_by_context(data, tree).items():

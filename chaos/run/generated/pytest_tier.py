@@ -46,11 +46,17 @@ class PytestTier:
         return MutantTrial(
             mutant=mutant.name,
             tier=self.tier,
-            fate=Fate.KILLED if report.failed else Fate.SURVIVED,
+            fate=_fate(report),
             by=_killer(report, chosen),
             tried=len(report.tests),
             seconds=round(time.monotonic() - started, 1),
         )
+
+
+def _fate(report: PytestReport) -> Fate:
+    if report.failed and not (report.tests or report.timed_out):
+        return Fate.DOES_NOT_BUILD  # pytest could not even import the tests
+    return Fate.KILLED if report.failed else Fate.SURVIVED
 
 
 def _killer(report: PytestReport, chosen: Sequence[CoveringTest]) -> str:
@@ -62,4 +68,4 @@ def _killer(report: PytestReport, chosen: Sequence[CoveringTest]) -> str:
         if test.problem:
             name = names.get(test.key, test.key)
             return f"timeout in {name}" if test.timed_out else name
-    return "an error of pytest before any test" if report.failed else ""
+    return "the tests cannot be imported" if report.failed else ""

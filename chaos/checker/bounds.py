@@ -15,10 +15,11 @@ works, and no fault returns. What remains from before:
    one deadline, and at most the cap.
 3. *The last troubled attempt* began while leftovers settled and hangs until its timeout. If its
    worker does not end it, a scheduler does after the grace; the task then backs off.
-4. *Planned failures* and the last attempt: as often as the workload says, each with its run, its
-   retry delay, and the time from due to claimed.
-5. *The backlog*: all tasks may be due at once, and every slot of every worker is busy until the
-   last one.
+4. *Planned failures* and the last attempt: as often as the workload says, each with its run (a
+   hang: until its timeout), the delay after it, and the time from due to claimed.
+5. *The backlog*: all tasks may be due at once, and every slot of the workers that read a queue is
+   busy until the last one, also with tasks of their other queues. A worker reads only while it has
+   a free slot for each of its queues, so it may leave that many unused, but for one.
 6. *Poison*: a task that kills its worker does so ``max_losses`` times, each after the lease of the
    previous worker; the killed workers must restart.
 7. *Quarantine*: a task that one more loss would dead-letter runs exclusively: its worker first
@@ -26,7 +27,7 @@ works, and no fault returns. What remains from before:
    each death of a worker costs at most ``worker_concurrency`` tasks one loss. Workers die when
    faults kill them or cut them off from Postgres for longer than the lease, when they are not
    healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks
-   are spread over the remaining workers, on each one after the other.
+   are spread over the remaining workers of their queue, on each one after the other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ from __future__ import annotations
 import math
 
 from chaos.history.records import Bound, Term
+from chaos.scenario.differences import (
+    FAILURES_MAX,
+    HANG_SECONDS,
+    LATER_SECONDS,
+    LIMIT_SPREAD,
+    RETRY_FACTOR,
+    TIMEOUT_FACTOR,
+    suits,
+)
 from chaos.scenario.faults import FaultSpec
 from chaos.scenario.operations import Workload
 from chaos.scenario.scenario import Scenario
@@ -76,17 +86,15 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     )
     tick = _tick(settings)
     start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
-    failures = load.flaky.failures[1] if load.flaky.share else 0
-    # The run time of users' handlers is unknown; the timeout of an attempt bounds it.
-    handler_seconds = load.timeout_seconds if load.handlers else load.handler_seconds[1]
-    longest = handler_seconds + ROUND_TRIP_SECONDS
+    failures = _failures(load)
+    longest = max(_longest_run(load), _hang(load)) + ROUND_TRIP_SECONDS
     delay = _longest_delay(load, backoff)
     terms = [
         *settled,
         Term(name="hint", seconds=hint + tick, why="the longest hint deadline in force, one tick"),
         Term(
             name="troubled attempt",
-            seconds=load.timeout_seconds + settings.timeout_grace_seconds + tick,
+            seconds=_longest_timeout(load) + settings.timeout_grace_seconds + tick,
             why="attempt timeout, grace, and the tick that reclaims it",
         ),
         Term(
@@ -102,7 +110,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         Term(name="last attempt", seconds=start + longest, why="due to claimed, run, finish"),
         Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
         *_poison(scenario, start + longest),
-        *_quarantine(scenario, longest),
+        *_quarantine(scenario),
     ]
     return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
 
@@ -118,12 +126,39 @@ def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     )
 
 
+def _failures(load: Workload) -> int:
+    """Return how many attempts of a task its payload may let fail."""
+    flaky = load.flaky.failures[1] if load.flaky.share else 0
+    return max(flaky, FAILURES_MAX if load.differences.ends or load.differences.hangs else 0)
+
+
+def _longest_run(load: Workload) -> float:
+    """Return the longest time that an attempt takes by its payload, unless it hangs."""
+    # The run time of users' handlers is unknown; the timeout of an attempt bounds it.
+    return _longest_timeout(load) if load.handlers else load.handler_seconds[1]
+
+
+def _hang(load: Workload) -> float:
+    """Return the longest time that an attempt takes which hangs: its timeout and its rest."""
+    return 1.5 * load.handler_seconds[1] + HANG_SECONDS[1] if load.differences.hangs else 0.0
+
+
+def _longest_timeout(load: Workload) -> float:
+    """Return the longest timeout of an attempt, sent or declared."""
+    if not load.differences.requests:
+        return load.timeout_seconds
+    declared = [each.timeout_seconds or 0.0 for each in DECLARATIONS.values() if suits(load, each)]
+    return max(TIMEOUT_FACTOR * load.timeout_seconds, *declared, _hang(load))
+
+
 def _longest_delay(load: Workload, backoff: Backoff | None) -> float:
     """Return the longest delay after a failure of the workload's handlers, and of others."""
-    failures = max(1, load.max_attempts - 1)
-    declared = [each.longest_delay_seconds(failures) for each in DECLARATIONS.values()]
-    others = backoff.delay_seconds(failures, 0.0) if backoff else 0.0
-    return max(*declared, load.flaky.retry_seconds, others)
+    failures = load.max_attempts + LIMIT_SPREAD
+    delays = [each.longest_delay_seconds(failures) for each in DECLARATIONS.values()]
+    delays.append(load.flaky.retry_seconds * RETRY_FACTOR)
+    delays.append(LATER_SECONDS[1] if load.differences.ends else 0.0)
+    delays.append(backoff.delay_seconds(failures, 0.0) if backoff else 0.0)
+    return max(delays)
 
 
 def _settled(settings: Settings) -> list[Term]:
@@ -159,15 +194,30 @@ def _tick(settings: Settings) -> float:
 def _backlog(scenario: Scenario) -> float:
     """Return the seconds until the last task of a full backlog gets a slot, plus overhead."""
     load = scenario.workload
-    failures = load.flaky.failures[1] if load.flaky.share else 0
-    attempts = load.tasks * (1 + load.flaky.share * failures)
-    slots = _workers_left(scenario) * scenario.settings().worker_concurrency
-    return attempts * load.handler_seconds[1] / slots + attempts / TASKS_PER_SECOND
+    again = _at_most(load.tasks, load.flaky.share) * load.flaky.failures[1]
+    again += _at_most(load.tasks, load.differences.ends) * FAILURES_MAX
+    work = (load.tasks + again) * load.handler_seconds[1] + _hanging(load)
+    queues = max(len(scenario.queues_of(worker)) for worker in scenario.workers)
+    slots = _workers_left(scenario) * (scenario.settings().worker_concurrency - queues + 1)
+    return work / slots + (load.tasks + again) / TASKS_PER_SECOND
+
+
+def _hanging(load: Workload) -> float:
+    """Return the seconds of all attempts that hang, one after the other."""
+    return min(load.tasks, load.differences.hangs) * FAILURES_MAX * _hang(load)
+
+
+def _at_most(tasks: int, share: float) -> float:
+    """Return how many tasks a share is at most: four standard deviations above the mean."""
+    return min(tasks, tasks * share + 4 * math.sqrt(tasks * share * (1 - share)))
 
 
 def _workers_left(scenario: Scenario) -> int:
-    """Return the number of workers after the heal."""
-    return scenario.survivors.workers if scenario.survivors else scenario.topology.workers
+    """Return the number of workers after the heal that read the queue with the fewest."""
+    read = [queue for worker in scenario.workers for queue in scenario.queues_of(worker)]
+    fewest = min(read.count(queue) for queue in scenario.workload.differences.queues)
+    left = scenario.survivors.workers if scenario.survivors else len(scenario.workers)
+    return max(1, fewest - (len(scenario.workers) - left))
 
 
 def _poison(scenario: Scenario, attempt: float) -> list[Term]:
@@ -191,16 +241,18 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
     ]
 
 
-def _quarantine(scenario: Scenario, longest: float) -> list[Term]:
-    """Return the term of quarantined tasks; ``longest``: seconds of a run."""
-    count = quarantined(scenario)
+def _quarantine(scenario: Scenario) -> list[Term]:
+    """Return the term of quarantined tasks: each waits for other attempts, of which few hang."""
+    count, load = quarantined(scenario), scenario.workload
     if not count:
         return []
     rounds = math.ceil(count / _workers_left(scenario))
+    each = 2 * (_longest_run(load) + ROUND_TRIP_SECONDS)
+    each += QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS
     return [
         Term(
             name="quarantine",
-            seconds=rounds * (2 * longest + QUARANTINE_ROUND_TRIPS * ROUND_TRIP_SECONDS),
+            seconds=rounds * each + _hanging(load),
             why=f"at most {count} tasks, {rounds} times: other attempts end, then one runs",
         )
     ]
@@ -213,7 +265,9 @@ def quarantined(scenario: Scenario) -> int:
     if not before:
         return 0  # a task that may never be lost is never quarantined
     deaths = sum(_deaths(scenario, plan) for plan in scenario.faults)
-    deaths += scenario.topology.workers - _workers_left(scenario) + load.poison * before
+    if scenario.survivors:
+        deaths += scenario.topology.workers - scenario.survivors.workers
+    deaths += load.poison * before
     lost = deaths * settings.worker_concurrency // before
     lost = min(lost, max(0, deaths - before + 1) * settings.worker_concurrency)
     return min(load.tasks, lost)

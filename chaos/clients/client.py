@@ -13,7 +13,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -78,10 +78,12 @@ class OperationLog:
         """Return the next id; ids follow the order of the invokes."""
         return f"op-{next(self._op_ids)}"
 
-    def instant(self, seconds: float) -> str:
-        """Format an arena second as ISO 8601."""
+    def instant(self, seconds: float, offset_minutes: int | None = None) -> str:
+        """Format an arena second as ISO 8601, with an offset or (None) in UTC with Z."""
         moment = datetime.fromtimestamp(self._zero() + seconds, UTC)
-        return moment.isoformat().replace("+00:00", "Z")
+        if offset_minutes is None:
+            return moment.isoformat().replace("+00:00", "Z")
+        return moment.astimezone(timezone(timedelta(minutes=offset_minutes))).isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Client:
     def _body(self, planned: PlannedOperation) -> dict[str, Any]:
         body = dict(planned.request)
         if planned.run_after is not None:
-            body["run_at"] = self._log.instant(planned.run_after)
+            body["run_at"] = self._log.instant(planned.run_after, planned.offset_minutes)
         return body
 
     def _settle(self, planned: PlannedOperation, outcome: Outcome, value: dict[str, Any]) -> None:

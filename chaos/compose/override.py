@@ -14,7 +14,6 @@ from chaos.compose.edges import port
 from chaos.errors import ChaosError
 from chaos.mutants import SOURCES
 from chaos.observers import otlp
-from chaos.scenario.faults import Topology
 from chaos.scenario.operations import EFFECTS
 from chaos.scenario.scenario import Scenario
 from chaos.tasks.external import SINK_URL
@@ -59,7 +58,7 @@ def override(scenario: Scenario, api_ports: Mapping[str, int]) -> dict[str, Any]
     topology = scenario.topology
     made: dict[str, dict[str, Any]] = {}
     for name in topology.processes:
-        change: dict[str, Any] = {"environment": environment(name, topology)}
+        change: dict[str, Any] = {"environment": environment(name, scenario)}
         if name not in known:
             pattern = copy.deepcopy(known[f"{name.partition('-')[0]}-1"])
             change = pattern | {"environment": pattern["environment"] | change["environment"]}
@@ -72,11 +71,11 @@ def override(scenario: Scenario, api_ports: Mapping[str, int]) -> dict[str, Any]
     return {"services": made}
 
 
-def environment(name: str, topology: Topology) -> dict[str, str]:
+def environment(name: str, scenario: Scenario) -> dict[str, str]:
     """Return a role's variables: the scenario's settings, and the addresses of its proxies."""
     settings = {
         f"HOLDFAST_{key.upper()}": value if isinstance(value, str) else json.dumps(value)
-        for key, value in otlp.trace_settings(topology.settings).items()
+        for key, value in otlp.trace_settings(scenario.topology.settings).items()
     }
     own = {
         "HOLDFAST_LABEL": name,
@@ -85,6 +84,7 @@ def environment(name: str, topology: Topology) -> dict[str, str]:
         "HOLDFAST_OTLP_ENDPOINT": f"http://toxiproxy:{port(f'{name}->collector')}",
     }
     if name.startswith("worker-"):
+        own["HOLDFAST_QUEUES"] = json.dumps(scenario.queues_of(name))
         own[SINK_URL] = f"http://toxiproxy:{port(f'{name}->sink')}"
     return settings | own
 

@@ -297,6 +297,7 @@ class ProcessStack:
         }
         variables = {f"HOLDFAST_{key.upper()}": value for key, value in given.items()}
         if name.startswith("worker-"):
+            variables["HOLDFAST_QUEUES"] = json.dumps(self.scenario.queues_of(name))
             variables[SINK_URL] = f"http://127.0.0.1:{ports[f'{name}->sink']}"
         return variables
 

@@ -37,7 +37,8 @@ class Topology(StrictModel):
 
     ``settings`` overrides fields of ``holdfast.settings.Settings``, for every process alike.
     ``knows``: the kinds of effect whose handlers a worker has (default: all), as while a new
-    version is being rolled out.
+    version is being rolled out. ``queues``: the queues that a worker reads (default:
+    ``Scenario.queues_of``).
     """
 
     apis: int = Field(1, ge=1, le=9)
@@ -45,15 +46,18 @@ class Topology(StrictModel):
     workers: int = Field(3, ge=1, le=9)
     settings: dict[str, Any] = Field(default_factory=dict)
     knows: dict[str, tuple[Literal["ledger", "sql", "external"], ...]] = Field(default_factory=dict)
+    queues: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known_workers(self) -> Self:
         workers = [name for name in self.processes if name.startswith("worker-")]
-        for name, kinds in self.knows.items():
-            if name not in workers:
-                raise ValueError(f"knows: {name}: no such worker{did_you_mean(name, workers)}")
-            if not kinds:
-                raise ValueError(f"knows: {name}: at least one kind")
+        for field, what in (("knows", "kind"), ("queues", "queue")):
+            for name, given in getattr(self, field).items():
+                if name not in workers:
+                    hint = did_you_mean(name, workers)
+                    raise ValueError(f"{field}: {name}: no such worker{hint}")
+                if not given:
+                    raise ValueError(f"{field}: {name}: at least one {what}")
         return self
 
     @field_validator("settings")

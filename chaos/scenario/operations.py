@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from chaos.scenario.faults import StrictModel
 
 EFFECTS = ("ledger", "sql", "external")
+# Two differ in nothing but case.
+QUEUES = ("default", "bulk", "Bulk")
 
 
 class Effects(StrictModel):
@@ -52,12 +54,36 @@ class Later(StrictModel):
 class Flaky(StrictModel):
     """A ``share`` of the tasks fails its first ``failures`` [least, most] attempts.
 
-    Each such failure requests the next attempt after ``retry_seconds`` (``Retry(after=...)``).
+    Such a failure requests the next attempt after ``retry_seconds`` or somewhat longer
+    (``Retry(after=...)``), or leaves it to the back-off that its handler declares.
     """
 
     share: Share = 0.0
     failures: Counts = (1, 2)
     retry_seconds: float = Field(0.2, ge=0)
+
+
+class Differences(StrictModel):
+    """How tasks differ from each other; a scenario that needs less says why.
+
+    ``requests``: tasks have different names, priorities, limits, payloads, and keys of which two
+    differ only in case; a repeat is written differently from the request that it repeats, a
+    mismatch differs in exactly one field. ``queues``: drawn evenly for each task. ``ends``: share
+    of the tasks without planned failures that discard, fail until no attempt is left, are retried
+    later, return odd values or leave a task of their own behind. ``hangs``: number of tasks of
+    which attempts hang until their timeout. (``chaos.tasks.attempt``)
+    """
+
+    requests: bool = True
+    queues: tuple[str, ...] = Field(QUEUES, min_length=1)
+    ends: Share = 0.08
+    hangs: int = Field(5, ge=0)
+
+    @model_validator(mode="after")
+    def _of_requests(self) -> Self:
+        if not self.requests and (self.ends or self.hangs or len(self.queues) > 1):
+            raise ValueError("without requests there are no ends, no hangs and only one queue")
+        return self
 
 
 class Workload(StrictModel):
@@ -74,7 +100,8 @@ class Workload(StrictModel):
     leave out (both reduce the operations without changing the rest).
     ``handlers``: further task names, each with payloads to draw from; every third task with the
     ledger effect is one of them.
-    ``max_attempts``, ``timeout_seconds``: sent with each submit.
+    ``max_attempts``, ``timeout_seconds``: the least that a task has which its payload does not
+    let fail.
     ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
     """
 
@@ -85,6 +112,7 @@ class Workload(StrictModel):
     later: Later = Later()
     due_between: Seconds | None = None
     flaky: Flaky = Flaky()
+    differences: Differences = Differences()
     poison: int = Field(0, ge=0)
     handlers: dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]] = Field(
         default_factory=dict

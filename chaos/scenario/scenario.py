@@ -120,6 +120,35 @@ class Scenario(StrictModel):
                 raise ValueError(f"{where}: {len(found)} targets match, {fault.pick or 1} needed")
         return self
 
+    @model_validator(mode="after")
+    def _queues_are_read(self) -> Self:
+        read = {queue for worker in self.workers for queue in self.queues_of(worker)}
+        if missing := [name for name in self.workload.differences.queues if name not in read]:
+            raise ValueError(f"topology.queues: no worker reads {missing[0]}")
+        return self
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The names of the workers."""
+        return tuple(name for name in self.topology.processes if name.startswith("worker-"))
+
+    def queues_of(self, worker: str) -> tuple[str, ...]:
+        """Return the queues that a worker reads: the declared ones, else one less than there are.
+
+        Each worker leaves out another one, so that every queue has readers and no two workers are
+        alike. All read all queues if that leaves one queue without a second reader: with fewer
+        workers than queues, if only some are healed, or if only some know all names.
+        """
+        topology, queues = self.topology, self.workload.differences.queues
+        if worker in topology.queues:
+            return topology.queues[worker]
+        place = self.workers.index(worker) % len(queues)
+        turned = queues[place:] + queues[:place]
+        alike = self.survivors or self.storm or topology.knows or topology.queues
+        if alike or len(queues) < 3 or topology.workers < len(queues):
+            return turned
+        return turned[:-1]
+
     @property
     def document(self) -> dict[str, Any]:
         """The scenario as plain JSON values; ``Scenario.model_validate`` reads it back."""
@@ -145,6 +174,8 @@ class Scenario(StrictModel):
 
     def settings(self, **more: Any) -> Settings:
         """Return the settings of a process: defaults, the overrides of this file, then ``more``.
+
+        Those of a worker need its ``queues`` (``queues_of``) besides.
 
         The environment is not read.
         """

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from chaos.scenario.differences import differ, fraction, mismatched, rewritten
 from chaos.scenario.operations import EFFECTS, Workload
 from chaos.tasks.steps import does
 
@@ -31,8 +32,8 @@ class PlannedOperation:
 
     ``key`` names the task ("" for a list). ``request``: the body of a submit without ``run_at``, or
     the query of a list, which reads up to ``pages`` pages.
-    ``run_after``: its due time in seconds after the start; None: immediately. ``items``: the
-    submits of a batch, all of the same client.
+    ``run_after``: its due time in seconds after the start; None: immediately. ``offset_minutes``:
+    write it with this offset; None: in UTC. ``items``: the submits of a batch, all of one client.
     """
 
     at: float
@@ -44,6 +45,7 @@ class PlannedOperation:
     request: dict[str, Any] = field(default_factory=dict)
     items: tuple[PlannedOperation, ...] = ()
     pages: int = 1
+    offset_minutes: int | None = None
 
 
 def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
@@ -69,16 +71,19 @@ def from_json(rows: list[dict[str, Any]]) -> list[PlannedOperation]:
 def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
     draw = random.Random(f"workload {seed}")
     step = (workload.within or workload.seconds) / workload.tasks
-    poison = set(random.Random(f"poison {seed}").sample(range(workload.tasks), workload.poison))
+    poison = _sampled("poison", seed, workload.tasks, workload.poison)
+    hangs = _sampled("hangs", seed, workload.tasks, workload.differences.hangs)
     reads = 0
     for number in range(workload.tasks):
         # Each submit falls at a random instant of its own slot, so clients do not run in lockstep.
         submit = _submit(workload, seed, number, round(step * (number + draw.random()), 4), draw)
         if number in poison:
             submit.request["payload"]["steps"] = [{"do": "kill"}] * POISON_STEPS
-            yield submit
-            continue
+        if workload.differences.requests:
+            submit = _differing(workload, submit, hangs=number in hangs)
         yield submit
+        if number in poison:
+            continue
         yield from _companions(workload, submit, draw)
         if draw.random() < workload.reads:
             at = submit.at + draw.uniform(0.0, 1.5)
@@ -89,8 +94,24 @@ def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
                 yield PlannedOperation(round(at, 4), client, "list", request=query)
 
 
-def _key(seed: int, number: int) -> str:
+def _key(workload: Workload, seed: int, number: int) -> str:
+    """Return the key of a task; that of an odd number differs from its predecessor's in case."""
+    if number % 2 and workload.differences.requests:
+        return f"S{seed}-{number - 1:05d}"
     return f"s{seed}-{number:05d}"
+
+
+def _sampled(what: str, seed: int, tasks: int, count: int) -> set[int]:
+    """Return the numbers of ``count`` tasks, or of all if there are fewer."""
+    return set(random.Random(f"{what} {seed}").sample(range(tasks), min(tasks, count)))
+
+
+def _differing(workload: Workload, submit: PlannedOperation, *, hangs: bool) -> PlannedOperation:
+    request = differ(workload, submit.key, submit.effect, submit.request, hangs=hangs)
+    run_after = submit.run_after
+    if run_after is not None:
+        run_after = round(run_after + fraction(submit.key), 6)
+    return replace(submit, request=request, run_after=run_after)
 
 
 def _submit(
@@ -121,7 +142,7 @@ def _submit(
         at=at,
         client=client,
         kind="submit",
-        key=_key(seed, number),
+        key=_key(workload, seed, number),
         effect=effect,
         run_after=run_after,
         request={
@@ -138,24 +159,39 @@ def _companions(
 ) -> Iterator[PlannedOperation]:
     """Yield the repeats, mismatches and cancels that belong to one submit."""
 
-    def again(kind: Kind, after: float, client: int, request: dict[str, Any]) -> PlannedOperation:
-        at = round(submit.at + after, 4)
-        return PlannedOperation(
-            at, client, kind, submit.key, submit.effect, submit.run_after, request
-        )
+    def again(kind: Kind, after: float, client: int) -> PlannedOperation:
+        return replace(submit, kind=kind, at=round(submit.at + after, 4), client=client)
 
     if draw.random() < workload.repeats:
         # A third are concurrent with the first submit; the database decides which one wins.
         after = 0.0 if draw.random() < 1 / 3 else draw.uniform(0.05, 2.0)
-        yield again("repeat", after, draw.randrange(CLIENTS), submit.request)
+        repeat = again("repeat", after, draw.randrange(CLIENTS))
+        yield _rewritten(repeat) if workload.differences.requests else repeat
     if draw.random() < workload.mismatches:
-        other = submit.request | {"payload": submit.request["payload"] | {"number": -1}}
-        yield again("mismatch", draw.uniform(0.05, 1.0), submit.client, other)
+        yield _mismatched(workload, again("mismatch", draw.uniform(0.05, 1.0), submit.client))
     if draw.random() < workload.cancels:
         # Around the due time: some before, some during the attempt, some too late.
         due = (submit.run_after or submit.at) - submit.at
         after = due * draw.random() if draw.random() < 1 / 3 else due + draw.uniform(0.0, 0.5)
-        yield again("cancel", after, submit.client, {})
+        yield replace(again("cancel", after, submit.client), request={})
+
+
+def _rewritten(repeat: PlannedOperation) -> PlannedOperation:
+    request, offset = rewritten(repeat.key, repeat.request)
+    if repeat.run_after is None:
+        request["run_at"] = None
+    return replace(repeat, request=request, offset_minutes=offset)
+
+
+def _mismatched(workload: Workload, mismatch: PlannedOperation) -> PlannedOperation:
+    request = mismatch.request
+    if not workload.differences.requests:
+        return replace(mismatch, request=request | {"payload": request["payload"] | {"number": -1}})
+    request, later = mismatched(mismatch.key, mismatch.effect, request)
+    if not later:
+        return replace(mismatch, request=request)
+    due = mismatch.at if mismatch.run_after is None else mismatch.run_after
+    return replace(mismatch, run_after=round(due + later, 6))
 
 
 def _missing(
@@ -179,7 +215,7 @@ def _kept(
 ) -> Iterator[PlannedOperation]:
     """Drop what the workload leaves out; it runs after all draws, so the rest is unchanged."""
     only = workload.only if workload.only is not None else range(workload.tasks)
-    keys = {"", *(_key(seed, number) for number in only)}
+    keys = {"", *(_key(workload, seed, number) for number in only)}
     for operation in operations:
         if operation.key in keys and operation.kind not in workload.without:
             yield operation

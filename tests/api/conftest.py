@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import uvicorn
+from tcp_server import accepting
 
 from holdfast.api.app import create_api
 from holdfast.model.claim import Announcement
@@ -158,10 +159,8 @@ async def hop_to() -> AsyncIterator[Callable[[str], Awaitable[TcpHop]]]:
             assert parts.hostname is not None
             assert parts.port is not None
             hop = TcpHop(parts.hostname, parts.port, url)
-            server = await asyncio.start_server(hop.accept, "127.0.0.1", 0)
-            await stack.enter_async_context(server)
+            near = await stack.enter_async_context(accepting(hop.accept))
             stack.push_async_callback(hop.end)
-            near = server.sockets[0].getsockname()[1]
             netloc = parts.netloc.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{near}")
             hop.url = parts._replace(netloc=netloc).geturl()
             return hop

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tcp_server import accepting
 from waiting import until
 
 from chaos.compose import containers
@@ -133,8 +134,7 @@ async def test_bytes_are_counted_from_the_server_side(socket_stats: RemoteSocket
                 writer.write(data * 2)
         writer.close()
 
-    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with accepting(echo) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"before")
         await reader.readexactly(12)
@@ -167,8 +167,7 @@ async def test_probe_ends_when_its_client_disconnects(socket_stats: RemoteSocket
         gone.set()
         writer.close()
 
-    async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with accepting(be_silent) as port:
         probing = asyncio.create_task(socket_stats.probe("worker-1->postgres", port))
         await asyncio.sleep(0.3)
         assert not probing.done()

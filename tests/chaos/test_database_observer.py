@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
+from tcp_server import accepting
 from waiting import until
 
 from chaos.checker.sometimes import OCCURRENCES
@@ -313,14 +314,12 @@ async def test_silent_redis_is_observed_by_its_error_code(tmp_path: Path) -> Non
         await reader.read()  # until the role gives up
         writer.close()
 
-    silent = await asyncio.start_server(listen, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    url = f"redis://127.0.0.1:{port}/0"
-    queue = HintQueue(Settings(redis_url=url, connect_timeout_seconds=0.1), connections=1)
-    with pytest.raises(Unavailable) as caught:
-        await queue.publish([Hint(new_id(), 0, "default", None)])
-    await queue.close()
-    silent.close()
+    async with accepting(listen) as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        queue = HintQueue(Settings(redis_url=url, connect_timeout_seconds=0.1), connections=1)
+        with pytest.raises(Unavailable) as caught:
+            await queue.publish([Hint(new_id(), 0, "default", None)])
+        await queue.close()
     logged(tmp_path, caught.value)
     assert counted(tmp_path)["redis_given_up"] == {"worker-1": 1}
     assert counted(tmp_path)["statement_outcome_unknown"] == {}

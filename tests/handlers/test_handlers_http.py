@@ -12,6 +12,7 @@ import httpcore
 import httpx
 import pytest
 from http_receiver import TASK_ID, TRACEPARENT, Server, call, context, handler, serving
+from tcp_server import accepting
 
 from holdfast.errors import Misconfigured
 from holdfast.handlers import Discard, Retry
@@ -235,9 +236,7 @@ async def test_tls_sends_the_host_name_not_the_address() -> None:
         hello.set_result(await reader.read(4096))
         writer.close()
 
-    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
-    async with listening:
-        port = listening.sockets[0].getsockname()[1]
+    async with accepting(accept) as port:
         with pytest.raises(Retry, match="the request failed"):
             await call({"url": f"https://localhost:{port}/"}, "localhost")
     assert b"localhost" in await hello

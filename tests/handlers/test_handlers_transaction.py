@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from tcp_server import accepting
 from transaction_bench import INSERT, PID, Bench, CommitWire, claimed
 from waiting import until
 
@@ -265,8 +266,7 @@ async def test_backend_that_dies_in_commit_leaves_an_unknown_outcome(bench: Benc
 async def wire(settings: Settings) -> AsyncIterator[tuple[Bench, CommitWire]]:
     """A bench whose handlers connect to Postgres through a CommitWire."""
     wire = CommitWire(settings.database_url)
-    async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with accepting(wire.accept) as port:
         url = urlsplit(settings.database_url)
         netloc = url.netloc.rpartition(":")[0] + f":{port}"
         relayed = settings.model_copy(update={"database_url": url._replace(netloc=netloc).geturl()})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from tcp_server import accepting
 from waiting import until, wait_until
 
 from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
@@ -78,13 +79,11 @@ async def line(toxiproxy: int) -> AsyncIterator[Line]:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    line.port = await proxies.create(EDGE, server.sockets[0].getsockname()[1])
-    yield line
-    for edge in proxies.edges:
-        await asyncio.to_thread(requests.delete, f"http://127.0.0.1:{toxiproxy}/proxies/{edge}")
-    server.close()
-    await server.wait_closed()
+    async with accepting(echo) as port:
+        line.port = await proxies.create(EDGE, port)
+        yield line
+        for edge in proxies.edges:
+            await asyncio.to_thread(requests.delete, f"http://127.0.0.1:{toxiproxy}/proxies/{edge}")
 
 
 def latency(milliseconds: int, *streams: Any) -> list[ProxyToxic]:
@@ -253,15 +252,13 @@ async def test_request_to_a_silent_toxiproxy_times_out(monkeypatch: pytest.Monke
         await reader.read()  # until the client gives up
         writer.close()
 
-    silent = await asyncio.start_server(listen, "127.0.0.1", 0)
-    proxies = Proxies(silent.sockets[0].getsockname()[1], lambda _: None)
     monkeypatch.setattr("chaos.live.toxics._Requests.timeout_seconds", 0.2)
-    started = time.monotonic()
-    with pytest.raises(requests.Timeout):
-        await proxies.create(EDGE, 1)
-    assert time.monotonic() - started < 2
-    silent.close()
-    await silent.wait_closed()
+    async with accepting(listen) as port:
+        proxies = Proxies(port, lambda _: None)
+        started = time.monotonic()
+        with pytest.raises(requests.Timeout):
+            await proxies.create(EDGE, 1)
+        assert time.monotonic() - started < 2
 
 
 def test_client_bytes_of_an_unused_port_are_empty() -> None:

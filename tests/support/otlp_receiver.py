@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from tcp_server import accepting
 from waiting import until
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -171,17 +172,6 @@ def _value(pair: KeyValue) -> Any:
 async def receiving(answer: str = "ok") -> AsyncIterator[Receiver]:
     """Run a receiver on a free loopback port; close its connections at the end."""
     receiver = Receiver("", answer)
-    calls: list[asyncio.Task[None]] = []
-
-    def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        calls.append(asyncio.create_task(receiver.serve(reader, writer)))
-
-    server = await asyncio.start_server(called, "127.0.0.1", 0)
-    receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with accepting(receiver.serve) as port:
+        receiver.url = f"http://127.0.0.1:{port}"
         yield receiver
-    finally:
-        server.close()
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+from tcp_server import accepting
+
 
 class Wire:
     """A relay at ``url`` to the server; ``heal`` undoes every fault."""
@@ -113,8 +115,7 @@ class Wire:
 async def wire_to(url: str) -> AsyncIterator[Wire]:
     """Run a Wire to the server of ``url`` during the block."""
     wire = Wire(url)
-    async with await asyncio.start_server(wire.accept, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with accepting(wire.accept) as port:
         parts = urlsplit(url)
         netloc = parts.netloc.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{port}")
         wire.url = parts._replace(netloc=netloc).geturl()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 
 from chaos.checker.invariants.declaration import invariant
@@ -18,7 +19,7 @@ _MEASURED_SHARE = 0.9
 
 @invariant("S17")
 def queue_bounded(history: History) -> list[Violation]:
-    """The number of QUEUED tasks never exceeds the bound of the queue.
+    """The number of QUEUED tasks of a queue never exceeds its bound.
 
     The dispatch statement counts the free room it fills, and schedulers do not serialise on it:
     each of n schedulers may fill the room it saw, so the bound is n times ``queue_depth_max``.
@@ -33,11 +34,13 @@ def queue_bounded(history: History) -> list[Violation]:
         for event in events
         if _step(event)
     ]
-    queued = 0
+    queued: Counter[str] = Counter()
     for _, step, event in sorted(moves, key=lambda move: move[:2]):
-        queued += step
-        if queued > allowed:
-            message = f"{queued} tasks were QUEUED at once, {allowed} allowed"
+        task = history.tasks.get(event.task_id)
+        queue = task.queue if task else ""
+        queued[queue] += step
+        if queued[queue] > allowed:
+            message = f"{queued[queue]} tasks were QUEUED at once, {allowed} allowed"
             return [Violation("S17", event.task_id, message, (event,))]
     return []
 

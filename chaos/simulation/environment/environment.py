@@ -143,7 +143,9 @@ class SimulatedEnvironment:
         return lambda: run_worker(settings, apps)
 
     def _settings(self, name: str) -> Settings:
+        own = {"queues": self.scenario.queues_of(name)} if name.startswith("worker-") else {}
         return self.scenario.settings(
+            **own,
             **otlp.trace_settings(self.scenario.topology.settings),
             otlp_endpoint=f"http://{self._network.host(COLLECTOR)}:{COLLECTOR_PORT}",
             label=name,

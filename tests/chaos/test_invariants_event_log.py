@@ -83,6 +83,18 @@ def _(run: Specimen) -> History:
     return run.edited(on_event(Reason.SUCCEEDED, dropped))
 
 
+@bad("S6", "the row has finished_at = 2026-01-09T10:00:00.500000Z, by its log it is")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, finished_at=instant(0.5))))
+
+
+@bad("S6", "the row has finished_at = None, by its log it is")
+def _(run: Specimen) -> History:
+    run.submit("a").cancel()
+    return run.edited(on_row(lambda t: replace(t, finished_at=None)))
+
+
 @bad("S6", "its log ends with")
 def _(run: Specimen) -> History:
     done(run)

@@ -14,8 +14,11 @@ from chaos.checker.invariants.ownership import (
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import Event, Record, TaskRow, parse_instant
-from holdfast.model.lifecycle import Reason, State, epoch_step, is_legal
+from holdfast.model.lifecycle import TERMINAL, Reason, State, epoch_step, is_legal
 
+# A statement sets the instants of a row a moment before that of its event, seldom just after it.
+_BEFORE_SECONDS = 0.1
+_AFTER_SECONDS = 0.001
 _ENDS = frozenset(
     {
         Reason.SUCCEEDED,
@@ -56,7 +59,8 @@ def legal_transitions(history: History) -> list[Violation]:
     """Every transition is legal and logged, in an unbroken order.
 
     A task's log begins with its submit and has no gap in ``seq``, each transition is in the table
-    of ``holdfast.model.lifecycle``, and the row agrees with the last event.
+    of ``holdfast.model.lifecycle``, and the row agrees with the last event: it is finished since
+    that, if that led to a terminal state.
     """
     found: list[Violation] = []
     for task_id, events in history.events.items():
@@ -104,6 +108,18 @@ def _row_ends_log(task: TaskRow, last: Event) -> Iterator[Violation]:
     if row != end:
         message = f"the row has (state, seq, epoch, attempt) = {row}, its log ends with {end}"
         yield Violation("S6", task.task_id, message, (last, task))
+    finished = last.at if last.to_state in TERMINAL else None
+    if not _about(task.finished_at, finished):
+        message = f"the row has finished_at = {task.finished_at}, by its log it is {finished}"
+        yield Violation("S6", task.task_id, message, (last, task))
+
+
+def _about(instant: str | None, event: str | None) -> bool:
+    """Return whether a statement may have set this instant just before that of its event."""
+    if instant is None or event is None:
+        return instant == event
+    before = (parse_instant(event) - parse_instant(instant)).total_seconds()
+    return -_AFTER_SECONDS <= before <= _BEFORE_SECONDS
 
 
 @invariant("S8")

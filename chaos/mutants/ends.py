@@ -174,8 +174,8 @@ _OUTCOMES = (
         name="released_by_kept",
         guard="a reclaim clears released_by: a late end of the former owner is refused",
         what="it is kept, so the late end is answered done",
-        scenario="late_failure",
-        killers=("S8",),
+        scenario="late_failure_early",
+        killers=("S13",),
         edits=(
             Edit(
                 _SCANS,

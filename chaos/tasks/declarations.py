@@ -47,6 +47,9 @@ _DECLARED = (
     Declaration("chaos_external_brief", "external", 1, 1.2, 0.05, 4.0, 1.5, 0.9),
 )
 
+# Handlers with an external effect ask for this delay when the sink does not respond.
+SINK_RETRY_SECONDS = 0.2
+
 DECLARATIONS: Mapping[str, Declaration] = MappingProxyType({each.name: each for each in _DECLARED})
 
 

@@ -1,7 +1,9 @@
 """Mutants of the system: each removes one guard in a copy of the sources and must be killed.
 
 A testbed that never fails proves nothing. The catalogue has one module per guarded file or
-folder of the product; ``UNPLANTED`` lists the guards without a mutant, each with its reason.
+folder of the product, and one per promise to users that a mix-up would break; ``UNPLANTED`` lists
+the guards without a mutant, each with its reason. README.md records who killed each of the latter
+before and after the reference model existed.
 ``plant`` copies the packages, applies exact replacements (each text must occur exactly once) and
 returns the tree, from which the roles run by PYTHONPATH. The harness always runs from the real
 sources.
@@ -13,10 +15,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from chaos.mutants import (
+    answers,
     api,
+    dispatch,
     effects,
+    ends,
+    grants,
     hints,
     instrumentation,
+    requests,
     scans,
     scheduler,
     submit,
@@ -51,7 +58,8 @@ __all__ = [
     "plant",
 ]
 
-_FILES = (
+# Each module lists guards with and without a mutant.
+_GUARDS = (
     transitions,
     submit,
     scans,
@@ -62,11 +70,13 @@ _FILES = (
     api,
     instrumentation,
 )
+# Each module lists mutants of one promise to users: values, limits, times, order and answers.
+_PROMISES = (requests, dispatch, grants, ends, answers)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
-    {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}
+    {mutant.name: mutant for file in (*_GUARDS, *_PROMISES) for mutant in file.MUTANTS}
 )
-UNPLANTED = tuple(guard for file in _FILES for guard in file.UNPLANTED)
+UNPLANTED = tuple(guard for file in _GUARDS for guard in file.UNPLANTED)
 
 
 def catalogue() -> str:

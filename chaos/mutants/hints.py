@@ -76,9 +76,4 @@ UNPLANTED = (
         _FILE,
         "equivalent: any value shows that Redis kept its data",
     ),
-    Unplanted(
-        "hints are read per queue, with a share of the count each",
-        _FILE,
-        "the workload has one queue; tests/scheduler/test_queue.py",
-    ),
 )

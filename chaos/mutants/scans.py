@@ -223,11 +223,6 @@ UNPLANTED = (
         "stated explicitly all the same",
     ),
     Unplanted(
-        "place <= free: the order by priority and the bound across priorities",
-        _FILE,
-        "the workload has one priority; tests/scheduler/test_scheduler.py",
-    ),
-    Unplanted(
         "a hint is republished only after its deadline, which doubles up to a cap",
         _FILE,
         "without it only more hints: claims refuse them, and the stream is capped",

@@ -230,7 +230,7 @@ _ENDS = (
         guard="a failed task is retried after its delay, not before",
         what="it is due immediately",
         scenario="calm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 _FILE,
@@ -344,9 +344,14 @@ UNPLANTED = (
         "covered by the epoch, as in finish_without_state; see release_without_epoch",
     ),
     Unplanted(
-        "released_by must be the same worker; a reclaim clears it",
+        "released_by must be the same worker",
         _FILE,
-        "without it a stale write is answered done: it writes nothing, but is not recorded",
+        "equivalent: an epoch has one owner, so no other worker ends that attempt",
+    ),
+    Unplanted(
+        "only FAILED tasks can be retried manually",
+        _FILE,
+        "no client of the workload retries; tests/store/test_store_stateful.py does",
     ),
     Unplanted(
         "refused writes are recorded (stale_writes)",
@@ -359,12 +364,6 @@ UNPLANTED = (
         "covered by the worker, which reads no hints while it runs one (SlotPool.exclusive)",
     ),
     Unplanted(
-        "FAILED when attempt - losses - handed_back reaches max_attempts, or when discarded",
-        _FILE,
-        "no handler of the workload uses up its attempts (a scenario may not plan it) or discards; "
-        "tests/store/test_store_stateful.py compares with lifecycle.after_attempt",
-    ),
-    Unplanted(
         "a cancel of a RUNNING task is a request",
         _FILE,
         "ending it at once is refused by the CHECKs of the table (epoch, worker_id)",
@@ -373,11 +372,6 @@ UNPLANTED = (
         "a second cancel of a RUNNING task adds nothing",
         _FILE,
         "equivalent: it only adds one legal event",
-    ),
-    Unplanted(
-        "only FAILED tasks can be retried manually, with one more attempt allowed",
-        _FILE,
-        "no client of the workload retries; tests/store/test_store_stateful.py does",
     ),
     Unplanted(
         "retire and register are idempotent",

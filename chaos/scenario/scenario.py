@@ -37,8 +37,8 @@ def _computed() -> dict[str, Literal["computed"] | float]:
 
 
 class Expectations(StrictModel):
-    """always: invariants of safety. eventually: of liveness, ``computed`` or a number (seconds; of
-    L5 a share).
+    """always: invariants of safety; those that hold under any fault are added. eventually: of
+    liveness, ``computed`` or a number (seconds; of L5 a share).
     sometimes: what must have been seen, else the run proves nothing (``vocabulary.SOMETIMES``).
     """
 
@@ -56,6 +56,11 @@ class Expectations(StrictModel):
         if allowed is LIVENESS and names.get("L5") == "computed":
             raise ValueError("L5 is a share of a rate, such as 0.9: nothing computes it")
         return names
+
+    @field_validator("always")
+    @classmethod
+    def _add_unconditional(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in SAFETY if name in {*UNCONDITIONAL, *names})
 
 
 class Scenario(StrictModel):

@@ -49,6 +49,9 @@ _DECLARED = (
     Declaration("chaos_thread", "thread", 8, 5.0, 0.3, 2.0, 1.7, 0.3),
 )
 
+# Handlers with an external effect ask for this delay when the sink does not respond.
+SINK_RETRY_SECONDS = 0.2
+
 DECLARATIONS: Mapping[str, Declaration] = MappingProxyType({each.name: each for each in _DECLARED})
 
 

@@ -11,17 +11,35 @@ from types import MappingProxyType
 
 from chaos.checker.invariants import (
     clients,
+    counters,
+    due_times,
     effects,
     event_log,
     liveness,
+    outcomes,
     overload,
     planned_ends,
+    stored,
+    testimony,
     traces,
 )
 from chaos.checker.invariants.declaration import Invariant
 from chaos.scenario.vocabulary import LIVENESS, SAFETY
 
-_MODULES = (clients, effects, liveness, event_log, planned_ends, overload, traces)
+_MODULES = (
+    clients,
+    counters,
+    due_times,
+    effects,
+    event_log,
+    liveness,
+    outcomes,
+    overload,
+    planned_ends,
+    stored,
+    testimony,
+    traces,
+)
 
 
 def _declared() -> Iterator[tuple[str, Invariant]]:

@@ -93,6 +93,7 @@ SOMETIMES = (
     "submit_repeated",
     "submit_mismatched",
     "outcome_unknown",
+    "nothing_done",
     "statement_outcome_unknown",
     "lease_lost",
     "attempt_failed",

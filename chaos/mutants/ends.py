@@ -20,7 +20,7 @@ _MIXED_UP = (
         guard="each task of a finish gets its own result",
         what="ids and epochs are sorted, results are not: effects get each other's result",
         scenario="cancel_storm",
-        killers=("S11",),
+        killers=("S19",),
         edits=(
             Edit(
                 _STORE,
@@ -41,7 +41,7 @@ _MIXED_UP = (
         guard="each failure of a release gets its own delay",
         what="delays are sorted, the other columns are not",
         scenario="cancel_storm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 _STORE,
@@ -55,7 +55,7 @@ _MIXED_UP = (
         guard="each failure of a release gets its own error",
         what="errors are in reverse order: tasks get each other's",
         scenario="cancel_storm",
-        killers=("S6",),
+        killers=("S19", "S20", "S21"),
         edits=(
             Edit(
                 _STORE,
@@ -147,7 +147,7 @@ _OUTCOMES = (
         guard="an attempt that timed out counts as a failure",
         what="it counts as released, so the task is retried without limit",
         scenario="calm",
-        killers=("S7",),
+        killers=("S20", "S21"),
         edits=(
             Edit(
                 _ATTEMPT,

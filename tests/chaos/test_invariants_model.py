@@ -243,6 +243,13 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
+@bad("S20", "attempt 1 succeeded, but its handler runs for 0.3 s, it took 0.010 s")
+def _(run: Specimen) -> History:
+    run.submit("a").asked["payload"]["seconds"] = 0.3
+    run.lives[0].dispatch().claim().succeed()
+    return run.history()
+
+
 @bad("S20", "attempt 1 timed_out, but 2 s were asked for, it had")
 def _(run: Specimen) -> History:
     life = run.submit("a").dispatch().claim().tell({"do": "hang"})

@@ -229,7 +229,7 @@ def test_back_off(name: str, failures: int, earliest: float, latest: float) -> N
     assert (delay.earliest, delay.latest) == pytest.approx((earliest, latest))
 
 
-LIMITS = Limits(timeout_seconds=4.0, grace_seconds=1.0, claim_seconds=0.5)
+LIMITS = Limits(timeout_seconds=4.0, grace_seconds=1.0, handler_seconds=0.8, claim_seconds=0.5)
 
 
 def _ended(end: Ending, **evidence: Any) -> Ended:
@@ -253,6 +253,11 @@ PLANNED = 'planned: x seen {"attempt": 1}'
         (None, "ledger", _ended(Ending.SUCCEEDED)),
         ("return", "sql", _ended(Ending.SUCCEEDED)),
         ("swallow", "ledger", _ended(Ending.SUCCEEDED, seconds=9.0)),
+        (
+            "fail",
+            "sql",
+            _ended(Ending.FAILED, seconds=0.4, error="PlannedFailure", message=PLANNED),
+        ),
         ("fail", "ledger", _ended(Ending.FAILED, error="PlannedFailure", message=PLANNED)),
         ("retry", "sql", _ended(Ending.FAILED, error="Retry", message=PLANNED)),
         ("discard", "external", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
@@ -297,6 +302,12 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=3.4, error="Stopped")),
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=4.9, by_scheduler=True)),
         ("kill", "ledger", _ended(Ending.SUCCEEDED)),
+        (None, "ledger", _ended(Ending.SUCCEEDED, seconds=0.7)),
+        (
+            "fail",
+            "sql",
+            _ended(Ending.FAILED, seconds=0.3, error="PlannedFailure", message=PLANNED),
+        ),
         (None, "ledger", _ended(Ending.LOST, by_scheduler=True)),
         ("hang", "ledger", _ended(Ending.CANCELLED, error="Stopped")),
         ("hang", "ledger", _ended(Ending.HANDED_BACK, error="Stopped")),

@@ -25,7 +25,7 @@ def ended_as_told(history: History) -> list[Violation]:
     It is lost only if its worker was marked dead, cancelled only on request, timed out only after
     the timeout asked for (by a scheduler: after the grace, too), handed back only by a worker that
     was stopping or does not know the name, and failed otherwise only where the effect could not be
-    made.
+    made. Its handler had the time to run.
     """
     owners = _Owners(history)
     return [
@@ -47,6 +47,7 @@ def _objections(history: History, owners: _Owners, task: Told, attempt: Attempt)
         Limits(
             timeout_seconds=task.stored.timeout_seconds,
             grace_seconds=configuration(history).timeout_grace_seconds,
+            handler_seconds=float(task.stored.payload.get("seconds", 0.0)),
             claim_seconds=disturbances(history).claim_seconds(claimed),
         ),
     )

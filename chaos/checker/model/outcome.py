@@ -26,6 +26,8 @@ _PLANNED: Mapping[str | None, Ending | None] = {
 # The exceptions of the steps that raise one.
 _RAISED = {"fail": "PlannedFailure", "retry": "Retry", "discard": "Discard"}
 _TESTIMONY = " seen "
+# What the clocks of a process and of the database may differ by within an attempt.
+_EARLY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The timeout asked for, the grace, and how long the answered claim may have been on its way.
+    """How long an attempt may take, and how long its handler runs (``handler_seconds``).
 
-    An attempt's time starts when its claim is sent, so by the database's clock it may seem to be
-    shorter by that much.
+    ``claim_seconds``: how long the answered claim may have been on its way. An attempt's time
+    starts when its claim is sent, so by the database's clock it may seem shorter by that much.
     """
 
     timeout_seconds: float
     grace_seconds: float
+    handler_seconds: float
     claim_seconds: float
 
 
@@ -78,15 +81,19 @@ def objection(ended: Ended, told: str | None, effect: str, limits: Limits) -> st
         case Ending.FAILED if _in_trouble(ended, told, effect):
             return None
         case _:
-            return _as_told(ended, told)
+            return _as_told(ended, told, limits)
 
 
-def _as_told(ended: Ended, told: str | None) -> str | None:
+def _as_told(ended: Ended, told: str | None, limits: Limits) -> str | None:
     if ended.end is not _PLANNED[told]:
         return f"it was told to {told or 'succeed'}"
     raised = _RAISED.get(told or "", "")
     if ended.error != raised or (raised and _TESTIMONY not in ended.message):
         return f"it was told to {told or 'succeed'}, but raised {ended.error}: {ended.message}"
+    # A step that raises does so after the first half.
+    least = limits.handler_seconds * (0.5 if raised else 1.0) - _EARLY_SECONDS
+    if ended.seconds < least:
+        return f"its handler runs for {limits.handler_seconds:g} s, it took {ended.seconds:.3f} s"
     return None
 
 

@@ -79,6 +79,11 @@ def _unknown_outcomes(history: History) -> int:
     return sum(op.type == "info" for op in history.operations.values())
 
 
+def _nothing_done(history: History) -> int:
+    said = (op.value.get("problem") for op in history.operations.values())
+    return sum(problem in {"unavailable", "overloaded"} for problem in said)
+
+
 def _replaced_workers(history: History) -> int:
     labels = Counter(worker.label for worker in history.workers.values())
     return sum(count - 1 for count in labels.values())
@@ -114,6 +119,7 @@ _DEFINED = (
         _mismatched_submits,
     ),
     Occurrence("outcome_unknown", "A client operation ended unknown", _unknown_outcomes),
+    Occurrence("nothing_done", "The API answered that nothing was done", _nothing_done),
     Occurrence("statement_outcome_unknown", "A role received no answer to a statement"),
     Occurrence("lease_lost", "An attempt was reclaimed from a worker", _transitions(Reason.LOST)),
     Occurrence(

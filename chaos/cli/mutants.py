@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from chaos.cli import options
 from chaos.cli.common import exit_with, fail, finish
+from chaos.cli.generated_mutants import GeneratedRun
 from chaos.history.records import ArenaName
 from chaos.live.mutation_run import run_live_mutants
 from chaos.mutants import MUTANTS, MutantError, catalogue, find
@@ -32,15 +34,22 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     starts: Annotated[
         int, typer.Option(min=1, help="Times that each mutant must be killed, from other seeds.")
     ] = 3,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of mutants at a time; default: one per core.")
-    ] = options.PROCESSES,
+    processes: options.MutantProcesses = None,
     runs_directory: options.RunsDirectory = options.RUNS,
+    generated: options.Generated = None,
+    tier: options.Tier = options.TierChoice.ALL,
+    hours: options.Hours = None,
+    results: options.Results = None,
 ) -> None:
     """Remove one guard at a time from a copy of the system: each mutant must be caught."""
     if show_list:
         typer.echo(catalogue())
         return
+    if generated is not None:
+        file = results or Path(f".holdfast/mutants-{seed}.jsonl")
+        at_a_time = processes or max(1, options.PROCESSES // 2)
+        run = GeneratedRun(generated, seed, tier.tiers, file, hours, at_a_time)
+        exit_with(success=finish(run.run()))
     if arena is ArenaName.COMPOSE:
         raise typer.BadParameter("mutants are run in the arenas live and simulation")
     try:
@@ -50,5 +59,5 @@ def run_mutants(  # noqa: PLR0913 - one for each option
     runs = runs_directory.absolute()
     if arena is ArenaName.LIVE:
         exit_with(success=finish(run_live_mutants(mutants, runs, seed, keep=keep)))
-    settings = MutationSettings(runs, seed, seeds, starts, processes, keep)
+    settings = MutationSettings(runs, seed, seeds, starts, processes or options.PROCESSES, keep)
     exit_with(success=finish(run_simulated_mutants(mutants, settings)))

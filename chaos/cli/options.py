@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from chaos.history.records import ArenaName
+from chaos.run.generated import trial
 
 RUNS = Path(".holdfast/runs")
 PROCESSES = os.cpu_count() or 1
+
+
+class TierChoice(StrEnum):
+    """Where generated mutants are tried."""
+
+    SIMULATION = "simulation"
+    TESTS = "tests"
+    ALL = "all"
+
+    @property
+    def tiers(self) -> list[trial.Tier]:
+        """The tiers themselves."""
+        return list(trial.Tier) if self is TierChoice.ALL else [trial.Tier(self)]
+
 
 Names = Annotated[
     list[str] | None,
@@ -69,5 +85,30 @@ Targets = Annotated[
     typer.Option(
         help="While a run is up, list its processes in this JSON file for Prometheus "
         "(file_sd_configs), and export the active faults as a metric (live)."
+    ),
+]
+MutantProcesses = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of mutants at a time; default: one per core, with --generated one per two "
+        "cores.",
+    ),
+]
+Generated = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Instead, draw this many generic changes from --seed, and try each by simulation and "
+        "by the tests; the next three are for these.",
+    ),
+]
+Tier = Annotated[TierChoice, typer.Option(help="Where generated mutants are tried.")]
+Hours = Annotated[float | None, typer.Option(min=0, help="Start no trial after this time.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of the results, one line per mutant and tier; what has a line is not tried "
+        "again. Default: .holdfast/mutants-SEED.jsonl."
     ),
 ]

@@ -20,7 +20,7 @@ _MIXED_UP = (
         guard="each task of a finish gets its own result",
         what="ids and epochs are sorted, results are not: effects get each other's result",
         scenario="cancel_storm",
-        killers=("S11",),
+        killers=("S19",),
         edits=(
             Edit(
                 _STORE,
@@ -41,7 +41,7 @@ _MIXED_UP = (
         guard="each failure of a release gets its own delay",
         what="delays are sorted, the other columns are not",
         scenario="cancel_storm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 _STORE,
@@ -55,7 +55,7 @@ _MIXED_UP = (
         guard="each failure of a release gets its own error",
         what="errors are in reverse order: tasks get each other's",
         scenario="cancel_storm",
-        killers=("S6",),
+        killers=("S19", "S20", "S21"),
         edits=(
             Edit(
                 _STORE,
@@ -147,7 +147,7 @@ _OUTCOMES = (
         guard="an attempt that timed out counts as a failure",
         what="it counts as released, so the task is retried without limit",
         scenario="calm",
-        killers=("S7",),
+        killers=("S20", "S21"),
         edits=(
             Edit(
                 _ATTEMPT,
@@ -161,7 +161,7 @@ _OUTCOMES = (
         guard="finished_at is when the attempt ended",
         what="it is when the attempt was claimed",
         scenario="calm",
-        killers=("S6",),
+        killers=("S20",),
         edits=(
             Edit(
                 _TRANSITIONS,
@@ -174,8 +174,8 @@ _OUTCOMES = (
         name="released_by_kept",
         guard="a reclaim clears released_by: a late end of the former owner is refused",
         what="it is kept, so the late end is answered done",
-        scenario="late_failure",
-        killers=("S8",),
+        scenario="late_failure_early",
+        killers=("S13",),
         edits=(
             Edit(
                 _SCANS,
@@ -237,7 +237,7 @@ _DELAYS = (
         guard="a lost attempt is due again at once: it is not the task's fault",
         what="it is due 2 s later per loss",
         scenario="workers_killed",
-        killers=("L1",),
+        killers=("S21",),
         edits=(
             Edit(
                 _SCANS,
@@ -254,7 +254,7 @@ _DELAYS = (
         guard="due_at of a lost attempt is the moment of its loss",
         what="due_at stays that of the lost attempt",
         scenario="workers_killed",
-        killers=("S3",),
+        killers=("S21",),
         edits=(Edit(_SCANS, _DUE_AFTER_RECLAIM, "    due_at = eligible.due_at,\n"),),
     ),
     Mutant(
@@ -262,7 +262,7 @@ _DELAYS = (
         guard="a released attempt is due again at once: it is not the task's fault",
         what="it is due after the back-off",
         scenario="rolling_restart",
-        killers=("L1",),
+        killers=("S21",),
         edits=(
             Edit(
                 _ATTEMPT,
@@ -278,7 +278,7 @@ _DELAYS = (
         guard="an attempt that timed out is retried after the back-off",
         what="it is due at once",
         scenario="calm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(Edit(_ATTEMPT, _STOPPED_DELAY, "delay = 0.0"),),
     ),
     Mutant(
@@ -286,7 +286,7 @@ _DELAYS = (
         guard="the back-off is that of the handler",
         what="it is the default one",
         scenario="database_restart",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 "system/holdfast/handlers/handler.py",
@@ -314,7 +314,7 @@ _DELAYS = (
         guard="jitter shortens the delay, so max_seconds bounds it",
         what="jitter lengthens it",
         scenario="database_restart",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 "system/holdfast/model/lifecycle.py",
@@ -328,7 +328,7 @@ _DELAYS = (
         guard="Retry(after) chooses the delay, whatever the back-off",
         what="max_seconds of the back-off bounds it",
         scenario="calm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 _ATTEMPT,

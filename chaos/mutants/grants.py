@@ -12,8 +12,8 @@ MUTANTS = (
         name="payload_of_first_grant",
         guard="a handler is called with the payload of its task",
         what="all attempts of one claim get the payload of the first",
-        scenario="calm",
-        killers=("S11",),
+        scenario="crowded",
+        killers=("S19", "S20"),
         edits=(
             Edit(
                 "system/holdfast/store/decoding.py",

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from chaos.errors import ChaosError
 
@@ -54,6 +55,16 @@ class Mutant:
         return self.edits[0].file
 
 
+class Plantable(Protocol):
+    """What ``plant`` needs of a mutant."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def edits(self) -> tuple[Edit, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Unplanted:
     """A guard without a mutant, with the reason."""
@@ -93,7 +104,7 @@ def copy(sources: Path, tree: Path) -> Path:
     return tree
 
 
-def plant(mutant: Mutant, sources: Path, tree: Path) -> Path:
+def plant(mutant: Plantable, sources: Path, tree: Path) -> Path:
     """Copy the packages of ``sources`` into ``tree`` with the mutant's edits; return ``tree``.
 
     Raises:

@@ -15,7 +15,7 @@ _STORED = (
         guard="each task of a statement is stored with its own priority",
         what="priorities are sorted, the other columns are not: tasks get each other's",
         scenario="used_keys",
-        killers=("S10",),
+        killers=("S18",),
         edits=(
             Edit(
                 _SUBMISSION,
@@ -29,7 +29,7 @@ _STORED = (
         guard="each task of a statement is stored with its own timeout",
         what="timeouts are in reverse order: tasks get each other's",
         scenario="used_keys",
-        killers=("S10",),
+        killers=("S18", "S19"),
         edits=(
             Edit(
                 _SUBMISSION,
@@ -43,7 +43,7 @@ _STORED = (
         guard="each task of a statement is stored in its own queue",
         what="all are stored in the queue of the first",
         scenario="used_keys",
-        killers=("S10",),
+        killers=("S18",),
         edits=(
             Edit(
                 _SUBMISSION,
@@ -117,7 +117,7 @@ _KEYS = (
         guard="keys that differ in case are different keys",
         what="keys are folded to lower case",
         scenario="used_keys",
-        killers=("S10",),
+        killers=("S18",),
         edits=(
             Edit(
                 _REQUEST,

@@ -230,7 +230,7 @@ _ENDS = (
         guard="a failed task is retried after its delay, not before",
         what="it is due immediately",
         scenario="calm",
-        killers=("S3",),
+        killers=("S21",),
         edits=(
             Edit(
                 _FILE,

@@ -46,14 +46,16 @@ def differ(
     request["queue"] = draw.choice(workload.differences.queues)
     request["priority"] = draw.randrange(10)
     if request["name"] in DECLARATIONS:
-        request["name"] = draw.choice(names_of(effect))
+        usual = request["name"] == f"chaos_{effect}"
+        if usual:
+            request["name"] = draw.choice(names_of(effect))
         payload = dict(request["payload"])
         request["payload"] = payload
         payload["steps"] = _varied(payload["steps"], draw)
         payload["filler"] = _filler(draw)
         _limit(workload, DECLARATIONS[request["name"]], request, draw)
         ends = draw.random() < workload.differences.ends
-        if (ends or hangs) and not payload["steps"]:
+        if usual and (ends or hangs) and not payload["steps"]:
             _end(workload, effect, request, draw, hangs=hangs)
         request["payload"] = _shuffled(payload, draw)
     for name, default in _DEFAULTS:

@@ -33,7 +33,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from chaos.tasks.declarations import DECLARATIONS, names_of
 from chaos.tasks.steps import step_of
@@ -45,6 +45,7 @@ _LEFT_SECONDS = 0.5
 
 Payload = dict[str, Any]
 Function = Callable[[Context, Payload], Awaitable[Any]]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class PlannedFailure(Exception):
@@ -53,26 +54,28 @@ class PlannedFailure(Exception):
 
 def handlers_of(effect: str, body: Function) -> list[Function]:
     """Return one handler for each declared name of this kind of effect; all run ``body``."""
-    return [_declared(name, body) for name in names_of(effect)]
+    return [_named(name, body) for name in names_of(effect)]
+
+
+def declared(name: str) -> Callable[[_F], _F]:
+    """Return the product's ``@task`` with what is declared for this name."""
+    limits = DECLARATIONS[name]
+    return task(
+        name,
+        max_attempts=limits.max_attempts,
+        timeout_seconds=limits.timeout_seconds,
+        backoff=backoff_of(name),
+    )
 
 
 def backoff_of(name: str) -> Backoff:
     """Return the back-off that the handler of this name declares."""
-    declared = DECLARATIONS[name]
-    return Backoff(
-        declared.base_seconds, declared.factor, declared.max_seconds, jitter=declared.jitter
-    )
+    limits = DECLARATIONS[name]
+    return Backoff(limits.base_seconds, limits.factor, limits.max_seconds, jitter=limits.jitter)
 
 
-def _declared(name: str, body: Function) -> Function:
-    declared = DECLARATIONS[name]
-
-    @task(
-        name,
-        max_attempts=declared.max_attempts,
-        timeout_seconds=declared.timeout_seconds,
-        backoff=backoff_of(name),
-    )
+def _named(name: str, body: Function) -> Function:
+    @declared(name)
     async def handler(ctx: Context, payload: Payload) -> Any:
         return await body(ctx, payload)
 
@@ -85,12 +88,12 @@ async def first_half(ctx: Context, payload: Payload) -> Payload:
     Raises:
         PlannedFailure, Retry, Discard: the step of this attempt says so.
     """
-    result = {"number": payload["number"], "seen": _testimony(ctx, payload)}
+    result = {"number": payload["number"], "seen": testimony(ctx, payload)}
     await asyncio.sleep(payload["seconds"] / 2)
     step = step_of(payload, ctx.attempt)
     match step.get("do"):
         case "fail" | "retry" | "discard":
-            _raise(step, result["seen"])
+            fail(step, result["seen"])
         case "hang":
             await asyncio.Event().wait()
         case "swallow":
@@ -115,8 +118,8 @@ async def second_half(payload: Payload) -> None:
     await asyncio.sleep(payload["seconds"] / 2)
 
 
-def _testimony(ctx: Context, payload: Payload) -> Payload:
-    """Return what this attempt saw: digest of the payload, its number, its seconds."""
+def testimony(ctx: Context, payload: Payload) -> Payload:
+    """Return what this attempt saw: digest of the payload, its number, its remaining seconds."""
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return {
         "payload": hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -125,7 +128,12 @@ def _testimony(ctx: Context, payload: Payload) -> Payload:
     }
 
 
-def _raise(step: Mapping[str, Any], seen: Payload) -> NoReturn:
+def fail(step: Mapping[str, Any], seen: Payload) -> NoReturn:
+    """Raise what the step says, with what the attempt saw.
+
+    Raises:
+        PlannedFailure, Retry, Discard: the step is fail, retry or discard.
+    """
     message = f"planned: {step['do']} seen {json.dumps(seen)}"
     if step["do"] == "retry":
         raise Retry(after=step["after"], reason=message)

@@ -45,7 +45,12 @@ _DECLARED = (
     Declaration("chaos_external", "external", 7, 4.5, 0.2, 1.8, 1.9, 0.6),
     Declaration("chaos_external_steady", "external", 11, 7.0, 0.35, 1.2, 1.0, 0.0),
     Declaration("chaos_external_brief", "external", 1, 1.2, 0.05, 4.0, 1.5, 0.9),
+    # A plain function, only for scenarios that ask for it (workload.handlers).
+    Declaration("chaos_thread", "thread", 8, 5.0, 0.3, 2.0, 1.7, 0.3),
 )
+
+# Handlers with an external effect ask for this delay when the sink does not respond.
+SINK_RETRY_SECONDS = 0.2
 
 DECLARATIONS: Mapping[str, Declaration] = MappingProxyType({each.name: each for each in _DECLARED})
 

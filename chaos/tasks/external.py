@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from chaos.tasks.attempt import first_half, handlers_of, second_half
+from chaos.tasks.declarations import SINK_RETRY_SECONDS
 from holdfast.handlers import Context, Retry
 
 SINK_URL = "CHAOS_SINK_URL"
@@ -30,9 +31,13 @@ async def _external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
                 json={"task_id": str(ctx.task_id), "seen": result["seen"]},
             )
         except httpx.TransportError as error:
-            raise Retry(after=0.2, reason=f"the sink did not respond: {error!r}") from error
+            raise Retry(
+                after=SINK_RETRY_SECONDS, reason=f"the sink did not respond: {error!r}"
+            ) from error
     if answer.status_code not in {200, 201}:
-        raise Retry(after=0.2, reason=f"the sink responded with {answer.status_code}")
+        raise Retry(
+            after=SINK_RETRY_SECONDS, reason=f"the sink responded with {answer.status_code}"
+        )
     await second_half(payload)
     return result | {"applied": answer.status_code == 201}
 

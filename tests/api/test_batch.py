@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -47,11 +48,30 @@ async def test_valid_tasks_are_stored_and_invalid_ones_reported(api: httpx.Async
     assert sorted(task["payload"]["n"] for task in listed) == [0, 6]
 
 
-async def test_batch_of_a_thousand(api: httpx.AsyncClient) -> None:
-    items = [{"name": "echo", "payload": {"n": n}} for n in range(1000)]
+async def test_batch_of_a_thousand_different_tasks(api: httpx.AsyncClient) -> None:
+    items = [
+        {
+            "name": "echo",
+            "payload": {"n": n, f"key {n}": [n / 7]},
+            "queue": f"queue_{n}",
+            "priority": n % 10,
+            "run_at": f"2026-01-09T{n % 24:02d}:00:00.{n:06d}Z",
+            "max_attempts": n + 1,
+            "timeout_seconds": n + 0.5,
+            "idempotency_key": f"key-{n}",
+        }
+        for n in range(1000)
+    ]
     results = (await api.post("/tasks/batch", json={"tasks": items})).json()["results"]
-    assert [result["task"]["payload"]["n"] for result in results] == list(range(1000))
+    assert [result["index"] for result in results] == list(range(1000))
     assert {result["status"] for result in results} == {201}
+    for item, result in zip(items, results, strict=True):
+        asked = item | {"run_at": datetime.fromisoformat(str(item["run_at"]))}
+        stored = result["task"] | {"run_at": datetime.fromisoformat(result["task"]["run_at"])}
+        assert {name: stored[name] for name in asked} == asked
+    again = (await api.post("/tasks/batch", json={"tasks": items[::-1]})).json()["results"]
+    assert {result["status"] for result in again} == {200}
+    assert [result["task"]["id"] for result in again[::-1]] == [r["task"]["id"] for r in results]
 
 
 async def test_batch_itself_is_validated_first(api: httpx.AsyncClient) -> None:

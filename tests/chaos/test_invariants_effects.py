@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bad_histories import BadHistories, Maker, copy_of, done, on_row, refused, without
+from bad_histories import BadHistories, Maker, copy_of, done, refused, without
 from specimen import Specimen, instant
 
 from chaos.history.history import History
@@ -201,16 +201,24 @@ def _(run: Specimen) -> History:
     )
 
 
-@bad("S10", "differs from the accepted request")
+@bad("S10", "a different request under key a was accepted")
 def _(run: Specimen) -> History:
-    done(run)
-    return run.edited(on_row(lambda t: replace(t, payload={"key": "other"})))
+    # The repeat asks for another queue.
+    done(run).submit_again(queue="other")
+    return run.history()
 
 
-@bad("S10", "differs from the accepted request")
+@bad("S10", "the same request under key a was refused as a mismatch")
 def _(run: Specimen) -> History:
-    run.submit("a", later=1.0).dispatch().cancel()
-    return run.edited(on_row(lambda t: replace(t, run_at=instant(9.0))))
+    # The repeat names the default.
+    done(run).submit_again(other=True)
+    return run.edited(
+        lambda r: (
+            replace(r, value=run.lives[0].asked | {"queue": "default"})
+            if isinstance(r, Op) and r.type == "invoke"
+            else r
+        )
+    )
 
 
 @bad("S11", "SUCCEEDED with 0 ledger rows")

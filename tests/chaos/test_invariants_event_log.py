@@ -43,7 +43,9 @@ def _(run: Specimen) -> History:
 @bad("S3", "before it was due")
 def _(run: Specimen) -> History:
     # The row lacks the run_at that the client requested.
-    run.submit("a", later=1.0).dispatch().claim().succeed()
+    life = run.submit("a", later=1.0)
+    life.due = 0.0
+    life.dispatch().claim().succeed()
     return run.edited(on_row(lambda t: replace(t, run_at=instant(1.0))))
 
 
@@ -79,6 +81,18 @@ def _(run: Specimen) -> History:
 def _(run: Specimen) -> History:
     done(run)
     return run.edited(on_event(Reason.SUCCEEDED, dropped))
+
+
+@bad("S6", "the row has finished_at = 2026-01-09T10:00:00.500000Z, by its log it is")
+def _(run: Specimen) -> History:
+    done(run)
+    return run.edited(on_row(lambda t: replace(t, finished_at=instant(0.5))))
+
+
+@bad("S6", "the row has finished_at = None, by its log it is")
+def _(run: Specimen) -> History:
+    run.submit("a").cancel()
+    return run.edited(on_row(lambda t: replace(t, finished_at=None)))
 
 
 @bad("S6", "its log ends with")
@@ -172,26 +186,32 @@ def _(run: Specimen) -> History:
     return run.edited(on_row(lambda t: replace(t, attempt=2)))
 
 
-@bad("S7", "2 attempts used, 1 allowed")
+@bad("S7", "attempt that failed led to SCHEDULED, not to FAILED: 1 of 1 attempts failed")
 def _(run: Specimen) -> History:
-    life = run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
-    life.max_attempts = 1
+    # Run again beyond the attempts that were asked for, whatever the row says.
+    life = run.submit("a", max_attempts=1)
+    life.max_attempts = 2
+    life.dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
     return run.history()
 
 
-@bad("S7", "2 attempts lost, 1 allowed")
+@bad("S7", "attempt that lost led to SCHEDULED, not to FAILED: 0 of 5 attempts failed, 3 of 3")
 def _(run: Specimen) -> History:
-    life = run.submit("a").dispatch().claim().end(Reason.LOST)
-    life.dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
-    life.max_losses = 1
+    # Lost more often than is configured.
+    life = run.submit("a")
+    life.max_losses = 4
+    for _ in range(3):
+        life.dispatch().claim().end(Reason.LOST)
+    life.dispatch().claim().succeed()
     return run.history()
 
 
 @bad("S7", "attempt that failed led to FAILED, not to SCHEDULED")
 def _(run: Specimen) -> History:
     # Dead-lettered although attempts were left.
-    life = run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
-    life.max_attempts = 2
+    life = run.submit("a", max_attempts=2)
+    life.max_attempts = 1
+    life.dispatch().claim().end(Reason.FAILED)
     return run.history()
 
 
@@ -309,7 +329,7 @@ def _(run: Specimen) -> History:
 
 @bad("S15", "its payload does not plan attempt 1 (failed)")
 def _(run: Specimen) -> History:
-    run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED)
+    run.submit("a", max_attempts=1).dispatch().claim().end(Reason.FAILED, told={"do": "leave"})
     return run.history()
 
 
@@ -329,7 +349,7 @@ def _(run: Specimen) -> History:
 @bad("S16", "attempt 2 timed_out")
 def _(run: Specimen) -> History:
     life = run.submit("a").dispatch().claim().end(Reason.FAILED)
-    life.dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    life.dispatch().claim().end(Reason.TIMED_OUT, told={"do": "leave"}).dispatch().claim().succeed()
     return run.history()
 
 
@@ -338,7 +358,7 @@ def _(run: Specimen) -> History:
     # Reclaimed by the scheduler: the worker hung, but its lease did not expire.
     life = run.submit("a").dispatch().claim()
     life.owner = "scheduler:scheduler-1"
-    life.end(Reason.TIMED_OUT).dispatch().claim().succeed()
+    life.end(Reason.TIMED_OUT, told={"do": "leave"}).dispatch().claim().succeed()
     return run.history()
 
 

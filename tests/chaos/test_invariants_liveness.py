@@ -79,7 +79,7 @@ def test_end_at_the_deadline_is_in_time() -> None:
     run = Specimen()
     done(run)
     last = instant(run.now + ALLOWED_SECONDS)
-    assert judge(run.edited(on_row(lambda t: replace(t, finished_at=last)))).verdict == "true"
+    assert INVARIANTS["L1"](run.edited(on_row(lambda t: replace(t, finished_at=last)))) == []
 
 
 def test_history_that_ends_before_the_deadline_is_undecided() -> None:

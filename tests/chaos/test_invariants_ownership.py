@@ -1,10 +1,10 @@
-"""Bad histories of ownership: S3, S7, S8, S9 and S12 must report them."""
+"""Bad histories of ownership: S7, S8, S9 and S12 must report them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from bad_histories import BadHistories, Maker, on_row, refused
+from bad_histories import BadHistories, Maker, refused
 from specimen import Life, Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
@@ -14,12 +14,6 @@ from holdfast.model.lifecycle import Reason, State
 
 bad = BadHistories()
 SLOTS = 2
-
-
-def flaky(run: Specimen, retry_seconds: float) -> History:
-    """Plan a failure of the first attempt and the retry delay in the payload."""
-    planned = {"steps": [{"do": "retry", "after": retry_seconds}]}
-    return run.edited(on_row(lambda t: replace(t, payload=t.payload | planned)))
 
 
 def with_slots(run: Specimen) -> History:
@@ -46,12 +40,6 @@ def killed(run: Specimen, label: str) -> None:
 def timed_out(life: Life) -> Life:
     """Reclaim the attempt as timed out, by a scheduler."""
     return life.step(State.SCHEDULED, Reason.TIMED_OUT, "scheduler:scheduler-1")
-
-
-@bad("S3", "after a failure with a 0.5 s retry delay")
-def _(run: Specimen) -> History:
-    run.submit("a").dispatch().claim().end(Reason.FAILED).dispatch().claim().succeed()
-    return flaky(run, 0.5)
 
 
 @bad("S7", "timed out, but its worker was killed")
@@ -117,20 +105,6 @@ def _(run: Specimen) -> History:
 @bad.each
 def test_bad_ownership_history_violates(law: str, message: str, make: Maker) -> None:
     refused(make(Specimen()), law, message)
-
-
-def test_retry_after_its_delay_is_legal() -> None:
-    run = Specimen()
-    life = run.submit("a").dispatch().claim().end(Reason.FAILED)
-    run.now += 0.5
-    life.dispatch().claim().succeed()
-    assert INVARIANTS["S3"](flaky(run, 0.5)) == []
-
-
-def test_lost_attempt_may_be_retried_immediately() -> None:
-    run = Specimen()
-    run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
-    assert INVARIANTS["S3"](flaky(run, 0.5)) == []
 
 
 def test_attempt_may_time_out_before_its_worker_is_killed() -> None:

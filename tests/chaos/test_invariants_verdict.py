@@ -82,7 +82,7 @@ def test_an_unknown_reason_is_a_violation_that_can_be_shown(tmp_path: Path) -> N
     ]
     judgement = judge(History(unknown))
     assert judgement.verdict == "false"
-    assert {violation.invariant for violation in judgement.violations} == {"S6", "S13"}
+    assert {violation.invariant for violation in judgement.violations} == {"S6", "S8", "S13"}
     assert not judgement.doubts
     assert "(vanished)" in terminal.details(judgement)
     files.write_page(tmp_path / "report.html", judgement, 1.0)
@@ -203,10 +203,15 @@ def test_violation_outweighs_every_doubt() -> None:
     assert judgement.doubts
 
 
-def test_only_expected_invariants_are_judged() -> None:
-    run = Specimen(plan={"expect": {"always": ["S1"]}})
+def test_only_expected_and_unconditional_invariants_are_judged() -> None:
+    for expected, verdict in (([], "true"), (["S16"], "false")):
+        run = Specimen(plan={"expect": {"always": expected}})
+        run.submit("a").dispatch().claim().end(Reason.LOST).dispatch().claim().succeed()
+        assert judge(run.history()).verdict == verdict
+    run = Specimen(plan={"expect": {"always": ["S16"]}})
     run.submit("a").dispatch().claim().succeed()
-    assert judge(run.edited(lambda r: None if isinstance(r, Effect) else r)).verdict == "true"
+    without = run.edited(lambda r: None if isinstance(r, Effect) else r)
+    assert {violation.invariant for violation in judge(without).violations} == {"S11"}
 
 
 def test_run_record_without_a_scenario_is_refused() -> None:

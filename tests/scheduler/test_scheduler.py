@@ -366,6 +366,15 @@ async def test_prune_deletes_only_tasks_past_retention(bench: Bench) -> None:
     assert bench.sql(f"SELECT 1 FROM task_events WHERE task_id = '{done.task_id}'") == []
 
 
+async def test_prune_continues_as_long_as_batches_are_full(bench: Bench) -> None:
+    worker = await bench.registered(immortal=True)
+    grants = await bench.claimed(*"abcd", worker=worker)
+    ends = [Success(grant.task_id, grant.epoch, "1") for grant in grants]
+    await bench.store.finish(ends, worker)
+    async with bench.scheduler(retention_days=1e-7, sweep_batch=2):
+        await until(lambda: bench.sql("SELECT count(*) FROM tasks") == [(0,)])
+
+
 async def _gone(bench: Bench, task_id: Any) -> bool:
     return await bench.store.get(task_id) is None
 

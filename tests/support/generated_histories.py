@@ -18,17 +18,22 @@ WALK = {
     State.SCHEDULED: ("dispatch", "dispatch", "dispatch", "cancel", "read", "retry"),
     State.QUEUED: ("claim", "claim", "claim", "republish", "cancel", "submit_again", "read"),
     State.RUNNING: (
-        "succeed",
-        "succeed",
-        "failed",
-        "lost",
-        "back",
-        "cancel",
-        "call",
-        "other",
-        "read_events",
+        *(
+            "succeed",
+            "succeed",
+            "failed",
+            "timed out",
+            "lost",
+            "back",
+            "cancel",
+            "call",
+            "other",
+            "read_events",
+        ),
     ),
 }
+# A handler that kills its worker ends its attempts in no other way.
+POISON = {**WALK, State.RUNNING: ("lost", "back", "cancel", "other")}
 STEPS_MAX = 25
 
 
@@ -37,10 +42,10 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
     steps = 0
     while life.state not in TERMINAL:
         steps += 1
-        choices = WALK[life.state or State.SCHEDULED]
+        choices = (POISON if life.poison else WALK)[life.state or State.SCHEDULED]
         step = draw(st.sampled_from(choices)) if steps < STEPS_MAX else choices[0]
         _step(life, step, draw(st.sampled_from(WORKERS)))
-    if life.state is State.FAILED and draw(st.booleans()):
+    if life.state is State.FAILED and not life.poison and draw(st.booleans()):
         life.retry().dispatch().claim().succeed()
     if life.losses:
         life.stale_finish(life.run.labels[life.claimed_by[1]], 1)
@@ -50,7 +55,12 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
 
 
 def _step(life: Life, step: str, worker: str) -> None:
-    ends = {"failed": Reason.FAILED, "lost": Reason.LOST, "back": Reason.RELEASED}
+    ends = {
+        "failed": Reason.FAILED,
+        "timed out": Reason.TIMED_OUT,
+        "lost": Reason.LOST,
+        "back": Reason.RELEASED,
+    }
     if step in ends:
         life.end(ends[step])
     elif step == "claim":

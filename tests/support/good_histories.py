@@ -166,3 +166,46 @@ def released_then_failed_within_its_limit(run: Specimen) -> None:
     life = run.submit("a", max_attempts=2).dispatch().claim().end(Reason.RELEASED)
     life.dispatch().claim().end(Reason.FAILED).dispatch().claim().end(Reason.FAILED)
     assert life.state is State.FAILED
+
+
+@good
+def delayed_as_each_handler_declares(run: Specimen) -> None:
+    for life in (run.submit("a"), run.submit("b", effect="sql")):
+        for told in ({"do": "fail"}, {"do": "retry", "after": 0.35}, {"do": "fail"}):
+            life.dispatch().claim().end(Reason.FAILED, told=told)
+            if life.attempt == 1:
+                life.dispatch().claim().end(Reason.LOST)  # raises no back-off
+        life.dispatch().claim().succeed()
+
+
+@good
+def timed_out_and_returned_a_value(run: Specimen) -> None:
+    life = run.submit("a").dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim()
+    life.tell({"do": "return", "value": [None, 1.5, "é"]}).succeed()
+    late = run.submit("b").dispatch().claim().tell({"do": "swallow"})
+    run.now += 3.0  # it swallows its cancellation, and succeeds late
+    late.succeed()
+
+
+@good
+def discarded(run: Specimen) -> None:
+    assert run.submit("a").dispatch().claim().end(Reason.DISCARDED).state is State.FAILED
+
+
+@good
+def failed_for_want_of_its_effect(run: Specimen) -> None:
+    external = {"type": "Retry", "message": "the sink did not respond: reset"}
+    sql = {"type": "OutcomeUnknown", "message": "the reply to COMMIT was lost"}
+    for life, error in (
+        (run.submit("external", effect="external"), external),
+        (run.submit("sql", effect="sql"), sql),
+    ):
+        life.dispatch().claim().end(Reason.FAILED, told={}, detail={"error": error})
+        life.dispatch().claim().succeed()
+
+
+@good
+def released_by_a_worker_that_stops(run: Specimen) -> None:
+    stopped = {"error": {"type": "Stopped", "message": "shutting down"}}
+    life = run.submit("a").dispatch().claim("worker-1").end(Reason.RELEASED, detail=stopped)
+    life.dispatch().claim("worker-2").succeed()

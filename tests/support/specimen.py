@@ -10,10 +10,13 @@ A ``Specimen`` is a run, a ``Life`` is a task. For a bad history, change the rec
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 from uuid import UUID
+
+from shown import attempts_of, filled_in
+from testimonies import SEEN_LATER, TIMEOUT_SECONDS, TOLD, testified
 
 from chaos.history.history import History
 from chaos.history.records import (
@@ -33,9 +36,10 @@ from chaos.history.records import (
     TaskRow,
     Term,
     Worker,
-    parse_instant,
 )
 from chaos.scenario.scenario import Scenario
+from chaos.tasks.declarations import DECLARATIONS, SINK_RETRY_SECONDS
+from chaos.tasks.steps import does, step_of
 from holdfast.model.lifecycle import (
     TERMINAL,
     Counters,
@@ -46,9 +50,14 @@ from holdfast.model.lifecycle import (
     is_legal,
 )
 
+GRACE_SECONDS = 0.5
+SETTINGS = {"timeout_grace_seconds": GRACE_SECONDS, "worker_concurrency": 100}
 EPOCH = datetime(2026, 1, 9, 10, tzinfo=UTC)
 STEP_SECONDS = 0.01
 ALLOWED_SECONDS = 20.0
+
+# The fields of an event that the API shows as they are.
+_SHOWN = ("seq", "at", "from_state", "to_state", "epoch", "attempt", "actor")
 
 
 def instant(seconds: float) -> str:
@@ -66,7 +75,7 @@ class Specimen:
     lives: list[Life] = field(default_factory=list)
     incarnations: dict[str, str] = field(default_factory=dict)  # actor -> its last incarnation
     labels: dict[str, str] = field(default_factory=dict)  # incarnation -> its actor
-    dead: set[str] = field(default_factory=set)
+    dead: dict[str, str] = field(default_factory=dict)  # incarnation -> when it was marked dead
     _count: int = 0
 
     def submit(
@@ -87,14 +96,23 @@ class Specimen:
         asked = {
             "key": key,
             "name": f"chaos_{effect}",
-            "payload": {"key": key, "steps": [{"do": "kill"}] * 32 if poison else []},
+            "payload": {
+                "number": len(self.lives),
+                "key": key,
+                "steps": [{"do": "kill"}] * 32 if poison else [],
+            },
             "run_at": run_at,
             "effect": effect,
+            "max_attempts": max_attempts,
+            "timeout_seconds": TIMEOUT_SECONDS,
         }
+        due = self.now + later if later else 0.0
         invoke = self.op("submit", asked)
-        life = Life(self, self.fresh_id(), asked, run_at or instant(self.now), max_attempts)
+        life = Life(self, self.fresh_id(), asked, run_at or "", max_attempts)
         self.lives.append(life)
         life.step(State.SCHEDULED, Reason.SUBMITTED, "api:api-1")
+        life.run_at = life.run_at or life.created_at
+        life.due = max(due, self.now)
         answered: dict[str, Any] = {"status": 503, "problem": "outcome-unknown"}
         if answer == "ok":
             answered = {"task_id": life.task_id, "status": 201, "task": life.body(whole=False)}
@@ -203,7 +221,7 @@ class Specimen:
                 arena=ArenaName.LIVE,
                 database_epoch=instant(0),
                 bound=Bound(seconds=ALLOWED_SECONDS, terms=(term,)),
-                settings={},
+                settings=SETTINGS,
             ),
             PhaseStart(phase="faults", at=0.0),
         ]
@@ -212,10 +230,15 @@ class Specimen:
             tail.append(PhaseStart(phase="drained", at=self.now + ALLOWED_SECONDS + 1.0))
             tail += [life.row() for life in self.lives]
             tail += [
-                Worker(worker_id=worker_id, label=label, started_at=instant(0))
+                Worker(
+                    worker_id=worker_id,
+                    label=label,
+                    started_at=instant(0),
+                    dead_at=self.dead.get(worker_id),
+                )
                 for worker_id, label in self.labels.items()
             ]
-        return [*head, *self.records, *tail]
+        return [*head, *map(self._testified, self.records), *tail]
 
     def history(self, *more: Record) -> History:
         """Return the history of the run, with ``more`` records that do not belong there."""
@@ -225,6 +248,20 @@ class Specimen:
         """Return the history with each record changed, or dropped if ``change`` returns None."""
         changed = (change(record) for record in self.all_records())
         return History(record for record in changed if record is not None)
+
+    def _testified(self, record: Record) -> Record:
+        """Add to a record what the handler saw that left it, and to an answer what it shows."""
+        if isinstance(record, Op):
+            return replace(record, value=filled_in(record.value, self._testimonies()))
+        task_id: str | None = getattr(record, "task_id", None)
+        for life in self.lives:
+            if life.task_id == task_id:
+                return testified(record, life.asked["payload"], life.attempts)
+        return record
+
+    def _testimonies(self) -> list[Record]:
+        left = (record for record in self.records if isinstance(record, Event | Effect))
+        return [self._testified(record) for record in left]
 
 
 @dataclass(slots=True)
@@ -247,11 +284,15 @@ class Life:
     owner: str = ""
     called_out: bool = False
     created_at: str = ""
-    due_at: str = ""
     finished_at: str | None = None
+    due: float = 0.0  # arena seconds
+    failures: int = 0
     claimed_by: dict[int, str] = field(default_factory=dict)  # epoch -> incarnation
+    attempts: dict[int, int] = field(default_factory=dict)  # epoch -> attempt
 
-    def step(self, target: State, reason: Reason, actor: str) -> Self:
+    def step(
+        self, target: State, reason: Reason, actor: str, detail: dict[str, Any] | None = None
+    ) -> Self:
         """Add a transition with its event.
 
         Raises:
@@ -264,8 +305,6 @@ class Life:
         self.seq += 1
         at = instant(self.run.tick())
         self.created_at = self.created_at or at
-        if target is State.SCHEDULED:
-            self.due_at = at if source else max(self.run_at, at, key=parse_instant)
         self.cancel_requested |= target is State.CANCELLED and reason is Reason.CANCELLED
         self.finished_at = at if target in TERMINAL else None
         self.run.records.append(
@@ -279,11 +318,26 @@ class Life:
                 attempt=self.attempt,
                 actor=actor,
                 reason=reason,
+                detail=detail,
             )
         )
         return self
 
+    @property
+    def poison(self) -> bool:
+        """Whether its handler kills its worker."""
+        return does(self.asked["payload"], 1) == "kill"
+
+    def tell(self, step: dict[str, Any]) -> Self:
+        """Tell the handler what to do in this attempt, unless its payload says so already."""
+        steps = self.asked["payload"]["steps"]
+        steps += [{} for _ in range(self.attempt - len(steps))]
+        steps[self.attempt - 1] = steps[self.attempt - 1] or step
+        return self
+
     def dispatch(self) -> Self:
+        """Add the dispatch, at the earliest when the task is due."""
+        self.run.now = max(self.run.now, round(self.due - STEP_SECONDS, 6))
         return self.step(State.QUEUED, Reason.DISPATCHED, "scheduler:scheduler-1")
 
     def republish(self) -> Self:
@@ -295,6 +349,7 @@ class Life:
         self.attempt += 1
         self.step(State.RUNNING, Reason.CLAIMED, self.owner)
         self.claimed_by[self.epoch] = incarnation
+        self.attempts[self.epoch] = self.attempt
         return self
 
     def call_out(self) -> Self:
@@ -306,6 +361,7 @@ class Life:
                 task_id=self.task_id,
                 epoch=self.epoch,
                 applied=not self.called_out,
+                seen=SEEN_LATER,
             )
         )
         self.called_out = True
@@ -323,27 +379,64 @@ class Life:
                 epoch=self.epoch,
                 attempt=self.attempt,
                 at=at,
-                result=self.result,
+                result=SEEN_LATER,
             )
         )
         if self.asked["effect"] == "sql":
             self.run.records.append(
-                SqlEffect(task_id=self.task_id, epoch=self.epoch - 1, attempt=self.attempt, at=at)
+                SqlEffect(
+                    task_id=self.task_id,
+                    epoch=self.epoch - 1,
+                    attempt=self.attempt,
+                    at=at,
+                    seen=SEEN_LATER,
+                )
             )
         return self
 
-    def end(self, reason: Reason) -> Self:
-        """End the attempt without success; the lifecycle decides the next state."""
+    def end(
+        self,
+        reason: Reason,
+        told: dict[str, Any] | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> Self:
+        """End the attempt without success; the lifecycle decides the next state.
+
+        ``told``: the step by which the handler ends it so, if it is not the usual one; {}: none.
+        ``detail``: what the end says about itself, if it was not planned.
+        """
         self.losses += reason is Reason.LOST
         self.handed_back += reason is Reason.RELEASED
+        self.failures += reason in TOLD
         counters = Counters(
             self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
         )
         target = after_attempt(counters, reason, cancel_requested=self.cancel_requested)
-        if reason is not Reason.LOST:
-            return self.step(target, reason, self.owner)
-        self.run.dead.add(self.claimed_by[self.epoch])
-        return self.step(target, reason, "scheduler:scheduler-1")
+        if reason is Reason.LOST:
+            self.run.dead.setdefault(self.claimed_by[self.epoch], instant(self.run.now))
+            self.step(target, reason, "scheduler:scheduler-1")
+        elif reason is Reason.RELEASED:
+            self.step(target, reason, self.owner, detail)
+        else:
+            self.tell(TOLD[reason] if told is None else told)
+            if reason is Reason.TIMED_OUT:
+                grace = GRACE_SECONDS if self.owner.startswith("scheduler") else 0.0
+                self.run.now += TIMEOUT_SECONDS + grace
+            self.step(target, reason, self.owner, detail or SEEN_LATER)
+        if target is State.SCHEDULED:
+            self.due = self.run.now + self._delay(reason, detail)
+        return self
+
+    def _delay(self, reason: Reason, detail: dict[str, Any] | None) -> float:
+        """Return the longest delay after an attempt that ended so."""
+        if reason not in TOLD:
+            return 0.0
+        if detail is not None and detail["error"]["type"] == "Retry":
+            return SINK_RETRY_SECONDS
+        declared = DECLARATIONS[self.asked["name"]]
+        step = step_of(self.asked["payload"], self.attempt)
+        after: float = step.get("after", declared.longest_delay_seconds(self.failures))
+        return after
 
     def cancel(self) -> Self:
         """Add a cancel by a client, answered according to the state."""
@@ -379,6 +472,7 @@ class Life:
         self.max_losses = max(self.max_losses, self.losses + 1)
         self.cancel_requested = False
         self.step(State.SCHEDULED, Reason.RETRIED, "api:api-1")
+        self.due = self.run.now
         answered = {"answer": "retried", "status": 200, "task": self.body()}
         self.run.complete(invoke, "ok", answered)
         return self
@@ -396,9 +490,12 @@ class Life:
         self.run.complete(invoke, "ok", {"events": self.shown_events()})
         return self
 
-    def submit_again(self, *, other: bool = False) -> Self:
-        """Repeat the submit; ``other``: with another payload under the key, which is refused."""
-        asked = self.asked | {"payload": {"key": "other"}} if other else self.asked
+    def submit_again(self, *, other: bool = False, **fields: Any) -> Self:
+        """Repeat the submit; ``other``: with another payload under the key, which is refused.
+
+        ``fields``: what else it asks for.
+        """
+        asked = self.asked | ({"payload": {"key": "other"}} if other else {}) | fields
         invoke = self.run.op("submit", asked)
         answered: dict[str, Any] = {"status": 200, "task": self.body(whole=False)}
         if other:
@@ -442,39 +539,29 @@ class Life:
             max_losses=self.max_losses,
             created_at=self.created_at,
             finished_at=self.finished_at,
-            due_at=self.due_at,
-            timeout_seconds=5.0,
+            due_at=instant(self.due),
+            timeout_seconds=TIMEOUT_SECONDS,
             cancel_requested=self.cancel_requested,
         )
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What its handler returns."""
-        return {"key": self.asked["key"]}
 
     def shown_events(self) -> list[dict[str, Any]]:
         """Return its events as the API shows them."""
         mine = (r for r in self.run.records if isinstance(r, Event) and r.task_id == self.task_id)
-        shown = [asdict(event) | {"reason": Reason(event.reason).text} for event in mine]
-        return [{key: e[key] for key in e if key not in {"kind", "task_id"}} for e in shown]
+        return [
+            {name: getattr(event, name) for name in _SHOWN}
+            | {"reason": Reason(event.reason).text, "detail": event.detail}
+            for event in mine
+        ]
 
     def body(self, *, whole: bool = True) -> dict[str, Any]:
         """Return the task as the API shows it; ``whole``: with result and attempts."""
         row = asdict(self.row())
-        attempts: list[dict[str, Any]] = []
-        for event in self.shown_events():
-            if event["reason"] == Reason.CLAIMED.text:
-                worker = event["actor"].removeprefix("worker:")
-                attempt = {key: event[key] for key in ("attempt", "epoch")} | {"worker": worker}
-                times = {"started_at": event["at"], "ended_at": None}
-                attempts.append(attempt | times | {"outcome": None, "error": None})
-            elif event["from_state"] == State.RUNNING != event["to_state"]:
-                attempts[-1] |= {"ended_at": event["at"], "outcome": event["reason"]}
-        succeeded = whole and self.state is State.SUCCEEDED
         hidden = {"kind", "task_id", "key", "seq", "max_losses"}
+        result = SEEN_LATER if whole and self.state is State.SUCCEEDED else None
         return {key: row[key] for key in row if key not in hidden} | {
             "id": self.task_id,
+            "payload": self.asked["payload"],
             "idempotency_key": self.asked["key"],
-            "result": self.result if succeeded else None,
-            "attempts": attempts if whole else None,
+            "result": result,
+            "attempts": attempts_of(self.shown_events()) if whole else None,
         }

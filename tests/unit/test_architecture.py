@@ -58,6 +58,7 @@ FORBIDDEN = {
     "system/holdfast/worker/worker.py": "holdfast.scheduler.scheduler",
     "system/holdfast/model/lifecycle.py": "holdfast.store.store",
     "loadtest/__init__.py": "holdfast.client",
+    "chaos/checker/model/life.py": "chaos.scenario.vocabulary",
 }
 
 

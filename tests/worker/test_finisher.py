@@ -58,11 +58,13 @@ async def test_concurrent_ends_share_a_statement(bench: Bench) -> None:
     worker = await bench.registered()
     grants = await bench.claimed(*["a"] * 600, worker=worker)
     async with finishing(bench, worker) as (finisher, store):
-        answers = await asyncio.gather(*(finisher.settle(success(grant)) for grant in grants))
+        ends = [success(grant, f'["result", {n}]') for n, grant in enumerate(grants)]
+        answers = await asyncio.gather(*map(finisher.settle, ends))
     assert all(answer.done and answer.state is State.SUCCEEDED for answer in answers)
     assert [answer.task_id for answer in answers] == [grant.task_id for grant in grants]
     assert store.sizes == [500, 100]
-    assert bench.sql("SELECT count(*) FROM effects") == [(600,)]
+    stored = dict(bench.sql("SELECT task_id, result FROM effects"))
+    assert stored == {grant.task_id: ["result", n] for n, grant in enumerate(grants)}
 
 
 async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
@@ -70,14 +72,21 @@ async def test_every_kind_of_end_in_one_batch(bench: Bench) -> None:
     grants = await bench.claimed(*["a"] * 4, worker=worker)
     ends: list[Success | Failure] = [
         success(grants[0]),
-        Failure(grants[1].task_id, grants[1].epoch, Reason.FAILED, 60.0),
-        Failure(grants[2].task_id, grants[2].epoch, Reason.DISCARDED),
-        Failure(grants[3].task_id, grants[3].epoch, Reason.RELEASED),
+        Failure(grants[1].task_id, grants[1].epoch, Reason.FAILED, 60.0, '{"n": 1}'),
+        Failure(grants[2].task_id, grants[2].epoch, Reason.DISCARDED, 120.0, '{"n": 2}'),
+        Failure(grants[3].task_id, grants[3].epoch, Reason.RELEASED, 180.0, '{"n": 3}'),
     ]
     async with finishing(bench, worker) as (finisher, _):
         answers = await asyncio.gather(*map(finisher.settle, ends))
     states = [State.SUCCEEDED, State.SCHEDULED, State.FAILED, State.SCHEDULED]
     assert [answer.state for answer in answers] == states
+    for n, (grant, end) in enumerate(zip(grants[1:], ends[1:], strict=True), start=1):
+        story = await bench.story(grant.task_id)
+        assert isinstance(end, Failure)
+        assert (story.events[-1].reason, story.events[-1].detail) == (end.reason, {"n": n})
+        if story.task.state is State.SCHEDULED:
+            delay = (story.task.due_at - story.events[-1].at).total_seconds()
+            assert delay == pytest.approx(60.0 * n, abs=5.0)
 
 
 @pytest.mark.parametrize("guilty", [0, 3, 6])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.told import asked
 from chaos.checker.invariants.violation import Violation
+from chaos.checker.model.request import same
 from chaos.history.history import History, Operation
-from chaos.history.records import Record, TaskRow, parse_instant
+from chaos.history.records import Record, TaskRow
 
 
 def _halves(*operations: Operation) -> tuple[Record, ...]:
@@ -67,8 +68,8 @@ def nothing_lost(history: History) -> list[Violation]:
 def create_is_idempotent(history: History) -> list[Violation]:
     """One idempotency key creates one task; a different request under the key is refused.
 
-    Every ok answer under a key names the same id, and the stored request is the submitted one. The
-    same request is never refused as a mismatch.
+    Every ok answer under a key names the same id and is for the same request, in every field (S18
+    compares it with what is stored). The same request is never refused as a mismatch.
     """
     found: list[Violation] = []
     rows: defaultdict[str, list[TaskRow]] = defaultdict(list)
@@ -83,8 +84,8 @@ def create_is_idempotent(history: History) -> list[Violation]:
     for submit in history.of("submit"):
         if submit.value.get("key") is not None:
             submits[str(submit.value["key"])].append(submit)
-    for key, same in submits.items():
-        found += _one_key(history, key, same)
+    for key, together in submits.items():
+        found += _one_key(history, key, together)
     return found
 
 
@@ -96,47 +97,18 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
     first = accepted[0]
     task = history.task_by_key.get(key)
     task_id = task.task_id if task else first.value.get("task_id")
-    if task is not None and not _stored_as_asked(task, first):
-        message = f"the task stored under key {key} differs from the accepted request"
-        found.append(Violation("S10", task_id, message, (*_halves(first), task)))
     for submit in submits:
-        same = _request(submit) == _request(first)
+        same_request = same(asked(submit), asked(first))
         wrong = None
         if submit.type == "ok" and submit.value.get("task_id") != task_id:
             wrong = f"key {key} was also answered with the id {submit.value.get('task_id')}"
-        elif submit.type == "ok" and not same:
+        elif submit.type == "ok" and not same_request:
             wrong = f"a different request under key {key} was accepted"
-        elif submit.type == "fail" and same and submit.value.get("status") == 422:
+        elif submit.type == "fail" and same_request and submit.value.get("status") == 422:
             wrong = f"the same request under key {key} was refused as a mismatch"
         if wrong:
             found.append(Violation("S10", task_id, wrong, _halves(first, submit)))
     return found
-
-
-def _request(submit: Operation) -> tuple[Any, ...]:
-    """Return what a submit asked for; equal requests may be written differently."""
-    asked = submit.invoke.value
-    run_at = asked.get("run_at")
-    return (
-        asked.get("name"),
-        asked.get("payload"),
-        None if run_at is None else parse_instant(run_at),
-        asked.get("queue", "default"),
-        asked.get("priority", 0),
-        asked.get("max_attempts"),
-        asked.get("timeout_seconds"),
-    )
-
-
-def _stored_as_asked(task: TaskRow, submit: Operation) -> bool:
-    # A retry by hand may have raised max_attempts since.
-    name, payload, run_at, queue, priority, _, timeout = _request(submit)
-    asked = (name, payload, queue, priority)
-    return (
-        asked == (task.name, task.payload, task.queue, task.priority)
-        and run_at in {None, parse_instant(task.run_at)}
-        and timeout in {None, task.timeout_seconds}
-    )
 
 
 @invariant("S12")
@@ -155,13 +127,13 @@ def read_your_ack(history: History) -> list[Violation]:
             if earlier is None or op.completion.at < earlier[0]:
                 known[task_id] = (op.completion.at, op)
     found: list[Violation] = []
-    for asked in (*history.of("get"), *history.of("cancel")):
-        task_id = str(asked.value["task_id"])
+    for read in (*history.of("get"), *history.of("cancel")):
+        task_id = str(read.value["task_id"])
         since = known.get(task_id)
-        if _absent(asked) and since and asked.invoke.at > since[0]:
-            what = "GET" if asked.invoke.op == "get" else "cancel"
+        if _absent(read) and since and read.invoke.at > since[0]:
+            what = "GET" if read.invoke.op == "get" else "cancel"
             message = f"a {what} after the submit was accepted did not find the task"
-            found.append(Violation("S12", task_id, message, _halves(since[1], asked)))
+            found.append(Violation("S12", task_id, message, _halves(since[1], read)))
     return found
 
 

@@ -1,12 +1,10 @@
-"""Check who ended and claimed attempts, and when: parts of S3, S7, S8 and S9.
+"""Check who ended and claimed attempts, and when: parts of S8 and S9.
 
-Beside the event log they use the payloads, refused writes, settings and faults. Each check is
-O(n log n).
+Beside the event log they use refused writes and settings. Each check is O(n log n).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,35 +12,8 @@ from datetime import datetime
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import Event, parse_instant
-from chaos.tasks.steps import does, step_of
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
-
-# due_at is computed from the database's clock a moment before the instant of the event.
-_RETRY_SLACK_SECONDS = 0.1
-
-
-def retried_too_early(history: History) -> Iterator[Violation]:
-    """S3: after a failure that asked for a delay, as the payload planned, no claim precedes it.
-
-    A retry by hand makes the task due at once.
-    """
-    for task in history.tasks.values():
-        failure: Event | None = None
-        for event in history.events.get(task.task_id, ()):
-            if event.reason == Reason.FAILED:
-                failure = event if does(task.payload, event.attempt) == "retry" else None
-            elif event.reason == Reason.RETRIED:
-                failure = None
-            elif event.reason == Reason.CLAIMED and failure is not None:
-                delay = float(step_of(task.payload, failure.attempt)["after"])
-                passed = (parse_instant(event.at) - parse_instant(failure.at)).total_seconds()
-                if passed < delay - _RETRY_SLACK_SECONDS:
-                    message = (
-                        f"claimed {passed:.2f} s after a failure with a {delay:g} s retry delay"
-                    )
-                    yield Violation("S3", task.task_id, message, (failure, event))
-                failure = None
 
 
 def repeated_end_refused(history: History) -> Iterator[Violation]:
@@ -124,27 +95,6 @@ def claimed_after_marked_dead(history: History) -> Iterator[Violation]:
                 yield Violation("S9", task_id, message, (dispatch, event))
 
 
-def timed_out_though_killed(history: History) -> Iterator[Violation]:
-    """S7: an attempt whose worker was killed before the timeout is lost, not timed out.
-
-    A lost attempt does not count against ``max_attempts``.
-    """
-    killed = _killed(history)
-    for task_id, events in history.events.items():
-        task = history.tasks.get(task_id)
-        seconds = task.timeout_seconds if task is not None else 0.0
-        claim: Event | None = None
-        for event in events:
-            by_scheduler = event.reason == Reason.TIMED_OUT and event.actor.startswith("scheduler")
-            if by_scheduler and claim is not None and claim.actor in killed:
-                killed_at, timeout = killed[claim.actor], history.seconds(claim.at) + seconds
-                if killed_at < timeout:
-                    early = timeout - killed_at
-                    message = f"timed out, but its worker was killed {early:.2f} s before"
-                    yield Violation("S7", task_id, message, (claim, event))
-            claim = event if event.reason == Reason.CLAIMED else claim
-
-
 def _marked_dead(history: History) -> dict[str, datetime]:
     """Return when each actor first lost an attempt: it had been marked dead by then."""
     found: dict[str, datetime] = {}
@@ -156,17 +106,4 @@ def _marked_dead(history: History) -> dict[str, datetime]:
             elif event.reason == Reason.LOST:
                 at = parse_instant(event.at)
                 found[owner] = min(at, found.get(owner, at))
-    return found
-
-
-def _killed(history: History) -> dict[str, float]:
-    """Return the arena second of the SIGKILL of each killed incarnation, by actor name."""
-    found: dict[str, float] = {}
-    for records in history.faults.values():
-        start = next((record for record in records if record.type == "start"), None)
-        if start is None or start.fault != "kill":
-            continue
-        for evidence in itertools.chain.from_iterable(each.evidence.values() for each in records):
-            if isinstance(evidence, dict) and (incarnation := evidence.get("incarnation")):
-                found[f"worker:{incarnation}"] = start.at
     return found

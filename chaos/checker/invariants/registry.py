@@ -11,14 +11,19 @@ from types import MappingProxyType
 
 from chaos.checker.invariants import (
     clients,
+    counters,
+    due_times,
     effects,
     event_log,
     listings,
     liveness,
+    outcomes,
     overload,
     planned_ends,
     refusals,
+    stored,
     task_answers,
+    testimony,
     traces,
 )
 from chaos.checker.invariants.declaration import Invariant
@@ -26,15 +31,20 @@ from chaos.scenario.vocabulary import LIVENESS, SAFETY
 
 _MODULES = (
     clients,
+    counters,
+    due_times,
     effects,
-    liveness,
     event_log,
-    planned_ends,
-    overload,
-    traces,
-    task_answers,
     listings,
+    liveness,
+    outcomes,
+    overload,
+    planned_ends,
     refusals,
+    stored,
+    task_answers,
+    testimony,
+    traces,
 )
 
 

@@ -136,11 +136,14 @@ def fewer_operations(scenario: Scenario, tried: VariantResult, law: str) -> Iter
 
 
 def simpler_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """Simplify the workload: one kind of effect, no batches, no failures, no later tasks."""
+    """Simplify the workload: alike tasks, one effect, no batches, no failures, none later."""
     load = scenario.document["workload"]
     only = {"ledger": 1.0, "sql": 0.0, "external": 0.0}
+    same = {"requests": False, "queues": ["default"], "ends": 0.0, "hangs": 0}
     changes: dict[str, _Document] = {
         "no batches": {"batch": 1},
+        "no unusual ends": {"differences": load["differences"] | {"ends": 0.0, "hangs": 0}},
+        "no differences": {"differences": same},
         "no failing attempts": {"flaky": load["flaky"] | {"share": 0.0}},
         "no tasks due later": {"later": load["later"] | {"share": 0.0}},
         "effects in the ledger only": {"effects": only},

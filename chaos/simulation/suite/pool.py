@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ class Pool:
     """A pool of ``processes`` workers.
 
     ``sources``: the tree from which they import our packages, as for a mutant (default: this one).
+    ``launcher``: arguments of Python that run each worker under a tool, such as coverage.
     """
 
-    def __init__(self, processes: int, sources: Path | None = None) -> None:
+    def __init__(
+        self, processes: int, sources: Path | None = None, launcher: Sequence[str] = ()
+    ) -> None:
         self._processes = processes
         self._sources = sources
+        self._launcher = launcher
         self._workers: list[asyncio.subprocess.Process] = []
 
     @contextlib.asynccontextmanager
@@ -87,6 +91,7 @@ class Pool:
             )
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
+            *self._launcher,
             "-m",
             "chaos.simulation.suite.worker",
             stdin=asyncio.subprocess.PIPE,

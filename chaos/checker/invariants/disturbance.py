@@ -1,0 +1,50 @@
+"""When faults were in force: how far an instant may then be from where it belongs.
+
+Faults are recorded by the clock of the arena, the rest by that of the database. So this decides
+about tolerances only, never about a law.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from chaos.checker.invariants.told import configuration
+from chaos.history.history import History
+
+# On a crowded machine, from the sending of a claim to its execution.
+_CLAIM_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbances:
+    """The intervals, in arena seconds, in which faults or what they left behind delay messages."""
+
+    intervals: tuple[tuple[float, float], ...]
+    statement_seconds: float
+
+    def claim_seconds(self, claimed: float) -> float:
+        """Return how long the claim executed at this second may have been on its way.
+
+        While nothing disturbs, hardly at all; else as long as a statement may take.
+        """
+        sent = claimed - self.statement_seconds
+        disturbed = any(start <= claimed and sent <= end for start, end in self.intervals)
+        return max(_CLAIM_SECONDS, self.statement_seconds) if disturbed else _CLAIM_SECONDS
+
+
+def disturbances(history: History) -> Disturbances:
+    """Return the disturbances of a run."""
+    return history.view(_disturbances)
+
+
+def _disturbances(history: History) -> Disturbances:
+    seconds = configuration(history).statement_timeout_seconds
+    found: list[tuple[float, float]] = []
+    for records in history.faults.values():
+        starts = [record.at for record in records if record.type == "start"]
+        ends = [record.at for record in records if record.type == "end"]
+        # What was under way when it ended may arrive as late as a statement may take.
+        last = max(ends) + seconds if ends else math.inf
+        found += [(start, last) for start in starts[:1]]
+    return Disturbances(tuple(found), seconds)

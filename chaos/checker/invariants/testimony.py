@@ -1,0 +1,117 @@
+"""Compare what handlers saw with what was asked: S19. O(n).
+
+Each handler of the workload testifies the digest of its payload, the number of its attempt and the
+seconds it had, in everything that it leaves behind (``chaos.tasks.attempt``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.disturbance import disturbances
+from chaos.checker.invariants.told import Told, told
+from chaos.checker.invariants.violation import Violation
+from chaos.checker.model import json_value
+from chaos.history.history import History
+from chaos.history.records import Effect, Event, Record
+from holdfast.model.lifecycle import Reason
+
+# The testimony is rounded to milliseconds.
+_ROUNDING_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class _Testimony:
+    """What one attempt left behind, in which record, and under which epoch it ran."""
+
+    what: str
+    seen: Any
+    epoch: int
+    record: Record
+
+
+@invariant("S19")
+def run_as_asked(history: History) -> list[Violation]:
+    """Every attempt runs with the payload and time asked for, and the ledger has its own result.
+
+    Ledger row, business row, call to the sink and planned exception all say what their attempt saw.
+    It had at most the timeout asked for, and no less than the time that its claim took.
+    """
+    found: list[Violation] = []
+    for task in told(history).values():
+        if task.declared is None:
+            continue
+        claims = {event.epoch: event for event in task.events if event.reason == Reason.CLAIMED}
+        ends = {attempt.claim.epoch: attempt.end for attempt in task.attempts()}
+        for each in _testimonies(history, task):
+            claim, end = claims.get(each.epoch), ends.get(each.epoch)
+            for wrong in _wrong(history, task, each, claim, end):
+                evidence = (each.record, *([claim] if claim else []), task.row)
+                message = f"{each.what} {wrong}"
+                found.append(Violation("S19", task.row.task_id, message, evidence))
+        for effect in history.effects.get(task.row.task_id, ()):
+            for wrong in _result(task, effect):
+                message = f"the ledger row {wrong}"
+                found.append(Violation("S19", task.row.task_id, message, (effect, task.row)))
+    return found
+
+
+def _testimonies(history: History, task: Told) -> Iterator[_Testimony]:
+    task_id = task.row.task_id
+    for effect in history.effects.get(task_id, ()):
+        result = effect.result if isinstance(effect.result, dict) else {}
+        yield _Testimony("the ledger row", result.get("seen"), effect.epoch - 1, effect)
+    for row in history.sql_effects.get(task_id, ()):
+        yield _Testimony("a business row", row.seen, row.epoch, row)
+    for call in history.sink_calls.get(task_id, ()):
+        yield _Testimony("a call to the sink", call.seen, call.epoch, call)
+    for attempt in task.attempts():
+        if attempt.seen is not None:
+            yield _Testimony("a planned exception", attempt.seen, attempt.claim.epoch, attempt.end)
+
+
+def _wrong(
+    history: History, task: Told, testimony: _Testimony, claim: Event | None, end: Event | None
+) -> Iterator[str]:
+    seen = testimony.seen
+    if claim is None:
+        yield f"is of epoch {testimony.epoch}, under which nobody claimed the task"
+    elif not isinstance(seen, dict) or not seen.keys() >= {"payload", "attempt", "seconds"}:
+        yield f"says {seen!r} instead of what its attempt saw"
+    else:
+        if seen["payload"] != json_value.digest(task.stored.payload):
+            yield f"is of another payload than that of the task (digest {seen['payload']})"
+        if seen["attempt"] != claim.attempt:
+            yield f"is of attempt {seen['attempt']}, but attempt {claim.attempt} was claimed"
+        least, most = _seconds(history, task, claim, end)
+        if not least <= float(seen["seconds"]) <= most:
+            yield (
+                f"says that its attempt had {seen['seconds']} s at its start, instead of "
+                f"{least:.3f} to {most:.3f} s"
+            )
+
+
+def _seconds(history: History, task: Told, claim: Event, end: Event | None) -> tuple[float, float]:
+    """Return the least and the most seconds that an attempt may have had at its start."""
+    most = task.stored.timeout_seconds
+    if end is None or end.actor != claim.actor:
+        return 0.0, most + _ROUNDING_SECONDS  # when its worker began is not known
+    claimed, ended = history.seconds(claim.at), history.seconds(end.at)
+    on_its_way = disturbances(history).claim_seconds(claimed)
+    least = most - (ended - claimed) - on_its_way - _ROUNDING_SECONDS
+    return max(0.0, least), most + _ROUNDING_SECONDS
+
+
+def _result(task: Told, effect: Effect) -> Iterator[str]:
+    result = effect.result if isinstance(effect.result, dict) else {}
+    number = task.stored.payload.get("number")
+    if result.get("number") != number:
+        yield f"has the result of task number {result.get('number')}, not of number {number}"
+    step = task.step(effect.attempt)
+    if ("value" in result) != ("value" in step):
+        yield f"has a result with {sorted(result)}, but its handler was told {dict(step)}"
+    elif not json_value.equal(result.get("value"), step.get("value")):
+        yield f"has the value {result['value']!r}, but its handler returned {step['value']!r}"

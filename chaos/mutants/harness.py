@@ -54,7 +54,7 @@ _CLIENTS = (
         "a 503 is no success",
         "it is recorded as ok",
         "database_restart",
-        (),
+        ("S4", "S5", "S10", "S12"),
         Edit(
             _CLIENT,
             "    if not 200 <= status < 300:\n",

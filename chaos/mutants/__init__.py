@@ -1,9 +1,9 @@
 """Mutants: each removes one guard in a copy of the sources and must be killed.
 
 A testbed that never fails proves nothing. The catalogue has one module per guarded file or
-folder of the product, one per promise to users that a mix-up would break, and ``harness`` for the
-bugs of the testbed itself; ``UNPLANTED`` lists the guards without a mutant, each with its reason.
-README.md records who killed each of the latter two before and after the reference model existed.
+folder of the product, one per promise to users that a mix-up would break, and two (``harness``,
+``harness_load``) for bugs of the testbed itself. ``UNPLANTED`` lists the guards without a mutant,
+each with its reason; README.md records who killed the promises and the testbed's bugs.
 ``plant`` copies the packages, applies exact replacements (each text must occur exactly once) and
 returns the tree, from which the roles run by PYTHONPATH. The harness runs from the real sources,
 except in the worker processes of the simulation.
@@ -22,6 +22,7 @@ from chaos.mutants import (
     ends,
     grants,
     harness,
+    harness_load,
     hints,
     instrumentation,
     requests,
@@ -75,9 +76,11 @@ _GUARDS = (
 )
 # Each module lists mutants of one promise to users: values, limits, times, order and answers.
 _PROMISES = (requests, dispatch, grants, ends, answers)
+# Bugs of the testbed itself.
+_HARNESS = (harness_load, harness)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
-    {mutant.name: mutant for file in (*_GUARDS, *_PROMISES, harness) for mutant in file.MUTANTS}
+    {mutant.name: mutant for file in (*_GUARDS, *_PROMISES, *_HARNESS) for mutant in file.MUTANTS}
 )
 UNPLANTED = tuple(guard for file in _GUARDS for guard in file.UNPLANTED)
 

@@ -1,4 +1,4 @@
-"""Bugs of the harness itself: what it asks, injects, waits for and records.
+"""Bugs of the harness in what it injects, waits for and records (``harness_load``: what it asks).
 
 A run with such a bug must not be true, because what it shows did not happen or was not looked at.
 The scenario must be true on the correct harness under the same seed. These mutants are planted only
@@ -7,177 +7,18 @@ in simulation, whose worker process imports the harness from the planted tree.
 
 from __future__ import annotations
 
-from chaos.mutants.mutant import UNKNOWN, Edit, Mutant
+from chaos.mutants.mutant import Edit, of_harness
 
 _RUNNER = "chaos/run/runner.py"
-_CLIENT = "chaos/clients/client.py"
 _WITNESS = "chaos/observers/database.py"
 _SINK = "chaos/observers/sink.py"
 _NEMESIS = "chaos/nemesis/nemesis.py"
 _PROCESSES = "chaos/nemesis/process_faults.py"
 _EDGES = "chaos/simulation/network/edges.py"
 _NETWORK = "chaos/simulation/network/network.py"
-_ATTEMPT = "chaos/tasks/attempt.py"
-_WORKLOAD = "chaos/scenario/workload.py"
-_LIVE = "there the harness runs from the real sources"
-
-
-def _mutant(
-    name: str, guard: str, what: str, scenario: str, killers: tuple[str, ...], *edits: Edit
-) -> Mutant:
-    return Mutant(
-        name=name,
-        guard=guard,
-        what=what,
-        scenario=scenario,
-        killers=(*killers, UNKNOWN),
-        edits=edits,
-        unlive=_LIVE,
-    )
-
-
-_CLIENTS = (
-    _mutant(
-        "last_operations_dropped",
-        "every operation of the clients is recorded",
-        "the last 10 records are missing",
-        "calm",
-        (),
-        Edit(
-            _RUNNER,
-            "self._write_all(environment.clients.operations())",
-            "self._write_all(list(environment.clients.operations())[:-10])",
-        ),
-    ),
-    _mutant(
-        "unavailable_taken_as_ok",
-        "a 503 is no success",
-        "it is recorded as ok",
-        "database_restart",
-        ("S4", "S5", "S10", "S12"),
-        Edit(
-            _CLIENT,
-            "    if not 200 <= status < 300:\n",
-            "    if status != 503 and not 200 <= status < 300:\n",
-        ),
-    ),
-    _mutant(
-        "conflict_taken_as_fail",
-        "a 409 of a cancel says that it was too late, which is an answer",
-        "it is recorded as fail",
-        "crowded",
-        (),
-        Edit(_CLIENT, 'case "cancel" | "retry", 409:', 'case "retry", 409:'),
-    ),
-    _mutant(
-        "used_key_taken_as_ok",
-        "a 422 is no success",
-        "it is recorded as ok",
-        "used_keys",
-        ("S10",),
-        Edit(
-            _CLIENT,
-            "    if not 200 <= status < 300:\n",
-            "    if status != 422 and not 200 <= status < 300:\n",
-        ),
-    ),
-    _mutant(
-        "no_answer_taken_as_fail",
-        "the outcome of a request without an answer is unknown",
-        "it is recorded as fail: nothing was done",
-        "commit_reply_lost",
-        ("S10",),
-        Edit(
-            _CLIENT,
-            'answer["status"] == 0 or answer["status"] >= 500',
-            'answer["status"] >= 600',
-        ),
-    ),
-    _mutant(
-        "repeats_never_sent",
-        "every planned repeat is sent",
-        "none is",
-        "used_keys",
-        (),
-        Edit(
-            _CLIENT,
-            '        if planned.kind in {"submit", "repeat"}:\n',
-            '        if planned.kind == "repeat":\n            return None\n'
-            '        if planned.kind == "submit":\n',
-        ),
-    ),
-    _mutant(
-        "idempotency_key_not_sent",
-        "a submit carries its Idempotency-Key",
-        "the header is missing",
-        "used_keys",
-        ("S10", "S18"),
-        Edit(_CLIENT, '"/tasks/", body, planned.key)', '"/tasks/", body)'),
-    ),
-)
-
-_LOAD = (
-    _mutant(
-        "payloads_equal",
-        "the payloads of a run differ",
-        "all have the number 0 and the same duration",
-        "calm",
-        (),
-        Edit(_WORKLOAD, '        "number": number,\n', '        "number": 0,\n'),
-        Edit(
-            _WORKLOAD,
-            '"seconds": round(draw.uniform(*workload.handler_seconds), 4),',
-            '"seconds": workload.handler_seconds[0],',
-        ),
-    ),
-    _mutant(
-        "one_key_per_client",
-        "every task has a key of its own",
-        "all tasks of eight share one key",
-        "calm",
-        ("S10",),
-        Edit(
-            _WORKLOAD,
-            '    return f"s{seed}-{number:05d}"',
-            '    return f"s{seed}-{number % CLIENTS:05d}"',
-        ),
-    ),
-    _mutant(
-        "poison_does_not_kill",
-        "a poison task kills its process",
-        "it succeeds",
-        "poison_task",
-        ("S18", "S19", "S20", "S21"),
-        Edit(_ATTEMPT, "            os.kill(os.getpid(), signal.SIGKILL)\n", "            pass\n"),
-    ),
-    _mutant(
-        "seen_digest_constant",
-        "a handler testifies which payload it saw",
-        "it testifies the digest of an empty text",
-        "calm",
-        ("S18", "S19", "S20", "S21"),
-        Edit(_ATTEMPT, "hashlib.sha256(text.encode())", 'hashlib.sha256(b"")'),
-    ),
-    _mutant(
-        "seen_attempt_constant",
-        "a handler testifies which attempt it is",
-        "it testifies the first",
-        "workers_killed",
-        ("S18", "S19", "S20", "S21"),
-        Edit(_ATTEMPT, '"attempt": ctx.attempt,', '"attempt": 1,'),
-    ),
-    _mutant(
-        "result_constant",
-        "the result of an attempt is that of its task",
-        "it has the number 0",
-        "calm",
-        ("S18", "S19", "S20", "S21"),
-        Edit(_ATTEMPT, '{"number": payload["number"], "seen"', '{"number": 0, "seen"'),
-    ),
-)
 
 _FAULTS = (
-    _mutant(
+    of_harness(
         "edge_fault_not_injected",
         "a fault that is recorded as observed was injected",
         "it is only recorded",
@@ -189,7 +30,7 @@ _FAULTS = (
             "            await hold()\n            return True, {name: {} for name in names}\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "fault_on_another_edge",
         "a fault is injected into the edges that it names",
         "it is injected into those of the API to Postgres",
@@ -201,7 +42,7 @@ _FAULTS = (
             '[network.edge("api-1->postgres") for _ in names]',
         ),
     ),
-    _mutant(
+    of_harness(
         "fault_five_seconds_late",
         "a fault begins at its second",
         "it begins 5 s later",
@@ -213,7 +54,7 @@ _FAULTS = (
             "self._sleep_until((fault.at or 0.0) + 5.0)",
         ),
     ),
-    _mutant(
+    of_harness(
         "toxics_never_removed",
         "the fault of an edge ends when it is recorded as ended",
         "it lasts until the heal",
@@ -221,7 +62,7 @@ _FAULTS = (
         (),
         Edit(_EDGES, "            edge.remove(toxic)\n", "            pass\n"),
     ),
-    _mutant(
+    of_harness(
         "fault_ends_at_once",
         "a fault lasts as long as its plan says",
         "it ends 50 ms after its start",
@@ -229,7 +70,7 @@ _FAULTS = (
         (),
         Edit(_NEMESIS, "asyncio.timeout(fault.for_seconds)", "asyncio.timeout(0.05)"),
     ),
-    _mutant(
+    of_harness(
         "kill_only_pauses",
         "a kill ends the process",
         "it only pauses the process",
@@ -241,7 +82,7 @@ _FAULTS = (
             "        return await self._pause(hold)\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "pause_does_nothing",
         "a pause stops the process",
         "the process runs on; the evidence says that it stopped",
@@ -262,7 +103,7 @@ _FAULTS = (
 )
 
 _RUN = (
-    _mutant(
+    of_harness(
         "heal_before_the_faults_end",
         "the heal begins after the last fault",
         "it begins with the end of the load",
@@ -274,7 +115,7 @@ _RUN = (
             "            self._injecting = asyncio.create_task(nemesis.run())\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "drain_given_up",
         "the drain lasts until all tasks have ended or T is over",
         "it ends at once",
@@ -286,7 +127,7 @@ _RUN = (
             "        limit = 0.0\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "bound_doubled",
         "the bound of a run is computed from its settings",
         "it is doubled",
@@ -298,7 +139,7 @@ _RUN = (
             "            bound=Bound(seconds=2 * self._bound.seconds, terms=self._bound.terms),\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "database_epoch_shifted",
         "second 0 is an instant of the database's clock",
         "it is recorded 5 s late",
@@ -310,15 +151,15 @@ _RUN = (
             "database_epoch=instant(zero.fromtimestamp(zero.timestamp() + 5, zero.tzinfo)),",
         ),
     ),
-    _mutant(
+    of_harness(
         "exits_not_recorded",
         "every end of a process is recorded",
         "none is",
         "workers_killed",
-        (),
+        ("S13",),
         Edit(_RUNNER, "for end in environment.exits)", "for end in environment.exits[:0])"),
     ),
-    _mutant(
+    of_harness(
         "spans_dropped",
         "every export that the collector received is recorded",
         "every second one is",
@@ -333,7 +174,7 @@ _RUN = (
 )
 
 _OBSERVERS = (
-    _mutant(
+    of_harness(
         "witness_with_limit",
         "the final read is complete",
         "it has at most 100 rows of each table but the tasks",
@@ -341,7 +182,7 @@ _OBSERVERS = (
         ("S3", "S4", "S11", "S12", "S18"),
         Edit(_WITNESS, "ORDER BY {order}", "ORDER BY {order} LIMIT 100"),
     ),
-    _mutant(
+    of_harness(
         "witness_skips_stale_writes",
         "the final read has every table",
         "it lacks the stale writes",
@@ -350,7 +191,7 @@ _OBSERVERS = (
         Edit(_WITNESS, '            ("stale_writes", StaleWrite, "id"),\n', ""),
         Edit(_WITNESS, "    StaleWrite,\n", ""),
     ),
-    _mutant(
+    of_harness(
         "witness_through_the_fault",
         "the harness reads through no edge of an actor",
         "it reaches Postgres through the edge of worker-1",
@@ -363,7 +204,7 @@ _OBSERVERS = (
             "        edge = self.edge(f\"{'worker-1' if own else node.name}->{name}\")\n",
         ),
     ),
-    _mutant(
+    of_harness(
         "events_reversed",
         "the events of a task are read in order",
         "they are read in reverse order",
@@ -371,7 +212,7 @@ _OBSERVERS = (
         ("S3", "S4", "S12"),
         Edit(_WITNESS, '"task_id, seq"', '"task_id, seq DESC"'),
     ),
-    _mutant(
+    of_harness(
         "events_deduplicated",
         "every event of a task is read",
         "only the first of each reason is",
@@ -384,7 +225,7 @@ _OBSERVERS = (
             '             " ORDER BY task_id, reason, seq) e", Event, "task_id, seq")',
         ),
     ),
-    _mutant(
+    of_harness(
         "ledger_rows_dropped",
         "every row of the ledger is read",
         "one of 16 is not",
@@ -396,7 +237,7 @@ _OBSERVERS = (
             '"effects WHERE effect_key::text NOT LIKE \'%7\'", Effect, "effect_key"',
         ),
     ),
-    _mutant(
+    of_harness(
         "sink_dedupes_by_task",
         "the sink knows repeats by their key, so that a wrong key is seen",
         "it knows them by their task; the key names the attempt",
@@ -415,7 +256,7 @@ _OBSERVERS = (
             '        return f"{self._grant.task_id}:{self._grant.attempt}"\n',
         ),
     ),
-    _mutant(
+    of_harness(
         "sink_forgets_repeats",
         "the sink records every call",
         "it records only those that it applies",
@@ -427,7 +268,7 @@ _OBSERVERS = (
             '        if applied:\n            self._file.write(json.dumps(asdict(call)) + "\\n")\n',
         ),
     ),
-    _mutant(
+    of_harness(
         "sink_applies_everything",
         "the sink applies a key once",
         "it applies every call",
@@ -437,4 +278,4 @@ _OBSERVERS = (
     ),
 )
 
-MUTANTS = (*_CLIENTS, *_LOAD, *_FAULTS, *_RUN, *_OBSERVERS)
+MUTANTS = (*_FAULTS, *_RUN, *_OBSERVERS)

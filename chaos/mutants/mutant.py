@@ -100,6 +100,21 @@ def both(
     )
 
 
+def of_harness(
+    name: str, guard: str, what: str, scenario: str, killers: tuple[str, ...], *edits: Edit
+) -> Mutant:
+    """Return a mutant of the harness, which a doubt kills, too."""
+    return Mutant(
+        name=name,
+        guard=guard,
+        what=what,
+        scenario=scenario,
+        killers=(*killers, UNKNOWN),
+        edits=edits,
+        unlive="there the harness runs from the real sources",
+    )
+
+
 def import_path(tree: Path) -> str:
     """Return the PYTHONPATH under which a process imports our packages from ``tree``."""
     return os.pathsep.join([str(tree), str(tree / "system")])

@@ -217,7 +217,7 @@ _OBSERVERS = (
         "every event of a task is read",
         "only the first of each reason is",
         "workers_killed",
-        ("S3", "S4", "S12"),
+        ("S6", "S7", "S9", "S13", "S19", "S21"),
         Edit(
             _WITNESS,
             '("task_events", Event, "task_id, seq")',

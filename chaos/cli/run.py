@@ -50,7 +50,7 @@ def run_scenarios(  # noqa: PLR0913 - one for each option
     targets: options.Targets = None,
     runs_directory: options.RunsDirectory = options.RUNS,
 ) -> None:
-    """Run scenarios, one line each with its verdict and meters (simulation: those not true)."""
+    """Run scenarios, one line each with its verdict and meters."""
     simulated = arena is ArenaName.SIMULATION
     if not simulated and (trace or task is not None or shrink or why or apps or benchmark):
         used = "--trace, --task, --shrink, --why, --app and --benchmark"

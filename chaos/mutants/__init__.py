@@ -1,12 +1,12 @@
-"""Mutants of the system: each removes one guard in a copy of the sources and must be killed.
+"""Mutants: each removes one guard in a copy of the sources and must be killed.
 
 A testbed that never fails proves nothing. The catalogue has one module per guarded file or
-folder of the product, and one per promise to users that a mix-up would break; ``UNPLANTED`` lists
-the guards without a mutant, each with its reason. README.md records who killed each of the latter
-before and after the reference model existed.
+folder of the product, one per promise to users that a mix-up would break, and two (``harness``,
+``harness_load``) for bugs of the testbed itself. ``UNPLANTED`` lists the guards without a mutant,
+each with its reason; README.md records who killed the promises and the testbed's bugs.
 ``plant`` copies the packages, applies exact replacements (each text must occur exactly once) and
-returns the tree, from which the roles run by PYTHONPATH. The harness always runs from the real
-sources.
+returns the tree, from which the roles run by PYTHONPATH. The harness runs from the real sources,
+except in the worker processes of the simulation.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from chaos.mutants import (
     effects,
     ends,
     grants,
+    harness,
+    harness_load,
     hints,
     instrumentation,
     requests,
@@ -33,6 +35,7 @@ from chaos.mutants import (
 from chaos.mutants.mutant import (
     PACKAGES,
     SOURCES,
+    UNKNOWN,
     Edit,
     Mutant,
     MutantError,
@@ -46,6 +49,7 @@ __all__ = [
     "MUTANTS",
     "PACKAGES",
     "SOURCES",
+    "UNKNOWN",
     "UNPLANTED",
     "Edit",
     "Mutant",
@@ -72,9 +76,11 @@ _GUARDS = (
 )
 # Each module lists mutants of one promise to users: values, limits, times, order and answers.
 _PROMISES = (requests, dispatch, grants, ends, answers)
+# Bugs of the testbed itself.
+_HARNESS = (harness_load, harness)
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
-    {mutant.name: mutant for file in (*_GUARDS, *_PROMISES) for mutant in file.MUTANTS}
+    {mutant.name: mutant for file in (*_GUARDS, *_PROMISES, *_HARNESS) for mutant in file.MUTANTS}
 )
 UNPLANTED = tuple(guard for file in _GUARDS for guard in file.UNPLANTED)
 

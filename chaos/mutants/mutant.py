@@ -12,6 +12,8 @@ from chaos.errors import ChaosError
 
 PACKAGES = ("system", "observability", "chaos")
 SOURCES = Path(__file__).parent.parent.parent
+# As a killer: the run proved nothing, and says why. Only for mutants of the harness.
+UNKNOWN = "unknown"
 
 
 class MutantError(ChaosError):
@@ -30,6 +32,8 @@ class Edit:
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One removed guard; ``scenario`` must end false with it, by one of ``killers``.
+
+    A mutant of the harness may also name ``UNKNOWN``: then a doubt of the checker kills it.
 
     ``guard``: the rule that is removed; ``what``: the change that removes it. ``runs_max``: the
     number of seeds to try, because triggering the bug may take a race. ``covered_by``: a second
@@ -53,6 +57,11 @@ class Mutant:
     def file(self) -> str:
         """The file of the guard."""
         return self.edits[0].file
+
+    @property
+    def of_harness(self) -> bool:
+        """Whether it is a bug of the harness, not of the system."""
+        return self.file.startswith("chaos/")
 
 
 class Plantable(Protocol):
@@ -88,6 +97,21 @@ def both(
         scenario=scenario or mutants[0].scenario,
         killers=killers,
         edits=tuple(edit for mutant in mutants for edit in mutant.edits),
+    )
+
+
+def of_harness(
+    name: str, guard: str, what: str, scenario: str, killers: tuple[str, ...], *edits: Edit
+) -> Mutant:
+    """Return a mutant of the harness, which a doubt kills, too."""
+    return Mutant(
+        name=name,
+        guard=guard,
+        what=what,
+        scenario=scenario,
+        killers=(*killers, UNKNOWN),
+        edits=edits,
+        unlive="there the harness runs from the real sources",
     )
 
 

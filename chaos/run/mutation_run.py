@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from chaos.history.records import ArenaName
-from chaos.mutants import Mutant
+from chaos.mutants import UNKNOWN, Mutant
 from chaos.report.outcome import Outcome
 from chaos.run.spec import RunSpec
 from chaos.scenario import scenario as scenarios
@@ -161,12 +161,18 @@ async def until_killed(
     return last
 
 
-def attempt_of(mutant: Mutant, outcome: Outcome) -> KillAttempt:
-    """Return what one run means for the mutant."""
+def attempt_of(mutant: Mutant, outcome: Outcome, *, crashed: bool = False) -> KillAttempt:
+    """Return what one run means for the mutant.
+
+    A run that is unknown kills only a mutant of the harness, and only by a doubt of the checker:
+    a harness that ``crashed`` does not show that its verdict would have told.
+    """
     broken = outcome.laws or {}
+    doubted = mutant.of_harness and outcome.verdict == UNKNOWN and not crashed
+    found = (*broken, *([UNKNOWN] if doubted else []))
     return KillAttempt(
         outcome.seed,
-        killers=tuple(name for name in broken if name in mutant.killers),
+        killers=tuple(name for name in found if name in mutant.killers),
         others=tuple(name for name in broken if name not in mutant.killers),
         doubts="; ".join(outcome.doubts),
     )
@@ -186,5 +192,10 @@ def mutant_spec(arena: ArenaName, mutant: Mutant, seed: int, runs: Path, *, keep
 
 
 def drain_seconds(mutant: Mutant) -> float | None:
-    """Limit the drain, unless the mutant breaks liveness: a safety law is broken soon or never."""
+    """Limit the drain, unless the mutant breaks liveness: a safety law is broken soon or never.
+
+    Tasks left undecided would make a run unknown, so that any harness mutant would be killed.
+    """
+    if UNKNOWN in mutant.killers:
+        return None
     return _SAFETY_DRAIN_SECONDS if any(law[0] == "S" for law in mutant.killers) else None

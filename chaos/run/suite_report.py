@@ -107,9 +107,14 @@ def run_lines(
 
 
 def failure_lines(error: RunFailed, spec: RunSpec) -> tuple[str, ...]:
-    """Describe a run during which the harness failed."""
+    """Describe a run during which the harness failed: the first line of why, not its logs.
+
+    The report of the run has the rest.
+    """
+    rest = len(error.reasons) - 1
+    more = f" ({rest} more lines in its report)" if rest else ""
+    head = f"{spec.scenario.id:<32}unknown  seed {spec.seed}"
     return (
-        f"{spec.scenario.id:<18} unknown  the harness failed (seed {spec.seed})",
-        *(f"  {line}" for line in error.reasons),
+        f"{head}: the harness failed: {error.reasons[0]}{more}",
         f"  what was recorded: {spec.runs / (error.outcome.directory or '')}",
     )

@@ -15,6 +15,7 @@ from chaos.checker.invariants.registry import INVARIANTS
 from chaos.mutants import (
     MUTANTS,
     PACKAGES,
+    UNKNOWN,
     UNPLANTED,
     Edit,
     Mutant,
@@ -80,9 +81,11 @@ def test_mutant_names_a_scenario_that_judges_its_killers(mutant: Mutant) -> None
     assert mutant.guard
     assert mutant.what
     assert mutant.runs_max >= 1
-    assert set(mutant.killers) <= INVARIANTS.keys()
+    assert mutant.of_harness or UNKNOWN not in mutant.killers
+    laws = set(mutant.killers) - {UNKNOWN}
+    assert laws <= INVARIANTS.keys()
     judged = scenario.find(mutant.scenario).expect
-    assert set(mutant.killers) <= {*judged.always, *judged.eventually}
+    assert laws <= {*judged.always, *judged.eventually}
 
 
 @EACH
@@ -112,6 +115,12 @@ def test_unplanted_guard_has_a_reason_and_names_existing_tests() -> None:
         assert len(guard.why) > 10, guard
         for test in re.findall(r"tests/\w+(?:/\w+)*(?:\.py)?", guard.why):
             assert (SOURCES / test).exists(), f"{guard.guard}: {test}"
+
+
+def test_harness_has_mutants_of_its_own() -> None:
+    harness = [mutant for mutant in MUTANTS.values() if mutant.of_harness]
+    assert len(harness) >= 20
+    assert all(mutant.unlive for mutant in harness)
 
 
 def test_catalogue_is_printed_completely() -> None:

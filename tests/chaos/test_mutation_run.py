@@ -83,6 +83,16 @@ def test_only_named_invariants_kill_a_mutant() -> None:
     assert attempt_of(DUE, replace(run, laws=None)) == KillAttempt(4, doubts="d; e")
 
 
+def test_doubt_kills_only_mutants_of_the_harness() -> None:
+    doubtful = Outcome(scenario="x", seed=4, verdict="unknown", laws={}, doubts=("d",))
+    harness = find("drain_given_up")
+    assert attempt_of(harness, doubtful).killers == ("unknown",)
+    assert attempt_of(replace(DUE, killers=("unknown",)), doubtful).killers == ()
+    assert attempt_of(harness, doubtful, crashed=True).killers == ()
+    assert attempt_of(harness, replace(doubtful, verdict="true", doubts=())).killers == ()
+    assert drain_seconds(harness) is None, "an open task is a doubt"
+
+
 def test_only_liveness_mutants_need_the_whole_drain() -> None:
     assert drain_seconds(DUE) == 10.0
     assert drain_seconds(find("hints_once")) is None

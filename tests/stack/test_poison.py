@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import Bench
-from waiting import until
 
 from chaos.mutants import import_path
 from holdfast.model.lifecycle import State
@@ -97,10 +96,7 @@ async def test_poison_fails_without_other_tasks(bench: Bench, tmp_path: Path) ->
     neighbours = await bench.submit(*["neighbour"] * 30)
     started = workers(bench, tmp_path)
     async with bench.scheduler(**SHORT), started.running(2):
-        await until(
-            lambda: bench.sql("SELECT 1 FROM tasks WHERE finished_at IS NULL LIMIT 1") == [],
-            seconds=50,
-        )
+        await bench.until_state([*poison, *neighbours], State.SUCCEEDED, State.FAILED, seconds=50)
     stories = {task: await bench.story(task) for task in [*poison, *neighbours]}
     dead_letter = {task for task, story in stories.items() if story.task.state is State.FAILED}
     assert dead_letter == set(poison)

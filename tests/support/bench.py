@@ -156,7 +156,19 @@ class Bench:
         async def reached() -> bool:
             return all([await self.state(task_id) in states for task_id in ids])
 
-        await until(reached, seconds)
+        def others() -> str:
+            named = ", ".join(f"'{task_id}'" for task_id in ids)
+            wanted = ", ".join(f"'{state}'" for state in states)
+            rows = self.sql(
+                "SELECT id::text, state, attempt, losses, epoch FROM tasks"
+                f" WHERE id IN ({named}) AND state NOT IN ({wanted})"
+            )
+            return "; ".join(
+                f"{task} {state}, attempt {attempt}, losses {losses}, epoch {epoch}"
+                for task, state, attempt, losses, epoch in rows
+            )
+
+        await until(reached, seconds, others)
 
     # Roles
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,19 +13,31 @@ DEADLINE_SECONDS = 45.0
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float = DEADLINE_SECONDS
+    condition: Callable[[], bool | Awaitable[bool]],
+    seconds: float = DEADLINE_SECONDS,
+    describe: Callable[[], object] | None = None,
 ) -> None:
     """Wait, in an event loop, until ``condition`` (plain or async) is true.
 
+    ``describe`` returns what is still open; it is called once, after a timeout.
+
     Raises:
-        TimeoutError: the condition was not met within ``seconds``.
+        TimeoutError: the condition was not met within ``seconds``; the message has its source, and
+            what ``describe`` returned.
     """
-    async with asyncio.timeout(seconds):
-        while True:
-            met = condition()
-            if met is True or (met is not False and await met):
-                return
-            await asyncio.sleep(0.01)
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            while True:
+                met = condition()
+                if met is True or (met is not False and await met):
+                    return
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the condition's own
+        still = f"; still open: {describe()}" if describe else ""
+        raise TimeoutError(f"not met within {seconds:g} s: {_source(condition)}{still}") from None
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
@@ -36,6 +49,14 @@ def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) 
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the condition was not met within {seconds:.0f} s")
+            raise TimeoutError(f"not met within {seconds:g} s: {_source(condition)}")
         time.sleep(0.02)
     return met
+
+
+def _source(condition: Callable[[], object]) -> str:
+    """Return the lines of the test that state the condition."""
+    try:
+        return " ".join(inspect.getsource(condition).split())
+    except (OSError, TypeError):
+        return repr(condition)

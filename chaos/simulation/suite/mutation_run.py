@@ -99,10 +99,9 @@ class _Attempt:
             )
             async with asyncio.timeout(_RUN_SECONDS_MAX):
                 try:
-                    outcome = (await self._arena.run(spec)).outcome
+                    return attempt_of(self._mutant, (await self._arena.run(spec)).outcome)
                 except RunFailed as error:
-                    outcome = error.outcome
-            return attempt_of(self._mutant, outcome)
+                    return attempt_of(self._mutant, error.outcome, crashed=True)
 
         try:
             return await until_killed(seeds, once)

@@ -1,4 +1,4 @@
-"""Simulate many seeds on all cores; print each run that is not true, then the coverage."""
+"""Simulate many seeds on all cores; print the meters of each run, then the coverage."""
 
 from __future__ import annotations
 
@@ -97,6 +97,9 @@ class Suite:
                     outcome.scenario, outcome.seed, outcome.mutant, ArenaName.SIMULATION
                 )
                 typer.echo(f"  replay: {command}{self._apps} --trace")
+        else:
+            progress.close()
+            typer.echo(result.lines[0])  # the meters; faults and details only of a single run
         if self.failed is None and outcome.verdict == "false" and outcome.laws:
             directory = spec.runs / (outcome.directory or "")
             self.failed = Failed(spec.scenario, spec.seed, next(iter(outcome.laws)), directory)

@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 from uuid import UUID
 
+from specimen_scenario import specimen_scenario
+
 from chaos.history.history import History
 from chaos.history.records import (
     ArenaName,
@@ -34,7 +36,6 @@ from chaos.history.records import (
     Term,
     Worker,
 )
-from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import (
     TERMINAL,
     Counters,
@@ -170,12 +171,7 @@ class Specimen:
 
     def all_records(self, *, drained: bool = True) -> list[Record]:
         """Return all records: the run, those added, a heal at ``now``, the final reads after T."""
-        document: dict[str, Any] = {
-            "id": "specimen",
-            "hypothesis": "A handmade run gets the right verdict.",
-            "workload": {"tasks": max(1, len(self.lives)), "seconds": 5, "ok_min": 1},
-        }
-        scenario = Scenario.model_validate(document | self.plan)
+        scenario = specimen_scenario(self.plan, len(self.lives))
         term = Term(name="given", seconds=ALLOWED_SECONDS, why="specimen")
         head: list[Record] = [
             Run(

@@ -1,20 +1,19 @@
 """Compute the verdict of a run from its history alone: false > unknown > true.
 
 false: an invariant is violated. unknown: no invariant is violated, but the run does not prove that
-they hold, because a planned fault was not observed, no task was in flight, a required occurrence
-was not seen, too few tasks were accepted, a check crashed, or the history is incomplete. true:
-every invariant held and was tested.
+they hold (``chaos.checker.doubts``), or a check crashed. true: every invariant held and was tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
+from chaos.checker.doubts import accepted, doubts_of
 from chaos.checker.invariants.declaration import Check
 from chaos.checker.invariants.liveness import allowed_seconds, recovery_seconds, undecided
 from chaos.checker.invariants.registry import INVARIANTS
@@ -24,7 +23,6 @@ from chaos.checker.sometimes import count_occurrences
 from chaos.history import history as histories
 from chaos.history.history import History, HistoryError
 from chaos.history.records import ArenaName
-from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.validation_errors import explain
 
@@ -89,7 +87,7 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
     """
     scenario = _scenario(history)
     violations: list[Violation] = []
-    doubts = list(_doubts(history, scenario))
+    doubts = list(doubts_of(history, scenario))
     traced = TraceFindings()
     if "drained" in history.phases:  # without the final reads every accepted task would look lost
         for name in (*scenario.expect.always, *scenario.expect.eventually):
@@ -133,46 +131,6 @@ def _untraced(traced: TraceFindings) -> list[str]:
     return [] if traced.sampled else ["S13 had nothing to judge: no task was sampled"]
 
 
-def _doubts(history: History, scenario: Scenario) -> Iterator[str]:
-    for phase in ("faults", "healed", "drained"):
-        if phase not in history.phases:
-            yield f"the history is incomplete: it has no phase {phase}"
-    accepted, least = _accepted(history), scenario.workload.least_accepted
-    if accepted < least:
-        yield f"only {accepted} submits were accepted, at least {least} are needed"
-    for plan in scenario.faults:
-        yield from _fault_doubts(history, plan)
-    planned = {fault_id for plan in scenario.faults for fault_id in plan.fault_ids}
-    for fault_id in sorted(history.faults.keys() - planned):
-        yield f"fault {fault_id} was injected, but the scenario does not plan it"
-    for name in scenario.expect.sometimes:
-        if not count_occurrences(history, name):
-            yield f"{name} was never seen"
-
-
-def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:
-    open_tasks = 0
-    for fault_id in plan.fault_ids:
-        records = {record.type: record for record in history.faults.get(fault_id, ())}
-        start, end = records.get("start"), records.get("end")
-        if start is None:
-            yield f"fault {fault_id} was never injected"
-            continue
-        if "felt" not in records:
-            yield f"fault {fault_id} was injected, but not observed"
-        if end is not None and end.at > history.phases.get("healed", end.at):
-            yield f"fault {fault_id} ended after the heal"
-        open_tasks = max(open_tasks, start.in_flight.open if start.in_flight else 0)
-    if any(fault_id in history.faults for fault_id in plan.fault_ids) and not open_tasks:
-        yield f"fault {plan.name} was injected while no task was in flight"
-
-
-def _accepted(history: History) -> int:
-    """Count the tasks that were reported as accepted to some client."""
-    ids = {s.value.get("task_id") for s in history.of("submit") if s.type == "ok"}
-    return len(ids - {None})
-
-
 def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunMeters:
     planned = {fault_id for plan in scenario.faults for fault_id in plan.fault_ids}
     observed = {
@@ -187,7 +145,7 @@ def _meters(history: History, scenario: Scenario, traced: TraceFindings) -> RunM
         if record.in_flight is not None
     ]
     return RunMeters(
-        accepted=_accepted(history),
+        accepted=accepted(history),
         effects=sum(len(rows) for rows in history.effects.values()),
         duplicates_suppressed=count_occurrences(history, "duplicate_suppressed"),
         stale_writes_refused=count_occurrences(history, "stale_write_refused"),

@@ -224,7 +224,7 @@ class Client:
 
     def _settle(self, planned: PlannedOperation, outcome: Outcome, value: dict[str, Any]) -> None:
         """Remember the task id; if nothing is known to be stored, schedule another submit."""
-        again = outcome == "info" or value.get("problem") in _NOTHING_DONE
+        again = is_repeated(outcome, value)
         if outcome == "ok" and value["task_id"] is not None:
             self._ids[planned.key] = value["task_id"]
         elif again and self._resends.get(planned.key, 0) < RESENDS_MAX:
@@ -246,6 +246,11 @@ class Client:
                 value=value,
             )
         )
+
+
+def is_repeated(outcome: Outcome, value: Mapping[str, Any]) -> bool:
+    """Return whether a submit with this completion is sent again: it may not be stored."""
+    return outcome == "info" or value.get("problem") in _NOTHING_DONE
 
 
 def api_of(number: int, apis: Sequence[str]) -> str:

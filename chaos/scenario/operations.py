@@ -97,7 +97,8 @@ class Workload(StrictModel):
     the run at which all tasks are due, instead of ``later``. ``poison``: number of tasks that kill
     the process of any worker that runs them (SIGKILL).
     ``only``: numbers of the tasks to submit, each unchanged; ``without``: kinds of operations to
-    leave out (both reduce the operations without changing the rest).
+    leave out (both reduce the operations without changing the rest; a history that no clients
+    made leaves out all kinds).
     ``handlers``: further task names, each with payloads to draw from; every third task with the
     ledger effect is one of them.
     ``max_attempts``, ``timeout_seconds``: the least that a task has which its payload does not
@@ -128,7 +129,7 @@ class Workload(StrictModel):
     ok_min: int | None = Field(None, ge=1)
     only: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     without: tuple[
-        Literal["repeat", "mismatch", "cancel", "retry", "get", "events", "list"], ...
+        Literal["submit", "repeat", "mismatch", "cancel", "retry", "get", "events", "list"], ...
     ] = ()
 
     @model_validator(mode="after")

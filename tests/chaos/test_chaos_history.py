@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from specimen import Specimen, instant
+from life import instant
+from specimen import Specimen
 
 from chaos.history.history import History, HistoryError, HistoryWriter, load
 from chaos.history.records import Op, Run, Sometimes, TaskRow

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bad_histories import BadHistories, Maker, copy_of, done, refused, without
-from specimen import Specimen, instant
+from life import instant
+from specimen import Specimen
 
 from chaos.history.history import History
 from chaos.history.records import Effect, Op, SinkCall, SqlEffect, TaskRow

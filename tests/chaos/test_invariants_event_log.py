@@ -15,7 +15,8 @@ from bad_histories import (
     under,
     without,
 )
-from specimen import Specimen, instant
+from life import instant
+from specimen import Specimen
 
 from chaos.history.history import History
 from chaos.history.records import Effect, Event, Record, SqlEffect, TaskRow

@@ -14,7 +14,8 @@ import pytest
 from generated_histories import executions
 from hypothesis import given
 from hypothesis import strategies as st
-from specimen import Specimen, instant
+from life import instant
+from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.verdict import judge

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from bad_histories import BadHistories, Maker, done, on_row, refused
-from specimen import ALLOWED_SECONDS, Specimen, instant
+from life import ALLOWED_SECONDS, instant
+from specimen import Specimen
 
 from chaos.checker.bounds import CONTAINER_START_SECONDS
 from chaos.checker.invariants.liveness import recovery_seconds

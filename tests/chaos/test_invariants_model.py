@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from bad_histories import BadHistories, Change, Maker, done, on_event, on_row, refused, under
-from specimen import Life, Specimen, instant
+from life import Life, instant
+from specimen import Specimen
 from testimonies import TIMEOUT_SECONDS, seen
 
 from chaos.checker.invariants.registry import INVARIANTS

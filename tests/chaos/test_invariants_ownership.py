@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bad_histories import BadHistories, Maker, refused
-from specimen import Life, Specimen
+from life import Life
+from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History

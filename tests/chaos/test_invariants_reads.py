@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from bad_histories import BadHistories, Change, Maker, done, refused
-from specimen import Life, Specimen, instant
+from life import Life, instant
+from specimen import Specimen
 
 from chaos.history.history import History
 from chaos.history.records import Op, PhaseStart, Record

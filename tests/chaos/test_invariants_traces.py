@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from bad_histories import refused, under
 from good_histories import GOOD
-from specimen import Life, Specimen, instant
+from life import Life, instant
+from specimen import Specimen
 from traced import create_id, history, trace_id, traced
 
 from chaos.checker.invariants import traces

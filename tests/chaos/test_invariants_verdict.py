@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from specimen import Specimen, instant
+from life import instant
+from specimen import Specimen
 from traced import traced
 
 from chaos.checker import bounds
@@ -19,6 +20,7 @@ from chaos.checker.sometimes import OCCURRENCES
 from chaos.checker.verdict import check_file, judge
 from chaos.history.history import History, HistoryError, HistoryWriter
 from chaos.history.records import (
+    ArenaName,
     Effect,
     Event,
     Fault,
@@ -137,6 +139,28 @@ def test_fault_that_outlasts_the_heal_is_unknown() -> None:
         return record
 
     assert doubts_of(killed().edited(late)) == ["fault murder#2 ended after the heal"]
+
+
+@pytest.mark.parametrize(("at", "late"), [(2.9, False), (3.1, True)])
+def test_fault_that_began_off_its_time_is_unknown(at: float, late: bool) -> None:
+    def moved(record: Record) -> Record:
+        if isinstance(record, Fault) and record.fault_id == "murder#1":
+            return replace(record, at=at)
+        if isinstance(record, Run):  # on real machines a heartbeat, here longer, is allowed
+            return replace(record, arena=ArenaName.SIMULATION)
+        return replace(record, at=9.0) if isinstance(record, PhaseStart) else record
+
+    expected = ["fault murder#1 began at 3.1 s, planned was 1.0 s (at most 2 s off)"]
+    assert list(judge(killed().edited(moved)).doubts) == (expected if late else [])
+
+
+def test_fault_that_began_after_the_load_is_unknown() -> None:
+    def moved(record: Record) -> Record:
+        if isinstance(record, Fault) and record.fault_id == "murder#2":
+            return replace(record, at=5.1)
+        return replace(record, at=9.0) if isinstance(record, PhaseStart) else record
+
+    assert "fault murder#2 began when the load was over" in doubts_of(killed().edited(moved))
 
 
 def test_unplanned_fault_is_unknown() -> None:

@@ -8,8 +8,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from life import Life
 from report_reader import HOSTILE, Reader, found, judged, rendered, troubled, without_effects
-from specimen import Life, Specimen
+from specimen import Specimen
 
 from chaos.checker.verdict import judge
 from chaos.history.history import History

@@ -380,3 +380,17 @@ def test_digest_covers_bytes_except_masked_ones() -> None:
     assert masked(b"pid 1", None) != masked(b"pid 2", None)
     assert masked(b"pid 1", lambda data: data[:3]) == masked(b"pid 2", lambda data: data[:3])
     assert masked(b"pid 1", lambda data: data[:3]) != masked(b"pud 1", lambda data: data[:3])
+
+
+def test_a_node_cannot_use_the_edge_of_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = world.network.edge("worker-1->server")
+    monkeypatch.setattr(world.network, "edge", lambda _: foreign)
+
+    async def main() -> None:
+        await world.serve(Echo)
+        with pytest.raises(NotSimulated, match="over worker-1->server"):
+            await asyncio.open_connection(world.network.host("server"), PORT)
+
+    world.run(main)

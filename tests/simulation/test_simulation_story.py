@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from specimen import EPOCH, Life, Specimen
+from life import EPOCH, Life
+from specimen import Specimen
 
 from chaos.checker.verdict import judge
 from chaos.history.history import History

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from specimen import Life, Specimen
+from life import Life
+from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.verdict import judge

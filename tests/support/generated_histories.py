@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from hypothesis import strategies as st
-from specimen import Life, Specimen
+from life import Life
+from specimen import Specimen
 
 from chaos.history.records import (
     Op,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specimen import Life, Specimen
+from life import Life
+from specimen import Specimen
 
 from holdfast.model.lifecycle import Reason, State
 

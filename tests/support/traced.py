@@ -7,7 +7,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from specimen import EPOCH, Life, Specimen
+from life import EPOCH, Life
+from specimen import Specimen
 
 from chaos.checker.invariants.traces import attempt_span_id
 from chaos.history.history import History

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from chaos.simulation.kernel import trace
+from chaos.simulation.kernel.audit import refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.network.message import Message, Tap
 from chaos.simulation.network.toxics import (
@@ -362,7 +363,13 @@ class Edge:
         return self._network.tap
 
     def connect(self, client: End, server: End) -> Connection:
-        """Connect two ends; forget connections that are over."""
+        """Connect two ends; forget connections that are over.
+
+        Raises:
+            NotSimulated: the client's node is not the one that the edge starts from.
+        """
+        if client.node.name != self.name.partition("->")[0]:
+            refuse(f"a connection of {client.node.name} over {self.name}", "only its own edges")
         self.opened += 1
         connection = Connection(self, self.opened, client, server)
         self.connections = [each for each in self.connections if not each.over]

@@ -15,7 +15,7 @@ from testimonies import TIMEOUT_SECONDS, seen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
-from chaos.history.records import Effect, Fault, Op, SinkCall, SqlEffect, TaskRow
+from chaos.history.records import Effect, Fault, Op, SinkCall, SqlEffect
 from holdfast.model.lifecycle import Reason, State
 
 bad = BadHistories()
@@ -36,17 +36,10 @@ def on_seen(kind: type[SqlEffect | SinkCall], **fields: Any) -> Change:
     return lambda r: replace(r, seen=(r.seen or {}) | fields) if isinstance(r, kind) else r
 
 
-def shown(row: TaskRow) -> dict[str, Any]:
-    """Return a row as an answer of the API shows it."""
-    names = ("name", "payload", "queue", "priority", "run_at", "created_at", "due_at", "epoch")
-    found = {name: getattr(row, name) for name in (*names, "max_attempts", "timeout_seconds")}
-    return found | {"id": row.task_id, "idempotency_key": row.key, "state": row.state}
-
-
 def answered(run: Specimen, life: Life, **wrong: Any) -> History:
     """Return the history with a repeated submit whose answer shows the task, but for ``wrong``."""
     invoke = run.op("submit", life.asked)
-    task = shown(life.row()) | wrong
+    task = life.body(whole=False) | wrong
     run.complete(invoke, "ok", {"status": 200, "task_id": life.task_id, "task": task})
     return run.history()
 

@@ -12,7 +12,7 @@ from specimen import Specimen
 
 from chaos.checker.invariants.traces import attempt_span_id
 from chaos.history.history import History
-from chaos.history.records import Event, Record, Span, SpanLink, TaskRow, parse_instant
+from chaos.history.records import Event, Op, Record, Span, SpanLink, TaskRow, parse_instant
 from holdfast.model.lifecycle import Reason, State
 
 
@@ -37,10 +37,16 @@ def history(run: Specimen, *more: Record) -> History:
 
 
 def _with_context(record: Record, *, sampled: bool) -> Record:
-    if not isinstance(record, TaskRow):
-        return record
-    ids = f"{trace_id(record.task_id)}-{create_id(record.task_id)}"
-    return replace(record, traceparent=f"00-{ids}-0{int(sampled)}")
+    if isinstance(record, TaskRow):
+        return replace(record, traceparent=_traceparent(record.task_id, sampled=sampled))
+    if isinstance(record, Op) and isinstance(task := record.value.get("task"), dict):
+        shown = task | {"traceparent": _traceparent(task["id"], sampled=sampled)}
+        return replace(record, value=record.value | {"task": shown})
+    return record
+
+
+def _traceparent(task_id: str, *, sampled: bool) -> str:
+    return f"00-{trace_id(task_id)}-{create_id(task_id)}-0{int(sampled)}"
 
 
 class TaskSpans:

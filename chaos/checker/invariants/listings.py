@@ -19,7 +19,7 @@ _HIGHEST = "g"  # above every id, which is in lower-case hex
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListedPage:
     """One page of a walk; ``below``: the last id of the page before it."""
 
     operation: Operation
@@ -35,7 +35,7 @@ class Page:
         return [str(task.get("id")) for task in self.operation.value["tasks"]]
 
 
-def pages(history: History) -> Iterator[Page]:
+def pages(history: History) -> Iterator[ListedPage]:
     """Yield every answered page; a page of an unknown cursor belongs to no walk."""
     lasts: dict[tuple[str, str], str] = {}  # process, cursor -> last id of the page that had it
     for operation in history.of("list"):
@@ -46,7 +46,7 @@ def pages(history: History) -> Iterator[Page]:
         below = _HIGHEST if cursor is None else lasts.get((process, cursor))
         if below is None:
             continue
-        page = Page(operation, below)
+        page = ListedPage(operation, below)
         yield page
         following = operation.value.get("next_cursor")
         if following is not None and page.ids:
@@ -76,7 +76,7 @@ def listings_complete(history: History) -> list[Violation]:
     return found
 
 
-def _shape(page: Page) -> tuple[str | None, str] | None:
+def _shape(page: ListedPage) -> tuple[str | None, str] | None:
     """Return what is wrong with order and size of a page: (task, message); None if nothing is."""
     before = page.below
     for task_id in page.ids:
@@ -90,7 +90,7 @@ def _shape(page: Page) -> tuple[str | None, str] | None:
     return None
 
 
-def _foreign(page: Page) -> tuple[str | None, str] | None:
+def _foreign(page: ListedPage) -> tuple[str | None, str] | None:
     wanted = _states(page)
     for body in page.operation.value["tasks"]:
         if not _matches(page, body) or (wanted and body.get("state") not in wanted):
@@ -99,7 +99,7 @@ def _foreign(page: Page) -> tuple[str | None, str] | None:
 
 
 def _missing(
-    history: History, answers: Answers, stored: list[str], page: Page
+    history: History, answers: Answers, stored: list[str], page: ListedPage
 ) -> Iterator[TaskRow]:
     more = page.operation.value.get("next_cursor") is not None
     lowest = page.ids[-1] if more and page.ids else ""
@@ -113,7 +113,7 @@ def _missing(
             yield row
 
 
-def _always_listed(answers: Answers, log: TaskLog, page: Page) -> bool:
+def _always_listed(answers: Answers, log: TaskLog, page: ListedPage) -> bool:
     window = answers.window(log, page.operation)
     wanted = _states(page)
     # An empty window is a contradiction that S22 reports where it arises.
@@ -129,12 +129,12 @@ def _fixed(row: TaskRow) -> dict[str, Any]:
     }
 
 
-def _states(page: Page) -> set[str]:
+def _states(page: ListedPage) -> set[str]:
     asked = page.query.get("state") or []
     return {asked} if isinstance(asked, str) else {*asked}
 
 
-def _matches(page: Page, body: dict[str, Any]) -> bool:
+def _matches(page: ListedPage, body: dict[str, Any]) -> bool:
     """Return whether a task matches the filters of a page other than its state."""
     query = page.query
     if any(query.get(name) not in {None, body.get(name)} for name in ("name", "queue")):
@@ -151,6 +151,6 @@ def _matches(page: Page, body: dict[str, Any]) -> bool:
     return True
 
 
-def _filters(page: Page) -> str:
+def _filters(page: ListedPage) -> str:
     named = {key: value for key, value in page.query.items() if key not in {"limit", "cursor"}}
     return str(named) if named else "all tasks"

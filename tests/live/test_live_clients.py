@@ -32,6 +32,7 @@ from holdfast.store.store import Store
 
 WORKLOAD = Workload.model_validate(
     {"tasks": 24, "seconds": 1.0, "repeats": 0.3, "cancels": 0.5, "reads": 1.0, "mismatches": 0.2}
+    | {"differences": {"requests": False, "queues": ["default"], "ends": 0, "hangs": 0}}
 )
 
 
@@ -202,7 +203,7 @@ async def test_answers_to_cancel_get_and_list_are_recorded(
     states = {op.value["task_id"]: op.value["state"] for op in history.of("get")}
     assert states == {"id-of-s-03": "SUCCEEDED", "id-of-s-12": None}
     (listing,) = history.of("list")
-    assert listing.value["task_ids"] == ["id-1", "id-2"]
+    assert listing.value["tasks"] == [{"id": "id-1"}, {"id": "id-2"}]
     assert all(isinstance(record, Op | Run) for record in history.records)
 
 

@@ -249,7 +249,7 @@ async def test_both_tiers_kill_a_generated_mutant(tmp_path: Path) -> None:
     simulated, tested = (results.get("a", tier) for tier in Tier)
     assert simulated is not None
     assert (simulated.fate, simulated.tried) == (Fate.KILLED, 1)
-    assert simulated.by.startswith("S3 ")
+    assert simulated.by.startswith("S21 ")
     assert tested is not None
     assert tested.fate is Fate.KILLED
     assert f"tests/{tested.by}" == node

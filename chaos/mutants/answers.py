@@ -17,7 +17,7 @@ _TASKS = (
         guard="a GET shows the state of the row",
         what="it shows the state before the last event",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S22"),
         edits=(
             Edit(
                 _RESPONSES,
@@ -32,7 +32,7 @@ _TASKS = (
         guard="a GET reads the database",
         what="it is answered from a cache of one second",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S22"),
         edits=(
             Edit(
                 _READ,
@@ -82,7 +82,7 @@ _TASKS = (
         guard="due_at is when the next attempt is due",
         what="run_at is shown instead, also after a failure",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S21"),
         edits=(Edit(_RESPONSES, '"due_at": row.due_at,', '"due_at": row.run_at,'),),
     ),
 )
@@ -93,7 +93,7 @@ _EVENTS = (
         guard="the events of a task are complete",
         what="the last one is missing",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S22"),
         edits=(
             Edit(
                 _READ,
@@ -107,7 +107,7 @@ _EVENTS = (
         guard="the events of a task are listed oldest first",
         what="they are listed newest first",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S22"),
         edits=(
             Edit(
                 _READ,
@@ -124,7 +124,7 @@ _LISTS = (
         guard="tasks are listed newest first",
         what="they are listed oldest first",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S23"),
         edits=(
             Edit(
                 _LISTING,
@@ -138,7 +138,7 @@ _LISTS = (
         guard="a page follows the last task of the previous one",
         what="one task is missing between two pages",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S23"),
         edits=(
             Edit(
                 _READ,
@@ -162,7 +162,7 @@ _LISTS = (
         guard="a list is filtered by queue",
         what="the filter is accepted and ignored",
         scenario="calm",
-        killers=("S12",),
+        killers=("S12", "S23"),
         edits=(
             Edit(
                 _LISTING,
@@ -266,7 +266,7 @@ _CHANGES = (
         guard="a retry allows one more attempt than were used",
         what="max_attempts is not raised",
         scenario="calm",
-        killers=("S7",),
+        killers=("S7", "S18"),
         edits=(
             Edit(
                 _TRANSITIONS,

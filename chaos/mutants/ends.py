@@ -91,7 +91,7 @@ _OUTCOMES = (
         guard="the ledger row has the handler's result",
         what="its result is null",
         scenario="calm",
-        killers=("S11",),
+        killers=("S11", "S19"),
         edits=(
             Edit(
                 _TRANSITIONS,
@@ -133,7 +133,7 @@ _OUTCOMES = (
         guard="Discard ends the task",
         what="it counts as a failure, which is retried",
         scenario="calm",
-        killers=("S7",),
+        killers=("S7", "S20"),
         edits=(
             Edit(
                 _ATTEMPT,

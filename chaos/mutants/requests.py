@@ -187,7 +187,7 @@ _KEYS = (
         guard="a request under a used key changes nothing",
         what="its payload replaces the stored one",
         scenario="used_keys",
-        killers=("S10",),
+        killers=("S10", "S18"),
         edits=(
             Edit(
                 _TRANSITIONS,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from chaos.clients.client import NOTHING_DONE
 from chaos.history.history import History
 from chaos.history.records import Event
 from holdfast.model.lifecycle import Reason, State
@@ -81,7 +82,7 @@ def _unknown_outcomes(history: History) -> int:
 
 def _nothing_done(history: History) -> int:
     said = (op.value.get("problem") for op in history.operations.values())
-    return sum(problem in {"unavailable", "overloaded"} for problem in said)
+    return sum(problem in NOTHING_DONE for problem in said)
 
 
 def _replaced_workers(history: History) -> int:

@@ -25,7 +25,7 @@ RESENDS_MAX = 40
 RESEND_AFTER_SECONDS = 0.7
 Outcome = Literal["ok", "fail", "info"]
 # The last parts of the problem types that say what became of a request which got a 5xx.
-_NOTHING_DONE = frozenset({"unavailable", "overloaded"})
+NOTHING_DONE = frozenset({"unavailable", "overloaded"})
 _DONE = "done-but-unread"
 Name = Literal["submit", "get", "events", "cancel", "retry", "list"]
 
@@ -250,7 +250,7 @@ class Client:
 
 def is_repeated(outcome: Outcome, value: Mapping[str, Any]) -> bool:
     """Return whether a submit with this completion is sent again: it may not be stored."""
-    return outcome == "info" or value.get("problem") in _NOTHING_DONE
+    return outcome == "info" or value.get("problem") in NOTHING_DONE
 
 
 def api_of(number: int, apis: Sequence[str]) -> str:
@@ -306,7 +306,7 @@ def _refused(
     if known is not None:
         return "ok", answer | known
     unknown = answer["status"] == 0 or answer["status"] >= 500
-    return "info" if unknown and problem not in _NOTHING_DONE else "fail", answer
+    return "info" if unknown and problem not in NOTHING_DONE else "fail", answer
 
 
 def _results(response: Response) -> list[tuple[int, Any]]:

@@ -89,7 +89,7 @@ class Differences(StrictModel):
 class Workload(StrictModel):
     """Client operations: ``tasks`` submits spread evenly over ``seconds``, and their companions.
 
-    ``within``: spread them over this many seconds only; the load still lasts ``seconds``.
+    ``within``: spread them over this many seconds instead; the load still lasts ``seconds``.
     ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
     sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
     that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.

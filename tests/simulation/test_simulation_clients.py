@@ -26,6 +26,8 @@ from holdfast.runtime.health import start_server
 T = TypeVar("T")
 WORKLOAD = Workload.model_validate(
     {"tasks": 40, "seconds": 20.0, "repeats": 0.3, "cancels": 0.3, "reads": 1.0, "mismatches": 0.2}
+    # FakeApi reads the number of a task in its key.
+    | {"differences": {"requests": False, "queues": ["default"], "ends": 0, "hangs": 0}}
 )
 ZERO = 1767225600.0  # Unix time of virtual second 0
 PORT = 8000

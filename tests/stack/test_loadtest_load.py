@@ -120,7 +120,7 @@ def test_distributed_run_with_tags_and_a_shape(api: str, tmp_path: Path) -> None
     try:
         options = ["--master", "--master-bind-port", port, "--expect-workers", "1", "--headless"]
         options += ["--host", api, "--users", "10", "--run-time", "6s", "--shape", "ramp"]
-        options += ["--tags", "watch", "batch", "--stop-timeout", "30s"]
+        options += ["--tags", "watch", "batch", "--stop-timeout", "10s"]
         options += ["--json-file", str(stats)]
         master = subprocess.run(
             [*locust, *options],
@@ -130,7 +130,8 @@ def test_distributed_run_with_tags_and_a_shape(api: str, tmp_path: Path) -> None
             check=False,
         )
         assert master.returncode == 0, master.stderr
-        assert worker.wait(30) == 0
+        # A worker sleeps for the stop timeout before it reads that the master quits.
+        assert worker.wait(RUN_SECONDS) == 0
     finally:
         worker.kill()
         worker.wait()

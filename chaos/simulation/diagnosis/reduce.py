@@ -22,7 +22,7 @@ _Document = dict[str, Any]
 # Chunks of a half, a quarter and an eighth of a list are left out.
 _CHUNKS_MAX = 8
 _SHORTEST_SECONDS = 0.1
-_OPERATIONS = ("repeat", "mismatch", "cancel", "get", "list")
+_OPERATIONS = ("repeat", "mismatch", "cancel", "retry", "get", "events", "list")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,18 @@ def fewer_tasks(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[
 
 
 def shorter_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator[Candidate]:
-    """End the load after its last task, which changes nothing for the earlier ones."""
+    """End the load after its last task, which changes nothing for the earlier ones.
+
+    The number of tasks stays: which of them hang or kill is drawn from all of them.
+    """
     load = scenario.workload
     last = max(load.only or (load.tasks,)) + 1
-    if last < load.tasks:
-        seconds = round(load.seconds / load.tasks * last, 6)
-        shorter = {"tasks": last, "seconds": seconds}
-        change = {"workload": scenario.document["workload"] | shorter}
+    spread = load.within or load.seconds
+    seconds = round(spread / load.tasks * last, 6)
+    if last < load.tasks and seconds < load.seconds:
+        change = {
+            "workload": scenario.document["workload"] | {"seconds": seconds, "within": spread}
+        }
         yield from _offer(f"a load of {seconds:.1f} s", scenario, change)
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from chaos.checker.invariants import (
     clients,
     counters,
+    dispatch_order,
     due_times,
     effects,
     event_log,
@@ -32,6 +33,7 @@ from chaos.scenario.vocabulary import LIVENESS, SAFETY
 _MODULES = (
     clients,
     counters,
+    dispatch_order,
     due_times,
     effects,
     event_log,

@@ -56,7 +56,7 @@ MUTANTS = (
         guard="the room of a queue is reduced by its own QUEUED tasks",
         what="the QUEUED tasks of all queues count: a full queue starves the others",
         scenario="priorities",
-        killers=("L1",),
+        killers=("S26",),
         edits=(
             Edit(
                 _SCANS,

@@ -80,6 +80,7 @@ EVENTS: dict[str, Reason] = {reason.name.lower(): reason for reason in Reason}
 SAFETY = (
     "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S12",
     "S13", "S15", "S16", "S17", "S18", "S19", "S20", "S21", "S22", "S23", "S24", "S25",
+    "S26",
 )  # fmt: skip
 LIVENESS = ("L1", "L2", "L4", "L5")
 

@@ -209,6 +209,7 @@ class Specimen:
                     worker_id=worker_id,
                     label=label,
                     started_at=instant(0),
+                    lease_expires_at=self.dead.get(worker_id, instant(self.now + 1.0)),
                     dead_at=self.dead.get(worker_id),
                 )
                 for worker_id, label in self.labels.items()

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from waiting import within
 
 from holdfast.errors import Unstorable
 from holdfast.handlers import Context, Discard, Registry, Retry
@@ -85,7 +86,7 @@ async def test_cancellation_reaches_coroutines() -> None:
     assert context.cancel_reason is None
     cancellation.request(StopReason.CANCEL_REQUESTED)
     cancellation.request(StopReason.TIMED_OUT)
-    await asyncio.wait_for(waiting, 5)
+    await within(waiting, lambda: "the wait for the cancellation")
     assert context.cancelled
     assert context.cancel_reason is StopReason.CANCEL_REQUESTED
 
@@ -97,7 +98,7 @@ async def test_cancellation_wakes_a_thread() -> None:
     polled = await asyncio.to_thread(context.cancelled_within, 0.001)
     cancellation.request(StopReason.SHUTTING_DOWN)
     assert polled is False
-    assert await asyncio.wait_for(thread, 5) is True
+    assert await within(thread, lambda: "the wait of the thread") is True
 
 
 async def test_blocking_wait_on_the_event_loop_is_refused() -> None:

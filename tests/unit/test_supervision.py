@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from waiting import until
+from waiting import until, within
 
 from holdfast.errors import Unavailable
 from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
@@ -137,8 +137,7 @@ async def test_stop_ends_every_sleep(loops: LoopSupervisor) -> None:
     running = asyncio.create_task(loops.run())
     await until(lambda: loops.stalled() == {})
     loops.stop()
-    async with asyncio.timeout(5):
-        await running
+    await within(running, loops.stalled)
     assert loops.stopping
 
 

@@ -281,7 +281,7 @@ def _(run: Specimen) -> History:
 @bad("S24", "a submit was answered 503 overloaded, and no fault explains it")
 def _(run: Specimen) -> History:
     # The only request of the run; too few accepted submits alone would make it unknown.
-    asked = {"key": "a", "name": "chaos_ledger", "payload": {}, "run_at": None}
+    asked: Value = {"key": "a", "name": "chaos_ledger", "payload": {}, "run_at": None}
     run.complete(run.op("submit", asked), "fail", {"status": 503, "problem": "overloaded"})
     return run.history()
 

@@ -81,7 +81,7 @@ def _fault(plan: PlannedFault) -> str:
 def _details(judgement: Judgement) -> Iterator[str]:
     stories = RunModel(judgement).stories
     for doubt in judgement.doubts:
-        yield f"  unknown: {doubt}"
+        yield f"  unknown: {' '.join(doubt.split())}"  # an error in it may have several lines
     laws = dict.fromkeys(violation.invariant for violation in judgement.violations)
     for law in laws:
         found = [v for v in judgement.violations if v.invariant == law]

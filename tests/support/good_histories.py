@@ -104,8 +104,19 @@ def unknown_submit_that_was_not(run: Specimen) -> None:
 @good
 def unknown_cancel_that_was_applied(run: Specimen) -> None:
     life = run.submit("a")
+    run.lose_replies()
     run.complete(run.op("cancel", {"task_id": life.task_id}), "info", {"error": "timeout"})
     life.step(State.CANCELLED, Reason.CANCELLED, "api:api-1")
+
+
+@good
+def resent_after_nothing_was_done(run: Specimen) -> None:
+    done(run, "a")
+    life = run.submit("b")
+    run.lose_replies()
+    refusal = {"status": 503, "problem": "unavailable", "task_id": None}
+    run.complete(run.op("submit", life.asked), "fail", refusal)
+    life.submit_again().dispatch().claim().succeed()
 
 
 @good

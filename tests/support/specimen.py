@@ -92,6 +92,8 @@ class Specimen:
         answered: dict[str, Any] = {"status": 503, "problem": "outcome-unknown"}
         if answer == "ok":
             answered = {"task_id": life.task_id, "status": 201, "task": life.body(whole=False)}
+        else:
+            self.lose_replies()
         self.complete(invoke, answer, answered)
         return life
 
@@ -158,6 +160,18 @@ class Specimen:
                         else None,
                     )
                 )
+
+    def lose_replies(self) -> None:
+        """Add the planned fault that explains why a request fails; it needs a task in flight."""
+        fault = {
+            "name": f"lost-{len(self.records)}",
+            "fault": "timeout",
+            "target": "client->api-1",
+            "attributes": {"timeout": 0},
+            "after": {"event": "submitted"},
+        }
+        self.plan = self.plan | {"faults": [*self.plan.get("faults", ()), fault]}
+        self.inject(f"{fault['name']}#1", "timeout", "client->api-1")
 
     def worker(self, label: str) -> str:
         """Return the last incarnation of an actor."""

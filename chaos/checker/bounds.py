@@ -88,7 +88,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     tick = _tick(settings)
     start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
     failures = _failures(load)
-    longest = max(_longest_run(load), _hang(load)) + ROUND_TRIP_SECONDS
+    longest = longest_attempt(load)
     delay = _longest_delay(load, backoff)
     terms = [
         *settled,
@@ -131,6 +131,11 @@ def _failures(load: Workload) -> int:
     """Return how many attempts of a task its payload may let fail."""
     flaky = load.flaky.failures[1] if load.flaky.share else 0
     return max(flaky, FAILURES_MAX if load.differences.ends or load.differences.hangs else 0)
+
+
+def longest_attempt(load: Workload) -> float:
+    """Return the longest time that an attempt occupies its slot, unless faults prolong it."""
+    return max(_longest_run(load), _hang(load)) + ROUND_TRIP_SECONDS
 
 
 def _longest_run(load: Workload) -> float:

@@ -248,13 +248,14 @@ class StaleWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A row of ``workers``: one incarnation of the actor ``label``."""
+    """A row of ``workers``: one incarnation of the actor ``label``, with its last lease."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     kind: Literal["worker"] = "worker"
     worker_id: str
     label: str
     started_at: Instant
+    lease_expires_at: Instant
     dead_at: Instant | None = None
     dead_reason: str | None = None
 

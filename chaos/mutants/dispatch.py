@@ -12,8 +12,8 @@ MUTANTS = (
         name="priority_reversed",
         guard="among due tasks of one queue, higher priority is dispatched first",
         what="the lowest priority is dispatched first",
-        scenario="narrow_queue",
-        killers=("S17",),
+        scenario="priorities",
+        killers=("S25",),
         edits=(
             Edit(
                 _SCANS,
@@ -23,10 +23,31 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="newest_due_first",
+        guard="of equal priority, what is due earlier is dispatched first",
+        what="what is due latest is dispatched first",
+        scenario="priorities",
+        killers=("S25",),
+        edits=(
+            Edit(_SCANS, "ORDER BY t.due_at, t.id LIMIT", "ORDER BY t.due_at DESC, t.id LIMIT"),
+            Edit(
+                _SCANS, "BY priority DESC, due_at, id) AS", "BY priority DESC, due_at DESC, id) AS"
+            ),
+        ),
+    ),
+    Mutant(
+        name="limit_before_ranking",
+        guard="the room is filled with the best of all due tasks",
+        what="the due tasks of a priority are limited in the order of their submit, then ranked",
+        scenario="priorities",
+        killers=("S25",),
+        edits=(Edit(_SCANS, "ORDER BY t.due_at, t.id LIMIT", "ORDER BY t.id LIMIT"),),
+    ),
+    Mutant(
         name="room_per_priority",
         guard="all priorities of a queue share its room",
         what="each priority fills the room of its own",
-        scenario="narrow_queue",
+        scenario="priorities",
         killers=("S17",),
         edits=(Edit(_SCANS, "  WHERE place <= free),", "  WHERE place >= 1),"),),
     ),
@@ -34,8 +55,8 @@ MUTANTS = (
         name="room_across_queues",
         guard="the room of a queue is reduced by its own QUEUED tasks",
         what="the QUEUED tasks of all queues count: a full queue starves the others",
-        scenario="narrow_queue",
-        killers=("L1",),
+        scenario="priorities",
+        killers=("S26",),
         edits=(
             Edit(
                 _SCANS,
@@ -48,7 +69,7 @@ MUTANTS = (
         name="hint_in_default_stream",
         guard="a hint is published in the stream of its task's queue",
         what="all hints are published in that of the queue `default`",
-        scenario="crowded",
+        scenario="priorities",
         killers=("S9",),
         edits=(
             Edit(
@@ -62,7 +83,7 @@ MUTANTS = (
         name="default_queue_always_read",
         guard="a worker runs only tasks of the queues it was given",
         what="it also reads the queue `default`",
-        scenario="crowded",
+        scenario="priorities",
         killers=("S9",),
         edits=(
             Edit(

@@ -62,7 +62,7 @@ MUTANTS = (
         name="lease_from_answer",
         guard="the lease runs from the sending of the heartbeat",
         what="it runs from the answer",
-        scenario="late_answer",
+        scenario="late_heartbeat",
         killers=("S9",),
         edits=(
             Edit(
@@ -76,7 +76,7 @@ MUTANTS = (
         name="claim_renews_lease",
         guard="only an answered heartbeat renews the lease",
         what="an answered claim renews it too, but not in the database",
-        scenario="heartbeat_behind",
+        scenario="late_heartbeat",
         killers=("S9",),
         edits=(
             Edit(

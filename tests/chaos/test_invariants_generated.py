@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 from generated_histories import executions
@@ -31,6 +32,7 @@ from chaos.history.records import (
     Worker,
     decode,
     encode,
+    parse_instant,
 )
 from examples import examples
 from holdfast.model.lifecycle import TERMINAL, Reason, State
@@ -179,7 +181,17 @@ def _epoch_moved(by: int) -> Callable[[Record], Record]:
     return moved
 
 
+def _moved(seconds: float) -> Callable[[Record], Record]:
+    def moved(record: Record) -> Record:
+        assert isinstance(record, Event)
+        at = parse_instant(record.at) + timedelta(seconds=seconds)
+        return replace(record, at=at.isoformat())
+
+    return moved
+
+
 ALL = tuple(Reason)
+OVERTAKEN_SECONDS = 15.0
 CORRUPTIONS = {
     "an effect is dropped": Corruption("S11", _kind(Effect)),
     "a business row is dropped": Corruption("S11", _kind(SqlEffect)),
@@ -249,6 +261,11 @@ CORRUPTIONS = {
     "a request fails without saying what became of it": Corruption(
         "S24", _shown("get", "submit"), _with(type="info", value={"status": 500})
     ),
+    "a task is dispatched before one that outranks it": Corruption(
+        "S25",
+        lambda r: isinstance(r, Event) and r.actor == "scheduler:scheduler-3",
+        _moved(-OVERTAKEN_SECONDS),
+    ),
     "a task never ends": Corruption("L1", _row(*TERMINAL), _with(state="QUEUED", finished_at=None)),
 }
 # An unknown submit promises nothing, so these are detectable only for accepted tasks.
@@ -264,6 +281,10 @@ def _one_of_each(run: Specimen) -> None:
     run.submit("sql", effect="sql").dispatch().claim().succeed().submit_again().read()
     life = run.submit("external", effect="external").dispatch().claim().end(Reason.LOST)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 1)
+    best, second = run.submit("best", priority=8), run.submit("second", priority=1)
+    run.now += 2 * OVERTAKEN_SECONDS
+    best.dispatch().claim().succeed()
+    second.dispatch("scheduler-3").claim().succeed()
     run.submit("cancelled").cancel().cancel().retry().read_events()
     run.walk(100)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bad_histories import BadHistories, Maker, refused
-from life import Life
+from bad_histories import BadHistories, Maker, done, refused
+from life import Life, instant
 from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
-from chaos.history.records import Fault, Op, Record, Run
+from chaos.history.records import Fault, Op, Record, Run, Worker
 from holdfast.model.lifecycle import Reason, State
 
 bad = BadHistories()
@@ -79,7 +79,7 @@ def _(run: Specimen) -> History:
     return with_slots(run)
 
 
-@bad("S9", "after it had been marked dead")
+@bad("S9", "after its lease was over")
 def _(run: Specimen) -> History:
     # Reclaimed from a dead worker, dispatched again, and granted to the dead worker.
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.LOST)
@@ -88,12 +88,30 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S9", "after it had been marked dead")
+@bad("S9", "after its lease was over")
 def _(run: Specimen) -> History:
     lost, other = run.submit("a").dispatch().claim("worker-1"), run.submit("b")
     lost.end(Reason.LOST).dispatch().claim("worker-2").succeed()
     run.dead.clear()
     other.dispatch().claim("worker-1").end(Reason.LOST).dispatch().claim("worker-2").succeed()
+    return run.history()
+
+
+@bad("S9", "after its lease was over: dispatched 0.2")
+def _(run: Specimen) -> History:
+    # It was not yet marked dead when it claimed.
+    done(run)
+    over = instant(run.now)
+    run.now += 0.2
+    run.submit("b").dispatch().claim("worker-1").succeed()
+    return run.edited(lambda r: replace(r, lease_expires_at=over) if isinstance(r, Worker) else r)
+
+
+@bad("S9", "of queue bulk, claimed by worker-2")
+def _(run: Specimen) -> History:
+    run.plan = {"topology": {"queues": {name: ["default"] for name in ("worker-2", "worker-3")}}}
+    run.submit("a", queue="bulk").dispatch().claim("worker-1").succeed()
+    run.submit("b", queue="bulk").dispatch().claim("worker-2").succeed()
     return run.history()
 
 

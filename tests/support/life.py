@@ -118,10 +118,10 @@ class Life:
         steps[self.attempt - 1] = steps[self.attempt - 1] or step
         return self
 
-    def dispatch(self) -> Self:
+    def dispatch(self, label: str = "scheduler-1") -> Self:
         """Add the dispatch, at the earliest when the task is due."""
         self.run.now = max(self.run.now, round(self.due - STEP_SECONDS, 6))
-        return self.step(State.QUEUED, Reason.DISPATCHED, "scheduler:scheduler-1")
+        return self.step(State.QUEUED, Reason.DISPATCHED, f"scheduler:{label}")
 
     def republish(self) -> Self:
         return self.step(State.QUEUED, Reason.REPUBLISHED, "scheduler:scheduler-2")
@@ -323,6 +323,8 @@ class Life:
             created_at=self.created_at,
             finished_at=self.finished_at,
             due_at=instant(self.due),
+            queue=self.asked["queue"],
+            priority=self.asked["priority"],
             timeout_seconds=TIMEOUT_SECONDS,
             cancel_requested=self.cancel_requested,
         )

@@ -63,6 +63,8 @@ class Specimen:
         answer: Literal["ok", "info"] = "ok",
         max_attempts: int = 5,
         poison: bool = False,
+        queue: str = "default",
+        priority: int = 0,
     ) -> Life:
         """Add a submit that is stored and due in ``later`` seconds; ``answer`` is what it got.
 
@@ -79,6 +81,8 @@ class Specimen:
             },
             "run_at": run_at,
             "effect": effect,
+            "queue": queue,
+            "priority": priority,
             "max_attempts": max_attempts,
             "timeout_seconds": TIMEOUT_SECONDS,
         }
@@ -219,6 +223,7 @@ class Specimen:
                     worker_id=worker_id,
                     label=label,
                     started_at=instant(0),
+                    lease_expires_at=self.dead.get(worker_id, instant(self.now + 1.0)),
                     dead_at=self.dead.get(worker_id),
                 )
                 for worker_id, label in self.labels.items()

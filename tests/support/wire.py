@@ -17,6 +17,8 @@ class Wire:
         self._server = urlsplit(server_url)
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._replying = asyncio.Event()
+        self._replying.set()
         self._refusing = False
         self._lose_reply_to: bytes | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -27,6 +29,10 @@ class Wire:
     def stall(self) -> None:
         """Delay all bytes in both directions without losing any."""
         self._flowing.clear()
+
+    def hold_replies(self) -> None:
+        """Deliver requests, but delay all replies without losing any."""
+        self._replying.clear()
 
     def cut(self) -> None:
         """Reset every open connection; accept new ones."""
@@ -46,6 +52,7 @@ class Wire:
         """Accept connections and deliver bytes again."""
         self._refusing = False
         self._flowing.set()
+        self._replying.set()
 
     def lose_reply_to(self, request: bytes) -> None:
         """Deliver the next request that contains these bytes, and cut before its reply."""
@@ -102,6 +109,7 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self._flowing.wait()
+                await self._replying.wait()
                 if doomed.is_set():
                     writer.transport.abort()
                     self.reply_lost.set()

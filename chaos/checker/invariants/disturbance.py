@@ -7,6 +7,7 @@ about tolerances only, never about a law.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos.checker.invariants.told import configuration
@@ -31,6 +32,29 @@ class Disturbances:
         sent = claimed - self.statement_seconds
         disturbed = any(start <= claimed and sent <= end for start, end in self.intervals)
         return max(_CLAIM_SECONDS, self.statement_seconds) if disturbed else _CLAIM_SECONDS
+
+    def around(self, at: float) -> tuple[float, float]:
+        """Return when what is under way at this second may have begun, and when it must be over.
+
+        A statement takes as long as its bound; while faults disturb, until they are over. Both
+        seconds grow with ``at``.
+        """
+        touching = list(self._touching(at))
+        begun = min([at, *(start for start, _ in touching)]) - self.statement_seconds
+        return begun, max([at + self.statement_seconds, *(end for _, end in touching)])
+
+    def disturbed(self, at: float) -> bool:
+        """Return whether faults may delay what is under way at this second."""
+        return any(True for _ in self._touching(at))
+
+    def _touching(self, at: float) -> Iterator[tuple[float, float]]:
+        for start, end in self.intervals:
+            if start <= at + self.statement_seconds and at - self.statement_seconds <= end:
+                yield start, end
+
+    def any_before(self, at: float) -> bool:
+        """Return whether any fault began before this second."""
+        return any(start <= at for start, _ in self.intervals)
 
 
 def disturbances(history: History) -> Disturbances:

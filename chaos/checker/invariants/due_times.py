@@ -24,7 +24,7 @@ _AFTER = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Due:
+class Due:
     """When a task is due from this event on, at the earliest and at the latest."""
 
     event: Event
@@ -46,7 +46,8 @@ def due_as_declared(history: History) -> list[Violation]:
     answers = _answers(history)
     found: list[Violation] = []
     for task in told(history).values():
-        task_id, dues = task.row.task_id, list(_dues(history, task))
+        task_id = task.row.task_id
+        dues = dues_by_task(history)[task_id]
         for message, event in _early(task, dues):
             found.append(Violation("S21", task_id, message, (event,)))
         views = [(task.row.epoch, task.row.due_at, "the row", task.row), *answers[task_id]]
@@ -59,24 +60,33 @@ def due_as_declared(history: History) -> list[Violation]:
     return found
 
 
-def _dues(history: History, task: Told) -> Iterator[_Due]:
+def dues_by_task(history: History) -> Mapping[str, list[Due]]:
+    """Return when each task was due, from its submit and from each event that scheduled it."""
+    return history.view(_dues_by_task)
+
+
+def _dues_by_task(history: History) -> dict[str, list[Due]]:
+    return {task_id: list(_dues(history, task)) for task_id, task in told(history).items()}
+
+
+def _dues(history: History, task: Told) -> Iterator[Due]:
     ends = {attempt.end.seq: attempt for attempt in task.attempts()}
     for event in task.events:
         at = parse_instant(event.at)
         if event.reason == Reason.SUBMITTED:
             due = max(task.stored.run_at or at, at)
-            yield _Due(event, due - _AFTER, due + _AFTER)
+            yield Due(event, due - _AFTER, due + _AFTER)
         elif event.reason == Reason.RETRIED:
             yield _due(event, NOW)
         elif event.to_state == "SCHEDULED" and event.seq in ends:
             yield _due(event, _delay(history, task, ends[event.seq]))
 
 
-def _due(event: Event, delay: Delay) -> _Due:
+def _due(event: Event, delay: Delay) -> Due:
     at = parse_instant(event.at)
     known = delay.latest < timedelta.max.total_seconds()
     latest = at + timedelta(seconds=delay.latest) + _AFTER if known else None
-    return _Due(event, at + timedelta(seconds=delay.earliest) - _BEFORE, latest)
+    return Due(event, at + timedelta(seconds=delay.earliest) - _BEFORE, latest)
 
 
 def _delay(history: History, task: Told, attempt: Attempt) -> Delay:
@@ -98,7 +108,7 @@ def _delay(history: History, task: Told, attempt: Attempt) -> Delay:
     )
 
 
-def _early(task: Told, dues: list[_Due]) -> Iterator[tuple[str, Event]]:
+def _early(task: Told, dues: list[Due]) -> Iterator[tuple[str, Event]]:
     """Yield each dispatch that came before the task was due."""
     for event in task.events:
         if event.reason != Reason.DISPATCHED:
@@ -109,7 +119,7 @@ def _early(task: Told, dues: list[_Due]) -> Iterator[tuple[str, Event]]:
             yield f"dispatched {early:.3f} s before it was due after {due.event.reason}", event
 
 
-def _at_epoch(dues: list[_Due], epoch: int) -> list[_Due]:
+def _at_epoch(dues: list[Due], epoch: int) -> list[Due]:
     """Return what a task shows as its due time under this epoch, latest last.
 
     A retry by hand leaves the epoch as it is: then it may be the one before, too.

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.ownership import (
-    claimed_after_marked_dead,
+    claimed_from_another_queue,
+    claimed_without_lease,
     ended_by_non_owner,
     owned_beyond_slots,
     repeated_end_refused,
@@ -190,14 +191,16 @@ def _shown(*records: Record | None) -> tuple[Record, ...]:
 def single_owner(history: History) -> list[Violation]:
     """An attempt has one owner; only the owner or a scheduler ends it; the dead claim nothing.
 
-    A claim is made by a known incarnation on a task without an owner. The attempt is ended by that
-    incarnation or reclaimed by a scheduler. No other incarnation runs it, none owns more attempts
-    than it has slots, and none claims after it was marked dead.
+    A claim is made by a known incarnation, on a task without an owner, of a queue that it was
+    given. The attempt is ended by that incarnation or reclaimed by a scheduler. No other
+    incarnation runs it, none owns more attempts than it has slots, and none claims after its lease
+    was over or it was marked dead.
     """
     found = [
         *ended_by_non_owner(history),
         *owned_beyond_slots(history),
-        *claimed_after_marked_dead(history),
+        *claimed_without_lease(history),
+        *claimed_from_another_queue(history),
     ]
     for task_id, events in history.events.items():
         claim: Event | None = None

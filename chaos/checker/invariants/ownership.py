@@ -12,6 +12,7 @@ from datetime import datetime
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import Event, parse_instant
+from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import Reason, State
 from holdfast.settings import Settings
 
@@ -73,31 +74,36 @@ def owned_beyond_slots(history: History) -> Iterator[Violation]:
                 break  # one violation per incarnation
 
 
-def claimed_after_marked_dead(history: History) -> Iterator[Violation]:
-    """S9: no incarnation claims a task dispatched after an attempt of the incarnation was lost.
+def claimed_without_lease(history: History) -> Iterator[Violation]:
+    """S9: no incarnation claims a task dispatched after its lease was over.
 
-    By then it was marked dead and its own lease clock had expired. Only a claim it had sent before
-    may still be granted, and such a claim names older hints.
+    A worker counts its lease from the sending of a heartbeat, the database from its execution. So
+    it sends no claim after the last lease in the database is over, or after an attempt of it was
+    lost. Only a claim that it had sent before may still be granted, and that names older hints.
     """
-    dead_at = _marked_dead(history)
+    over = _leases_over(history)
     for task_id, events in history.events.items():
         dispatch: Event | None = None
         for event in events:
             if event.reason == Reason.DISPATCHED:
                 dispatch = event
-            if event.reason != Reason.CLAIMED or event.actor not in dead_at or dispatch is None:
+            if event.reason != Reason.CLAIMED or event.actor not in over or dispatch is None:
                 continue
-            late = (parse_instant(dispatch.at) - dead_at[event.actor]).total_seconds()
+            late = (parse_instant(dispatch.at) - over[event.actor]).total_seconds()
             if late > 0:
                 who = history.actor(event.actor)
-                message = f"claimed by {who} after it had been marked dead: "
-                message += f"dispatched {late:.3f} s later"
+                message = (
+                    f"claimed by {who} after its lease was over: dispatched {late:.3f} s later"
+                )
                 yield Violation("S9", task_id, message, (dispatch, event))
 
 
-def _marked_dead(history: History) -> dict[str, datetime]:
-    """Return when each actor first lost an attempt: it had been marked dead by then."""
-    found: dict[str, datetime] = {}
+def _leases_over(history: History) -> dict[str, datetime]:
+    """Return when the lease of each actor was over: by its row, or by the loss of an attempt."""
+    found = {
+        f"worker:{worker.worker_id}": parse_instant(worker.lease_expires_at)
+        for worker in history.workers.values()
+    }
     for events in history.events.values():
         owner = ""
         for event in events:
@@ -107,3 +113,19 @@ def _marked_dead(history: History) -> dict[str, datetime]:
                 at = parse_instant(event.at)
                 found[owner] = min(at, found.get(owner, at))
     return found
+
+
+def claimed_from_another_queue(history: History) -> Iterator[Violation]:
+    """S9: a worker claims only tasks of the queues that the scenario gives it."""
+    scenario = Scenario.model_validate(history.run.scenario)
+    queues = {name: scenario.queues_of(name) for name in scenario.workers}
+    for task_id, events in history.events.items():
+        task = history.tasks.get(task_id)
+        for event in events:
+            worker = history.workers.get(event.actor.removeprefix("worker:"))
+            if event.reason != Reason.CLAIMED or task is None or worker is None:
+                continue
+            if task.queue not in queues.get(worker.label, ()):
+                message = f"of queue {task.queue}, claimed by {history.actor(event.actor)}, "
+                message += f"which reads {', '.join(queues.get(worker.label, ('nothing',)))}"
+                yield Violation("S9", task_id, message, (event, task))

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from chaos.checker.invariants import (
     clients,
     counters,
+    dispatch_order,
     due_times,
     effects,
     event_log,
@@ -21,6 +22,7 @@ from chaos.checker.invariants import (
     overload,
     planned_ends,
     refusals,
+    starvation,
     stored,
     task_answers,
     testimony,
@@ -32,6 +34,7 @@ from chaos.scenario.vocabulary import LIVENESS, SAFETY
 _MODULES = (
     clients,
     counters,
+    dispatch_order,
     due_times,
     effects,
     event_log,
@@ -41,6 +44,7 @@ _MODULES = (
     overload,
     planned_ends,
     refusals,
+    starvation,
     stored,
     task_answers,
     testimony,

@@ -200,6 +200,13 @@ def timed_out_and_returned_a_value(run: Specimen) -> None:
 
 
 @good
+def returned_nothing_but_a_value(run: Specimen) -> None:
+    for key, value in enumerate((0, "", None)):
+        told = {"do": "return", "value": value, "whole": True}
+        run.submit(f"{key}", effect="sql").dispatch().claim().tell(told).succeed()
+
+
+@good
 def discarded(run: Specimen) -> None:
     assert run.submit("a").dispatch().claim().end(Reason.DISCARDED).state is State.FAILED
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
+from chaos.checker.bounds import allowed
 from chaos.checker.planned_operations import operation_doubts
 from chaos.checker.sometimes import count_occurrences
 from chaos.history.history import History
@@ -17,6 +20,7 @@ from chaos.scenario.scenario import Scenario
 
 # How far a fault with a fixed time may begin from it.
 _OFF_SECONDS = 2.0
+_ROUNDING_SECONDS = 0.001
 
 
 def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
@@ -27,6 +31,7 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     found, least = accepted(history), scenario.workload.least_accepted
     if found < least:
         yield f"only {found} submits were accepted, at least {least} are needed"
+    yield from _bound_doubts(history, scenario)
     if "drained" in history.phases:  # the operations are recorded just before
         yield from operation_doubts(history, scenario)
     for plan in scenario.faults:
@@ -38,6 +43,23 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     for name in scenario.expect.sometimes:
         if not count_occurrences(history, name):
             yield f"{name} was never seen"
+
+
+def _bound_doubts(history: History, scenario: Scenario) -> Iterator[str]:
+    """Yield how the recorded T and settings differ from what the scenario and they imply."""
+    run = history.run
+    declared = scenario.topology.settings
+    if wrong := sorted(name for name in declared if run.settings.get(name) != declared[name]):
+        yield f"the recorded settings are not those of the scenario: {', '.join(wrong)}"
+    topology = scenario.topology.model_copy(update={"settings": run.settings})
+    recorded = scenario.model_copy(update={"topology": topology})
+    try:
+        seconds = allowed(recorded, run.backoff).seconds
+    except ValidationError:
+        yield "the recorded settings are not settings of Holdfast"
+        return
+    if abs(seconds - run.bound.seconds) > _ROUNDING_SECONDS:
+        yield f"T was recorded as {run.bound.seconds:.2f} s, the settings imply {seconds:.2f} s"
 
 
 def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:

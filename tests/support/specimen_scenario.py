@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from life import ALLOWED_SECONDS
+
 from chaos.scenario.scenario import Scenario
 
 EVERY_KIND = ("submit", "repeat", "mismatch", "cancel", "retry", "get", "events", "list")
@@ -14,4 +16,7 @@ def specimen_scenario(plan: dict[str, Any], tasks: int) -> Scenario:
     document = {"id": "specimen", "hypothesis": "A handmade run gets the right verdict."}
     workload = {"tasks": max(1, tasks), "seconds": 5, "ok_min": 1}
     workload = plan.get("workload", workload) | {"without": EVERY_KIND}
-    return Scenario.model_validate(document | plan | {"workload": workload})
+    expect = plan.get("expect", {})
+    eventually = {"L1": ALLOWED_SECONDS} | expect.get("eventually", {})
+    plan = plan | {"workload": workload, "expect": expect | {"eventually": eventually}}
+    return Scenario.model_validate(document | plan)

@@ -138,7 +138,8 @@ class Fault:
     ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultSpec.fault_ids``). An
     injection has one ``start`` (with ``in_flight``), one ``felt`` once it was observed by something
     other than the harness's intention (``evidence``: bytes held, latency measured, exit status,
-    ...), and one ``end`` if it ended. ``targets`` are the edges, processes or servers really hit.
+    ...: ``chaos.checker.evidence``), and one ``end`` if it ended, with how long it was held in each
+    target. ``targets`` are the edges, processes or servers really hit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -150,6 +151,7 @@ class Fault:
     at: float
     in_flight: InFlight | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    held_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,9 @@ class EdgeMeasurement:
 
     def evidence(self) -> dict[str, Any]:
         """Return it as in the history."""
+        normal = self.baseline_seconds
         return {
+            "baseline_ms": None if normal is None else round(normal * 1000, 1),
             "probe_ms": round(self.probe_seconds * 1000, 1),
             "probe_answered": self.answered,
             "bytes_sent": self.traffic.sent,
@@ -105,7 +107,10 @@ async def inject_edge_fault(
         for edge, port in targets.items()
     }
     observed = all(was_observed(fault, seen) for seen in measured.values())
-    return observed, {edge: seen.evidence() for edge, seen in measured.items()}
+    left = {edge: await proxies.faults(edge) for edge in targets}
+    return observed, {
+        edge: seen.evidence() | {"left": left[edge]} for edge, seen in measured.items()
+    }
 
 
 def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:

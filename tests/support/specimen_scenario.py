@@ -8,13 +8,14 @@ from life import ALLOWED_SECONDS
 
 from chaos.scenario.scenario import Scenario
 
+LOAD_SECONDS = 5.0
 EVERY_KIND = ("submit", "repeat", "mismatch", "cancel", "retry", "get", "events", "list")
 
 
 def specimen_scenario(plan: dict[str, Any], tasks: int) -> Scenario:
     """Return a scenario with the parts of ``plan``, whose workload plans no operations."""
     document = {"id": "specimen", "hypothesis": "A handmade run gets the right verdict."}
-    workload = {"tasks": max(1, tasks), "seconds": 5, "ok_min": 1}
+    workload = {"tasks": max(1, tasks), "seconds": LOAD_SECONDS, "ok_min": 1}
     workload = plan.get("workload", workload) | {"without": EVERY_KIND}
     expect = plan.get("expect", {})
     eventually = {"L1": ALLOWED_SECONDS} | expect.get("eventually", {})

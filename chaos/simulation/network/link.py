@@ -341,6 +341,11 @@ class Edge:
             for connection in self.connections
         )
 
+    def faults(self) -> list[str]:
+        """Return the toxics that it has, each by type and stream, and ``down`` if it is."""
+        toxics = [f"{toxic.name} {toxic.stream}" for toxic in self.toxics]
+        return toxics if self.enabled else [*toxics, "down"]
+
     def counters(self) -> dict[str, int]:
         """Return counters over both streams. All but the ``held`` ones are monotonic."""
         counted = {

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from chaos.checker.bounds import allowed
 from chaos.checker.fault_doubts import fault_doubts
 from chaos.checker.planned_operations import operation_doubts
+from chaos.checker.sink_doubts import sink_doubts
 from chaos.checker.sometimes import count_occurrences
 from chaos.history.history import History
 from chaos.scenario.scenario import Scenario
@@ -31,6 +32,7 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     yield from _bound_doubts(history, scenario)
     if "drained" in history.phases:  # the operations are recorded just before
         yield from operation_doubts(history, scenario)
+        yield from sink_doubts(history)
     yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:
         if not count_occurrences(history, name):

@@ -11,9 +11,9 @@ from specimen import Specimen
 from chaos.checker.bounds import allowed
 from chaos.checker.doubts import doubts_of
 from chaos.history.history import History
-from chaos.history.records import Bound, Run, decode, encode
+from chaos.history.records import Bound, Effect, Record, Run, SinkCall, decode, encode
 from chaos.scenario.scenario import Scenario
-from holdfast.model.lifecycle import Backoff
+from holdfast.model.lifecycle import Backoff, Reason
 
 
 def found(history: History) -> list[str]:
@@ -73,3 +73,50 @@ def test_bound_is_computed_again_from_what_is_recorded(backoff: Backoff | None) 
     assert len(doubts(longer)) == 2
     unusable = replace(run, settings=run.settings | {"poll_seconds": "often"})
     assert doubts(unusable) == ["the recorded settings are not settings of Holdfast"]
+
+
+# ---------------------------------------------------------------------------------------- the sink
+
+
+def called(*, applied: bool = False, repeated: bool = True) -> Specimen:
+    """A task whose effect was repeated at the sink; its handler says what it was answered."""
+    run = Specimen()
+    life = run.submit("a", effect="external").dispatch().claim()
+    if repeated:
+        life.call_out().end(Reason.FAILED).dispatch().claim()
+    life.succeed()
+    run.records = [
+        replace(r, result={"applied": applied}) if isinstance(r, Effect) else r for r in run.records
+    ]
+    return run
+
+
+def test_every_call_that_was_answered_is_in_the_record_of_the_sink() -> None:
+    assert found(called().history()) == []
+    assert found(called(applied=True, repeated=False).history()) == []
+    run = called()
+    task_id = run.lives[0].task_id
+
+    def forgetful(record: Record) -> Record | None:
+        return None if isinstance(record, SinkCall) and not record.applied else record
+
+    assert found(run.edited(forgetful)) == [
+        f"the sink has no record of calls that it answered: {task_id} was a repeat"
+    ]
+    (doubt,) = found(called(applied=True).history())
+    assert doubt.endswith("was applied")
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_sink_applies_the_first_call_of_each_key(applied: bool) -> None:
+    run = called()
+
+    def wrong(record: Record) -> Record:
+        return replace(record, applied=applied) if isinstance(record, SinkCall) else record
+
+    doubts = found(run.edited(wrong))
+    number = 2 if applied else 1
+    assert doubts[0] == (
+        "the sink applied other calls than the first of each key: "
+        f"{run.lives[0].task_id}, call {number}"
+    )

@@ -34,29 +34,32 @@ def misread(history: History) -> Iterator[str]:
     wrong = [
         f"{op.invoke.op} {op.invoke.op_id}: {message}"
         for op in history.operations.values()
-        if op.completion is not None and (message := _misread(op))
+        if op.completion is not None and (message := contradiction(op) or _unknown_status(op))
     ]
     if wrong:
         yield f"outcomes contradict the answers: {some(wrong, '; ')}"
 
 
-def _misread(operation: Operation) -> str:
-    """Return how the outcome contradicts the answer; "" if it does not."""
+def _unknown_status(operation: Operation) -> str:
+    return "recorded without a status" if operation.value.get("status") is None else ""
+
+
+def contradiction(operation: Operation) -> str:
+    """Return how the outcome contradicts the status of the answer, if known; "" if it does not."""
     value, op = operation.value, operation.invoke.op
-    status = value.get("status")
+    status, problem = value.get("status"), value.get("problem")
+    if status is None or operation.completion is None:
+        return ""
     if not isinstance(status, int):
-        return f"{operation.type} without a status"
-    problem = value.get("problem")
+        return f"recorded with the status {status}"
     due = _outcome(op, status, problem)
     if operation.type != due:
         named = f"{status} {problem}" if problem else str(status)
         return f"{named} recorded as {operation.type} instead of {due}"
-    if due != "ok":
-        return ""
-    answer = _ANSWERS.get((op, status))
+    answer = _ANSWERS.get((op, status)) if due == "ok" else value.get("answer")
     if answer != value.get("answer"):
         return f"{status} recorded as {value.get('answer')} instead of {answer}"
-    if op == "get" and (status == 404) != (value.get("state") is None):
+    if op == "get" and due == "ok" and (status == 404) != (value.get("state") is None):
         return f"{status} recorded with the state {value.get('state')}"
     return ""
 
@@ -71,7 +74,7 @@ def _outcome(op: str, status: int, problem: object) -> Literal["ok", "fail", "in
         return "ok"
     if op in {"cancel", "retry"} and (status == 409 or problem == "done-but-unread"):
         return "ok"
-    certain = status < 500 or problem in {"unavailable", "overloaded"}
+    certain = status < 500 or problem in ("unavailable", "overloaded")
     return "fail" if certain else "info"
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from chaos.checker.answer_shapes import well_formed
 from chaos.checker.doubts import accepted, doubts_of
 from chaos.checker.invariants.declaration import Check
 from chaos.checker.invariants.liveness import allowed_seconds, recovery_seconds, undecided
@@ -86,8 +87,8 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         HistoryError: the run record has no usable scenario.
     """
     scenario = _scenario(history)
-    violations: list[Violation] = []
-    doubts = list(doubts_of(history, scenario))
+    history, violations, doubts = well_formed(history)
+    doubts += doubts_of(history, scenario)
     traced = TraceFindings()
     if "drained" in history.phases:  # without the final reads every accepted task would look lost
         for name in (*scenario.expect.always, *scenario.expect.eventually):

@@ -170,7 +170,7 @@ def edited(records: list[Op], op: str, **changes: Any) -> list[Op]:
         ("submit", {"status": 422}, "422 recorded as ok instead of fail"),
         ("submit", {"type": "fail", "status": 0}, "0 recorded as fail instead of info"),
         ("submit", {"type": "info", "status": 201}, "201 recorded as info instead of ok"),
-        ("list", {"status": None}, "ok without a status"),
+        ("list", {"status": None}, "recorded without a status"),
         ("cancel", {"status": 503, "problem": "done-but-unread"}, "cancelled instead of done"),
     ],
 )

@@ -19,6 +19,8 @@ from chaos.history.history import History
 from chaos.scenario.scenario import Scenario
 
 _ROUNDING_SECONDS = 0.001
+# How far the clocks of the harness and of the database may be apart.
+_CLOCK_SECONDS = 1.0
 
 
 def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
@@ -33,6 +35,7 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     if "drained" in history.phases:  # the operations are recorded just before
         yield from operation_doubts(history, scenario)
         yield from sink_doubts(history)
+    yield from _clock_doubts(history)
     yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:
         if not count_occurrences(history, name):
@@ -54,6 +57,27 @@ def _bound_doubts(history: History, scenario: Scenario) -> Iterator[str]:
         return
     if abs(seconds - run.bound.seconds) > _ROUNDING_SECONDS:
         yield f"T was recorded as {run.bound.seconds:.2f} s, the settings imply {seconds:.2f} s"
+
+
+def _clock_doubts(history: History) -> Iterator[str]:
+    """Yield whether an accepted task was created outside of all submits of its key.
+
+    Then the clock of the database is not that of the harness, as ``Run.database_epoch`` says.
+    """
+    off: list[float] = []
+    for task_id, submits in history.submits_by_task.items():
+        created = history.seconds(history.tasks[task_id].created_at)
+        answers = [s.completion.at for s in submits if s.type == "ok" and s.completion is not None]
+        if not answers:
+            continue
+        first, last = min(submit.invoke.at for submit in submits), min(answers)
+        off.append(max(first - created, created - last, 0.0))
+    wrong = [seconds for seconds in off if seconds > _CLOCK_SECONDS]
+    if wrong:
+        yield (
+            f"{len(wrong)} of {len(off)} tasks were created up to {max(wrong):.1f} s before their "
+            "first submit or after its answer: the clocks of database and harness differ"
+        )
 
 
 def accepted(history: History) -> int:

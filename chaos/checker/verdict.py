@@ -53,7 +53,7 @@ class RunMeters:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run proved: ``violations`` make it false, ``doubts`` (sentences) unknown.
+    """What a run proved: ``violations`` make it false, ``doubts`` (one line each) unknown.
 
     ``sometimes`` counts how often each required occurrence was seen.
     """
@@ -107,7 +107,7 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         mutant=history.run.mutant,
         meters=_meters(history, scenario, traced),
         violations=tuple(violations),
-        doubts=tuple(doubts),
+        doubts=tuple(" ".join(doubt.split()) for doubt in doubts),
         sometimes={name: count_occurrences(history, name) for name in scenario.expect.sometimes},
         history=history,
     )

@@ -107,12 +107,9 @@ def run_lines(
 
 
 def failure_lines(error: RunFailed, spec: RunSpec) -> tuple[str, ...]:
-    """Describe a run during which the harness failed: the first line of why, not its logs.
-
-    The report of the run has the rest.
-    """
+    """Describe a run during which the harness failed: the first line of why, not its logs."""
     rest = len(error.reasons) - 1
-    more = f" ({rest} more lines in its report)" if rest else ""
+    more = f" ({rest} more lines in {files.FAILURE})" if rest else ""
     head = f"{spec.scenario.id:<32}unknown  seed {spec.seed}"
     return (
         f"{head}: the harness failed: {error.reasons[0]}{more}",

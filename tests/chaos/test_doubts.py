@@ -6,12 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from life import instant
 from specimen import Specimen
 
 from chaos.checker.bounds import allowed
 from chaos.checker.doubts import doubts_of
+from chaos.checker.invariants.registry import INVARIANTS
+from chaos.checker.invariants.violation import Violation
+from chaos.checker.verdict import judge
 from chaos.history.history import History
 from chaos.history.records import Bound, Effect, Record, Run, SinkCall, decode, encode
+from chaos.report import terminal
 from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import Backoff, Reason
 
@@ -119,4 +124,40 @@ def test_sink_applies_the_first_call_of_each_key(applied: bool) -> None:
     assert doubts[0] == (
         "the sink applied other calls than the first of each key: "
         f"{run.lives[0].task_id}, call {number}"
+    )
+
+
+# ---------------------------------------------------------------------------------------- the clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "doubted"), [(0.9, False), (-0.9, False), (5, True), (-5, True)]
+)
+def test_clocks_of_database_and_harness_that_differ(seconds: float, doubted: bool) -> None:
+    doubts = found(with_run(database_epoch=instant(seconds)))
+    assert len(doubts) == doubted
+    assert all("1 of 1 tasks were created up to " in doubt for doubt in doubts)
+
+
+def test_task_may_be_created_by_any_submit_that_is_unknown() -> None:
+    run = Specimen()
+    life = run.submit("a", answer="info")
+    run.now += 10.0
+    life.submit_again().dispatch().claim().succeed()
+    assert found(run.history()) == []
+
+
+# ------------------------------------------------------------------------------------- in one line
+
+
+def test_doubts_are_told_in_one_line() -> None:
+    def crash(history: History) -> list[Violation]:
+        raise ValueError("first line\n  its log ends:\n  raw")
+
+    history = with_run(bound=Bound(seconds=40.0, terms=()))
+    judgement = judge(history, dict(INVARIANTS) | {"S3": crash})
+    assert judgement.verdict == "unknown"
+    assert terminal.details(judgement) == (
+        "  unknown: T was recorded as 40.00 s, the settings imply 20.00 s; "
+        "S3 crashed: ValueError: first line its log ends: raw"
     )

@@ -58,6 +58,12 @@ def _(run: Specimen) -> History:
     )
 
 
+@bad("S1", "key attempt-1 instead of the task's id")
+def _(run: Specimen) -> History:
+    done(run, effect="external")
+    return run.edited(lambda r: replace(r, key="attempt-1") if isinstance(r, SinkCall) else r)
+
+
 @bad("S2", "was refused at submit")
 def _(run: Specimen) -> History:
     done(run)

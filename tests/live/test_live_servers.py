@@ -350,7 +350,7 @@ async def test_terminated_backends_do_not_disturb_the_observer(
 ) -> None:
     await lasting_observer.counts()
     other = ServerFault(servers.postgres, servers.valkey, lasting_observer)
-    connection = await asyncpg.connect(lasting_observer._url)
+    connection = await asyncpg.connect(lasting_observer.url)
     observed, evidence = await other.run("terminate_backends", "postgres", end_immediately)
     assert (observed, evidence) == (True, {"backends": 1})
     connection.terminate()

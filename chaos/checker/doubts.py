@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
+from chaos.checker.bounds import allowed
+from chaos.checker.fault_doubts import fault_doubts
 from chaos.checker.planned_operations import operation_doubts
+from chaos.checker.sink_doubts import sink_doubts
 from chaos.checker.sometimes import count_occurrences
 from chaos.history.history import History
-from chaos.history.records import ArenaName
-from chaos.scenario.faults import FaultSpec
 from chaos.scenario.scenario import Scenario
 
-# How far a fault with a fixed time may begin from it.
-_OFF_SECONDS = 2.0
+_ROUNDING_SECONDS = 0.001
+# How far the clocks of the harness and of the database may be apart.
+_CLOCK_SECONDS = 1.0
 
 
 def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
@@ -27,64 +31,53 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     found, least = accepted(history), scenario.workload.least_accepted
     if found < least:
         yield f"only {found} submits were accepted, at least {least} are needed"
+    yield from _bound_doubts(history, scenario)
     if "drained" in history.phases:  # the operations are recorded just before
         yield from operation_doubts(history, scenario)
-    for plan in scenario.faults:
-        yield from _fault_doubts(history, plan)
-        yield from _mistimed(history, scenario, plan)
-    planned = {fault_id for plan in scenario.faults for fault_id in plan.fault_ids}
-    for fault_id in sorted(history.faults.keys() - planned):
-        yield f"fault {fault_id} was injected, but the scenario does not plan it"
+        yield from sink_doubts(history)
+    yield from _clock_doubts(history)
+    yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:
         if not count_occurrences(history, name):
             yield f"{name} was never seen"
 
 
-def _fault_doubts(history: History, plan: FaultSpec) -> Iterator[str]:
-    open_tasks = 0
-    for fault_id in plan.fault_ids:
-        records = {record.type: record for record in history.faults.get(fault_id, ())}
-        start, end = records.get("start"), records.get("end")
-        if start is None:
-            yield f"fault {fault_id} was never injected"
-            continue
-        if "felt" not in records:
-            yield f"fault {fault_id} was injected, but not observed"
-        if end is not None and end.at > history.phases.get("healed", end.at):
-            yield f"fault {fault_id} ended after the heal"
-        open_tasks = max(open_tasks, start.in_flight.open if start.in_flight else 0)
-    if any(fault_id in history.faults for fault_id in plan.fault_ids) and not open_tasks:
-        yield f"fault {plan.name} was injected while no task was in flight"
-
-
-def _mistimed(history: History, scenario: Scenario, plan: FaultSpec) -> Iterator[str]:
-    """Yield the injections that began late, early or after the load, if they have a fixed time.
-
-    On real machines a fault may be late by one heartbeat, the grain in which its effects show.
-    """
-    if plan.at is None:
+def _bound_doubts(history: History, scenario: Scenario) -> Iterator[str]:
+    """Yield how the recorded T and settings differ from what the scenario and they imply."""
+    run = history.run
+    declared = scenario.topology.settings
+    if wrong := sorted(name for name in declared if run.settings.get(name) != declared[name]):
+        yield f"the recorded settings are not those of the scenario: {', '.join(wrong)}"
+    topology = scenario.topology.model_copy(update={"settings": run.settings})
+    recorded = scenario.model_copy(update={"topology": topology})
+    try:
+        seconds = allowed(recorded, run.backoff).seconds
+    except ValidationError:
+        yield "the recorded settings are not settings of Holdfast"
         return
-    tolerance = _OFF_SECONDS
-    if history.run.arena is not ArenaName.SIMULATION:
-        tolerance = max(tolerance, scenario.settings().heartbeat_seconds)
-    for number, fault_id in enumerate(plan.fault_ids):
-        planned = plan.at + number * (plan.every or 0.0)
-        for record in history.faults.get(fault_id, ()):
-            if record.type != "start":
-                continue
-            if abs(record.at - planned) > tolerance:
-                yield (
-                    f"fault {fault_id} began at {record.at:.1f} s, planned was {planned:.1f} s "
-                    f"(at most {tolerance:g} s off)"
-                )
-            if record.at > _load_end(history, scenario):
-                yield f"fault {fault_id} began when the load was over"
+    if abs(seconds - run.bound.seconds) > _ROUNDING_SECONDS:
+        yield f"T was recorded as {run.bound.seconds:.2f} s, the settings imply {seconds:.2f} s"
 
 
-def _load_end(history: History, scenario: Scenario) -> float:
-    """Return the second of the last completion of a client, or of the planned end if later."""
-    ends = [op.completion.at for op in history.operations.values() if op.completion is not None]
-    return max([scenario.workload.last_due_seconds, *ends])
+def _clock_doubts(history: History) -> Iterator[str]:
+    """Yield whether an accepted task was created outside of all submits of its key.
+
+    Then the clock of the database is not that of the harness, as ``Run.database_epoch`` says.
+    """
+    off: list[float] = []
+    for task_id, submits in history.submits_by_task.items():
+        created = history.seconds(history.tasks[task_id].created_at)
+        answers = [s.completion.at for s in submits if s.type == "ok" and s.completion is not None]
+        if not answers:
+            continue
+        first, last = min(submit.invoke.at for submit in submits), min(answers)
+        off.append(max(first - created, created - last, 0.0))
+    wrong = [seconds for seconds in off if seconds > _CLOCK_SECONDS]
+    if wrong:
+        yield (
+            f"{len(wrong)} of {len(off)} tasks were created up to {max(wrong):.1f} s before their "
+            "first submit or after its answer: the clocks of database and harness differ"
+        )
 
 
 def accepted(history: History) -> int:

@@ -19,12 +19,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from chaos.checker.recorded_operations import alike, misread, some
 from chaos.clients.client import RESENDS_MAX, is_repeated
 from chaos.history.history import History, Operation
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.workload import PlannedOperation, generate
-
-_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -80,16 +79,18 @@ def operation_doubts(history: History, scenario: Scenario) -> Iterator[str]:
         for operation in history.operations.values()
         if operation.invoke.process.startswith("client-")
     ]
+    yield from alike(scenario.workload, recorded)
+    yield from misread(history)
     unfinished = [op.invoke.op_id for op in recorded if op.completion is None]
     if unfinished:
-        yield f"{len(unfinished)} operations have no completion: {_some(unfinished)}"
+        yield f"{len(unfinished)} operations have no completion: {some(unfinished)}"
     differing = [
         f"client-{client + 1} sent of {key or 'lists'}: {', '.join(wrong)}"
         for (client, key), exchange in sorted(_exchanges(planned, recorded).items())
         if (wrong := list(exchange.wrong()))
     ]
     if differing:
-        yield f"the operations are not those that were planned: {_some(differing, '; ')}"
+        yield f"the operations are not those that were planned: {some(differing, '; ')}"
 
 
 def _exchanges(
@@ -117,8 +118,3 @@ def _exchanges(
 
 def _answered(submit: Operation) -> bool:
     return submit.type == "ok" and submit.value.get("task_id") is not None
-
-
-def _some(parts: list[str], separator: str = ", ") -> str:
-    more = len(parts) - _SHOWN
-    return separator.join(parts[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from chaos.checker.answer_shapes import well_formed
 from chaos.checker.doubts import accepted, doubts_of
 from chaos.checker.invariants.declaration import Check
 from chaos.checker.invariants.liveness import allowed_seconds, recovery_seconds, undecided
@@ -52,7 +53,7 @@ class RunMeters:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run proved: ``violations`` make it false, ``doubts`` (sentences) unknown.
+    """What a run proved: ``violations`` make it false, ``doubts`` (one line each) unknown.
 
     ``sometimes`` counts how often each required occurrence was seen.
     """
@@ -86,8 +87,8 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         HistoryError: the run record has no usable scenario.
     """
     scenario = _scenario(history)
-    violations: list[Violation] = []
-    doubts = list(doubts_of(history, scenario))
+    history, violations, doubts = well_formed(history)
+    doubts += doubts_of(history, scenario)
     traced = TraceFindings()
     if "drained" in history.phases:  # without the final reads every accepted task would look lost
         for name in (*scenario.expect.always, *scenario.expect.eventually):
@@ -106,7 +107,7 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         mutant=history.run.mutant,
         meters=_meters(history, scenario, traced),
         violations=tuple(violations),
-        doubts=tuple(doubts),
+        doubts=tuple(" ".join(doubt.split()) for doubt in doubts),
         sometimes={name: count_occurrences(history, name) for name in scenario.expect.sometimes},
         history=history,
     )

@@ -27,7 +27,6 @@ from chaos.history.records import (
     Run,
     SinkCall,
     Sometimes,
-    Span,
     SqlEffect,
     StaleWrite,
     TaskRow,
@@ -36,6 +35,7 @@ from chaos.history.records import (
     encode,
     parse_instant,
 )
+from chaos.history.spans import Span
 
 _T = TypeVar("_T")
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from holdfast.model.lifecycle import Reason
+from chaos.history.spans import STRICT, Span
+from holdfast.model.lifecycle import Backoff, Reason
 
 
 def parse_instant(text: str) -> datetime:
@@ -49,7 +50,6 @@ class ArenaName(StrEnum):
 
 
 Instant = Annotated[str, AfterValidator(_check_instant)]
-_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +74,11 @@ class Run:
     """The first line of each history; ``scenario`` is the whole ``Scenario.document``.
 
     ``settings``: the relevant ones, as given to the processes (no secrets, no addresses).
-    ``database_epoch``: the database's clock at arena second 0.
+    ``database_epoch``: the database's clock at arena second 0. ``backoff``: the longest one of
+    handlers besides the workload's own, without which ``bound`` cannot be computed again.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["run"] = "run"
     scenario: dict[str, Any]
     seed: int
@@ -85,6 +86,7 @@ class Run:
     database_epoch: Instant
     bound: Bound
     settings: dict[str, Any]
+    backoff: Backoff | None = None
     commit: str | None = None
     mutant: str | None = None
 
@@ -111,7 +113,7 @@ class Op:
     (the last part of the problem's type).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["op"] = "op"
     op: Literal["submit", "get", "events", "cancel", "retry", "list"]
     type: Literal["invoke", "ok", "fail", "info"]
@@ -136,10 +138,11 @@ class Fault:
     ``fault_id`` is ``<name in the scenario>#<n>``, n from 1 (``FaultSpec.fault_ids``). An
     injection has one ``start`` (with ``in_flight``), one ``felt`` once it was observed by something
     other than the harness's intention (``evidence``: bytes held, latency measured, exit status,
-    ...), and one ``end`` if it ended. ``targets`` are the edges, processes or servers really hit.
+    ...: ``chaos.checker.evidence``), and one ``end`` if it ended, with how long it was held in each
+    target. ``targets`` are the edges, processes or servers really hit.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["fault"] = "fault"
     type: Literal["start", "felt", "end"]
     fault_id: str
@@ -148,6 +151,7 @@ class Fault:
     at: float
     in_flight: InFlight | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    held_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,7 @@ class PhaseStart:
     processes that were healed; all others were killed at the heal and stay dead.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["phase"] = "phase"
     phase: Literal["faults", "healed", "quiet", "drained"]
     at: float
@@ -174,7 +178,7 @@ class Event:
     ``detail``: what an end says about itself: ``{"error": {"type", "message", "traceback"}}``.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["event"] = "event"
     task_id: str
     seq: int
@@ -192,7 +196,7 @@ class Event:
 class Effect:
     """A row of the ledger of effects; ``result``: what the handler returned."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["effect"] = "effect"
     effect_key: str
     task_id: str
@@ -206,7 +210,7 @@ class Effect:
 class TaskRow:
     """A row of ``tasks`` in the final read. ``key`` is its idempotency key."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["task"] = "task"
     task_id: str
     key: str | None
@@ -235,7 +239,7 @@ class TaskRow:
 class StaleWrite:
     """A row of ``stale_writes``: a write that the fence refused."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["stale_write"] = "stale_write"
     task_id: str
     at: Instant
@@ -250,7 +254,7 @@ class StaleWrite:
 class Worker:
     """A row of ``workers``: one incarnation of the actor ``label``, with its last lease."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["worker"] = "worker"
     worker_id: str
     label: str
@@ -267,7 +271,7 @@ class SinkCall:
     ``seen``: what the calling attempt saw (``chaos.tasks.attempt``).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["sink"] = "sink"
     at: float
     key: str
@@ -284,7 +288,7 @@ class SqlEffect:
     ``seen``: what its attempt saw (``chaos.tasks.attempt``).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["sql_effect"] = "sql_effect"
     task_id: str
     epoch: int
@@ -297,7 +301,7 @@ class SqlEffect:
 class Sometimes:
     """Whether the arena observed an occurrence that no other record shows."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["sometimes"] = "sometimes"
     name: str
     held: bool
@@ -311,55 +315,13 @@ class Exit:
     ``planned``: the harness intended it (a process killed by its own handler is not planned).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["exit"] = "exit"
     actor: str
     pid: int
     code: int
     at: float
     planned: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanLink:
-    """A reference to another span; ids are in hex."""
-
-    trace_id: str
-    span_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanEvent:
-    """An instant within a span."""
-
-    name: str
-    at: float
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A span that the collector received, or one of the harness (service ``holdfast-chaos``).
-
-    ``start`` and ``end`` are arena seconds by the wall clock of the process that made the span, so
-    they are wrong for a process with a skewed clock. ``role``: OpenTelemetry's span kind.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    kind: Literal["span"] = "span"
-    name: str
-    role: Literal["internal", "server", "client", "producer", "consumer"]
-    trace_id: str
-    span_id: str
-    parent_span_id: str | None
-    service: str
-    instance: str
-    start: float
-    end: float
-    status: Literal["unset", "ok", "error"]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    links: tuple[SpanLink, ...] = ()
-    events: tuple[SpanEvent, ...] = ()
 
 
 Record: TypeAlias = (

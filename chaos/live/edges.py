@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from chaos.errors import EdgeRefused
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, SocketStats
 from chaos.live.toxics import Proxies, ProxyToxic, Stream
 from chaos.nemesis.process_faults import Hold, Observed
@@ -45,7 +47,9 @@ class EdgeMeasurement:
 
     def evidence(self) -> dict[str, Any]:
         """Return it as in the history."""
+        normal = self.baseline_seconds
         return {
+            "baseline_ms": None if normal is None else round(normal * 1000, 1),
             "probe_ms": round(self.probe_seconds * 1000, 1),
             "probe_answered": self.answered,
             "bytes_sent": self.traffic.sent,
@@ -105,7 +109,10 @@ async def inject_edge_fault(
         for edge, port in targets.items()
     }
     observed = all(was_observed(fault, seen) for seen in measured.values())
-    return observed, {edge: seen.evidence() for edge, seen in measured.items()}
+    left = {edge: await proxies.faults(edge) for edge in targets}
+    return observed, {
+        edge: seen.evidence() | {"left": left[edge]} for edge, seen in measured.items()
+    }
 
 
 def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
@@ -122,6 +129,20 @@ def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
         return used and seen.probe_seconds >= 0.9 * latency
     normal = seen.baseline_seconds
     return used and normal is not None and seen.probe_seconds > 3 * normal
+
+
+def require_direct(urls: Iterable[str], proxies: Collection[int]) -> None:
+    """Refuse URLs for the harness itself that lead through a proxy, given by their ports.
+
+    The probes of ``inject_edge_fault`` use the proxies on purpose; ``SocketStats`` does not count
+    their traffic.
+
+    Raises:
+        EdgeRefused: a URL has the port of a proxy.
+    """
+    for url in urls:
+        if urlsplit(url).port in proxies:
+            raise EdgeRefused(f"{url} leads through a proxy: only actors and probes use edges")
 
 
 def _toxics(fault: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:

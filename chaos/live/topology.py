@@ -18,7 +18,7 @@ import asyncpg
 from chaos.history.records import Record, Sometimes
 from chaos.live.actors import Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
-from chaos.live.edges import inject_edge_fault
+from chaos.live.edges import inject_edge_fault, require_direct
 from chaos.live.servers import ServerFault
 from chaos.live.socket_stats import LocalSocketStats
 from chaos.live.stack_factory import StackSpec
@@ -252,6 +252,9 @@ class ProcessStack:
             self.ports[edge] = await self.proxies.create(edge, upstream[edge.partition("->")[2]])
         # A role's own port is that of its API or of its health server.
         self.ports |= {name: upstream[name] for name in self.scenario.topology.processes}
+        homes = map(self._home, self.scenario.topology.processes)
+        proxies = {self.ports[edge] for edge in self.scenario.topology.edges}
+        require_direct([self.observer.url, self.redis_url, *homes], proxies)
 
     async def _listening(self, port: int) -> None:
         give_up = time.monotonic() + _LISTEN_SECONDS

@@ -190,6 +190,14 @@ class Proxies:
             raise ToxiproxyError(f"{edge}: enabled should be {enabled}, Toxiproxy shows otherwise")
         self._journal(Change("enable" if enabled else "disable", edge))
 
+    async def faults(self, edge: str) -> list[str]:
+        """Return the toxics that an edge has, each by type and stream, and ``down`` if it is."""
+        async with self._lock:
+            standing = await asyncio.to_thread(self._server.get_proxy, edge)
+            toxics = await asyncio.to_thread(self._proxy(edge).toxics)
+        found = [f"{toxic.type} {toxic.stream}" for toxic in toxics.values()]
+        return found if standing is not None and standing.enabled else [*found, "down"]
+
     async def heal(self, actors: Collection[str]) -> None:
         """Enable every proxy and remove every toxic of the edges of these actors."""
         for edge, proxy in self._proxies.items():

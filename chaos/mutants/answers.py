@@ -216,7 +216,7 @@ _CHANGES = (
         guard="a late cancel is answered with the state of the task",
         what="the state is always SUCCEEDED",
         scenario="calm",
-        killers=("S4",),
+        killers=("S24",),
         edits=(
             Edit(
                 _ACTIONS,
@@ -232,7 +232,7 @@ _CHANGES = (
         guard="a retry that is answered 200 schedules the task",
         what="a task that was never lost stays FAILED",
         scenario="calm",
-        killers=("S4",),
+        killers=("S24",),
         edits=(
             Edit(
                 _TRANSITIONS,
@@ -251,7 +251,7 @@ _CHANGES = (
         name="retry_forgets_losses",
         guard="a retry keeps the counters",
         what="it sets losses to 0, so they count as failures",
-        scenario="calm",
+        scenario="workers_killed",
         killers=("S7",),
         edits=(
             Edit(
@@ -285,7 +285,7 @@ _ERRORS = (
         guard="`nothing was done` is answered only if nothing was",
         what="a submit that Postgres did not answer in time is answered so",
         scenario="commit_reply_lost",
-        killers=("S2",),
+        killers=("S24",),
         edits=(
             Edit(
                 _COALESCER,
@@ -299,7 +299,7 @@ _ERRORS = (
         guard="a submit that was sent once stays unknown when it cannot be sent again",
         what="it is answered by the error of its last send: nothing was done",
         scenario="commit_reply_lost",
-        killers=("S2",),
+        killers=("S24",),
         edits=(
             Edit(
                 _COALESCER,

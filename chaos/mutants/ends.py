@@ -105,7 +105,7 @@ _OUTCOMES = (
         guard="results such as 0, false, an empty text or list are results",
         what="they are stored as null",
         scenario="calm",
-        killers=("S11",),
+        killers=("S19",),
         edits=(
             Edit(
                 "system/holdfast/handlers/result.py",
@@ -205,8 +205,8 @@ _COUNTERS = (
         name="losses_use_up_attempts",
         guard="a lost attempt does not count against max_attempts",
         what="it counts when the next attempt fails",
-        scenario="late_failure",
-        killers=("S7", "S15"),
+        scenario="workers_killed",
+        killers=("S7",),
         edits=(
             Edit(
                 _TRANSITIONS,
@@ -299,8 +299,8 @@ _DELAYS = (
         name="backoff_by_attempts",
         guard="the back-off grows with the failures",
         what="it grows with the attempts, also those lost and released",
-        scenario="database_restart",
-        killers=("S3",),
+        scenario="workers_killed",
+        killers=("S21",),
         edits=(
             Edit(
                 _ATTEMPT,

@@ -26,7 +26,7 @@ MUTANTS = (
         name="effect_key_truncated",
         guard="the effect key is unique to the task",
         what="it is the first 13 characters of the id, equal for all tasks of a millisecond",
-        scenario="crowded",
+        scenario="workers_killed",
         killers=("S11",),
         edits=(
             Edit(

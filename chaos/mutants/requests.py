@@ -208,7 +208,7 @@ _KEYS = (
         guard="a repeat is answered with the task as it is now",
         what="it is answered as at its submit: SCHEDULED, without attempts",
         scenario="crowded",
-        killers=("S12",),
+        killers=("S22",),
         edits=(
             Edit(
                 _SUBMISSION,

@@ -114,18 +114,23 @@ class Nemesis:
         self._write("start", fault, fault_id, targets, in_flight)
         before = await self._target.observer.count(fault.until) if fault.until else 0
 
+        held: list[float] = []
+
         async def hold() -> None:
+            began = self._now()
             if fault.for_seconds is None:
                 await self._load_over.wait()
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(fault.for_seconds):
-                    await self._wait_for_event(fault.until, before)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(fault.for_seconds):
+                        await self._wait_for_event(fault.until, before)
+            held.append(round(self._now() - began, 4))
 
         observed, evidence = await self._apply(fault, fault_id, targets, process_faults, hold)
         if observed:
             self._write("felt", fault, fault_id, targets, evidence=evidence)
-        self._write("end", fault, fault_id, targets, evidence={} if observed else evidence)
+        missed = {} if observed else evidence
+        self._write("end", fault, fault_id, targets, evidence=missed, held=tuple(held))
 
     async def _apply(
         self,
@@ -177,6 +182,7 @@ class Nemesis:
         targets: tuple[str, ...],
         in_flight: InFlight | None = None,
         evidence: dict[str, Any] | None = None,
+        held: tuple[float, ...] = (),
     ) -> None:
         self._record(
             Fault(
@@ -187,6 +193,7 @@ class Nemesis:
                 at=round(self._now(), 4),
                 in_flight=in_flight,
                 evidence=evidence or {},
+                held_seconds=held,
             )
         )
 

@@ -78,7 +78,7 @@ class DatabaseObserver:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._last = Counts(0, 0, 0, 0)
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._lock = asyncio.Lock()
@@ -197,7 +197,7 @@ class DatabaseObserver:
     async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
-                self._url, timeout=5, server_settings={"application_name": "chaos-observer"}
+                self.url, timeout=5, server_settings={"application_name": "chaos-observer"}
             )
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)

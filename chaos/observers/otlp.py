@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from chaos.history.records import Span, SpanEvent, SpanLink
+from chaos.history.spans import Span, SpanEvent, SpanLink
 
 _Role = Literal["internal", "server", "client", "producer", "consumer"]
 _Status = Literal["unset", "ok", "error"]

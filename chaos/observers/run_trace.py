@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from hashlib import sha256
 
-from chaos.history.records import Fault, Run, Span, SpanEvent
+from chaos.history.records import Fault, Run
+from chaos.history.spans import Span, SpanEvent
 
 SERVICE = "holdfast-chaos"
 

@@ -17,6 +17,7 @@ from chaos.report.page import page
 from chaos.report.suite import SuiteReport
 
 HISTORY, SUMMARY, REPORT, JUNIT = "history.jsonl", "summary.json", "report.html", "junit.xml"
+FAILURE = "failure.txt"
 
 
 def write_run(directory: Path, judgement: Judgement, seconds: float | None) -> Outcome:

@@ -54,8 +54,8 @@ def faults(judgement: Judgement) -> str:
 def details(judgement: Judgement) -> str:
     """Return why a run is not ``true``; empty for a run that is.
 
-    It names each doubt, the first violations of each invariant with the story of their task, and
-    the number of further violations.
+    It names all doubts in one line, the first violations of each invariant with the story of their
+    task, and the number of further violations.
     """
     return "\n".join(_details(judgement))
 
@@ -80,8 +80,9 @@ def _fault(plan: PlannedFault) -> str:
 
 def _details(judgement: Judgement) -> Iterator[str]:
     stories = RunModel(judgement).stories
-    for doubt in judgement.doubts:
-        yield f"  unknown: {doubt}"
+    if judgement.doubts:
+        reasons = "; ".join(judgement.doubts)
+        yield f"  unknown: {' '.join(reasons.split())}"  # an error in it may have several lines
     laws = dict.fromkeys(violation.invariant for violation in judgement.violations)
     for law in laws:
         found = [v for v in judgement.violations if v.invariant == law]

@@ -15,13 +15,13 @@ from chaos.history.records import (
     Record,
     SinkCall,
     Sometimes,
-    Span,
     SqlEffect,
     StaleWrite,
     TaskRow,
     Worker,
     reason_text,
 )
+from chaos.history.spans import Span
 
 
 class Source(StrEnum):

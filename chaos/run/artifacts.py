@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from chaos.checker.verdict import Judgement, check_file
+from chaos.errors import EdgeRefused
 from chaos.history.history import HistoryError
 from chaos.report import files
 from chaos.report.outcome import Outcome
 from chaos.run.spec import RunSpec
+
+# Begins the doubt of a run in which the harness noticed its own mistake.
+REFUSED = "the harness refused"
 
 
 class RunFailed(Exception):
     """The harness itself failed, which proves nothing about the system.
 
     ``outcome`` names the directory with what was recorded until then; ``reasons`` are lines of
-    text.
+    text, the first of which says why. All are in the file ``failure.txt`` there.
     """
 
     def __init__(self, reasons: list[str], outcome: Outcome) -> None:
@@ -32,8 +37,10 @@ def judge(directory: Path) -> Judgement:
 
 def failure(spec: RunSpec, directory: Path, error: Exception, seconds: float) -> RunFailed:
     """Report what was recorded until the harness failed, as far as it can be read."""
-    reasons = _reasons(error)
-    doubts = tuple(f"the harness failed: {reason}" for reason in reasons)
+    leaves = list(_leaves(error))
+    reasons = [line for leaf in leaves for line in _lines(leaf)]
+    files.write(directory / files.FAILURE, "".join(f"{line}\n" for line in reasons).encode())
+    doubts = tuple(f"{_blame(leaf)}: {_lines(leaf)[0]}" for leaf in leaves)
     try:
         judgement = judge(directory)
     except (HistoryError, OSError):
@@ -54,8 +61,18 @@ def failure(spec: RunSpec, directory: Path, error: Exception, seconds: float) ->
     return RunFailed(reasons, files.write_run(directory, doubtful, seconds))
 
 
-def _reasons(error: BaseException) -> list[str]:
-    """Return the lines of an error; of an exception group, those of its leaves."""
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error; of an exception group, its leaves."""
     if isinstance(error, BaseExceptionGroup):
-        return [line for each in error.exceptions for line in _reasons(each)]
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def _blame(error: BaseException) -> str:
+    return REFUSED if isinstance(error, EdgeRefused) else "the harness failed"
+
+
+def _lines(error: BaseException) -> list[str]:
     return [f"{type(error).__name__}: {line}" for line in str(error).splitlines() or [""]]

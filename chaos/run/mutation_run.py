@@ -14,6 +14,7 @@ import typer
 from chaos.history.records import ArenaName
 from chaos.mutants import UNKNOWN, Mutant
 from chaos.report.outcome import Outcome
+from chaos.run.artifacts import REFUSED
 from chaos.run.spec import RunSpec
 from chaos.scenario import scenario as scenarios
 
@@ -164,11 +165,14 @@ async def until_killed(
 def attempt_of(mutant: Mutant, outcome: Outcome, *, crashed: bool = False) -> KillAttempt:
     """Return what one run means for the mutant.
 
-    A run that is unknown kills only a mutant of the harness, and only by a doubt of the checker:
-    a harness that ``crashed`` does not show that its verdict would have told.
+    A run that is unknown kills only a mutant of the harness, and only by a doubt of the checker, or
+    by a refusal of the harness itself: one that ``crashed`` otherwise does not show that its
+    verdict would have told.
     """
     broken = outcome.laws or {}
-    doubted = mutant.of_harness and outcome.verdict == UNKNOWN and not crashed
+    refused = any(doubt.startswith(REFUSED) for doubt in outcome.doubts)
+    told = not crashed or refused
+    doubted = mutant.of_harness and outcome.verdict == UNKNOWN and told
     found = (*broken, *([UNKNOWN] if doubted else []))
     return KillAttempt(
         outcome.seed,

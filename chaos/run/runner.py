@@ -23,6 +23,7 @@ from chaos.observers.run_trace import SERVICE, run_spans
 from chaos.observers.sink import Call
 from chaos.run.reader import planned, read_all
 from chaos.run.spec import RunSpec
+from holdfast.model.lifecycle import Backoff
 
 _POLL_SECONDS = 0.1
 # For the last responses and resends after the planned end of the load.
@@ -94,8 +95,8 @@ class Runner:
     """Runs one spec, whose scenario is concrete (``RunSpec.drawn``), in an environment.
 
     ``write`` is called with every record, ``show`` with the phase and its progress. ``commit`` is
-    the revision of the sources, if known. After ``collect``, ``exports`` holds all span exports:
-    those that the collector received, and one of the harness.
+    the revision of the sources, if known; ``backoff`` that of ``bound`` (``bounds.allowed``). After
+    ``collect``, ``exports`` holds all span exports: those of the collector, and one of the harness.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Runner:
         *,
         bound: Bound,
         commit: str | None,
+        backoff: Backoff | None = None,
         show: Callable[[str, str], None] | None = None,
     ) -> None:
         self._spec = spec
@@ -114,6 +116,7 @@ class Runner:
         self._clock = clock
         self._write = write
         self._bound = bound
+        self._backoff = backoff
         self._commit = commit
         self._show = show
         self._zero_instant = ""
@@ -179,6 +182,7 @@ class Runner:
             database_epoch=self._zero_instant,
             bound=self._bound,
             settings=otlp.trace_settings(spec.scenario.topology.settings),
+            backoff=self._backoff,
             commit=self._commit,
             mutant=spec.mutant,
         )

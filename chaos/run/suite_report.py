@@ -109,12 +109,14 @@ def run_lines(
 def failure_lines(error: RunFailed, spec: RunSpec) -> tuple[str, ...]:
     """Describe a run during which the harness failed: the first line of why, not its logs.
 
-    The report of the run has the rest.
+    What was recorded until then may violate an invariant.
     """
+    outcome = error.outcome
     rest = len(error.reasons) - 1
-    more = f" ({rest} more lines in its report)" if rest else ""
-    head = f"{spec.scenario.id:<32}unknown  seed {spec.seed}"
+    more = f" ({rest} more lines in {files.FAILURE})" if rest else ""
+    head = f"{spec.scenario.id:<32}{outcome.verdict:<7}  seed {spec.seed}"
     return (
         f"{head}: the harness failed: {error.reasons[0]}{more}",
-        f"  what was recorded: {spec.runs / (error.outcome.directory or '')}",
+        *(f"  {law} violated {count} times" for law, count in (outcome.laws or {}).items()),
+        f"  what was recorded: {spec.runs / (outcome.directory or '')}",
     )

@@ -57,6 +57,7 @@ def differ(
         ends = draw.random() < workload.differences.ends
         if usual and (ends or hangs) and not payload["steps"]:
             _end(workload, effect, request, draw, hangs=hangs)
+            payload["steps"] = _odd(payload["steps"], random.Random(f"odd {key}"))
         request["payload"] = _shuffled(payload, draw)
     for name, default in _DEFAULTS:
         if request[name] == default and draw.random() < 0.5:
@@ -193,6 +194,16 @@ def _exhaust(effect: str, request: Payload, draw: random.Random, *, hangs: bool)
     return [{"do": "hang"} if hangs else _failure(draw) for _ in steps]
 
 
+def _odd(steps: list[Step], draw: random.Random) -> list[Step]:
+    """Let most steps that return a value return nothing else, and mostly one that is falsy."""
+    return [
+        step
+        if step["do"] != "return" or draw.random() < 0.3
+        else {"do": "return", "value": draw.choice((*_FALSY, step["value"])), "whole": True}
+        for step in steps
+    ]
+
+
 def _hang_timeout(payload: Payload, draw: random.Random) -> float:
     return float(round(payload["seconds"] + draw.uniform(*HANG_SECONDS), 2))
 
@@ -230,6 +241,8 @@ def _nested(draw: random.Random) -> Any:
     return value
 
 
+# Results that a careless ``or`` takes for none.
+_FALSY: tuple[Any, ...] = (0, 0.0, False, "", [], {})
 # Values that a sloppy encoder, parser or comparison would change.
 _VALUES: tuple[Any, ...] = (
     None,

@@ -1,4 +1,4 @@
-"""Draw further reads of a workload, and retries by hand.
+"""Draw further reads of a workload, retries by hand, and late cancels.
 
 Each task has a generator of its own, so these draws change neither the other draws of the workload
 nor those of other tasks.
@@ -16,8 +16,9 @@ from chaos.scenario.operations import Workload
 from chaos.tasks.steps import does
 from holdfast.model.lifecycle import State
 
-# A task that may be dead-lettered is retried by hand so often at most.
-RETRIES_MAX = 2
+# A task that may be dead-lettered is retried by hand so often soon, and once more later.
+_RETRIES_SOON_MAX = 2
+RETRIES_MAX = _RETRIES_SOON_MAX + 1
 # Shares of the workload's ``reads``: of tasks that are retried though they do not fail (a 409), and
 # of tasks after whose submit a listing is walked.
 _NEEDLESS = 0.1
@@ -26,14 +27,17 @@ _PAGES_MAX = 3
 _LIMITS = (1, 50)
 # Enough for the attempts that dead-letter most tasks; a retry that comes too early gets a 409.
 _AFTER_SECONDS = (0.3, 3.0)
+# Enough to be dead-lettered even if an attempt is lost.
+_LATE_SECONDS = (2.0, 7.0)
+_LATE_CANCELS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One read or retry, ``after`` seconds after a submit; ``query`` and ``pages`` of a list."""
+    """One read or action, ``after`` seconds after a submit; ``query`` and ``pages`` of a list."""
 
     after: float
-    kind: Literal["get", "events", "retry", "list"]
+    kind: Literal["get", "events", "cancel", "retry", "list"]
     query: dict[str, Any] = field(default_factory=dict)
     pages: int = 1
 
@@ -47,11 +51,27 @@ def reads(
         yield Read(due + draw.uniform(0.0, 1.5), draw.choice(("get", "events")))
     fails = _dead_lettered(request["payload"])
     if draw.random() < (workload.reads > 0 if fails else workload.reads * _NEEDLESS):
-        for _ in range(draw.randint(1, RETRIES_MAX) if fails else 1):
+        for _ in range(draw.randint(1, _RETRIES_SOON_MAX) if fails else 1):
             yield Read(due + draw.uniform(*_AFTER_SECONDS), "retry")
     if draw.random() < workload.reads * _WALKS:
         query = filters(draw, request) | {"limit": draw.randint(*_LIMITS)}
         yield Read(draw.uniform(0.0, 1.5), "list", query, draw.randint(1, _PAGES_MAX))
+
+
+def late_actions(
+    workload: Workload, seed: int, number: int, request: dict[str, Any], due: float, left: float
+) -> Iterator[Read]:
+    """Yield the cancel and the retry that a task gets when it should be a dead letter.
+
+    ``left``: seconds from its submit until the end of the load; what would come later is dropped.
+    """
+    if not workload.reads or not _dead_lettered(request["payload"]):
+        return
+    draw = random.Random(f"late {seed} {number}")
+    retry = Read(due + draw.uniform(*_LATE_SECONDS), "retry")
+    cancel = Read(due + draw.uniform(*_LATE_SECONDS), "cancel")
+    wanted = [retry, cancel] if workload.cancels and draw.random() < _LATE_CANCELS else [retry]
+    yield from (read for read in wanted if read.after <= left)
 
 
 def _dead_lettered(payload: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from chaos.scenario.differences import differ, fraction, mismatched, rewritten
 from chaos.scenario.operations import EFFECTS, Workload
-from chaos.scenario.reads import reads
+from chaos.scenario.reads import late_actions, reads
 from chaos.tasks.steps import does
 
 CLIENTS = 8
@@ -100,7 +100,11 @@ def _further(
     workload: Workload, seed: int, number: int, submit: PlannedOperation
 ) -> Iterator[PlannedOperation]:
     due = max(0.0, (submit.run_after or submit.at) - submit.at)
-    for read in reads(workload, seed, number, submit.request, due):
+    left = workload.seconds - submit.at
+    for read in (
+        *reads(workload, seed, number, submit.request, due),
+        *late_actions(workload, seed, number, submit.request, due, left),
+    ):
         at, key = round(submit.at + read.after, 4), "" if read.kind == "list" else submit.key
         yield PlannedOperation(
             at, submit.client, read.kind, key, request=read.query, pages=read.pages

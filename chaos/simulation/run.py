@@ -140,7 +140,8 @@ class _Simulation:
         self._foundation = foundation
         self._scratch = Path(tempfile.mkdtemp(prefix="run-", dir=foundation.directory))
         attempts = spec.scenario.workload.max_attempts
-        self._bound = bounds.allowed(spec.scenario, longest_backoff(options.apps, attempts))
+        self._backoff = longest_backoff(options.apps, attempts)
+        self._bound = bounds.allowed(spec.scenario, self._backoff)
         self.records: list[Record] = []
         self.statements: list[ExecutedStatement] = []
         self.zero = 0.0
@@ -176,6 +177,7 @@ class _Simulation:
                 self.records.append,
                 bound=self._bound,
                 commit=shared.commit,
+                backoff=self._backoff,
             )
             await runner.run()
             await runner.collect()

@@ -12,15 +12,17 @@ attempt k does ``steps[k - 1]``, an object; attempts beyond the list have no ste
                                    counts, however late: ``succeeded``, unless a scheduler has
                                    reclaimed the attempt (after the timeout's grace) or it was lost
   {"do": "kill"}                   kill the process (SIGKILL): ``lost``
-  {"do": "return", "value": v}     succeed; the result holds v, any JSON value
+  {"do": "return", "value": v}     succeed; the result holds v, any JSON value; with
+                                   ``"whole": true`` it is v, and holds nothing else
   {"do": "leave"}                  succeed, and leave a running asyncio task behind, which the
                                    worker neither awaits nor cancels before it stops
   {"do": "block", "seconds": s}    block the event loop, then succeed (live arena only)
 
 A cancel, a shutdown and a lost lease also cancel what waits, in any step and without one.
 
-Each attempt testifies what it saw: ``seen`` is in its result, in its business row, in its call to
-the sink, and as JSON at the end of the message of each exception it plans.
+Each attempt testifies what it saw: ``seen`` is in its result (unless its step is the whole of it),
+in its business row, in its call to the sink, and as JSON at the end of the message of each
+exception it plans.
 """
 
 from __future__ import annotations
@@ -111,6 +113,12 @@ async def first_half(ctx: Context, payload: Payload) -> Payload:
         case _:
             pass  # only the effect
     return result
+
+
+def returned(ctx: Context, payload: Payload, result: Payload) -> Any:
+    """Return what a handler returns: the result of ``first_half``, or the value of its step."""
+    step = step_of(payload, ctx.attempt)
+    return step["value"] if step.get("whole") else result
 
 
 async def second_half(payload: Payload) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from chaos.tasks.attempt import first_half, handlers_of, second_half
+from chaos.tasks.attempt import first_half, handlers_of, returned, second_half
 from chaos.tasks.declarations import SINK_RETRY_SECONDS
 from holdfast.handlers import Context, Retry
 
@@ -17,7 +17,7 @@ SINK_URL = "CHAOS_SINK_URL"
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def _external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+async def _external(ctx: Context, payload: dict[str, Any]) -> Any:
     """Call the sink with the effect key; the attempt may still fail afterwards."""
     result = await first_half(ctx, payload)
     # One client per call, so that a broken connection does not affect the next attempt.
@@ -39,7 +39,7 @@ async def _external(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
             after=SINK_RETRY_SECONDS, reason=f"the sink responded with {answer.status_code}"
         )
     await second_half(payload)
-    return result | {"applied": answer.status_code == 201}
+    return returned(ctx, payload, result | {"applied": answer.status_code == 201})
 
 
 usual, steady, brief = handlers_of("external", _external)

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.tasks.attempt import declared, fail, first_half, handlers_of, second_half, testimony
+from chaos.tasks.attempt import (
+    declared,
+    fail,
+    first_half,
+    handlers_of,
+    returned,
+    second_half,
+    testimony,
+)
 from chaos.tasks.steps import step_of
 from holdfast.handlers import Context
 
 
-async def _ledger(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
+async def _ledger(ctx: Context, payload: dict[str, Any]) -> Any:
     """Return the effect."""
     result = await first_half(ctx, payload)
     await second_half(payload)
-    return result
+    return returned(ctx, payload, result)
 
 
 usual, steady, brief = handlers_of("ledger", _ledger)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from chaos.tasks.attempt import first_half, handlers_of, second_half
+from chaos.tasks.attempt import first_half, handlers_of, returned, second_half
 from holdfast.handlers import Context
 
 # No unique constraint: a second effect of a task must be visible, not refused.
@@ -37,7 +37,7 @@ async def _sql(ctx: Context, payload: dict[str, Any]) -> None:
         await tx.execute(_INSERT, row | {"seen": json.dumps(result["seen"])})
         result["left"] = round(ctx.remaining_seconds(), 3)
         await second_half(payload)
-        tx.result = result
+        tx.result = returned(ctx, payload, result)
 
 
 usual, steady, brief = handlers_of("sql", _sql)

@@ -6,6 +6,7 @@ import asyncio
 import re
 
 import httpx
+from waiting import within
 
 from holdfast.settings import Settings
 
@@ -138,7 +139,7 @@ async def endless_upload(
     length = int(re.findall(rb"content-length: (\d+)", (await answer).lower())[0])
     await reader.readexactly(length)
     writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert b" 200 " in await within(reader.readuntil(b"\r\n\r\n"), lambda: "the response")
 
 
 async def test_body_announced_too_long_is_refused_without_reading_it(
@@ -150,6 +151,6 @@ async def test_body_announced_too_long_is_refused_without_reading_it(
         f"POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n".encode()
     )
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await within(reader.readuntil(b"\r\n\r\n"), lambda: "the response")
     assert b" 413 " in head
     writer.close()

@@ -149,6 +149,28 @@ async def test_unavailable_after_a_lost_reply_is_unknown(
     assert await store.get(new.id) is not None, "it was stored, although the outcome was unknown"
 
 
+async def test_pauses_between_resends_double_up_to_a_second(
+    make: MakeCoalescer, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def paused(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", paused)
+    tap.lose_replies = 7
+    await one(make(), task())
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+async def test_short_timeout_leaves_time_for_a_resend(make: MakeCoalescer, tap: Tap) -> None:
+    tap.lose_replies = 1
+    await one(make(timeout_seconds=0.9), task())
+    assert tap.sizes == [1, 1]
+
+
 async def test_unavailable_after_a_lost_reply_is_resent(
     make: MakeCoalescer, tap: Tap, store: Store
 ) -> None:

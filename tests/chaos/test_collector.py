@@ -18,7 +18,8 @@ import pytest
 from waiting import wait_until
 
 from chaos.history.history import HistoryWriter, read
-from chaos.history.records import ArenaName, Bound, Fault, Run, Span, SpanEvent, SpanLink
+from chaos.history.records import ArenaName, Bound, Fault, Run
+from chaos.history.spans import Span, SpanEvent, SpanLink
 from chaos.observers import otlp
 from chaos.observers.collector import (
     FORWARD_ENDPOINT,

@@ -101,6 +101,14 @@ def test_tasks_share_no_constant() -> None:
     assert sum(round(due, 3) != due for due in dues) > len(dues) / 2
 
 
+def test_some_results_are_nothing_but_a_falsy_value() -> None:
+    steps = [s for submit in by_kind(2)["submit"] for s in submit.request["payload"]["steps"]]
+    returned = [step for step in steps if step["do"] == "return"]
+    whole = [step["value"] for step in returned if step.get("whole")]
+    assert 0 < len(whole) < len(returned)
+    assert sum(value is not None and not value for value in whole) > len(whole) / 3
+
+
 def limit(request: dict[str, Any]) -> int:
     return int(request.get("max_attempts") or DECLARATIONS[request["name"]].max_attempts or 5)
 

@@ -179,6 +179,7 @@ def test_runs_begin_with_quick_scenarios_and_the_storm() -> None:
 # ----------------------------------------------------------------------------------------- pytest
 
 TESTS = """\
+import pathlib
 import threading
 import pytest
 
@@ -191,6 +192,12 @@ class TestOfClass:
     def test_bad(self, x): assert x == 1
 
 def test_endless(): threading.Event().wait()
+
+def test_fails_once():
+    marker = pathlib.Path("was-here")
+    if not marker.exists():
+        marker.touch()
+        raise AssertionError
 """
 
 
@@ -227,6 +234,19 @@ async def test_hanging_test_is_a_timeout(tree: Path, tmp_path: Path) -> None:
     report = await run_pytest(tree, arguments, tmp_path, 4)
     assert report.timed_out
     assert report.failed
+
+
+async def test_only_a_test_that_fails_twice_kills(tree: Path) -> None:
+    mutant = mutant_of("a", old="def row_to_story", new="def row_to_story")
+    probes = Probes(SOURCES, product_files(SOURCES))
+    probed = {file: sorted(lines) for file, lines in probes.of(DECODING, mutant.line).items()}
+    names = ("test_fails_once", "test_good", "TestOfClass::test_bad[a::b]")
+    tests = [CoveringTest(f"tests/test_some.py::{name}", 1.0, probed) for name in names]
+    (tree / "system").mkdir()
+    trial = await PytestTier(tests[:2], probes).attempt(mutant, tree)
+    assert (trial.fate, trial.by, trial.tried) == (Fate.SURVIVED, "", 1)
+    trial = await PytestTier(tests, probes).attempt(mutant, tree)
+    assert (trial.fate, trial.by) == (Fate.KILLED, "test_some.py::TestOfClass::test_bad[a::b]")
 
 
 # ------------------------------------------------------------------------------------ end to end

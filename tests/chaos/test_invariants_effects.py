@@ -1,4 +1,4 @@
-"""Bad histories of clients and effects: S1, S2, S4, S5, S10, S11 and S12 must report them."""
+"""Bad histories of clients and effects: S1, S2, S4, S5, S10, S11, S12, S19 must report them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ def _(run: Specimen) -> History:
     return run.edited(
         lambda r: replace(r, applied=True, key=next(keys)) if isinstance(r, SinkCall) else r
     )
+
+
+@bad("S1", "key attempt-1 instead of the task's id")
+def _(run: Specimen) -> History:
+    done(run, effect="external")
+    return run.edited(lambda r: replace(r, key="attempt-1") if isinstance(r, SinkCall) else r)
 
 
 @bad("S2", "was refused at submit")
@@ -303,6 +309,13 @@ def _(run: Specimen) -> History:
     life = run.submit("a", answer="info").cancel()
     run.complete(run.op("get", {"task_id": life.task_id}), "ok", {"state": None})
     return run.history()
+
+
+@bad("S19", "has the result None, but its handler returned 0")
+def _(run: Specimen) -> History:
+    told = {"do": "return", "value": 0, "whole": True}
+    run.submit("a").dispatch().claim().tell(told).succeed()
+    return run.edited(lambda r: replace(r, result=None) if isinstance(r, Effect) else r)
 
 
 @bad.each

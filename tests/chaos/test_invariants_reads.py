@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from bad_histories import BadHistories, Change, Maker, done, refused
 from life import Life, instant
 from specimen import Specimen
 
+from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
 from chaos.history.records import Op, PhaseStart, Record
 from holdfast.model.lifecycle import Reason
@@ -259,6 +261,56 @@ def _(run: Specimen) -> History:
     refusal = {"status": 400, "problem": "invalid-cursor"}
     run.complete(run.op("list", {"query": {"cursor": "x"}}), "fail", refusal)
     return run.history()
+
+
+@bad("S24", "a valid submit was refused with 401 unauthorized")
+def _(run: Specimen) -> History:
+    life = done(run)
+    run.lose_replies()
+    refusal = {"status": 401, "problem": "unauthorized"}
+    run.complete(run.op("submit", life.asked), "fail", refusal)
+    return run.history()
+
+
+@bad("S24", "a valid retry was refused with 405 method-not-allowed")
+def _(run: Specimen) -> History:
+    answer(run, "retry", done(run), "fail", {"status": 405, "problem": "method-not-allowed"})
+    return run.history()
+
+
+@bad("S24", "a submit was answered 503 overloaded, and no fault explains it")
+def _(run: Specimen) -> History:
+    # The only request of the run; too few accepted submits alone would make it unknown.
+    asked: Value = {"key": "a", "name": "chaos_ledger", "payload": {}, "run_at": None}
+    run.complete(run.op("submit", asked), "fail", {"status": 503, "problem": "overloaded"})
+    return run.history()
+
+
+@bad("S24", "a cancel got no answer, and no fault explains it")
+def _(run: Specimen) -> History:
+    answer(run, "cancel", done(run), "info", {"status": 0, "error": "timeout"})
+    run.submit("b")
+    run.lose_replies()  # later
+    return run.history()
+
+
+@pytest.mark.parametrize(
+    ("target", "explains"),
+    [
+        *((target, True) for target in ("postgres", "api-2", "client->api-1", "api-1->postgres")),
+        *((target, False) for target in ("redis", "worker-1", "api-1->redis", "api-1->collector")),
+        ("worker-1->postgres", False),
+    ],
+)
+def test_only_faults_on_the_way_of_a_request_explain_that_it_fails(
+    target: str, *, explains: bool
+) -> None:
+    run = Specimen()
+    life = run.submit("a")
+    run.inject("fault#1", "any", target)
+    answer(run, "cancel", life, "info", {"status": 503, "problem": "outcome-unknown"})
+    violations = INVARIANTS["S24"](run.history())
+    assert bool(violations) is not explains
 
 
 @bad("S24", "during no submit")

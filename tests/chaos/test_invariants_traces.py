@@ -18,7 +18,8 @@ from chaos.checker.invariants.span_exemptions import COLLECTOR_UNREACHABLE, KILL
 from chaos.checker.invariants.traces import attempt_span_id, examine
 from chaos.checker.verdict import judge
 from chaos.history.history import History
-from chaos.history.records import Exit, Fault, Record, Span, SpanLink
+from chaos.history.records import Exit, Fault, Record
+from chaos.history.spans import Span, SpanLink
 from holdfast.model.lifecycle import Reason
 from holdfast.telemetry import trace_context
 

@@ -16,6 +16,7 @@ import pytest
 
 from chaos.mutants import Mutant, MutantError, find
 from chaos.report.outcome import Outcome
+from chaos.run.artifacts import REFUSED
 from chaos.run.mutation_run import (
     KillAttempt,
     MutantResult,
@@ -89,6 +90,8 @@ def test_doubt_kills_only_mutants_of_the_harness() -> None:
     assert attempt_of(harness, doubtful).killers == ("unknown",)
     assert attempt_of(replace(DUE, killers=("unknown",)), doubtful).killers == ()
     assert attempt_of(harness, doubtful, crashed=True).killers == ()
+    refused = replace(doubtful, doubts=(f"{REFUSED}: EdgeRefused: over worker-1->postgres",))
+    assert attempt_of(harness, refused, crashed=True).killers == ("unknown",)
     assert attempt_of(harness, replace(doubtful, verdict="true", doubts=())).killers == ()
     assert drain_seconds(harness) is None, "an open task is a doubt"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from life import ALLOWED_SECONDS, instant
@@ -13,6 +15,7 @@ from chaos.history.history import History
 from chaos.history.records import ArenaName, Bound, Op, Record, Run
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.workload import CLIENTS, generate
+from chaos.tasks.declarations import DECLARATIONS
 
 WORKLOAD = {
     "tasks": 60,
@@ -132,7 +135,7 @@ def test_an_operation_that_nobody_planned_is_seen() -> None:
         Op(op=op.op, type=op.type, op_id="extra", process=op.process, at=op.at, value=op.value)
         for op in other
     ]
-    (doubt,) = doubts(scenario, 3, [*records, *extra])
+    *_, doubt = doubts(scenario, 3, [*records, *extra])
     assert "submit 1 times instead of 0" in doubt
 
 
@@ -141,3 +144,74 @@ def test_an_invoke_without_completion_is_seen() -> None:
     last = max(n for n, record in enumerate(records) if record.type != "invoke")
     found = doubts(scenario, 1, records[:last] + records[last + 1 :])
     assert found[0].startswith("1 operations have no completion: op-")
+
+
+# ------------------------------------------------------------------------- outcomes, differences
+
+
+def edited(records: list[Op], op: str, **changes: Any) -> list[Op]:
+    """Change the first completion of this operation that is ok."""
+    found = next(n for n, r in enumerate(records) if r.op == op and r.type == "ok")
+    value = records[found].value | {k: v for k, v in changes.items() if k != "type"}
+    kind = changes.get("type", "ok")
+    changed = replace(records[found], type=kind, value=value)
+    return [*records[:found], changed, *records[found + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("op", "changes", "message"),
+    [
+        ("cancel", {"type": "fail", "status": 409}, "409 recorded as fail instead of ok"),
+        ("cancel", {"status": 409}, "409 recorded as cancelled instead of too_late"),
+        ("cancel", {"status": 202}, "202 recorded as cancelled instead of requested"),
+        ("get", {"status": 404}, "404 recorded with the state QUEUED"),
+        ("get", {"status": 503}, "503 recorded as ok instead of info"),
+        ("submit", {"status": 503, "problem": "unavailable"}, "as ok instead of fail"),
+        ("submit", {"status": 422}, "422 recorded as ok instead of fail"),
+        ("submit", {"type": "fail", "status": 0}, "0 recorded as fail instead of info"),
+        ("submit", {"type": "info", "status": 201}, "201 recorded as info instead of ok"),
+        ("list", {"status": None}, "recorded without a status"),
+        ("cancel", {"status": 503, "problem": "done-but-unread"}, "cancelled instead of done"),
+    ],
+)
+def test_outcome_that_contradicts_its_answer(
+    op: str, changes: dict[str, Any], message: str
+) -> None:
+    scenario, records = ran(1)
+    found = doubts(scenario, 1, edited(records, op, **changes))
+    assert any(doubt.startswith("outcomes contradict") and message in doubt for doubt in found)
+
+
+def test_equal_payloads_are_seen() -> None:
+    scenario, records = ran(1)
+    same = [
+        replace(r, value=r.value | {"payload": {"number": 0, "seconds": 0.05, "steps": []}})
+        if r.op == "submit" and r.type == "invoke" and r.value["name"] in DECLARATIONS
+        else r
+        for r in records
+    ]
+    assert doubts(scenario, 1, same) == [
+        "payloads of different tasks have the same number",
+        "all attempts take 0.05 s",
+    ]
+
+
+@pytest.mark.parametrize("name", ["queue", "priority", "timeout_seconds"])
+def test_constant_field_is_seen(name: str) -> None:
+    scenario, records = ran(1)
+    constant = [
+        replace(r, value=r.value | {name: 3}) if r.op == "submit" and r.type == "invoke" else r
+        for r in records
+    ]
+    assert doubts(scenario, 1, constant) == [f"all tasks have {name} 3"]
+
+
+def test_shared_keys_are_seen() -> None:
+    scenario, records = ran(1)
+    shared = [
+        replace(r, value=r.value | {"key": r.value["key"][:-1]})
+        if r.op == "submit" and r.type == "invoke"
+        else r
+        for r in records
+    ]
+    assert "60 tasks were planned, but 12 keys were used" in doubts(scenario, 1, shared)

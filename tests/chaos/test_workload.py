@@ -123,14 +123,32 @@ def test_client_shares_cover_the_whole_list_in_order() -> None:
     assert sorted(map(repr, shared)) == sorted(map(repr, operations))
 
 
+def test_dead_letters_are_retried_and_cancelled_late_but_within_the_load() -> None:
+    operations = generate(BUSY, 6)
+    dead = {s.key: s for s in of(operations, "submit") if len(s.request["payload"]["steps"]) > 3}
+    late: Counter[str] = Counter()
+    for operation in operations:
+        submit = dead.get(operation.key)
+        if submit is None or operation.kind not in {"cancel", "retry"}:
+            continue
+        after = operation.at - (submit.run_after or submit.at)
+        if after > 3.5:  # later than any other retry or cancel
+            assert operation.at <= BUSY.seconds
+            late[operation.kind] += 1
+    assert late["cancel"] > 0
+    assert late["retry"] > 0
+    uncancelled = generate(BUSY.model_copy(update={"cancels": 0.0}), 6)
+    assert of(uncancelled, "cancel") == []
+
+
 def test_recorded_seed_still_generates_the_same_operations() -> None:
     """A failed run is reported by scenario and seed, which must reproduce it later."""
     rows = to_json(generate(BUSY, 1))
     for row in rows:
         assert row.pop("items") == ()
     text = json.dumps(rows, sort_keys=True)
-    assert len(rows) == 953
-    assert hashlib.sha256(text.encode()).hexdigest().startswith("c23e96b85ae51495")
+    assert len(rows) == 959
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("ecdff83b0eaa71d9")
 
 
 BATCHED = BUSY.model_copy(update={"batch": 7})

@@ -9,9 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from waiting import within
 
 from holdfast.errors import Unstorable
 from holdfast.handlers import Context, Discard, Registry, Retry
+from holdfast.handlers.builtin.basic import SleepPayload
+from holdfast.handlers.builtin.payload import parse
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.result import encode_result
 from holdfast.model.claim import Grant
@@ -85,7 +88,7 @@ async def test_cancellation_reaches_coroutines() -> None:
     assert context.cancel_reason is None
     cancellation.request(StopReason.CANCEL_REQUESTED)
     cancellation.request(StopReason.TIMED_OUT)
-    await asyncio.wait_for(waiting, 5)
+    await within(waiting, lambda: "the wait for the cancellation")
     assert context.cancelled
     assert context.cancel_reason is StopReason.CANCEL_REQUESTED
 
@@ -97,7 +100,7 @@ async def test_cancellation_wakes_a_thread() -> None:
     polled = await asyncio.to_thread(context.cancelled_within, 0.001)
     cancellation.request(StopReason.SHUTTING_DOWN)
     assert polled is False
-    assert await asyncio.wait_for(thread, 5) is True
+    assert await within(thread, lambda: "the wait of the thread") is True
 
 
 async def test_blocking_wait_on_the_event_loop_is_refused() -> None:
@@ -155,11 +158,20 @@ def test_unstorable_results_are_rejected_with_a_reason(value: Any, message: str)
         encode_result(value, 1000)
 
 
+class Ready:
+    """An awaitable that is no coroutine, and cannot be closed."""
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
 def test_missing_await_and_cyclic_results_are_explained() -> None:
     async def work() -> None: ...
 
     with pytest.raises(Unstorable, match="returned an awaitable"):
         encode_result(work(), 1000)
+    with pytest.raises(Unstorable, match="returned an awaitable"):
+        encode_result(Ready(), 1000)
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(Unstorable, match="JSON"):
@@ -176,6 +188,10 @@ async def run_builtin(name: str, payload: Any) -> Any:
 
 async def test_echo_returns_its_payload() -> None:
     assert await run_builtin("echo", {"a": [1, None]}) == {"a": [1, None]}
+
+
+def test_sleep_lasts_a_second_by_default() -> None:
+    assert parse(SleepPayload, "sleep", {}).seconds == 1.0
 
 
 async def test_sleep_sleeps_and_returns_the_seconds() -> None:

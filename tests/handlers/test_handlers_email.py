@@ -139,7 +139,9 @@ async def test_message_id_is_the_same_in_every_attempt(
     assert first == second
 
 
-@pytest.mark.parametrize("reply", ["450 mailbox busy", "421 going down", "452 no space"])
+@pytest.mark.parametrize(
+    "reply", ["450 mailbox busy", "421 going down", "452 no space", "499 later"]
+)
 async def test_temporary_refusals_are_retried(
     mailbox: Mailbox, settings: Settings, reply: str
 ) -> None:

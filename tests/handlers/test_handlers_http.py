@@ -19,6 +19,7 @@ from holdfast.handlers import Discard, Retry
 from holdfast.handlers.builtin.http_access import AllowedHosts, CheckedNetwork, Refused, refusal
 from holdfast.handlers.builtin.http_request import (
     BODY_BYTES_MAX,
+    Call,
     retry_after_seconds,
 )
 
@@ -295,6 +296,7 @@ async def test_connections_are_reused_and_cookies_are_not_kept(server: Server) -
         ({"url": "http://x:y/"}, "url: "),
         ({"url": "/relative"}, "must be absolute"),
         ({"url": "http://x", "timeout_seconds": 0}, "timeout_seconds: "),
+        ({"url": "http://x", "timeout_seconds": float("inf")}, "timeout_seconds: "),
     ],
 )
 async def test_invalid_payloads_are_discarded_with_the_reason(
@@ -302,6 +304,15 @@ async def test_invalid_payloads_are_discarded_with_the_reason(
 ) -> None:
     with pytest.raises(Discard, match=message):
         await call(payload, "x")
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("https://example.com/a", 443), ("http://example.com/a", 80), ("http://example.com:81/", 81)],
+)
+def test_span_of_a_call_names_the_port_of_the_server(url: str, port: int) -> None:
+    attributes = Call("GET", httpx.URL(url), {}, None).attributes(0)
+    assert (attributes["server.address"], attributes["server.port"]) == ("example.com", port)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_add_rejects_invalid_handlers() -> None:
         registry.add(Handler)
 
 
+def test_announcements_are_sorted_by_name() -> None:
+    """Several workers insert them at the same time: equal orders cannot deadlock."""
+    registry = Registry()
+
+    async def handler(ctx: Context, payload: Any) -> None: ...
+
+    for name in ("b", "c", "a"):
+        registry.task(name)(handler)
+    assert [announcement.name for announcement in registry.announcements()] == ["a", "b", "c"]
+
+
 def test_same_function_may_be_added_twice_another_with_its_name_may_not() -> None:
     @task("twice")
     async def first(ctx: Context, payload: Any) -> None: ...

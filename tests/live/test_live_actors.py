@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from waiting import until
+from waiting import until, within
 
 from chaos.live.actors import Command, SupervisedProcess, process_state
 from chaos.live.topology import ProcessStack
@@ -170,7 +170,7 @@ async def test_abandoned_process_stays_dead_even_with_a_pending_restart(
         actor.abandon()
         actor.restart()
     keepers = [actor._keeper for actor in actors.processes if actor._keeper is not None]
-    await asyncio.wait_for(asyncio.gather(*keepers), 5)
+    await within(asyncio.gather(*keepers), lambda: [a for a in actors.processes if a.alive])
     assert [actor.starts for actor in (crashed, alive, paused)] == [1, 1, 1]
     assert not any(actor.alive for actor in actors.processes)
     assert sorted(end.code for end in actors.exits) == [-signal.SIGKILL, -signal.SIGKILL, 1]

@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 import uvicorn
 from fastapi import FastAPI, Header, Response
+from waiting import within
 
 from chaos.history.history import History
 from chaos.history.records import ArenaName, Bound, Op, Run, parse_instant
@@ -133,13 +134,14 @@ class Unreliable:
 async def run_clients(
     operations: list[PlannedOperation], port: int, directory: Path, reaper: Reaper
 ) -> History:
-    clients = LocustProcess(directory, directory / "clients.log", reaper)
+    log = directory / "clients.log"
+    clients = LocustProcess(directory, log, reaper)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": import_path(Path(__file__).parents[2])}
     clients.start(operations, [port], environment)
     try:
-        await asyncio.wait_for(clients.ready(), 20)
+        await within(clients.ready(), log.read_text)
         clients.begin(time.time())
-        await asyncio.wait_for(clients.done(), 40)
+        await within(clients.done(), log.read_text)
     finally:
         await clients.stop()
     found = clients.operations()

@@ -86,12 +86,12 @@ class Skewed:
     async def next_row(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for the next new line that matches; return it."""
         known = len(self.rows())
-        async with asyncio.timeout(15):
-            while True:
-                for row in self.rows()[known:]:
-                    if matches(row):
-                        return row
-                await asyncio.sleep(0.01)
+
+        def new() -> list[dict[str, Any]]:
+            return [row for row in self.rows()[known:] if matches(row)]
+
+        await until(lambda: bool(new()), describe=lambda: self.rows()[known:])
+        return new()[0]
 
 
 @pytest.fixture

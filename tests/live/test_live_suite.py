@@ -8,6 +8,7 @@ import pytest
 from report_reader import judged
 from specimen import Specimen
 
+from chaos.errors import EdgeRefused
 from chaos.history.history import HistoryWriter
 from chaos.history.records import ArenaName
 from chaos.nemesis.process_faults import ActorFailed
@@ -60,6 +61,19 @@ def test_run_that_failed_after_its_last_record_is_not_true(tmp_path: Path) -> No
         "unknown",
         ("the harness failed: OSError: disk full",),
     )
+
+
+def test_failed_run_tells_each_reason_in_one_line(tmp_path: Path) -> None:
+    directory = RunStore(tmp_path).new_run("calm", 3)
+    record(directory, accepted())
+    errors = [ActorFailed("worker-2; its log ends:\n{}\n{}"), EdgeRefused("redis://127.0.0.1:1")]
+    error = failure(spec(tmp_path), directory, ExceptionGroup("several", errors), 12.0)
+    assert error.outcome.doubts == (
+        "the harness failed: ActorFailed: worker-2; its log ends:",
+        "the harness refused: EdgeRefused: redis://127.0.0.1:1",
+    )
+    assert len(error.reasons) == 4
+    assert (directory / files.FAILURE).read_text().splitlines() == error.reasons
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "ru'])

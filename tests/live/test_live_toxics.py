@@ -14,7 +14,8 @@ import requests
 from tcp_server import accepting
 from waiting import until, wait_until
 
-from chaos.live.edges import EdgeMeasurement, inject_edge_fault, was_observed
+from chaos.errors import EdgeRefused
+from chaos.live.edges import EdgeMeasurement, inject_edge_fault, require_direct, was_observed
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalSocketStats, client_bytes
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
@@ -383,3 +384,14 @@ def test_observed_is_decided_from_the_measurement(
     fault: FaultSpec, measured: EdgeMeasurement, *, observed: bool
 ) -> None:
     assert was_observed(fault, measured) is observed
+
+
+def test_observers_do_not_use_proxies() -> None:
+    direct = [
+        "postgresql://u@127.0.0.1:5432/run",
+        "redis://127.0.0.1:6379/0",
+        "http://127.0.0.1:80",
+    ]
+    require_direct(direct, {7001, 7002})
+    with pytest.raises(EdgeRefused, match="7002/0 leads through a proxy"):
+        require_direct([*direct, "redis://127.0.0.1:7002/0"], {7001, 7002})

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from simulated_network import PORT, WIRE, Echo, Recorder, World, passes
 
+from chaos.errors import EdgeRefused
 from chaos.simulation.kernel.audit import NotSimulated
 from chaos.simulation.network.network import Message
 from chaos.simulation.network.transport import KERNEL_BYTES
@@ -390,7 +391,7 @@ def test_a_node_cannot_use_the_edge_of_another(
 
     async def main() -> None:
         await world.serve(Echo)
-        with pytest.raises(NotSimulated, match="over worker-1->server"):
+        with pytest.raises(EdgeRefused, match="over worker-1->server"):
             await asyncio.open_connection(world.network.host("server"), PORT)
 
     world.run(main)

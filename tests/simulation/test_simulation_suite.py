@@ -58,6 +58,8 @@ def test_many_true_runs_keep_only_the_suite_report(scenario_file: Path, chaos: C
     said, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 0, said
     assert "3 of 3 true, 0 false, 0 unknown" in said
+    meters = r"^small +true +accepted +40 .* faults  2/2 .* recovery +\d"
+    assert len(re.findall(meters, said, re.MULTILINE)) == 3, said
     (kept,) = RunStore(scenario_file.parent / ".holdfast" / "runs").entries()
     assert kept.suite is not None
     assert [run.seed for run in sorted(kept.suite.runs, key=lambda run: run.seed)] == [1, 2, 3]

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from bench import Bench
 
+from chaos.checker.bounds import compute
 from chaos.mutants import import_path
+from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import State
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,27 @@ async def neighbour(ctx, payload):
     return ctx.attempt
 """
 SHORT = {"lease_seconds": 0.9, "heartbeat_seconds": 0.3, "hint_deadline_seconds": 2.0}
+POISON, NEIGHBOURS, WORKERS, SLOTS = 2, 30, 2, 16
+TIMEOUT_SECONDS = 5.0
+SCENARIO = Scenario.model_validate(
+    {
+        "id": "poison",
+        "hypothesis": "A task that kills its process fails without its neighbours.",
+        "topology": {
+            "schedulers": 1,
+            "workers": WORKERS,
+            "settings": SHORT | {"worker_concurrency": SLOTS},
+        },
+        "workload": {
+            "tasks": POISON + NEIGHBOURS,
+            "seconds": 1,
+            "poison": POISON,
+            "handler_seconds": [0.1, 0.3],
+            "timeout_seconds": TIMEOUT_SECONDS,
+            "differences": {"queues": ["default"], "ends": 0, "hangs": 0, "requests": False},
+        },
+    }
+)
 
 
 @dataclass
@@ -84,7 +107,7 @@ def workers(bench: Bench, directory: Path) -> Workers:
         "PYTHONPATH": import_path(ROOT),
         "HOLDFAST_DATABASE_URL": bench.settings.database_url,
         "HOLDFAST_REDIS_URL": bench.settings.redis_url,
-        "HOLDFAST_WORKER_CONCURRENCY": "16",
+        "HOLDFAST_WORKER_CONCURRENCY": str(SLOTS),
         "HOLDFAST_LEASE_SECONDS": str(SHORT["lease_seconds"]),
         "HOLDFAST_HEARTBEAT_SECONDS": str(SHORT["heartbeat_seconds"]),
     }
@@ -92,11 +115,14 @@ def workers(bench: Bench, directory: Path) -> Workers:
 
 
 async def test_poison_fails_without_other_tasks(bench: Bench, tmp_path: Path) -> None:
-    poison = await bench.submit("poison", "poison")
-    neighbours = await bench.submit(*["neighbour"] * 30)
+    limit = TIMEOUT_SECONDS
+    poison = await bench.submit(*["poison"] * POISON, timeout_seconds=limit)
+    neighbours = await bench.submit(*["neighbour"] * NEIGHBOURS, timeout_seconds=limit)
     started = workers(bench, tmp_path)
-    async with bench.scheduler(**SHORT), started.running(2):
-        await bench.until_state([*poison, *neighbours], State.SUCCEEDED, State.FAILED, seconds=50)
+    async with bench.scheduler(**SHORT), started.running(WORKERS):
+        await bench.until_state(
+            [*poison, *neighbours], State.SUCCEEDED, State.FAILED, seconds=compute(SCENARIO).seconds
+        )
     stories = {task: await bench.story(task) for task in [*poison, *neighbours]}
     dead_letter = {task for task, story in stories.items() if story.task.state is State.FAILED}
     assert dead_letter == set(poison)

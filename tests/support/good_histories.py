@@ -104,8 +104,19 @@ def unknown_submit_that_was_not(run: Specimen) -> None:
 @good
 def unknown_cancel_that_was_applied(run: Specimen) -> None:
     life = run.submit("a")
+    run.lose_replies()
     run.complete(run.op("cancel", {"task_id": life.task_id}), "info", {"error": "timeout"})
     life.step(State.CANCELLED, Reason.CANCELLED, "api:api-1")
+
+
+@good
+def resent_after_nothing_was_done(run: Specimen) -> None:
+    done(run, "a")
+    life = run.submit("b")
+    run.lose_replies()
+    refusal = {"status": 503, "problem": "unavailable", "task_id": None}
+    run.complete(run.op("submit", life.asked), "fail", refusal)
+    life.submit_again().dispatch().claim().succeed()
 
 
 @good
@@ -186,6 +197,13 @@ def timed_out_and_returned_a_value(run: Specimen) -> None:
     late = run.submit("b").dispatch().claim().tell({"do": "swallow"})
     run.now += 3.0  # it swallows its cancellation, and succeeds late
     late.succeed()
+
+
+@good
+def returned_nothing_but_a_value(run: Specimen) -> None:
+    for key, value in enumerate((0, "", None)):
+        told = {"do": "return", "value": value, "whole": True}
+        run.submit(f"{key}", effect="sql").dispatch().claim().tell(told).succeed()
 
 
 @good

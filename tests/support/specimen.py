@@ -15,8 +15,9 @@ from typing import Any, Literal, Self
 from uuid import UUID
 
 from life import ALLOWED_SECONDS, SETTINGS, STEP_SECONDS, Life, instant
+from observed import evidence, process_end
 from shown import filled_in
-from specimen_scenario import specimen_scenario
+from specimen_scenario import LOAD_SECONDS, specimen_scenario
 from testimonies import TIMEOUT_SECONDS, testified
 
 from chaos.history.history import History
@@ -96,6 +97,8 @@ class Specimen:
         answered: dict[str, Any] = {"status": 503, "problem": "outcome-unknown"}
         if answer == "ok":
             answered = {"task_id": life.task_id, "status": 201, "task": life.body(whole=False)}
+        else:
+            self.lose_replies()
         self.complete(invoke, answer, answered)
         return life
 
@@ -144,11 +147,17 @@ class Specimen:
         )
 
     def inject(self, fault_id: str, fault: str, target: str, *, observed: bool = True) -> None:
-        """Add a fault: its start with the tasks in flight, whether it was observed, and its end."""
+        """Add a fault: its start with the tasks in flight, its evidence if observed, its end.
+
+        It lasts as long as the plan says.
+        """
+        held = self.lasting(fault_id)
         flying = [life for life in self.lives if life.state not in TERMINAL]
         running = sum(life.state is State.RUNNING for life in flying)
         kinds: tuple[Literal["start", "felt", "end"], ...] = ("start", "felt", "end")
         for kind in kinds:
+            if kind == "felt":
+                self.now += held
             if kind != "felt" or observed:
                 self.records.append(
                     Fault(
@@ -160,8 +169,30 @@ class Specimen:
                         in_flight=InFlight(open=len(flying), running=running)
                         if kind == "start"
                         else None,
+                        evidence={target: evidence(fault, target, held)} if kind == "felt" else {},
+                        held_seconds=(held,) if kind == "end" else (),
                     )
                 )
+        if observed and (end := process_end(fault, target, self.now)):
+            self.records.append(end)
+
+    def lasting(self, fault_id: str) -> float:
+        """Return how long a fault lasts by the plan: without a number, to the end of the load."""
+        plans = {each["name"]: each for each in self.plan.get("faults", ())}
+        plan = plans.get(fault_id.partition("#")[0], {"for": 0.01})
+        return float(plan.get("for", max(0.01, LOAD_SECONDS - self.now)))
+
+    def lose_replies(self) -> None:
+        """Add the planned fault that explains why a request fails; it needs a task in flight."""
+        fault = {
+            "name": f"lost-{len(self.records)}",
+            "fault": "timeout",
+            "target": "client->api-1",
+            "attributes": {"timeout": 0},
+            "after": {"event": "submitted"},
+        }
+        self.plan = self.plan | {"faults": [*self.plan.get("faults", ()), fault]}
+        self.inject(f"{fault['name']}#1", "timeout", "client->api-1")
 
     def worker(self, label: str) -> str:
         """Return the last incarnation of an actor."""

@@ -36,6 +36,8 @@ def testified(record: Record, payload: Mapping[str, Any], attempts: Mapping[int,
     """Return a record with what the handler that left it saw; ``attempts``: by their epochs."""
     if isinstance(record, Effect) and record.result is SEEN_LATER:
         step = step_of(payload, record.attempt)
+        if step.get("whole"):
+            return replace(record, result=step["value"])
         value = {"value": step["value"]} if "value" in step else {}
         about = {"number": payload["number"], "seen": seen(payload, record.attempt), "left": 0.0}
         return replace(record, result=about | value)

@@ -12,7 +12,8 @@ from specimen import Specimen
 
 from chaos.checker.invariants.traces import attempt_span_id
 from chaos.history.history import History
-from chaos.history.records import Event, Op, Record, Span, SpanLink, TaskRow, parse_instant
+from chaos.history.records import Event, Op, Record, TaskRow, parse_instant
+from chaos.history.spans import Span, SpanLink
 from holdfast.model.lifecycle import Reason, State
 
 

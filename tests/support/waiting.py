@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 45.0
 """Time limit of a condition; generous, for busy machines."""
@@ -36,22 +38,53 @@ async def until(
     except TimeoutError:
         if not limit.expired():
             raise  # the condition's own
-        still = f"; still open: {describe()}" if describe else ""
-        raise TimeoutError(f"not met within {seconds:g} s: {_source(condition)}{still}") from None
+        raise TimeoutError(_message(condition, seconds, describe)) from None
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
+async def within(
+    awaited: Awaitable[T],
+    describe: Callable[[], object],
+    seconds: float = DEADLINE_SECONDS,
+) -> T:
+    """Wait for ``awaited``, which is cancelled after ``seconds``; return its result.
+
+    Raises:
+        TimeoutError: it did not end in time; the message has what ``describe`` returned, which was
+            called before the cancellation.
+    """
+    waiting = asyncio.ensure_future(awaited)
+    try:
+        done, _ = await asyncio.wait([waiting], timeout=seconds)
+        if not done:
+            raise TimeoutError(f"not done within {seconds:g} s; still open: {describe()}")
+        return waiting.result()
+    finally:
+        waiting.cancel()
+
+
+def wait_until(
+    condition: Callable[[], Any],
+    seconds: float = DEADLINE_SECONDS,
+    describe: Callable[[], object] | None = None,
+) -> Any:
     """Wait, outside an event loop, until ``condition`` returns a true value; return it.
 
     Raises:
-        TimeoutError: the condition was not met within ``seconds``.
+        TimeoutError: the condition was not met within ``seconds``; the message is that of `until`.
     """
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not met within {seconds:g} s: {_source(condition)}")
+            raise TimeoutError(_message(condition, seconds, describe))
         time.sleep(0.02)
     return met
+
+
+def _message(
+    condition: Callable[[], object], seconds: float, describe: Callable[[], object] | None
+) -> str:
+    still = f"; still open: {describe()}" if describe else ""
+    return f"not met within {seconds:g} s: {_source(condition)}{still}"
 
 
 def _source(condition: Callable[[], object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -17,6 +18,7 @@ from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import AttemptKey, Claimed, Failure, OwnedAttempt
 from holdfast.model.dispatch import Hint
+from holdfast.model.lifecycle import Reason
 from holdfast.queue.hints import Delivery, HintQueue
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
@@ -72,10 +74,12 @@ class Attempts:
         self.attempts: dict[AttemptKey, Any] = {}
         self.known: set[AttemptKey] = set()
         self.released: list[AttemptKey] = []
+        self.ends: list[Failure] = []
         self.stopped: list[AttemptKey] = []
 
     def release(self, attempt: OwnedAttempt, end: Failure, span: object) -> None:
         self.released.append(attempt.key)
+        self.ends.append(end)
 
     def lost(self, key: AttemptKey) -> None:
         self.stopped.append(key)
@@ -87,7 +91,7 @@ class Worker:
     def __init__(self) -> None:
         self.servers = servers = Servers()
         log = create_logger(style="json", stream=io.StringIO())
-        metrics = Metrics("worker")
+        self.metrics = metrics = Metrics("worker")
         slots = SlotPool(4, log)
         self.attempts = Attempts(slots)
         self.lease = Lease(10.0)
@@ -119,7 +123,23 @@ async def worker() -> Worker:
 async def test_an_attempt_that_nothing_here_knows_is_released(worker: Worker) -> None:
     worker.servers.heartbeat_answer.set()
     assert await worker.heartbeat.send()
-    assert worker.attempts.released == [(worker.servers.hint.task_id, 1)]
+    key = (worker.servers.hint.task_id, 1)
+    assert worker.attempts.released == [key]
+    # Due again at once: it is not the task's fault.
+    assert worker.attempts.ends == [Failure(*key, Reason.RELEASED, delay_seconds=0.0)]
+
+
+async def test_round_trip_of_a_heartbeat_is_measured(worker: Worker) -> None:
+    started = time.monotonic()
+    sending = asyncio.create_task(worker.heartbeat.send())
+    await worker.servers.heartbeat_sent.wait()
+    await asyncio.sleep(0.05)
+    worker.servers.heartbeat_answer.set()
+    assert await sending
+    (name,) = (m.name for m in worker.metrics.registry.collect() if "heartbeat" in m.name)
+    measured = worker.metrics.registry.get_sample_value(name)
+    assert measured is not None
+    assert 0.05 <= measured <= time.monotonic() - started
 
 
 @pytest.mark.parametrize("claimed_first", [True, False])

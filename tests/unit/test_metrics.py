@@ -91,6 +91,18 @@ async def test_backlog_metrics_by_queue(bench: Bench) -> None:
     assert bench.count("holdfast_oldest_due_age_seconds", queue="default") == 0
 
 
+async def test_number_of_the_last_stale_write_is_shown(bench: Bench) -> None:
+    backlog, _ = backlog_metrics_of(bench)
+    worker = await bench.registered(immortal=True)
+    (grant,) = await bench.claimed("a", worker=worker)
+    await backlog.refresh()
+    assert bench.count("holdfast_stale_write_number") == 0
+    await bench.store.finish([Success(grant.task_id, grant.epoch + 2, "1")], worker)
+    await backlog.refresh()
+    ((number,),) = bench.sql("SELECT id FROM stale_writes")
+    assert bench.count("holdfast_stale_write_number") == number
+
+
 async def test_backlog_counts_stop_at_the_cap(bench: Bench) -> None:
     for priority in (0, 5):
         await bench.submit(*["echo"] * 30, priority=priority)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from waiting import until
+from waiting import until, within
 
 from holdfast.errors import Unavailable
 from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
@@ -101,6 +101,40 @@ async def test_pauses_grow_while_errors_last(loops: LoopSupervisor) -> None:
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 
+async def test_pauses_double_up_to_two_seconds_and_begin_again_after_progress(
+    loops: LoopSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    errors: list[Exception | None] = [*[Unavailable("down")] * 7, None, Unavailable("down")]
+
+    async def sleep(_: LoopSupervisor, seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def iteration() -> None:
+        error = errors.pop(0)
+        if not errors:
+            loops.stop()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(LoopSupervisor, "sleep", sleep)
+    loops.add("work", iteration, stalled_seconds=5)
+    await within(loops.run(), lambda: pauses)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.1]
+
+
+async def test_stall_is_counted_from_the_start(loops: LoopSupervisor) -> None:
+    async def iteration() -> None:
+        await loops.sleep(60)
+
+    loops.add("work", iteration, stalled_seconds=0.9)
+    running = asyncio.create_task(loops.run())
+    await asyncio.sleep(0)
+    assert loops.stalled() == {}
+    loops.stop()
+    await running
+
+
 async def test_readiness_requires_progress(loops: LoopSupervisor) -> None:
     released = asyncio.Event()
 
@@ -137,8 +171,7 @@ async def test_stop_ends_every_sleep(loops: LoopSupervisor) -> None:
     running = asyncio.create_task(loops.run())
     await until(lambda: loops.stalled() == {})
     loops.stop()
-    async with asyncio.timeout(5):
-        await running
+    await within(running, loops.stalled)
     assert loops.stopping
 
 

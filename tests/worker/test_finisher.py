@@ -13,6 +13,7 @@ from bench import Bench
 from waiting import until
 from wire import wire_to
 
+from holdfast.errors import Unavailable
 from holdfast.model.claim import Failure, Grant, Success
 from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import Answer
@@ -149,6 +150,27 @@ async def test_ends_wait_until_postgres_is_back(bench: Bench) -> None:
         assert not waiting.done()
         wire.heal()
         assert all(answer.done for answer in await waiting)
+
+
+async def test_ends_are_resent_after_a_pause(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the worker would send without end while Postgres refuses connections."""
+    pauses: list[float] = []
+    worker = await bench.registered()
+    (grant,) = await bench.claimed("a", worker=worker)
+    async with finishing(bench, worker) as (finisher, store):
+        sleep = asyncio.sleep
+
+        async def paused(seconds: float) -> None:
+            if store.sizes:
+                pauses.append(seconds)
+            await sleep(0)
+
+        store.error = Unavailable("refused")
+        monkeypatch.setattr(asyncio, "sleep", paused)
+        assert (await finisher.settle(success(grant))).done
+        monkeypatch.undo()
+    assert store.sizes == [1, 1]
+    assert pauses == [0.2]
 
 
 async def test_stale_end_is_refused_and_recorded(bench: Bench) -> None:

@@ -16,8 +16,8 @@ from holdfast.model.lifecycle import State
 def effects_at_most_once(history: History) -> list[Violation]:
     """No effect is applied twice.
 
-    A task has at most one ledger row (keyed by the task's id), at most one business row, and at
-    most one call that the sink applied.
+    A task has at most one ledger row, at most one business row, and at most one call that the sink
+    applied. The effect key, of the ledger row and of every call to the sink, is the task's id.
     """
     found: list[Violation] = []
     holders: dict[str, str] = {}
@@ -44,6 +44,9 @@ def _outside_ledger(history: History) -> Iterator[Violation]:
     for calls in history.sink_calls.values():
         for call in calls:
             applied[call.task_id] += [call] if call.applied else []
+            if call.key != call.task_id:
+                message = f"the sink was called with the key {call.key} instead of the task's id"
+                yield Violation("S1", call.task_id, message, (call,))
     for task_id, effects in applied.items():
         if len(effects) > 1:
             message = f"the sink applied {len(effects)} calls of the task"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -15,7 +16,8 @@ from holdfast.model.lifecycle import Reason, State
 
 # The types of the problems that say what became of a request which failed on the server's side.
 _SAYS_WHAT_BECAME = frozenset({"unavailable", "overloaded", "outcome-unknown", "done-but-unread"})
-_OPEN = frozenset({State.SCHEDULED, State.QUEUED, State.RUNNING})
+_KEY_REUSED = "idempotency-key-reused"
+_STORE = "postgres"
 
 
 @invariant("S24")
@@ -28,14 +30,16 @@ def refusals_justified(history: History) -> list[Violation]:
     it so (``cancelled``), or RUNNING with the request (``requested``). (S22 judges 404.)
     Each task was created during a submit of its key that was answered 201 or is unknown, so one
     that was answered with ``nothing was done``, or refused, created nothing. A 422 under a used
-    key names the stored task, and another submit of the key asked for something else.
-    A failure of the server says what became of the request: no 500, no unnamed 5xx.
+    key names the stored task, and another submit of the key asked for something else. No other
+    request of a client is refused with a 4xx: all of them are valid.
+    A failure of the server says what became of the request: no 500, no unnamed 5xx. Until a fault
+    hits an API, Postgres or the way to either, no request fails or goes unanswered.
     """
-    answers = history.view(Answers)
+    answers, hit = history.view(Answers), history.view(_first_hit)
     found = [
         Violation("S24", _task_id(operation), message, halves(operation))
         for operation in history.operations.values()
-        if (message := _wrong_answer(answers, operation))
+        if (message := _wrong_answer(answers, operation) or _unexplained(operation, hit))
     ]
     found += _retries(history)
     found += _creations(history)
@@ -54,7 +58,8 @@ def _wrong_answer(answers: Answers, operation: Operation) -> str:
     status, problem = value.get("status", 0), value.get("problem")
     if status >= 500 and problem not in _SAYS_WHAT_BECAME:
         return f"a {op} was answered {status} {problem or 'without a problem type'}"
-    if op in {"get", "events", "list"} and 400 <= status < 500 and operation.type != "ok":
+    elsewhere = problem == _KEY_REUSED or (status == 404 and op in {"cancel", "retry"})
+    if 400 <= status < 500 and operation.type != "ok" and not elsewhere:
         return f"a valid {op} was refused with {status} {problem}"
     log = answers.log(str(value.get("task_id")))
     if operation.type != "ok" or op not in {"cancel", "retry"} or log is None:
@@ -66,6 +71,37 @@ def _wrong_answer(answers: Answers, operation: Operation) -> str:
     if op == "cancel" and not any(_cancelled(log, k, str(answer)) for k in window):
         return f"a cancel was answered {answer}, but was not done"
     return ""
+
+
+def _unexplained(operation: Operation, hit: float) -> str:
+    """Return what is wrong with a request that failed before any fault could make it fail.
+
+    The doubts of a run cover operations without a completion: the harness did not wait for them.
+    """
+    completion = operation.completion
+    status, problem = operation.value.get("status", 0), operation.value.get("problem")
+    failed = operation.type == "info" or (operation.type == "fail" and status >= 500)
+    if completion is None or not failed or completion.at >= hit:
+        return ""
+    how = f"was answered {status} {problem or ''}".rstrip() if status else "got no answer"
+    return f"a {operation.invoke.op} {how}, and no fault explains it"
+
+
+def _first_hit(history: History) -> float:
+    """Return the second of the first fault that can make a request fail; infinity without one.
+
+    What happens to schedulers, workers, Redis or the collector does not concern a request.
+    """
+    starts = (r for records in history.faults.values() for r in records if r.type == "start")
+    return min((r.at for r in starts if any(map(_on_the_way, r.targets))), default=math.inf)
+
+
+def _on_the_way(target: str) -> bool:
+    """Return whether a process, server or edge takes part in the answer to a request."""
+    actor, _, dependency = target.partition("->")
+    if dependency:
+        return dependency.startswith("api-") or (actor.startswith("api-") and dependency == _STORE)
+    return actor.startswith("api-") or actor == _STORE
 
 
 def _wrong_refusal(log: TaskLog, window: range, answer: str, state: object) -> str:
@@ -134,7 +170,7 @@ def _creations(history: History) -> Iterator[Violation]:
 def _mismatches(history: History) -> Iterator[Violation]:
     for task_id, submits in history.submits_by_task.items():
         for refused in submits:
-            if refused.value.get("problem") != "idempotency-key-reused":
+            if refused.value.get("problem") != _KEY_REUSED:
                 continue
             message = _wrong_mismatch(history.tasks[task_id], refused, submits)
             if message:

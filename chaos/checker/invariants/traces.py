@@ -16,7 +16,8 @@ from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.span_exemptions import SpanExemptions, shared
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
-from chaos.history.records import Event, Record, Span, SpanLink, TaskRow, reason_text
+from chaos.history.records import Event, Record, TaskRow, reason_text
+from chaos.history.spans import Span, SpanLink
 from chaos.observers import otlp
 from chaos.observers.otlp import TraceParent
 from holdfast.model.lifecycle import Reason, State

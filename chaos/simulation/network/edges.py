@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from chaos.nemesis.process_faults import Hold, Observed
 from chaos.scenario.faults import FaultSpec
@@ -29,12 +30,13 @@ async def inject_edge_fault(
             broken.enter_context(_broken(plan, edge))
         await hold()
         held = [edge.counters() for edge in edges]
-    evidence = {}
+    evidence: dict[str, dict[str, Any]] = {}
     for edge, old, now in zip(edges, before, held, strict=True):
         after = edge.counters()
         evidence[edge.name] = {name: after[name] - count for name, count in old.items()} | {
             name: count for name, count in now.items() if name.startswith("held")
         }
+        evidence[edge.name]["left"] = edge.faults()
     return all(_was_observed(plan, seen) for seen in evidence.values()), evidence
 
 
@@ -58,7 +60,7 @@ def _broken(plan: FaultSpec, edge: Edge) -> Iterator[None]:
             edge.remove(toxic)
 
 
-def _was_observed(plan: FaultSpec, seen: dict[str, int]) -> bool:
+def _was_observed(plan: FaultSpec, seen: dict[str, Any]) -> bool:
     if plan.fault in _CLOSING:
         return bool(seen["closed"] or seen["refused"] or seen["dropped_messages"])
     # Messages still held at the end count as affected, and so do delayed ones.

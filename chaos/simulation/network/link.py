@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
+from chaos.errors import EdgeRefused
 from chaos.simulation.kernel import trace
-from chaos.simulation.kernel.audit import refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.network.message import Message, Tap
 from chaos.simulation.network.toxics import (
@@ -341,6 +341,11 @@ class Edge:
             for connection in self.connections
         )
 
+    def faults(self) -> list[str]:
+        """Return the toxics that it has, each by type and stream, and ``down`` if it is."""
+        toxics = [f"{toxic.name} {toxic.stream}" for toxic in self.toxics]
+        return toxics if self.enabled else [*toxics, "down"]
+
     def counters(self) -> dict[str, int]:
         """Return counters over both streams. All but the ``held`` ones are monotonic."""
         counted = {
@@ -366,10 +371,12 @@ class Edge:
         """Connect two ends; forget connections that are over.
 
         Raises:
-            NotSimulated: the client's node is not the one that the edge starts from.
+            EdgeRefused: the client's node is not the one that the edge starts from.
         """
         if client.node.name != self.name.partition("->")[0]:
-            refuse(f"a connection of {client.node.name} over {self.name}", "only its own edges")
+            text = f"a connection of {client.node.name} over {self.name}: only its own edges"
+            self.loop.refused.append(text)  # in case the exception is swallowed
+            raise EdgeRefused(text)
         self.opened += 1
         connection = Connection(self, self.opened, client, server)
         self.connections = [each for each in self.connections if not each.over]

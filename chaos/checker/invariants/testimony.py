@@ -115,7 +115,7 @@ def _left(
     """Compare the time left after the business row with the instants of the database."""
     claim = claims.get(effect.epoch - 1)
     for row in history.sql_effects.get(task.row.task_id, ()):
-        if claim is None or row.epoch != claim.epoch:
+        if claim is None or row.epoch != claim.epoch or task.step(effect.attempt).get("whole"):
             continue
         left = effect.result.get("left") if isinstance(effect.result, dict) else None
         used = history.seconds(row.at) - history.seconds(claim.at)

@@ -41,7 +41,7 @@ MUTANTS = (
         guard="an attempt's timeout starts with its claim, however long the task waited",
         what="it starts when the task is due",
         scenario="crowded",
-        killers=("S16",),
+        killers=("S16", "S19", "S20"),
         edits=(
             Edit(
                 _CLAIMER,
@@ -55,7 +55,7 @@ MUTANTS = (
         guard="an attempt's timeout starts with the claim that was granted, not with a resent one",
         what="it starts with the last send of the claim",
         scenario="replies_lost",
-        killers=("S7",),
+        killers=("S19",),
         edits=(Edit(_CLAIMER, _STARTED, "                sent,\n"),),
     ),
     Mutant(

@@ -27,11 +27,15 @@ _INSERT = text(
 
 
 async def _sql(ctx: Context, payload: dict[str, Any]) -> None:
-    """Insert a row, committed together with the ledger row or not at all."""
+    """Insert a row, committed together with the ledger row or not at all.
+
+    The result also has ``left``: the remaining seconds after the database has set the row's ``at``.
+    """
     result = await first_half(ctx, payload)
     async with ctx.transaction() as tx:
         row = {"task_id": ctx.task_id, "epoch": ctx.epoch, "attempt": ctx.attempt}
         await tx.execute(_INSERT, row | {"seen": json.dumps(result["seen"])})
+        result["left"] = round(ctx.remaining_seconds(), 3)
         await second_half(payload)
         tx.result = returned(ctx, payload, result)
 

@@ -39,7 +39,7 @@ def testified(record: Record, payload: Mapping[str, Any], attempts: Mapping[int,
         if step.get("whole"):
             return replace(record, result=step["value"])
         value = {"value": step["value"]} if "value" in step else {}
-        about = {"number": payload["number"], "seen": seen(payload, record.attempt)}
+        about = {"number": payload["number"], "seen": seen(payload, record.attempt), "left": 0.0}
         return replace(record, result=about | value)
     if isinstance(record, SqlEffect | SinkCall) and record.seen is SEEN_LATER:
         return replace(record, seen=seen(payload, attempts[record.epoch]))

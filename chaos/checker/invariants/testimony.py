@@ -6,7 +6,7 @@ seconds it had, in everything that it leaves behind (``chaos.tasks.attempt``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,9 @@ def run_as_asked(history: History) -> list[Violation]:
     """Every attempt runs with the payload and time asked for, and the ledger has its own result.
 
     Ledger row, business row, call to the sink and planned exception all say what their attempt saw.
-    It had at most the timeout asked for, and no less than the time that its claim took.
+    It had at most the timeout asked for, and no less than the time that its claim took. That time
+    runs from the claim that was granted, also if a resent one was answered: after its business row
+    an attempt has no more left of it than the database's clock says.
     """
     found: list[Violation] = []
     for task in told(history).values():
@@ -53,7 +55,7 @@ def run_as_asked(history: History) -> list[Violation]:
                 message = f"{each.what} {wrong}"
                 found.append(Violation("S19", task.row.task_id, message, evidence))
         for effect in history.effects.get(task.row.task_id, ()):
-            for wrong in _result(task, effect):
+            for wrong in (*_result(task, effect), *_left(history, task, effect, claims)):
                 message = f"the ledger row {wrong}"
                 found.append(Violation("S19", task.row.task_id, message, (effect, task.row)))
     return found
@@ -105,6 +107,21 @@ def _seconds(history: History, task: Told, claim: Event, end: Event | None) -> t
     on_its_way = disturbances(history).claim_seconds(claimed)
     least = most - (ended - claimed) - on_its_way - _ROUNDING_SECONDS
     return max(0.0, least), most + _ROUNDING_SECONDS
+
+
+def _left(
+    history: History, task: Told, effect: Effect, claims: Mapping[int, Event]
+) -> Iterator[str]:
+    """Compare the time left after the business row with the instants of the database."""
+    claim = claims.get(effect.epoch - 1)
+    for row in history.sql_effects.get(task.row.task_id, ()):
+        if claim is None or row.epoch != claim.epoch:
+            continue
+        left = effect.result.get("left") if isinstance(effect.result, dict) else None
+        used = history.seconds(row.at) - history.seconds(claim.at)
+        most = max(0.0, task.stored.timeout_seconds - used) + _ROUNDING_SECONDS
+        if left is None or left > most:
+            yield f"says that its attempt had {left} s left after its row, instead of {most:.3f} s"
 
 
 def _result(task: Told, effect: Effect) -> Iterator[str]:

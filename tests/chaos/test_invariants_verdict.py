@@ -192,7 +192,7 @@ def test_too_few_accepted_submits_are_unknown() -> None:
     assert judge(run.history()).verdict == "true"
 
 
-@pytest.mark.parametrize("phase", ["faults", "healed", "drained"])
+@pytest.mark.parametrize("phase", ["faults", "healing", "healed", "drained"])
 def test_incomplete_history_is_unknown(phase: str) -> None:
     run = killed()
     history = run.edited(lambda r: None if isinstance(r, PhaseStart) and r.phase == phase else r)

@@ -25,7 +25,7 @@ _CLOCK_SECONDS = 1.0
 
 def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     """Yield the doubts of a run, one sentence each."""
-    for phase in ("faults", "healed", "drained"):
+    for phase in ("faults", "healing", "healed", "drained"):
         if phase not in history.phases:
             yield f"the history is incomplete: it has no phase {phase}"
     found, least = accepted(history), scenario.workload.least_accepted

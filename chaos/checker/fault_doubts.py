@@ -54,7 +54,7 @@ def _one(
         yield from evidence_doubts(history, scenario, plan, start, felt)
     if end is None:
         yield f"fault {start.fault_id} has no end"
-    elif end.at > history.phases.get("healed", end.at):
+    elif end.at > history.phases.get("healing", history.phases.get("healed", end.at)):
         yield f"fault {start.fault_id} ended after the heal"
     else:
         yield from _wrong_length(history, scenario, plan, start, end)

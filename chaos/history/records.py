@@ -158,15 +158,15 @@ class Fault:
 class PhaseStart:
     """The beginning of a phase of the run.
 
-    faults: load and faults begin. healed: all faults are off, every process is up and the load is
-    over. quiet: every task was terminal; reads through the API follow. drained: the
-    final reads were made (whether or not all tasks were terminal). ``core``: the
+    faults: load and faults begin. healing: both are over, the heal begins. healed: all faults are
+    off and every process is up. quiet: every task was terminal; reads through the API follow.
+    drained: the final reads were made (whether or not all tasks were terminal). ``core``: the
     processes that were healed; all others were killed at the heal and stay dead.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["phase"] = "phase"
-    phase: Literal["faults", "healed", "quiet", "drained"]
+    phase: Literal["faults", "healing", "healed", "quiet", "drained"]
     at: float
     core: tuple[str, ...] = ()
 

@@ -107,7 +107,7 @@ _RUN = (
         "heal_before_the_faults_end",
         "the heal begins after the last fault",
         "it begins with the end of the load",
-        "database_latency",
+        "hints_lost",
         (),
         Edit(
             _RUNNER,

@@ -214,6 +214,7 @@ class Runner:
 
     async def _heal(self) -> None:
         core = self._spec.scenario.core(self._spec.seed)
+        self._phase("healing")
         async with self._progress("healing"):
             await self._environment.heal(core)
         self._phase("healed", core=core)
@@ -266,7 +267,7 @@ class Runner:
 
     def _phase(
         self,
-        phase: Literal["faults", "healed", "quiet", "drained"],
+        phase: Literal["faults", "healing", "healed", "quiet", "drained"],
         at: float | None = None,
         core: tuple[str, ...] = (),
     ) -> None:

@@ -145,7 +145,8 @@ def test_differences_of_a_task_change_no_other_draw() -> None:
     assert sorted(row[:4] for row in same) == sorted(due)
 
 
-@pytest.mark.parametrize("name", names())
+# In `priorities` the only reader of one queue stands still.
+@pytest.mark.parametrize("name", sorted({*names()} - {"priorities"}))
 def test_every_queue_of_a_scenario_has_a_second_reader(name: str) -> None:
     scenario = find(name).drawn(1)
     for queue in scenario.workload.differences.queues:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +21,7 @@ from chaos.run.generated.pytest_tier import PytestTier
 from chaos.run.generated.results import Results
 from chaos.run.generated.table import survivors, table, tried_mutants
 from chaos.run.generated.trial import Fate, MutantTrial, Tier
+from chaos.simulation.suite import simulation_tier
 from chaos.simulation.suite.covering_scenarios import CoveringScenario, schedule
 from chaos.simulation.suite.simulation_tier import SimulationTier
 
@@ -174,6 +177,45 @@ def test_runs_begin_with_quick_scenarios_and_the_storm() -> None:
     assert runs[7] == "a"
     assert [each.name for each in schedule(covering, probes, 8, "x")] == runs
     assert schedule(covering, {DECODING: frozenset({9})}, 8, "x") == []
+
+
+@dataclass
+class Endless:
+    """An arena whose run ends when its pool, which it also is, has worked for some seconds."""
+
+    works: float  # seconds of processor time that each look at the meter adds
+    ends: float
+    processor: float = 0.0
+
+    @property
+    def processor_seconds(self) -> float:
+        self.processor += self.works
+        return self.processor
+
+    async def run(self, spec: object) -> str:
+        while self.processor < self.ends:
+            await asyncio.sleep(0)
+        return "judged"
+
+
+async def test_a_run_that_only_computes_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_tier, "_CHECK_SECONDS", 0.001)
+    for works, ends, hangs in ((1.0, 100.0, False), (1.0, 200.0, True), (0.01, 1.0, False)):
+        arena = cast("Any", Endless(works, ends))
+        running = simulation_tier._run(arena, arena, cast("Any", None))
+        if hangs:
+            with pytest.raises(TimeoutError):
+                await running
+        else:
+            assert await running == cast("Any", "judged")
+
+
+async def test_a_run_that_waits_without_end_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_tier, "_CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(simulation_tier, "_RUN_SECONDS_MAX", 0.05)
+    arena = cast("Any", Endless(0.0, 1.0))
+    with pytest.raises(TimeoutError):
+        await simulation_tier._run(arena, arena, cast("Any", None))
 
 
 # ----------------------------------------------------------------------------------------- pytest

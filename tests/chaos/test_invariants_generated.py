@@ -129,6 +129,14 @@ def _shown(*ops: str) -> Callable[[Record], bool]:
     return lambda r: isinstance(r, Op) and r.op in ops and r.value.get("task") is not None
 
 
+def _with_answer(**fields: object) -> Callable[[Record], Record]:
+    def answered(record: Record) -> Record:
+        assert isinstance(record, Op)
+        return replace(record, value=record.value | fields)
+
+    return answered
+
+
 def _with_task(**fields: object) -> Callable[[Record], Record]:
     def shown(record: Record) -> Record:
         assert isinstance(record, Op)
@@ -191,7 +199,7 @@ def _moved(seconds: float) -> Callable[[Record], Record]:
 
 
 ALL = tuple(Reason)
-OVERTAKEN_SECONDS = 15.0
+OVERTAKEN_SECONDS = 60.0
 CORRUPTIONS = {
     "an effect is dropped": Corruption("S11", _kind(Effect)),
     "a business row is dropped": Corruption("S11", _kind(SqlEffect)),
@@ -206,7 +214,7 @@ CORRUPTIONS = {
         "S4", _row(State.SUCCEEDED), _with(state="CANCELLED", finished_at=instant(1.0))
     ),
     "a cancel is answered wrongly": Corruption(
-        "S4", _cancelled_answer, _with(value={"answer": "unheard of"})
+        "S4", _cancelled_answer, _with_answer(answer="unheard of", state="CANCELLED")
     ),
     "a row is dropped": Corruption("S6", _kind(TaskRow)),
     "an event is dropped": Corruption("S6", _event(*ALL)),
@@ -228,9 +236,7 @@ CORRUPTIONS = {
     "a claim is by an unknown worker": Corruption(
         "S9", _event(Reason.CLAIMED), _with(actor="worker:unknown")
     ),
-    "a repeat names another task": Corruption(
-        "S10", _repeated, _with(value={"status": 200, "task_id": "other"})
-    ),
+    "a repeat names another task": Corruption("S10", _repeated, _with_answer(task_id="other")),
     "another request is stored": Corruption("S18", _kind(TaskRow), _with(payload={"key": "other"})),
     "another priority is stored": Corruption("S18", _kind(TaskRow), _with(priority=9)),
     "more attempts are stored": Corruption("S18", _kind(TaskRow), _with(max_attempts=99)),

@@ -231,7 +231,10 @@ class Specimen:
             ),
             PhaseStart(phase="faults", at=0.0),
         ]
-        tail: list[Record] = [PhaseStart(phase="healed", at=self.now)]
+        tail: list[Record] = [
+            PhaseStart(phase="healing", at=self.now),
+            PhaseStart(phase="healed", at=self.now),
+        ]
         if drained:
             tail.append(PhaseStart(phase="drained", at=self.now + ALLOWED_SECONDS + 1.0))
             tail += [life.row() for life in self.lives]

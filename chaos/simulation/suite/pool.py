@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from chaos.errors import ChaosError
 from chaos.mutants import import_path
@@ -50,6 +51,16 @@ class Pool:
             yield self
         finally:
             await asyncio.shield(asyncio.gather(*(_stop(worker) for worker in self._workers)))
+
+    @property
+    def processor_seconds(self) -> float:
+        """The processor time of all workers; of those that ended, none is counted."""
+        total = 0.0
+        for worker in self._workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = psutil.Process(worker.pid).cpu_times()
+                total += times.user + times.system
+        return total
 
     async def answers(
         self, jobs: Iterable[Mapping[str, Any]]

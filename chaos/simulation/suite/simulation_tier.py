@@ -14,15 +14,18 @@ from chaos.mutants.generated import GeneratedMutant
 from chaos.mutants.generated.probes import Probes
 from chaos.run.artifacts import RunFailed
 from chaos.run.generated.trial import Fate, MutantTrial, Tier
-from chaos.run.spec import RunSpec
+from chaos.run.spec import RunResult, RunSpec
 from chaos.scenario import scenario as scenarios
 from chaos.simulation.suite.arena import SimulationArena
 from chaos.simulation.suite.covering_scenarios import CoveringScenario, schedule
 from chaos.simulation.suite.pool import Pool, WorkerFailed
 
 _SEEDS = 8
-# Real time of one run; a mutant may loop forever without any virtual time passing.
-_RUN_SECONDS_MAX = 180.0
+# Of one run: a mutant may loop forever without any virtual time passing, or wait for a lock that
+# nothing frees. Real time says little on a crowded machine, so most of it is processor time.
+_RUN_PROCESSOR_SECONDS_MAX = 150.0
+_RUN_SECONDS_MAX = 900.0
+_CHECK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,7 @@ async def _simulate(
         scenario = scenarios.find(covering.name)
         spec = RunSpec(ArenaName.SIMULATION, scenario, seed, directory, keep=False)
         try:
-            async with asyncio.timeout(_RUN_SECONDS_MAX):
-                outcome = (await arena.run(spec)).outcome
+            outcome = (await _run(arena, pool, spec)).outcome
         except TimeoutError:
             return replace(trial, fate=Fate.KILLED, by=f"timeout in {where}")
         except WorkerFailed as error:
@@ -74,6 +76,20 @@ async def _simulate(
         if outcome.verdict == "unknown":
             doubts = doubts or f"{where} was unknown: {'; '.join(outcome.doubts)}"
     return replace(trial, by=doubts)
+
+
+async def _run(arena: SimulationArena, pool: Pool, spec: RunSpec) -> RunResult:
+    """Simulate one run; TimeoutError if it hangs."""
+    started, used = time.monotonic(), pool.processor_seconds
+    running = asyncio.ensure_future(arena.run(spec))
+    try:
+        while not (await asyncio.wait([running], timeout=_CHECK_SECONDS))[0]:
+            worked, lasted = pool.processor_seconds - used, time.monotonic() - started
+            if worked > _RUN_PROCESSOR_SECONDS_MAX or lasted > _RUN_SECONDS_MAX:
+                raise TimeoutError
+        return running.result()
+    finally:
+        running.cancel()
 
 
 def _last_line(error: WorkerFailed) -> str:

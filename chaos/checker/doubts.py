@@ -16,6 +16,7 @@ from chaos.checker.planned_operations import operation_doubts
 from chaos.checker.sink_doubts import sink_doubts
 from chaos.checker.sometimes import count_occurrences
 from chaos.history.history import History
+from chaos.history.records import Event
 from chaos.scenario.scenario import Scenario
 
 _ROUNDING_SECONDS = 0.001
@@ -35,6 +36,7 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
     if "drained" in history.phases:  # the operations are recorded just before
         yield from operation_doubts(history, scenario)
         yield from sink_doubts(history)
+        yield from _order_doubts(history)
     yield from _clock_doubts(history)
     yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:
@@ -57,6 +59,19 @@ def _bound_doubts(history: History, scenario: Scenario) -> Iterator[str]:
         return
     if abs(seconds - run.bound.seconds) > _ROUNDING_SECONDS:
         yield f"T was recorded as {run.bound.seconds:.2f} s, the settings imply {seconds:.2f} s"
+
+
+def _order_doubts(history: History) -> Iterator[str]:
+    """Yield whether the final read has events in another order than that of their task."""
+    last: dict[str, int] = {}
+    wrong: set[str] = set()
+    for record in history.records:
+        if isinstance(record, Event):
+            if record.seq < last.get(record.task_id, record.seq):
+                wrong.add(record.task_id)
+            last[record.task_id] = record.seq
+    if wrong:
+        yield f"the events of {len(wrong)} tasks were not read in their order"
 
 
 def _clock_doubts(history: History) -> Iterator[str]:

@@ -144,7 +144,7 @@ _RUN = (
         "second 0 is an instant of the database's clock",
         "it is recorded 5 s late",
         "calm",
-        ("S3", "S18", "S19", "S20", "S21"),
+        ("S13", "S22", "S23", "S24"),
         Edit(
             _RUNNER,
             "database_epoch=self._zero_instant,",
@@ -217,7 +217,7 @@ _OBSERVERS = (
         "every event of a task is read",
         "only the first of each reason is",
         "workers_killed",
-        ("S6", "S7", "S9", "S13", "S19", "S21"),
+        ("S6", "S7", "S8", "S9", "S13", "S19", "S21", "S22"),
         Edit(
             _WITNESS,
             '("task_events", Event, "task_id, seq")',

@@ -15,7 +15,7 @@ from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.violation import Violation
 from chaos.checker.verdict import judge
 from chaos.history.history import History
-from chaos.history.records import Bound, Effect, Record, Run, SinkCall, decode, encode
+from chaos.history.records import Bound, Effect, Event, Record, Run, SinkCall, decode, encode
 from chaos.report import terminal
 from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import Backoff, Reason
@@ -145,6 +145,16 @@ def test_task_may_be_created_by_any_submit_that_is_unknown() -> None:
     run.now += 10.0
     life.submit_again().dispatch().claim().succeed()
     assert found(run.history()) == []
+
+
+def test_events_that_were_read_in_reverse_order() -> None:
+    records = good().all_records()
+    events = [record for record in records if isinstance(record, Event)]
+    others = [record for record in records if not isinstance(record, Event)]
+    assert found(History([*others, *events])) == []
+    assert found(History([*others, *reversed(events)])) == [
+        "the events of 1 tasks were not read in their order"
+    ]
 
 
 # ------------------------------------------------------------------------------------- in one line

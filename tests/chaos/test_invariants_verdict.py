@@ -357,9 +357,9 @@ def test_bound_is_the_sum_of_its_terms(name: str) -> None:
     assert bound.seconds == pytest.approx(sum(term.seconds for term in bound.terms))
     assert all(term.seconds >= 0 and term.why for term in bound.terms)
     # A bound without limit proves nothing; a workload beyond capacity may take longer.
-    # Dead workers leave many quarantined tasks, which run one at a time.
-    long = name in {"overload", "poison_task", "workers_killed"}
-    assert bound.seconds < max(300 if long else 180, one.workload.tasks / 40)
+    assert bound.seconds < max(
+        300 if name in {"overload", "poison_task"} else 180, one.workload.tasks / 40
+    )
     text = terminal.bound(bound)
     assert all(term.name in text for term in bound.terms)
 

@@ -9,9 +9,10 @@ import pytest
 from good_histories import GOOD, poison
 from specimen import Specimen
 
-from chaos.checker.invariants.registry import INVARIANTS, table
+from chaos.checker.invariants.registry import INVARIANTS
 from chaos.checker.invariants.violation import Violation
 from chaos.checker.verdict import judge
+from chaos.mutants.law_table import law_table
 from chaos.scenario import scenario
 from chaos.scenario.vocabulary import LIVENESS, SAFETY, UNCONDITIONAL
 from holdfast.model.lifecycle import Reason, State
@@ -62,13 +63,15 @@ def test_released_failed_or_cancelled_attempts_are_not_wasted() -> None:
 
 def test_every_invariant_of_the_vocabulary_is_declared() -> None:
     assert list(INVARIANTS) == [*SAFETY, *LIVENESS]
-    assert all(name == each.name and each.sentence for name, each in INVARIANTS.items())
+    assert all(
+        name == each.name and each.sentence and each.compares for name, each in INVARIANTS.items()
+    )
 
 
 def test_readme_shows_the_table_of_invariants() -> None:
     readme = Path(scenario.__file__).parents[1] / "README.md"
-    assert table() in readme.read_text(encoding="utf-8"), (
-        "chaos/README.md: paste the output of chaos.checker.invariants.registry.table()"
+    assert law_table() in readme.read_text(encoding="utf-8"), (
+        "chaos/README.md: paste the output of chaos.mutants.law_table.law_table()"
     )
 
 

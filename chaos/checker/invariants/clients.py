@@ -17,7 +17,7 @@ def _halves(*operations: Operation) -> tuple[Record, ...]:
     return tuple(half for half in halves if half is not None)
 
 
-@invariant("S2")
+@invariant("S2", "tasks and effects with the submits")
 def effects_justified(history: History) -> list[Violation]:
     """Every task and every effect stems from a submit that may have happened.
 
@@ -44,7 +44,7 @@ def effects_justified(history: History) -> list[Violation]:
     return found
 
 
-@invariant("S5")
+@invariant("S5", "accepted submits with the final read")
 def nothing_lost(history: History) -> list[Violation]:
     """No accepted task is lost.
 
@@ -64,7 +64,7 @@ def nothing_lost(history: History) -> list[Violation]:
     return found
 
 
-@invariant("S10")
+@invariant("S10", "submits of one key with each other and with the stored tasks")
 def create_is_idempotent(history: History) -> list[Violation]:
     """One idempotency key creates one task; a different request under the key is refused.
 
@@ -111,7 +111,7 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
     return found
 
 
-@invariant("S12")
+@invariant("S12", "reads with earlier submits and reads")
 def read_your_ack(history: History) -> list[Violation]:
     """An accepted task can be read at once and never disappears.
 

@@ -14,7 +14,7 @@ from chaos.history.records import Event, TaskRow
 from holdfast.model.lifecycle import Reason
 
 
-@invariant("S7")
+@invariant("S7", "counters of log and row with the limits asked for")
 def attempts_counted(history: History) -> list[Violation]:
     """Attempts, losses and releases are counted exactly, and the limits asked for are kept.
 

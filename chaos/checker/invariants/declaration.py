@@ -1,4 +1,4 @@
-"""Declare an invariant: ``@invariant("S1")`` on the function that checks it."""
+"""Declare an invariant: ``@invariant("S1", ...)`` on the function that checks it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ Check: TypeAlias = Callable[[History], list[Violation]]
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """An invariant; ``sentence`` is the first line of its check's docstring."""
+    """An invariant; ``sentence`` is the first line of its check's docstring.
+
+    ``compares``: the records that it holds against each other.
+    """
 
     name: str
+    compares: str
     sentence: str
     check: Check
 
@@ -25,7 +29,7 @@ class Invariant:
         return self.check(history)
 
 
-def invariant(name: str) -> Callable[[Check], Invariant]:
+def invariant(name: str, compares: str) -> Callable[[Check], Invariant]:
     """Declare the decorated function as the check of this invariant.
 
     Raises:
@@ -39,6 +43,6 @@ def invariant(name: str) -> Callable[[Check], Invariant]:
         sentence = (check.__doc__ or "").partition("\n")[0].removesuffix(".")
         if not sentence:
             raise ValueError(f"the check of {name} has no docstring")
-        return Invariant(name, sentence, check)
+        return Invariant(name, compares, sentence, check)
 
     return declare

@@ -47,7 +47,7 @@ class _Dispatch:
     event: Event
 
 
-@invariant("S25")
+@invariant("S25", "the order of dispatches with priorities and due times")
 def in_order_of_rank(history: History) -> list[Violation]:
     """Within one queue nothing is dispatched while a due task that outranks it waits.
 

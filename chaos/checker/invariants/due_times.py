@@ -35,7 +35,7 @@ class Due:
         return self.earliest <= due_at and (self.latest is None or due_at <= self.latest)
 
 
-@invariant("S21")
+@invariant("S21", "due times of log and row with the delays that the model computes")
 def due_as_declared(history: History) -> list[Violation]:
     """A task is due as asked, after a failure by its handler's back-off, and else immediately.
 

@@ -12,7 +12,9 @@ from chaos.history.records import Record, SinkCall, TaskRow
 from holdfast.model.lifecycle import State
 
 
-@invariant("S1")
+@invariant(
+    "S1", "effects with each other, by key and by task: ledger, business rows, calls of the sink"
+)
 def effects_at_most_once(history: History) -> list[Violation]:
     """No effect is applied twice.
 
@@ -53,7 +55,7 @@ def _outside_ledger(history: History) -> Iterator[Violation]:
             yield Violation("S1", task_id, message, tuple(effects))
 
 
-@invariant("S4")
+@invariant("S4", "answers to cancels with the log and the effects")
 def cancel_is_final(history: History) -> list[Violation]:
     """The answer to a cancel holds, and a cancelled task has no effect.
 
@@ -113,7 +115,7 @@ def _halves(operation: Operation) -> tuple[Record, ...]:
     return tuple(half for half in (operation.invoke, operation.completion) if half)
 
 
-@invariant("S11")
+@invariant("S11", "final states with the effects")
 def effects_match_states(history: History) -> list[Violation]:
     """A SUCCEEDED task has exactly one effect, a FAILED or CANCELLED one has none.
 

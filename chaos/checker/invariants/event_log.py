@@ -32,7 +32,7 @@ _ENDS = frozenset(
 )
 
 
-@invariant("S3")
+@invariant("S3", "claims with the due times of the log")
 def not_early(history: History) -> list[Violation]:
     """No attempt starts before the task is due, by the database's clock.
 
@@ -55,7 +55,7 @@ def not_early(history: History) -> list[Violation]:
     return found
 
 
-@invariant("S6")
+@invariant("S6", "each log with the table of the lifecycle, and with the row")
 def legal_transitions(history: History) -> list[Violation]:
     """Every transition is legal and logged, in an unbroken order.
 
@@ -123,7 +123,7 @@ def _about(instant: str | None, event: str | None) -> bool:
     return -_AFTER_SECONDS <= before <= _BEFORE_SECONDS
 
 
-@invariant("S8")
+@invariant("S8", "epochs of the log, the ledger and the refused writes")
 def epochs_fence(history: History) -> list[Violation]:
     """The epoch fences: it grows exactly with ownership, and only stale writes are refused.
 
@@ -187,7 +187,7 @@ def _shown(*records: Record | None) -> tuple[Record, ...]:
     return tuple(record for record in records if record is not None)
 
 
-@invariant("S9")
+@invariant("S9", "claims and ends with incarnations, their leases and their queues")
 def single_owner(history: History) -> list[Violation]:
     """An attempt has one owner; only the owner or a scheduler ends it; the dead claim nothing.
 

@@ -53,7 +53,7 @@ def pages(history: History) -> Iterator[ListedPage]:
             lasts[process, following] = page.ids[-1]
 
 
-@invariant("S23")
+@invariant("S23", "the pages of each walk with each other and with the logs")
 def listings_complete(history: History) -> list[Violation]:
     """A walk through a listing shows every matching task once, newest first, and no other.
 

@@ -64,7 +64,7 @@ def recovery_seconds(history: History) -> float | None:
     return last - healed
 
 
-@invariant("L1")
+@invariant("L1", "the end of each task with its due time, the heal and T")
 def done_in_time(history: History) -> list[Violation]:
     """Every task is terminal within T after it was due and all faults were healed."""
     found: list[Violation] = []
@@ -103,7 +103,7 @@ def _late(history: History) -> Iterator[tuple[TaskLifetime, float, bool]]:
             yield lifetime, deadline, True
 
 
-@invariant("L2")
+@invariant("L2", "ends with the intervals of the faults")
 def progress_under_faults(history: History) -> list[Violation]:
     """Tasks keep ending while faults last.
 
@@ -140,7 +140,7 @@ def _end(lifetime: TaskLifetime) -> float:
     return float("inf") if lifetime.finished is None else lifetime.finished
 
 
-@invariant("L4")
+@invariant("L4", "first claims with due times")
 def on_time(history: History) -> list[Violation]:
     """Without faults, every first attempt starts on time.
 

@@ -18,7 +18,7 @@ from holdfast.model.lifecycle import Reason
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-@invariant("S20")
+@invariant("S20", "the end of each attempt with the steps of its payload")
 def ended_as_told(history: History) -> list[Violation]:
     """An attempt ends as its handler was told to, or by an interruption that the log explains.
 

@@ -17,7 +17,7 @@ from holdfast.model.lifecycle import TERMINAL, State
 _MEASURED_SHARE = 0.9
 
 
-@invariant("S17")
+@invariant("S17", "the QUEUED tasks of each instant with the setting")
 def queue_bounded(history: History) -> list[Violation]:
     """The number of QUEUED tasks of a queue never exceeds its bound.
 
@@ -45,7 +45,7 @@ def queue_bounded(history: History) -> list[Violation]:
     return []
 
 
-@invariant("L5")
+@invariant("L5", "the rate of ends after the overload with that before")
 def capacity_kept(history: History) -> list[Violation]:
     """The backlog left by an overload drains at no less than the given share of the earlier rate.
 

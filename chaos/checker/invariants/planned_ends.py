@@ -15,7 +15,7 @@ _COUNTED = frozenset({Reason.FAILED, Reason.TIMED_OUT})
 _PLANNED = {Reason.LOST: frozenset({"kill"}), Reason.DISCARDED: frozenset({"discard"})}
 
 
-@invariant("S15")
+@invariant("S15", "dead letters with what the payloads make fail")
 def dead_letter_exact(history: History) -> list[Violation]:
     """Exactly the tasks whose payload makes them fail are dead-lettered.
 
@@ -55,7 +55,7 @@ def _unplanned(events: tuple[Event, ...], task: TaskRow) -> str:
     return ""
 
 
-@invariant("S16")
+@invariant("S16", "ends of attempts with what the payloads make them do")
 def no_attempt_wasted(history: History) -> list[Violation]:
     """No attempt is wasted: none is lost, and none times out unless its payload makes it hang.
 

@@ -20,7 +20,7 @@ _KEY_REUSED = "idempotency-key-reused"
 _STORE = "postgres"
 
 
-@invariant("S24")
+@invariant("S24", "refusals and failures with the log, the submits and the faults")
 def refusals_justified(history: History) -> list[Violation]:
     """Every refusal has its reason, and every action that an answer claims was done.
 

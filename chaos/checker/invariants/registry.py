@@ -64,9 +64,3 @@ def _declared() -> Iterator[tuple[str, Invariant]]:
 
 
 INVARIANTS: Mapping[str, Invariant] = MappingProxyType(dict(_declared()))
-
-
-def table() -> str:
-    """Return the table of invariants that chaos/README.md shows."""
-    rows = [f"| {each.name} | {each.sentence} |" for each in INVARIANTS.values()]
-    return "\n".join(["| invariant | what it requires |", "|---|---|", *rows])

@@ -29,7 +29,7 @@ class _Wait:
     event: Event
 
 
-@invariant("S26")
+@invariant("S26", "the time from due to start with a bound computed for the queue")
 def queues_share_workers(history: History) -> list[Violation]:
     """A queue starts its due tasks within its own bound, however busy the other queues are.
 

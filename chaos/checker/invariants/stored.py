@@ -13,7 +13,7 @@ from chaos.history.records import Record
 from holdfast.model.lifecycle import Reason
 
 
-@invariant("S18")
+@invariant("S18", "requests with the rows and with the answers to submits")
 def stored_as_asked(history: History) -> list[Violation]:
     """A task is stored exactly as it was asked for, in every field, and answered so.
 

@@ -15,7 +15,7 @@ def halves(*operations: Operation) -> tuple[Record, ...]:
     return tuple(half for half in found if half is not None)
 
 
-@invariant("S22")
+@invariant("S22", "every answer with the states that the log implies")
 def answers_true(history: History) -> list[Violation]:
     """Every task in an answer is as its log says it was at one instant of the operation.
 

@@ -33,7 +33,7 @@ class _Testimony:
     record: Record
 
 
-@invariant("S19")
+@invariant("S19", "what handlers saw and returned with requests, ledger and log")
 def run_as_asked(history: History) -> list[Violation]:
     """Every attempt runs with the payload and time asked for, and the ledger has its own result.
 

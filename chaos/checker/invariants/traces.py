@@ -51,7 +51,7 @@ class LoggedAttempt:
         return self.claim.epoch
 
 
-@invariant("S13")
+@invariant("S13", "spans with the log and with each other")
 def traces_complete(history: History) -> list[Violation]:
     """The trace of every task is complete: each attempt has one span, and every reference resolves.
 

@@ -271,7 +271,8 @@ class Runner:
         at: float | None = None,
         core: tuple[str, ...] = (),
     ) -> None:
-        self._write(PhaseStart(phase=phase, at=self._clock.now() if at is None else at, core=core))
+        at = round(self._clock.now() if at is None else at, 4)  # as instants of faults
+        self._write(PhaseStart(phase=phase, at=at, core=core))
 
     def _write_all(self, records: Iterable[Record]) -> None:
         for record in records:

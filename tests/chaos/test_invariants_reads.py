@@ -286,12 +286,19 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
-@bad("S24", "a cancel got no answer, and no fault explains it")
+@bad("S24", "a submit got no answer, and no fault explains it")
 def _(run: Specimen) -> History:
-    answer(run, "cancel", done(run), "info", {"status": 0, "error": "timeout"})
+    asked: Value = {"key": "a", "name": "chaos_ledger", "payload": {}, "run_at": None}
+    run.complete(run.op("submit", asked), "info", {"status": 0, "error": "timeout"})
     run.submit("b")
     run.lose_replies()  # later
     return run.history()
+
+
+def test_one_request_of_many_may_go_unanswered() -> None:
+    run = Specimen()
+    answer(run, "cancel", done(run), "info", {"status": 0, "error": "timeout"})
+    assert INVARIANTS["S24"](run.history()) == []
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,14 @@ def refusals_justified(history: History) -> list[Violation]:
     key names the stored task, and another submit of the key asked for something else. No other
     request of a client is refused with a 4xx: all of them are valid.
     A failure of the server says what became of the request: no 500, no unnamed 5xx. Until a fault
-    hits an API, Postgres or the way to either, no request fails or goes unanswered.
+    hits an API, Postgres or the way to either, no request fails, and they do not all go unanswered
+    (on a crowded machine, one may).
     """
-    answers, hit = history.view(Answers), history.view(_first_hit)
+    answers = history.view(Answers)
     found = [
         Violation("S24", _task_id(operation), message, halves(operation))
         for operation in history.operations.values()
-        if (message := _wrong_answer(answers, operation) or _unexplained(operation, hit))
+        if (message := _wrong_answer(answers, operation) or _unexplained(history, operation))
     ]
     found += _retries(history)
     found += _creations(history)
@@ -73,7 +74,7 @@ def _wrong_answer(answers: Answers, operation: Operation) -> str:
     return ""
 
 
-def _unexplained(operation: Operation, hit: float) -> str:
+def _unexplained(history: History, operation: Operation) -> str:
     """Return what is wrong with a request that failed before any fault could make it fail.
 
     The doubts of a run cover operations without a completion: the harness did not wait for them.
@@ -81,10 +82,18 @@ def _unexplained(operation: Operation, hit: float) -> str:
     completion = operation.completion
     status, problem = operation.value.get("status", 0), operation.value.get("problem")
     failed = operation.type == "info" or (operation.type == "fail" and status >= 500)
-    if completion is None or not failed or completion.at >= hit:
+    if completion is None or not failed or completion.at >= history.view(_first_hit):
+        return ""
+    if not status and completion.at >= history.view(_first_answer):
         return ""
     how = f"was answered {status} {problem or ''}".rstrip() if status else "got no answer"
     return f"a {operation.invoke.op} {how}, and no fault explains it"
+
+
+def _first_answer(history: History) -> float:
+    """Return the second of the first answer to any request; infinity without one."""
+    answered = (op for op in history.operations.values() if op.value.get("status"))
+    return min((op.completion.at for op in answered if op.completion), default=math.inf)
 
 
 def _first_hit(history: History) -> float:

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chaos.checker.invariants.task_answers import halves
-from chaos.checker.invariants.violation import Violation
+from chaos.checker.invariants.violation import Violation, halves
 from chaos.checker.recorded_operations import contradiction
 from chaos.history.history import History, Operation
 from chaos.history.records import Instant, Op

@@ -6,15 +6,10 @@ from collections import defaultdict
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.told import asked
-from chaos.checker.invariants.violation import Violation
+from chaos.checker.invariants.violation import Violation, halves
 from chaos.checker.model.request import same
 from chaos.history.history import History, Operation
 from chaos.history.records import Record, TaskRow
-
-
-def _halves(*operations: Operation) -> tuple[Record, ...]:
-    halves = (half for op in operations for half in (op.invoke, op.completion))
-    return tuple(half for half in halves if half is not None)
 
 
 @invariant("S2", "tasks and effects with the submits")
@@ -29,7 +24,7 @@ def effects_justified(history: History) -> list[Violation]:
         submits = history.submits_by_task.get(task.task_id, ())
         if not any(submit.type in {"ok", "info"} for submit in submits):
             message = "was refused at submit" if submits else "was never submitted"
-            found.append(Violation("S2", task.task_id, message, (task, *_halves(*submits))))
+            found.append(Violation("S2", task.task_id, message, (task, *halves(*submits))))
     effects: tuple[tuple[Record, ...], ...] = (
         *history.effects.values(),
         *history.sql_effects.values(),
@@ -60,7 +55,7 @@ def nothing_lost(history: History) -> list[Violation]:
             message = (
                 f"the submit of key {submit.value.get('key')} was accepted, but its task is missing"
             )
-            found.append(Violation("S5", task_id, message, _halves(submit)))
+            found.append(Violation("S5", task_id, message, halves(submit)))
     return found
 
 
@@ -107,7 +102,7 @@ def _one_key(history: History, key: str, submits: list[Operation]) -> list[Viola
         elif submit.type == "fail" and same_request and submit.value.get("status") == 422:
             wrong = f"the same request under key {key} was refused as a mismatch"
         if wrong:
-            found.append(Violation("S10", task_id, wrong, _halves(first, submit)))
+            found.append(Violation("S10", task_id, wrong, halves(first, submit)))
     return found
 
 
@@ -133,7 +128,7 @@ def read_your_ack(history: History) -> list[Violation]:
         if _absent(read) and since and read.invoke.at > since[0]:
             what = "GET" if read.invoke.op == "get" else "cancel"
             message = f"a {what} after the submit was accepted did not find the task"
-            found.append(Violation("S12", task_id, message, _halves(since[1], read)))
+            found.append(Violation("S12", task_id, message, halves(since[1], read)))
     return found
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from chaos.checker.invariants.declaration import invariant
-from chaos.checker.invariants.violation import Violation
+from chaos.checker.invariants.violation import Violation, halves
 from chaos.history.history import History, Operation
 from chaos.history.records import Record, SinkCall, TaskRow
 from holdfast.model.lifecycle import State
@@ -100,19 +100,15 @@ def _cancel_answer(history: History, cancel: Operation, task: TaskRow) -> list[V
         holds = bool(ends & {State.SUCCEEDED, State.FAILED})
     else:
         message = f"cancel was answered {answer!r}, not cancelled, requested, done or too_late"
-        return [Violation("S4", task.task_id, message, _halves(cancel))]
+        return [Violation("S4", task.task_id, message, halves(cancel))]
     if holds:
         return []
     message = f"cancel was answered {answer}, but the task is {task.state}"
-    return [Violation("S4", task.task_id, message, (*_halves(cancel), task))]
+    return [Violation("S4", task.task_id, message, (*halves(cancel), task))]
 
 
 def _retried(history: History, task: TaskRow) -> bool:
     return any(e.from_state == State.FAILED for e in history.events.get(task.task_id, ()))
-
-
-def _halves(operation: Operation) -> tuple[Record, ...]:
-    return tuple(half for half in (operation.invoke, operation.completion) if half)
 
 
 @invariant("S11", "final states with the effects")

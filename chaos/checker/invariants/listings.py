@@ -9,8 +9,7 @@ from typing import Any
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.prefixes import Answers, TaskLog
-from chaos.checker.invariants.task_answers import halves
-from chaos.checker.invariants.violation import Violation
+from chaos.checker.invariants.violation import Violation, halves
 from chaos.history.history import History, Operation
 from chaos.history.records import TaskRow, parse_instant
 

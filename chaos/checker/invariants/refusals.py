@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.prefixes import SLACK_SECONDS, Answers, TaskLog
-from chaos.checker.invariants.task_answers import halves
-from chaos.checker.invariants.violation import Violation
+from chaos.checker.invariants.violation import Violation, halves
 from chaos.history.history import History, Operation
 from chaos.history.records import Event, TaskRow
 from holdfast.model.lifecycle import Reason, State

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.prefixes import Answers, Showing, acted
-from chaos.checker.invariants.violation import Violation
-from chaos.history.history import History, Operation
-from chaos.history.records import Record
-
-
-def halves(*operations: Operation) -> tuple[Record, ...]:
-    """Return the records of operations, as evidence."""
-    found = (half for op in operations for half in (op.invoke, op.completion))
-    return tuple(half for half in found if half is not None)
+from chaos.checker.invariants.violation import Violation, halves
+from chaos.history.history import History
 
 
 @invariant("S22", "every answer with the states that the log implies")

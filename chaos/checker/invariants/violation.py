@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chaos.history.history import Operation
 from chaos.history.records import Record
 
 
@@ -18,3 +19,9 @@ class Violation:
     task_id: str | None
     message: str
     evidence: tuple[Record, ...] = ()
+
+
+def halves(*operations: Operation) -> tuple[Record, ...]:
+    """Return the records of operations, as evidence."""
+    found = (half for op in operations for half in (op.invoke, op.completion))
+    return tuple(half for half in found if half is not None)

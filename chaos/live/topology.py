@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 
 from chaos.history.records import Record, Sometimes
-from chaos.live.actors import Command, SupervisedProcess, tail
+from chaos.live.actors import READY_SECONDS, Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
 from chaos.live.edges import inject_edge_fault, require_direct
 from chaos.live.servers import ServerFault
@@ -42,7 +42,6 @@ from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
 from holdfast.store.migrate import upgrade_in_loop
 
 _TEMPLATE = "holdfast_template"
-_LISTEN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -231,7 +230,7 @@ class ProcessStack:
         port_file = self.spec.directory / f"{name}.port"
         argv = [sys.executable, "-m", f"chaos.observers.{name}", option, str(file)]
         self._helper(name, [*argv, "--port-file", str(port_file)])
-        give_up = time.monotonic() + _LISTEN_SECONDS
+        give_up = time.monotonic() + READY_SECONDS
         while not port_file.exists():
             if time.monotonic() > give_up:
                 log = tail(self.spec.logs / f"{name}.log")
@@ -257,7 +256,7 @@ class ProcessStack:
         require_direct([self.observer.url, self.redis_url, *homes], proxies)
 
     async def _listening(self, port: int) -> None:
-        give_up = time.monotonic() + _LISTEN_SECONDS
+        give_up = time.monotonic() + READY_SECONDS
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

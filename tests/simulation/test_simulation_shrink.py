@@ -205,7 +205,7 @@ def test_diagram_shows_the_task() -> None:
     ]
     body = "\n".join(lines)
     assert "    client->>api_1: 1.010 s submit\n" in body
-    assert "    worker_1-xpostgres: 1.120 s succeeded under epoch 1 REFUSED, found RUNNING" in body
+    assert "    worker_1-xpostgres: 1.130 s succeeded under epoch 1 REFUSED, found RUNNING" in body
     assert "    Note over worker_1,postgres: 1.060 s latency begins (worker-1->postgres)" in body
     assert f"Note over client,worker_2: {judgement.violations[0].invariant} violated" in lines[-1]
     assert not any("#" in line or ";" in line for line in lines)

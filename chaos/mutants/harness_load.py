@@ -38,8 +38,8 @@ _CLIENTS = (
         "conflict_taken_as_fail",
         "a 409 of a cancel says that it was too late, which is an answer",
         "it is recorded as fail",
-        "crowded",
-        (),
+        "cancel_storm",
+        ("S24",),
         Edit(_CLIENT, 'case "cancel" | "retry", 409:', 'case "retry", 409:'),
     ),
     of_harness(
@@ -59,7 +59,7 @@ _CLIENTS = (
         "the outcome of a request without an answer is unknown",
         "it is recorded as fail: nothing was done",
         "commit_reply_lost",
-        ("S10",),
+        ("S2", "S10", "S24"),
         Edit(
             _CLIENT,
             'answer["status"] == 0 or answer["status"] >= 500',

@@ -35,7 +35,7 @@ _FAULTS = (
         "a fault is injected into the edges that it names",
         "it is injected into those of the API to Postgres",
         "redis_partition",
-        (),
+        ("S24",),
         Edit(
             _EDGES,
             "[network.edge(name) for name in names]",

@@ -99,7 +99,7 @@ def _mistimed(
     if first is None:
         before = starts.get(plan.fault_ids[0])
         first = before.at if before else None
-    tolerance = _tolerance(history, scenario)
+    tolerance, load_end = _tolerance(history, scenario), history.view(_load_end)
     for number, fault_id in enumerate(plan.fault_ids):
         start = starts.get(fault_id)
         if start is None or first is None:
@@ -110,7 +110,7 @@ def _mistimed(
                 f"fault {fault_id} began at {start.at:.1f} s, planned was {planned:.1f} s "
                 f"(at most {tolerance:g} s off)"
             )
-        if plan.at is not None and start.at > _load_end(history, scenario):
+        if plan.at is not None and start.at > max(load_end, scenario.workload.last_due_seconds):
             yield f"fault {fault_id} began when the load was over"
 
 
@@ -124,7 +124,7 @@ def _tolerance(history: History, scenario: Scenario) -> float:
     return max(_OFF_SECONDS, scenario.settings().heartbeat_seconds)
 
 
-def _load_end(history: History, scenario: Scenario) -> float:
-    """Return the second of the last completion of a client, or of the planned end if later."""
-    ends = [op.completion.at for op in history.operations.values() if op.completion is not None]
-    return max([scenario.workload.last_due_seconds, *ends])
+def _load_end(history: History) -> float:
+    """Return the second of the last completion of a client; 0 without one."""
+    completions = (operation.completion for operation in history.operations.values())
+    return max((each.at for each in completions if each is not None), default=0.0)

@@ -7,11 +7,12 @@ about tolerances only, never about a law.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.checker.invariants.told import configuration
 from chaos.history.history import History
+from chaos.history.records import Fault
 
 # On a crowded machine, from the sending of a claim to its execution.
 _CLAIM_SECONDS = 1.0
@@ -62,13 +63,18 @@ def disturbances(history: History) -> Disturbances:
     return history.view(_disturbances)
 
 
+def span(history: History, records: Sequence[Fault]) -> tuple[float, float]:
+    """Return the interval, in arena seconds, in which one fault delays messages.
+
+    What was under way when it ended may arrive as late as a statement may take.
+    """
+    ends = [record.at for record in records if record.type == "end"]
+    seconds = configuration(history).statement_timeout_seconds
+    return min(record.at for record in records), max(ends) + seconds if ends else math.inf
+
+
 def _disturbances(history: History) -> Disturbances:
     seconds = configuration(history).statement_timeout_seconds
-    found: list[tuple[float, float]] = []
-    for records in history.faults.values():
-        starts = [record.at for record in records if record.type == "start"]
-        ends = [record.at for record in records if record.type == "end"]
-        # What was under way when it ended may arrive as late as a statement may take.
-        last = max(ends) + seconds if ends else math.inf
-        found += [(start, last) for start in starts[:1]]
-    return Disturbances(tuple(found), seconds)
+    return Disturbances(
+        tuple(span(history, records) for records in history.faults.values()), seconds
+    )

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.disturbance import span
 from chaos.checker.invariants.due_times import dues_by_task
-from chaos.checker.invariants.told import Told, configuration, told
+from chaos.checker.invariants.told import Told, told
 from chaos.checker.invariants.violation import Violation
 from chaos.checker.queue_bounds import next_start, queued_start, readers
 from chaos.history.history import History
@@ -135,15 +136,11 @@ def _exempt(history: History, scenario: Scenario, queue: str) -> list[tuple[floa
     """Return the intervals in which faults may delay the tasks of a queue."""
     concerned = readers(scenario, queue)
     others = {*scenario.workers} - {*concerned}
-    found: list[tuple[float, float]] = []
-    for records in history.faults.values():
-        targets = {target.partition("->")[0] for each in records for target in each.targets}
-        if targets <= others:
-            continue
-        ends = [record.at for record in records if record.type == "end"]
-        over = max(ends) + configuration(history).statement_timeout_seconds if ends else math.inf
-        found.append((min(record.at for record in records), over))
-    return found
+    return [
+        span(history, records)
+        for records in history.faults.values()
+        if not {target.partition("->")[0] for each in records for target in each.targets} <= others
+    ]
 
 
 def _during(intervals: Sequence[tuple[float, float]], start: float, end: float) -> bool:

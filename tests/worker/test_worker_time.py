@@ -32,14 +32,15 @@ def _register(bench: Bench) -> list[float]:
     return left
 
 
+def _lease_left(bench: Bench) -> float:
+    return float(bench.sql(_LEFT)[0][0])
+
+
 async def test_lease_runs_from_the_sending_of_a_heartbeat_answered_late(bench: Bench) -> None:
     _register(bench)
 
     async def read() -> bool:
         return bool((await bench.queue._redis.xpending("holdfast:hints:default", GROUP))["pending"])
-
-    def lease_left() -> float:
-        return float(bench.sql(_LEFT)[0][0])
 
     async with (
         wire_to(bench.settings.database_url) as wire,
@@ -51,9 +52,9 @@ async def test_lease_runs_from_the_sending_of_a_heartbeat_answered_late(bench: B
         await until(lambda: bench.sql("SELECT lease_expires_at FROM workers") > [before])
         with psycopg.connect(bench.settings.database_url) as blocker:
             blocker.execute("SELECT FROM workers FOR UPDATE")  # blocks the next heartbeat
-            await until(lambda: lease_left() < 0.5)
+            await until(lambda: _lease_left(bench) < 0.5)
             wire.heal()  # counted from its answer, the lease would last for another 2 s
-            await until(lambda: lease_left() < 0)
+            await until(lambda: _lease_left(bench) < 0)
             (task_id,) = await bench.offer("quick")
             await until(read)
             await asyncio.sleep(0.3)  # a claim takes milliseconds
@@ -65,9 +66,6 @@ async def test_lease_runs_from_the_sending_of_a_heartbeat_answered_late(bench: B
 async def test_claim_answered_late_does_not_renew_the_lease(bench: Bench) -> None:
     _register(bench)
 
-    def lease_left() -> float:
-        return float(bench.sql(_LEFT)[0][0])
-
     async with (
         wire_to(bench.settings.database_url) as wire,
         bench.worker(database_url=wire.url, lease_seconds=2.0, heartbeat_seconds=0.5),
@@ -78,9 +76,9 @@ async def test_claim_answered_late_does_not_renew_the_lease(bench: Bench) -> Non
             wire.hold_replies()
             (first,) = await bench.offer("quick")
             await bench.until_state(first, State.RUNNING)
-            await until(lambda: lease_left() < 0.5)
+            await until(lambda: _lease_left(bench) < 0.5)
             wire.heal()  # the claim is answered; the lease goes on to run out
-            await until(lambda: lease_left() < 0)
+            await until(lambda: _lease_left(bench) < 0)
             (second,) = await bench.offer("quick")
             await asyncio.sleep(0.3)  # a claim takes milliseconds
             assert await bench.state(second) is State.QUEUED

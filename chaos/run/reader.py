@@ -10,8 +10,9 @@ from chaos.clients.http import connection, send
 from chaos.scenario.reads import filters
 from chaos.scenario.workload import Kind, PlannedOperation
 
-# In simulation a request costs 3 ms of CPU: with more tasks than these a sample is read.
-TASKS_MAX = 60
+# A request costs 3 ms of processor time in simulation. Of more tasks than these a sample is read;
+# the walks show all of them.
+TASKS_MAX = 24
 _WALKS = 3
 _PAGES_MAX = 4
 _LIMIT_MAX = 200

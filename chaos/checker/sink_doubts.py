@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chaos.checker.invariants.told import told
 from chaos.checker.recorded_operations import some
 from chaos.history.history import History
+from chaos.tasks.declarations import names_of
 
 
 def sink_doubts(history: History) -> Iterator[str]:
@@ -28,8 +30,25 @@ def sink_doubts(history: History) -> Iterator[str]:
         if (epoch, applied)
         not in {(c.epoch, c.applied) for c in history.sink_calls.get(task_id, ())}
     ]
+    missing += [
+        f"{task_id} was called before attempt {attempt} failed"
+        for task_id, epoch, attempt in _called(history)
+        if epoch not in {call.epoch for call in history.sink_calls.get(task_id, ())}
+    ]
     if missing:
         yield f"the sink has no record of calls that it answered: {some(missing)}"
+
+
+def _called(history: History) -> Iterator[tuple[str, int, int]]:
+    """Yield the attempts that failed as planned after their call: task, epoch, attempt.
+
+    Each that succeeds later repeats it, so no workload with such tasks leaves repeats to chance.
+    """
+    external = set(names_of("external"))
+    for task in told(history).values():
+        for attempt in task.attempts() if task.row.name in external else ():
+            if attempt.seen is not None and task.step(attempt.number).get("do") == "fail_late":
+                yield task.row.task_id, attempt.claim.epoch, attempt.number
 
 
 def _answered(history: History) -> Iterator[tuple[str, int, bool]]:

@@ -58,6 +58,7 @@ def differ(
         if usual and (ends or hangs) and not payload["steps"]:
             _end(workload, effect, request, draw, hangs=hangs)
             payload["steps"] = _odd(payload["steps"], random.Random(f"odd {key}"))
+        payload["steps"] = _late(payload["steps"], random.Random(f"late failures {key}"))
         request["payload"] = _shuffled(payload, draw)
     for name, default in _DEFAULTS:
         if request[name] == default and draw.random() < 0.5:
@@ -200,6 +201,14 @@ def _odd(steps: list[Step], draw: random.Random) -> list[Step]:
         step
         if step["do"] != "return" or draw.random() < 0.3
         else {"do": "return", "value": draw.choice((*_FALSY, step["value"])), "whole": True}
+        for step in steps
+    ]
+
+
+def _late(steps: list[Step], draw: random.Random) -> list[Step]:
+    """Let half of the planned exceptions come after the effect."""
+    return [
+        {"do": "fail_late"} if step["do"] == "fail" and draw.random() < 0.5 else step
         for step in steps
     ]
 

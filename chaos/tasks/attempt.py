@@ -1,10 +1,13 @@
 """The parts of an attempt before and after its effect, the same for all handlers.
 
 Payload: ``number`` of the task, ``seconds`` of an attempt, ``steps``. The effect is in the middle
-of the attempt, so that a fault may hit before or after it. Between the first half and the effect,
-attempt k does ``steps[k - 1]``, an object; attempts beyond the list have no step and succeed:
+of the attempt, so that a fault may hit before or after it. Between the first half and the effect
+(``fail_late``: at the end), attempt k does ``steps[k - 1]``, an object; attempts beyond the list
+have no step and succeed:
 
   {"do": "fail"}                   raise an exception: ``failed``, then the declared back-off
+  {"do": "fail_late"}              the same, but after the effect: a call to the sink is repeated by
+                                   the next attempt, a business row is rolled back
   {"do": "retry", "after": s}      raise ``Retry(after=s)``: ``failed``, then that delay
   {"do": "discard"}                raise ``Discard``: the task is FAILED
   {"do": "hang"}                   wait until cancelled by the timeout: ``timed_out``, back-off
@@ -121,9 +124,16 @@ def returned(ctx: Context, payload: Payload, result: Payload) -> Any:
     return step["value"] if step.get("whole") else result
 
 
-async def second_half(payload: Payload) -> None:
-    """Run from the effect to the end."""
+async def second_half(ctx: Context, payload: Payload, result: Payload) -> None:
+    """Run from the effect to the end. ``result``: of the first half.
+
+    Raises:
+        PlannedFailure: the step of this attempt is fail_late.
+    """
     await asyncio.sleep(payload["seconds"] / 2)
+    step = step_of(payload, ctx.attempt)
+    if step.get("do") == "fail_late":
+        fail(step, result["seen"])
 
 
 def testimony(ctx: Context, payload: Payload) -> Payload:
@@ -140,7 +150,7 @@ def fail(step: Mapping[str, Any], seen: Payload) -> NoReturn:
     """Raise what the step says, with what the attempt saw.
 
     Raises:
-        PlannedFailure, Retry, Discard: the step is fail, retry or discard.
+        PlannedFailure, Retry, Discard: the step is fail or fail_late, retry, discard.
     """
     message = f"planned: {step['do']} seen {json.dumps(seen)}"
     if step["do"] == "retry":

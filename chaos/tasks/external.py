@@ -38,7 +38,7 @@ async def _external(ctx: Context, payload: dict[str, Any]) -> Any:
         raise Retry(
             after=SINK_RETRY_SECONDS, reason=f"the sink responded with {answer.status_code}"
         )
-    await second_half(payload)
+    await second_half(ctx, payload, result)
     return returned(ctx, payload, result | {"applied": answer.status_code == 201})
 
 

@@ -25,7 +25,7 @@ from holdfast.handlers import Context
 async def _ledger(ctx: Context, payload: dict[str, Any]) -> Any:
     """Return the effect."""
     result = await first_half(ctx, payload)
-    await second_half(payload)
+    await second_half(ctx, payload, result)
     return returned(ctx, payload, result)
 
 
@@ -34,7 +34,7 @@ usual, steady, brief = handlers_of("ledger", _ledger)
 
 @declared("chaos_thread")
 def thread(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the effect; of the steps it knows those that fail, and ``hang``."""
+    """Return the effect; of the steps it knows those that fail at once, and ``hang``."""
     seen = testimony(ctx, payload)
     ctx.cancelled_within(payload["seconds"])
     step = step_of(payload, ctx.attempt)

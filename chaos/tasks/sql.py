@@ -36,7 +36,7 @@ async def _sql(ctx: Context, payload: dict[str, Any]) -> None:
         row = {"task_id": ctx.task_id, "epoch": ctx.epoch, "attempt": ctx.attempt}
         await tx.execute(_INSERT, row | {"seen": json.dumps(result["seen"])})
         result["left"] = round(ctx.remaining_seconds(), 3)
-        await second_half(payload)
+        await second_half(ctx, payload, result)
         tx.result = returned(ctx, payload, result)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # What ends an attempt without success, and what ends it by its timeout.
-FAILING = frozenset({"fail", "retry", "discard", "hang", "kill"})
+FAILING = frozenset({"fail", "fail_late", "retry", "discard", "hang", "kill"})
 TIMING_OUT = frozenset({"hang", "swallow"})
 
 

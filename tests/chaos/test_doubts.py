@@ -112,6 +112,18 @@ def test_every_call_that_was_answered_is_in_the_record_of_the_sink() -> None:
     assert doubt.endswith("was applied")
 
 
+def test_attempts_that_failed_after_their_call_are_in_the_record_of_the_sink() -> None:
+    run = Specimen()
+    life = run.submit("a", effect="external").dispatch().claim().call_out()
+    life.end(Reason.FAILED, told={"do": "fail_late"}).dispatch().claim().call_out().succeed()
+    assert found(run.history()) == []
+    (doubt,) = found(run.edited(lambda r: None if isinstance(r, SinkCall) else r))
+    assert doubt == (
+        "the sink has no record of calls that it answered: "
+        f"{life.task_id} was called before attempt 1 failed"
+    )
+
+
 @pytest.mark.parametrize("applied", [True, False])
 def test_sink_applies_the_first_call_of_each_key(applied: bool) -> None:
     run = called()

@@ -260,6 +260,9 @@ PLANNED = 'planned: x seen {"attempt": 1}'
             _ended(Ending.FAILED, seconds=0.4, error="PlannedFailure", message=PLANNED),
         ),
         ("fail", "ledger", _ended(Ending.FAILED, error="PlannedFailure", message=PLANNED)),
+        ("fail_late", "external", _ended(Ending.FAILED, error="PlannedFailure", message=PLANNED)),
+        ("fail_late", "external", _ended(Ending.FAILED, error="Retry", message="the sink did")),
+        ("fail_late", "sql", _ended(Ending.FAILED, error="OutcomeUnknown", message="no reply")),
         ("retry", "sql", _ended(Ending.FAILED, error="Retry", message=PLANNED)),
         ("discard", "external", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=4.0, error="Stopped")),
@@ -289,6 +292,12 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         (None, "sql", _ended(Ending.FAILED, error="Retry", message="the sink did not")),
         (None, "ledger", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
         ("fail", "ledger", _ended(Ending.SUCCEEDED)),
+        ("fail_late", "external", _ended(Ending.SUCCEEDED)),
+        (
+            "fail_late",
+            "sql",
+            _ended(Ending.FAILED, seconds=0.7, error="PlannedFailure", message=PLANNED),
+        ),
         ("fail", "sql", _ended(Ending.FAILED, error="OutcomeUnknown", message="no reply")),
         ("fail", "ledger", _ended(Ending.FAILED, error="Retry", message=PLANNED)),
         (

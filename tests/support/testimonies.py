@@ -24,7 +24,12 @@ TOLD: dict[Reason, dict[str, Any]] = {
     Reason.DISCARDED: {"do": "discard"},
     Reason.TIMED_OUT: {"do": "hang"},
 }
-_RAISED = {"fail": "PlannedFailure", "retry": "Retry", "discard": "Discard"}
+_RAISED = {
+    "fail": "PlannedFailure",
+    "fail_late": "PlannedFailure",
+    "retry": "Retry",
+    "discard": "Discard",
+}
 
 
 def seen(payload: Mapping[str, Any], attempt: int) -> dict[str, Any]:

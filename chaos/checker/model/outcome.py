@@ -18,13 +18,22 @@ _PLANNED: Mapping[str | None, Ending | None] = {
     "block": Ending.SUCCEEDED,
     "swallow": Ending.SUCCEEDED,
     "fail": Ending.FAILED,
+    "fail_late": Ending.FAILED,
     "retry": Ending.FAILED,
     "discard": Ending.DISCARDED,
     "hang": None,
     "kill": None,
 }
 # The exceptions of the steps that raise one.
-_RAISED = {"fail": "PlannedFailure", "retry": "Retry", "discard": "Discard"}
+_RAISED = {
+    "fail": "PlannedFailure",
+    "fail_late": "PlannedFailure",
+    "retry": "Retry",
+    "discard": "Discard",
+}
+# The steps that go on to the effect, and through both halves.
+_REACHES_EFFECT = frozenset({t for t, end in _PLANNED.items() if end is Ending.SUCCEEDED})
+_REACHES_EFFECT |= {"fail_late"}
 _TESTIMONY = " seen "
 # What the clocks of a process and of the database may differ by within an attempt.
 _EARLY_SECONDS = 0.05
@@ -90,8 +99,8 @@ def _as_told(ended: Ended, told: str | None, limits: Limits) -> str | None:
     raised = _RAISED.get(told or "", "")
     if ended.error != raised or (raised and _TESTIMONY not in ended.message):
         return f"it was told to {told or 'succeed'}, but raised {ended.error}: {ended.message}"
-    # A step that raises does so after the first half.
-    least = limits.handler_seconds * (0.5 if raised else 1.0) - _EARLY_SECONDS
+    # The other steps that raise do so after the first half.
+    least = limits.handler_seconds * (1.0 if told in _REACHES_EFFECT else 0.5) - _EARLY_SECONDS
     if ended.seconds < least:
         return f"its handler runs for {limits.handler_seconds:g} s, it took {ended.seconds:.3f} s"
     return None
@@ -117,8 +126,8 @@ def _handed_back(ended: Ended) -> str | None:
 
 def _in_trouble(ended: Ended, told: str | None, effect: str) -> bool:
     """Return whether the exception shows that the handler could not make its effect."""
-    if _PLANNED[told] is not Ending.SUCCEEDED:
-        return False  # it does not get that far
+    if told not in _REACHES_EFFECT:
+        return False
     if effect == "external":
         return ended.error == "Retry" and ended.message.startswith("the sink ")
     return effect == "sql" and bool(ended.error) and ended.error not in _RAISED.values()

@@ -156,9 +156,11 @@ class DatabaseObserver:
         return int(row["n"])
 
     async def tasks(self) -> list[dict[str, str]]:
-        """Return id, name and queue of all tasks, oldest first."""
-        rows = await self._fetch("SELECT id, name, queue FROM tasks ORDER BY id")
-        return [{name: str(value) for name, value in row.items()} for row in rows]
+        """Return id, name, queue, created_at and run_at of all tasks, oldest first."""
+        rows = await self._fetch(
+            "SELECT id, name, queue, created_at, run_at FROM tasks ORDER BY id"
+        )
+        return [{name: str(value) for name, value in _plain(row).items()} for row in rows]
 
     async def final_records(self) -> list[Record]:
         """Return everything that the verdict needs, table by table."""

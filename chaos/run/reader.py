@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chaos.clients.client import Client, OperationLog
 from chaos.clients.http import connection, send
@@ -13,25 +13,41 @@ from chaos.scenario.workload import Kind, PlannedOperation
 # A request costs 3 ms of processor time in simulation. Of more tasks than these a sample is read;
 # the walks show all of them.
 TASKS_MAX = 24
-_WALKS = 3
+_WALKS = 6
 _PAGES_MAX = 4
 _LIMIT_MAX = 200
+_TIMES = (
+    ("created_at", "created_after", "created_before"),
+    ("run_at", "run_after", "run_before"),
+)
 PROCESS = "reader"
 
 
 def planned(seed: int, tasks: Sequence[dict[str, str]]) -> list[PlannedOperation]:
     """Return the reads: each task or a sample of them, and walks with several filters.
 
-    ``tasks``: ``id``, ``name`` and ``queue`` of each.
+    ``tasks``: ``id``, ``name``, ``queue``, ``created_at`` and ``run_at`` of each.
     """
     draw = random.Random(f"final reads {seed}")
     sample = draw.sample(tasks, min(TASKS_MAX, len(tasks)))
     kinds: tuple[Kind, ...] = ("get", "events")
     found = [PlannedOperation(0.0, 0, kind, task["id"]) for task in sample for kind in kinds]
-    queries = [filters(draw, task) | {"limit": draw.randint(5, 50)} for task in sample[:_WALKS]]
+    queries = [
+        filters(draw, task) | {"limit": draw.randint(5, 50)} | between
+        for task, between in zip(sample, _between(draw, sample), strict=False)
+    ][:_WALKS]
     queries.append({"limit": max(1, min(_LIMIT_MAX, len(tasks) // 3))})
     walks = (PlannedOperation(0.0, 0, "list", request=q, pages=_PAGES_MAX) for q in queries)
     return [*found, *walks]
+
+
+def _between(draw: random.Random, tasks: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield filters of time that begin or end at the very instants of tasks; some are empty."""
+    for task in tasks:
+        field, after, before = draw.choice(_TIMES)
+        instants = sorted((task[field], draw.choice(tasks)[field]))
+        chosen = draw.sample((after, before), draw.randrange(3))
+        yield {n: at for n, at in zip((after, before), instants, strict=True) if n in chosen}
 
 
 async def read_all(api_url: str, operations: Sequence[PlannedOperation], log: OperationLog) -> None:

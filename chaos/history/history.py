@@ -30,6 +30,7 @@ from chaos.history.records import (
     SqlEffect,
     StaleWrite,
     TaskRow,
+    Unready,
     Worker,
     decode,
     encode,
@@ -209,6 +210,11 @@ class History:
     def faults(self) -> dict[str, tuple[Fault, ...]]:
         """Fault records by injection."""
         return _group(self._all(Fault), "fault_id")
+
+    @cached_property
+    def unready(self) -> tuple[Unready, ...]:
+        """Roles that did not become ready."""
+        return tuple(self._all(Unready))
 
     @cached_property
     def exits(self) -> dict[str, tuple[Exit, ...]]:

@@ -309,6 +309,22 @@ class Sometimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unready:
+    """A role that did not become ready in virtual time though no fault disturbed it.
+
+    ``starts``: how often its process was started again meanwhile. ``log``: its last lines. The run
+    ends there.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    kind: Literal["unready"] = "unready"
+    actor: str
+    at: float
+    starts: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
     """The exit of a process of the system; ``code`` is negative for a signal.
 
@@ -337,6 +353,7 @@ Record: TypeAlias = (
     | SinkCall
     | SqlEffect
     | Sometimes
+    | Unready
     | Exit
     | Span
 )

@@ -127,6 +127,20 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        name="keyless_refused",
+        guard="only an API with an empty key refuses to start",
+        what="one without keys refuses, too",
+        scenario="calm",
+        killers=("S27",),
+        edits=(
+            Edit(
+                "system/holdfast/api/auth.py",
+                "    if not all(key.get_secret_value().strip() for key in settings.api_keys):\n",
+                "    if not any(key.get_secret_value().strip() for key in settings.api_keys):\n",
+            ),
+        ),
+    ),
 )
 
 UNPLANTED = (

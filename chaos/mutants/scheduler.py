@@ -6,6 +6,7 @@ from chaos.mutants.hints import MUTANTS as _HINTS
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 
 _FILE = "system/holdfast/scheduler/scheduler.py"
+_SUPERVISION = "system/holdfast/runtime/supervision.py"
 _DETECTOR = "system/holdfast/scheduler/failure_detector.py"
 _GROUP_FROM_NOW_ON = next(mutant for mutant in _HINTS if mutant.name == "group_from_now_on")
 
@@ -128,14 +129,28 @@ MUTANTS = (
         killers=("L1", "L2"),
         edits=(
             Edit(
-                "system/holdfast/runtime/supervision.py",
+                _SUPERVISION,
                 "            await self.sleep(_backoff_seconds(loop.failures))\n",
                 "            return\n",
             ),
             Edit(
-                "system/holdfast/runtime/supervision.py",
+                _SUPERVISION,
                 "    if seconds <= loop.stalled_seconds:\n",
                 "    if seconds >= 0:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="progress_not_noted",
+        guard="a process is ready as long as its loops make progress",
+        what="progress is not noted",
+        scenario="calm",
+        killers=("S27",),
+        edits=(
+            Edit(
+                _SUPERVISION,
+                "                loop.progressed_at = asyncio.get_running_loop().time()\n",
+                "                pass\n",
             ),
         ),
     ),

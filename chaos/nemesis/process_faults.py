@@ -31,6 +31,15 @@ class ActorFailed(ChaosError):
     """A process did not start or ended unexpectedly; the message ends with the tail of its log."""
 
 
+class NotReady(ActorFailed):
+    """A role did not become ready in time. ``actor``: which; ``starts``: of its process."""
+
+    def __init__(self, actor: str, starts: int, message: str) -> None:
+        super().__init__(message)
+        self.actor = actor
+        self.starts = starts
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
     """The end of a role's process.

@@ -14,9 +14,19 @@ from dataclasses import asdict
 from typing import Literal, Protocol
 
 from chaos.clients.client import OperationLog
-from chaos.history.records import Bound, Exit, Fault, PhaseStart, Record, Run, SinkCall, Sometimes
+from chaos.history.records import (
+    Bound,
+    Exit,
+    Fault,
+    PhaseStart,
+    Record,
+    Run,
+    SinkCall,
+    Sometimes,
+    Unready,
+)
 from chaos.nemesis.nemesis import FaultTarget, Nemesis
-from chaos.nemesis.process_faults import ProcessEnd
+from chaos.nemesis.process_faults import NotReady, ProcessEnd
 from chaos.observers import otlp
 from chaos.observers.database import DatabaseUnavailable, instant
 from chaos.observers.run_trace import SERVICE, run_spans
@@ -28,6 +38,7 @@ from holdfast.model.lifecycle import Backoff
 _POLL_SECONDS = 0.1
 # For the last responses and resends after the planned end of the load.
 _LOAD_GRACE_SECONDS = 40.0
+_LOG_CHARACTERS = 2000
 
 
 class LoadGenerator(Protocol):
@@ -126,12 +137,25 @@ class Runner:
         self.exports: list[bytes] = []
 
     async def run(self) -> None:
-        """Apply load and faults, heal and drain the environment; it still runs afterwards."""
+        """Apply load and faults, heal and drain the environment; it still runs afterwards.
+
+        Raises:
+            NotReady: a role is not ready after the heal, in virtual time.
+        """
         await self._begin()
+        self._environment.clients.begin(self._clock.zero)
         await self._load_and_inject()
         await self._heal()
         await self._drain()
         await self._read()
+
+    async def note_unready(self, failed: NotReady) -> None:
+        """Record a role that was not ready at the start or after the heal; end with ``collect``."""
+        if self._run is None:
+            await self._begin()
+        log = str(failed)[-_LOG_CHARACTERS:]
+        now = self._clock.now()
+        self._write(Unready(actor=failed.actor, at=now, starts=failed.starts, log=log))
 
     async def collect(self) -> None:
         """Stop the roles, then record what could change while they ran."""
@@ -188,7 +212,6 @@ class Runner:
         )
         self._write(self._run)
         self._phase("faults", at=0.0)
-        self._environment.clients.begin(self._clock.zero)
 
     async def _load_and_inject(self) -> None:
         """Return when both the load and the faults are over."""

@@ -74,7 +74,7 @@ class SimulatedEnvironment:
         """Start all processes and wait until all roles are ready.
 
         Raises:
-            ActorFailed: a role did not become ready.
+            NotReady: a role did not become ready.
         """
         loop = self._loop
         loop.start("postgres", self.postgres.main)

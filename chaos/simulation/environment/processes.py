@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from chaos.nemesis.process_faults import ActorFailed, ProcessEnd
+from chaos.nemesis.process_faults import ActorFailed, NotReady, ProcessEnd
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 
@@ -71,9 +71,11 @@ class SimulatedProcess:
             if self.starts > starts + 3 and not patient:
                 break  # in a crash loop, more waiting does not help
             await asyncio.sleep(_LOOK_SECONDS)
-        raise ActorFailed(
+        raise NotReady(
+            self.name,
+            self.starts - starts,
             f"{self.name} was not ready within {timeout_seconds:.0f} virtual s "
-            f"({self.starts} starts); its log ends:\n{self._tail()}"
+            f"({self.starts} starts); its log ends:\n{self._tail()}",
         )
 
     def kill(self) -> int:

@@ -177,6 +177,9 @@ class ContainerStack:
         """Return the published address of an API: its clients' edge, healed when it is used."""
         return f"http://127.0.0.1:{self._api_ports[f'client->{api}']}"
 
+    def metrics_url(self, role: str) -> None:
+        """Return None: only APIs publish a port, and that is the edge of their clients."""
+
     async def stop_roles(self) -> None:
         """Stop the roles (SIGKILL after the grace); then save the logs and what was received."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0

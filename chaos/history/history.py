@@ -25,6 +25,7 @@ from chaos.history.records import (
     PhaseStart,
     Record,
     Run,
+    Scrape,
     SinkCall,
     Sometimes,
     SqlEffect,
@@ -210,6 +211,11 @@ class History:
     def faults(self) -> dict[str, tuple[Fault, ...]]:
         """Fault records by injection."""
         return _group(self._all(Fault), "fault_id")
+
+    @cached_property
+    def scrapes(self) -> tuple[Scrape, ...]:
+        """What the processes said at /metrics."""
+        return tuple(self._all(Scrape))
 
     @cached_property
     def unready(self) -> tuple[Unready, ...]:

@@ -309,6 +309,26 @@ class Sometimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A sample of an exposition: a metric with its labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """What a process said at /metrics, at rest; without the buckets of histograms."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    kind: Literal["scrape"] = "scrape"
+    actor: str
+    at: float
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unready:
     """A role that did not become ready in virtual time though no fault disturbed it.
 
@@ -353,6 +373,7 @@ Record: TypeAlias = (
     | SinkCall
     | SqlEffect
     | Sometimes
+    | Scrape
     | Unready
     | Exit
     | Span

@@ -210,6 +210,10 @@ class ProcessStack:
         """Return the address at which an API listens, without its proxy."""
         return self._home(api)
 
+    def metrics_url(self, role: str) -> str:
+        """Return the address at which a role listens."""
+        return self._home(role)
+
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, then SIGKILL after their grace."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0

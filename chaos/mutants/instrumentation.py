@@ -178,7 +178,37 @@ _EXPORTED = (
     ),
 )
 
-MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED)
+_COUNTED = (
+    Mutant(
+        name="repeats_counted_as_created",
+        guard="the metric of submits tells created tasks from existing ones",
+        what="a repeated submit counts as created",
+        scenario="calm",
+        killers=("S28",),
+        edits=(
+            Edit(
+                _SUBMITS,
+                "submitted.labels(task.queue, outcome.outcome)",
+                'submitted.labels(task.queue, "created")',
+            ),
+        ),
+    ),
+    Mutant(
+        name="waits_from_due",
+        guard="the wait in the queue counts from the dispatch",
+        what="it counts from the due time",
+        scenario="calm",
+        killers=("S28",),
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "        queued = (grant.claimed_at - grant.queued_at).total_seconds()\n",
+                "        queued = grant.waited_seconds\n",
+            ),
+        ),
+    ),
+)
+MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED, *_COUNTED)
 
 UNPLANTED = (
     Unplanted(

@@ -1,12 +1,16 @@
-"""Read tasks and listings through the API once a run is at rest."""
+"""Read tasks, listings and metrics over HTTP once a run is at rest."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from chaos.clients.client import Client, OperationLog
 from chaos.clients.http import connection, send
+from chaos.history.records import Sample
 from chaos.scenario.reads import filters
 from chaos.scenario.workload import Kind, PlannedOperation
 
@@ -48,6 +52,21 @@ def _between(draw: random.Random, tasks: Sequence[dict[str, str]]) -> Iterator[d
         instants = sorted((task[field], draw.choice(tasks)[field]))
         chosen = draw.sample((after, before), draw.randrange(3))
         yield {n: at for n, at in zip((after, before), instants, strict=True) if n in chosen}
+
+
+async def scrape(url: str) -> tuple[Sample, ...]:
+    """Return the samples of the product's own metrics; none if the role does not answer."""
+    async with connection(url) as http:
+        try:
+            answer = await http.get("/metrics")
+        except httpx.HTTPError:
+            return ()
+    return tuple(
+        Sample(name=sample.name, labels=dict(sample.labels), value=float(sample.value))
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name.startswith("holdfast_") and not sample.name.endswith("_bucket")
+    )
 
 
 async def read_all(api_url: str, operations: Sequence[PlannedOperation], log: OperationLog) -> None:

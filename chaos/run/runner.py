@@ -21,6 +21,7 @@ from chaos.history.records import (
     PhaseStart,
     Record,
     Run,
+    Scrape,
     SinkCall,
     Sometimes,
     Unready,
@@ -31,7 +32,7 @@ from chaos.observers import otlp
 from chaos.observers.database import DatabaseUnavailable, instant
 from chaos.observers.run_trace import SERVICE, run_spans
 from chaos.observers.sink import Call
-from chaos.run.reader import planned, read_all
+from chaos.run.reader import planned, read_all, scrape
 from chaos.run.spec import RunSpec
 from holdfast.model.lifecycle import Backoff
 
@@ -73,6 +74,9 @@ class Environment(FaultTarget, Protocol):
 
     def api_url(self, api: str) -> str:
         """Return the address of an API of the healed core for the harness itself."""
+
+    def metrics_url(self, role: str) -> str | None:
+        """Return where the harness reads the metrics of a role; None: it cannot."""
 
     async def stop_roles(self) -> None:
         """Stop all roles for good."""
@@ -264,6 +268,11 @@ class Runner:
         log = OperationLog(self._reads.append, lambda: zero, time.time, prefix="read")
         async with self._progress("reading"):
             await read_all(environment.api_url(api), reads, log)
+            for role in core:
+                url = environment.metrics_url(role)
+                samples = await scrape(url) if url is not None else ()
+                if samples:
+                    self._reads.append(Scrape(actor=role, at=self._clock.now(), samples=samples))
 
     @contextlib.asynccontextmanager
     async def _progress(self, phase: str) -> AsyncIterator[None]:

@@ -115,6 +115,10 @@ class SimulatedEnvironment:
     def api_url(self, api: str) -> str:
         return f"http://{self._network.host(api)}:{API_PORT}"
 
+    def metrics_url(self, role: str) -> str:
+        port = API_PORT if role.startswith("api-") else HEALTH_PORT
+        return f"http://{self._network.host(role)}:{port}"
+
     async def stop_roles(self) -> None:
         grace = self.scenario.settings().shutdown_grace_seconds + _STOP_GRACE_SECONDS
         await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))

@@ -63,7 +63,7 @@ def scraped(
     done(run)
     life = run.lives[0]
     read = run.op("get", {"task_id": life.task_id})
-    run.complete(read, "ok", {"status": 200, "task": life.body()})
+    run.complete(read, "ok", {"status": 200, "state": life.state, "task": life.body()})
     for each, samples in honest(run).items():
         said = [
             replace(s, value=s.value + add)

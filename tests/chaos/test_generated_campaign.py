@@ -91,10 +91,11 @@ async def test_campaign_tries_what_has_no_result_in_a_tier(tmp_path: Path) -> No
     assert killed.fate is Fate.KILLED
 
 
-async def test_campaign_starts_nothing_after_its_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hours", [0.0, 1e-9])
+async def test_campaign_starts_nothing_after_its_time(tmp_path: Path, hours: float) -> None:
     tier = Tried(Tier.TESTS)
     results = Results(tmp_path / "results.jsonl")
-    await Campaign([mutant_of("a")], [tier], results, hours=1e-9).run()
+    await Campaign([mutant_of("a")], [tier], results, hours=hours).run()
     assert tier.seen == []
 
 

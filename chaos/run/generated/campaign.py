@@ -36,7 +36,7 @@ class Campaign:
             MutantError: the sources changed since the mutants were drawn.
         """
         todo = iter(self.mutants)
-        ends = time.monotonic() + self.hours * 3600 if self.hours else float("inf")
+        ends = float("inf") if self.hours is None else time.monotonic() + self.hours * 3600
 
         async def work() -> None:
             for mutant in todo:

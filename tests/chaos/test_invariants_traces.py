@@ -160,6 +160,13 @@ def test_each_gap_is_a_violation(
     refused(edited(run, *changes(life)), "S13", message)
 
 
+@pytest.mark.parametrize("name", ["INSERT", "COMMIT"])
+def test_committed_transaction_has_spans_of_its_statements(name: str) -> None:
+    run = under("S13")
+    run.submit("a", effect="sql").dispatch().claim().succeed()
+    refused(edited(run, without(name)), "S13", f"epoch 1 has no span of its {name}")
+
+
 def test_second_span_of_a_zombie_is_a_violation() -> None:
     run = under("S13")
     lost(run)

@@ -289,6 +289,7 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         (None, "ledger", _ended(Ending.FAILED, error="OutcomeUnknown", message="no reply")),
         (None, "external", _ended(Ending.FAILED, error="Retry", message=PLANNED)),
         (None, "sql", _ended(Ending.FAILED)),
+        (None, "sql", _ended(Ending.FAILED, error="TypeError", message="unhashable")),
         (None, "sql", _ended(Ending.FAILED, error="Retry", message="the sink did not")),
         (None, "ledger", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
         ("fail", "ledger", _ended(Ending.SUCCEEDED)),

@@ -12,7 +12,7 @@ from specimen import Specimen
 
 from chaos.checker.invariants.traces import attempt_span_id
 from chaos.history.history import History
-from chaos.history.records import Event, Op, Record, TaskRow, parse_instant
+from chaos.history.records import Event, Op, Record, SqlEffect, TaskRow, parse_instant
 from chaos.history.spans import Span, SpanLink
 from holdfast.model.lifecycle import Reason, State
 
@@ -60,6 +60,9 @@ class TaskSpans:
         self._events = [
             r for r in run.records if isinstance(r, Event) and r.task_id == life.task_id
         ]
+        self._rows = {
+            r.epoch for r in run.records if isinstance(r, SqlEffect) and r.task_id == life.task_id
+        }
         self._batch = SpanLink(trace_id="", span_id="")
         self._made = 0
 
@@ -104,6 +107,11 @@ class TaskSpans:
         yield replace(call, service="holdfast-worker", instance=who)
         if by_worker:
             yield self._span("finish", "internal", event, parent=span_id)
+        if epoch in self._rows:
+            within = self._span("transaction", "client", event, parent=span_id)
+            yield within
+            for name in ("INSERT", "COMMIT"):
+                yield self._span(name, "client", event, parent=within.span_id)
 
     def _previous(self, epoch: int) -> SpanLink:
         return SpanLink(

@@ -26,6 +26,8 @@ _EPOCH, _TASK, _OUTCOME = "holdfast.epoch", "holdfast.task.id", "holdfast.outcom
 _WORKER = "holdfast-worker"
 _PUBLISHED = (Reason.DISPATCHED, Reason.REPUBLISHED)
 _BATCHES = ("dispatch", "republish")
+# What a handler with a business row sends, besides the finish, which is a span by itself.
+_OF_A_TRANSACTION = ("INSERT", "COMMIT")
 _Key = tuple[str, str]  # trace id, span id
 
 
@@ -59,7 +61,8 @@ def traces_complete(history: History) -> list[Violation]:
     epoch, in the task's trace, emitted by the process that ended it, with the reason of the log, a
     link to the previous attempt and (from a worker) to its dispatch batch. There is a span of the
     create, of each dispatched epoch and of each claim. Calls made by handlers are descendants of
-    the attempt that made them. No span of the run has a parent or link that does not exist.
+    the attempt that made them; a committed transaction has spans of its statement and its COMMIT.
+    No span of the run has a parent or link that does not exist.
     """
     return history.view(examine).violations
 
@@ -101,7 +104,9 @@ class _Examination:
         self._owners: dict[_Key, str] = {}  # process that ran each attempt
         self._tasks: dict[str, str] = {}  # task by trace id
         self._attempt_spans: defaultdict[str, list[Span]] = defaultdict(list)  # by task
+        self._children: defaultdict[_Key, list[Span]] = defaultdict(list)
         for span in self._spans:
+            self._children[span.trace_id, span.parent_span_id or ""].append(span)
             if span.name.startswith("process ") and _TASK in span.attributes:
                 self._attempt_spans[str(span.attributes[_TASK])].append(span)
 
@@ -131,6 +136,7 @@ class _Examination:
         for attempt in tried:
             self._check_queued_span(task, mine, attempt)
             self._check_attempt_span(task, parent, attempt)
+            self._check_transaction_spans(task, parent, attempt)
         ended = {attempt.epoch for attempt in tried if attempt.end}
         for span in self._attempt_spans[task.task_id]:
             if span.attributes.get(_EPOCH) not in ended:
@@ -192,6 +198,20 @@ class _Examination:
                 message = f"the span of the attempt of epoch {attempt.epoch} {wrong}"
                 self._wrong(task.task_id, message, span, attempt.end)
             self._check_links(task, span, attempt)
+
+    def _check_transaction_spans(
+        self, task: TaskRow, parent: TraceParent, attempt: LoggedAttempt
+    ) -> None:
+        rows = self._history.sql_effects.get(task.task_id, ())
+        if attempt.end is None or all(row.epoch != attempt.epoch for row in rows):
+            return
+        key = parent.trace_id, attempt_span_id(task.task_id, attempt.epoch)
+        within = [span for span in self._children[key] if span.name == "transaction"]
+        made = {s.name for each in within for s in self._children[each.trace_id, each.span_id]}
+        for name in _OF_A_TRANSACTION:
+            if name not in made:
+                message = f"the transaction of epoch {attempt.epoch} has no span of its {name}"
+                self._missing(task.task_id, message, [attempt.end])
 
     def _mistakes(self, span: Span, key: _Key, parent: TraceParent, end: Event) -> list[str]:
         ender = self._exemptions.label(end)

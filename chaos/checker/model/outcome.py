@@ -34,6 +34,15 @@ _RAISED = {
 # The steps that go on to the effect, and through both halves.
 _REACHES_EFFECT = frozenset({t for t, end in _PLANNED.items() if end is Ending.SUCCEEDED})
 _REACHES_EFFECT |= {"fail_late"}
+# The exceptions of a transaction whose connection broke, or which found none: those of
+# ``ctx.transaction()``, and those of SQLAlchemy for the handler's own statement. No other one is
+# explained by trouble: a TypeError is a bug.
+_DATABASE_TROUBLE = frozenset(
+    {
+        *("OutcomeUnknown", "Unavailable", "DBAPIError", "InterfaceError", "OperationalError"),
+        *("ResourceClosedError", "TimeoutError"),
+    }
+)
 _TESTIMONY = " seen "
 # What the clocks of a process and of the database may differ by within an attempt.
 _EARLY_SECONDS = 0.05
@@ -130,4 +139,4 @@ def _in_trouble(ended: Ended, told: str | None, effect: str) -> bool:
         return False
     if effect == "external":
         return ended.error == "Retry" and ended.message.startswith("the sink ")
-    return effect == "sql" and bool(ended.error) and ended.error not in _RAISED.values()
+    return effect == "sql" and ended.error in _DATABASE_TROUBLE

@@ -178,6 +178,36 @@ _EXPORTED = (
     ),
 )
 
+_CALLS = (
+    Mutant(
+        name="sql_without_span",
+        guard="each statement of a handler's transaction has a span",
+        what="statements have none, the COMMIT has",
+        scenario="calm",
+        killers=("S13",),
+        edits=(
+            Edit(
+                "system/holdfast/handlers/sql_spans.py",
+                "        self._record(connection, statement, None)\n",
+                "        pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="transactions_raise",
+        guard="the spans of a transaction never disturb it",
+        what="each COMMIT raises an AttributeError: name and attributes of its span are swapped",
+        scenario="calm",
+        killers=("S15", "S20"),
+        edits=(
+            Edit(
+                "system/holdfast/handlers/transactions.py",
+                "child_span(commit.span, name, self._of_database, SpanKind.CLIENT)",
+                "child_span(commit.span, self._of_database, name, SpanKind.CLIENT)",
+            ),
+        ),
+    ),
+)
 _COUNTED = (
     Mutant(
         name="repeats_counted_as_created",
@@ -208,7 +238,7 @@ _COUNTED = (
         ),
     ),
 )
-MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED, *_COUNTED)
+MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED, *_CALLS, *_COUNTED)
 
 UNPLANTED = (
     Unplanted(

@@ -309,7 +309,7 @@ class Sometimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class MetricSample:
     """A sample of an exposition: a metric with its labels."""
 
     name: str
@@ -325,7 +325,7 @@ class Scrape:
     kind: Literal["scrape"] = "scrape"
     actor: str
     at: float
-    samples: tuple[Sample, ...]
+    samples: tuple[MetricSample, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chaos.clients.client import Client, OperationLog
 from chaos.clients.http import connection, send
-from chaos.history.records import Sample
+from chaos.history.records import MetricSample
 from chaos.scenario.reads import filters
 from chaos.scenario.workload import Kind, PlannedOperation
 
@@ -54,7 +54,7 @@ def _between(draw: random.Random, tasks: Sequence[dict[str, str]]) -> Iterator[d
         yield {n: at for n, at in zip((after, before), instants, strict=True) if n in chosen}
 
 
-async def scrape(url: str) -> tuple[Sample, ...]:
+async def scrape(url: str) -> tuple[MetricSample, ...]:
     """Return the samples of the product's own metrics; none if the role does not answer."""
     async with connection(url) as http:
         try:
@@ -62,7 +62,7 @@ async def scrape(url: str) -> tuple[Sample, ...]:
         except httpx.HTTPError:
             return ()
     return tuple(
-        Sample(name=sample.name, labels=dict(sample.labels), value=float(sample.value))
+        MetricSample(name=sample.name, labels=dict(sample.labels), value=float(sample.value))
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
         if sample.name.startswith("holdfast_") and not sample.name.endswith("_bucket")

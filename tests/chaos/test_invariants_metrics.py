@@ -11,15 +11,15 @@ from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
-from chaos.history.records import ArenaName, Event, Run, Sample, Scrape, parse_instant
+from chaos.history.records import ArenaName, Event, MetricSample, Run, Scrape, parse_instant
 from holdfast.model.lifecycle import Reason
 
 bad = BadHistories()
 ENDED = {"queue": "default", "name": "chaos_ledger", "outcome": "succeeded"}
 
 
-def sample(metric: str, value: float, /, **labels: str) -> Sample:
-    return Sample(name=f"holdfast_{metric}", labels=labels, value=value)
+def sample(metric: str, value: float, /, **labels: str) -> MetricSample:
+    return MetricSample(name=f"holdfast_{metric}", labels=labels, value=value)
 
 
 def waited(run: Specimen) -> float:
@@ -28,7 +28,7 @@ def waited(run: Specimen) -> float:
     return (at[Reason.CLAIMED] - at[Reason.DISPATCHED]).total_seconds()
 
 
-def honest(run: Specimen) -> dict[str, list[Sample]]:
+def honest(run: Specimen) -> dict[str, list[MetricSample]]:
     """Return what the processes of a run with one succeeded task and one read say."""
     queue = {"queue": "default"}
     return {

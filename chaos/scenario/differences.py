@@ -58,7 +58,8 @@ def differ(
         if usual and (ends or hangs) and not payload["steps"]:
             _end(workload, effect, request, draw, hangs=hangs)
             payload["steps"] = _odd(payload["steps"], random.Random(f"odd {key}"))
-        payload["steps"] = _late(payload["steps"], random.Random(f"late failures {key}"))
+        if _timeout(request) >= workload.timeout_seconds:
+            payload["steps"] = _late(payload["steps"], random.Random(f"late failures {key}"))
         request["payload"] = _shuffled(payload, draw)
     for name, default in _DEFAULTS:
         if request[name] == default and draw.random() < 0.5:
@@ -145,6 +146,12 @@ def _effective(request: Payload) -> int:
     return int(request.get("max_attempts", declared))
 
 
+def _timeout(request: Payload) -> float:
+    """Return the timeout of a task's attempts, as sent or as declared."""
+    declared = DECLARATIONS[request["name"]].timeout_seconds or 0.0
+    return float(request.get("timeout_seconds", declared))
+
+
 def suits(workload: Workload, declared: Declaration) -> bool:
     """Return whether tasks may be left to the declared timeout: it is at least the workload's."""
     return (declared.timeout_seconds or 0.0) >= workload.timeout_seconds
@@ -206,7 +213,7 @@ def _odd(steps: list[Step], draw: random.Random) -> list[Step]:
 
 
 def _late(steps: list[Step], draw: random.Random) -> list[Step]:
-    """Let half of the planned exceptions come after the effect."""
+    """Let half of the planned exceptions come after the effect, for which an attempt needs time."""
     return [
         {"do": "fail_late"} if step["do"] == "fail" and draw.random() < 0.5 else step
         for step in steps

@@ -137,6 +137,22 @@ def test_payloads_fail_all_attempts_or_leave_as_many_as_the_workload_wants(seed:
     }
 
 
+@pytest.mark.parametrize("seed", [8300, *range(10)])
+def test_attempts_that_fail_late_have_the_time_for_it(seed: int) -> None:
+    """Found by rolling_restart, seed 8300: the timeout of a brief handler was over before."""
+    workload = find("rolling_restart").workload
+    late = [
+        operation.request
+        for operation in generate(workload, seed)
+        if operation.kind == "submit"
+        and any(step["do"] == "fail_late" for step in operation.request["payload"]["steps"])
+    ]
+    assert late
+    for request in late:
+        declared = DECLARATIONS[request["name"]].timeout_seconds or 0.0
+        assert float(request.get("timeout_seconds", declared)) >= workload.timeout_seconds
+
+
 def test_differences_of_a_task_change_no_other_draw() -> None:
     alike = Differences(requests=False, queues=("default",), ends=0, hangs=0)
     plain = generate(BUSY.model_copy(update={"differences": alike}), 4)

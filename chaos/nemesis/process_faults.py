@@ -32,7 +32,10 @@ class ActorFailed(ChaosError):
 
 
 class NotReady(ActorFailed):
-    """A role did not become ready in time. ``actor``: which; ``starts``: of its process."""
+    """A role did not become ready in time.
+
+    ``actor``: which; ``starts``: of its process while it was waited for.
+    """
 
     def __init__(self, actor: str, starts: int, message: str) -> None:
         super().__init__(message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,22 +37,21 @@ def planned(seed: int, tasks: Sequence[dict[str, str]]) -> list[PlannedOperation
     sample = draw.sample(tasks, min(TASKS_MAX, len(tasks)))
     kinds: tuple[Kind, ...] = ("get", "events")
     found = [PlannedOperation(0.0, 0, kind, task["id"]) for task in sample for kind in kinds]
-    queries = [
-        filters(draw, task) | {"limit": draw.randint(5, 50)} | between
-        for task, between in zip(sample, _between(draw, sample), strict=False)
-    ][:_WALKS]
+    queries = [_query(draw, task, sample) for task in sample[:_WALKS]]
     queries.append({"limit": max(1, min(_LIMIT_MAX, len(tasks) // 3))})
     walks = (PlannedOperation(0.0, 0, "list", request=q, pages=_PAGES_MAX) for q in queries)
     return [*found, *walks]
 
 
-def _between(draw: random.Random, tasks: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Yield filters of time that begin or end at the very instants of tasks; some are empty."""
-    for task in tasks:
-        field, after, before = draw.choice(_TIMES)
-        instants = sorted((task[field], draw.choice(tasks)[field]))
-        chosen = draw.sample((after, before), draw.randrange(3))
-        yield {n: at for n, at in zip((after, before), instants, strict=True) if n in chosen}
+def _query(
+    draw: random.Random, task: dict[str, str], tasks: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    """Draw filters; those of time, if any, begin or end at the very instants of tasks."""
+    field, after, before = draw.choice(_TIMES)
+    instants = sorted((task[field], draw.choice(tasks)[field]))
+    chosen = draw.sample((after, before), draw.randrange(3))
+    between = {n: at for n, at in zip((after, before), instants, strict=True) if n in chosen}
+    return filters(draw, task) | {"limit": draw.randint(5, 50)} | between
 
 
 async def scrape(url: str) -> tuple[MetricSample, ...]:

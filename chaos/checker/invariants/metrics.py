@@ -11,10 +11,9 @@ from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
 from chaos.history.records import ArenaName, Event, Scrape, TaskRow, parse_instant
-from holdfast.model.lifecycle import Reason, State
+from holdfast.model.lifecycle import TERMINAL, Reason, State
 
-_OUTCOMES = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "cancelled"}
-# Labels of what a process saw without doing it: other outcomes of a submit, and ends by others.
+# Outcomes of attempts that another process has ended.
 _DONE_BY_OTHERS = frozenset({"lost", "stale"})
 _ROUTES = {
     "get": ("GET", "/tasks/{task_id}"),
@@ -75,7 +74,8 @@ def _reason(deed: _Deed) -> str:
 
 def _outcome(deed: _Deed) -> str:
     """Return how the task became terminal; empty if it did not."""
-    return _OUTCOMES.get(State(deed.event.to_state), "")
+    state = State(deed.event.to_state)
+    return state.lower() if state in TERMINAL else ""
 
 
 def _created(_: _Deed) -> str:
@@ -165,8 +165,8 @@ def _deeds(history: History) -> dict[str, list[_Deed]]:
     return found
 
 
-def _role(scrape: Scrape) -> str:
-    return scrape.actor.partition("-")[0]
+def _role(actor: str) -> str:
+    return actor.partition("-")[0]
 
 
 def _identity(history: History, actor: str) -> str:
@@ -174,7 +174,7 @@ def _identity(history: History, actor: str) -> str:
 
     APIs and schedulers keep their name when they start again: the log has more than they count.
     """
-    role = actor.partition("-")[0]
+    role = _role(actor)
     if role != "worker":
         return f"{role}:{actor}"
     lives = [worker for worker in history.workers.values() if worker.label == actor]
@@ -182,7 +182,7 @@ def _identity(history: History, actor: str) -> str:
 
 
 def _counters(scrape: Scrape, deeds: list[_Deed], *, exact: bool) -> Iterator[str]:
-    for count in _COUNTS[_role(scrape)]:
+    for count in _COUNTS[_role(scrape.actor)]:
         done = Counter(labels for deed in deeds if (labels := count.of(deed)) is not None)
         said = {
             tuple(sample.labels[name] for name in count.labels): sample.value

@@ -32,8 +32,9 @@ _RAISED = {
     "discard": "Discard",
 }
 # The steps that go on to the effect, and through both halves.
-_REACHES_EFFECT = frozenset({t for t, end in _PLANNED.items() if end is Ending.SUCCEEDED})
-_REACHES_EFFECT |= {"fail_late"}
+_REACHES_EFFECT = frozenset(
+    {"fail_late", *(step for step, end in _PLANNED.items() if end is Ending.SUCCEEDED)}
+)
 # The exceptions of a transaction whose connection broke, or which found none: those of
 # ``ctx.transaction()``, and those of SQLAlchemy for the handler's own statement. No other one is
 # explained by trouble: a TypeError is a bug.

@@ -15,7 +15,7 @@ _CLIENTS = (
         "every operation of the clients is recorded",
         "the last 10 records are missing",
         "calm",
-        (),
+        ("S28",),
         Edit(
             _RUNNER,
             "self._write_all(environment.clients.operations())",

@@ -31,7 +31,7 @@ _ANSWER_BEFORE_STORE = Mutant(
     outcome = Submitted(
         "created",
         TaskRow(
-            id=task.id, tenant=task.tenant, queue=task.queue, priority=task.priority,
+            id=task.id, key_namespace=task.key_namespace, queue=task.queue, priority=task.priority,
             name=task.name, payload={}, idempotency_key=task.idempotency_key,
             traceparent=task.traceparent, run_at=task.run_at or now, due_at=task.run_at or now,
             state=State.SCHEDULED, epoch=0, seq=0, attempt=0, losses=0, handed_back=0,
@@ -136,8 +136,8 @@ MUTANTS = (
         edits=(
             Edit(
                 "system/holdfast/api/auth.py",
-                "    if not all(key.get_secret_value().strip() for key in settings.api_keys):\n",
-                "    if not any(key.get_secret_value().strip() for key in settings.api_keys):\n",
+                "    if not all(secret.get_secret_value().strip() for secret in secrets):\n",
+                "    if not any(secret.get_secret_value().strip() for secret in secrets):\n",
             ),
         ),
     ),

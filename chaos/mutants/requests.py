@@ -192,7 +192,7 @@ _KEYS = (
             Edit(
                 _TRANSITIONS,
                 "  ON CONFLICT DO NOTHING\n  RETURNING {TASK_COLUMNS}),",
-                "  ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL\n"
+                "  ON CONFLICT (key_namespace, idempotency_key) WHERE idempotency_key IS NOT NULL\n"
                 "  DO UPDATE SET payload = EXCLUDED.payload\n"
                 "  RETURNING {TASK_COLUMNS}),",
             ),

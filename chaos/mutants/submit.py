@@ -84,8 +84,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _SUBMISSION,
-                "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n",
-                "            before, fingerprint = by_key[task.tenant, task.idempotency_key]\n"
+                "            before, fingerprint = by_key[key]\n",
+                "            before, fingerprint = by_key[key]\n"
                 "            before = before._replace(id=task.id)\n",
             ),
         ),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from holdfast.model.task import DEFAULT_NAMESPACE
 from holdfast.telemetry.trace_context import TRACE_RATIO
 
 _PREFIX = "holdfast_"
+_KEY_NAME = r"[A-Za-z0-9._-]{1,64}"
 
 
 class Settings(BaseModel):
@@ -121,8 +124,11 @@ class Settings(BaseModel):
     # API
     api_host: str = Field("127.0.0.1", description="Address the API listens on.")
     api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
-    api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Bearer keys, a JSON list; without one the API listens on loopback only."
+    api_keys: dict[str, tuple[SecretStr, ...]] = Field(
+        default_factory=dict,
+        description="Bearer keys; without one the API listens on loopback only. A JSON object of "
+        'names and secrets, {"shop": ["secret", "next-secret"]}: clients of different names may '
+        "use equal idempotency keys. A JSON list has the one name default, as enqueue() has.",
     )
     api_without_keys: bool = Field(
         False,
@@ -188,15 +194,41 @@ class Settings(BaseModel):
     def _add_environment(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**cls.environment(), **arguments}
 
-    @field_validator("queues", "api_keys", "http_allowed_hosts", mode="before")
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _named_keys(cls, value: object) -> object:
+        """Accept a plain list, and one secret in place of a list of them."""
+        if isinstance(value, str):
+            value = _decoded(value)
+        if isinstance(value, list | tuple):
+            return {DEFAULT_NAMESPACE: value} if value else {}
+        if isinstance(value, dict):
+            return {name: [v] if isinstance(v, str) else v for name, v in value.items()}
+        raise ValueError(
+            'must be a JSON object such as {"shop": ["secret", "next-secret"]}, or a JSON list'
+        )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_distinct(
+        cls, keys: dict[str, tuple[SecretStr, ...]]
+    ) -> dict[str, tuple[SecretStr, ...]]:
+        for name, secrets in keys.items():
+            if not re.fullmatch(_KEY_NAME, name):
+                raise ValueError(f"the name {name!r} is not 1 to 64 of A-Z a-z 0-9 . _ -")
+            if not secrets:
+                raise ValueError(f"{name!r} has no secret: add one, or remove the name")
+        every = [secret.get_secret_value() for named in keys.values() for secret in named]
+        if len(set(every)) < len(every):
+            raise ValueError("the same secret stands twice: each belongs to one name")
+        return keys
+
+    @field_validator("queues", "http_allowed_hosts", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        try:
-            decoded = json.loads(value)
-        except json.JSONDecodeError:
-            decoded = None
+        decoded = _decoded(value)
         if isinstance(decoded, list):
             return decoded
         raise ValueError("must be a JSON list")
@@ -242,3 +274,10 @@ class Settings(BaseModel):
         """Return ``database_url`` with the asyncpg driver, as SQLAlchemy expects it."""
         rest = self.database_url.partition("://")[2]
         return f"postgresql+asyncpg://{rest}"
+
+
+def _decoded(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None

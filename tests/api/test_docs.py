@@ -16,7 +16,7 @@ from holdfast.store.store import Store
 async def test_pages_load_all_assets_from_this_server(
     settings: Settings, store: Store, open_api: Any, page: str
 ) -> None:
-    guarded = settings.model_copy(update={"api_keys": (SecretStr("key"),)})
+    guarded = settings.model_copy(update={"api_keys": {"shop": (SecretStr("key"),)}})
     async with open_api(guarded) as api:
         shown = await api.get(page)
         assert shown.status_code == 200

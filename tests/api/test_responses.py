@@ -37,7 +37,7 @@ OBJECTS = st.dictionaries(st.text("abü", max_size=3), JSON, max_size=3)
 ROWS = st.builds(
     TaskRow,
     id=st.uuids(),
-    tenant=st.just("default"),
+    key_namespace=st.just("default"),
     queue=st.text("abc", min_size=1),
     priority=st.integers(0, 9),
     name=st.text("abc", min_size=1),

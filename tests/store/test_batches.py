@@ -24,7 +24,7 @@ COUNT = 30
 NOW = datetime(2026, 1, 9, tzinfo=UTC)
 _KEPT = (
     *("id", "name", "queue", "priority", "run_at", "max_attempts", "max_losses"),
-    *("timeout_seconds", "idempotency_key", "traceparent", "tenant"),
+    *("timeout_seconds", "idempotency_key", "traceparent", "key_namespace"),
 )
 
 
@@ -42,7 +42,7 @@ def different(n: int) -> NewTask:
         timeout_seconds=100 + n / 4,
         idempotency_key=f"key-{n}",
         traceparent=f"00-{n + 1:032x}-{n + 1:016x}-01",
-        tenant=f"tenant_{n}",
+        key_namespace=f"key_namespace_{n}",
     )
 
 

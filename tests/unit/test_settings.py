@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from holdfast.settings import Settings
 
@@ -32,7 +32,7 @@ def test_variable_sets_its_field(
 def test_secrets_are_read_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_API_KEYS", '["topsecret"]')
     settings = Settings()
-    assert [key.get_secret_value() for key in settings.api_keys] == ["topsecret"]
+    assert settings.api_keys == {"default": (SecretStr("topsecret"),)}
     assert "topsecret" not in repr(settings)
 
 
@@ -47,13 +47,55 @@ def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "a,b", '"a"', "5", "null", '{"a": 1}', '["a"'])
-@pytest.mark.parametrize("field", ["queues", "api_keys", "http_allowed_hosts"])
+@pytest.mark.parametrize("field", ["queues", "http_allowed_hosts"])
 def test_list_must_be_a_json_list(field: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"HOLDFAST_{field.upper()}", value)
     with pytest.raises(ValidationError) as refused:
         Settings()
     (problem,) = refused.value.errors()
     assert (problem["loc"], problem["msg"]) == ((field,), "Value error, must be a JSON list")
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ("[]", {}),
+        ("{}", {}),
+        ('["a", "b"]', {"default": ("a", "b")}),
+        ('{"shop": "a", "desk.2": ["b", "c"]}', {"shop": ("a",), "desk.2": ("b", "c")}),
+    ],
+)
+def test_api_keys_have_names(
+    value: str, keys: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", value)
+    found = Settings().api_keys
+    assert {n: tuple(s.get_secret_value() for s in found[n]) for n in found} == keys
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "must be a JSON object"),
+        ("topsecret", "must be a JSON object"),
+        ('"topsecret"', "must be a JSON object"),
+        ('{"shop": []}', "'shop' has no secret"),
+        ('{"": "topsecret"}', "the name '' is not"),
+        ('{"a b": "topsecret"}', "the name 'a b' is not"),
+        ('{"shop": "topsecret", "desk": "topsecret"}', "the same secret stands twice"),
+        ('["topsecret", "topsecret"]', "the same secret stands twice"),
+        ('{"shop": {"topsecret": 1}}', ""),
+        ('{"shop": [1]}', ""),
+    ],
+)
+def test_api_keys_that_are_refused(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert message in str(refused.value)
+    assert "topsecret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", ["", " ", "maybe", "2"])

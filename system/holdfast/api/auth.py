@@ -1,10 +1,15 @@
-"""Check bearer keys in constant time. Every path except ``OPEN_PATHS`` requires one."""
+"""Check bearer keys in constant time. Every path except ``OPEN_PATHS`` requires one.
+
+A key has a name, the namespace of the idempotency keys that its clients send. The secret is no part
+of it, so that a client whose secret is replaced still finds its earlier requests.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Mapping
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
@@ -18,6 +23,7 @@ from holdfast.settings import Settings
 # Probes carry no keys, and the API's documentation is public. /metrics requires a key: it reveals
 # task names and volumes.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/redoc", "/openapi.json"})
+NAME_KEY = "holdfast.api_key"  # where the scope of a request has the name of its key
 _ASSETS = "/static-offline-docs/"  # scripts and styles of /docs and /redoc (fastapi-offline)
 
 
@@ -42,7 +48,8 @@ def require_nonempty_keys(settings: Settings) -> None:
     Raises:
         Misconfigured: a key is empty or blank.
     """
-    if not all(key.get_secret_value().strip() for key in settings.api_keys):
+    secrets = [secret for named in settings.api_keys.values() for secret in named]
+    if not all(secret.get_secret_value().strip() for secret in secrets):
         raise Misconfigured("HOLDFAST_API_KEYS contains an empty key: remove it, or set a value")
 
 
@@ -61,12 +68,21 @@ class BearerAuth:
     It covers all paths, so a new route requires a key by default.
     """
 
-    def __init__(self, app: ASGIApp, keys: tuple[SecretStr, ...]) -> None:
+    def __init__(self, app: ASGIApp, keys: Mapping[str, tuple[SecretStr, ...]]) -> None:
         self._app = app
-        self._digests = tuple(_digest(key.get_secret_value().encode()) for key in keys)
+        self._names = {
+            _digest(secret.get_secret_value().encode()): name
+            for name, secrets in keys.items()
+            for secret in secrets
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["path"]) or self._has_valid_key(scope):
+        if scope["type"] != "http" or _is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        name = self._name_of_key(scope)
+        if name is not None:
+            scope[NAME_KEY] = name
             await self._app(scope, receive, send)
             return
         problem = Problem(
@@ -76,12 +92,12 @@ class BearerAuth:
         )
         await problem.response(scope["path"])(scope, receive, send)
 
-    def _has_valid_key(self, scope: Scope) -> bool:
+    def _name_of_key(self, scope: Scope) -> str | None:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         digest = _digest(given.strip().encode("latin-1"))  # the bytes as received
         # Compare with every key, so that timing does not reveal which one matched.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        names = [name for known, name in self._names.items() if hmac.compare_digest(digest, known)]
+        return names[0] if names and scheme.lower() == "bearer" else None
 
 
 def _is_open(path: str) -> bool:

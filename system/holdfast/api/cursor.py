@@ -50,6 +50,6 @@ def _digest(task_filter: TaskFilter) -> bytes:
         task_filter.run_after,
         task_filter.run_before,
     )
-    parts = (task_filter.tenant, states, task_filter.name, task_filter.queue)
+    parts = (states, task_filter.name, task_filter.queue)
     canonical = repr((*parts, *(instant and instant.timestamp() for instant in instants)))
     return hashlib.sha256(canonical.encode()).digest()[:_DIGEST_BYTES]

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header
 from fastapi import Request as HttpRequest
 
+from holdfast.api.auth import NAME_KEY
 from holdfast.api.coalescer import Coalescer
 from holdfast.api.readiness import Readiness
 from holdfast.api.validation import RequestValidator
@@ -15,6 +16,7 @@ from holdfast.api.wakeup import Wakeup
 from holdfast.instrumentation.requests import RequestTrace
 from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import Telemetry
+from holdfast.model.task import DEFAULT_NAMESPACE
 from holdfast.store.store import Store
 
 SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
@@ -50,5 +52,11 @@ async def _request(
     return traced
 
 
+async def _key_namespace(request: HttpRequest) -> str:
+    name: str = request.scope.get(NAME_KEY, DEFAULT_NAMESPACE)
+    return name
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestDep = Annotated[RequestTrace, Depends(_request)]
+NamespaceDep = Annotated[str, Depends(_key_namespace)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
-from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
 from pydantic import ValidationError
 
 from holdfast.api import problems, responses
 from holdfast.api.coalescer import Outcome
-from holdfast.api.dependencies import RequestDep, Services, ServicesDep
+from holdfast.api.dependencies import NamespaceDep, RequestDep, Services, ServicesDep
 from holdfast.api.models import BatchRequest, BatchResults, Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Fault, Problem
@@ -30,7 +29,8 @@ Key = Annotated[
         alias=_KEY_HEADER,
         pattern=KEY_PATTERN,
         description="1 to 255 visible ASCII characters. A repeated request returns the task of "
-        "the first one (200); a different request under the same key is refused (422).",
+        "the first one (200); a different request under the same key is refused (422). Clients "
+        "whose API keys have different names may use equal Idempotency-Keys.",
     ),
 ]
 
@@ -63,11 +63,17 @@ def routes(router: APIRouter) -> None:
 
 
 async def submit_task(
-    request: TaskRequest, services: ServicesDep, traced: RequestDep, key: Key = None
+    request: TaskRequest,
+    services: ServicesDep,
+    traced: RequestDep,
+    namespace: NamespaceDep,
+    key: Key = None,
 ) -> Response:
     """Store a task. Once the response is 201, it is never lost."""
     traceparent = traced.new_task(one_of_many=False)
-    task = await services.validator.new_task(_with_key(request, key), new_id(), traceparent)
+    task = await services.validator.new_task(
+        _with_key(request, key), new_id(), traceparent, namespace
+    )
     began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
     services.instrumentation.submitted([task], [outcome], traced, began)
@@ -83,7 +89,7 @@ async def submit_task(
 
 
 async def submit_batch(
-    request: BatchRequest, services: ServicesDep, traced: RequestDep
+    request: BatchRequest, services: ServicesDep, traced: RequestDep, namespace: NamespaceDep
 ) -> Response:
     """Store up to 1,000 tasks. Each one has its own result, in the same order."""
     accepted: dict[int, NewTask] = {}
@@ -92,7 +98,12 @@ async def submit_batch(
         zip(request.tasks, new_ids(len(request.tasks)), strict=True)
     ):
         try:
-            accepted[index] = await _new_item(services, item, task_id, traced, f"/tasks/{index}")
+            pointer = f"/tasks/{index}"
+            one = _request(item, pointer)
+            traceparent = traced.new_task(one_of_many=True)
+            accepted[index] = await services.validator.new_task(
+                one, task_id, traceparent, namespace, pointer
+            )
         except Problem as problem:
             results[index] = _refused(index, problem)
         except HoldfastError as error:
@@ -108,16 +119,12 @@ async def submit_batch(
     return responses.json_response({"results": [results[index] for index in sorted(results)]})
 
 
-async def _new_item(
-    services: Services, item: object, task_id: UUID, traced: RequestDep, pointer: str
-) -> NewTask:
+def _request(item: object, pointer: str) -> TaskRequest:
     try:
-        request = TaskRequest.model_validate(item)
+        return TaskRequest.model_validate(item)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         raise problems.from_validation(cast("list[Any]", found), pointer) from error
-    traceparent = traced.new_task(one_of_many=True)
-    return await services.validator.new_task(request, task_id, traceparent, pointer)
 
 
 def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:

@@ -29,11 +29,17 @@ class RequestValidator:
         self._clock = DatabaseClock(store.clock)
 
     async def new_task(
-        self, request: TaskRequest, task_id: UUID, traceparent: str, pointer: str = ""
+        self,
+        request: TaskRequest,
+        task_id: UUID,
+        traceparent: str,
+        key_namespace: str,
+        pointer: str = "",
     ) -> NewTask:
         """Return the task to store for a request.
 
-        ``traceparent`` is stored with the task; ``pointer`` locates the request in the body.
+        ``traceparent`` and ``key_namespace`` are stored with the task; ``pointer`` locates the
+        request in the body.
 
         Raises:
             Problem: 413 or 422, with pointers into the body.
@@ -45,7 +51,7 @@ class RequestValidator:
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error  # only reads: nothing was done
         text = self._encoded(request, pointer)
-        return to_new_task(request, task_id, text, traceparent)
+        return to_new_task(request, task_id, text, traceparent, key_namespace)
 
     async def _check_name(self, name: str, pointer: str) -> None:
         if not self._settings.accept_unknown_names and not await self._names.contains(name):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from holdfast.model.task import NewTask
+from holdfast.model.task import DEFAULT_NAMESPACE, NewTask
 
 TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.:-]{0,199}$"
@@ -99,7 +99,13 @@ class TaskRequest(BaseModel):
     )
 
 
-def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: str) -> NewTask:
+def to_new_task(
+    request: TaskRequest,
+    task_id: UUID,
+    payload: str,
+    traceparent: str,
+    key_namespace: str = DEFAULT_NAMESPACE,
+) -> NewTask:
     """Return the row to store; ``payload`` is ``request.payload`` as canonical JSON text."""
     return NewTask(
         id=task_id,
@@ -112,4 +118,5 @@ def to_new_task(request: TaskRequest, task_id: UUID, payload: str, traceparent: 
         timeout_seconds=request.timeout_seconds,
         idempotency_key=request.idempotency_key,
         traceparent=traceparent,
+        key_namespace=key_namespace,
     )

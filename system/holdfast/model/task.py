@@ -10,6 +10,9 @@ from uuid import UUID
 
 from holdfast.model.lifecycle import Reason, State
 
+# Idempotency keys of enqueue(), of an API without keys and of API keys without a name.
+DEFAULT_NAMESPACE = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
@@ -18,6 +21,7 @@ class NewTask:
     ``payload`` is JSON text of an object. ``run_at`` None (or in the past) means now, by the
     database's clock. ``timeout_seconds`` limits one attempt. ``priority``: higher goes first.
     Limits that are None take the handler's announced limits, else the sender's ``Limits``.
+    Equal idempotency keys in different ``key_namespace`` s are different keys.
 
     ``fingerprint`` (SHA-256, 32 bytes) is equal for equal requests. It excludes
     defaults: a worker may announce new ones between a request and its repetition.
@@ -34,7 +38,7 @@ class NewTask:
     timeout_seconds: float | None = None
     idempotency_key: str | None = None
     traceparent: str | None = None
-    tenant: str = "default"
+    key_namespace: str = DEFAULT_NAMESPACE
     fingerprint: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ class TaskRow(NamedTuple):
     """
 
     id: UUID
-    tenant: str
+    key_namespace: str
     queue: str
     priority: int
     name: str
@@ -144,7 +148,6 @@ class Submitted:
 class TaskFilter:
     """Criteria of a listing; None or empty matches any task."""
 
-    tenant: str = "default"
     states: tuple[State, ...] = ()
     name: str | None = None
     queue: str | None = None

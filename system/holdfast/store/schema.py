@@ -1,7 +1,7 @@
 """The tables as SQLAlchemy metadata; ``migrations/`` creates the same (a test compares them).
 
-``tenant`` is part of the keys although only one tenant exists so far. ``tasks`` deliberately has no
-foreign keys and few indexes: each makes every transition of every task more expensive.
+``tasks`` deliberately has no foreign keys and few indexes: each makes every transition of every
+task more expensive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ tasks = Table(
     "tasks",
     metadata,
     Column("id", UUID, primary_key=True),
-    Column("tenant", Text, nullable=False),
+    Column("key_namespace", Text, nullable=False),
     Column("queue", Text, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("name", Text, nullable=False),
@@ -78,7 +78,7 @@ tasks = Table(
     ),
     Index(
         "tasks_idempotency_key",
-        "tenant",
+        "key_namespace",
         "idempotency_key",
         unique=True,
         postgresql_where=text("idempotency_key IS NOT NULL"),

@@ -22,7 +22,7 @@ Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submit
 
 
 def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
-    """Store the tasks, each at most once per id and per (tenant, idempotency key).
+    """Store the tasks, each at most once per id and per (key_namespace, idempotency key).
 
     Yield a statement with its parameters, receive its rows, and finally return the results in the
     order given. Of two tasks with one key the first wins, as if they had been sent one by one.
@@ -79,7 +79,7 @@ def _one_per_key(
         if task.idempotency_key is None:
             leaders.setdefault(task.id, task)
             continue
-        leader = first.setdefault((task.tenant, task.idempotency_key), task)
+        leader = first.setdefault((task.key_namespace, task.idempotency_key), task)
         if leader.id == task.id:
             leaders.setdefault(task.id, task)
         else:
@@ -96,13 +96,14 @@ def _stored_before(
     for row in rows:
         found = _split_fingerprint(row)
         by_id[found[0].id] = found
-        by_key[found[0].tenant, found[0].idempotency_key] = found
+        by_key[found[0].key_namespace, found[0].idempotency_key] = found
     for task in tasks:
+        key = (task.key_namespace, task.idempotency_key)
         if task.id in by_id:  # sent before, with an unknown outcome
             before, fingerprint = by_id[task.id]
             yield task, Submitted("created", before, again=True), fingerprint
-        elif task.idempotency_key and (task.tenant, task.idempotency_key) in by_key:
-            before, fingerprint = by_key[task.tenant, task.idempotency_key]
+        elif task.idempotency_key and key in by_key:
+            before, fingerprint = by_key[key]
             same = fingerprint == task.fingerprint
             yield task, Submitted("existing" if same else "mismatch", before), fingerprint
 
@@ -116,7 +117,7 @@ def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
     keyed = [task for task in tasks if task.idempotency_key is not None]
     return {
         "ids": [task.id for task in tasks],
-        "tenants": [task.tenant for task in keyed],
+        "key_namespaces": [task.key_namespace for task in keyed],
         "keys": [task.idempotency_key for task in keyed],
     }
 
@@ -128,7 +129,7 @@ def _parameters(tasks: Sequence[NewTask], actor: str, limits: Limits) -> dict[st
         "default_losses": limits.max_losses,
         "default_timeout": limits.timeout_seconds,
         "ids": [task.id for task in tasks],
-        "tenants": [task.tenant for task in tasks],
+        "key_namespaces": [task.key_namespace for task in tasks],
         "queues": [task.queue for task in tasks],
         "priorities": [task.priority for task in tasks],
         "names": [task.name for task in tasks],

@@ -28,7 +28,7 @@ from sqlalchemy import text
 
 from holdfast.model.lifecycle import Reason, State
 
-TASK_COLUMNS = """id, tenant, queue, priority, name, payload, idempotency_key, traceparent,
+TASK_COLUMNS = """id, key_namespace, queue, priority, name, payload, idempotency_key, traceparent,
   run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts, max_losses,
   timeout_seconds, cancel_requested, worker_id, claimed_at, created_at, finished_at"""
 
@@ -58,24 +58,25 @@ LEAVE_RUNNING = """epoch = eligible.epoch + 1, seq = eligible.seq + 1, worker_id
 SUBMIT = text(f"""
 WITH input AS MATERIALIZED (
   SELECT item.*, clock_timestamp() AS now FROM unnest(
-    CAST(:ids AS uuid[]), CAST(:tenants AS text[]), CAST(:queues AS text[]),
+    CAST(:ids AS uuid[]), CAST(:key_namespaces AS text[]), CAST(:queues AS text[]),
     CAST(:priorities AS int[]), CAST(:names AS text[]), CAST(:payloads AS text[]),
     CAST(:keys AS text[]), CAST(:fingerprints AS bytea[]), CAST(:traceparents AS text[]),
     CAST(:run_ats AS timestamptz[]), CAST(:max_attempts AS int[]), CAST(:max_losses AS int[]),
     CAST(:timeouts AS float8[])
-  ) AS item(id, tenant, queue, priority, name, payload, idempotency_key, fingerprint, traceparent,
-         run_at, max_attempts, max_losses, timeout_seconds)),
+  ) AS item(id, key_namespace, queue, priority, name, payload, idempotency_key, fingerprint,
+         traceparent, run_at, max_attempts, max_losses, timeout_seconds)),
 inserted AS (
-  INSERT INTO tasks (id, tenant, queue, priority, name, payload, idempotency_key, fingerprint,
-    traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts,
-    max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
-  SELECT id, tenant, queue, priority, name, CAST(payload AS jsonb), idempotency_key, fingerprint,
+  INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, idempotency_key,
+    fingerprint, traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back,
+    max_attempts, max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
+  SELECT id, key_namespace, queue, priority, name,
+    CAST(payload AS jsonb), idempotency_key, fingerprint,
     traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}', 0, 1, 0, 0, 0,
     COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
     COALESCE(max_losses, CAST(:default_losses AS int)),
     COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
     false, 0, now, now
-  FROM input LEFT JOIN task_names a USING (name) ORDER BY tenant, idempotency_key, id
+  FROM input LEFT JOIN task_names a USING (name) ORDER BY key_namespace, idempotency_key, id
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
 event_rows AS (
@@ -88,8 +89,8 @@ SELECT * FROM inserted""")
 SUBMITTED_BEFORE = text(f"""
 SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
 UNION
-SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (tenant, idempotency_key) IN (
-  SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])))""")
+SELECT {TASK_COLUMNS}, fingerprint FROM tasks WHERE (key_namespace, idempotency_key) IN (
+  SELECT * FROM unnest(CAST(:key_namespaces AS text[]), CAST(:keys AS text[])))""")
 
 
 # The condition ``lifecycle.Counters.quarantined`` for a row.

@@ -137,7 +137,8 @@ async def _by_database(task_id: UUID, settings: Settings) -> str | None:
 async def _by_api(task_id: UUID, settings: Settings, api: str) -> str | None:
     headers = {}
     if settings.api_keys:
-        headers["Authorization"] = f"Bearer {settings.api_keys[0].get_secret_value()}"
+        secret = next(iter(settings.api_keys.values()))[0]
+        headers["Authorization"] = f"Bearer {secret.get_secret_value()}"
     where = f"{api.rstrip('/')}/tasks/{task_id}"
     async with httpx.AsyncClient(timeout=_API_SECONDS, headers=headers, trust_env=False) as client:
         try:

@@ -92,7 +92,7 @@ def _create_tasks() -> None:
     op.create_table(
         "tasks",
         sa.Column("id", sa.UUID(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("key_namespace", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -149,7 +149,7 @@ def _index_tasks() -> None:
     op.create_index(
         "tasks_idempotency_key",
         "tasks",
-        ["tenant", "idempotency_key"],
+        ["key_namespace", "idempotency_key"],
         unique=True,
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )

@@ -106,10 +106,10 @@ def _shares_fixtures(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:
-    """Remove the developer's HOLDFAST_* variables, which would change what is tested."""
+    """Remove the developer's variables HOLDFAST_* and OTEL_*, which would change what is tested."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith("HOLDFAST_") and name != "HOLDFAST_CACHE":
+            if name.startswith(("HOLDFAST_", "OTEL_")) and name != "HOLDFAST_CACHE":
                 patch.delenv(name)
         yield
 

@@ -31,6 +31,7 @@ from holdfast.store.migrate import upgrade_in_loop
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.spans import Span
 from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import create_tracing
@@ -159,7 +160,7 @@ class _Stack:
             raise TraceDemoFailed(f"{victim} finished the task before it could be killed")
         log = create_logger(level="WARNING", label="chaos")
         tracing = create_tracing(
-            self._settings.otlp_endpoint,
+            span_destination(self._settings.otlp_endpoint, {}),
             1.0,
             Metrics("chaos"),
             log,

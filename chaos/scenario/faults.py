@@ -30,6 +30,11 @@ class DeclaredSettings(Settings):
         """Return nothing."""
         return {}
 
+    @classmethod
+    def otel_variables(cls) -> dict[str, str]:
+        """Return nothing."""
+        return {}
+
 
 class Topology(StrictModel):
     """Processes: ``api-1..``, ``scheduler-1..``, ``worker-1..``, one Postgres, one Redis, one sink,

@@ -164,7 +164,8 @@ class Settings(BaseModel):
     otlp_endpoint: str | None = Field(
         None,
         description="Base URL of an OpenTelemetry collector (OTLP over HTTP), such as "
-        "http://127.0.0.1:4318; without it no spans are recorded.",
+        "http://127.0.0.1:4318. Overrides OTEL_EXPORTER_OTLP_ENDPOINT; without either no spans are "
+        "recorded.",
     )
     trace_ratio: float = Field(
         TRACE_RATIO,
@@ -188,6 +189,11 @@ class Settings(BaseModel):
             for name, value in os.environ.items()
             if name.lower().startswith(_PREFIX)
         }
+
+    @classmethod
+    def otel_variables(cls) -> dict[str, str]:
+        """Return OpenTelemetry's variables OTEL_*; scenarios override this."""
+        return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
     @model_validator(mode="before")
     @classmethod

@@ -25,6 +25,7 @@ from holdfast.devstack.jaeger import EmbeddedJaeger
 from holdfast.devstack.reaper import Reaper, process_tree, still_running
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.spans import Link, Span
 from holdfast.telemetry.trace_context import Attributes, FinishedSpan, TimedEvent, attempt_span_id
 from holdfast.telemetry.tracing import create_tracing
@@ -53,7 +54,7 @@ def _context(span_id: int, trace_id: int = TRACE) -> SpanContext:
 
 async def _export(jaeger: EmbeddedJaeger, role: str, *spans: FinishedSpan) -> None:
     tracing = create_tracing(
-        jaeger.otlp_url,
+        span_destination(jaeger.otlp_url, {}),
         1.0,
         Metrics(role),
         create_logger(),

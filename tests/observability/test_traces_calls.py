@@ -21,6 +21,7 @@ from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.trace_context import new_root
 from holdfast.telemetry.tracing import create_tracing
 
@@ -36,7 +37,13 @@ async def attempt(collector: Receiver) -> AsyncIterator[AttemptSpan]:
     """Yield the span of a running attempt."""
     log = create_logger(level="ERROR")
     tracing = create_tracing(
-        collector.url, 1.0, Metrics("test"), log, role="worker", label="w", version="1"
+        span_destination(collector.url, {}),
+        1.0,
+        Metrics("test"),
+        log,
+        role="worker",
+        label="w",
+        version="1",
     )
     tracing.start()
     yield AttemptSpan(tracing, granted(), new_root(1.0), uuid4())

@@ -28,6 +28,7 @@ from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.tracing import create_tracing
 from holdfast.worker.worker import Worker
 
@@ -81,7 +82,7 @@ class Bench:
         """Return telemetry for a role."""
         log = create_logger(style="json", stream=self.log, level=settings.log_level)
         tracing = create_tracing(
-            settings.otlp_endpoint,
+            span_destination(settings.otlp_endpoint, {}),
             settings.trace_ratio,
             self.metrics,
             log,

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from tcp_server import accepting
 from waiting import until
 
+_PARTIAL: bytes = ExportTraceServiceResponse(
+    partial_success=ExportTracePartialSuccess(rejected_spans=2, error_message="too old")
+).SerializeToString()
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 # The answer to a POST by name; None: it never answers.
@@ -24,6 +32,8 @@ ANSWERS: dict[str, bytes | None] = {
     "paused": None,
     "dripping": b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 10_000,
     "500": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    "401": b"HTTP/1.1 401 No\r\nContent-Length: 13\r\n\r\n\x08\x10no such key",
+    "partial": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(_PARTIAL), _PARTIAL),
     "400": b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
     "garbage": b"\x00\xffnot HTTP at all\r\n\r\n" * 20,
     "broken off": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
@@ -50,6 +60,7 @@ class Seen:
     attributes: dict[str, Any]
     links: list[tuple[str, str]]
     events: dict[str, dict[str, Any]]
+    resource: dict[str, Any]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -70,6 +81,7 @@ class Receiver:
     spans: list[Seen] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
     content_types: set[str] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)  # of the last POST
 
     def named(self, name: str, task_id: UUID | None = None) -> list[Seen]:
         """Return the spans of this name (and task), ordered by start."""
@@ -111,7 +123,8 @@ class Receiver:
     async def _one_post(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        pairs = (line.split(": ", 1) for line in lines[1:] if line)
+        self.headers = headers = {name.lower(): value for name, value in pairs}
         body = await reader.readexactly(int(headers["content-length"]))
         self.posts += 1
         self.paths.add(lines[0].split()[1])
@@ -121,14 +134,15 @@ class Receiver:
             await reader.read()  # until the caller gives up
             return False
         if self.answer == "ok":
-            self.spans += decode(body)
+            zipped = headers.get("content-encoding") == "gzip"
+            self.spans += decode(gzip.decompress(body) if zipped else body)
         if self.answer == "dripping":
             for byte in answer:  # each byte arrives before the timeout, the whole never
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.02)
         writer.write(answer)
         await writer.drain()
-        return self.answer in {"ok", "500", "400"}
+        return self.answer in {"ok", "500", "400", "401", "partial"}
 
 
 def decode(body: bytes) -> list[Seen]:
@@ -157,6 +171,7 @@ def _seen(span: Encoded, resource: dict[str, Any]) -> Seen:
         attributes=_values(span.attributes),
         links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
         events={event.name: _values(event.attributes) for event in span.events},
+        resource=resource,
     )
 
 

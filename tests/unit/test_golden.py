@@ -92,7 +92,7 @@ async def test_spans_of_every_transition(traced: Bench, collector: Receiver) -> 
     # Nor may it cut off the last export of a role.
     with (
         patch("holdfast.telemetry.export._CLOSE_SECONDS", 60.0),
-        patch("holdfast.telemetry.export._ANSWER_SECONDS", 60.0),
+        patch("holdfast.telemetry.otlp._ANSWER_SECONDS", 60.0),
     ):
         await drive_every_transition(traced, collector)
     shown: dict[str, Any] = {}

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 from opentelemetry.trace import SpanKind
@@ -17,21 +18,25 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.export import BATCH_MAX, QUEUE_MAX
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import Tracing, create_tracing
 
 NOWHERE = "http://127.0.0.1:1"
+NONE: Mapping[str, str] = {}
 
 
 class Traced:
     """Tracing to an endpoint, with its metrics and log."""
 
-    def __init__(self, endpoint: str, export_seconds: float = 0.05) -> None:
+    def __init__(
+        self, endpoint: str, export_seconds: float = 0.05, variables: Mapping[str, str] = NONE
+    ) -> None:
         self.metrics = Metrics("test")
         self.log = io.StringIO()
         log = create_logger(style="json", stream=self.log)
         self.tracing: Tracing = create_tracing(
-            endpoint,
+            span_destination(endpoint, variables),
             1.0,
             self.metrics,
             log,
@@ -53,13 +58,21 @@ class Traced:
         labels = {"result": result}
         return self.metrics.registry.get_sample_value("holdfast_spans_total", labels) or 0.0
 
+    async def until(self, result: str, count: int) -> None:
+        await until(lambda: self.count(result) == count)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
     def logged(self) -> list[str]:
-        return [json.loads(line)["event_name"] for line in self.log.getvalue().splitlines()]
+        return [line["event_name"] for line in self.lines()]
 
 
 @contextlib.asynccontextmanager
-async def traced(endpoint: str, export_seconds: float = 0.05) -> AsyncIterator[Traced]:
-    made = Traced(endpoint, export_seconds)
+async def traced(
+    endpoint: str, export_seconds: float = 0.05, variables: Mapping[str, str] = NONE
+) -> AsyncIterator[Traced]:
+    made = Traced(endpoint, export_seconds, variables)
     made.tracing.start()
     try:
         yield made
@@ -139,11 +152,63 @@ async def test_bad_answer_loses_only_spans(answer: str) -> None:
     assert troubled == (EventName.COLLECTOR_RECOVERED in exporter.logged())
 
 
-async def test_refused_batch_is_not_resent() -> None:
-    async with receiving("400") as collector, traced(collector.url) as exporter:
+async def test_refused_batch_is_not_resent_and_the_reason_is_logged() -> None:
+    async with receiving("401") as collector, traced(collector.url) as exporter:
+        for refused in range(1, 4):
+            exporter.end()
+            await exporter.until("refused", refused)
+            assert collector.posts == refused
+        collector.answer = "ok"
+        exporter.end(1, "later")
+        await collector.until("later")
+        await until(lambda: exporter.count("exported") == 1)
+    first, last = exporter.lines()
+    assert (first["event_name"], first["error_code"]) == ("collector_refused",) * 2
+    assert first["error"] == "HTTP status 401 no such key"
+    assert last["event_name"] == "collector_recovered"
+
+
+async def test_spans_rejected_by_a_partial_success_count_as_refused() -> None:
+    async with receiving("partial") as collector, traced(collector.url) as exporter:
+        exporter.end(3)
+        await until(lambda: exporter.count("refused") == 2)
+        assert exporter.count("exported") == 1
+    (line,) = exporter.lines()
+    assert line["error"] == "2 of 3 spans: too old"
+
+
+async def test_flapping_collector_does_not_flood_the_log() -> None:
+    async with receiving() as collector, traced(collector.url) as exporter:
+        for turn in range(1, 4):
+            for answer, result in (("400", "refused"), ("ok", "exported")):
+                collector.answer = answer
+                exporter.end()
+                await exporter.until(result, turn)
+    assert exporter.logged() == ["collector_refused", "collector_recovered"]
+
+
+async def test_variables_of_opentelemetry_reach_the_collector() -> None:
+    variables = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-team=a%20b,Authorization=Basic c2VjcmV0",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=prod,service.instance.id=i-7",
+        "OTEL_SERVICE_NAME": "shop",
+    }
+    async with (
+        receiving() as collector,
+        traced(
+            "", variables=variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        ) as exporter,
+    ):
         exporter.end()
-        await until(lambda: exporter.count("refused") == 1)
-        assert collector.posts == 1
+        (span,) = await collector.until("step")
+    assert (span.service, span.instance) == ("shop", "i-7")
+    assert span.resource["deployment.environment.name"] == "prod"
+    assert span.resource["service.version"] == "1.2.3"
+    assert collector.headers["x-team"] == "a b"
+    assert collector.headers["authorization"] == "Basic c2VjcmV0"
+    assert collector.headers["content-encoding"] == "gzip"
+    assert collector.paths == {"/v1/traces"}
 
 
 async def test_failed_batch_is_resent_complete() -> None:
@@ -198,7 +263,7 @@ async def test_unencodable_span_does_not_affect_later_spans(
     assert EventName.SPANS_UNENCODABLE in exporter.logged()
 
 
-@pytest.mark.parametrize("endpoint", ["", "localhost:4318", "ftp://collector", "http://"])
+@pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://collector", "http://"])
 def test_invalid_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(ValueError, match="not an HTTP URL"):
         Traced(endpoint)

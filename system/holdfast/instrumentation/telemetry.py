@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from holdfast.errors import Misconfigured
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import Logger, create_logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import span_destination
 from holdfast.telemetry.tracing import Tracing, create_tracing
 
 
@@ -29,21 +31,28 @@ class Telemetry:
 
 
 def create_telemetry(settings: Settings, role: str) -> Telemetry:
-    """Create the telemetry of a process; start its tracing on the role's event loop."""
+    """Create the telemetry of a process; start its tracing on the role's event loop.
+
+    Raises:
+        Misconfigured: a variable OTEL_* is invalid.
+    """
     log = create_logger(
         level=settings.log_level, style=settings.log_format, role=role, label=settings.label
     )
     metrics = Metrics(role)
-    tracing = create_tracing(
-        settings.otlp_endpoint,
-        settings.trace_ratio,
-        metrics,
-        log,
-        role=role,
-        label=settings.label,
-        version=version("holdfast"),
-        export_seconds=settings.trace_export_seconds,
-    )
+    try:
+        tracing = create_tracing(
+            span_destination(settings.otlp_endpoint, settings.otel_variables()),
+            settings.trace_ratio,
+            metrics,
+            log,
+            role=role,
+            label=settings.label,
+            version=version("holdfast"),
+            export_seconds=settings.trace_export_seconds,
+        )
+    except ValueError as error:
+        raise Misconfigured(str(error)) from error
     return Telemetry(log, metrics, tracing)
 
 

@@ -69,6 +69,7 @@ class EventName(StrEnum):
     HEALTH_STARTED = "health_started"
     LOOP_FAILED = "loop_failed"
     COLLECTOR_FAILED = "collector_failed"
+    COLLECTOR_REFUSED = "collector_refused"
     COLLECTOR_RECOVERED = "collector_recovered"
     SPANS_UNENCODABLE = "spans_unencodable"
 
@@ -83,4 +84,5 @@ class ErrorCode(StrEnum):
     TASK_LOST = "task_lost"
     MISCONFIGURED = "misconfigured"
     COLLECTOR_UNAVAILABLE = "collector_unavailable"
+    COLLECTOR_REFUSED = "collector_refused"
     OTHER = "other"  # a library's exception, or an error of ours without a code

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import math
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum, auto
 
 import httpx
+from google.protobuf.message import DecodeError
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -30,23 +35,27 @@ from opentelemetry.trace import Link, Status, StatusCode
 from holdfast.telemetry.event_names import ErrorCode, EventName
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import SpanDestination
 from holdfast.telemetry.trace_context import Attributes, FinishedSpan
 
 QUEUE_MAX = 2048
 BATCH_MAX = 256
-_ANSWER_SECONDS = 2.0
 _ANSWER_BYTES_MAX = 64 << 10  # a conforming response is empty or lists the rejected spans
 _CLOSE_SECONDS = 2.0
 _ENCODED_AT_ONCE = 32
 _TRIES = 2
 _SCOPE = "holdfast"
-_HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "holdfast"}
+_REPORT_SECONDS = 60.0
+_REASON_MAX = 200  # characters of a collector's explanation in the log
+_HEADERS = {
+    "Content-Type": "application/x-protobuf",
+    "User-Agent": "holdfast",
+    "Accept-Encoding": "identity",
+}
 
 
-class _Answer(Enum):
-    ACCEPTED = auto()
-    REFUSED = auto()  # permanent: a resend cannot succeed
-    FAILED = auto()
+class _Failed(Exception):
+    """The collector did not take a request; a resend may succeed."""
 
 
 class SpanExport(SpanProcessor):
@@ -54,24 +63,29 @@ class SpanExport(SpanProcessor):
 
     def __init__(
         self,
-        endpoint: str,
+        destination: SpanDestination,
         service: Attributes,
         metrics: Metrics,
         log: Logger,
         *,
         export_seconds: float,
     ) -> None:
-        """``endpoint``: the collector's base URL; ``service``: attributes of every span's resource;
+        """``service``: attributes of every span's resource, unless ``destination`` overrides them;
         at most ``export_seconds`` until a span is sent.
 
         Raises:
-            ValueError: ``endpoint`` is not an HTTP URL.
+            ValueError: a certificate or key of ``destination`` cannot be read.
         """
-        self._url = _traces_url(endpoint)
+        self._destination = destination
+        self._headers = {**_HEADERS, **destination.headers}
+        if destination.gzip:
+            self._headers["Content-Encoding"] = "gzip"
+        self._tls = _tls(destination)
         # Not Resource.create: its detectors run in threads.
         self._resource = Resource(
             {
                 **service,
+                **destination.resource,
                 "telemetry.sdk.language": "python",
                 "telemetry.sdk.name": "opentelemetry",
                 "telemetry.sdk.version": sdk_version,
@@ -83,7 +97,8 @@ class SpanExport(SpanProcessor):
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._failing = False
+        self._trouble: EventName | None = None  # as logged last, until it is over
+        self._logged_at: dict[EventName, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
@@ -139,7 +154,7 @@ class SpanExport(SpanProcessor):
         """Start the export on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._client = httpx.AsyncClient(
-            trust_env=False, timeout=_ANSWER_SECONDS, verify=_tls(self._url)
+            trust_env=False, timeout=self._destination.timeout_seconds, verify=self._tls
         )
         self._task = self._loop.create_task(self._run(self._client), name="span export")
 
@@ -178,14 +193,15 @@ class SpanExport(SpanProcessor):
         batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
         if not batch:
             return
-        result = "lost"
+        refused, sent = 0, False
         try:
-            body = await _encoded(batch)
+            body = await _encoded(batch, compressed=self._destination.gzip)
             for tried in range(1, _TRIES + 1):
-                answer = await self._post(client, body)
-                if answer is not _Answer.FAILED:
-                    result = "exported" if answer is _Answer.ACCEPTED else "refused"
+                try:
+                    refused, sent = await self._post(client, body, len(batch)), True
                     break
+                except _Failed as error:
+                    self._report(EventName.COLLECTOR_FAILED, str(error))
                 if tried < _TRIES:
                     await self._pause()
         except Exception:  # noqa: BLE001  an unencodable span must not end the export
@@ -195,64 +211,109 @@ class SpanExport(SpanProcessor):
                 spans=len(batch),
             )
         finally:
-            self._metrics.spans.labels(result).inc(len(batch))
+            self._metrics.spans.labels("refused").inc(refused)
+            self._metrics.spans.labels("exported" if sent else "lost").inc(len(batch) - refused)
 
-    async def _post(self, client: httpx.AsyncClient, body: bytes) -> _Answer:
+    async def _post(self, client: httpx.AsyncClient, body: bytes, spans: int) -> int:
+        """Send one request; return how many of its spans the collector refused for good.
+
+        Raises:
+            _Failed: there was no answer, or the collector asks for another try.
+        """
+        url = self._destination.url
         try:
             async with (
-                asyncio.timeout(_ANSWER_SECONDS),
-                client.stream("POST", self._url, content=body, headers=_HEADERS) as response,
+                asyncio.timeout(self._destination.timeout_seconds),
+                client.stream("POST", url, content=body, headers=self._headers) as response,
             ):
-                await _read_to_the_end(response)
+                answer = await _read_answer(response)
                 status = response.status_code
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            return self._failed(f"{type(error).__name__} {error}".strip())
+            raise _Failed(f"{type(error).__name__} {error}".strip()) from error
         if status >= 500 or status in {408, 429}:
-            return self._failed(f"HTTP status {status}")
-        if self._failing:
-            self._failing = False
+            raise _Failed(f"HTTP status {status}")
+        if not 200 <= status <= 299:
+            self._report(EventName.COLLECTOR_REFUSED, f"HTTP status {status} {_shown(answer)}")
+            return spans
+        refused, why = _partial_success(answer)
+        if refused:
+            self._report(EventName.COLLECTOR_REFUSED, f"{refused} of {spans} spans: {why}")
+        else:
+            self._recovered()
+        return min(refused, spans)
+
+    def _report(self, trouble: EventName, why: str) -> None:
+        """Log the first of consecutive failures, or refusals, at most once a minute."""
+        now = asyncio.get_running_loop().time()
+        recent = now - self._logged_at.get(trouble, -math.inf) < _REPORT_SECONDS
+        if recent or self._trouble == trouble:
+            return
+        self._trouble, self._logged_at[trouble] = trouble, now
+        failed = trouble is EventName.COLLECTOR_FAILED
+        self._log.warning(
+            "Trace collector does not accept spans" if failed else "Trace collector refuses spans",
+            event_name=trouble,
+            error=why.strip(),
+            error_code=ErrorCode.COLLECTOR_UNAVAILABLE if failed else ErrorCode.COLLECTOR_REFUSED,
+        )
+
+    def _recovered(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
             self._log.info(
                 "Trace collector accepts spans again", event_name=EventName.COLLECTOR_RECOVERED
             )
-        return _Answer.ACCEPTED if 200 <= status <= 299 else _Answer.REFUSED
-
-    def _failed(self, why: str) -> _Answer:
-        if not self._failing:
-            self._failing = True
-            self._log.warning(
-                "Trace collector does not accept spans",
-                event_name=EventName.COLLECTOR_FAILED,
-                error=why,
-                error_code=ErrorCode.COLLECTOR_UNAVAILABLE,
-            )
-        return _Answer.FAILED
 
 
-async def _encoded(spans: Sequence[ReadableSpan]) -> bytes:
+async def _encoded(spans: Sequence[ReadableSpan], *, compressed: bool) -> bytes:
     """Encode in slices, so that the event loop is never blocked for more than a few ms."""
     request = ExportTraceServiceRequest()
     for start in range(0, len(spans), _ENCODED_AT_ONCE):
         request.MergeFrom(encode_spans(spans[start : start + _ENCODED_AT_ONCE]))
         await asyncio.sleep(0)
     body: bytes = request.SerializeToString()
-    return body
+    return gzip.compress(body, compresslevel=1, mtime=0) if compressed else body
 
 
-def _traces_url(endpoint: str) -> str:
-    url = httpx.URL(endpoint)
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError(f"{endpoint!r} is not an HTTP URL")
-    return f"{endpoint.rstrip('/')}/v1/traces"
+def _tls(destination: SpanDestination) -> ssl.SSLContext | bool:
+    """Return the TLS configuration, or False if the destination uses none."""
+    if not destination.url.startswith("https:"):
+        return False
+    context = httpx.create_ssl_context(trust_env=False)
+    try:
+        if destination.certificate:
+            context = ssl.create_default_context(cafile=destination.certificate)
+        if destination.client_certificate:
+            context.load_cert_chain(destination.client_certificate, destination.client_key)
+    except OSError as error:
+        files = (destination.certificate, destination.client_certificate, destination.client_key)
+        named = ", ".join(file for file in files if file)
+        raise ValueError(
+            f"the certificates for the trace collector cannot be read ({named}): {error}"
+        ) from error
+    return context
 
 
-def _tls(url: str) -> ssl.SSLContext | bool:
-    return httpx.create_ssl_context(trust_env=False) if url.startswith("https:") else False
-
-
-async def _read_to_the_end(response: httpx.Response) -> None:
+async def _read_answer(response: httpx.Response) -> bytes:
     """Drain the response so that the connection can be reused, up to a size limit."""
-    size = 0
+    answer = bytearray()
     async for chunk in response.aiter_raw():
-        size += len(chunk)
-        if size > _ANSWER_BYTES_MAX:
-            return
+        answer += chunk
+        if len(answer) > _ANSWER_BYTES_MAX:
+            break
+    return bytes(answer)
+
+
+def _partial_success(answer: bytes) -> tuple[int, str]:
+    """Return how many spans an accepted request lost, and the collector's reason."""
+    try:
+        partial = ExportTraceServiceResponse.FromString(answer).partial_success
+    except DecodeError:  # some collectors answer with text or JSON
+        return 0, ""
+    return max(0, partial.rejected_spans), partial.error_message[:_REASON_MAX]
+
+
+def _shown(answer: bytes) -> str:
+    """Return the printable part of an explanation, which is text or a protobuf Status."""
+    text = answer[: 4 * _REASON_MAX].decode("utf-8", "replace")
+    return "".join(c for c in text if c.isprintable() and c != "\ufffd")[:_REASON_MAX]

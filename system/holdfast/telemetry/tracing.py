@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from holdfast.telemetry.export import SpanExport
     from holdfast.telemetry.logs import Logger
     from holdfast.telemetry.metrics import Metrics
+    from holdfast.telemetry.otlp import SpanDestination
 
 
 class Tracing:
@@ -95,7 +96,7 @@ class Tracing:
 
 
 def create_tracing(
-    endpoint: str | None,
+    destination: SpanDestination | None,
     ratio: float,
     metrics: Metrics,
     log: Logger,
@@ -105,12 +106,12 @@ def create_tracing(
     version: str,
     export_seconds: float = 1.0,
 ) -> Tracing:
-    """Create the tracing of a process; without ``endpoint`` contexts exist but no spans.
+    """Create the tracing of a process; without ``destination`` contexts exist but no spans.
 
     Raises:
-        ValueError: the endpoint is not an HTTP URL.
+        ValueError: a certificate or key of ``destination`` cannot be read.
     """
-    if endpoint is None:
+    if destination is None:
         return Tracing(ratio, None)
     from holdfast.telemetry.export import SpanExport
 
@@ -119,5 +120,5 @@ def create_tracing(
         "service.instance.id": label,
         "service.version": version,
     }
-    export = SpanExport(endpoint, attributes, metrics, log, export_seconds=export_seconds)
+    export = SpanExport(destination, attributes, metrics, log, export_seconds=export_seconds)
     return Tracing(ratio, export)

@@ -24,8 +24,12 @@ _ROUNDING_SECONDS = 0.001
 _CLOCK_SECONDS = 1.0
 
 
-def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
-    """Yield the doubts of a run, one sentence each."""
+def doubts_of(history: History, scenario: Scenario, recorded: History) -> Iterator[str]:
+    """Yield the doubts of a run, one sentence each.
+
+    ``recorded``: the history before malformed completions were taken for unknown: a client sends
+    its next operations by what it was answered.
+    """
     for phase in ("faults", "healing", "healed", "drained"):
         if phase not in history.phases:
             yield f"the history is incomplete: it has no phase {phase}"
@@ -34,7 +38,7 @@ def doubts_of(history: History, scenario: Scenario) -> Iterator[str]:
         yield f"only {found} submits were accepted, at least {least} are needed"
     yield from _bound_doubts(history, scenario)
     if "drained" in history.phases:  # the operations are recorded just before
-        yield from operation_doubts(history, scenario)
+        yield from operation_doubts(recorded, scenario)
         yield from sink_doubts(history)
         yield from _order_doubts(history)
     yield from _clock_doubts(history)

@@ -70,7 +70,10 @@ class _Exchange:
 
 
 def operation_doubts(history: History, scenario: Scenario) -> Iterator[str]:
-    """Yield a sentence for each way in which recorded and planned operations differ."""
+    """Yield a sentence for each way in which recorded and planned operations differ.
+
+    ``history``: as the clients recorded it, because they act on malformed answers, too.
+    """
     planned = generate(scenario.workload, history.run.seed)
     if not planned:
         return  # a workload without any operations: the history was not made by clients
@@ -103,11 +106,11 @@ def _exchanges(
     keys: dict[tuple[int, str], str] = {}
     for operation in recorded:
         client = int(operation.invoke.process.removeprefix("client-")) - 1
-        value = operation.value
+        value = operation.invoke.value
         if operation.invoke.op == "submit":
             exchanges[client, value["key"]].submits.append(operation)
             if _answered(operation):
-                keys[client, value["task_id"]] = value["key"]
+                keys[client, operation.value["task_id"]] = value["key"]
         elif operation.invoke.op != "list":
             key = keys.get((client, value["task_id"]), value["task_id"])
             exchanges[client, key].others.append(operation)
@@ -117,4 +120,4 @@ def _exchanges(
 
 
 def _answered(submit: Operation) -> bool:
-    return submit.type == "ok" and submit.value.get("task_id") is not None
+    return submit.type == "ok" and isinstance(submit.value.get("task_id"), str)

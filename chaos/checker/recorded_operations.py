@@ -83,7 +83,7 @@ def alike(workload: Workload, recorded: Iterable[Operation]) -> Iterator[str]:
     keys: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for operation in recorded:
         if operation.invoke.op == "submit":
-            keys[operation.value["key"]].append(operation.invoke.value)
+            keys[operation.invoke.value["key"]].append(operation.invoke.value)
     tasks = workload.tasks if workload.only is None else len({*workload.only})
     if "submit" in workload.without:
         return

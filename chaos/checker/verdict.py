@@ -87,9 +87,10 @@ def judge(history: History, checks: Mapping[str, Check] = INVARIANTS) -> Judgeme
         HistoryError: the run record has no usable scenario.
     """
     scenario = _scenario(history)
-    history, violations, doubts = well_formed(history)
+    recorded = history
+    history, violations, doubts = well_formed(recorded)
     if not history.unready:  # such a run ends early, which is no fault of the harness
-        doubts += doubts_of(history, scenario)
+        doubts += doubts_of(history, scenario, recorded)
     traced = TraceFindings()
     if "drained" in history.phases:  # without the final reads every accepted task would look lost
         for name in (*scenario.expect.always, *scenario.expect.eventually):

@@ -250,7 +250,7 @@ class Client:
 
 def is_repeated(outcome: Outcome, value: Mapping[str, Any]) -> bool:
     """Return whether a submit with this completion is sent again: it may not be stored."""
-    return outcome == "info" or value.get("problem") in NOTHING_DONE
+    return outcome == "info" or str(value.get("problem")) in NOTHING_DONE
 
 
 def api_of(number: int, apis: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ MUTANTS = (
         guard="a cancel of unknown outcome is answered as unknown",
         what="it is answered 200",
         scenario="replies_lost",
-        killers=("S4",),
+        killers=("S22",),
         runs_max=6,
         edits=(
             Edit(

@@ -22,7 +22,7 @@ from holdfast.model.lifecycle import Backoff, Reason
 
 
 def found(history: History) -> list[str]:
-    return list(doubts_of(history, Scenario.model_validate(history.run.scenario)))
+    return list(doubts_of(history, Scenario.model_validate(history.run.scenario), history))
 
 
 def good() -> Specimen:

@@ -45,7 +45,7 @@ def faulty(plan: dict[str, Any], target: str) -> Specimen:
 
 
 def found(history: History) -> list[str]:
-    return list(doubts_of(history, Scenario.model_validate(history.run.scenario)))
+    return list(doubts_of(history, Scenario.model_validate(history.run.scenario), history))
 
 
 def changed(run: Specimen, change: Callable[[Fault], Fault | None]) -> list[str]:

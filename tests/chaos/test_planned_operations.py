@@ -10,9 +10,10 @@ import pytest
 from life import ALLOWED_SECONDS, instant
 
 from chaos.checker.planned_operations import operation_doubts
+from chaos.checker.verdict import judge
 from chaos.clients.client import Client, OperationLog, Request, Response
 from chaos.history.history import History
-from chaos.history.records import ArenaName, Bound, Op, Record, Run
+from chaos.history.records import ArenaName, Bound, Op, PhaseStart, Record, Run
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.workload import CLIENTS, generate
 from chaos.tasks.declarations import DECLARATIONS
@@ -75,7 +76,7 @@ def ran(seed: int, *, lost: float = 0.0, batch: int = 1) -> tuple[Scenario, list
     return scenario, records
 
 
-def doubts(scenario: Scenario, seed: int, records: list[Op]) -> list[str]:
+def history(scenario: Scenario, seed: int, records: list[Op]) -> History:
     run = Run(
         scenario=scenario.document,
         seed=seed,
@@ -84,8 +85,12 @@ def doubts(scenario: Scenario, seed: int, records: list[Op]) -> list[str]:
         bound=Bound(seconds=ALLOWED_SECONDS, terms=()),
         settings={},
     )
-    everything: list[Record] = [run, *records]
-    return list(operation_doubts(History(everything), scenario))
+    everything: list[Record] = [run, *records, PhaseStart(phase="drained", at=60.0)]
+    return History(everything)
+
+
+def doubts(scenario: Scenario, seed: int, records: list[Op]) -> list[str]:
+    return list(operation_doubts(history(scenario, seed, records), scenario))
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.3, 0.7])
@@ -94,6 +99,23 @@ def doubts(scenario: Scenario, seed: int, records: list[Op]) -> list[str]:
 def test_what_clients_send_is_what_was_planned(seed: int, batch: int, lost: float) -> None:
     scenario, records = ran(seed, lost=lost, batch=batch)
     assert doubts(scenario, seed, records) == []
+
+
+def test_malformed_answers_are_no_doubt_about_the_clients() -> None:
+    scenario, records = ran(1)  # these answers have hardly any member that is documented
+    judgement = judge(history(scenario, 1, records))
+    assert {v.invariant for v in judgement.violations} >= {"S22"}
+    assert not [each for each in judgement.doubts if "outcomes" in each or "operations" in each]
+
+
+@pytest.mark.parametrize("name", ["task_id", "key", "problem", "answer", "state"])
+@pytest.mark.parametrize("value", [None, 7, [], {}])
+@pytest.mark.parametrize("op", ["submit", "cancel", "get"])
+def test_no_malformed_completion_makes_the_comparison_crash(
+    op: str, name: str, value: object
+) -> None:
+    scenario, records = ran(1)
+    doubts(scenario, 1, edited(records, op, **{name: value}))
 
 
 def test_processes_other_than_clients_are_not_judged() -> None:

@@ -16,7 +16,7 @@ from chaos.checker.planned_operations import operation_doubts
 from chaos.checker.sink_doubts import sink_doubts
 from chaos.checker.sometimes import count_occurrences
 from chaos.history.history import History
-from chaos.history.records import Event
+from chaos.history.records import ArenaName, Event
 from chaos.scenario.scenario import Scenario
 
 _ROUNDING_SECONDS = 0.001
@@ -41,6 +41,7 @@ def doubts_of(history: History, scenario: Scenario, recorded: History) -> Iterat
         yield from operation_doubts(recorded, scenario)
         yield from sink_doubts(history)
         yield from _order_doubts(history)
+        yield from _rest_doubts(history)
     yield from _clock_doubts(history)
     yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:
@@ -63,6 +64,22 @@ def _bound_doubts(history: History, scenario: Scenario) -> Iterator[str]:
         return
     if abs(seconds - run.bound.seconds) > _ROUNDING_SECONDS:
         yield f"T was recorded as {run.bound.seconds:.2f} s, the settings imply {seconds:.2f} s"
+
+
+def _rest_doubts(history: History) -> Iterator[str]:
+    """Yield what was not read although every task was terminal."""
+    if "quiet" not in history.phases:
+        return
+    if history.run.arena is not ArenaName.COMPOSE:  # whose roles publish no port for it
+        read = {scrape.actor for scrape in history.scrapes}
+        if unread := sorted({*history.core} - read):
+            yield f"the metrics of {', '.join(unread)} were not read"
+    if not history.hints_at_rest:
+        yield "the hints in Redis were not read"
+    for rest in history.hints_at_rest:
+        left = any(queue.entries or queue.pending for queue in rest.queues)
+        if left and rest.waited_seconds < history.run.bound.seconds:
+            yield f"Redis held hints, but was read for {rest.waited_seconds:.1f} s only"
 
 
 def _order_doubts(history: History) -> Iterator[str]:

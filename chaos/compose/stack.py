@@ -20,6 +20,7 @@ from chaos.compose.override import COMPOSE_FILE, HELPERS, override, write
 from chaos.compose.servers import ContainerServer, ContainerServerFault
 from chaos.compose.socket_stats import RemoteSocketStats
 from chaos.history.records import Record, Sometimes
+from chaos.history.rest import QueueHints
 from chaos.live.edges import inject_edge_fault
 from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
@@ -27,6 +28,7 @@ from chaos.mutants import SOURCES, import_path
 from chaos.nemesis.process_faults import Hold, Observed, ProcessEnd
 from chaos.observers.collector import read_exports
 from chaos.observers.database import DatabaseObserver
+from chaos.observers.hints import hints_left_at
 from chaos.observers.logs import SeenHint, observations
 from chaos.observers.sink import Call, read_calls
 from chaos.scenario.faults import FaultSpec
@@ -179,6 +181,10 @@ class ContainerStack:
 
     def metrics_url(self, role: str) -> None:
         """Return None: only APIs publish a port, and that is the edge of their clients."""
+
+    async def hints_left(self) -> tuple[QueueHints, ...]:
+        """Return the hints in Redis, over its published port."""
+        return await hints_left_at(self.redis_url, self.scenario.settings().redis_prefix)
 
     async def stop_roles(self) -> None:
         """Stop the roles (SIGKILL after the grace); then save the logs and what was received."""

@@ -25,7 +25,6 @@ from chaos.history.records import (
     PhaseStart,
     Record,
     Run,
-    Scrape,
     SinkCall,
     Sometimes,
     SqlEffect,
@@ -37,6 +36,7 @@ from chaos.history.records import (
     encode,
     parse_instant,
 )
+from chaos.history.rest import HintsAtRest, Scrape
 from chaos.history.spans import Span
 
 _T = TypeVar("_T")
@@ -216,6 +216,16 @@ class History:
     def scrapes(self) -> tuple[Scrape, ...]:
         """What the processes said at /metrics."""
         return tuple(self._all(Scrape))
+
+    @cached_property
+    def hints_at_rest(self) -> tuple[HintsAtRest, ...]:
+        """What Redis held after every task was terminal."""
+        return tuple(self._all(HintsAtRest))
+
+    @cached_property
+    def core(self) -> tuple[str, ...]:
+        """The processes that were healed; empty without a heal."""
+        return next((p.core for p in self._all(PhaseStart) if p.phase == "healed"), ())
 
     @cached_property
     def unready(self) -> tuple[Unready, ...]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from chaos.history.rest import HintsAtRest, Scrape
 from chaos.history.spans import STRICT, Span
 from holdfast.model.lifecycle import Backoff, Reason
 
@@ -309,26 +310,6 @@ class Sometimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricSample:
-    """A sample of an exposition: a metric with its labels."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scrape:
-    """What a process said at /metrics, at rest; without the buckets of histograms."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    kind: Literal["scrape"] = "scrape"
-    actor: str
-    at: float
-    samples: tuple[MetricSample, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Unready:
     """A role that did not become ready in virtual time though no fault disturbed it.
 
@@ -374,6 +355,7 @@ Record: TypeAlias = (
     | SqlEffect
     | Sometimes
     | Scrape
+    | HintsAtRest
     | Unready
     | Exit
     | Span

@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 
 from chaos.history.records import Record, Sometimes
+from chaos.history.rest import QueueHints
 from chaos.live.actors import READY_SECONDS, Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
 from chaos.live.edges import inject_edge_fault, require_direct
@@ -29,6 +30,7 @@ from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
 from chaos.observers import otlp
 from chaos.observers.collector import read_exports
 from chaos.observers.database import DatabaseObserver
+from chaos.observers.hints import hints_left_at
 from chaos.observers.logs import SeenHint, observations
 from chaos.observers.sink import Call, read_calls
 from chaos.scenario.faults import DeclaredSettings, FaultSpec
@@ -213,6 +215,10 @@ class ProcessStack:
     def metrics_url(self, role: str) -> str:
         """Return the address at which a role listens."""
         return self._home(role)
+
+    async def hints_left(self) -> tuple[QueueHints, ...]:
+        """Return the hints in Redis, read without a proxy."""
+        return await hints_left_at(self.redis_url, self.scenario.settings().redis_prefix)
 
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, then SIGKILL after their grace."""

@@ -160,6 +160,22 @@ _RUN = (
         Edit(_RUNNER, "for end in environment.exits)", "for end in environment.exits[:0])"),
     ),
     of_harness(
+        "metrics_not_read",
+        "the metrics of every process that was healed are read",
+        "those of the first are not",
+        "calm",
+        (),
+        Edit(_RUNNER, "            for role in core:\n", "            for role in core[1:]:\n"),
+    ),
+    of_harness(
+        "hints_not_read",
+        "what Redis holds at rest is read",
+        "it is not",
+        "calm",
+        (),
+        Edit(_RUNNER, "            if quiet:\n", "            if not quiet:\n"),
+    ),
+    of_harness(
         "spans_dropped",
         "every export that the collector received is recorded",
         "every second one is",

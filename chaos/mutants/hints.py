@@ -31,10 +31,16 @@ MUTANTS = (
         guard="a new consumer group starts at the first hint of the stream",
         what='it starts at the end of the stream ("$")',
         scenario="redis_wiped",
-        killers=("L1",),
-        covered_by="the hint deadline: the hint is republished",
-        pair="group_from_now_on_hints_once",
+        killers=("S29",),
         edits=(Edit(_FILE, 'GROUP, "0", mkstream=True)', 'GROUP, "$", mkstream=True)'),),
+    ),
+    Mutant(
+        name="acked_hints_kept",
+        guard="a hint that is acked is removed from its stream",
+        what="it stays in the stream until that is trimmed",
+        scenario="calm",
+        killers=("S29",),
+        edits=(Edit(_FILE, "            pipeline.xdel(self._stream(queue), *ids)\n", ""),),
     ),
 )
 

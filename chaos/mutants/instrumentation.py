@@ -238,7 +238,37 @@ _COUNTED = (
         ),
     ),
 )
-MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED, *_CALLS, *_COUNTED)
+_ANSWERED = (
+    Mutant(
+        name="metrics_refused",
+        guard="a scheduler or worker answers /metrics",
+        what="it answers 503",
+        scenario="calm",
+        killers=("S28",),
+        edits=(
+            Edit(
+                "system/holdfast/runtime/health.py",
+                "return Response(text, media_type=content_type)",
+                "return Response(text, status_code=503, media_type=content_type)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="metrics_cut_off",
+        guard="the answer to /metrics is a whole exposition",
+        what="its last 20 bytes are missing",
+        scenario="calm",
+        killers=("S28",),
+        edits=(
+            Edit(
+                "system/holdfast/telemetry/metrics.py",
+                "return encode(self._exposed), content_type",
+                "return encode(self._exposed)[:-20], content_type",
+            ),
+        ),
+    ),
+)
+MUTANTS = (*_EMITTED, *_PLACED, *_EXPORTED, *_CALLS, *_COUNTED, *_ANSWERED)
 
 UNPLANTED = (
     Unplanted(

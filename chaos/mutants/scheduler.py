@@ -50,9 +50,7 @@ DEAD_NOT_DRAINED = Mutant(
     guard="hints that a dead incarnation read but never claimed are moved back to the stream",
     what="they stay pending for the dead consumer",
     scenario="hints_orphaned",
-    killers=("L1",),
-    covered_by="the hint deadline: the hint is republished, only later",
-    pair="dead_not_drained_hints_once",
+    killers=("S29",),
     edits=(
         Edit(
             _FILE,

@@ -85,9 +85,7 @@ _PENDING_NOT_REREAD = Mutant(
     guard="after a failed iteration, the worker reads its pending hints again",
     what="it reads only new hints",
     scenario="redis_partition",
-    killers=("L1",),
-    covered_by="the hint deadline: the hint is republished, only later",
-    pair="pending_not_reread_hints_once",
+    killers=("S29",),
     edits=(Edit(_CLAIMER, "            pending=pending,\n", "            pending=False,\n"),),
 )
 
@@ -127,6 +125,14 @@ _TAKING = (
     both("finish_given_up_orphans_kept", _FINISH_GIVEN_UP, _ORPHANS_KEPT, killers=("L1",)),
     _PENDING_NOT_REREAD,
     both("pending_not_reread_hints_once", _PENDING_NOT_REREAD, HINTS_ONCE, killers=("L1",)),
+    Mutant(
+        name="hints_never_acked",
+        guard="a hint is acked once its claim was answered",
+        what="it is not: it stays in Redis for ever",
+        scenario="calm",
+        killers=("S29",),
+        edits=(Edit(_CLAIMER, "        await self._queue.ack(settled)\n", ""),),
+    ),
     _ACK_BEFORE_CLAIM,
     both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chaos.clients.client import Client, OperationLog
 from chaos.clients.http import connection, send
-from chaos.history.records import MetricSample
+from chaos.history.rest import MetricSample, Scrape
 from chaos.scenario.reads import filters
 from chaos.scenario.workload import Kind, PlannedOperation
 
@@ -26,6 +27,7 @@ _TIMES = (
     ("run_at", "run_after", "run_before"),
 )
 PROCESS = "reader"
+_ERROR_CHARACTERS = 300
 
 
 def planned(seed: int, tasks: Sequence[dict[str, str]]) -> list[PlannedOperation]:
@@ -54,19 +56,31 @@ def _query(
     return filters(draw, task) | {"limit": draw.randint(5, 50)} | between
 
 
-async def scrape(url: str) -> tuple[MetricSample, ...]:
-    """Return the samples of the product's own metrics; none if the role does not answer."""
+async def scrape(url: str, actor: str, at: float) -> Scrape:
+    """Read the product's own metrics of a role; what hinders is recorded for S28 to judge."""
     async with connection(url) as http:
         try:
             answer = await http.get("/metrics")
-        except httpx.HTTPError:
-            return ()
-    return tuple(
+        except httpx.HTTPError as error:
+            return Scrape(actor=actor, at=at, status=0, error=repr(error)[:_ERROR_CHARACTERS])
+    try:
+        samples, error_text = _samples(answer.text), ""
+    except Exception as error:  # noqa: BLE001 - the parser raises whatever the text makes it raise
+        samples, error_text = (), f"not an exposition: {error!r}"[:_ERROR_CHARACTERS]
+    return Scrape(actor=actor, at=at, status=answer.status_code, error=error_text, samples=samples)
+
+
+def _samples(exposition: str) -> tuple[MetricSample, ...]:
+    """Parse an exposition; ValueError where a value is not a finite number."""
+    found = tuple(
         MetricSample(name=sample.name, labels=dict(sample.labels), value=float(sample.value))
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(exposition)
         for sample in family.samples
         if sample.name.startswith("holdfast_") and not sample.name.endswith("_bucket")
     )
+    if odd := next((sample for sample in found if not math.isfinite(sample.value)), None):
+        raise ValueError(f"{odd.name} {odd.labels} = {odd.value}")
+    return found
 
 
 async def read_all(api_url: str, operations: Sequence[PlannedOperation], log: OperationLog) -> None:

@@ -21,11 +21,11 @@ from chaos.history.records import (
     PhaseStart,
     Record,
     Run,
-    Scrape,
     SinkCall,
     Sometimes,
     Unready,
 )
+from chaos.history.rest import HintsAtRest, QueueHints
 from chaos.nemesis.nemesis import FaultTarget, Nemesis
 from chaos.nemesis.process_faults import NotReady, ProcessEnd
 from chaos.observers import otlp
@@ -77,6 +77,9 @@ class Environment(FaultTarget, Protocol):
 
     def metrics_url(self, role: str) -> str | None:
         """Return where the harness reads the metrics of a role; None: it cannot."""
+
+    async def hints_left(self) -> tuple[QueueHints, ...]:
+        """Return the hints that Redis holds now, of each queue that has a stream."""
 
     async def stop_roles(self) -> None:
         """Stop all roles for good."""
@@ -259,7 +262,8 @@ class Runner:
     async def _read(self) -> None:
         """Read what the API says of a sample of all tasks, at rest if they are terminal."""
         environment, seed = self._environment, self._spec.seed
-        if not (await environment.observer.counts()).open:
+        quiet = not (await environment.observer.counts()).open
+        if quiet:
             self._phase("quiet")
         reads = list(planned(seed, await environment.observer.tasks()))
         core = self._spec.scenario.core(seed)
@@ -269,10 +273,21 @@ class Runner:
         async with self._progress("reading"):
             await read_all(environment.api_url(api), reads, log)
             for role in core:
-                url = environment.metrics_url(role)
-                samples = await scrape(url) if url is not None else ()
-                if samples:
-                    self._reads.append(Scrape(actor=role, at=self._clock.now(), samples=samples))
+                if (url := environment.metrics_url(role)) is not None:
+                    self._reads.append(await scrape(url, role, self._clock.now()))
+            if quiet:
+                self._reads.append(await self._hints_at_rest())
+
+    async def _hints_at_rest(self) -> HintsAtRest:
+        """Read the hints in Redis until there are none, at most for the bound T."""
+        begun, limit = time.monotonic(), self._bound.seconds
+        while True:
+            queues = await self._environment.hints_left()
+            waited = time.monotonic() - begun
+            if waited >= limit or not any(queue.entries or queue.pending for queue in queues):
+                now = self._clock.now()
+                return HintsAtRest(at=now, waited_seconds=round(waited, 4), queues=queues)
+            await asyncio.sleep(_POLL_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _progress(self, phase: str) -> AsyncIterator[None]:

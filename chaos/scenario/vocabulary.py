@@ -80,12 +80,14 @@ EVENTS: dict[str, Reason] = {reason.name.lower(): reason for reason in Reason}
 SAFETY = (
     "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S12",
     "S13", "S15", "S16", "S17", "S18", "S19", "S20", "S21", "S22", "S23", "S24", "S25",
-    "S26", "S27", "S28",
+    "S26", "S27", "S28", "S29",
 )  # fmt: skip
 LIVENESS = ("L1", "L2", "L4", "L5")
 
 # These hold under any fault; whether the other safety invariants apply depends on the scenario.
-UNCONDITIONAL = (*SAFETY[:12], "S18", "S19", "S20", "S21", "S22", "S23", "S24", "S25", "S27", "S28")
+UNCONDITIONAL = (
+    *SAFETY[:12], "S18", "S19", "S20", "S21", "S22", "S23", "S24", "S25", "S27", "S28", "S29",
+)  # fmt: skip
 
 # What a scenario may require to be seen; ``chaos.checker.sometimes`` defines how each is counted.
 SOMETIMES = (

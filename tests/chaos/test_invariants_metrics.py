@@ -11,7 +11,8 @@ from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
-from chaos.history.records import ArenaName, Event, MetricSample, Run, Scrape, parse_instant
+from chaos.history.records import ArenaName, Event, Run, parse_instant
+from chaos.history.rest import MetricSample, Scrape
 from holdfast.model.lifecycle import Reason
 
 PAUSE: dict[str, Any] = {"name": "stop", "fault": "pause", "target": "worker-1", "for": 1}
@@ -71,7 +72,7 @@ def scraped(
             else s
             for s in samples
         ]
-        run.records.append(Scrape(actor=each, at=run.now, samples=tuple(said)))
+        run.records.append(Scrape(actor=each, at=run.now, status=200, samples=tuple(said)))
     return run.edited(lambda r: replace(r, arena=ArenaName.SIMULATION) if isinstance(r, Run) else r)
 
 
@@ -95,6 +96,39 @@ def test_bad_history_is_refused(
     actor: str, name: str, add: float, labels: dict[str, str], message: str
 ) -> None:
     refused(scraped(Specimen(), actor, name, add, **labels), "S28", message)
+
+
+def unread(run: Specimen, status: int, error: str) -> History:
+    """Return the history in which the scheduler's metrics could not be read."""
+    history = scraped(run)
+    return History(
+        replace(record, status=status, error=error, samples=())
+        if isinstance(record, Scrape) and record.actor == "scheduler-1"
+        else record
+        for record in history.records
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message", "excused"),
+    [
+        (0, "ConnectTimeout()", "does not answer at /metrics: ConnectTimeout()", True),
+        (503, "", "answers with 503 at /metrics", False),
+        (
+            200,
+            "not an exposition: x",
+            "answers at /metrics with what is not an exposition: x",
+            False,
+        ),
+    ],
+)
+def test_metrics_that_cannot_be_read_are_refused(
+    status: int, error: str, message: str, excused: bool
+) -> None:
+    refused(unread(Specimen(), status, error), "S28", f"scheduler-1 {message}")
+    run = Specimen(plan={"faults": [{**PAUSE, "at": 0.2}]})
+    run.inject("stop", "pause", "worker-1")
+    assert bool(INVARIANTS["S28"](unread(run, status, error))) is not excused
 
 
 def test_metrics_that_agree_are_no_violation() -> None:

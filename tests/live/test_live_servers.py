@@ -14,8 +14,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until, within
 
 from chaos.history.records import InFlight
+from chaos.history.rest import QueueHints
 from chaos.live.servers import ServerFault
 from chaos.observers.database import DatabaseObserver, DatabaseUnavailable
+from chaos.observers.hints import hints_left_at
 from holdfast.devstack.host import temporary_directory
 from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
@@ -142,6 +144,20 @@ async def test_client_kill_disconnects_redis_clients(
         except RedisConnectionError:
             after = None
         assert after != before
+
+
+async def test_hints_left_are_read_from_a_real_server(servers: Servers) -> None:
+    url = servers.valkey.url()
+    async with Redis.from_url(url) as client:
+        for number in range(3):
+            await client.xadd("holdfast:hints:Bulk", {"id": number})
+        await client.xgroup_create("holdfast:hints:Bulk", "workers", "0")
+        await client.xreadgroup("workers", "me", {"holdfast:hints:Bulk": ">"}, count=2)
+        await client.xadd("other:hints:default", {"id": 1})
+        found = await hints_left_at(url, "holdfast")
+        await client.flushall()
+    assert found == (QueueHints(queue="Bulk", entries=3, pending=2),)
+    assert await hints_left_at(url, "holdfast") == ()
 
 
 async def test_restart_empty_returns_redis_without_data(

@@ -12,6 +12,8 @@ import pytest
 from redis.exceptions import ResponseError
 from valkey_world import SOON, World, hint
 
+from chaos.history.rest import QueueHints
+from chaos.observers.hints import hints_left
 from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.valkey import SharedValkey
 from holdfast.errors import Unavailable
@@ -272,6 +274,29 @@ def test_hint_queue_works_unmodified(world: World) -> None:
     assert seen == [(str(UUID(int=n)), epoch) for n, epoch in ((1, 0), (2, 2), (2, 2))]
     assert world.redis.hints[0].at == pytest.approx(1767225620, abs=SOON)
     assert world.redis.counters["worker-1", "XREADGROUP"] >= 4
+
+
+def test_hints_left_are_those_not_acked_and_not_read(world: World) -> None:
+    async def harness() -> list[tuple[QueueHints, ...]]:
+        consumer, found = UUID(int=9), list[tuple[QueueHints, ...]]()
+        async with world.queue() as queue:
+            found.append(await hints_left(world.redis.ask, "holdfast"))
+            await queue.read(consumer, ["default"], 1, block_seconds=0.1)  # creates the group
+            await queue.publish([hint(1), hint(2), hint(3)])
+            read = await queue.read(consumer, ["default"], 2, block_seconds=0.1)
+            found.append(await hints_left(world.redis.ask, "holdfast"))
+            await queue.ack(read)
+            found.append(await hints_left(world.redis.ask, "holdfast"))
+            await queue.ack(await queue.read(consumer, ["default"], 2, block_seconds=0.1))
+            found.append(await hints_left(world.redis.ask, "holdfast"))
+        return found
+
+    assert world.run(harness) == [
+        (),
+        (QueueHints(queue="default", entries=3, pending=2),),
+        (QueueHints(queue="default", entries=1, pending=0),),
+        (QueueHints(queue="default", entries=0, pending=0),),
+    ]
 
 
 def test_hint_queue_is_unavailable_without_the_server(world: World) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from chaos.checker.invariants.told import configuration
 from chaos.history.history import History
 from chaos.history.records import Fault
+from holdfast.model.lifecycle import State
 
 # On a crowded machine, from the sending of a claim to its execution.
 _CLAIM_SECONDS = 1.0
@@ -56,6 +57,18 @@ class Disturbances:
     def any_before(self, at: float) -> bool:
         """Return whether any fault began before this second."""
         return any(start <= at for start, _ in self.intervals)
+
+
+def undisturbed(history: History) -> bool:
+    """Return whether every process lives on, owns what it runs, and knows what it did."""
+    unknown = history.sometimes.get("statement_outcome_unknown")
+    restarted = any(not end.planned for ends in history.exits.values() for end in ends)
+    taken_back = any(
+        event.from_state == State.RUNNING and event.actor.startswith("scheduler:")
+        for events in history.events.values()
+        for event in events
+    )
+    return not (history.faults or restarted or taken_back or (unknown and unknown.held))
 
 
 def disturbances(history: History) -> Disturbances:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import MappingProxyType
 
 from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.disturbance import undisturbed
 from chaos.checker.invariants.violation import Violation
 from chaos.history.history import History
-from chaos.history.records import ArenaName, Event, Scrape, TaskRow, parse_instant
+from chaos.history.records import ArenaName, Event, TaskRow, parse_instant
+from chaos.history.rest import Scrape
 from holdfast.model.lifecycle import TERMINAL, Reason, State
 
 # Outcomes of attempts that another process has ended.
@@ -125,36 +128,38 @@ _COUNTS: Mapping[str, tuple[_Count, ...]] = MappingProxyType(
 def metrics_agree(history: History) -> list[Violation]:
     """At rest, the metrics of a process say what the log says it did since it started.
 
-    No counter exceeds the log, and no duration is negative. If no fault disturbed the run and every
-    outcome was known, each counter equals the log, the waits in the queue add up to those of the
-    log, all slots are free, and the requests by route and status are those that clients saw
-    answered (unless one got no answer).
+    An answer is an exposition, whose counters do not exceed the log and whose durations are not
+    negative. If no fault disturbed the run and every outcome was known, each process answers, each
+    counter equals the log, the waits in the queue add up to those of the log, all slots are free,
+    and the requests by route and status are those that clients saw answered (unless one got no
+    answer).
     """
-    exact = _undisturbed(history)
+    exact = undisturbed(history)
     deeds = _deeds(history)
     found: list[Violation] = []
     for scrape in history.scrapes:
+        if problem := _problem(scrape):
+            if scrape.status or exact:
+                found.append(Violation("S28", None, f"{scrape.actor} {problem}", (scrape,)))
+            continue
         actor = _identity(history, scrape.actor)
         wrong = [*_counters(scrape, deeds.get(actor, []), exact=exact), *_negative(scrape)]
         if exact:
             wrong += [*_lag(history, scrape), *_slots(scrape)]
             wrong += _queue_wait(history, scrape, actor)
         found += [Violation("S28", None, f"{scrape.actor} {each}", (scrape,)) for each in wrong]
-    if exact and history.scrapes:
+    if exact and history.scrapes and not any(map(_problem, history.scrapes)):
         found += [Violation("S28", None, each, history.scrapes) for each in _requests(history)]
     return found
 
 
-def _undisturbed(history: History) -> bool:
-    """Return whether every process lives on, owns what it runs, and knows what it did."""
-    unknown = history.sometimes.get("statement_outcome_unknown")
-    restarted = any(not end.planned for ends in history.exits.values() for end in ends)
-    taken_back = any(
-        event.from_state == State.RUNNING and event.actor.startswith("scheduler:")
-        for events in history.events.values()
-        for event in events
-    )
-    return not (history.faults or restarted or taken_back or (unknown and unknown.held))
+def _problem(scrape: Scrape) -> str:
+    """Return why the process said nothing that can be compared; "" if it did."""
+    if not scrape.status:
+        return f"does not answer at /metrics: {scrape.error}"
+    if scrape.status != HTTPStatus.OK:
+        return f"answers with {scrape.status} at /metrics"
+    return f"answers at /metrics with what is {scrape.error}" if scrape.error else ""
 
 
 def _deeds(history: History) -> dict[str, list[_Deed]]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaos.history.records import Record, Sometimes
+from chaos.history.rest import QueueHints
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
 from chaos.observers import otlp
 from chaos.observers.collector import Collector, create_collector, read_exports
 from chaos.observers.database import DatabaseObserver
+from chaos.observers.hints import hints_left
 from chaos.observers.logs import observations
 from chaos.observers.sink import Call, Sink, create_sink, read_calls
 from chaos.scenario.faults import COLLECTOR, FaultSpec
@@ -118,6 +120,9 @@ class SimulatedEnvironment:
     def metrics_url(self, role: str) -> str:
         port = API_PORT if role.startswith("api-") else HEALTH_PORT
         return f"http://{self._network.host(role)}:{port}"
+
+    async def hints_left(self) -> tuple[QueueHints, ...]:
+        return await hints_left(self.valkey.ask, self.scenario.settings().redis_prefix)
 
     async def stop_roles(self) -> None:
         grace = self.scenario.settings().shutdown_grace_seconds + _STOP_GRACE_SECONDS

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from chaos.observers.logs import SeenHint
 from chaos.simulation.kernel.audit import NotSimulated, refuse
@@ -99,6 +100,10 @@ class ValkeyNode:
         for connection in list(self._connections):
             connection.cut()
         return killed
+
+    async def ask(self, *command: bytes) -> Any:
+        """Return the reply to a command of the harness, which does not cross the network."""
+        return self._valkey.ask(*command)
 
     def close(self) -> None:
         """Close the connections to the real server after the run."""

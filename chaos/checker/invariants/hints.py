@@ -1,0 +1,42 @@
+"""Check that Redis is left empty: S29."""
+
+from __future__ import annotations
+
+from chaos.checker.invariants.declaration import invariant
+from chaos.checker.invariants.disturbance import undisturbed
+from chaos.checker.invariants.violation import Violation
+from chaos.history.history import History
+from chaos.history.rest import HintsAtRest
+
+# Workers read a hint immediately, and ack it after one claim; more is for a crowded machine.
+_UNDISTURBED_SECONDS = 5.0
+
+
+@invariant("S29", "the streams and consumer groups of Redis with the end of all tasks")
+def hints_are_removed(history: History) -> list[Violation]:
+    """Once every task is terminal, no stream keeps hints and no consumer group pending ones.
+
+    They are gone within 5 s if no fault disturbed the run, else within T: the hints that a dead
+    worker had read are moved to others first. A queue without a stream has none.
+    """
+    allowed = _UNDISTURBED_SECONDS if undisturbed(history) else history.run.bound.seconds
+    return [
+        Violation(
+            "S29",
+            None,
+            f"Redis held hints for {rest.waited_seconds:.1f} s after the end of all tasks"
+            f" ({allowed:g} s allowed){_left(rest)}",
+            (rest,),
+        )
+        for rest in history.hints_at_rest
+        if rest.waited_seconds >= allowed
+    ]
+
+
+def _left(rest: HintsAtRest) -> str:
+    left = [
+        f"{queue.entries} of queue {queue.queue} ({queue.pending} pending)"
+        for queue in rest.queues
+        if queue.entries or queue.pending
+    ]
+    return f", at last {', '.join(left)}" if left else ""

@@ -100,6 +100,7 @@ class _Submitted(_Said):
 class _Refused(_Said):
     task_id: str | None = None
     state: str | None = None
+    pointers: list[str | None] = []
 
 
 class _Done(_Said):

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from chaos.checker.bounds import allowed
 from chaos.checker.fault_doubts import fault_doubts
+from chaos.checker.invariants.disturbance import undisturbed
+from chaos.checker.invariants.hints import seconds_allowed
 from chaos.checker.planned_operations import operation_doubts
 from chaos.checker.sink_doubts import sink_doubts
 from chaos.checker.sometimes import count_occurrences
@@ -76,9 +78,10 @@ def _rest_doubts(history: History) -> Iterator[str]:
             yield f"the metrics of {', '.join(unread)} were not read"
     if not history.hints_at_rest:
         yield "the hints in Redis were not read"
+    allowed = seconds_allowed(history.run.bound, calm=undisturbed(history))
     for rest in history.hints_at_rest:
         left = any(queue.entries or queue.pending for queue in rest.queues)
-        if left and rest.waited_seconds < history.run.bound.seconds:
+        if left and rest.waited_seconds < allowed:
             yield f"Redis held hints, but was read for {rest.waited_seconds:.1f} s only"
 
 

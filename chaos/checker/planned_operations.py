@@ -2,8 +2,9 @@
 
 The plan is generated again from the recorded scenario and seed. For each client and key:
 
-* Its submits, repeats and items of batches were all sent. Each unknown outcome and each answer
-  that nothing was done is followed by one more submit, up to ``RESENDS_MAX``.
+* Its submits, repeats and items of batches, invalid ones among them, were all sent. Each unknown
+  outcome and each answer that nothing was done is followed by one more submit, up to
+  ``RESENDS_MAX``.
 * A client does not send a mismatch or any operation about a task whose id it does not know. It
   certainly knows the id if its first submit of the key was planned earlier and answered with it, or
   if any of its submits was answered with it before the second of the operation. So at least these
@@ -25,6 +26,8 @@ from chaos.history.history import History, Operation
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.workload import PlannedOperation, generate
 
+_CERTAIN = frozenset({"submit", "repeat", "invalid"})
+
 
 @dataclass(slots=True)
 class _Exchange:
@@ -36,14 +39,14 @@ class _Exchange:
 
     def wrong(self) -> Iterator[str]:
         """Yield each kind of operation that was not sent as often as planned, with the numbers."""
-        certain = [op for op in self.planned if op.kind in {"submit", "repeat"}]
+        certain = [op for op in self.planned if op.kind in _CERTAIN]
         again = sum(is_repeated(each.type, each.value) for each in self.submits)
         counts: dict[str, int] = {"submit": len(self.submits) - min(again, RESENDS_MAX)}
         for operation in self.others:
             counts[operation.invoke.op] = counts.get(operation.invoke.op, 0) + 1
         least, most = {"submit": len(certain)}, {"submit": len(certain)}
         for op in self.planned:
-            if op.kind in {"submit", "repeat"}:
+            if op.kind in _CERTAIN:
                 continue
             kind: str = "submit" if op.kind == "mismatch" else op.kind
             most[kind] = most.get(kind, 0) + 1
@@ -82,7 +85,8 @@ def operation_doubts(history: History, scenario: Scenario) -> Iterator[str]:
         for operation in history.operations.values()
         if operation.invoke.process.startswith("client-")
     ]
-    yield from alike(scenario.workload, recorded)
+    invalid = {item.key for op in planned for item in op.items if item.kind == "invalid"}
+    yield from alike(scenario.workload, recorded, invalid)
     yield from misread(history)
     unfinished = [op.invoke.op_id for op in recorded if op.completion is None]
     if unfinished:

@@ -7,7 +7,7 @@ generator of the workload have their own, which may be wrong.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from chaos.history.history import History, Operation
@@ -78,12 +78,18 @@ def _outcome(op: str, status: int, problem: object) -> Literal["ok", "fail", "in
     return "fail" if certain else "info"
 
 
-def alike(workload: Workload, recorded: Iterable[Operation]) -> Iterator[str]:
-    """Yield what tasks have in common that a mix-up between them could hide behind."""
+def alike(
+    workload: Workload, recorded: Iterable[Operation], invalid: Collection[str]
+) -> Iterator[str]:
+    """Yield what tasks have in common that a mix-up between them could hide behind.
+
+    ``invalid``: keys of submits that make no task.
+    """
     keys: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for operation in recorded:
-        if operation.invoke.op == "submit":
-            keys[operation.invoke.value["key"]].append(operation.invoke.value)
+        sent = operation.invoke.value
+        if operation.invoke.op == "submit" and sent["key"] not in invalid:
+            keys[sent["key"]].append(sent)
     tasks = workload.tasks if workload.only is None else len({*workload.only})
     if "submit" in workload.without:
         return

@@ -47,7 +47,9 @@ def _called(history: History) -> Iterator[tuple[str, int, int]]:
     external = set(names_of("external"))
     for task in told(history).values():
         for attempt in task.attempts() if task.row.name in external else ():
-            if attempt.seen is not None and task.step(attempt.number).get("do") == "fail_late":
+            do = task.step(attempt.number).get("do")
+            late = do == "fail_late" and attempt.seen is not None
+            if late or (do == "unstorable" and attempt.error.get("type") == "Unstorable"):
                 yield task.row.task_id, attempt.claim.epoch, attempt.number
 
 

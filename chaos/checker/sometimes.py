@@ -76,6 +76,10 @@ def _mismatched_submits(history: History) -> int:
     )
 
 
+def _invalid_submits(history: History) -> int:
+    return sum(s.value.get("problem") == "invalid-request" for s in history.of("submit"))
+
+
 def _unknown_outcomes(history: History) -> int:
     return sum(op.type == "info" for op in history.operations.values())
 
@@ -118,6 +122,11 @@ _DEFINED = (
         "submit_mismatched",
         "A submit of a different payload under a used key was refused",
         _mismatched_submits,
+    ),
+    Occurrence(
+        "invalid_refused",
+        "A submit with an invalid field was refused",
+        _invalid_submits,
     ),
     Occurrence("outcome_unknown", "A client operation ended unknown", _unknown_outcomes),
     Occurrence("nothing_done", "The API answered that nothing was done", _nothing_done),

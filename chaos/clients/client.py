@@ -55,6 +55,15 @@ class Response:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The answer to one submit; ``index``: the place in its batch that the answer names."""
+
+    status: int
+    body: Any
+    index: Any = None
+
+
 class OperationLog:
     """The log that all clients of a run share, with its clock and its operation ids.
 
@@ -154,11 +163,15 @@ class Client:
             raise RuntimeError("no request is pending: handle_response() follows next_request()")
         pending, self._pending = self._pending, None
         error = {} if response.error is None else {"error": response.error}
-        results = [(response.status, response.body)] * len(pending.op_ids)
+        results = [_Result(response.status, response.body)] * len(pending.op_ids)
         if pending.is_batch:
-            results = _results(response) or results
-        for n, (op_id, (status, body)) in enumerate(zip(pending.op_ids, results, strict=True)):
-            outcome, value = interpret(pending.op, status, body)
+            found = _results(response)[: len(results)]
+            results = [*found, *results[len(found) :]]
+        for n, (op_id, result) in enumerate(zip(pending.op_ids, results, strict=True)):
+            outcome, value = interpret(pending.op, result.status, result.body)
+            if result.index is not None:
+                value |= {"index": result.index}
+                value |= _within(f"/tasks/{n}", value)
             self._record(pending.op, op_id, outcome, value | error)
             if pending.items:
                 self._settle(pending.items[n], outcome, value)
@@ -198,8 +211,9 @@ class Client:
         """Send one request in which each submit is an operation with an outcome of its own."""
         bodies = [self._body(item) | {"idempotency_key": item.key} for item in planned.items]
         op_ids = tuple(self._log.next_op_id() for _ in bodies)
-        for op_id, item, body in zip(op_ids, planned.items, bodies, strict=True):
-            self._record("submit", op_id, "invoke", _submitted(item, body))
+        for n, (op_id, item) in enumerate(zip(op_ids, planned.items, strict=True)):
+            value = _submitted(item, bodies[n]) | {"index": n}
+            self._record("submit", op_id, "invoke", value)
         self._pending = _Pending("submit", op_ids, planned.items, is_batch=True)
         return Request("batch", "POST", "/tasks/batch", {"tasks": bodies})
 
@@ -288,6 +302,8 @@ def _refused(
     answer["error"] = str(content.get("detail", ""))[:300]
     if problem:
         answer["problem"] = problem
+    if content.get("errors"):
+        answer["pointers"] = [error.get("pointer") for error in content["errors"]]
     known: dict[str, Any] | None = None
     match op, answer["status"]:
         case "get", 404:
@@ -309,13 +325,23 @@ def _refused(
     return "info" if unknown and problem not in NOTHING_DONE else "fail", answer
 
 
-def _results(response: Response) -> list[tuple[int, Any]]:
-    """Return status and body of each submit of a batch; empty if the response covers them all."""
+def _results(response: Response) -> list[_Result]:
+    """Return the answer to each submit of a batch; empty if the response covers them all."""
     content = response.body if isinstance(response.body, dict) else {}
     return [
-        (result["status"], result.get("task") or result.get("problem"))
+        _Result(
+            result.get("status", 0),
+            result.get("task") or result.get("problem"),
+            result.get("index", -1),
+        )
         for result in content.get("results") or []
     ]
+
+
+def _within(prefix: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the pointers of a refusal relative to the item at ``prefix``."""
+    pointers = value.get("pointers", ())
+    return {"pointers": [str(each).removeprefix(prefix) for each in pointers]} if pointers else {}
 
 
 def _submitted(planned: PlannedOperation, body: dict[str, Any]) -> dict[str, Any]:

@@ -103,15 +103,17 @@ class Op:
               max_attempts, timeout_seconds}; ok {task_id, task}; fail {task_id}.
               run_at: requested ISO instant, or None (now); other fields that were not sent are
               missing. effect: ledger, sql or external. task_id of a refusal: the task that it
-              names, or None. A repeated submit is a separate operation.
+              names, or None. A repeated submit is a separate operation. An item of a batch has
+              its index, in the answer the index that this names.
       cancel  invoke {task_id}; ok {answer: cancelled | requested | too_late | done, task, state}.
               A 409 is ok/too_late with the state it names; done: done, but not read.
       get     invoke {task_id}; ok {state, task} (state None: 404).
       retry   invoke {task_id}; ok {answer: retried | refused | done, task, state}, as for cancel.
       events  invoke {task_id}; ok {events} (None: 404).
       list    invoke {query}; ok {tasks, next_cursor}; ``query``: the parameters as sent.
-    A completion may repeat keys of its invoke and add ``status`` (HTTP), ``error`` and ``problem``
-    (the last part of the problem's type).
+    A completion may repeat keys of its invoke and add ``status`` (HTTP), ``error``, ``problem``
+    (the last part of the problem's type) and ``pointers`` (to the fields of the body that are at
+    fault; of an item of a batch relative to the item, if they point into it).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -186,6 +186,24 @@ _OUTCOMES = (
     ),
 )
 
+_UNSTORABLE = (
+    Mutant(
+        name="unstorable_as_null",
+        guard="a result that cannot be stored fails its attempt",
+        what="it is stored as null, and the task succeeds",
+        scenario="calm",
+        killers=("S20",),
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "        except Unstorable as error:\n"
+                "            return self._failed(error, uniform)\n",
+                '        except Unstorable:\n            result = "null"\n',
+            ),
+        ),
+    ),
+)
+
 _COUNTERS = (
     Mutant(
         name="one_attempt_more_run",
@@ -339,4 +357,4 @@ _DELAYS = (
     ),
 )
 
-MUTANTS = (*_MIXED_UP, *_OUTCOMES, *_COUNTERS, *_DELAYS)
+MUTANTS = (*_MIXED_UP, *_OUTCOMES, *_UNSTORABLE, *_COUNTERS, *_DELAYS)

@@ -8,6 +8,7 @@ _TRANSITIONS = "system/holdfast/store/transitions.py"
 _SUBMISSION = "system/holdfast/store/submit.py"
 _REQUEST = "system/holdfast/model/request.py"
 _TASK = "system/holdfast/model/task.py"
+_ROUTES = "system/holdfast/api/submit.py"
 
 _STORED = (
     Mutant(
@@ -237,4 +238,31 @@ _KEYS = (
     ),
 )
 
-MUTANTS = (*_STORED, *_KEYS)
+_BATCHES = (
+    Mutant(
+        name="refusals_first_in_batch",
+        guard="the results of a batch are in the order of its items",
+        what="the refused items come first",
+        scenario="crowded",
+        killers=("S22",),
+        edits=(Edit(_ROUTES, "for index in sorted(results)]", "for index in results]"),),
+    ),
+    Mutant(
+        name="batch_refused_whole",
+        guard="an invalid item of a batch is refused alone",
+        what="the whole batch is refused because of it",
+        scenario="crowded",
+        killers=("S24",),
+        edits=(
+            Edit(
+                _ROUTES,
+                "        except Problem as problem:\n            results[index] =",
+                "        except Problem as problem:\n"
+                "            raise\n"
+                "            results[index] =",
+            ),
+        ),
+    ),
+)
+
+MUTANTS = (*_STORED, *_KEYS, *_BATCHES)

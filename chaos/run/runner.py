@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Literal, Protocol
 
+from chaos.checker.invariants.hints import seconds_allowed
 from chaos.clients.client import OperationLog
 from chaos.history.records import (
     Bound,
@@ -279,8 +280,10 @@ class Runner:
                 self._reads.append(await self._hints_at_rest())
 
     async def _hints_at_rest(self) -> HintsAtRest:
-        """Read the hints in Redis until there are none, at most for the bound T."""
-        begun, limit = time.monotonic(), self._bound.seconds
+        """Read the hints in Redis until there are none, at most as long as S29 allows."""
+        scenario = self._spec.scenario
+        calm = not (scenario.faults or scenario.workload.poison)
+        begun, limit = time.monotonic(), seconds_allowed(self._bound, calm=calm)
         while True:
             queues = await self._environment.hints_left()
             waited = time.monotonic() - begun

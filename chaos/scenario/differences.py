@@ -12,6 +12,7 @@ from typing import Any
 
 from chaos.scenario.operations import Workload
 from chaos.tasks.declarations import DECLARATIONS, Declaration, names_of
+from chaos.tasks.steps import UNSTORABLE
 from holdfast.settings import Settings
 
 # Longer than a planned hang by this much is the timeout of its attempt.
@@ -60,6 +61,7 @@ def differ(
             payload["steps"] = _odd(payload["steps"], random.Random(f"odd {key}"))
         if _timeout(request) >= workload.timeout_seconds:
             payload["steps"] = _late(payload["steps"], random.Random(f"late failures {key}"))
+            payload["steps"] = _unstorable(payload["steps"], random.Random(f"unstorable {key}"))
         request["payload"] = _shuffled(payload, draw)
     for name, default in _DEFAULTS:
         if request[name] == default and draw.random() < 0.5:
@@ -91,6 +93,12 @@ def rewritten(key: str, request: Payload) -> tuple[Payload, int | None]:
     if isinstance(seconds, float) and seconds.is_integer():
         request["timeout_seconds"] = int(seconds)
     return request, draw.choice((None, -570, -60, 0, 345, 840))
+
+
+def invalidated(key: str, request: Payload) -> Payload:
+    """Return the request with one field outside of what the OpenAPI document allows."""
+    field, value = random.Random(f"invalid {key}").choice(_INVALID)
+    return request | {field: value}
 
 
 def mismatched(key: str, effect: str, request: Payload) -> tuple[Payload, float]:
@@ -220,6 +228,16 @@ def _late(steps: list[Step], draw: random.Random) -> list[Step]:
     ]
 
 
+def _unstorable(steps: list[Step], draw: random.Random) -> list[Step]:
+    """Let a quarter of the late failures be results that cannot be stored."""
+    return [
+        {"do": "unstorable", "value": draw.choice(UNSTORABLE)}
+        if step["do"] == "fail_late" and draw.random() < 0.25
+        else step
+        for step in steps
+    ]
+
+
 def _hang_timeout(payload: Payload, draw: random.Random) -> float:
     return float(round(payload["seconds"] + draw.uniform(*HANG_SECONDS), 2))
 
@@ -257,6 +275,19 @@ def _nested(draw: random.Random) -> Any:
     return value
 
 
+_INVALID: tuple[tuple[str, Any], ...] = (
+    ("name", ""),
+    ("name", "two words"),
+    ("payload", [1]),
+    ("queue", ""),
+    ("queue", "bulk/2"),
+    ("priority", -1),
+    ("priority", 10),
+    ("priority", "high"),
+    ("max_attempts", 0),
+    ("timeout_seconds", 0),
+    ("timeout_seconds", 604801),
+)
 # Results that a careless ``or`` takes for none.
 _FALSY: tuple[Any, ...] = (0, 0.0, False, "", [], {})
 # Values that a sloppy encoder, parser or comparison would change.

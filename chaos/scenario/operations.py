@@ -11,6 +11,7 @@ from chaos.scenario.faults import StrictModel
 EFFECTS = ("ledger", "sql", "external")
 # Two differ in nothing but case.
 QUEUES = ("default", "bulk", "Bulk")
+_BATCH_MAX = 1000
 
 
 class Effects(StrictModel):
@@ -93,7 +94,8 @@ class Workload(StrictModel):
     ``repeats``: share of submits sent again with the same key and payload. ``mismatches``: share
     sent again with the same key and another payload. ``cancels``, ``reads``: share of the tasks
     that are cancelled, read. ``handler_seconds``: [least, most] of an attempt.
-    ``batch``: number of submits per POST /tasks/batch. ``due_between``: [least, most] seconds of
+    ``batch``: number of submits per POST /tasks/batch; ``invalid``: share of the batches with one
+    more item, which must be refused alone. ``due_between``: [least, most] seconds of
     the run at which all tasks are due, instead of ``later``. ``poison``: number of tasks that kill
     the process of any worker that runs them (SIGKILL).
     ``only``: numbers of the tasks to submit, each unchanged; ``without``: kinds of operations to
@@ -118,7 +120,8 @@ class Workload(StrictModel):
     handlers: dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]] = Field(
         default_factory=dict
     )
-    batch: int = Field(1, ge=1, le=1000)
+    batch: int = Field(1, ge=1, le=_BATCH_MAX)
+    invalid: Share = 0.0
     repeats: Share = 0.0
     mismatches: Share = 0.0
     cancels: Share = 0.0
@@ -141,6 +144,8 @@ class Workload(StrictModel):
             )
         if self.handler_seconds[1] >= self.timeout_seconds:
             raise ValueError("handler_seconds must stay below timeout_seconds")
+        if self.invalid and not 1 < self.batch < _BATCH_MAX:
+            raise ValueError(f"invalid: items of batches, which have 2 to {_BATCH_MAX - 1} others")
         if self.poison > self.tasks:
             raise ValueError(f"poison: {self.poison} of only {self.tasks} tasks")
         if self.only and (beyond := [number for number in self.only if number >= self.tasks]):

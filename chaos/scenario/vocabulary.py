@@ -95,6 +95,7 @@ SOMETIMES = (
     "duplicate_suppressed",
     "submit_repeated",
     "submit_mismatched",
+    "invalid_refused",
     "outcome_unknown",
     "nothing_done",
     "statement_outcome_unknown",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from chaos.scenario.differences import differ, fraction, mismatched, rewritten
+from chaos.scenario.differences import differ, fraction, invalidated, mismatched, rewritten
 from chaos.scenario.operations import EFFECTS, Workload
 from chaos.scenario.reads import late_actions, reads
 from chaos.tasks.steps import does
@@ -24,7 +24,9 @@ POISON_STEPS = 32
 # After this timeout the outcome of a request is unknown.
 CLIENT_TIMEOUT_SECONDS = 3.0
 
-Kind = Literal["submit", "batch", "repeat", "mismatch", "cancel", "retry", "get", "events", "list"]
+Kind = Literal[
+    "submit", "batch", "invalid", "repeat", "mismatch", "cancel", "retry", "get", "events", "list"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class PlannedOperation:
     ``key`` names the task ("" for a list). ``request``: the body of a submit without ``run_at``, or
     the query of a list, which reads up to ``pages`` pages.
     ``run_after``: its due time in seconds after the start; None: immediately. ``offset_minutes``:
-    write it with this offset; None: in UTC. ``items``: the submits of a batch, all of one client.
+    write it with this offset; None: in UTC. ``items``: the submits of a batch, all of one client;
+    an ``invalid`` one must be refused.
     """
 
     at: float
@@ -55,7 +58,7 @@ def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
     operations += _missing(workload, seed, operations)
     operations = list(_kept(workload, seed, operations))
     if workload.batch > 1:
-        operations = list(_in_batches(operations, workload.batch))
+        operations = list(_in_batches(workload, seed, operations))
     return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
 
 
@@ -238,14 +241,26 @@ def _kept(
             yield operation
 
 
-def _in_batches(operations: list[PlannedOperation], size: int) -> Iterator[PlannedOperation]:
+def _in_batches(
+    workload: Workload, seed: int, operations: list[PlannedOperation]
+) -> Iterator[PlannedOperation]:
     """Group consecutive first submits of each client, at the instant of the first one."""
+    draw = random.Random(f"invalid {seed}")
     for client in range(CLIENTS):
         mine = [op for op in operations if op.kind == "submit" and op.client == client]
-        for start in range(0, len(mine), size):
-            items = tuple(mine[start : start + size])
-            yield PlannedOperation(items[0].at, client, "batch", items[0].key, items=items)
+        for start in range(0, len(mine), workload.batch):
+            items = mine[start : start + workload.batch]
+            if draw.random() < workload.invalid:
+                items.insert(draw.randint(0, len(items)), _invalid(draw.choice(items)))
+            first = mine[start]
+            yield PlannedOperation(first.at, client, "batch", first.key, items=tuple(items))
     yield from (operation for operation in operations if operation.kind != "submit")
+
+
+def _invalid(submit: PlannedOperation) -> PlannedOperation:
+    """Return the submit with one field that the API must refuse, under a key of its own."""
+    request = invalidated(submit.key, submit.request)
+    return replace(submit, kind="invalid", key=f"{submit.key}-invalid", request=request)
 
 
 def share(operations: list[PlannedOperation], client: int) -> list[PlannedOperation]:

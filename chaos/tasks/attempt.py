@@ -17,6 +17,8 @@ have no step and succeed:
   {"do": "kill"}                   kill the process (SIGKILL): ``lost``
   {"do": "return", "value": v}     succeed; the result holds v, any JSON value; with
                                    ``"whole": true`` it is v, and holds nothing else
+  {"do": "unstorable", "value": n} return, after the effect, what is no JSON that Postgres can
+                                   store or is too large: ``failed``, then the declared back-off
   {"do": "leave"}                  succeed, and leave a running asyncio task behind, which the
                                    worker neither awaits nor cancels before it stops
   {"do": "block", "seconds": s}    block the event loop, then succeed (live arena only)
@@ -38,6 +40,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from chaos.tasks.declarations import DECLARATIONS, names_of
@@ -47,6 +50,16 @@ from holdfast.model.lifecycle import Backoff
 
 # How long a task that an attempt leaves behind goes on.
 _LEFT_SECONDS = 0.5
+# By the names of ``chaos.tasks.steps.UNSTORABLE``; the default limit of a result is 1 MiB.
+_UNSTORABLE: Mapping[str, Any] = MappingProxyType(
+    {
+        "nan": float("nan"),
+        "surrogate": "\ud800",
+        "nul": "\0",
+        "large": "x" * (1 << 20),
+        "object": object(),
+    }
+)
 
 Payload = dict[str, Any]
 Function = Callable[[Context, Payload], Awaitable[Any]]
@@ -121,6 +134,8 @@ async def first_half(ctx: Context, payload: Payload) -> Payload:
 def returned(ctx: Context, payload: Payload, result: Payload) -> Any:
     """Return what a handler returns: the result of ``first_half``, or the value of its step."""
     step = step_of(payload, ctx.attempt)
+    if step.get("do") == "unstorable":
+        return result | {"value": _UNSTORABLE[step["value"]]}
     return step["value"] if step.get("whole") else result
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 # What ends an attempt without success, and what ends it by its timeout.
-FAILING = frozenset({"fail", "fail_late", "retry", "discard", "hang", "kill"})
+FAILING = frozenset({"fail", "fail_late", "unstorable", "retry", "discard", "hang", "kill"})
 TIMING_OUT = frozenset({"hang", "swallow"})
+# What a step may ask for that no result may be (``chaos.tasks.attempt``).
+UNSTORABLE = ("nan", "surrogate", "nul", "large", "object")
 
 
 def step_of(payload: Mapping[str, Any], attempt: int) -> Mapping[str, Any]:

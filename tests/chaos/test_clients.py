@@ -220,6 +220,35 @@ def test_each_submit_of_a_batch_has_its_own_outcome() -> None:
     assert run.client.due is None
 
 
+def test_fault_of_an_item_is_recorded_relative_to_it() -> None:
+    items = (submit("a"), submit("b", kind="invalid"), submit("c", kind="invalid"))
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=items))
+
+    def refused(index: int) -> dict[str, Any]:
+        errors = [{"detail": "too high", "pointer": "/tasks/1/priority"}]
+        return {
+            "index": index,
+            "status": 422,
+            "problem": problem("invalid-request") | {"errors": errors},
+        }
+
+    created = {"index": 0, "status": 201, "task": {"id": "t"}}
+    run.exchange(200, {"results": [created, refused(1), refused(1)]})
+    assert [op.value["index"] for op in run.ops] == [0, 1, 2, 0, 1, 1]
+    assert [op.value.get("pointers") for op in run.ops[3:]] == [
+        None,
+        ["/priority"],
+        ["/tasks/1/priority"],
+    ]
+    assert run.client.due is None
+
+
+def test_batch_with_too_few_results_is_no_answer_to_the_others() -> None:
+    run = Run(PlannedOperation(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
+    run.exchange(200, {"results": [{"index": 0, "status": 201, "task": {"id": "t"}}]})
+    assert [op.value.get("task_id") for op in run.ops[2:]] == ["t", None]
+
+
 def test_unanswered_batch_leaves_all_its_submits_unknown() -> None:
     run = Run(PlannedOperation(1.0, 0, "batch", "a", items=(submit("a"), submit("b"))))
     run.exchange(0, None, "broken")

@@ -132,7 +132,7 @@ def test_payloads_fail_all_attempts_or_leave_as_many_as_the_workload_wants(seed:
             declared = DECLARATIONS[submit.request["name"]].timeout_seconds
             seconds = float(submit.request.get("timeout_seconds") or declared or 0)
             assert submit.request["payload"]["seconds"] / 2 < seconds < 2
-    failing_steps = {"fail", "fail_late", "retry", "discard", "hang"}
+    failing_steps = {"fail", "fail_late", "unstorable", "retry", "discard", "hang"}
     assert done.keys() == failing_steps | {"swallow", "return", "leave"}
 
 

@@ -246,6 +246,7 @@ def _ended(end: Ending, **evidence: Any) -> Ended:
 
 
 PLANNED = 'planned: x seen {"attempt": 1}'
+UNSTORABLE = "the result at /value cannot be stored as JSON: NaN"
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,8 @@ PLANNED = 'planned: x seen {"attempt": 1}'
         ("fail_late", "external", _ended(Ending.FAILED, error="PlannedFailure", message=PLANNED)),
         ("fail_late", "external", _ended(Ending.FAILED, error="Retry", message="the sink did")),
         ("fail_late", "sql", _ended(Ending.FAILED, error="OutcomeUnknown", message="no reply")),
+        ("unstorable", "sql", _ended(Ending.FAILED, error="Unstorable", message=UNSTORABLE)),
+        ("unstorable", "external", _ended(Ending.FAILED, error="Retry", message="the sink did")),
         ("retry", "sql", _ended(Ending.FAILED, error="Retry", message=PLANNED)),
         ("discard", "external", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=4.0, error="Stopped")),
@@ -293,6 +296,11 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         (None, "sql", _ended(Ending.FAILED, error="Retry", message="the sink did not")),
         (None, "ledger", _ended(Ending.DISCARDED, error="Discard", message=PLANNED)),
         ("fail", "ledger", _ended(Ending.SUCCEEDED)),
+        ("unstorable", "ledger", _ended(Ending.SUCCEEDED)),
+        ("unstorable", "ledger", _ended(Ending.DISCARDED, error="Unstorable", message=UNSTORABLE)),
+        ("unstorable", "ledger", _ended(Ending.FAILED, error="TypeError", message=UNSTORABLE)),
+        ("unstorable", "ledger", _ended(Ending.FAILED, error="Unstorable", message="unknown")),
+        (None, "ledger", _ended(Ending.FAILED, error="Unstorable", message=UNSTORABLE)),
         ("fail_late", "external", _ended(Ending.SUCCEEDED)),
         (
             "fail_late",

@@ -27,6 +27,7 @@ TOLD: dict[Reason, dict[str, Any]] = {
 _RAISED = {
     "fail": "PlannedFailure",
     "fail_late": "PlannedFailure",
+    "unstorable": "Unstorable",
     "retry": "Retry",
     "discard": "Discard",
 }
@@ -58,5 +59,7 @@ def _error(payload: Mapping[str, Any], attempt: int) -> dict[str, Any]:
     do = step_of(payload, attempt)["do"]
     if do not in _RAISED:
         return {"type": "Stopped", "message": "timed out"}
+    if do == "unstorable":
+        return {"type": _RAISED[do], "message": "the result at /value cannot be stored as JSON"}
     message = f"planned: {do} seen {json.dumps(seen(payload, attempt))}"
     return {"type": _RAISED[do], "message": message}

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.prefixes import SLACK_SECONDS, Answers, TaskLog
+from chaos.checker.invariants.told import asked
 from chaos.checker.invariants.violation import Violation, halves
+from chaos.checker.model.request import invalid_fields, same
 from chaos.history.history import History, Operation
 from chaos.history.records import Event, TaskRow
 from holdfast.model.lifecycle import Reason, State
@@ -16,6 +18,7 @@ from holdfast.model.lifecycle import Reason, State
 # The types of the problems that say what became of a request which failed on the server's side.
 _SAYS_WHAT_BECAME = frozenset({"unavailable", "overloaded", "outcome-unknown", "done-but-unread"})
 _KEY_REUSED = "idempotency-key-reused"
+_INVALID = "invalid-request"
 _STORE = "postgres"
 
 
@@ -29,8 +32,10 @@ def refusals_justified(history: History) -> list[Violation]:
     it so (``cancelled``), or RUNNING with the request (``requested``). (S22 judges 404.)
     Each task was created during a submit of its key that was answered 201 or is unknown, so one
     that was answered with ``nothing was done``, or refused, created nothing. A 422 under a used
-    key names the stored task, and another submit of the key asked for something else. No other
-    request of a client is refused with a 4xx: all of them are valid.
+    key names the stored task, and another submit of the key asked for something else. A submit with
+    a field that the OpenAPI document does not allow, alone or beside valid ones in a batch, is
+    refused with a 422 that points to this field. No other request of a client is refused with a
+    4xx: all of them are valid.
     A failure of the server says what became of the request: no 500, no unnamed 5xx. Until a fault
     hits an API, Postgres or the way to either, no request fails, and they do not all go unanswered
     (on a crowded machine, one may).
@@ -39,7 +44,11 @@ def refusals_justified(history: History) -> list[Violation]:
     found = [
         Violation("S24", _task_id(operation), message, halves(operation))
         for operation in history.operations.values()
-        if (message := _wrong_answer(answers, operation) or _unexplained(history, operation))
+        if (
+            message := _wrong_answer(answers, operation)
+            or _wrong_validity(operation)
+            or _unexplained(history, operation)
+        )
     ]
     found += _retries(history)
     found += _creations(history)
@@ -58,9 +67,6 @@ def _wrong_answer(answers: Answers, operation: Operation) -> str:
     status, problem = value.get("status", 0), value.get("problem")
     if status >= 500 and problem not in _SAYS_WHAT_BECAME:
         return f"a {op} was answered {status} {problem or 'without a problem type'}"
-    elsewhere = problem == _KEY_REUSED or (status == 404 and op in {"cancel", "retry"})
-    if 400 <= status < 500 and operation.type != "ok" and not elsewhere:
-        return f"a valid {op} was refused with {status} {problem}"
     log = answers.log(str(value.get("task_id")))
     if operation.type != "ok" or op not in {"cancel", "retry"} or log is None:
         return ""
@@ -71,6 +77,26 @@ def _wrong_answer(answers: Answers, operation: Operation) -> str:
     if op == "cancel" and not any(_cancelled(log, k, str(answer)) for k in window):
         return f"a cancel was answered {answer}, but was not done"
     return ""
+
+
+def _wrong_validity(operation: Operation) -> str:
+    """Return what is wrong with the answer of an operation that takes a request for (in)valid."""
+    op, value = operation.invoke.op, operation.value
+    fields = invalid_fields(operation.invoke.value) if op == "submit" else frozenset[str]()
+    status, problem = value.get("status", 0), value.get("problem")
+    what = f"a submit with an invalid {', '.join(sorted(fields))}"
+    if operation.type == "ok":
+        return f"{what} was accepted" if fields else ""
+    if not 400 <= status < 500:
+        return ""
+    if not fields:
+        elsewhere = problem == _KEY_REUSED or (status == 404 and op in {"cancel", "retry"})
+        return "" if elsewhere else f"a valid {op} was refused with {status} {problem}"
+    if (status, problem) != (422, _INVALID):
+        return f"{what} was refused with {status} {problem}"
+    said = value.get("pointers", ())
+    right = {*said} == {f"/{name}" for name in fields}
+    return "" if right else f"{what} was refused because of {', '.join(map(str, said))}"
 
 
 def _unexplained(history: History, operation: Operation) -> str:
@@ -190,6 +216,6 @@ def _wrong_mismatch(task: TaskRow, refused: Operation, submits: tuple[Operation,
     if named != task.task_id:
         return f"refused because of task {named}, which does not have its key"
     stored = [s for s in submits if s.type != "fail"]
-    if all(submit.invoke.value == refused.invoke.value for submit in stored):
+    if all(same(asked(submit), asked(refused)) for submit in stored):
         return "refused because of a different request, but none differs"
     return ""

@@ -19,6 +19,7 @@ _PLANNED: Mapping[str | None, Ending | None] = {
     "swallow": Ending.SUCCEEDED,
     "fail": Ending.FAILED,
     "fail_late": Ending.FAILED,
+    "unstorable": Ending.FAILED,
     "retry": Ending.FAILED,
     "discard": Ending.DISCARDED,
     "hang": None,
@@ -28,12 +29,17 @@ _PLANNED: Mapping[str | None, Ending | None] = {
 _RAISED = {
     "fail": "PlannedFailure",
     "fail_late": "PlannedFailure",
+    "unstorable": "Unstorable",
     "retry": "Retry",
     "discard": "Discard",
 }
 # The steps that go on to the effect, and through both halves.
 _REACHES_EFFECT = frozenset(
-    {"fail_late", *(step for step, end in _PLANNED.items() if end is Ending.SUCCEEDED)}
+    {
+        "fail_late",
+        "unstorable",
+        *(step for step, end in _PLANNED.items() if end is Ending.SUCCEEDED),
+    }
 )
 # The exceptions of a transaction whose connection broke, or which found none: those of
 # ``ctx.transaction()``, and those of SQLAlchemy for the handler's own statement. No other one is
@@ -45,6 +51,8 @@ _DATABASE_TROUBLE = frozenset(
     }
 )
 _TESTIMONY = " seen "
+# What the product says of a result, where the handler itself raised nothing.
+_UNSTORABLE = "the result "
 # What the clocks of a process and of the database may differ by within an attempt.
 _EARLY_SECONDS = 0.05
 
@@ -107,7 +115,8 @@ def _as_told(ended: Ended, told: str | None, limits: Limits) -> str | None:
     if ended.end is not _PLANNED[told]:
         return f"it was told to {told or 'succeed'}"
     raised = _RAISED.get(told or "", "")
-    if ended.error != raised or (raised and _TESTIMONY not in ended.message):
+    said = _UNSTORABLE if told == "unstorable" else _TESTIMONY
+    if ended.error != raised or (raised and said not in ended.message):
         return f"it was told to {told or 'succeed'}, but raised {ended.error}: {ended.message}"
     # The other steps that raise do so after the first half.
     least = limits.handler_seconds * (1.0 if told in _REACHES_EFFECT else 0.5) - _EARLY_SECONDS

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Self
 
 from chaos.checker.model import json_value
@@ -51,6 +53,50 @@ class Asked:
         if key is not None:
             sent["idempotency_key"] = key
         return cls(**sent)
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
+_QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def invalid_fields(body: Mapping[str, Any]) -> frozenset[str]:
+    """Return the fields of a body that the OpenAPI document does not allow, except unknown ones."""
+    return frozenset(
+        name
+        for name, allows in _ALLOWS.items()
+        if (name == "name" or body.get(name) is not None) and not allows(body.get(name))
+    )
+
+
+def _is_instant(value: Any) -> bool:
+    try:
+        instant(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _text(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+_ALLOWS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "name": _text(_NAME),
+        "payload": lambda value: isinstance(value, dict),
+        "run_at": _is_instant,
+        "queue": _text(_QUEUE),
+        "priority": _whole(0, 9),
+        "max_attempts": _whole(1, 1000),
+        "timeout_seconds": lambda value: type(value) in {int, float} and 0 < value <= 604800,
+        "idempotency_key": _text(_KEY),
+    }
+)
 
 
 def same(one: Asked, other: Asked) -> bool:

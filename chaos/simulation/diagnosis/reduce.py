@@ -130,7 +130,7 @@ def fewer_operations(scenario: Scenario, tried: VariantResult, law: str) -> Iter
     """Keep only submits; else leave out one kind of operation."""
     load = scenario.document["workload"]
     left = [kind for kind in _OPERATIONS if kind not in load["without"]]
-    only: _Document = dict.fromkeys(("repeats", "mismatches", "cancels", "reads"), 0.0)
+    only: _Document = dict.fromkeys(("repeats", "mismatches", "cancels", "reads", "invalid"), 0.0)
     if any(load[name] for name in only):  # changes the draws, so less likely to fail
         change = {"workload": load | only | {"without": []}}
         yield from _offer("only submits", scenario, change)
@@ -146,7 +146,7 @@ def simpler_load(scenario: Scenario, tried: VariantResult, law: str) -> Iterator
     only = {"ledger": 1.0, "sql": 0.0, "external": 0.0}
     same = {"requests": False, "queues": ["default"], "ends": 0.0, "hangs": 0}
     changes: dict[str, _Document] = {
-        "no batches": {"batch": 1},
+        "no batches": {"batch": 1, "invalid": 0.0},
         "no unusual ends": {"differences": load["differences"] | {"ends": 0.0, "hangs": 0}},
         "no differences": {"differences": same},
         "no failing attempts": {"flaky": load["flaky"] | {"share": 0.0}},

@@ -117,6 +117,12 @@ def test_delays_double() -> None:
     assert Backoff(jitter=1).delay_seconds(1, 0.25) == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("failures", [1, 2, 343, 10_000])
+def test_no_delay_never_becomes_one(failures: int) -> None:
+    """The power overflows after 343 failures."""
+    assert Backoff(base_seconds=0.0, factor=8.0, jitter=0.0).delay_seconds(failures, 0.5) == 0.0
+
+
 @pytest.mark.parametrize("wrong", [{"base_seconds": -1}, {"factor": 0.5}, {"jitter": 2}])
 def test_invalid_backoff_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="jitter"):

@@ -181,7 +181,7 @@ class Backoff:
         try:
             full = min(self.max_seconds, self.base_seconds * self.factor ** (failures - 1))
         except OverflowError:
-            full = self.max_seconds
+            full = self.max_seconds if self.base_seconds else 0.0
         return full * (1 - self.jitter * uniform)
 
 

@@ -191,8 +191,8 @@ _UNSTORABLE = (
         name="unstorable_as_null",
         guard="a result that cannot be stored fails its attempt",
         what="it is stored as null, and the task succeeds",
-        scenario="calm",
-        killers=("S20",),
+        scenario="workers_killed",
+        killers=("S19", "S20"),
         edits=(
             Edit(
                 _ATTEMPT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from bad_histories import BadHistories, Change, Maker, done, refused
@@ -12,7 +12,6 @@ from life import Life, instant
 from specimen import Specimen
 
 from chaos.checker.invariants.registry import INVARIANTS
-from chaos.checker.verdict import judge
 from chaos.history.history import History
 from chaos.history.records import Op, PhaseStart, Record
 from holdfast.model.lifecycle import Reason
@@ -277,53 +276,6 @@ def _(run: Specimen) -> History:
 def _(run: Specimen) -> History:
     answer(run, "retry", done(run), "fail", {"status": 405, "problem": "method-not-allowed"})
     return run.history()
-
-
-def invalid(run: Specimen, kind: Literal["ok", "fail"], **said: Any) -> History:
-    """Return a run in which a submit with an invalid priority got this answer."""
-    life = done(run)
-    asked = life.asked | {"key": "b", "priority": 10}
-    run.complete(run.op("submit", asked), kind, said)
-    return run.history()
-
-
-REFUSED: Value = {"status": 422, "problem": "invalid-request", "pointers": ["/priority"]}
-
-
-def test_refusal_of_an_invalid_submit_is_right() -> None:
-    history = invalid(Specimen(), "fail", **REFUSED)
-    assert INVARIANTS["S24"](history) == []
-    assert judge(history).verdict == "true"
-
-
-@bad("S24", "a submit with an invalid priority was refused with 400 malformed-json")
-def _(run: Specimen) -> History:
-    return invalid(run, "fail", **REFUSED | {"status": 400, "problem": "malformed-json"})
-
-
-@bad("S24", "a submit with an invalid priority was refused because of /tasks/0/priority")
-def _(run: Specimen) -> History:
-    return invalid(run, "fail", **REFUSED | {"pointers": ["/tasks/0/priority"]})
-
-
-@bad("S24", "a submit with an invalid priority was refused because of ")
-def _(run: Specimen) -> History:
-    return invalid(run, "fail", **REFUSED | {"pointers": []})
-
-
-@bad("S24", "a valid submit was refused with 422 invalid-request")
-def _(run: Specimen) -> History:
-    life = done(run)
-    run.complete(run.op("submit", life.asked | {"key": "b"}), "fail", REFUSED)
-    return run.history()
-
-
-def test_invalid_submit_that_is_accepted_is_a_violation() -> None:
-    run = Specimen()
-    body = done(run).body()
-    history = invalid(run, "ok", status=201, task_id=body["id"], task=body)
-    found = [violation.message for violation in INVARIANTS["S24"](history)]
-    assert "a submit with an invalid priority was accepted" in found
 
 
 @bad("S24", "a submit was answered 503 overloaded, and no fault explains it")

@@ -10,6 +10,7 @@ from chaos.cli.mutants import run_mutants
 from chaos.cli.run import run_scenarios
 from chaos.cli.store import check_history, list_scenarios, rebuild_report
 from chaos.cli.sweep import sweep_messages
+from chaos.cli.torture import torture_stack
 from chaos.cli.trace import show_trace
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command("trace")(show_trace)
 app.command("check")(check_history)
 app.command("mutants")(run_mutants)
 app.command("sweep")(sweep_messages)
+app.command("torture")(torture_stack)
 app.command("report")(rebuild_report)
 app.command("list")(list_scenarios)
 

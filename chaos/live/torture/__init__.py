@@ -1,0 +1,1 @@
+"""``python -m chaos torture``: signals to every process of a `holdfast up`, under load."""

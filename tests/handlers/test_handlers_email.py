@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.parser import BytesParser
-from email.policy import default
+from email.policy import compat32, default
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.messages: list[tuple[list[str], EmailMessage]] = []
+        self.contents: list[bytes] = []
         self.refused: dict[str, str] = {}
         self.data_reply = "250 taken"
 
@@ -47,6 +49,7 @@ class Mailbox:
         if not self.data_reply.startswith("250"):
             return self.data_reply
         assert isinstance(envelope.content, bytes)
+        self.contents.append(envelope.content)
         message = BytesParser(policy=default).parsebytes(envelope.content)
         assert isinstance(message, EmailMessage)
         self.messages.append((list(envelope.rcpt_tos), message))
@@ -68,6 +71,7 @@ def server() -> Iterator[tuple[int, Mailbox]]:
 def mailbox(server: tuple[int, Mailbox]) -> Mailbox:
     made = server[1]
     made.messages.clear()
+    made.contents.clear()
     made.refused.clear()
     made.data_reply = "250 taken"
     return made
@@ -128,6 +132,40 @@ async def test_subject_body_and_many_recipients(mailbox: Mailbox, settings: Sett
     assert recipients == ["a@example.com", "b@example.com"]
     assert message["Subject"] == payload["subject"]
     assert message.get_content().replace("\r\n", "\n") == payload["body"]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "=?utf-8?q?hi=0aReply-To:_evil@example.net=0a=0a<h1>phish</h1>?=",
+        "=?utf-8?q?hi=0d=0aBcc:_evil@example.net?=",
+        "=?utf-8?b?DQpCY2M6IGV2aWxAeC5jb20=?=",
+        "=?utf-8?q?a=0d?= =?utf-8?q?=0aBcc:_evil@example.net?=",
+        "=?utf-8*en?Q?a=E2=80=A8Bcc:_evil@example.net?=",
+        "Re: =?utf-8?q?half",
+        "plain",
+        "long " * 150,
+        "\u20ac" * 300,
+        "x" * 998,
+    ],
+)
+async def test_subject_is_sent_literally_and_adds_no_line_to_the_message(
+    mailbox: Mailbox, settings: Settings, subject: str
+) -> None:
+    """Judged by the bytes received, with a parser that decodes nothing."""
+    payload = {"to": "user@example.com", "subject": subject, "body": "real body\n"}
+    await SendEmail(settings).run(context(), payload)
+    [content] = mailbox.contents
+    head, _, body = content.partition(b"\r\n\r\n")
+    assert body == b"real body\r\n"
+    names = [line.partition(b":")[0] for line in head.split(b"\r\n") if not line[:1].isspace()]
+    assert names == [
+        *(b"From", b"To", b"Subject", b"Date", b"Message-ID"),
+        *(b"Content-Type", b"Content-Transfer-Encoding", b"MIME-Version"),
+    ]
+    assert max(map(len, content.split(b"\r\n"))) <= 78
+    received = BytesParser(policy=compat32).parsebytes(content)["Subject"]
+    assert str(make_header(decode_header(received))) == subject
 
 
 async def test_message_id_is_the_same_in_every_attempt(
@@ -232,6 +270,11 @@ async def test_missing_starttls_is_an_error(mailbox: Mailbox, settings: Settings
         ({"to": []}, "to"),
         ({"to": "a@b.example\r\nBcc: c@d.example"}, "must be a bare address"),
         ({"to": "a@b.example", "subject": "x\nBcc: c@d.example"}, "subject: .*one line"),
+        ({"to": "a@b.example", "subject": "x\u2028Bcc: c@d.example"}, "subject: .*one line"),
+        ({"to": "a@b.example", "subject": "x\x85Bcc: c@d.example"}, "subject: .*one line"),
+        ({"to": "a\x01@b.example"}, "must be a bare address"),
+        ({"to": "=?utf-8?q?a=0aBcc:_c?=@b.example"}, "must be a bare address"),
+        ({"to": ["a@b.example", "a@=?utf-8?b?DQpCY2M6IGM=?="]}, "must be a bare address"),
         ({"to": "a@b.example", "sender": "me@x.example"}, "sender: Extra inputs"),
     ],
 )

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
+import unicodedata
+from email.header import Header
+from email.headerregistry import BaseHeader, HeaderRegistry
 from email.message import EmailMessage
+from email.policy import EmailPolicy, Policy
 from email.utils import format_datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import aiosmtplib
 from opentelemetry.util.types import AttributeValue
@@ -22,17 +26,20 @@ from holdfast.handlers.errors import Discard, Retry
 from holdfast.settings import Settings
 
 _ADDRESS = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
+_ENCODED_WORD = "=?"  # begins an encoded word (RFC 2047), which parsers of headers decode
+_LINE_BREAKS = frozenset({"Cc", "Zl", "Zp"})  # categories: controls, U+2028, U+2029
+_UNFOLDED_MAX = 66  # with "Subject: " a line of at most 78 characters
 _TIMEOUT_SECONDS_MAX = 60.0
 
 
 def _address(text: str) -> str:
-    if not _ADDRESS.fullmatch(text):
+    if not _ADDRESS.fullmatch(text) or not text.isprintable() or _ENCODED_WORD in text:
         raise ValueError("must be a bare address such as user@example.com")
     return text
 
 
 def _one_line(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if any(unicodedata.category(character) in _LINE_BREAKS for character in text):
         raise ValueError("must be one line of text")
     return text
 
@@ -53,6 +60,37 @@ class EmailPayload(Payload):
     def recipients(self) -> list[str]:
         """``to`` as a list without duplicates."""
         return [self.to] if isinstance(self.to, str) else list(dict.fromkeys(self.to))
+
+
+class LiteralSubject:
+    """A subject that receivers show exactly as given (a mixin for ``HeaderRegistry``).
+
+    The standard class would decode an encoded word in the text, and CPython before 3.12.5 writes
+    decoded line breaks to the wire: the subject could then add headers and a body.
+    """
+
+    max_count = 1
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        """Keep the text as it is."""
+        kwds.update(decoded=value, parse_tree=None)
+
+    def fold(self, *, policy: Policy) -> str:
+        """Return the lines of the header, in encoded words unless the text is short ASCII."""
+        text = str(self)
+        if not text.isascii() or _ENCODED_WORD in text or len(text) > _UNFOLDED_MAX:
+            text = Header(text, "utf-8", header_name="Subject").encode(linesep=policy.linesep)
+        return f"Subject: {text}{policy.linesep}"
+
+
+def _headers() -> HeaderRegistry:
+    registry = HeaderRegistry()
+    registry.map_to_type("subject", cast("type[BaseHeader]", LiteralSubject))
+    return registry
+
+
+_POLICY = EmailPolicy(header_factory=_headers())
 
 
 class SendEmail:
@@ -82,6 +120,8 @@ class SendEmail:
             raise _exception(error.code, error.message) from error
         except aiosmtplib.SMTPNotSupported as error:
             raise Discard(f"the mail server cannot send this message: {error}") from error
+        except ValueError as error:  # of the libraries: an address that they refuse
+            raise Discard(f"invalid payload for send_email: {error}") from error
         except (aiosmtplib.SMTPException, OSError) as error:
             where = f"{self._settings.smtp_host}:{self._settings.smtp_port}"
             raise Retry(reason=f"the mail server {where} is unavailable: {error}") from error
@@ -110,7 +150,7 @@ class SendEmail:
 
 
 def _compose(ctx: Context, email: EmailPayload, sender: str) -> EmailMessage:
-    message = EmailMessage()
+    message = EmailMessage(_POLICY)
     message["From"] = sender
     message["To"] = ", ".join(email.recipients)
     message["Subject"] = email.subject

@@ -27,7 +27,10 @@ _METADATA = frozenset(
     for text in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
 )
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# Networks of IPv6 that translate to the IPv4 address in the last 32 bits: NAT64 and SIIT.
+_TRANSLATED = tuple(
+    ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")
+)
 _IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
@@ -57,7 +60,8 @@ class Rule:
             host = ""
             url = httpx.URL()
         extra = url.path not in {"", "/"} or url.query or url.fragment or url.userinfo
-        if not host or "*" in host or extra or not 0 < (url.port or 80) < 65536:
+        named = bool(host) and not host.startswith(".") and "*" not in host
+        if not named or extra or not 0 < (url.port or 80) < 65536:
             raise Misconfigured(
                 f"HOLDFAST_HTTP_ALLOWED_HOSTS has {entry!r}: write host, host:port or *.suffix, "
                 "without scheme and path"
@@ -114,7 +118,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         """Open a connection for the pool to the first reachable address of ``host``.
 
         Raises:
-            Refused: the name has an address that is never allowed.
+            Refused: the name is invalid, or has an address that is never allowed.
             httpcore.ConnectError, httpcore.ConnectTimeout: no address could be reached.
         """
         error: Exception = httpcore.ConnectError(f"{host} has no address")
@@ -164,6 +168,8 @@ async def _resolve(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise Refused(f"{host!r} is not the name of a host: {error}") from error
     except OSError as error:
         raise httpcore.ConnectError(f"{host!r} cannot be resolved: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -172,7 +178,7 @@ async def _resolve(host: str, port: int) -> list[str]:
 def _embedded_ipv4(address: Ip) -> ipaddress.IPv4Address | None:
     if not isinstance(address, ipaddress.IPv6Address):
         return None
-    if any(address in network for network in _NAT64):
+    if any(address in network for network in _TRANSLATED):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if address in _IPV4_COMPATIBLE and int(address) > 1:
         return ipaddress.IPv4Address(int(address))

@@ -7,7 +7,9 @@ deduplicate; ``Holdfast-Epoch`` grows with every attempt, so it can also fence o
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -29,7 +31,6 @@ REDIRECTS_MAX = 5
 BODY_BYTES_MAX = 64 * 1024
 RETRY_AFTER_SECONDS_MAX = 3600.0
 _CONNECTIONS_MAX = 100
-_IDLE_SECONDS_MAX = 30.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED = frozenset({408, 425, 429})
 _RETURNED_HEADERS = (
@@ -43,7 +44,23 @@ _RESERVED_HEADERS = frozenset(
         *("idempotency-key", "holdfast-epoch", "traceparent"),
     }
 )
-_CREDENTIALS = frozenset({"authorization", "cookie"})
+# A header with one of these words in its name holds a credential, such as X-Api-Key.
+_CREDENTIAL_WORDS = frozenset(
+    {
+        *("authorization", "auth", "cookie", "key", "apikey", "token", "secret", "password"),
+        *("credential", "credentials", "session", "signature"),
+    }
+)
+# What a server may name as charset. Python has more codecs; some of them fail, run code paths in
+# quadratic time or yield text that cannot be stored.
+_CHARSETS = frozenset(
+    {
+        *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "ascii", "koi8-r"),
+        *("iso8859-1", *(f"iso8859-{part}" for part in range(2, 17) if part != 12)),
+        *(f"cp{page}" for page in range(1250, 1259)),
+        *("gb2312", "gbk", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr"),
+    }
+)
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
 
@@ -53,8 +70,10 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is not a valid header name")
         if name.lower() in _RESERVED_HEADERS:
             raise ValueError(f"the header {name!r} is set by Holdfast: omit it")
-        if not value.isprintable() or not value.isascii():
-            raise ValueError(f"the value of {name!r} must be printable ASCII")
+        if not value.isprintable() or not value.isascii() or value != value.strip():
+            raise ValueError(
+                f"the value of {name!r} must be printable ASCII, without spaces at its ends"
+            )
     return headers
 
 
@@ -124,7 +143,7 @@ class Call:
         url = self.url.join(location)
         headers = dict(self.headers)
         if _origin(url) != _origin(self.url):
-            headers = {k: v for k, v in headers.items() if k.lower() not in _CREDENTIALS}
+            headers = {k: v for k, v in headers.items() if not _is_credential(k)}
         becomes_get = (status == 303 and self.method != "HEAD") or (
             status in {301, 302} and self.method == "POST"
         )
@@ -145,7 +164,11 @@ class Reply:
 
 
 class HttpRequest:
-    """The handler and its connection pool. Uses no proxy and no cookies."""
+    """The handler and its connection pool. Uses no proxy and no cookies.
+
+    A connection serves one request: on a reused one, a response that the server sent too many would
+    be taken for the answer to the next task.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._allowed = AllowedHosts(settings.http_allowed_hosts)
@@ -154,7 +177,7 @@ class HttpRequest:
         self._pool: httpcore.AsyncConnectionPool | None = None
 
     async def close(self) -> None:
-        """Close idle connections."""
+        """Close the pool."""
         if self._pool is not None:
             await self._pool.aclose()
 
@@ -170,6 +193,8 @@ class HttpRequest:
             raise Discard(str(error)) from error
         except TimeoutError as error:
             raise Retry(reason=f"no complete response within {limit_seconds:g} s") from error
+        except httpcore.LocalProtocolError as error:
+            raise Discard(f"invalid payload for http_request: {error}") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             kind = type(error).__name__
             raise Retry(reason=f"the request failed: {kind} {error}".strip()) from error
@@ -225,7 +250,7 @@ class HttpRequest:
             self._pool = httpcore.AsyncConnectionPool(
                 ssl_context=httpx.create_ssl_context(),
                 max_connections=_CONNECTIONS_MAX,
-                keepalive_expiry=_IDLE_SECONDS_MAX,
+                max_keepalive_connections=0,
                 network_backend=CheckedNetwork(),
             )
         return self._pool
@@ -240,6 +265,7 @@ def _first_call(ctx: Context, request: HttpPayload) -> Call:
         raise Discard("invalid payload for http_request: url: it must be absolute, with a host")
     content, content_type = request.content()
     headers = {"User-Agent": "holdfast", "Accept": "*/*", "Accept-Encoding": "identity"}
+    headers["Connection"] = "close"
     if content_type is not None:
         headers["Content-Type"] = content_type
     given = {name.lower() for name in request.headers}
@@ -266,12 +292,16 @@ def _result(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
 
 
 def _text(reply: Reply) -> str:
-    """Return the body as text for jsonb: undecodable bytes and NUL become U+FFFD."""
-    charset = httpx.Response(200, headers=reply.headers).charset_encoding or "utf-8"
+    """Return the body as text for jsonb: undecodable bytes and NUL become U+FFFD.
+
+    It never fails, since the request took effect. An unknown charset is read as UTF-8.
+    """
+    named = httpx.Response(200, headers=reply.headers).charset_encoding or "utf-8"
     try:
-        text = reply.body.decode(charset, errors="replace")
-    except LookupError:
-        text = reply.body.decode(errors="replace")
+        charset = codecs.lookup(named).name
+    except (LookupError, ValueError):
+        charset = "utf-8"
+    text = reply.body.decode(charset if charset in _CHARSETS else "utf-8", errors="replace")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -288,6 +318,11 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     except (TypeError, ValueError):
         return None
     return min(max(wait.total_seconds(), 0.0), RETRY_AFTER_SECONDS_MAX)
+
+
+def _is_credential(name: str) -> bool:
+    name = name.lower()
+    return name != "idempotency-key" and not _CREDENTIAL_WORDS.isdisjoint(re.split("[-_.]", name))
 
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:

@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from holdfast.errors import HoldfastError, Misconfigured
+from holdfast.runtime.file_limit import connections_within, raise_file_limit
 from holdfast.settings import Settings
 
 _GARBAGE_OBJECTS = 5_000
@@ -37,7 +38,7 @@ def api() -> None:
     with _extra("server"):
         from holdfast.api.server import run_api
 
-    _run(run_api(_settings()))
+    _run(run_api(_role_settings()))
 
 
 @app.command()
@@ -46,7 +47,7 @@ def scheduler() -> None:
     with _extra("server"):
         from holdfast.scheduler.role import run_scheduler
 
-    _run(run_scheduler(_settings()))
+    _run(run_scheduler(_role_settings()))
 
 
 @app.command()
@@ -66,7 +67,7 @@ def worker(
         # Exits here, since asyncio.run would wait for a handler that ignores its cancellation.
         leave(await run_worker(settings, modules or []))
 
-    _run(work(_settings()))
+    _run(work(_role_settings()))
 
 
 @app.command()
@@ -147,7 +148,7 @@ def mailcatcher() -> None:
     with _extra("embedded"):
         from holdfast.devstack.mailcatcher import catch_mail
 
-    _run(_exit_zero(catch_mail(_settings())))
+    _run(_exit_zero(catch_mail(_role_settings())))
 
 
 @app.command()
@@ -201,6 +202,13 @@ def _settings() -> Settings:
             complaint = problem["msg"].removeprefix("Value error, ")
             typer.echo(f"holdfast: {variable}{complaint}", err=True)
         raise typer.Exit(2) from error
+
+
+def _role_settings() -> Settings:
+    """Return the settings of a server, with as many connections as its open files allow."""
+    settings = _settings()
+    connections = connections_within(raise_file_limit(), settings.connections_max)
+    return settings.model_copy(update={"connections_max": connections})
 
 
 async def _exit_zero(work: Coroutine[Any, Any, None]) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from holdfast.model.task import DEFAULT_NAMESPACE
 from holdfast.telemetry.trace_context import TRACE_RATIO
 
+CONNECTIONS_MAX = 2000
 _PREFIX = "holdfast_"
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]*(@)|([?&]password=)[^&\s]*()")
 _KEY_NAME = r"[A-Za-z0-9._-]{1,64}"
 
 
@@ -132,14 +135,27 @@ class Settings(BaseModel):
     )
     api_without_keys: bool = Field(
         False,
-        description="Listen beyond loopback without keys. Only where the network restricts access, "
-        "such as a container whose port is published on loopback.",
+        description="Listen beyond loopback without keys: the API, and the health and metrics port "
+        "of a scheduler or worker, which checks none. Only where the network restricts access, "
+        "such as a container whose port is published on loopback, or not at all.",
+    )
+    api_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names under which clients reach an API without keys, a JSON list; localhost "
+        "and its own addresses need not be listed. A request for another Host is answered 421.",
     )
     health_host: str = Field(
         "127.0.0.1", description="Address of a scheduler's or worker's health and metrics port."
     )
     health_port: int = Field(
         0, ge=0, le=65535, description="That port; 0 picks a free one and logs it."
+    )
+
+    connections_max: int = Field(
+        CONNECTIONS_MAX,
+        gt=0,
+        description="Open HTTP connections of one process; further ones are answered 503. Less if "
+        "the limit of open files requires it.",
     )
 
     # Built-in handlers
@@ -229,7 +245,7 @@ class Settings(BaseModel):
             raise ValueError("the same secret stands twice: each belongs to one name")
         return keys
 
-    @field_validator("queues", "http_allowed_hosts", mode="before")
+    @field_validator("queues", "http_allowed_hosts", "api_hosts", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -274,6 +290,12 @@ class Settings(BaseModel):
                 f"at most HOLDFAST_WORKER_CONCURRENCY={self.worker_concurrency}"
             )
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show URLs without their passwords."""
+        for name, value in super().__repr_args__():
+            shown = _PASSWORD.sub(r"\1\3***\2", value) if isinstance(value, str) else value
+            yield name, shown
 
     @property
     def async_database_url(self) -> str:

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import uvicorn
 from tcp_server import accepting
 
 from holdfast.api.app import create_api
 from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
+from holdfast.runtime.health import start_server, stop_server
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
@@ -73,19 +73,10 @@ async def api(settings: Settings, store: Store) -> AsyncIterator[httpx.AsyncClie
 
 @pytest.fixture
 async def served(settings: Settings, store: Store) -> AsyncIterator[str]:
-    """The base URL of an API under uvicorn."""
-    config = uvicorn.Config(create_api(quiet(settings)), port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    # pytest handles signals.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    running = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not running.done(), running
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await running
+    """The base URL of an API behind its server."""
+    server, serving = await start_server(create_api(quiet(settings)), "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.port}"
+    await stop_server(server, serving)
 
 
 @dataclass

@@ -123,7 +123,7 @@ async def test_streamed_bytes_are_counted_without_content_length(
 async def endless_upload(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_max: int
 ) -> None:
-    head = "POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /tasks/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
     answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
     sent = 0
@@ -138,7 +138,7 @@ async def endless_upload(
     # The connection stays usable once the rest of the body is sent.
     length = int(re.findall(rb"content-length: (\d+)", (await answer).lower())[0])
     await reader.readexactly(length)
-    writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b" 200 " in await within(reader.readuntil(b"\r\n\r\n"), lambda: "the response")
 
 
@@ -148,7 +148,7 @@ async def test_body_announced_too_long_is_refused_without_reading_it(
     reader, writer = await asyncio.open_connection(*served.removeprefix("http://").split(":"))
     length = settings.body_bytes_max + 1
     writer.write(
-        f"POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST /tasks/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n".encode()
     )
     head = await within(reader.readuntil(b"\r\n\r\n"), lambda: "the response")

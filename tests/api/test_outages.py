@@ -205,7 +205,7 @@ async def test_disconnected_client_loses_nothing_and_affects_no_other(
 ) -> None:
     host, port = served.removeprefix("http://").split(":")
     body = b'{"name": "echo"}'
-    head = b"POST /tasks/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /tasks/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     complete = head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     for cut in (complete, complete[:-5]):
         for _ in range(5):

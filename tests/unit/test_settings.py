@@ -36,6 +36,20 @@ def test_secrets_are_read_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None
     assert "topsecret" not in repr(settings)
 
 
+def test_passwords_of_urls_are_not_shown() -> None:
+    settings = Settings(
+        database_url="postgresql://shop:top@se:cret@db:5432/holdfast?password=topsecret",
+        redis_url="redis://:topsecret@127.0.0.1:6379/0",
+        otlp_endpoint="http://me:topsecret@collector:4318",
+    )
+    for shown in (repr(settings), str(settings), f"{settings}"):
+        assert "postgresql://shop:***@db:5432/holdfast?password=***" in shown
+        assert "redis://:***@127.0.0.1:6379/0" in shown
+        assert "secret" not in shown
+        assert "se:cret" not in shown
+    assert settings.redis_url == "redis://:topsecret@127.0.0.1:6379/0"
+
+
 def test_arguments_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_API_PORT", "not a number")
     assert Settings(api_port=9).api_port == 9

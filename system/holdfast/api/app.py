@@ -17,12 +17,14 @@ from holdfast.api.body import route_class
 from holdfast.api.coalescer import Coalescer
 from holdfast.api.dependencies import Services
 from holdfast.api.readiness import Readiness
+from holdfast.api.request_headers import HeadAsGet, SingleHeaders
 from holdfast.api.validation import RequestValidator
 from holdfast.api.wakeup import Wakeup
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.tasks import TaskInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
 from holdfast.queue.hints import HintQueue
+from holdfast.runtime.host_guard import HostGuard
 from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
@@ -97,8 +99,12 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app, keys=bool(settings.api_keys))
+    # The middleware added last is the outermost.
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
-    # The middleware added last is the outermost.
+    else:
+        app.add_middleware(HostGuard, names=settings.api_hosts)
+    app.add_middleware(SingleHeaders)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(AccessLog, instrumentation=RequestInstrumentation(telemetry))
     return app

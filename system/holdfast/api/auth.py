@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Mapping
 
 from pydantic import SecretStr
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from holdfast.api import problems
 from holdfast.api.problems import Problem
 from holdfast.errors import Misconfigured
+from holdfast.runtime.host_guard import is_loopback
 from holdfast.settings import Settings
 
 # Probes carry no keys, and the API's documentation is public. /metrics requires a key: it reveals
@@ -34,7 +34,7 @@ def require_safe_bind(settings: Settings) -> None:
         Misconfigured: no keys, ``api_host`` is not a loopback address, and
             ``api_without_keys`` is not set.
     """
-    if settings.api_keys or settings.api_without_keys or _is_loopback(settings.api_host):
+    if settings.api_keys or settings.api_without_keys or is_loopback(settings.api_host):
         return
     raise Misconfigured(
         f"HOLDFAST_API_HOST={settings.api_host} is reachable from the network, but "
@@ -51,15 +51,6 @@ def require_nonempty_keys(settings: Settings) -> None:
     secrets = [secret for named in settings.api_keys.values() for secret in named]
     if not all(secret.get_secret_value().strip() for secret in secrets):
         raise Misconfigured("HOLDFAST_API_KEYS contains an empty key: remove it, or set a value")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class BearerAuth:

@@ -6,6 +6,7 @@ FastAPI's own ``max_body_size`` counts streamed bytes too, but answers in plain 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,6 +17,8 @@ from holdfast.api import problems
 from holdfast.api.problems import Problem
 from holdfast.model import payload
 from holdfast.settings import Settings
+
+_CHARSET = re.compile(r""";\s*charset\*?\s*=\s*["']?([^"';\s]*)""", re.IGNORECASE)
 
 
 class JsonRequest(Request):
@@ -74,9 +77,20 @@ class JsonRequest(Request):
         if kind != "application/json":
             found = f"not {kind[:100]}" if kind else "but is missing"
             raise Problem(problems.MEDIA, f"Content-Type must be application/json, {found}.")
+        self._check_encoding()
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._bytes_max:
             raise self._too_large()
+
+    def _check_encoding(self) -> None:
+        """Refuse to read the bytes as something else than the client says that they are."""
+        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in {"", "identity"}:
+            detail = f"Content-Encoding must be absent, not {coding[:100]}."
+            raise Problem(problems.MEDIA, detail, headers={"Accept-Encoding": "identity"})
+        for charset in _CHARSET.findall(self.headers["content-type"]):
+            if charset.lower() not in {"utf-8", "utf8"}:
+                raise Problem(problems.MEDIA, f"The charset must be utf-8, not {charset[:100]}.")
 
     def _too_large(self) -> Problem:
         # No "Connection: close": the kernel would reset a connection with unread data, and the

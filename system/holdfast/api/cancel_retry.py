@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 
 from holdfast.api import problems, responses
-from holdfast.api.dependencies import RequestDep, Services, ServicesDep
+from holdfast.api.dependencies import NoKey, RequestDep, Services, ServicesDep
 from holdfast.api.models import Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Problem
@@ -54,7 +54,9 @@ async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) 
     return await _respond(services, task_id, 202 if answer.state is State.RUNNING else 200)
 
 
-async def retry_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:
+async def retry_task(
+    task_id: UUID, services: ServicesDep, traced: RequestDep, _: NoKey
+) -> Response:
     """Schedule a FAILED task for at least one more attempt, due now."""
     began = time.time_ns()
     try:

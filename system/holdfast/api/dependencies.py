@@ -8,8 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Header
 from fastapi import Request as HttpRequest
 
+from holdfast.api import problems
 from holdfast.api.auth import NAME_KEY
 from holdfast.api.coalescer import Coalescer
+from holdfast.api.problems import Fault, Problem
 from holdfast.api.readiness import Readiness
 from holdfast.api.validation import RequestValidator
 from holdfast.api.wakeup import Wakeup
@@ -19,6 +21,7 @@ from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.task import DEFAULT_NAMESPACE
 from holdfast.store.store import Store
 
+KEY_HEADER = "Idempotency-Key"
 SCOPE_KEY = "holdfast.request"  # where the access middleware stores the request's telemetry
 
 
@@ -57,6 +60,15 @@ async def _key_namespace(request: HttpRequest) -> str:
     return name
 
 
+async def _refuse_key(request: HttpRequest) -> None:
+    """Refuse an Idempotency-Key where it has no effect: the client counts on it."""
+    if KEY_HEADER in request.headers:
+        detail = "is supported by POST /tasks/ only; a batch has an idempotency_key in each item"
+        fault = Fault(detail=detail, header=KEY_HEADER)
+        raise Problem(problems.INVALID, f"{KEY_HEADER} {detail}.", faults=[fault])
+
+
+NoKey = Annotated[None, Depends(_refuse_key)]
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestDep = Annotated[RequestTrace, Depends(_request)]
 NamespaceDep = Annotated[str, Depends(_key_namespace)]

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from holdfast.api.problems import MEDIA_TYPE, PROBLEM_TYPES, ProblemBody, ProblemType
+from holdfast.api.problems import PROBLEM_TYPES, ProblemBody
+from holdfast.model.problem_type import PROBLEM_MEDIA_TYPE, ProblemType
 
 _REF = "#/components/schemas/{model}"
 
@@ -37,7 +38,7 @@ def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
         schema = {"$ref": _REF.format(model=ProblemBody.__name__)}
         responses[status] = {
             "description": "; ".join(kind.title for kind in same),
-            "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema, "examples": examples}},
         }
     return responses
 

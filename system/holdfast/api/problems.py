@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,23 +16,11 @@ from starlette.routing import Match
 from holdfast.api.coalescer import Overloaded
 from holdfast.errors import Misconfigured, OutcomeUnknown, Unavailable
 from holdfast.model.payload import escape
+from holdfast.model.problem_type import PROBLEM_MEDIA_TYPE, ProblemType
+from holdfast.runtime.refusals import REFUSALS
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 _ERRORS_MAX = 50
-
-
-@dataclass(frozen=True, slots=True)
-class ProblemType:
-    """A kind of problem; ``slug`` is the last part of its type URI."""
-
-    slug: str
-    status: int
-    title: str
-
-    @property
-    def uri(self) -> str:
-        return f"urn:holdfast:problem:{self.slug}"
 
 
 MALFORMED = ProblemType("malformed-json", 400, "Malformed JSON")
@@ -60,6 +47,7 @@ PROBLEM_TYPES = (
     *(MALFORMED, INVALID_CURSOR, UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, CONFLICT, TOO_LARGE),
     *(MEDIA, INVALID, UNSTORABLE, UNKNOWN_NAME, KEY_REUSED, INTERNAL, UNAVAILABLE, OVERLOADED),
     *(OUTCOME_UNKNOWN, UNREADABLE, NOT_READY, MISCONFIGURED),
+    *REFUSALS,
 )
 
 
@@ -107,12 +95,7 @@ class Problem(HTTPException):
 
     def body(self, instance: str | None = None) -> dict[str, Any]:
         """Return the members of the problem that have a value."""
-        body: dict[str, Any] = {
-            "type": self.kind.uri,
-            "title": self.kind.title,
-            "status": self.kind.status,
-            "detail": self.detail,
-        }
+        body: dict[str, Any] = self.kind.body(self.detail)
         if instance is not None:
             body["instance"] = instance
         if self.faults:
@@ -125,7 +108,7 @@ class Problem(HTTPException):
         if self.kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
             headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
         content = orjson.dumps(self.body(instance))
-        return Response(content, self.kind.status, headers, MEDIA_TYPE)
+        return Response(content, self.kind.status, headers, PROBLEM_MEDIA_TYPE)
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Problem:

@@ -21,7 +21,13 @@ async def run_api(settings: Settings) -> int:
     log = create_logger(
         level=settings.log_level, style=settings.log_format, role="api", label=settings.label
     )
-    server, task = await start_server(create_api(settings), settings.api_host, settings.api_port)
+    server, task = await start_server(
+        create_api(settings),
+        settings.api_host,
+        settings.api_port,
+        connections_max=settings.connections_max,
+        log=log,
+    )
     log.info(
         "API started",
         event_name=EventName.API_STARTED,

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from holdfast.api import problems, responses
 from holdfast.api.coalescer import Outcome
-from holdfast.api.dependencies import NamespaceDep, RequestDep, Services, ServicesDep
+from holdfast.api.dependencies import (
+    KEY_HEADER,
+    NamespaceDep,
+    NoKey,
+    RequestDep,
+    Services,
+    ServicesDep,
+)
 from holdfast.api.models import BatchRequest, BatchResults, Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Fault, Problem
@@ -21,12 +28,10 @@ from holdfast.model.ids import new_id, new_ids
 from holdfast.model.request import KEY_PATTERN, TaskRequest
 from holdfast.model.task import NewTask, Submitted
 
-_KEY_HEADER = "Idempotency-Key"
-
 Key = Annotated[
     str | None,
     Header(
-        alias=_KEY_HEADER,
+        alias=KEY_HEADER,
         pattern=KEY_PATTERN,
         description="1 to 255 visible ASCII characters. A repeated request returns the task of "
         "the first one (200); a different request under the same key is refused (422). Clients "
@@ -59,6 +64,8 @@ def routes(router: APIRouter) -> None:
     router.post("/tasks/", **single)(submit_task)
     router.post("/tasks", include_in_schema=False, **single)(submit_task)
     router.post("/tasks/batch", **batch)(submit_batch)
+    others = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    router.api_route("/tasks/batch", methods=others, include_in_schema=False)(batch_not_allowed)
     router.post("/tasks/batch/", include_in_schema=False, **batch)(submit_batch)
 
 
@@ -88,8 +95,19 @@ async def submit_task(
     )
 
 
+async def batch_not_allowed() -> Response:
+    """Answer 405: otherwise "batch" would be read as the id of a task."""
+    allowed = "POST"
+    detail = f"Only {allowed} is allowed at /tasks/batch."
+    raise Problem(problems.NOT_ALLOWED, detail, headers={"Allow": allowed})
+
+
 async def submit_batch(
-    request: BatchRequest, services: ServicesDep, traced: RequestDep, namespace: NamespaceDep
+    request: BatchRequest,
+    services: ServicesDep,
+    traced: RequestDep,
+    namespace: NamespaceDep,
+    _: NoKey,
 ) -> Response:
     """Store up to 1,000 tasks. Each one has its own result, in the same order."""
     accepted: dict[int, NewTask] = {}
@@ -131,7 +149,7 @@ def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
     if key is None or key == request.idempotency_key:
         return request
     if request.idempotency_key is not None:
-        detail = f"differs from the header {_KEY_HEADER}"
+        detail = f"differs from the header {KEY_HEADER}"
         fault = Fault(detail=detail, pointer="/idempotency_key")
         raise Problem(problems.INVALID, f"idempotency_key {detail}.", faults=[fault])
     return request.model_copy(update={"idempotency_key": key})

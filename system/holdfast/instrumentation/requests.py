@@ -12,11 +12,13 @@ from starlette.types import Scope
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.telemetry import traceparent
 from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.log_limit import LogLimit
 from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import Tracing
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADER = b"traceparent"
+_REFUSED_LINES, _REFUSED_SECONDS = 100, 10.0
 
 
 class RequestTrace:
@@ -73,6 +75,8 @@ class RequestInstrumentation:
         self._log = telemetry.log
         self._metrics = telemetry.metrics
         self._tracing = telemetry.tracing
+        # Of refused requests, which need no key: anybody could fill the log with them.
+        self._refused = LogLimit(_REFUSED_LINES, _REFUSED_SECONDS)
 
     def began(self, scope: Scope) -> RequestTrace:
         """Start the trace context of a request."""
@@ -93,15 +97,6 @@ class RequestInstrumentation:
         traced = not probe and request.recorded
         exemplar = {"trace_id": f"{request.context.trace_id:032x}"} if traced else None
         self._metrics.request_seconds.labels(*labels).observe(seconds, exemplar)
-        level = self._log.debug if probe and status < 400 else self._log.info
-        level(
-            "Request served",
-            event_name=EventName.REQUEST_SERVED,
-            method=method,
-            route=path,
-            status=status,
-            seconds=round(seconds, 6),
-        )
         if traced:
             self._tracing.record(
                 FinishedSpan(
@@ -115,6 +110,19 @@ class RequestInstrumentation:
                     error=str(status) if status >= 500 else None,
                 )
             )
+        dropped = self._refused.admit() if 400 <= status < 500 else 0
+        if dropped is None:
+            return
+        level = self._log.debug if probe and status < 400 else self._log.info
+        level(
+            "Request served",
+            event_name=EventName.REQUEST_SERVED,
+            method=method,
+            route=path,
+            status=status,
+            seconds=round(seconds, 6),
+            **({"dropped": dropped} if dropped else {}),
+        )
 
     def crashed(self, path: str, error: Exception, where: list[str]) -> None:
         """Log an unexpected exception by type and location; its message may contain payloads."""

@@ -21,6 +21,10 @@ _RFC3339 = re.compile(
 )
 
 
+_EARLIEST = datetime.min.replace(microsecond=1, tzinfo=UTC)
+_LATEST = datetime.max.replace(microsecond=999_998, tzinfo=UTC)
+
+
 def _read_instant(value: object) -> object:
     """Parse text as datetime. Refuse numbers: seconds and milliseconds look alike."""
     if isinstance(value, datetime):
@@ -31,11 +35,14 @@ def _read_instant(value: object) -> object:
 
 
 def _to_utc(value: datetime) -> datetime:
-    """Convert to UTC; a value without an offset is read as UTC."""
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
+    """Convert to UTC; a value without an offset is read as UTC.
+
+    asyncpg stores the first and the last datetime as -infinity and infinity, which no client could
+    read as a time: each becomes the microsecond beside it.
+    """
     try:
-        return value.astimezone(UTC)
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return min(max(value, _EARLIEST), _LATEST)
     except OverflowError:
         raise ValueError("is before the year 1 or after the year 9999 in UTC") from None
 

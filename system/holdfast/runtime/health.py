@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,11 +13,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from holdfast.errors import Misconfigured
+from holdfast.runtime.bounded_http import BoundedProtocol
+from holdfast.runtime.host_guard import is_loopback
+from holdfast.runtime.refusals import RefusalLog
+from holdfast.settings import CONNECTIONS_MAX, Settings
+from holdfast.telemetry.logs import Logger, create_logger
 from holdfast.telemetry.metrics import Metrics
 
 # Longer than clients keep an idle connection (httpx: 5 s, load balancers: 60 s): a request sent
 # while the server closes the connection would be lost.
 _KEEP_ALIVE_SECONDS = 75
+# Answers hold payloads: no cache keeps them, and no browser guesses another type for them.
+_HEADERS = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
 
 
 class UvicornServer(uvicorn.Server):
@@ -59,10 +68,32 @@ def create_health(stalled: Callable[[], dict[str, str]], metrics: Metrics) -> St
     )
 
 
+def require_safe_health(settings: Settings) -> None:
+    """Refuse to serve /metrics, which needs no key, to the network.
+
+    Raises:
+        Misconfigured: ``health_host`` is not a loopback address, and ``api_without_keys`` is not
+            set.
+    """
+    if not is_loopback(settings.health_host) and not settings.api_without_keys:
+        raise Misconfigured(
+            f"HOLDFAST_HEALTH_HOST={settings.health_host} is reachable from the network, and its "
+            "/metrics needs no key: listen on 127.0.0.1, or set HOLDFAST_API_WITHOUT_KEYS=true "
+            "where the network restricts access"
+        )
+
+
 async def start_server(
-    app: object, host: str, port: int
+    app: object,
+    host: str,
+    port: int,
+    *,
+    connections_max: int = CONNECTIONS_MAX,
+    log: Logger | None = None,
 ) -> tuple[UvicornServer, asyncio.Task[None]]:
     """Serve ``app`` in a new task; return when the port is bound.
+
+    ``log`` gets refused requests.
 
     Raises:
         OSError: the address cannot be bound.
@@ -71,6 +102,14 @@ async def start_server(
         app,  # type: ignore[arg-type]
         host=host,
         port=port,
+        http=partial(  # type: ignore[arg-type]
+            BoundedProtocol,
+            connections_max=connections_max,
+            refusal_log=RefusalLog(log or create_logger()),
+        ),
+        ws="none",
+        headers=_HEADERS,
+        server_header=False,
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.instrumentation.telemetry import open_telemetry
-from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
 from holdfast.runtime.signals import on_stop_signal
 from holdfast.scheduler.scheduler import Scheduler
 from holdfast.settings import Settings
@@ -13,11 +13,18 @@ from holdfast.telemetry.event_names import EventName
 
 async def run_scheduler(settings: Settings) -> int:
     """Run a scheduler until a stop signal; return the exit code."""
+    require_safe_health(settings)
     await revision.check(settings)
     async with open_telemetry(settings, "scheduler") as telemetry:
         scheduler = Scheduler(settings, telemetry)
         health = create_health(scheduler.loops.stalled, telemetry.metrics)
-        server, task = await start_server(health, settings.health_host, settings.health_port)
+        server, task = await start_server(
+            health,
+            settings.health_host,
+            settings.health_port,
+            connections_max=settings.connections_max,
+            log=telemetry.log,
+        )
         telemetry.log.info(
             "Health server started",
             event_name=EventName.HEALTH_STARTED,

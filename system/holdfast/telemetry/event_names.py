@@ -18,6 +18,7 @@ class EventName(StrEnum):
     API_STOPPED = "api_stopped"
     REQUEST_SERVED = "request_served"
     REQUEST_CRASHED = "request_crashed"
+    REQUEST_REFUSED = "request_refused"
 
     # Transitions committed by the API
     TASK_SUBMITTED = "task_submitted"
@@ -67,6 +68,7 @@ class EventName(StrEnum):
 
     # Every role
     HEALTH_STARTED = "health_started"
+    HTTP_SERVER_FAILED = "http_server_failed"
     LOOP_FAILED = "loop_failed"
     COLLECTOR_FAILED = "collector_failed"
     COLLECTOR_REFUSED = "collector_refused"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from holdfast.handlers.registry import Registry
 from holdfast.instrumentation.telemetry import open_telemetry
-from holdfast.runtime.health import create_health, start_server, stop_server
+from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
 from holdfast.runtime.signals import on_stop_signal
 from holdfast.settings import Settings
 from holdfast.store import revision
@@ -16,6 +16,7 @@ from holdfast.worker.worker import Worker
 
 async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
     """Run until a stop signal (0), or until this incarnation is marked dead (EXIT_DEAD)."""
+    require_safe_health(settings)
     registry = Registry()
     registry.load_builtin(settings)
     for app in apps:
@@ -24,7 +25,13 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
     async with open_telemetry(settings, "worker") as telemetry:
         worker = Worker(settings, registry, telemetry)
         health = create_health(worker.stalled, telemetry.metrics)
-        server, task = await start_server(health, settings.health_host, settings.health_port)
+        server, task = await start_server(
+            health,
+            settings.health_host,
+            settings.health_port,
+            connections_max=settings.connections_max,
+            log=telemetry.log,
+        )
         telemetry.log.info(
             "Health server started",
             event_name=EventName.HEALTH_STARTED,

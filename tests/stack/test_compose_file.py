@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -156,6 +157,25 @@ def test_settings_exist() -> None:
     used = {name for name in used if name.startswith("HOLDFAST_")}
     assert used <= known
     assert "HOLDFAST_DATABASE_URL" in used
+
+
+def test_roles_alone_reach_the_servers_and_may_open_many_files() -> None:
+    for name, service in SERVICES.items():
+        if service.get("profiles") == ["chaos"]:
+            continue
+        role = name in {"migrate", "api", "scheduler", "worker"}
+        server = name in {"postgres", "redis"}
+        networks = ["default", "servers"] if role else ["servers"] if server else ["default"]
+        assert service.get("networks", ["default"]) == networks, name
+        if role:
+            assert service["ulimits"]["nofile"] >= 65536
+
+
+def test_api_is_known_by_the_name_that_locust_uses() -> None:
+    command = SERVICES["locust"]["command"]
+    host = urlsplit(command[command.index("--host") + 1]).hostname
+    hosts = variables(SERVICES["api"])["HOLDFAST_API_HOSTS"]
+    assert hosts == f'${{HOLDFAST_API_HOSTS:-["{host}"]}}'
 
 
 def test_worker_concurrency_has_the_default_of_the_code() -> None:

@@ -175,6 +175,16 @@ UNPLANTED = (
         "the workload sends only valid requests; covered by tests/api",
     ),
     Unplanted(
+        "bounds on heads, on the time of a request and on connections",
+        "system/holdfast/runtime/bounded_http.py",
+        "the clients of a run send small requests at once; tests/unit/test_bounded_http.py",
+    ),
+    Unplanted(
+        "requests for another Host, or of another Origin, are refused without keys",
+        "system/holdfast/runtime/host_guard.py",
+        "the clients of a run are no web pages; tests/api/test_request_headers.py",
+    ),
+    Unplanted(
         "a failed read after an action does not undo the action",
         _ACTIONS,
         "5xx either way",

@@ -22,7 +22,7 @@ from holdfast.api.validation import RequestValidator
 from holdfast.api.wakeup import Wakeup
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.tasks import TaskInstrumentation
-from holdfast.instrumentation.telemetry import create_telemetry
+from holdfast.instrumentation.telemetry import Telemetry, create_telemetry
 from holdfast.queue.hints import HintQueue
 from holdfast.runtime.host_guard import HostGuard
 from holdfast.runtime.loop_lag import LoopLag
@@ -99,6 +99,11 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app, keys=bool(settings.api_keys))
+    _add_middleware(app, settings, telemetry)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, telemetry: Telemetry) -> None:
     # The middleware added last is the outermost.
     if settings.api_keys:
         app.add_middleware(BearerAuth, keys=settings.api_keys)
@@ -107,4 +112,3 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     app.add_middleware(SingleHeaders)
     app.add_middleware(HeadAsGet)
     app.add_middleware(AccessLog, instrumentation=RequestInstrumentation(telemetry))
-    return app

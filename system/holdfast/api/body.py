@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -62,7 +63,8 @@ class JsonRequest(Request):
             ) from error
         except json.JSONDecodeError as error:
             where = f"line {error.lineno} column {error.colno}"
-            raise Problem(problems.MALFORMED, f"{error.msg} at {where}.") from error
+            message = error.msg.removesuffix(" at")
+            raise Problem(problems.MALFORMED, f"{message} at {where}.") from error
         except RecursionError as error:
             detail = (
                 f"The body is nested too deeply: at most {payload.DEPTH_MAX} levels are allowed."
@@ -70,7 +72,8 @@ class JsonRequest(Request):
             raise Problem(problems.UNSTORABLE, detail) from error
         except ValueError as error:
             # The interpreter limits integers to 4,300 digits.
-            raise Problem(problems.UNSTORABLE, f"A number is too long: {error}") from error
+            detail = f"A number has more than {sys.get_int_max_str_digits()} digits."
+            raise Problem(problems.UNSTORABLE, detail) from error
 
     def _check_headers(self) -> None:
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()

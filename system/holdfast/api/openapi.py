@@ -18,6 +18,7 @@ Every SUCCEEDED task has exactly one effect in the ledger, regardless of crashes
 All times are UTC; a time without an offset is read as UTC.
 
 Every error is `application/problem+json` (RFC 9457).
+Of a member that a JSON object has twice, the last one counts.
 
 <details><summary>Values of <code>type</code></summary>
 

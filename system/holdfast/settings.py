@@ -255,6 +255,14 @@ class Settings(BaseModel):
             return decoded
         raise ValueError("must be a JSON list")
 
+    @field_validator("api_hosts")
+    @classmethod
+    def _are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
+                raise ValueError(f"{host!r} is no name of a host: omit scheme, port and path")
+        return hosts
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, url: str) -> str:

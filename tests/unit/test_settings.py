@@ -61,13 +61,22 @@ def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "a,b", '"a"', "5", "null", '{"a": 1}', '["a"'])
-@pytest.mark.parametrize("field", ["queues", "http_allowed_hosts"])
+@pytest.mark.parametrize("field", ["queues", "http_allowed_hosts", "api_hosts"])
 def test_list_must_be_a_json_list(field: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"HOLDFAST_{field.upper()}", value)
     with pytest.raises(ValidationError) as refused:
         Settings()
     (problem,) = refused.value.errors()
     assert (problem["loc"], problem["msg"]) == ((field,), "Value error, must be a JSON list")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "http://tasks.example", "tasks.example:8000", "tasks.example/", "*", "a b"]
+)
+def test_api_host_is_a_name(host: str) -> None:
+    assert Settings(api_hosts=("tasks.example", "10.0.0.1", "fd00::1")).api_hosts
+    with pytest.raises(ValidationError, match="is no name of a host"):
+        Settings(api_hosts=(host,))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from holdfast.api.problems import Fault, Problem
 from holdfast.runtime import refusals
 
 _SINGLE = (
-    *("Host", "Authorization", "Content-Type", "Content-Encoding", "Content-Length"),
-    *("Idempotency-Key", "Origin"),
+    *("Host", "Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key"),
+    "Origin",
 )
 
 

@@ -8,6 +8,7 @@ _TRANSITIONS = "system/holdfast/store/transitions.py"
 _SCANS = "system/holdfast/store/scans.py"
 _STORE = "system/holdfast/store/store.py"
 _ATTEMPT = "system/holdfast/worker/attempt.py"
+_TIMED_OUT_VALUE = "        if result is None or reason is StopReason.TIMED_OUT:\n"
 _STOPPED_DELAY = "delay = self._delay(uniform) if reason is StopReason.TIMED_OUT else 0.0"
 _DUE_AFTER_RECLAIM = (
     "    due_at = CASE WHEN eligible.next = '{State.SCHEDULED}' THEN clock_timestamp()\n"
@@ -123,10 +124,19 @@ _OUTCOMES = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "        return error\n    except BaseException as error:  # noqa: BLE001  every",
-                "        return None\n    except BaseException as error:  # noqa: BLE001  every",
+                "            raise\n        return None\n",
+                "            raise\n        return Returned(None)\n",
             ),
+            Edit(_ATTEMPT, _TIMED_OUT_VALUE, "        if result is None:\n"),
         ),
+    ),
+    Mutant(
+        name="late_value_succeeds",
+        guard="what a handler returns after its timeout is no success",
+        what="it is",
+        scenario="calm",
+        killers=("S20",),
+        edits=(Edit(_ATTEMPT, _TIMED_OUT_VALUE, "        if result is None:\n"),),
     ),
     Mutant(
         name="discard_retried",
@@ -137,8 +147,8 @@ _OUTCOMES = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "            return self._failure(Reason.DISCARDED, 0.0, value)\n",
-                "            return self._failed(value, uniform)\n",
+                "            return self._failure(Reason.DISCARDED, 0.0, raised.detail)\n",
+                "            return self._failed(raised, uniform)\n",
             ),
         ),
     ),
@@ -350,8 +360,8 @@ _DELAYS = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "        return min(delay, _DELAY_SECONDS_MAX)\n",
-                "        return min(delay, self.handler.backoff.max_seconds)\n",
+                "        return min(delay, _DELAY_SECONDS_MAX) if",
+                "        return min(delay, self.handler.backoff.max_seconds) if",
             ),
         ),
     ),

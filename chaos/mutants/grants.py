@@ -5,7 +5,8 @@ from __future__ import annotations
 from chaos.mutants.mutant import Edit, Mutant
 
 _CLAIMER = "system/holdfast/worker/claimer.py"
-_STARTED = "                sent - grant.running_seconds,\n"
+_LIMIT = "system/holdfast/handlers/time_limit.py"
+_BEGAN = "        self._began = self._clock()\n"
 
 MUTANTS = (
     Mutant(
@@ -37,26 +38,26 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        name="timeout_from_due",
-        guard="an attempt's timeout starts with its claim, however long the task waited",
-        what="it starts when the task is due",
-        scenario="crowded",
-        killers=("S16", "S19", "S20"),
-        edits=(
-            Edit(
-                _CLAIMER,
-                _STARTED,
-                "                sent - grant.running_seconds - grant.waited_seconds,\n",
-            ),
-        ),
+        name="timeout_from_claim",
+        guard="an attempt's timeout starts with its handler, however late its claim is answered",
+        what="it starts with the claim: an attempt may time out before its handler begins",
+        scenario="late_grant",
+        killers=("S16", "S19"),
+        edits=(Edit(_LIMIT, _BEGAN, "        self._began = self._claimed\n"),),
     ),
     Mutant(
-        name="timeout_from_resend",
-        guard="an attempt's timeout starts with the claim that was granted, not with a resent one",
-        what="it starts with the last send of the claim",
-        scenario="replies_lost",
+        name="time_stands_still",
+        guard="the time that is left of an attempt runs while its handler does",
+        what="it is always the whole timeout",
+        scenario="calm",
         killers=("S19",),
-        edits=(Edit(_CLAIMER, _STARTED, "                sent,\n"),),
+        edits=(
+            Edit(
+                _LIMIT,
+                "        return max(0.0, self._began + self.seconds - self._clock())\n",
+                "        return self.seconds\n",
+            ),
+        ),
     ),
     Mutant(
         name="lease_from_answer",

@@ -136,21 +136,6 @@ _TAKING = (
     _ACK_BEFORE_CLAIM,
     both("ack_before_claim_hints_once", _ACK_BEFORE_CLAIM, HINTS_ONCE, killers=("L1",)),
     Mutant(
-        name="timeout_from_first_send",
-        guard="an attempt's timeout starts with its claim, however often the claim was sent",
-        what="it starts with the first send of the claim",
-        scenario="late_grant",
-        killers=("S16",),
-        edits=(
-            Edit(_CLAIMER, "                    sent = clock()\n", ""),
-            Edit(
-                _CLAIMER,
-                "        clock = asyncio.get_running_loop().time\n",
-                "        sent = asyncio.get_running_loop().time()\n",
-            ),
-        ),
-    ),
-    Mutant(
         name="more_than_slots",
         guard="a worker reads hints only for its free slots",
         what="it reads all available hints",

@@ -11,9 +11,9 @@ have no step and succeed:
   {"do": "retry", "after": s}      raise ``Retry(after=s)``: ``failed``, then that delay
   {"do": "discard"}                raise ``Discard``: the task is FAILED
   {"do": "hang"}                   wait until cancelled by the timeout: ``timed_out``, back-off
-  {"do": "swallow"}                the same, but continue when cancelled. What a handler returns
-                                   counts, however late: ``succeeded``, unless a scheduler has
-                                   reclaimed the attempt (after the timeout's grace) or it was lost
+  {"do": "swallow"}                the same, but continue when cancelled. What it returns after its
+                                   timeout does not count: ``timed_out``. Only after a cancel or in
+                                   a stop it may still succeed
   {"do": "kill"}                   kill the process (SIGKILL): ``lost``
   {"do": "return", "value": v}     succeed; the result holds v, any JSON value; with
                                    ``"whole": true`` it is v, and holds nothing else

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 
 from holdfast.errors import HoldfastError, Misconfigured
 from holdfast.runtime.file_limit import connections_within, raise_file_limit
+from holdfast.runtime.main_task import run_main
+from holdfast.runtime.signals import reset_in_forked_children
 from holdfast.settings import Settings
 
 _GARBAGE_OBJECTS = 5_000
@@ -221,9 +223,10 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
         import uvloop
 
     _collect_less_often()
+    reset_in_forked_children()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(work)
+            code = run_main(runner.get_loop(), work)
     except Misconfigured as error:
         typer.echo(f"holdfast: {error}", err=True)
         raise typer.Exit(2) from error

@@ -17,6 +17,7 @@ from holdfast.handlers.builtin.basic import SleepPayload
 from holdfast.handlers.builtin.payload import parse
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.result import encode_result
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.model.claim import Grant
 from holdfast.settings import Settings
 
@@ -54,7 +55,9 @@ def grant(**changes: Any) -> Grant:
 
 def make(clock: Clock | None = None, cancellation: Cancellation | None = None) -> Context:
     clock = clock or Clock()
-    return Context(grant(), clock=clock, started=clock(), cancellation=cancellation)
+    limit = TimeLimit(30.0, clock=clock, claimed=clock())
+    limit.begin()
+    return Context(grant(), limit=limit, cancellation=cancellation)
 
 
 def test_context_exposes_the_grant() -> None:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from holdfast.handlers import Context, Discard, Retry
 from holdfast.handlers.builtin.send_email import SendEmail
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.model.claim import Grant
 from holdfast.settings import Settings
 
@@ -101,7 +102,9 @@ def context(attempt: int = 1, timeout_seconds: float = 30.0) -> Context:
         age_seconds=0.01,
         quarantined=False,
     )
-    return Context(grant, clock=loop.time, started=loop.time())
+    limit = TimeLimit(timeout_seconds, clock=loop.time, claimed=loop.time())
+    limit.begin()
+    return Context(grant, limit=limit)
 
 
 async def test_only_an_address_is_required(mailbox: Mailbox, settings: Settings) -> None:

@@ -20,6 +20,7 @@ from holdfast.handlers.builtin.http_request import (
     HttpRequest,
 )
 from holdfast.handlers.commit import Commit
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Grant
 from holdfast.settings import Settings
@@ -121,7 +122,9 @@ def granted(timeout_seconds: float = 30.0) -> Grant:
 def context(timeout_seconds: float = 30.0, span: AttemptSpan | None = None) -> Context:
     loop = asyncio.get_running_loop()
     grant = granted(timeout_seconds)
-    return Context(grant, clock=loop.time, started=loop.time(), commit=Commit(grant, span))
+    limit = TimeLimit(timeout_seconds, clock=loop.time, claimed=loop.time())
+    limit.begin()
+    return Context(grant, limit=limit, commit=Commit(grant, span))
 
 
 @asynccontextmanager

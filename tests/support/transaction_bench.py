@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from holdfast.handlers import Context
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.handlers.transactions import Transactions
 from holdfast.model.claim import Failure, Grant
 from holdfast.model.ids import new_id
@@ -48,12 +49,10 @@ class Bench:
             result_bytes_max=1000,
             commit_timeout_seconds=self.commit_timeout_seconds,
         )
-        started = loop.time()
-        if timeout_seconds is not None:
-            started += timeout_seconds - self.grant.timeout_seconds
-        return Context(
-            self.grant, clock=loop.time, started=started, open_transaction=transactions.open
-        )
+        seconds = self.grant.timeout_seconds if timeout_seconds is None else timeout_seconds
+        limit = TimeLimit(seconds, clock=loop.time, claimed=loop.time())
+        limit.begin()
+        return Context(self.grant, limit=limit, open_transaction=transactions.open)
 
     async def state(self) -> tuple[State, Any, list[int]]:
         """Return the task's state, its ledger result and the handler's rows, as committed."""

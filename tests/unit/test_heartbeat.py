@@ -92,7 +92,7 @@ class Worker:
         self.servers = servers = Servers()
         log = create_logger(style="json", stream=io.StringIO())
         self.metrics = metrics = Metrics("worker")
-        slots = SlotPool(4, log)
+        slots = SlotPool(4, log, dead_seconds=1.0)
         self.attempts = Attempts(slots)
         self.lease = Lease(10.0)
         self.lease.renew(math.inf)

@@ -101,7 +101,7 @@ async def test_crashed_attempt_is_logged_with_its_traceback() -> None:
         raise ValueError("a bug of the worker")
 
     stream = io.StringIO()
-    slots = SlotPool(1, create_logger(style="json", stream=stream))
+    slots = SlotPool(1, create_logger(style="json", stream=stream), dead_seconds=1.0)
     slots.run(crash())
     assert await slots.wait(lambda: slots.idle, 5.0)
     line = json.loads(stream.getvalue())

@@ -26,7 +26,7 @@ def attempt(*, stopping: bool = False) -> RunningAttempt:
 
 @pytest.fixture
 def pool() -> SlotPool:
-    return SlotPool(3, create_logger(style="json", stream=io.StringIO()))
+    return SlotPool(3, create_logger(style="json", stream=io.StringIO()), dead_seconds=0.0)
 
 
 @pytest.mark.parametrize(

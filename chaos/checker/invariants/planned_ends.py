@@ -48,7 +48,7 @@ def _unplanned(events: tuple[Event, ...], task: TaskRow) -> str:
         return ""
     last = events[-1]
     behind = _COUNTED if last.reason in _COUNTED else {last.reason}
-    planned = _PLANNED.get(Reason(last.reason), FAILING)
+    planned = _PLANNED.get(Reason(last.reason), FAILING | TIMING_OUT)
     for event in events:
         if event.reason in behind and does(task.payload, event.attempt) not in planned:
             return f"attempt {event.attempt} ({event.reason})"

@@ -21,6 +21,10 @@ from holdfast.model.lifecycle import Reason
 
 # The testimony is rounded to milliseconds.
 _ROUNDING_SECONDS = 0.001
+# A plain function begins in its thread, its time on the event loop.
+_THREAD_SECONDS = 0.5
+# A timer of the event loop may end this much early.
+_TIMER_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,18 @@ def run_as_asked(history: History) -> list[Violation]:
     """Every attempt runs with the payload and time asked for, and the ledger has its own result.
 
     Ledger row, business row, call to the sink and planned exception all say what their attempt saw.
-    It had at most the timeout asked for, and no less than the time that its claim took. That time
-    runs from the claim that was granted, also if a resent one was answered: after its business row
-    an attempt has no more left of it than the database's clock says.
+    At its start it had the whole timeout asked for, however late its claim was answered. From then
+    on its time runs: after its business row an attempt has no more left of it than its own steps
+    and the database's clock say.
     """
     found: list[Violation] = []
     for task in told(history).values():
         if task.declared is None:
             continue
         claims = {event.epoch: event for event in task.events if event.reason == Reason.CLAIMED}
-        ends = {attempt.claim.epoch: attempt.end for attempt in task.attempts()}
         for each in _testimonies(history, task):
-            claim, end = claims.get(each.epoch), ends.get(each.epoch)
-            for wrong in _wrong(history, task, each, claim, end):
+            claim = claims.get(each.epoch)
+            for wrong in _wrong(task, each, claim):
                 evidence = (each.record, *([claim] if claim else []), task.row)
                 message = f"{each.what} {wrong}"
                 found.append(Violation("S19", task.row.task_id, message, evidence))
@@ -77,9 +80,7 @@ def _testimonies(history: History, task: Told) -> Iterator[_Testimony]:
             yield _Testimony("a planned exception", attempt.seen, attempt.claim.epoch, attempt.end)
 
 
-def _wrong(
-    history: History, task: Told, testimony: _Testimony, claim: Event | None, end: Event | None
-) -> Iterator[str]:
+def _wrong(task: Told, testimony: _Testimony, claim: Event | None) -> Iterator[str]:
     seen = testimony.seen
     if claim is None:
         yield f"is of epoch {testimony.epoch}, under which nobody claimed the task"
@@ -90,7 +91,7 @@ def _wrong(
             yield f"is of another payload than that of the task (digest {seen['payload']})"
         if seen["attempt"] != claim.attempt:
             yield f"is of attempt {seen['attempt']}, but attempt {claim.attempt} was claimed"
-        least, most = _seconds(history, task, claim, end)
+        least, most = _seconds(task)
         if not least <= float(seen["seconds"]) <= most:
             yield (
                 f"says that its attempt had {seen['seconds']} s at its start, instead of "
@@ -98,15 +99,12 @@ def _wrong(
             )
 
 
-def _seconds(history: History, task: Told, claim: Event, end: Event | None) -> tuple[float, float]:
+def _seconds(task: Told) -> tuple[float, float]:
     """Return the least and the most seconds that an attempt may have had at its start."""
-    most = task.stored.timeout_seconds
-    if end is None or end.actor != claim.actor:
-        return 0.0, most + _ROUNDING_SECONDS  # when its worker began is not known
-    claimed, ended = history.seconds(claim.at), history.seconds(end.at)
-    on_its_way = disturbances(history).claim_seconds(claimed)
-    least = most - (ended - claimed) - on_its_way - _ROUNDING_SECONDS
-    return max(0.0, least), most + _ROUNDING_SECONDS
+    whole = task.stored.timeout_seconds
+    thread = task.declared is not None and task.declared.effect == "thread"
+    least = whole - (_THREAD_SECONDS if thread else _ROUNDING_SECONDS)
+    return max(0.0, least), whole + _ROUNDING_SECONDS
 
 
 def _left(
@@ -118,7 +116,11 @@ def _left(
         if claim is None or row.epoch != claim.epoch or task.step(effect.attempt).get("whole"):
             continue
         left = effect.result.get("left") if isinstance(effect.result, dict) else None
-        used = history.seconds(row.at) - history.seconds(claim.at)
+        claimed = history.seconds(claim.at)
+        since_claim = history.seconds(row.at) - claimed
+        # Its time began after the claim, by as much as the answer to it was late.
+        used = since_claim - disturbances(history).claim_seconds(claimed)
+        used = max(used, float(task.stored.payload.get("seconds", 0.0)) / 2 - _TIMER_SECONDS)
         most = max(0.0, task.stored.timeout_seconds - used) + _ROUNDING_SECONDS
         if left is None or left > most:
             yield f"says that its attempt had {left} s left after its row, instead of {most:.3f} s"

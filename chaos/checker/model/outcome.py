@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from chaos.checker.model.life import Ending
 
-# None: the step does not end by itself. What a handler returns counts, also after its timeout.
+# None: the step does not end by itself.
 _PLANNED: Mapping[str | None, Ending | None] = {
     None: Ending.SUCCEEDED,
     "return": Ending.SUCCEEDED,
     "leave": Ending.SUCCEEDED,
     "block": Ending.SUCCEEDED,
-    "swallow": Ending.SUCCEEDED,
+    "swallow": None,
     "fail": Ending.FAILED,
     "fail_late": Ending.FAILED,
     "unstorable": Ending.FAILED,
@@ -104,7 +104,7 @@ def objection(ended: Ended, told: str | None, effect: str, limits: Limits) -> st
         case Ending.TIMED_OUT:
             return _timed_out(ended, limits)
         case Ending.HANDED_BACK:
-            return _handed_back(ended)
+            return _handed_back(ended, limits)
         case Ending.FAILED if _in_trouble(ended, told, effect):
             return None
         case _:
@@ -112,6 +112,10 @@ def objection(ended: Ended, told: str | None, effect: str, limits: Limits) -> st
 
 
 def _as_told(ended: Ended, told: str | None, limits: Limits) -> str | None:
+    if told == "swallow" and ended.end is Ending.SUCCEEDED:
+        # What it returns after a timeout does not count; after a cancel or in a stop it does.
+        asked = ended.cancel_requested or ended.owner_stopped
+        return None if asked else "it returns only after its timeout"
     if ended.end is not _PLANNED[told]:
         return f"it was told to {told or 'succeed'}"
     raised = _RAISED.get(told or "", "")
@@ -134,9 +138,12 @@ def _timed_out(ended: Ended, limits: Limits) -> str | None:
     return None
 
 
-def _handed_back(ended: Ended) -> str | None:
+def _handed_back(ended: Ended, limits: Limits) -> str | None:
     if ended.error == "UnknownName":
         return "its worker has a handler for it" if ended.knows_name else None
+    if ended.error == "NotStarted":
+        early = ended.seconds < limits.grace_seconds / 2 - _EARLY_SECONDS
+        return "its grant was not late" if early else None
     # Without an explanation: the worker did not know that it owned the attempt.
     if ended.error and not ended.owner_stopped:
         return "its worker had not been asked to stop"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,6 +13,7 @@ from opentelemetry.util.types import AttributeValue
 
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.commit import Commit
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.handlers.transaction import OpenTransaction, Transaction
 from holdfast.instrumentation.attempt_span import child_span
 from holdfast.model.claim import Grant
@@ -37,20 +37,18 @@ class Context:
         self,
         grant: Grant,
         *,
-        clock: Callable[[], float],
-        started: float,
+        limit: TimeLimit,
         cancellation: Cancellation | None = None,
         commit: Commit | None = None,
         open_transaction: OpenTransaction | None = None,
     ) -> None:
         """Create the context of a granted attempt; only the worker and tests do.
 
-        ``clock``: ``time`` of the event loop; ``started``: its value at the claim or shortly
-        before, never after. ``open_transaction``: ``Transactions.open``; None for plain functions.
+        ``limit``: begun by the worker with the handler. ``open_transaction``:
+        ``Transactions.open``; None for plain functions.
         """
         self._grant = grant
-        self._clock = clock
-        self._ends = started + grant.timeout_seconds
+        self._limit = limit
         self._cancellation = cancellation or Cancellation()
         self._commit = commit or Commit(grant)
         self._span = self._commit.span
@@ -99,11 +97,15 @@ class Context:
     @property
     def deadline(self) -> datetime:
         """When this attempt times out, by the database's clock (an aware datetime)."""
-        return self._grant.claimed_at + timedelta(seconds=self._grant.timeout_seconds)
+        late = max(0.0, self._limit.late_seconds())
+        return self._grant.claimed_at + timedelta(seconds=late + self._limit.seconds)
 
     def remaining_seconds(self) -> float:
-        """Return the seconds until the timeout, at least 0; independent of wall clocks."""
-        return max(0.0, self._ends - self._clock())
+        """Return the seconds until the timeout, at least 0; independent of wall clocks.
+
+        The time begins with the handler: at its first line the whole timeout is left.
+        """
+        return self._limit.remaining_seconds()
 
     @property
     def cancelled(self) -> bool:
@@ -150,7 +152,7 @@ class Context:
                 "ctx.transaction() is not available in a plain function, which runs in a thread: "
                 "write the handler as `async def`"
             )
-        return self._open_transaction(self._commit, self.remaining_seconds)
+        return self._open_transaction(self._commit, self._limit.remaining_seconds)
 
     @property
     def traceparent(self) -> str | None:

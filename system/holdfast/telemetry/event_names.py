@@ -45,6 +45,8 @@ class EventName(StrEnum):
     INCARNATION_DEAD = "incarnation_dead"
     HANDLERS_ENDED = "handlers_ended"
     ATTEMPTS_RELEASED = "attempts_released"
+    SLOT_DEAD = "slot_dead"
+    SLOTS_USED_UP = "slots_used_up"
 
     # Worker: from hint to attempt
     CLAIM_RESENT = "claim_resent"

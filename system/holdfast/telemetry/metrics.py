@@ -167,6 +167,11 @@ class Metrics:
         self.slots_free = Gauge(
             "holdfast_worker_slots_free", "Handlers that could start now", registry=self.registry
         )
+        self.slots_dead = Gauge(
+            "holdfast_worker_slots_dead",
+            "Slots kept by handlers that do not end although their attempt has ended",
+            registry=self.registry,
+        )
         self.claimed = self._counter("attempts_claimed", "Attempts started", "queue")
         self.claims_refused = self._plain_counter(
             "claims_refused", "Hints whose task could not be claimed"

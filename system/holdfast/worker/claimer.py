@@ -74,6 +74,7 @@ class Claimer:
         self._log = log
         self._claims_sent = 0
         self._claims_in_flight = 0
+        self.blocked = False  # by dead slots: a quarantined task cannot run here
         self._reread = False
         self._quarantined: Delivery | None = None  # its hint, held until this worker is idle
 
@@ -230,7 +231,9 @@ class Claimer:
         await self._take([delivery])
         if self._quarantined is None:
             return
-        if self._slots.stuck:  # a handler that ignores its cancellation would block this worker
+        if self._slots.only_dead:  # this worker will never be idle again
+            self.blocked = True
+        elif self._slots.stuck:  # a handler that ignores its cancellation would block this worker
             self._log.warning(
                 "Running attempts do not end; leaving the quarantined task to other workers",
                 event_name=EventName.QUARANTINED_TASK_SKIPPED,

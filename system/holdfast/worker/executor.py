@@ -51,14 +51,14 @@ class Executor:
         return self.attempts.keys() | self._releasing
 
     def begin(
-        self, grant: Grant, started: float, *, batch_traceparent: str | None, stopping: bool
+        self, grant: Grant, claimed: float, *, batch_traceparent: str | None, stopping: bool
     ) -> None:
-        """Start the handler of a grant; its timeout runs from ``started``, by the loop's clock.
+        """Start the handler of a grant, claimed at ``claimed`` or later, by the loop's clock.
 
         ``stopping``: the worker is shutting down; the attempt is stopped before it starts.
         """
         span = self._telemetry.claimed(grant, batch_traceparent)
-        attempt = self._handlers.prepare(grant, span, started)
+        attempt = self._handlers.prepare(grant, span, claimed)
         if attempt is None:
             self._log.warning(
                 "No handler is registered for this task name",
@@ -88,10 +88,11 @@ class Executor:
 
     def lost(self, key: AttemptKey) -> None:
         """Stop the handler of an attempt that this worker no longer owns in the database."""
-        attempt = self.attempts.get(key)
+        attempt = self.attempts.pop(key, None)
         if attempt is not None:
             attempt.stop(StopReason.LEASE_LOST)
             self.slots.release_exclusive(attempt)
+            self.slots.over(attempt)
 
     async def close(self) -> None:
         """Cancel the running attempts; threads cannot be stopped and are abandoned."""
@@ -106,8 +107,9 @@ class Executor:
             self._telemetry.ran(grant, loop.time() - began)
             answer = await self._settle(end, attempt.span) if end else None
         finally:
-            del self.attempts[grant.key]
+            self.attempts.pop(grant.key, None)
             self.slots.release_exclusive(attempt)
+            self.slots.over(attempt)
         self._emit(attempt, end, answer, loop.time() - began)
         # A thread that outlives its attempt keeps the slot.
         await attempt.wait_for_thread()

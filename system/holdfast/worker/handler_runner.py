@@ -10,6 +10,7 @@ from holdfast.handlers.cancellation import Cancellation
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.context import Context
 from holdfast.handlers.registry import Registry
+from holdfast.handlers.time_limit import TimeLimit
 from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Failure, Grant, Success
@@ -24,29 +25,32 @@ class HandlerRunner:
         self._registry = registry
         self._transactions = transactions
         self._result_bytes_max = settings.result_bytes_max
+        # The other half is left to end the attempt before a scheduler reclaims it for its age.
+        self._late_seconds_max = settings.timeout_grace_seconds / 2
         self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
         self._jitter = random.Random()
 
     def prepare(
-        self, grant: Grant, span: AttemptSpan | None, started: float
+        self, grant: Grant, span: AttemptSpan | None, claimed: float
     ) -> RunningAttempt | None:
         """Return the attempt with its context; None if the task's name has no handler.
 
-        Its timeout runs from ``started``, by the event loop's clock.
+        It was claimed at ``claimed`` or shortly after, by the event loop's clock.
         """
         handler = self._registry.get(grant.name)
         if handler is None:
             return None
         cancellation, commit = Cancellation(), Commit(grant, span)
+        clock = asyncio.get_running_loop().time
+        limit = TimeLimit(grant.timeout_seconds, clock=clock, claimed=claimed)
         context = Context(
             grant,
-            clock=asyncio.get_running_loop().time,
-            started=started,
+            limit=limit,
             cancellation=cancellation,
             commit=commit,
             open_transaction=self._transactions.open if handler.is_async else None,
         )
-        return RunningAttempt(grant, handler, context, cancellation, commit)
+        return RunningAttempt(grant, handler, context, cancellation, commit, limit)
 
     async def run(self, attempt: RunningAttempt) -> Success | Failure | None:
         """Run the handler; return the end to write, or None if none may be written any more."""
@@ -54,6 +58,7 @@ class HandlerRunner:
             self._threads,
             uniform=self._jitter.random(),
             result_bytes_max=self._result_bytes_max,
+            late_seconds_max=self._late_seconds_max,
         )
 
     def close(self) -> None:

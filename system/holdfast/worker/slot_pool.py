@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,13 +18,17 @@ _RECHECK_SECONDS = 1.0
 class SlotPool:
     """Runs coroutines, each of which occupies a slot until it has ended.
 
-    While an attempt has exclusive use no slot is free, so nothing is started beside it.
+    While an attempt has exclusive use no slot is free, so nothing is started beside it. A slot is
+    dead once its attempt has been over for ``dead_seconds``, but not the coroutine or thread of its
+    handler, which nothing can end: it does not count on it any more.
     """
 
-    def __init__(self, size: int, log: Logger) -> None:
+    def __init__(self, size: int, log: Logger, *, dead_seconds: float) -> None:
         self._size = size
+        self._dead_seconds = dead_seconds
         self._log = log
         self._running: dict[asyncio.Task[object], RunningAttempt | None] = {}
+        self._over: dict[RunningAttempt, float] = {}  # since when
         self._exclusive: RunningAttempt | None = None
         self._changed = asyncio.Event()
 
@@ -47,6 +52,17 @@ class SlotPool:
         """Whether every running attempt was requested to stop but has not ended."""
         running = self._running.values()
         return bool(running) and all(attempt and attempt.stopping for attempt in running)
+
+    @property
+    def dead(self) -> int:
+        """Number of slots whose handler does not end although its attempt has ended."""
+        latest = time.monotonic() - self._dead_seconds
+        return sum(since <= latest for since in self._over.values())
+
+    @property
+    def only_dead(self) -> bool:
+        """Whether every occupied slot is dead, and at least one is."""
+        return 0 < self.dead == len(self._running)
 
     async def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait up to ``seconds`` until the condition holds; return whether it does.
@@ -72,6 +88,10 @@ class SlotPool:
         self._running[task] = attempt
         task.add_done_callback(self._ended)
 
+    def over(self, attempt: RunningAttempt) -> None:
+        """Note that the attempt has ended in the database; its handler may still run."""
+        self._over.setdefault(attempt, time.monotonic())
+
     def acquire_exclusive(self, attempt: RunningAttempt) -> None:
         """Give the attempt exclusive use: no slot is free until ``release_exclusive``."""
         self._exclusive = attempt
@@ -90,7 +110,9 @@ class SlotPool:
         await self.wait(lambda: self.idle, seconds)
 
     def _ended(self, task: asyncio.Task[object]) -> None:
-        del self._running[task]
+        attempt = self._running.pop(task)
+        if attempt is not None:
+            self._over.pop(attempt, None)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
             self._log.exception(

@@ -35,7 +35,7 @@ from holdfast.worker.heartbeat import Heartbeat
 from holdfast.worker.lease import Lease
 from holdfast.worker.slot_pool import SlotPool
 
-EXIT_DEAD = 3  # this incarnation was marked dead: start a new one
+EXIT_DEAD = 3  # this incarnation was marked dead, or has too few slots left: start a new one
 
 _RESEND_SECONDS = 0.2
 _REDIS_CONNECTIONS = 2
@@ -73,7 +73,11 @@ class Worker:
         )
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
-        self.slots = SlotPool(settings.worker_concurrency, log)
+        self.slots = SlotPool(
+            settings.worker_concurrency, log, dead_seconds=settings.timeout_grace_seconds
+        )
+        self._dead_slots = 0  # as logged
+        self._used_up = ""  # why this worker has left, if too few slots were left
         self._executor = Executor(
             settings,
             HandlerRunner(settings, registry, transactions),
@@ -96,7 +100,7 @@ class Worker:
             log,
         )
         stalled = 2 * READ_BLOCK_SECONDS + settings.statement_timeout_seconds
-        self.claims.add("claim", self._claimer.claim_once, stalled_seconds=stalled)
+        self.claims.add("claim", self._claim, stalled_seconds=stalled)
         self._heartbeat = Heartbeat(
             self.id,
             self._beating,
@@ -111,7 +115,7 @@ class Worker:
         self._add_gauges(telemetry.metrics)
 
     async def run(self) -> int:
-        """Return an exit code: 0 after ``stop``, EXIT_DEAD once this incarnation is dead."""
+        """Return an exit code: 0 after ``stop``, EXIT_DEAD if a new incarnation is needed."""
         if not await self._register():
             await self._close()
             return 0
@@ -140,7 +144,7 @@ class Worker:
             beating.cancel()
             await self._close()
             self._log.info("Worker stopped", event_name=EventName.WORKER_STOPPED)
-        return 0
+        return EXIT_DEAD if self._used_up else 0
 
     def stop(self) -> None:
         """Stop claiming; after the grace the remaining attempts are released."""
@@ -153,18 +157,46 @@ class Worker:
     def stalled(self) -> dict[str, str]:
         """Return what makes no progress, in the form of ``LoopSupervisor.stalled``."""
         finishing = self._finisher.stalled(self._settings.lease_seconds)
-        return {**self.claims.stalled(), **self.beats.stalled(), **finishing}
+        slots = {"slots": self._used_up} if self._used_up else {}
+        return {**self.claims.stalled(), **self.beats.stalled(), **finishing, **slots}
 
     def _add_gauges(self, metrics: Metrics) -> None:
         """Expose gauges of this process: event loop lag, slots, connections."""
         LoopLag(self.beats, metrics)
         metrics.slots.set(self._settings.worker_concurrency)
         metrics.slots_free.set_function(lambda: self.slots.free)
+        metrics.slots_dead.set_function(lambda: self.slots.dead)
         metrics.watch_pool("claim", self._claiming.connections_used, 1)
         metrics.watch_pool("finish", self._finishing.connections_used, 1)
         metrics.watch_pool("heartbeat", self._beating.connections_used, 1)
         transactions = self._settings.transaction_connections
         metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
+
+    # Slots
+
+    async def _claim(self) -> None:
+        """Claim once; leave if handlers that do not end have used up the slots."""
+        await self._claimer.claim_once()
+        dead = self.slots.dead
+        if dead > self._dead_slots:
+            self._log.warning(
+                "A handler does not end although its attempt has ended; it keeps its slot",
+                event_name=EventName.SLOT_DEAD,
+                dead=dead,
+                slots=self._settings.worker_concurrency,
+            )
+        self._dead_slots = dead
+        left = self._settings.worker_concurrency - dead
+        blocked = left < len(self._settings.queues) or self._claimer.blocked
+        if blocked and not self.claims.stopping:
+            self._used_up = f"handlers that do not end keep {dead} slots, and {left} are too few"
+            self._log.error(
+                "Too few slots are left; stopping, so that a new incarnation can start",
+                event_name=EventName.SLOTS_USED_UP,
+                dead=dead,
+                slots=self._settings.worker_concurrency,
+            )
+            self.stop()
 
     # Lease
 

@@ -278,6 +278,16 @@ UNPLANTED = (
         "equivalent: a handler that succeeds anyway wins against the cancel",
     ),
     Unplanted(
+        "a worker whose slots are kept by handlers that never end is not ready, and leaves",
+        _FILE,
+        "every handler of the workload ends; tests/worker/test_worker_dead_slots.py",
+    ),
+    Unplanted(
+        "an exception or a result of a handler can always be described",
+        _ATTEMPTS,
+        "no handler of the workload is hostile; tests/worker/test_worker_hostile.py",
+    ),
+    Unplanted(
         "an outcome whose write is unknown is resent unchanged, not as a failure",
         _FINISHER,
         "under one epoch only one of them takes effect: at worst an attempt is wasted",

@@ -254,7 +254,10 @@ UNSTORABLE = "the result at /value cannot be stored as JSON: NaN"
     [
         (None, "ledger", _ended(Ending.SUCCEEDED)),
         ("return", "sql", _ended(Ending.SUCCEEDED)),
-        ("swallow", "ledger", _ended(Ending.SUCCEEDED, seconds=9.0)),
+        ("swallow", "ledger", _ended(Ending.TIMED_OUT, seconds=4.0, error="Stopped")),
+        ("swallow", "ledger", _ended(Ending.SUCCEEDED, cancel_requested=True)),
+        ("swallow", "ledger", _ended(Ending.SUCCEEDED, owner_stopped=True)),
+        (None, "ledger", _ended(Ending.HANDED_BACK, seconds=1.0, error="NotStarted")),
         (
             "fail",
             "sql",
@@ -321,6 +324,8 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=3.4, error="Stopped")),
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=4.9, by_scheduler=True)),
         ("kill", "ledger", _ended(Ending.SUCCEEDED)),
+        ("swallow", "ledger", _ended(Ending.SUCCEEDED, seconds=9.0)),
+        (None, "ledger", _ended(Ending.HANDED_BACK, seconds=0.4, error="NotStarted")),
         (None, "ledger", _ended(Ending.SUCCEEDED, seconds=0.7)),
         (
             "fail",

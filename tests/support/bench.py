@@ -38,7 +38,7 @@ QUICK = {
     "heartbeat_seconds": 0.1,
     "poll_seconds": 0.1,
     "hint_deadline_seconds": 60.0,
-    "timeout_grace_seconds": 0.3,
+    "timeout_grace_seconds": 5.0,
     "shutdown_grace_seconds": 5.0,
     "statement_timeout_seconds": 2.0,
     "connect_timeout_seconds": 1.0,

@@ -195,8 +195,8 @@ def timed_out_and_returned_a_value(run: Specimen) -> None:
     life = run.submit("a").dispatch().claim().end(Reason.TIMED_OUT).dispatch().claim()
     life.tell({"do": "return", "value": [None, 1.5, "é"]}).succeed()
     late = run.submit("b").dispatch().claim().tell({"do": "swallow"})
-    run.now += 3.0  # it swallows its cancellation, and succeeds late
-    late.succeed()
+    late.end(Reason.TIMED_OUT)  # it swallows its cancellation, and returns too late
+    late.dispatch().claim().succeed()
 
 
 @good

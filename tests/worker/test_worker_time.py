@@ -1,11 +1,15 @@
-"""Where a worker's times begin: its lease with a heartbeat sent, an attempt with its claim."""
+"""Where a worker's times begin: its lease with a heartbeat sent, an attempt with its handler."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import psycopg
+import pytest
 from bench import Bench
 from waiting import until
 from wire import wire_to
@@ -86,21 +90,94 @@ async def test_claim_answered_late_does_not_renew_the_lease(bench: Bench) -> Non
     assert EventName.INCARNATION_DEAD not in bench.logged()
 
 
-async def test_timeout_runs_from_the_granted_claim_and_not_from_the_resent_one(
-    bench: Bench,
-) -> None:
-    left = _register(bench)
+async def _grant_late(bench: Bench, late_seconds: float, **settings: Any) -> UUID:
+    """Hold the answers to a claim until it is so old; return its task, which has ended then."""
     async with (
         wire_to(bench.settings.database_url) as wire,
-        bench.worker(database_url=wire.url, lease_seconds=30.0, statement_timeout_seconds=0.3),
+        bench.worker(database_url=wire.url, lease_seconds=30.0, **settings),
     ):
         await bench.until_state(await bench.offer("quick"), State.SUCCEEDED)
         wire.hold_replies()
-        (task_id,) = await bench.offer("quick", timeout_seconds=60.0)
+        (task_id,) = await bench.offer("quick", timeout_seconds=0.3, max_attempts=1)
         await bench.until_state(task_id, State.RUNNING)
-        await until(lambda: EventName.CLAIM_RESENT in bench.logged())
-        (age,) = bench.sql(_AGE + f" WHERE id = '{task_id}'")[0]
+        await until(lambda: bench.sql(_AGE + f" WHERE id = '{task_id}'")[0][0] > late_seconds)
         wire.heal()
-        await bench.until_state(task_id, State.SUCCEEDED)
-    assert (await bench.story(task_id)).task.attempt == 1
-    assert 0 < left[-1] <= 60.0 - age + 0.01, "the attempt had begun before its claim was resent"
+        await bench.until_state(task_id, State.SUCCEEDED, State.SCHEDULED, State.FAILED)
+    return task_id
+
+
+async def test_grant_later_than_its_timeout_has_its_whole_time(bench: Bench) -> None:
+    left = _register(bench)
+    task_id = await _grant_late(
+        bench, 0.6, statement_timeout_seconds=0.3, timeout_grace_seconds=60.0
+    )
+    assert EventName.CLAIM_RESENT in bench.logged()
+    assert (await bench.story(task_id)).task.state is State.SUCCEEDED
+    assert left[-1] == pytest.approx(0.3, abs=0.01)
+
+
+async def test_grant_too_late_for_its_time_is_handed_back_uncounted(bench: Bench) -> None:
+    left = _register(bench)
+    task_id = await _grant_late(bench, 0.6, timeout_grace_seconds=0.5)
+    task = (await bench.story(task_id)).task
+    assert (task.state, task.attempt, task.handed_back) == (State.SCHEDULED, 1, 1)
+    assert (await bench.error(task_id))["type"] == "NotStarted"
+    assert len(left) == 1, "the handler never began"
+
+
+async def test_time_of_a_plain_function_begins_in_its_thread(
+    bench: Bench, released: threading.Event
+) -> None:
+    left: list[float] = []
+
+    @bench.registry.task("plain")
+    def plain(ctx: Context, payload: Payload) -> None:
+        left.append(ctx.remaining_seconds())
+
+    async with bench.worker(timeout_grace_seconds=60.0) as worker:
+        pool = worker._executor._handlers._threads = ThreadPoolExecutor(1)
+        pool.submit(released.wait, 60)
+        (waits,) = await bench.offer("plain", timeout_seconds=0.2, max_attempts=1)
+        await bench.until_state(waits, State.RUNNING)
+        await until(lambda: bench.sql(_AGE + f" WHERE id = '{waits}'")[0][0] > 0.4)
+        released.set()
+        await bench.until_state(waits, State.SUCCEEDED)
+    assert left == [pytest.approx(0.2, abs=0.01)]
+
+
+async def test_wait_for_a_thread_ends_uncounted(bench: Bench, released: threading.Event) -> None:
+    begun: list[int] = []
+
+    @bench.registry.task("plain")
+    def plain(ctx: Context, payload: Payload) -> None:
+        begun.append(ctx.attempt)
+
+    async with bench.worker(timeout_grace_seconds=0.6) as worker:
+        pool = worker._executor._handlers._threads = ThreadPoolExecutor(1)
+        pool.submit(released.wait, 60)
+        (waits,) = await bench.offer("plain", max_attempts=1)
+        await bench.until_state(waits, State.SCHEDULED)
+        released.set()
+        pool.shutdown()
+    task = (await bench.story(waits)).task
+    assert (task.attempt, task.handed_back, begun) == (1, 1, [])
+    assert (await bench.error(waits))["type"] == "NotStarted"
+
+
+async def test_attempt_without_a_thread_is_handed_back_uncounted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @bench.registry.task("plain")
+    def plain(ctx: Context, payload: Payload) -> None: ...
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with bench.worker():
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            (task_id,) = await bench.offer("plain", max_attempts=1)
+            await bench.until_state(task_id, State.SCHEDULED)
+    task = (await bench.story(task_id)).task
+    assert (task.attempt, task.handed_back) == (1, 1)
+    assert (await bench.error(task_id))["message"] == "can't start new thread"

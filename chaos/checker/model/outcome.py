@@ -142,7 +142,7 @@ def _handed_back(ended: Ended, limits: Limits) -> str | None:
     if ended.error == "UnknownName":
         return "its worker has a handler for it" if ended.knows_name else None
     if ended.error == "NotStarted":
-        early = ended.seconds < limits.grace_seconds / 2 - _EARLY_SECONDS
+        early = ended.seconds < limits.grace_seconds - limits.claim_seconds
         return "its grant was not late" if early else None
     # Without an explanation: the worker did not know that it owned the attempt.
     if ended.error and not ended.owner_stopped:

@@ -25,8 +25,8 @@ class HandlerRunner:
         self._registry = registry
         self._transactions = transactions
         self._result_bytes_max = settings.result_bytes_max
-        # The other half is left to end the attempt before a scheduler reclaims it for its age.
-        self._late_seconds_max = settings.timeout_grace_seconds / 2
+        # Later, a scheduler might reclaim the attempt for its age before its time is over.
+        self._late_seconds_max = settings.timeout_grace_seconds
         self._threads = ThreadPoolExecutor(settings.worker_concurrency, "handler")
         self._jitter = random.Random()
 

@@ -54,7 +54,7 @@ class NoName(Exception, metaclass=Nameless):
 
 
 class Never(Retry):
-    after_seconds = property(_refuse)
+    after_seconds = property(_refuse, lambda *_: None)
 
 
 class Items(dict[str, Any]):
@@ -102,7 +102,7 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "NaN": (_nan, "Retry", "asked for a retry"),
     "Items": (lambda: Items(a=1), "Unstorable", "result"),
     "Opaque": (Opaque, "Unstorable", "result"),
-    "returned exception": (lambda: ValueError("returned"), "Unstorable", "ValueError"),
+    "returned exception": (lambda: ValueError("returned"), "Unstorable", "the result"),
 }
 
 

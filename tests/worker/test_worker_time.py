@@ -118,7 +118,7 @@ async def test_grant_later_than_its_timeout_has_its_whole_time(bench: Bench) -> 
 
 async def test_grant_too_late_for_its_time_is_handed_back_uncounted(bench: Bench) -> None:
     left = _register(bench)
-    task_id = await _grant_late(bench, 0.6, timeout_grace_seconds=0.5)
+    task_id = await _grant_late(bench, 2.5, timeout_grace_seconds=2.0)
     task = (await bench.story(task_id)).task
     assert (task.state, task.attempt, task.handed_back) == (State.SCHEDULED, 1, 1)
     assert (await bench.error(task_id))["type"] == "NotStarted"

@@ -77,9 +77,4 @@ UNPLANTED = (
         _FILE,
         "no other program writes to Redis here; tests/scheduler/test_queue.py",
     ),
-    Unplanted(
-        "the generation is set only if it is missing (NX)",
-        _FILE,
-        "equivalent: any value shows that Redis kept its data",
-    ),
 )

@@ -19,9 +19,9 @@ HINTS_ONCE = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        if await self._queue.generation() is not None:\n"
+            "        if await self._queue.renew_generation():\n"
             "            await self._republish(self._sweeping)\n",
-            "        await self._queue.generation()\n",
+            "        await self._queue.renew_generation()\n",
         ),
     ),
 )
@@ -38,7 +38,7 @@ _HINT_LOSS_IGNORED = Mutant(
         Edit(
             _FILE,
             "        expired = await self._dispatching.expire_hints()\n",
-            "        await self._queue.set_generation(str(uuid4()))\n"
+            "        await self._queue.create_generation()\n"
             "        return\n"
             "        expired = await self._dispatching.expire_hints()\n",
         ),

@@ -184,42 +184,28 @@ async def test_drain_removes_dead_consumer_and_requeues_its_hints(
     assert await queue.drain("default", dead) == 0, "a second scheduler finds nothing to do"
 
 
-async def test_foreign_keys_and_consumers_do_not_stop_the_janitor(
+async def test_foreign_consumers_do_not_stop_the_janitor(
     queue: HintQueue, server: redis.Redis
 ) -> None:
     worker = uuid4()
     await read(queue, worker)
     server.xgroup_createconsumer(STREAM, "workers", "foreign")
     server.set("holdfast:hints:text", "no stream")
-    server.xadd(b"holdfast:hints:\xff", {"a": "b"})
     server.xadd("holdfast:hints:groupless", {"a": "b"})
-    found = await queue.queues()
-    assert {"default", "groupless"} < set(found)
-    assert "text" not in found
+    assert await queue.consumers("default") == [worker]
+    assert await queue.consumers("groupless") == []
+    assert await queue.consumers("never-seen") == []
     with pytest.raises(Unavailable, match="WRONGTYPE"):
         await queue.consumers("text")
-    consumers = {name: await queue.consumers(name) for name in found}
-    assert consumers.pop("default") == [worker]
-    assert not any(consumers.values())
-    assert await queue.consumers("never-seen") == []
 
 
-async def test_queues_are_listed_in_order(queue: HintQueue, server: redis.Redis) -> None:
-    names = [f"queue-{number}" for number in range(20)]
-    for name in reversed(names):
-        server.xadd(f"holdfast:hints:{name}", {"a": "b"})
-    assert await queue.queues() == sorted(names)
-
-
-async def test_generation_is_set_once_and_lost_with_the_hints(
-    queue: HintQueue, server: redis.Redis
-) -> None:
-    assert await queue.generation() is None
-    await queue.set_generation("first")
-    await queue.set_generation("second")
-    assert await queue.generation() == "first"
+async def test_generation_is_lost_with_the_hints(queue: HintQueue, server: redis.Redis) -> None:
+    assert not await queue.renew_generation()
+    await queue.create_generation()
+    assert await queue.renew_generation()
     server.flushall()
-    assert await queue.generation() is None
+    assert not await queue.renew_generation()
+    assert server.keys() == []
 
 
 async def test_poke_ends_one_wait(queue: HintQueue) -> None:
@@ -270,20 +256,20 @@ async def test_blocked_read_survives_flushall(queue: HintQueue, server: redis.Re
 async def test_late_reply_never_reaches_another_caller(bare: Settings) -> None:
     async with wire_to(bare.redis_url) as wire:
         queue = HintQueue(bare.model_copy(update={"redis_url": wire.url}), connections=1)
-        await queue.set_generation("known")
+        await queue.create_generation()
         wire.stall()
         with pytest.raises(Unavailable, match="Redis"):
-            await queue.memory_policy()
-        reading = asyncio.create_task(queue.generation())
+            await queue.consumers("default")
+        reading = asyncio.create_task(queue.consumers("default"))
         await asyncio.sleep(0)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         wire.heal()
-        assert await queue.generation() == "known"
+        assert await queue.renew_generation() is True
         wire.cut()
         with pytest.raises(Unavailable):
-            await queue.generation()
-        assert await queue.generation() == "known"
+            await queue.renew_generation()
+        assert await queue.renew_generation() is True
         await queue.close()
 
 
@@ -292,9 +278,8 @@ async def test_unreachable_redis_raises_unavailable() -> None:
     for call in (
         queue.publish(hints(1)),
         queue.read(uuid4(), ["default"], 1, block_seconds=1),
-        queue.generation(),
+        queue.renew_generation(),
         queue.consumers("default"),
-        queue.queues(),
         queue.poke(),
     ):
         with pytest.raises(Unavailable, match=r"Redis: .*127\.0\.0\.1:1"):

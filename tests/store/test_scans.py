@@ -41,6 +41,10 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "backlog": (scans.BACKLOG, {"cap": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),
+    "restart_hint_deadlines": (
+        transitions.RESTART_HINT_DEADLINES,
+        {"ids": _ENDS["ids"], "deadline": 1.0},
+    ),
     "reclaim": (scans.RECLAIM, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
     "claim": (
         transitions.CLAIM,
@@ -109,7 +113,9 @@ def empty(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Engine
     postgres.drop_database("empty")
 
 
-@pytest.mark.parametrize("name", ["claim", "finish", "release", "cancel", "retry"])
+@pytest.mark.parametrize(
+    "name", ["claim", "finish", "release", "cancel", "retry", "restart_hint_deadlines"]
+)
 @pytest.mark.parametrize("rows", ["crowded", "empty"])
 def test_ids_are_not_joined_by_nested_comparison(
     name: str, rows: str, request: pytest.FixtureRequest

@@ -141,6 +141,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.models[hint.task_id].move(State.QUEUED, Reason.REPUBLISHED)
         return multiple(*again)
 
+    @rule(refused=st.lists(hints, min_size=1, max_size=4))
+    def refuse_hints(self, refused: list[Hint]) -> None:
+        self.run(self.store.restart_hint_deadlines([hint.task_id for hint in refused]))
+
     @rule(
         target=grants,
         some=st.lists(hints, min_size=1, max_size=4),

@@ -1,16 +1,30 @@
-"""Connect to Redis."""
+"""Connect to Redis, and tell what its errors mean."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+)
 
-from holdfast.errors import Misconfigured
+from holdfast.errors import Misconfigured, Unavailable
 from holdfast.settings import Settings
+from holdfast.telemetry.event_names import ErrorCode
+
+# The server at the other end is not the primary (any more): the address may lead to another one.
+_OTHER_SERVER = (ReadOnlyError, MovedError, BusyLoadingError, MasterDownError)
 
 
 class _Connection(Connection):
@@ -43,3 +57,25 @@ def connect(settings: Settings, connections: int) -> Any:
         )
     except ValueError as error:
         raise Misconfigured(f"HOLDFAST_REDIS_URL is not a valid Redis URL: {error}") from error
+
+
+@asynccontextmanager
+async def guarded(redis: Any, timeout_seconds: float) -> AsyncIterator[None]:
+    """Apply one timeout to all commands in the block, and translate errors to Unavailable.
+
+    redis-py's timeout would guard each reply of a pipeline separately, which takes a third of the
+    cost of publishing a hint. A connection whose server cannot write for us is not kept: after a
+    failover the demoted server keeps its connections, and would go on refusing for ever.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(
+            f"Redis: no answer within {timeout_seconds} s", code=ErrorCode.REDIS_TIMEOUT
+        ) from error
+    except (RedisError, OSError) as error:
+        if isinstance(error, _OTHER_SERVER):
+            await redis.connection_pool.update_active_connections_for_reconnect()
+            await redis.connection_pool.disconnect(inuse_connections=False)
+        raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error

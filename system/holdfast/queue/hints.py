@@ -7,26 +7,39 @@ on Redis' clocks (idle times, TTLs). Keys: ``<prefix>:hints:<queue>``, ``<prefix
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from holdfast.errors import Unavailable
 from holdfast.model.dispatch import Hint
-from holdfast.queue.connection import connect
+from holdfast.queue.connection import connect, guarded
 from holdfast.settings import Settings
-from holdfast.telemetry.event_names import ErrorCode
 from holdfast.telemetry.traceparent import is_sampled
 
 GROUP = "workers"
 _PENDING_BATCH = 200
 _EPOCH_MAX = 2**31 - 1
+_PRESENT = b"1"  # the generation's value; only its existence matters
+
+
+def stream_key(settings: Settings, queue: str) -> str:
+    """Return the key of the stream of a queue."""
+    return f"{settings.redis_prefix}:hints:{queue}"
+
+
+def generation_key(settings: Settings) -> str:
+    """Return the key that is absent after a loss of hints."""
+    return f"{settings.redis_prefix}:generation"
+
+
+def poke_key(settings: Settings) -> str:
+    """Return the key of the stream that wakes schedulers."""
+    return f"{settings.redis_prefix}:poke"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,9 @@ class HintQueue:
     """
 
     def __init__(self, settings: Settings, *, connections: int) -> None:
-        self._prefix = settings.redis_prefix
+        self._streams = stream_key(settings, "")
+        self._generation = generation_key(settings)
+        self._poke = poke_key(settings)
         # Bounds the stream of a queue without workers, whose hints are republished repeatedly.
         self._stream_entries_max = settings.queue_depth_max * 4
         # Blocking commands must return before the command timeout.
@@ -72,22 +87,25 @@ class HintQueue:
                 self._append(pipeline, hint, batch_traceparent if sampled else None)
             await pipeline.execute()
 
-    async def generation(self) -> str | None:
-        """Return the generation of hints; None if Redis lost all hints, or is new."""
-        async with self._guarded():
-            value: bytes | None = await self._redis.get(f"{self._prefix}:generation")
-        return value.decode() if value is not None else None
+    async def renew_generation(self) -> bool:
+        """Write the generation again if it exists; False: Redis lost all hints, or is new.
 
-    async def set_generation(self, generation: str) -> None:
-        """Set the generation unless one exists. Call only after all lost hints are republished."""
+        A read would not do: a server that is full, demoted or cannot save answers reads, and
+        refuses every hint.
+        """
         async with self._guarded():
-            await self._redis.set(f"{self._prefix}:generation", generation, nx=True)
+            return bool(await self._redis.set(self._generation, _PRESENT, xx=True))
+
+    async def create_generation(self) -> None:
+        """Create the generation. Call only after all lost hints are republished."""
+        async with self._guarded():
+            await self._redis.set(self._generation, _PRESENT)
 
     async def wait_poke(self, after: str, seconds: float) -> str:
         """Wait for a poke newer than ``after`` (initially "$"); return the next ``after``."""
         async with self._guarded():
             found = await self._redis.xread(
-                {f"{self._prefix}:poke": after}, block=self._block_milliseconds(seconds)
+                {self._poke: after}, block=self._block_milliseconds(seconds)
             )
         return found[0][1][-1][0].decode() if found else after
 
@@ -102,14 +120,6 @@ class HintQueue:
                 raise
         ids = (_uuid(consumer["name"]) for consumer in found)
         return [consumer for consumer in ids if consumer]
-
-    async def queues(self) -> list[str]:
-        """Return the queues that have a stream."""
-        pattern = self._stream("")
-        async with self._guarded():
-            scan = self._redis.scan_iter(match=f"{pattern}*", count=1000, _type="stream")
-            keys = [key.decode(errors="replace") async for key in scan]
-        return sorted(key.removeprefix(pattern) for key in keys)
 
     async def drain(self, queue: str, consumer: UUID) -> int:
         """Append the pending hints of a dead incarnation again, then remove its consumer.
@@ -164,7 +174,7 @@ class HintQueue:
                     raise
                 await self._create_groups(queues)
                 return []
-        start = len(self._stream(""))
+        start = len(self._streams)
         return [
             _delivery(stream.decode()[start:], entry_id, fields)
             for stream, entries in found
@@ -184,39 +194,16 @@ class HintQueue:
     async def poke(self) -> None:
         """Wake sleeping schedulers: a task is due now."""
         async with self._guarded():
-            await self._redis.xadd(f"{self._prefix}:poke", {b"p": b""}, maxlen=1, approximate=False)
+            await self._redis.xadd(self._poke, {b"p": b""}, maxlen=1, approximate=False)
 
-    async def memory_policy(self) -> str:
-        """Return the server's ``maxmemory-policy``, or "unknown"; it should be "noeviction"."""
-        async with self._guarded():
-            try:
-                found = await self._redis.config_get("maxmemory-policy")
-            except ResponseError:  # managed servers hide their configuration
-                return "unknown"
-        return str(next(iter(found.values()), "unknown"))
-
-    @asynccontextmanager
-    async def _guarded(self) -> AsyncIterator[None]:
-        """Apply one timeout to all commands in the block, and translate errors to Unavailable.
-
-        redis-py's timeout would guard each reply of a pipeline separately, which takes a third of
-        the cost of publishing a hint.
-        """
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                yield
-        except TimeoutError as error:
-            raise Unavailable(
-                f"Redis: no answer within {self._timeout_seconds} s", code=ErrorCode.REDIS_TIMEOUT
-            ) from error
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
+    def _guarded(self) -> AbstractAsyncContextManager[None]:
+        return guarded(self._redis, self._timeout_seconds)
 
     def _block_milliseconds(self, seconds: float) -> int:
         return max(1, int(min(seconds, self._block_seconds_max) * 1000))
 
     def _stream(self, queue: str) -> str:
-        return f"{self._prefix}:hints:{queue}"
+        return f"{self._streams}{queue}"
 
     def _append(self, pipeline: Pipeline, hint: Hint, batch_traceparent: str | None) -> None:
         fields: dict[Any, Any] = {b"id": str(hint.task_id), b"epoch": hint.epoch}

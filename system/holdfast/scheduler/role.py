@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from holdfast.errors import Misconfigured
 from holdfast.instrumentation.telemetry import open_telemetry
+from holdfast.queue.server import unsuitable_redis
 from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
 from holdfast.runtime.signals import on_stop_signal
 from holdfast.scheduler.scheduler import Scheduler
@@ -12,9 +14,15 @@ from holdfast.telemetry.event_names import EventName
 
 
 async def run_scheduler(settings: Settings) -> int:
-    """Run a scheduler until a stop signal; return the exit code."""
+    """Run a scheduler until a stop signal; return the exit code.
+
+    Raises:
+        Misconfigured: Postgres is not migrated, or Redis can never serve hints.
+    """
     require_safe_health(settings)
     await revision.check(settings)
+    if problem := await unsuitable_redis(settings):
+        raise Misconfigured(problem)
     async with open_telemetry(settings, "scheduler") as telemetry:
         scheduler = Scheduler(settings, telemetry)
         health = create_health(scheduler.loops.stalled, telemetry.metrics)

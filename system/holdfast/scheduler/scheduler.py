@@ -7,8 +7,8 @@ scheduler has locked, and all work is level-triggered, so a failed iteration is 
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
 
+from holdfast.errors import Unavailable
 from holdfast.instrumentation.scheduler import SchedulerInstrumentation
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.model.dispatch import Republished
@@ -113,7 +113,8 @@ class Scheduler:
             await wait_for_event(self._poked, seconds)
 
     async def _check_generation(self) -> None:
-        """Check Redis for hint loss: once per poll interval, and after a failed iteration.
+        """Check that Redis takes hints and has lost none: once per poll interval, and after a
+        failed iteration.
 
         Dispatch waits for this check; otherwise tasks would become QUEUED with no hint for a worker
         to find.
@@ -127,13 +128,13 @@ class Scheduler:
 
     async def _recover_lost_hints(self) -> None:
         """Republish every hint if Redis lost them; set the generation only after that."""
-        if await self._queue.generation() is not None:
+        if await self._queue.renew_generation():
             return
         expired = await self._dispatching.expire_hints()
         self._telemetry.hints_lost(expired)
         while await self._republish(self._dispatching):
             pass
-        await self._queue.set_generation(str(uuid4()))
+        await self._queue.create_generation()
         self._telemetry.hints_restored()
 
     async def _sweep(self) -> None:
@@ -155,7 +156,7 @@ class Scheduler:
 
     async def _republish_late(self) -> None:
         """Republish hints not claimed by their deadline; ``_dispatch`` handles hint loss."""
-        if await self._queue.generation() is not None:
+        if await self._queue.renew_generation():
             await self._republish(self._sweeping)
         await self.loops.sleep(self._settings.poll_seconds)
 
@@ -163,8 +164,13 @@ class Scheduler:
         sent = self._telemetry.now()
         tasks = await store.republish(self._settings.sweep_batch, self._actor)
         if tasks:
-            with self._telemetry.republished(tasks, sent) as batch_traceparent:
-                await self._queue.publish(tasks, batch_traceparent)
+            try:
+                with self._telemetry.republished(tasks, sent) as batch_traceparent:
+                    await self._queue.publish(tasks, batch_traceparent)
+            except Unavailable:
+                # Deadlines that double while Redis refuses hints would outlast its outage.
+                await store.restart_hint_deadlines([task.task_id for task in tasks])
+                raise
         return tasks
 
     async def _wait_for_poke(self) -> None:
@@ -176,7 +182,7 @@ class Scheduler:
 
     async def _drain_dead_consumers(self) -> None:
         """Move hints that a dead incarnation read but did not claim back to their streams."""
-        for queue in await self._queue.queues():
+        for queue in await self._sweeping.queues_of_dead_workers():
             consumers = await self._queue.consumers(queue)
             for worker in await self._sweeping.dead_workers(consumers):
                 moved = await self._queue.drain(queue, worker)

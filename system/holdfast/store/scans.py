@@ -160,6 +160,10 @@ event_rows AS (
 SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue, traceparent, claimed_at, at
 FROM updated""")
 
+# Only these queues can have a consumer to drain. Redis is not asked: it would have to be scanned.
+QUEUES_OF_DEAD_WORKERS = text("""
+SELECT DISTINCT unnest(queues) AS queue FROM workers WHERE dead_at IS NOT NULL ORDER BY queue""")
+
 DEAD_WORKERS = text("""
 SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
 

@@ -163,6 +163,11 @@ class Store:
         rows = await self._database.rows(scans.REPUBLISH, parameters)
         return [Republished(**row) for row in rows]
 
+    async def restart_hint_deadlines(self, ids: Sequence[UUID]) -> None:
+        """Restart the hint deadlines of QUEUED tasks, undoubled: Redis did not take the hints."""
+        parameters = {"ids": _distinct(ids), "deadline": self._settings.hint_deadline_seconds}
+        await self._database.rows(transitions.RESTART_HINT_DEADLINES, parameters)
+
     async def expire_hints(self) -> int:
         """Set the hint deadline of every QUEUED task to now: Redis lost them. Return the count."""
         return len(await self._database.rows(scans.EXPIRE_HINTS))
@@ -189,6 +194,11 @@ class Store:
         }
         rows = await self._database.rows(scans.RECLAIM, parameters)
         return [row_to_reclaimed(row) for row in rows]
+
+    async def queues_of_dead_workers(self) -> list[str]:
+        """Return the queues that dead workers read, in order."""
+        rows = await self._database.rows(scans.QUEUES_OF_DEAD_WORKERS)
+        return [row["queue"] for row in rows]
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of ``ids`` that are marked dead."""

@@ -246,6 +246,16 @@ RETIRE = text("""
 UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
 WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
 
+# Redis did not take the hints that REPUBLISH returned. A new deadline is never later than the one
+# in force: the task may have been republished, or claimed and dispatched again, meanwhile.
+RESTART_HINT_DEADLINES = text(f"""
+WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
+{_lock("t.id, t.state, t.hint_deadline")}
+UPDATE tasks t SET publishes = 0, hint_deadline = LEAST(locked.hint_deadline,
+  clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)))
+FROM locked WHERE t.id = locked.id AND t.id = ANY(ARRAY(SELECT id FROM locked))
+  AND locked.state = '{State.QUEUED}' RETURNING t.id""")
+
 CANCEL = text(f"""
 WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
 {_lock(_COUNTERS)},

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from sqlalchemy import text
 
 from holdfast.errors import HoldfastError
-from holdfast.queue.hints import HintQueue
 from holdfast.settings import Settings
 from holdfast.store import revision
 from holdfast.store.database import Database
+from holdfast.tools.check_result import CheckResult
+from holdfast.tools.doctor_redis import examine_redis
 
 _POSTGRES_MIN = 150000
 _CLOCK_DIFFERENCE_SECONDS_MAX = 2.0
@@ -28,15 +27,6 @@ SELECT current_setting('server_version_num')::int AS version_number,
   clock_timestamp() AS clock""")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The result of one check. ``bad`` breaks a guarantee, ``warning`` weakens one."""
-
-    grade: Literal["ok", "warning", "bad"]
-    subject: str
-    detail: str
-
-
 async def examine(settings: Settings) -> AsyncIterator[CheckResult]:
     """Yield one result per check; a failed check is a result, not an exception."""
     try:
@@ -46,7 +36,7 @@ async def examine(settings: Settings) -> AsyncIterator[CheckResult]:
         yield CheckResult("bad", "migrations", str(error))
     async for result in _postgres(settings):
         yield result
-    async for result in _redis(settings):
+    async for result in examine_redis(settings):
         yield result
 
 
@@ -82,19 +72,3 @@ async def _postgres(settings: Settings) -> AsyncIterator[CheckResult]:
         "clock",
         f"{difference:.2f} s from the database's clock, which decides when tasks are due",
     )
-
-
-async def _redis(settings: Settings) -> AsyncIterator[CheckResult]:
-    queue = HintQueue(settings, connections=1)
-    try:
-        policy = await queue.memory_policy()
-    except HoldfastError as error:
-        yield CheckResult("bad", "Redis", str(error))
-        return
-    finally:
-        await queue.close()
-    fits = policy == "noeviction"
-    advice = (
-        "" if fits else ": an evicted hint delays its task until the hint deadline; set noeviction"
-    )
-    yield CheckResult("ok" if fits else "warning", "maxmemory-policy", f"{policy}{advice}")

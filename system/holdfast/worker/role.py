@@ -15,7 +15,11 @@ from holdfast.worker.worker import Worker
 
 
 async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
-    """Run until a stop signal (0), or until this incarnation is marked dead (EXIT_DEAD)."""
+    """Run until a stop signal (0), or until this incarnation is marked dead (EXIT_DEAD).
+
+    Raises:
+        Misconfigured: Postgres is not migrated, or Redis can never serve hints.
+    """
     require_safe_health(settings)
     registry = Registry()
     registry.load_builtin(settings)
@@ -38,6 +42,7 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
             url=f"http://{settings.health_host}:{server.port}/readyz",
         )
         on_stop_signal(worker.stop)
-        code = await worker.run()
-        await stop_server(server, task)
-    return code
+        try:
+            return await worker.run()
+        finally:
+            await stop_server(server, task)

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from uuid import uuid4
 
-from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.errors import Misconfigured, OutcomeUnknown, Unavailable
 from holdfast.handlers.cancellation import StopReason
 from holdfast.handlers.registry import Registry
 from holdfast.handlers.sql_spans import SqlSpans
@@ -20,6 +20,7 @@ from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.telemetry import Telemetry
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.queue.hints import HintQueue
+from holdfast.queue.server import unsuitable_redis
 from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
@@ -115,10 +116,20 @@ class Worker:
         self._add_gauges(telemetry.metrics)
 
     async def run(self) -> int:
-        """Return an exit code: 0 after ``stop``, EXIT_DEAD if a new incarnation is needed."""
+        """Return an exit code: 0 after ``stop``, EXIT_DEAD if a new incarnation is needed.
+
+        Raises:
+            Misconfigured: Redis can never serve hints. The names of the handlers are announced even
+                so: submits are accepted until an operator has mended it.
+        """
+        problem = await unsuitable_redis(self._settings)
         if not await self._register():
             await self._close()
             return 0
+        if problem:
+            await self._beating.retire(self.id)
+            await self._close()
+            raise Misconfigured(problem)
         self._log.info(
             "Worker started", event_name=EventName.WORKER_STARTED, queues=self._settings.queues
         )

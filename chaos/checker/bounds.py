@@ -12,7 +12,8 @@ works, and no fault returns. What remains from before:
    tasks.
 2. *Lost hints* are republished at their deadline. It doubles with each publishing, but a deadline
    set by the heal is at most the time since the first one (its predecessors add up to that) plus
-   one deadline, and at most the cap.
+   one deadline, and at most the cap. While only Redis fails, none is doubled in vain: a refused
+   hint starts its deadline anew, and a Redis that lost its data has all hints republished.
 3. *The last troubled attempt* began while leftovers settled and hangs until its timeout. If its
    worker does not end it, a scheduler does after the grace; the task then backs off.
 4. *Planned failures* and the last attempt: as often as the workload says, each with its run (a
@@ -81,10 +82,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
     """
     settings, load = scenario.settings(), scenario.workload
     settled = _settled(settings)
-    hint = min(
-        settings.hint_deadline_max_seconds,
-        fault_seconds(scenario) + sum(t.seconds for t in settled) + settings.hint_deadline_seconds,
-    )
+    hint = _hint(scenario, sum(term.seconds for term in settled))
     tick = _tick(settings)
     start = settings.poll_seconds + START_ROUND_TRIPS * ROUND_TRIP_SECONDS
     failures = _failures(load)
@@ -125,6 +123,15 @@ def allowed(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         seconds=asked,
         terms=(Term(name="given", seconds=asked, why="expect.eventually.L1 of the scenario"),),
     )
+
+
+def _hint(scenario: Scenario, settled_seconds: float) -> float:
+    """Return the longest hint deadline in force of a task without a hint."""
+    settings = scenario.settings()
+    if scenario.faults and all(plan.target == ("redis",) for plan in scenario.faults):
+        return settings.hint_deadline_seconds
+    doubled = fault_seconds(scenario) + settled_seconds + settings.hint_deadline_seconds
+    return min(settings.hint_deadline_max_seconds, doubled)
 
 
 def _failures(load: Workload) -> int:

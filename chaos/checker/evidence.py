@@ -84,6 +84,7 @@ _SERVER = {
     "exhaust": _counted("connections"),
     "terminate_backends": _counted("backends"),
     "flush": _counted("keys"),
+    "refuse_writes": _counted("refused"),
     "client_kill": _counted("connections"),
 }
 _NODE_REPLACED = Proof(("replaced",), lambda _, seen: seen["replaced"] is True)

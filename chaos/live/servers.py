@@ -83,20 +83,24 @@ class ServerFault:
         if fault == "terminate_backends":
             return await self._once("backends", self._observer.terminate_backends, hold)
         async with redis.asyncio.Redis.from_url(self._valkey.url(), socket_timeout=5) as client:
+            if fault == "refuse_writes":
+                return await self._refuse_writes(client, hold)
+            return await self._redis_once(fault, client, hold)
 
-            async def flush() -> int:
-                keys = int(await client.dbsize())
-                if keys:
-                    await client.flushall()
-                return keys
+    async def _redis_once(self, fault: str, client: redis.asyncio.Redis, hold: Hold) -> Observed:
+        async def flush() -> int:
+            keys = int(await client.dbsize())
+            if keys:
+                await client.flushall()
+            return keys
 
-            async def client_kill() -> int:
-                command = "CLIENT KILL", "SKIPME", "YES"
-                return int(await client.execute_command(*command))  # type: ignore[no-untyped-call]
+        async def client_kill() -> int:
+            command = "CLIENT KILL", "SKIPME", "YES"
+            return int(await client.execute_command(*command))  # type: ignore[no-untyped-call]
 
-            if fault == "flush":
-                return await self._once("keys", flush, hold)
-            return await self._once("connections", client_kill, hold)
+        if fault == "flush":
+            return await self._once("keys", flush, hold)
+        return await self._once("connections", client_kill, hold)
 
     async def _once(self, what: str, inject: Callable[[], Awaitable[int]], hold: Hold) -> Observed:
         """Inject as soon as there is something to hit; observed if anything was hit."""
@@ -132,6 +136,17 @@ class ServerFault:
         """Whether the kernel reports that process of a paused server as stopped."""
         return process_state(pid) == "T"
 
+    async def _refuse_writes(self, client: redis.asyncio.Redis, hold: Hold) -> Observed:
+        """Run out of memory; observed if the server refused a write of any client."""
+        before = await _refused(client)
+        await client.config_set("maxmemory", 1)
+        try:
+            await hold()
+            refused = await _refused(client) - before
+        finally:
+            await client.config_set("maxmemory", 0)
+        return refused > 0, {"refused": refused}
+
     async def _exhaust(self, hold: Hold) -> Observed:
         """Take every free connection; observed if Postgres refused one.
 
@@ -160,3 +175,9 @@ class ServerFault:
             for connection in taken:
                 connection.terminate()
         return refused.is_set(), {"connections": len(taken)}
+
+
+async def _refused(client: redis.asyncio.Redis) -> int:
+    """Return how many commands the server refused for want of memory."""
+    found = await client.info("errorstats")
+    return int(found.get("errorstat_OOM", {}).get("count", 0))

@@ -6,7 +6,25 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
 _FILE = "system/holdfast/queue/hints.py"
 
+ASKED_BY_A_READ = Mutant(
+    name="asked_by_a_read",
+    guard="the scheduler asks by a write whether Redis takes hints (renew_generation)",
+    what="it asks whether the generation exists",
+    scenario="redis_full",
+    killers=("L1",),
+    covered_by="a refused hint starts its deadline anew",
+    pair="asked_by_a_read_refused_hints_double",
+    edits=(
+        Edit(
+            _FILE,
+            "return bool(await self._redis.set(self._generation, _PRESENT, xx=True))",
+            "return bool(await self._redis.exists(self._generation))",
+        ),
+    ),
+)
+
 MUTANTS = (
+    ASKED_BY_A_READ,
     Mutant(
         name="group_created_once",
         guard="a missing consumer group is created again (NOGROUP)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.mutants.hints import ASKED_BY_A_READ
 from chaos.mutants.hints import MUTANTS as _HINTS
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
 
@@ -60,6 +61,23 @@ DEAD_NOT_DRAINED = Mutant(
     ),
 )
 
+_REFUSED_HINTS_DOUBLE = Mutant(
+    name="refused_hints_double",
+    guard="a hint that Redis refused does not double its deadline",
+    what="it doubles, as if it had been published",
+    scenario="redis_full",
+    killers=("L1",),
+    covered_by="no hint is republished to a Redis that refuses writes (renew_generation)",
+    pair="asked_by_a_read_refused_hints_double",
+    edits=(
+        Edit(
+            _FILE,
+            "await store.restart_hint_deadlines([task.task_id for task in tasks])",
+            "pass",
+        ),
+    ),
+)
+
 _BOUND_BY_XLEN = Mutant(
     name="bound_by_xlen",
     guard="the bound of the queue counts QUEUED rows, not entries of the stream",
@@ -93,6 +111,13 @@ MUTANTS = (
     both("group_from_now_on_hints_once", _GROUP_FROM_NOW_ON, HINTS_ONCE, killers=("L1",)),
     DEAD_NOT_DRAINED,
     both("dead_not_drained_hints_once", DEAD_NOT_DRAINED, HINTS_ONCE, killers=("L1",)),
+    _REFUSED_HINTS_DOUBLE,
+    both(
+        "asked_by_a_read_refused_hints_double",
+        ASKED_BY_A_READ,
+        _REFUSED_HINTS_DOUBLE,
+        killers=("L1",),
+    ),
     _BOUND_BY_XLEN,
     both("bound_by_xlen_dead_not_drained", _BOUND_BY_XLEN, DEAD_NOT_DRAINED, killers=("L1",)),
     Mutant(

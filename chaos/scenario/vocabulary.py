@@ -67,6 +67,9 @@ FAULTS: dict[str, FaultKind] = {
         _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})
     ),
     "flush": FaultKind(_SERVER, (), "FLUSHALL", frozenset({"redis"})),
+    "refuse_writes": FaultKind(
+        _SERVER, (), "out of memory: refuses writes, answers reads", frozenset({"redis"})
+    ),
     "restart_empty": FaultKind(
         _SERVER, (), "kill and restart without its data", frozenset({"redis"})
     ),

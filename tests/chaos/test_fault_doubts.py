@@ -180,6 +180,7 @@ def test_evidence_shows_its_fault(name: str, target: str) -> None:
         ("pause", "postgres", {"stopped": 2}),
         ("pause", "postgres", {"stopped": 0, "processes": 0}),
         ("flush", "redis", {"keys": 0}),
+        ("refuse_writes", "redis", {"refused": 0}),
         ("exhaust", "postgres", {"connections": 0}),
         ("down", "worker-1->redis", {"connections_closed": 0, "probe_answered": True}),
         ("latency", "worker-1->redis", {"bytes_sent": 0, "bytes_released": 0}),

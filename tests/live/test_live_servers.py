@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 from waiting import until, within
 
 from chaos.history.records import InFlight
@@ -130,6 +131,24 @@ async def test_flush_is_observed_only_if_there_were_keys(
         await redis.set("a", 1)
         assert await server_fault.run("flush", "redis", end_immediately) == (True, {"keys": 1})
         assert await redis.dbsize() == 0
+
+
+async def test_full_redis_refuses_writes_and_answers_reads(
+    servers: Servers, server_fault: ServerFault
+) -> None:
+    async with Redis.from_url(servers.valkey.url()) as redis:
+        await redis.set("a", 1)
+
+        async def hold() -> None:
+            assert await redis.get("a") == b"1"
+            with pytest.raises(OutOfMemoryError):
+                await redis.set("a", 2)
+
+        observed, evidence = await server_fault.run("refuse_writes", "redis", hold)
+        assert (observed, evidence) == (True, {"refused": 1})
+        await redis.set("a", 3)
+        observed, evidence = await server_fault.run("refuse_writes", "redis", end_immediately)
+        assert (observed, evidence) == (False, {"refused": 0}), "no client wrote meanwhile"
 
 
 async def test_client_kill_disconnects_redis_clients(

@@ -16,6 +16,7 @@ from valkey_world import SOON, World, hint
 from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.valkey import SharedValkey
 from holdfast.devstack.reaper import Reaper
+from holdfast.errors import Unavailable
 
 
 @pytest.fixture
@@ -128,6 +129,27 @@ def test_paused_server_answers_later(world: World) -> None:
     value, at = world.run(harness)
     assert value == b"1"
     assert at == pytest.approx(30, abs=0.1)
+
+
+def test_server_without_memory_refuses_hints_and_loses_none(world: World) -> None:
+    async def harness() -> list[bool]:
+        async with world.queue() as queue:
+            assert await queue.read(UUID(int=1), ["default"], 5, block_seconds=1) == []
+            await queue.create_generation()
+            await queue.publish([hint(1)])
+            before = world.redis.refused_writes()
+            world.redis.limit_memory(1)
+            for refused in (queue.publish([hint(2)]), queue.renew_generation(), queue.poke()):
+                with pytest.raises(Unavailable, match="maxmemory"):
+                    await refused
+            assert world.redis.refused_writes() >= before + 3
+            deliveries = await queue.read(UUID(int=1), ["default"], 5, block_seconds=1)
+            await queue.ack(deliveries)
+            world.redis.limit_memory(0)
+            assert await queue.renew_generation()
+            return [delivery.hint == hint(1) for delivery in deliveries]
+
+    assert world.run(harness) == [True]
 
 
 def _crowd(world: World) -> Callable[[], Awaitable[list[str]]]:

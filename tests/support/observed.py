@@ -49,6 +49,8 @@ def _of_server(fault: str) -> dict[str, Any]:
             return {"processes": 3, "stopped": 3}
         case "flush":
             return {"keys": 3}
+        case "refuse_writes":
+            return {"refused": 3}
         case "terminate_backends":
             return {"backends": 3}
         case "exhaust" | "client_kill":

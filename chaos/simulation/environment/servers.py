@@ -29,11 +29,14 @@ class SimulatedServerFaults:
             return await self._pause(target, hold)
         if fault == "exhaust":
             return await self._exhaust(hold)
-        if fault == "terminate_backends":
-            return await self._once("backends", self._postgres.terminate_backends, hold)
-        if fault == "flush":
-            return await self._once("keys", self._valkey.flush, hold)
-        return await self._once("connections", self._valkey.client_kill, hold)
+        if fault == "refuse_writes":
+            return await self._refuse_writes(hold)
+        what, inject = {
+            "terminate_backends": ("backends", self._postgres.terminate_backends),
+            "flush": ("keys", self._valkey.flush),
+            "client_kill": ("connections", self._valkey.client_kill),
+        }[fault]
+        return await self._once(what, inject, hold)
 
     async def _once(self, what: str, inject: Callable[[], int], hold: Hold) -> Observed:
         """Inject as soon as there is a target; observed if any was hit."""
@@ -77,6 +80,17 @@ class SimulatedServerFaults:
             loop.resume(node)
         answered = self._postgres.statements_done - done if target == "postgres" else 0
         return not answered, {"statements_meanwhile": answered}
+
+    async def _refuse_writes(self, hold: Hold) -> Observed:
+        """Run out of memory; observed if the server refused a write of any client."""
+        before = self._valkey.refused_writes()
+        self._valkey.limit_memory(1)
+        try:
+            await hold()
+            refused = self._valkey.refused_writes() - before
+        finally:
+            self._valkey.limit_memory(0)
+        return refused > 0, {"refused": refused}
 
     async def _exhaust(self, hold: Hold) -> Observed:
         """Take every free connection, and each one that becomes free."""

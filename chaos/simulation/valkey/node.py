@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import signal
 import time
 from collections import Counter
@@ -93,6 +94,15 @@ class ValkeyNode:
         # Waiting reads are retried on this node.
         self.loop.call_soon(self.done, [[b"FLUSHALL"]], context=self._context)
         return keys
+
+    def limit_memory(self, bytes_max: int) -> None:
+        """Set maxmemory; 0: unlimited. A server over its limit refuses writes."""
+        self._valkey.ask(b"CONFIG", b"SET", b"maxmemory", b"%d" % bytes_max)
+
+    def refused_writes(self) -> int:
+        """Return how many commands the server refused for want of memory."""
+        found = re.search(rb"errorstat_OOM:count=(\d+)", self._valkey.ask(b"INFO", b"errorstats"))
+        return int(found[1]) if found else 0
 
     def client_kill(self) -> int:
         """Kill all client connections; return their number."""

@@ -22,6 +22,7 @@ _FORGET_EVERYTHING = (
     [b"SCRIPT", b"FLUSH"],
     [b"FUNCTION", b"FLUSH"],
     [b"CONFIG", b"RESETSTAT"],
+    [b"CONFIG", b"SET", b"maxmemory", b"0"],
 )
 
 

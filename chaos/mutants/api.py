@@ -54,12 +54,9 @@ MUTANTS = (
         killers=("S1", "S2", "S4", "S5", "S6", "S8", "S10", "S11", "S12"),
         edits=(
             Edit(
-                "system/holdfast/store/database.py",
-                '"server_settings": {"application_name": application_name},',
-                '"server_settings": {\n'
-                '                "application_name": application_name,\n'
-                '                "synchronous_commit": "off",\n'
-                "            },",
+                "system/holdfast/store/connections.py",
+                '"server_settings": {"application_name": name},',
+                '"server_settings": {"application_name": name, "synchronous_commit": "off"},',
             ),
         ),
     ),
@@ -96,16 +93,16 @@ MUTANTS = (
         edits=(
             Edit(
                 _COALESCER,
-                "                for entry in group:\n                    entry.unknown = True\n",
+                "    for entry in group:\n        entry.unknown = True\n",
                 """\
-                from dataclasses import replace
+    from dataclasses import replace
 
-                from holdfast.model.ids import new_id
+    from holdfast.model.ids import new_id
 
-                for entry in group:
-                    entry.unknown = True
-                    key = f"{entry.task.idempotency_key}-again"
-                    entry.task = replace(entry.task, id=new_id(), idempotency_key=key)
+    for entry in group:
+        entry.unknown = True
+        key = f"{entry.task.idempotency_key}-again"
+        entry.task = replace(entry.task, id=new_id(), idempotency_key=key)
 """,
             ),
         ),
@@ -211,7 +208,7 @@ UNPLANTED = (
     ),
     Unplanted(
         "a connection that was closed while pooled is not used",
-        "system/holdfast/store/database.py",
+        "system/holdfast/store/connections.py",
         "without it only slower: its statement counts as unknown and is resent",
     ),
 )

@@ -18,7 +18,7 @@ _POOLED = Mutant(
     pair="cancelled_connection_pooled_not_reset",
     edits=(
         Edit(
-            "system/holdfast/store/database.py",
+            "system/holdfast/store/connections.py",
             "    if not connection.closed and not connection.invalidated:\n"
             "        raw = await connection.get_raw_connection()\n",
             "    if False:\n        raw = await connection.get_raw_connection()\n",
@@ -33,7 +33,7 @@ _NOT_RESET = Mutant(
     killers=("S1", "S4", "S11"),
     edits=(
         Edit(
-            "system/holdfast/store/database.py",
+            "system/holdfast/store/connections.py",
             "        pool_timeout=settings.connect_timeout_seconds,\n",
             "        pool_timeout=settings.connect_timeout_seconds,\n"
             "        pool_reset_on_return=None,\n",

@@ -2,6 +2,7 @@
 
 HoldfastError
 +-- Unavailable       nothing was done: retry later
+|   +-- StatementCancelled   it took longer than Postgres allows: send less at once
 +-- OutcomeUnknown    may have taken effect, or may yet: resend the same guarded statement
 +-- Unstorable        Postgres can never store this value: change it
 +-- TaskLost          this worker no longer owns the attempt: stop, write nothing
@@ -31,6 +32,10 @@ class Unavailable(HoldfastError):
     """A server could not be reached, or refused: nothing was done."""
 
     code = ErrorCode.UNAVAILABLE
+
+
+class StatementCancelled(Unavailable):
+    """Postgres cancelled and rolled back the statement (``statement_timeout``, an operator)."""
 
 
 class OutcomeUnknown(HoldfastError):

@@ -266,14 +266,10 @@ class Settings(BaseModel):
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            port_fits = parts.port is None or parts.port > 0
-        except ValueError as error:
-            raise ValueError(f"invalid URL: {error}") from error
-        if parts.scheme.split("+")[0] not in {"postgresql", "postgres"} or not port_fits:
+        scheme, found, _ = url.partition("://")
+        if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
             raise ValueError("must look like postgresql://user:password@host:port/database")
-        return url
+        return url  # store/address.py reads the rest
 
     @field_validator("otlp_endpoint")
     @classmethod
@@ -304,12 +300,6 @@ class Settings(BaseModel):
         for name, value in super().__repr_args__():
             shown = _PASSWORD.sub(r"\1\3***\2", value) if isinstance(value, str) else value
             yield name, shown
-
-    @property
-    def async_database_url(self) -> str:
-        """Return ``database_url`` with the asyncpg driver, as SQLAlchemy expects it."""
-        rest = self.database_url.partition("://")[2]
-        return f"postgresql+asyncpg://{rest}"
 
 
 def _decoded(text: str) -> object:

@@ -20,7 +20,7 @@ from holdfast.handlers.transaction import Transaction
 from holdfast.model.claim import Success
 from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
-from holdfast.store.database import create_engine
+from holdfast.store.connections import create_engine
 
 
 @pytest.fixture

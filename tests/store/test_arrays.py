@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from holdfast.settings import Settings
-from holdfast.store.database import create_engine
+from holdfast.store.connections import create_engine
 
 VALUES = {
     "bytea": [b"\x00\xff", None, b""],

@@ -75,7 +75,9 @@ async def test_rollback_leaves_nothing(engine: Engine, store: Store) -> None:
 
 
 async def test_async_caller_enqueues_in_its_transaction(settings: Settings, store: Store) -> None:
-    engine = create_async_engine(settings.async_database_url)
+    engine = create_async_engine(
+        settings.database_url.replace("postgresql:", "postgresql+asyncpg:")
+    )
     try:
         async with engine.begin() as connection:
             kept: UUID = await connection.run_sync(enqueue, "echo", {"n": 1})

@@ -81,7 +81,7 @@ async def store(racing: Settings) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def held(racing: Settings) -> AsyncIterator[HeldStore]:
-    engine = create_async_engine(racing.async_database_url)
+    engine = create_async_engine(racing.database_url.replace("postgresql:", "postgresql+asyncpg:"))
     async with engine.connect() as connection:
         yield HeldStore(racing, connection)
     await engine.dispose()

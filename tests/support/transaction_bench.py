@@ -22,7 +22,7 @@ from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import NewTask
 from holdfast.settings import Settings
-from holdfast.store.database import create_engine
+from holdfast.store.connections import create_engine
 from holdfast.store.store import Store
 
 INSERT = text("INSERT INTO orders (id) VALUES (:id)")

@@ -23,6 +23,7 @@ class Wire:
         self._lose_reply_to: bytes | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._swallowing: list[asyncio.Event] = []  # one per connection
         self.url = server_url
         self.reply_lost = asyncio.Event()
 
@@ -33,6 +34,11 @@ class Wire:
     def hold_replies(self) -> None:
         """Deliver requests, but delay all replies without losing any."""
         self._replying.clear()
+
+    def swallow(self) -> None:
+        """Lose all bytes on the connections open now, and never close them; serve new ones."""
+        for connection in self._swallowing:
+            connection.set()
 
     def cut(self) -> None:
         """Reset every open connection; accept new ones."""
@@ -76,10 +82,11 @@ class Wire:
             writer.transport.abort()
             far_writer.transport.abort()
             return
-        doomed = asyncio.Event()
+        doomed, lost = asyncio.Event(), asyncio.Event()
+        self._swallowing.append(lost)
         for pump in (
-            self._requests(reader, far_writer, doomed),
-            self._replies(far_reader, writer, doomed),
+            self._requests(reader, far_writer, doomed, lost),
+            self._replies(far_reader, writer, doomed, lost),
         ):
             task = asyncio.create_task(pump)
             self._pumps.add(task)
@@ -91,7 +98,11 @@ class Wire:
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        doomed: asyncio.Event,
+        lost: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
@@ -99,12 +110,18 @@ class Wire:
                     self._lose_reply_to = None
                     doomed.set()
                 await self._flowing.wait()
+                if lost.is_set():
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
     async def _replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        doomed: asyncio.Event,
+        lost: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
@@ -114,6 +131,8 @@ class Wire:
                     writer.transport.abort()
                     self.reply_lost.set()
                     return
+                if lost.is_set():
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()

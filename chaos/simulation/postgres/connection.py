@@ -31,6 +31,8 @@ _STUCK_SECONDS = 60.0
 IDLE_IN_TRANSACTION_SECONDS = 60.0
 CONNECTION_CHECK_SECONDS = 5.0
 
+_FIRST_PID = 1000
+
 Then = Callable[[list[Message]], None]
 
 
@@ -105,6 +107,7 @@ class PostgresConnection(asyncio.Protocol):
 
     def __init__(self, host: PostgresHost, number: int) -> None:
         self.number = number
+        self.pid = _FIRST_PID + number  # as its client sees it, the same in every run
         self.client = ""
         self.busy = False
         self.holding = False  # only its COMMIT is missing
@@ -239,6 +242,7 @@ class PostgresConnection(asyncio.Protocol):
             return False
         self._started = True
         self._host.opened(self)
+        message = messages.with_setting(message, "sim.backend_pid", str(self.pid))
         self._ask(message, [b"Z"], partial(self._deliver, Batch(prepared=["connection"])))
         return True
 

@@ -62,6 +62,12 @@ def startup(**parameters: str) -> bytes:
     return struct.pack("!ii", len(body) + 8, 196608) + body
 
 
+def with_setting(startup_message: bytes, name: str, value: str) -> bytes:
+    """Return a startup message that also sets a parameter of the session."""
+    body = startup_message[8:-1] + f"options\0-c {name}={value}\0\0".encode()
+    return struct.pack("!i", len(body) + 8) + startup_message[4:8] + body
+
+
 def query(sql: str) -> bytes:
     """Return a simple query."""
     return frame(b"Q", sql.encode(), b"\0")

@@ -171,7 +171,7 @@ class PostgresNode:
 
     def key_data(self, connection: PostgresConnection, message: bytes) -> bytes:
         """Replace process id and secret in BackendKeyData by values that every run repeats."""
-        pid = (1000 + connection.number).to_bytes(4, "big")
+        pid = connection.pid.to_bytes(4, "big")
         secret = self._key_rng.randbytes(len(message) - 9)
         self._keys[pid, secret] = connection
         return message[:5] + pid + secret

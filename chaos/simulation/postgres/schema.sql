@@ -23,6 +23,10 @@ CREATE FUNCTION sim.random() RETURNS float8 LANGUAGE sql VOLATILE AS $$
   SELECT ('x' || left(md5('sim' || nextval('sim.entropy')), 13))::bit(52)::bigint
     / 4503599627370496.0::float8 $$;
 
+-- The process id that the client of this connection was given (connection.py).
+CREATE FUNCTION sim.pg_backend_pid() RETURNS int LANGUAGE sql STABLE AS $$
+  SELECT COALESCE(current_setting('sim.backend_pid', true)::int, pg_catalog.pg_backend_pid()) $$;
+
 CREATE FUNCTION sim.refuse(what text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
   RAISE EXCEPTION 'NotSimulated: % over the simulated wire; use INSERT, SELECT or Redis', what
     USING ERRCODE = 'feature_not_supported'; END $$;

@@ -25,7 +25,8 @@ from holdfast.handlers.sql_spans import database_attributes
 from holdfast.handlers.transaction import Transaction
 from holdfast.instrumentation.attempt_span import child_span
 from holdfast.model.claim import Success
-from holdfast.store.database import checkout, classify, discard
+from holdfast.store.connections import checkout, discard
+from holdfast.store.database import classify, reason
 from holdfast.store.store import Store
 
 
@@ -147,7 +148,9 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
             "increase HOLDFAST_TRANSACTION_CONNECTIONS"
         ) from error
     except (OSError, DBAPIError) as error:
-        raise Unavailable(f"cannot reach Postgres for ctx.transaction(): {error}") from error
+        raise Unavailable(
+            f"cannot reach Postgres for ctx.transaction(): {reason(error)}"
+        ) from error
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from holdfast.errors import Unavailable
 from holdfast.settings import Settings
-from holdfast.store.database import create_engine
+from holdfast.store.connections import create_engine
+from holdfast.store.database import reason
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -35,8 +36,7 @@ async def upgrade_in_loop(settings: Settings) -> None:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade)
     except (OSError, DBAPIError) as error:
-        reason = getattr(error, "orig", None) or error
-        raise Unavailable(f"cannot migrate the database: {reason}") from error
+        raise Unavailable(f"cannot migrate the database: {reason(error)}") from error
     finally:
         await engine.dispose()
 

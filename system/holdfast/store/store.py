@@ -36,7 +36,8 @@ from holdfast.model.task import (
 )
 from holdfast.settings import Settings
 from holdfast.store import scans, transitions
-from holdfast.store.database import Database, connections_used
+from holdfast.store.connections import connections_used
+from holdfast.store.database import Database
 from holdfast.store.decoding import (
     all_rows,
     row_to_reclaimed,

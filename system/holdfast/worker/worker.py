@@ -24,7 +24,7 @@ from holdfast.queue.server import unsuitable_redis
 from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.settings import Settings
-from holdfast.store.database import connections_used, create_engine
+from holdfast.store.connections import connections_used, create_engine
 from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics

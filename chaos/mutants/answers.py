@@ -303,8 +303,8 @@ _ERRORS = (
         edits=(
             Edit(
                 _COALESCER,
-                "                entry.settle(_unanswered() if entry.unknown else error)\n",
-                "                entry.settle(error)\n",
+                "        entry.settle(_unanswered() if entry.unknown else error)\n",
+                "        entry.settle(error)\n",
             ),
         ),
     ),

@@ -89,11 +89,11 @@ _BOUND_BY_XLEN = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        batch = self._settings.dispatch_batch\n",
+            "        batch = self._dispatch_batch\n",
             """\
         entries = await self._queue._redis.xlen(self._queue._stream("default"))
         room = max(0, self._settings.queue_depth_max - entries)
-        batch = min(room, self._settings.dispatch_batch)
+        batch = BatchSize(min(room, self._dispatch_batch.rows))
 """,
         ),
         Edit(

@@ -46,16 +46,12 @@ _CLAIM_GIVEN_UP = Mutant(
     edits=(
         Edit(
             _CLAIMER,
-            "                    claimed = await self._store.claim(\n"
-            "                        hints, self._worker_id, token, exclusive=exclusive\n"
-            "                    )\n",
+            "                    claimed = Claimed.merged(await send_halving(hints, claim))\n",
             """\
                     from holdfast.errors import OutcomeUnknown
 
                     try:
-                        claimed = await self._store.claim(
-                            hints, self._worker_id, token, exclusive=exclusive
-                        )
+                        claimed = Claimed.merged(await send_halving(hints, claim))
                     except (OutcomeUnknown, Unavailable):
                         return Claimed(), sent
 """,

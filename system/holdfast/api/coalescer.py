@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from holdfast.errors import HoldfastError, OutcomeUnknown, Unavailable
+from holdfast.errors import HoldfastError, OutcomeUnknown, StatementCancelled, Unavailable
 from holdfast.model.task import NewTask, Submitted
 from holdfast.store.resend import Unanswered, send_halving, until_answered
 
@@ -70,6 +70,21 @@ class _Entry:
 
 def _unanswered() -> OutcomeUnknown:
     return OutcomeUnknown("the database did not answer in time")
+
+
+def _is_divisible(group: Sequence[_Entry], error: Unanswered) -> bool:
+    """Return whether the halves of the group may succeed (``send_halving`` sends them)."""
+    return isinstance(error, StatementCancelled) and len(group) > 1
+
+
+def _mark_unknown(group: Sequence[_Entry]) -> None:
+    for entry in group:
+        entry.unknown = True
+
+
+def _fail(group: Sequence[_Entry], error: Unanswered) -> None:
+    for entry in group:
+        entry.settle(_unanswered() if entry.unknown else error)
 
 
 class Coalescer:
@@ -191,8 +206,9 @@ class Coalescer:
         async def should_resend(error: Unanswered) -> bool:
             nonlocal pause
             if isinstance(error, OutcomeUnknown):
-                for entry in group:
-                    entry.unknown = True
+                _mark_unknown(group)
+            if _is_divisible(group, error):
+                return False
             # The entries of a group were sent together before, so all or none are unknown.
             if not group[0].unknown or asyncio.get_running_loop().time() + pause >= deadline:
                 return False
@@ -203,8 +219,9 @@ class Coalescer:
         try:
             answers = await until_answered(send, should_resend)
         except (OutcomeUnknown, Unavailable) as error:
-            for entry in group:
-                entry.settle(_unanswered() if entry.unknown else error)
+            if _is_divisible(group, error):
+                raise
+            _fail(group, error)
             return []
         for entry, answer in zip(group, answers, strict=True):
             entry.settle(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -63,6 +64,15 @@ class Claimed:
     grants: tuple[Grant, ...] = ()
     deferred: frozenset[UUID] = frozenset()
     again: int = field(default=0, compare=False)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Claimed]) -> Claimed:
+        """Return the result of claims for parts of the hints as that of one claim."""
+        return cls(
+            grants=tuple(grant for part in parts for grant in part.grants),
+            deferred=frozenset(task_id for part in parts for task_id in part.deferred),
+            again=sum(part.again for part in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True)

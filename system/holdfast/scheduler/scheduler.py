@@ -18,6 +18,7 @@ from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.settings import Settings
+from holdfast.store.resend import BatchSize
 from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
@@ -49,6 +50,10 @@ class Scheduler:
         self._poke_seen = "$"  # the id of the last poke in its Redis stream; "$": none yet
         self._generation_checked = 0.0  # by the loop's clock
         self._generation_known = False
+        self._dispatch_batch = BatchSize(settings.dispatch_batch)
+        self._republish_batch = BatchSize(settings.sweep_batch)
+        self._reclaim_batch = BatchSize(settings.sweep_batch)
+        self._prune_batch = BatchSize(settings.sweep_batch)
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
         # A lease renewed every heartbeat outlasts an outage of lease - heartbeat; another heartbeat
@@ -98,13 +103,13 @@ class Scheduler:
         self._poked.clear()
         await self._check_generation()
         sent = self._telemetry.now()
-        batch = self._settings.dispatch_batch
-        dispatch = await self._dispatching.dispatch(batch, self._actor)
+        batch = self._dispatch_batch
+        dispatch = await batch.send(lambda n: self._dispatching.dispatch(n, self._actor))
         if dispatch.tasks:
             with self._telemetry.dispatched(dispatch.tasks, sent) as batch_traceparent:
                 await self._queue.publish(dispatch.tasks, batch_traceparent)
         self._generation_known = True
-        if len(dispatch.tasks) >= batch:
+        if len(dispatch.tasks) >= batch.rows:
             return
         seconds = self._settings.poll_seconds
         if (due := dispatch.next_due_seconds) is not None:
@@ -139,15 +144,16 @@ class Scheduler:
 
     async def _sweep(self) -> None:
         """Mark workers dead; reclaim lost and timed-out attempts. Works while Redis is down."""
-        batch, loop = self._settings.sweep_batch, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         now = await self._sweeping.clock()
         if self._failure_detector.tick(loop.time(), now):
+            batch = self._settings.sweep_batch
             dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
             self._failure_detector.answered(loop.time())
             for worker in dead:
                 self._telemetry.marked_dead(worker)
         sent = self._telemetry.now()
-        reclaimed = await self._sweeping.reclaim(batch, self._actor)
+        reclaimed = await self._reclaim_batch.send(lambda n: self._sweeping.reclaim(n, self._actor))
         self._failure_detector.answered(loop.time())
         if reclaimed:
             self._telemetry.reclaimed(reclaimed, sent)
@@ -162,7 +168,7 @@ class Scheduler:
 
     async def _republish(self, store: Store) -> list[Republished]:
         sent = self._telemetry.now()
-        tasks = await store.republish(self._settings.sweep_batch, self._actor)
+        tasks = await self._republish_batch.send(lambda n: store.republish(n, self._actor))
         if tasks:
             try:
                 with self._telemetry.republished(tasks, sent) as batch_traceparent:
@@ -191,8 +197,8 @@ class Scheduler:
 
     async def _prune(self) -> None:
         """Delete tasks past their retention."""
-        pruned = await self._sweeping.prune(self._settings.sweep_batch)
+        pruned = await self._prune_batch.send(self._sweeping.prune)
         self._telemetry.pruned(pruned)
-        if pruned < self._settings.sweep_batch:
+        if pruned < self._prune_batch.rows:
             await self._sweeping.prune_workers()
             await self.loops.sleep(_PRUNE_EVERY_SECONDS)

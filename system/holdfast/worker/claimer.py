@@ -23,7 +23,7 @@ from holdfast.model.dispatch import Hint
 from holdfast.queue.hints import Delivery, HintQueue
 from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.settings import Settings
-from holdfast.store.resend import Unanswered, until_answered
+from holdfast.store.resend import Unanswered, send_halving, until_answered
 from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
@@ -174,13 +174,14 @@ class Claimer:
         clock = asyncio.get_running_loop().time
         shutdown = self._shutdown
 
+        async def claim(some: Sequence[Hint]) -> list[Claimed]:
+            return [await self._store.claim(some, self._worker_id, token, exclusive=exclusive)]
+
         async def send() -> tuple[Claimed | None, float]:
             while not shutdown.due:
                 if shutdown.lease.held:
                     sent = clock()
-                    claimed = await self._store.claim(
-                        hints, self._worker_id, token, exclusive=exclusive
-                    )
+                    claimed = Claimed.merged(await send_halving(hints, claim))
                     return claimed, sent
                 await shutdown.lease.wait(_RESEND_SECONDS)
             return None, 0.0

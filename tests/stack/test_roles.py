@@ -192,7 +192,24 @@ def test_migrate_upgrades_a_database(command: Command, empty_database_url: str) 
             "HOLDFAST_DATABASE_URL: must look like",
             2,
         ),
-        ("HOLDFAST_DATABASE_URL", "postgresql://x@127.0.0.1:1/x", "cannot reach Postgres", 1),
+        (
+            "HOLDFAST_DATABASE_URL",
+            "postgresql://x@127.0.0.1:0/x",
+            "HOLDFAST_DATABASE_URL: the port of the host '127.0.0.1' must be",
+            2,
+        ),
+        (
+            "HOLDFAST_DATABASE_URL",
+            "postgresql://x@127.0.0.1:1/x?sslmode=sometimes",
+            "HOLDFAST_DATABASE_URL: `sslmode` parameter must be one of",
+            2,
+        ),
+        (
+            "HOLDFAST_DATABASE_URL",
+            "postgresql://x@127.0.0.1/x?channel_binding=require",
+            "HOLDFAST_DATABASE_URL: channel_binding=require is not supported",
+            2,
+        ),
     ],
 )
 def test_invalid_setting_is_named_in_one_line(

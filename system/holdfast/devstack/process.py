@@ -23,7 +23,7 @@ from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.server_process import ServerProcess
 
 POLL_SECONDS = 0.05
-HEALTHY_SECONDS = 10.0
+HEALTHY_SECONDS = 60.0
 BACKOFF_MIN_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 15.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from holdfast.telemetry.metrics import Metrics
 
 _BACKOFF_MIN_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 2.0
+_REPEAT_LOG_SECONDS = 30.0
 
 Iteration = Callable[[], Awaitable[None]]
 
@@ -23,8 +25,11 @@ class _Loop:
     iteration: Iteration
     stalled_seconds: float | None
     progressed_at: float | None = None  # None: not started
+    succeeded: bool = False
     failures: int = 0
     last_error: str = ""
+    logged_error: str = ""
+    logged_at: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -32,7 +37,8 @@ class LoopSupervisor:
     """Repeat iterations until ``stop``; an error causes a pause and never ends the loop.
 
     An iteration is one bounded round of work including its own waiting; it ends soon after ``stop``
-    if it waits by ``sleep``. Progress is an iteration that succeeded.
+    if it waits by ``sleep``. Progress is an iteration that succeeded; a loop that has only failed
+    since its start is not ready at once.
     """
 
     log: Logger
@@ -89,12 +95,13 @@ class LoopSupervisor:
                 )
             except HoldfastError as error:
                 self._failed(loop, error)
-                self.log.warning(
-                    "Loop iteration failed; retrying after a pause",
-                    event_name=EventName.LOOP_FAILED,
-                    loop=loop.name,
-                    error=error,
-                )
+                if _is_news(loop):
+                    self.log.warning(
+                        "Loop iteration failed; retrying after a pause",
+                        event_name=EventName.LOOP_FAILED,
+                        loop=loop.name,
+                        error=error,
+                    )
             except Exception as error:
                 self._failed(loop, error)
                 self.log.exception(
@@ -104,8 +111,9 @@ class LoopSupervisor:
                 )
             else:
                 loop.progressed_at = asyncio.get_running_loop().time()
+                loop.succeeded = True
                 loop.failures = 0
-                loop.last_error = ""
+                loop.last_error = loop.logged_error = ""
                 self.metrics.loop_turns.labels(loop.name, "ok").inc()
                 self.metrics.loop_success.labels(loop.name).set_to_current_time()
                 continue
@@ -133,11 +141,22 @@ def cancelled_from_outside() -> bool:
     return task is None or task.cancelling() > 0
 
 
+def _is_news(loop: _Loop) -> bool:
+    """Return whether to log the last error: the same one is repeated only after a while."""
+    now = asyncio.get_running_loop().time()
+    if loop.last_error == loop.logged_error and now - loop.logged_at < _REPEAT_LOG_SECONDS:
+        return False
+    loop.logged_error, loop.logged_at = loop.last_error, now
+    return True
+
+
 def _why_stalled(loop: _Loop, now: float) -> str:
     if loop.stalled_seconds is None:
         return ""
     if loop.progressed_at is None:
         return "not started"
+    if loop.last_error and not loop.succeeded:
+        return f"no success since the start: {loop.last_error}"
     seconds = now - loop.progressed_at
     if seconds <= loop.stalled_seconds:
         return ""

@@ -7,6 +7,7 @@ from holdfast.instrumentation.telemetry import open_telemetry
 from holdfast.queue.server import unsuitable_redis
 from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
 from holdfast.runtime.signals import on_stop_signal
+from holdfast.runtime.startup import Startup
 from holdfast.scheduler.scheduler import Scheduler
 from holdfast.settings import Settings
 from holdfast.store import revision
@@ -20,12 +21,20 @@ async def run_scheduler(settings: Settings) -> int:
         Misconfigured: Postgres is not migrated, or Redis can never serve hints.
     """
     require_safe_health(settings)
-    await revision.check(settings)
-    if problem := await unsuitable_redis(settings):
-        raise Misconfigured(problem)
+
+    async def check() -> None:
+        await revision.check(settings)
+        if problem := await unsuitable_redis(settings):
+            raise Misconfigured(problem)
+
     async with open_telemetry(settings, "scheduler") as telemetry:
+        startup = Startup(check, telemetry.log)
+        on_stop_signal(startup.stop)
+        await startup.attempt()
         scheduler = Scheduler(settings, telemetry)
-        health = create_health(scheduler.loops.stalled, telemetry.metrics)
+        health = create_health(
+            lambda: startup.stalled() or scheduler.loops.stalled(), telemetry.metrics
+        )
         server, task = await start_server(
             health,
             settings.health_host,
@@ -38,7 +47,8 @@ async def run_scheduler(settings: Settings) -> int:
             event_name=EventName.HEALTH_STARTED,
             url=f"http://{settings.health_host}:{server.port}/readyz",
         )
-        on_stop_signal(scheduler.stop)
-        await scheduler.run()
+        if await startup.passed():
+            on_stop_signal(scheduler.stop)
+            await scheduler.run()
         await stop_server(server, task)
     return 0

@@ -69,6 +69,7 @@ class EventName(StrEnum):
     RESULT_UNSTORABLE = "result_unstorable"
 
     # Every role
+    STARTUP_WAITING = "startup_waiting"
     HEALTH_STARTED = "health_started"
     HTTP_SERVER_FAILED = "http_server_failed"
     LOOP_FAILED = "loop_failed"

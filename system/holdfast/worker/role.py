@@ -8,6 +8,7 @@ from holdfast.handlers.registry import Registry
 from holdfast.instrumentation.telemetry import open_telemetry
 from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
 from holdfast.runtime.signals import on_stop_signal
+from holdfast.runtime.startup import Startup
 from holdfast.settings import Settings
 from holdfast.store import revision
 from holdfast.telemetry.event_names import EventName
@@ -25,10 +26,12 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
     registry.load_builtin(settings)
     for app in apps:
         registry.load(app)
-    await revision.check(settings)
     async with open_telemetry(settings, "worker") as telemetry:
+        startup = Startup(lambda: revision.check(settings), telemetry.log)
+        on_stop_signal(startup.stop)
+        await startup.attempt()
         worker = Worker(settings, registry, telemetry)
-        health = create_health(worker.stalled, telemetry.metrics)
+        health = create_health(lambda: startup.stalled() or worker.stalled(), telemetry.metrics)
         server, task = await start_server(
             health,
             settings.health_host,
@@ -41,8 +44,10 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
             event_name=EventName.HEALTH_STARTED,
             url=f"http://{settings.health_host}:{server.port}/readyz",
         )
-        on_stop_signal(worker.stop)
         try:
+            if not await startup.passed():
+                return 0
+            on_stop_signal(worker.stop)
             return await worker.run()
         finally:
             await stop_server(server, task)

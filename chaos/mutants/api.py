@@ -207,6 +207,21 @@ UNPLANTED = (
         "rows are locked in order, so none occurs; tests/store/test_store_pairs.py",
     ),
     Unplanted(
+        "after an unanswered statement no connection is used that has not answered since",
+        "system/holdfast/store/connections.py",
+        "without it only slower: one timeout for each; tests/store/test_connections.py",
+    ),
+    Unplanted(
+        "behind a pooler each statement is sent as a whole",
+        "system/holdfast/store/connections.py",
+        "no arena has a pooler; tests/store/test_connections.py",
+    ),
+    Unplanted(
+        "a batch that Postgres cancels is halved",
+        "system/holdfast/store/resend.py",
+        "no scenario limits the time of statements; tests/scheduler/test_scheduler_limits.py",
+    ),
+    Unplanted(
         "a connection that was closed while pooled is not used",
         "system/holdfast/store/connections.py",
         "without it only slower: its statement counts as unknown and is resent",

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from bench import bench_for
+from command import Command
 from otlp_receiver import receiving
 from starlette.applications import Starlette
-from typer.testing import CliRunner
 from waiting import wait_until
 
-from chaos.mutants import import_path
-from holdfast.cli import app
 from holdfast.model.lifecycle import State
 from holdfast.runtime.health import create_health, start_server, stop_server
 from holdfast.settings import Settings
@@ -34,7 +24,6 @@ from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.trace_context import new_root
 from holdfast.telemetry.traceparent import write
 
-ROOT = Path(__file__).parents[2]
 HANDLERS = """
 import asyncio, threading, time
 from holdfast.handlers import task
@@ -52,93 +41,6 @@ async def deaf_coroutine(ctx, payload):
         except asyncio.CancelledError:
             pass
 """
-
-
-@dataclass
-class Command:
-    """Runs ``python -m holdfast`` with these variables and no other HOLDFAST_* ones."""
-
-    variables: dict[str, str]
-    directory: Path
-    logs: list[Path] = field(default_factory=list)
-
-    def environment(self, changes: dict[str, str]) -> dict[str, str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-        return {**clean, "PYTHONPATH": import_path(ROOT), **self.variables, **changes}
-
-    def run(self, *arguments: str, **changes: str) -> tuple[int, str, str]:
-        """Run a command that ends by itself, in this process; return exit code, stdout, stderr."""
-        result = CliRunner().invoke(app, list(arguments), env={**self.variables, **changes})
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    @contextmanager
-    def running(self, *arguments: str, **changes: str) -> Iterator[Running]:
-        """Run a role during the block; kill it at the end if it is still running."""
-        log = self.directory / f"{arguments[0]}-{len(self.logs)}.log"
-        self.logs.append(log)
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "holdfast", *arguments],
-                cwd=self.directory,
-                env=self.environment(changes),
-                stdout=stream,
-                stderr=stream,
-            )
-        try:
-            yield Running(process, log)
-        finally:
-            process.kill()
-            process.wait()
-
-
-@dataclass
-class Running:
-    """The process of a role and its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def url(self) -> str:
-        """Return the URL of its health port, read from its log."""
-        found: list[str] = []
-
-        def logged() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            found.extend(re.findall(r'"url": ?"(http://[^"/]+)', self.log.read_text()))
-            return bool(found)
-
-        wait_until(logged)
-        return found[0]
-
-    def until_ready(self) -> str:
-        url = self.url()
-        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        return url
-
-    def terminate(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-    def events(self) -> list[str]:
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line)["event_name"] for line in lines if line.startswith("{")]
-
-
-@pytest.fixture
-def command(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setattr(sys, "path", [*sys.path])  # a worker prepends its directory
-    return Command(
-        {
-            "HOLDFAST_DATABASE_URL": settings.database_url,
-            "HOLDFAST_REDIS_URL": settings.redis_url,
-            "HOLDFAST_LOG_FORMAT": "json",
-            "HOLDFAST_POLL_SECONDS": "0.2",
-            "HOLDFAST_API_PORT": "0",
-        },
-        tmp_path,
-    )
 
 
 def sql(settings: Settings, statement: str) -> list[Any]:

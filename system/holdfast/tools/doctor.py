@@ -1,4 +1,4 @@
-"""``holdfast doctor``: check whether a deployment can keep the product's guarantees."""
+"""``holdfast doctor``: check that a deployment meets the requirements of Holdfast."""
 
 from __future__ import annotations
 

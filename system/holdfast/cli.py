@@ -157,8 +157,8 @@ def mailcatcher() -> None:
 def doctor() -> None:
     """Check a deployment.
 
-    Checks versions, migrations, durability, clocks, and of Redis its kind, the permitted commands,
-    writes and the eviction policy; exits with 1 if a guarantee is broken.
+    Checks versions, migrations, durability, permissions, limits and clocks, and of Redis its kind,
+    the permitted commands, writes and the eviction policy; exits with 1 if a guarantee is broken.
     """
     with _extra("server"):
         from holdfast.tools.doctor import examine

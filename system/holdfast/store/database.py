@@ -158,7 +158,10 @@ class Database:
         except (OSError, TimeoutError, PoolTimeout, DBAPIError) as error:
             if isinstance(error, DBAPIError) and sqlstate(error) in _ADVICE:
                 raise classify(error) from error
-            raise Unavailable(f"cannot reach Postgres: {reason(error)}") from error
+            why = reason(error)
+            if isinstance(error, TimeoutError) and not str(error):
+                why = f"no answer within {self._connect_timeout_seconds:g} s"
+            raise Unavailable(f"cannot reach Postgres: {why}") from error
 
 
 def _rows(

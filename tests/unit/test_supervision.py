@@ -162,6 +162,28 @@ async def test_stalled_loop_reports_its_last_error(loops: LoopSupervisor) -> Non
     await running
 
 
+async def test_loop_that_only_failed_since_the_start_is_not_ready(loops: LoopSupervisor) -> None:
+    work = Iterations(loops, Unavailable("Redis is away"))
+    loops.add("dispatch", work, stalled_seconds=3600)
+    running = asyncio.create_task(loops.run())
+    failing = {"dispatch": "no success since the start: Redis is away"}
+    await until(lambda: loops.stalled() == failing)
+    await until(lambda: not loops.stalled())
+    loops.stop()
+    await running
+
+
+async def test_same_failure_is_logged_once_and_another_at_once(
+    loops: LoopSupervisor, log: io.StringIO
+) -> None:
+    same = [Unavailable("Redis is away") for _ in range(4)]
+    work = Iterations(loops, *same, Unavailable("Redis is full"))
+    loops.add("dispatch", work, stalled_seconds=None)
+    await ended(loops, lambda: work.calls > len(same) + 1)
+    errors = [json.loads(line)["error"] for line in log.getvalue().splitlines()]
+    assert errors == ["Redis is away", "Redis is full"]
+
+
 async def test_stop_ends_every_sleep(loops: LoopSupervisor) -> None:
     async def iteration() -> None:
         await loops.sleep(60)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from holdfast.client import IdempotencyKeyReused, enqueue, enqueue_many
-    from holdfast.errors import TaskLost
+    from holdfast.errors import TaskLost, UnknownQueue
     from holdfast.handlers.context import Context
     from holdfast.handlers.errors import Discard, Retry
     from holdfast.handlers.handler import task
@@ -31,6 +31,7 @@ __all__ = [
     "TaskLost",
     "TaskRequest",
     "Transaction",
+    "UnknownQueue",
     "enqueue",
     "enqueue_many",
     "task",
@@ -46,6 +47,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name from a module with
         "TaskLost": "holdfast.errors",
         "TaskRequest": "holdfast.model.request",
         "Transaction": "holdfast.handlers.transaction",
+        "UnknownQueue": "holdfast.errors",
         "enqueue": "holdfast.client",
         "enqueue_many": "holdfast.client",
         "task": "holdfast.handlers.handler",

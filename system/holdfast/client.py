@@ -8,7 +8,8 @@
 asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
 
 Schedulers see the task within a second of the commit. Names are not checked against the announced
-ones: a task with an unknown name waits until a worker announces it.
+ones: a task with an unknown name waits until a worker announces it. Queues are: a task is stored
+only in "default", in a queue that a worker ever announced, or in one of HOLDFAST_KNOWN_QUEUES.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from holdfast.errors import HoldfastError
 from holdfast.model.ids import new_ids
 from holdfast.model.payload import encode_python
 from holdfast.model.request import TaskRequest, to_new_task
-from holdfast.model.task import Limits, NewTask
+from holdfast.model.task import DEFAULT_QUEUE, Limits, NewTask
 from holdfast.store.submit import submit_rows
 from holdfast.telemetry import traceparent as w3c
 from holdfast.telemetry.trace_context import TRACE_RATIO, new_traceparent
@@ -50,7 +51,7 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
     payload: dict[str, Any] | None = None,
     *,
     run_at: datetime | None = None,
-    queue: str = "default",
+    queue: str = DEFAULT_QUEUE,
     priority: int = 0,
     max_attempts: int | None = None,
     timeout_seconds: float | None = None,
@@ -68,6 +69,7 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
         pydantic.ValidationError: an argument is out of bounds.
         PayloadError: the payload would change when read back.
         IdempotencyKeyReused: the key belongs to another request; roll back or use another key.
+        UnknownQueue: no worker or setting has announced the queue.
     """
     request = TaskRequest(
         name=name,
@@ -105,7 +107,7 @@ def enqueue_many(
     ]
     if not new:
         return []
-    answers = submit_rows(connection, new, _ACTOR, Limits())
+    answers = submit_rows(connection, new, _ACTOR, Limits(), known_queues=(DEFAULT_QUEUE,))
     return [
         _checked(task, answer.outcome, answer.task.id)
         for task, answer in zip(new, answers, strict=True)

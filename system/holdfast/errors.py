@@ -5,6 +5,7 @@ HoldfastError
 |   +-- StatementCancelled   it took longer than Postgres allows: send less at once
 +-- OutcomeUnknown    may have taken effect, or may yet: resend the same guarded statement
 +-- Unstorable        Postgres can never store this value: change it
++-- UnknownQueue      no worker ever read this queue: name another, or make it known
 +-- TaskLost          this worker no longer owns the attempt: stop, write nothing
 +-- Misconfigured     the process cannot run with this configuration: an operator must fix it
 """
@@ -48,6 +49,17 @@ class Unstorable(HoldfastError):
     """Postgres refused the value itself (SQLSTATE class 22, 23 or 54)."""
 
     code = ErrorCode.UNSTORABLE
+
+
+class UnknownQueue(HoldfastError):
+    """No worker or setting has announced this queue; a task in it might never run."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"the queue {queue!r} is unknown: no worker has read it. Start a worker with it in "
+            "HOLDFAST_QUEUES, or name it in HOLDFAST_KNOWN_QUEUES of the schedulers and APIs"
+        )
+        self.queue = queue
 
 
 class TaskLost(HoldfastError):

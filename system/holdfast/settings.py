@@ -82,7 +82,13 @@ class Settings(BaseModel):
         15.0, gt=0, description="The API answers 503 to a submit not settled within this time."
     )
     unknown_name_seconds: float = Field(
-        5.0, gt=0, description="Delay of a task released because its worker has no such handler."
+        5.0,
+        gt=0,
+        description="Delay of a task released because its worker has no such handler; doubles each "
+        "time.",
+    )
+    unknown_name_max_seconds: float = Field(
+        300.0, gt=0, description="Upper limit of that doubling."
     )
 
     # Sizes
@@ -104,6 +110,11 @@ class Settings(BaseModel):
 
     # Policy
     queues: tuple[str, ...] = Field(("default",), description="Queues this worker reads.")
+    known_queues: tuple[str, ...] = Field(
+        (),
+        description="Queues that take tasks before a worker has announced them, a JSON list. APIs "
+        "and schedulers read it.",
+    )
     max_attempts: int = Field(
         5, ge=1, le=1000, description="Attempts, unless request or handler set a limit."
     )
@@ -245,7 +256,7 @@ class Settings(BaseModel):
             raise ValueError("the same secret stands twice: each belongs to one name")
         return keys
 
-    @field_validator("queues", "http_allowed_hosts", "api_hosts", mode="before")
+    @field_validator("queues", "known_queues", "http_allowed_hosts", "api_hosts", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -26,13 +26,14 @@ ANNOUNCED = (
     Announcement("echo", None, None),
     Announcement("send_email", 7, 30.0),
 )
+QUEUES = ("a", "b", "default", "Mail-1", "other", "slow")
 
 
 @pytest.fixture
 async def store(settings: Settings) -> AsyncIterator[Store]:
-    """A store beside the API's, on a database with a few announced names."""
+    """A store beside the API's, on a database with a few announced names and queues."""
     store = Store(settings, connections=4, application_name="test")
-    await store.register(new_id(), "worker-1", ["default"], ANNOUNCED)
+    await store.register(new_id(), "worker-1", QUEUES, ANNOUNCED)
     yield store
     await store.close()
 

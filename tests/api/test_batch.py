@@ -48,7 +48,8 @@ async def test_valid_tasks_are_stored_and_invalid_ones_reported(api: httpx.Async
     assert sorted(task["payload"]["n"] for task in listed) == [0, 6]
 
 
-async def test_batch_of_a_thousand_different_tasks(api: httpx.AsyncClient) -> None:
+async def test_batch_of_a_thousand_different_tasks(api: httpx.AsyncClient, store: Store) -> None:
+    await store.announce_queues([f"queue_{n}" for n in range(1000)])
     items = [
         {
             "name": "echo",

@@ -233,7 +233,7 @@ async def test_new_name_is_accepted_within_seconds(api: httpx.AsyncClient, store
     await until(known)
 
 
-async def test_unknown_names_cause_no_load(
+async def test_unknown_names_and_queues_cause_no_load(
     settings: Settings, postgres_hop: Any, through: Settings, store: Store, open_api: Any
 ) -> None:
     async with open_api(through) as api:
@@ -241,4 +241,5 @@ async def test_unknown_names_cause_no_load(
         before = len(postgres_hop.requests)
         for n in range(50):
             await api.post("/tasks/", json={"name": f"nonsense{n}"})
+            await api.post("/tasks/", json={"name": "echo", "queue": f"nonsense{n}"})
         assert len(postgres_hop.requests) - before < 50

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from holdfast.client import IdempotencyKeyReused, enqueue, enqueue_many
+from holdfast.errors import UnknownQueue
 from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State
@@ -39,6 +40,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 async def test_commit_makes_task_visible_with_its_arguments(engine: Engine, store: Store) -> None:
     run_at = datetime.now(UTC) + timedelta(hours=1)
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await store.register(new_id(), "worker-1", ["mail"], [])
     with engine.begin() as connection:
         task_id = enqueue(
             connection,
@@ -131,6 +133,31 @@ async def test_limits_come_from_call_then_handler_then_default(
     found = [await store.get(task_id) for task_id in (said, announced, unknown)]
     limits = [(s.task.max_attempts, s.task.timeout_seconds) for s in found if s]
     assert limits == [(2, 3.0), (7, 30.0), (5, 300.0)]
+
+
+async def test_unknown_queue_is_refused_until_announced(engine: Engine, store: Store) -> None:
+    await store.register(new_id(), "worker-1", ["mail"], [])
+    with engine.begin() as connection:
+        with pytest.raises(UnknownQueue, match=r"'nowhere'.*HOLDFAST_KNOWN_QUEUES"):
+            enqueue(connection, "echo", queue="nowhere", idempotency_key="k")
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0, "usable afterwards"
+        kept = enqueue(connection, "echo", queue="mail")
+    # A queue stays known when the rows of its workers are deleted.
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM workers"))
+        enqueue(connection, "echo", queue="mail")
+    assert await store.announce_queues(["nowhere", "mail", "nowhere"]) == ["nowhere"]
+    with engine.begin() as connection:
+        stored = enqueue(connection, "echo", queue="nowhere", idempotency_key="k")
+    assert {(await store.get(i)).task.queue for i in (kept, stored)} == {"mail", "nowhere"}  # type: ignore[union-attr]
+
+
+def test_batch_with_an_unknown_queue_is_refused(engine: Engine) -> None:
+    tasks = [TaskRequest(name="echo"), TaskRequest(name="echo", queue="nowhere")]
+    with engine.connect() as connection:
+        with connection.begin(), pytest.raises(UnknownQueue) as refused:
+            enqueue_many(connection, tasks)
+        assert refused.value.queue == "nowhere"
 
 
 def test_enqueue_many_keeps_order_and_resolves_shared_keys(engine: Engine) -> None:

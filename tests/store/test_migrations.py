@@ -78,8 +78,8 @@ def test_postgres_catalogue_sees_no_difference(migrated: Engine, declared: Engin
     assert by_migration == by_schema
     checks = [row for row in by_schema["constraints"] if str(row[2]).startswith("CHECK")]
     partial = [row for row in by_schema["indexes"] if " WHERE " in str(row[2])]
-    assert len(checks) == 5
-    assert len(partial) == 7
+    assert len(checks) == 6
+    assert len(partial) == 8
     assert [row[0] for row in by_schema["storage"]] == ["effects", "task_events", "tasks"]
 
 

@@ -19,12 +19,13 @@ from holdfast.store import scans, transitions
 
 _TASKS = """
 INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at, due_at,
-  state, epoch, seq, attempt, losses, handed_back, max_attempts, max_losses, timeout_seconds,
+  state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
+  timeout_seconds,
   cancel_requested, publishes, created_at, finished_at, hint_deadline, worker_id, claim_token,
   claimed_at, state_since)
 SELECT gen_random_uuid(), 'default', 'default', 0, 'echo', '{}', '', now,
   now + due * interval '1 h',
-  state, epoch, 1, 1, 0, 0, 5, 3, 60, false, 0, now, CASE WHEN state = 'SUCCEEDED' THEN now END,
+  state, epoch, 1, 1, 0, 0, 0, 5, 3, 60, false, 0, now, CASE WHEN state = 'SUCCEEDED' THEN now END,
   CASE WHEN state = 'QUEUED' THEN now END, CASE WHEN epoch = 1 THEN w.id END,
   CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END, now
 FROM clock_timestamp() AS now, (SELECT gen_random_uuid() AS id) AS w,
@@ -37,8 +38,8 @@ _ENDS: dict[str, Any] = {"ids": [UUID(int=n) for n in range(20)], "worker": UUID
 _EPOCHS = {"epochs": [1] * 20}
 
 SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
-    "dispatch": (scans.DISPATCH, {**_LIMITS, "depth": 2000, "deadline": 10.0}),
-    "backlog": (scans.BACKLOG, {"cap": 1000}),
+    "dispatch": (scans.DISPATCH, {**_LIMITS, "scan": 50, "depth": 2000, "deadline": 10.0}),
+    "backlog": (scans.BACKLOG, {"cap": 1000, "scan": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
     "expire_hints": (scans.EXPIRE_HINTS, {}),
     "restart_hint_deadlines": (
@@ -60,12 +61,14 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
             "reasons": ["failed"] * 20,
             "delays": [1.0] * 20,
             "details": [None] * 20,
+            "unhandled": [False] * 20,
             "actor": "test",
         },
     ),
     "cancel": (transitions.CANCEL, {"ids": _ENDS["ids"], "actor": "test"}),
     "retry": (transitions.RETRY, {"ids": _ENDS["ids"], "actor": "test"}),
-    "story": (transitions.STORY, {"id": UUID(int=1)}),
+    "story": (transitions.STORY, {"id": UUID(int=1), "events_max": 500}),
+    "events": (transitions.EVENTS, {"id": UUID(int=1), "n": 100, "after": 0}),
 }
 
 

@@ -46,7 +46,7 @@ OPERATIONS: dict[str, Operation] = {
         [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive
     ),
     "release": lambda s, w: s.release(
-        [Failure(w.task_id, w.epoch, Reason.RELEASED)], w.owner or w.alive
+        [Failure(w.task_id, w.epoch, Reason.RELEASED, unhandled=True)], w.owner or w.alive
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
     "retire": lambda s, w: s.retire(w.owner or w.alive),
@@ -89,7 +89,8 @@ async def held(racing: Settings) -> AsyncIterator[HeldStore]:
 
 _STATE = """
 SELECT (SELECT jsonb_agg(jsonb_build_array(state, epoch, seq, attempt, losses, handed_back,
-      cancel_requested, max_attempts, max_losses, worker_id) ORDER BY id) FROM tasks) AS tasks,
+      unhandled, cancel_requested, max_attempts, max_losses, worker_id) ORDER BY id)
+    FROM tasks) AS tasks,
   (SELECT jsonb_agg(jsonb_build_array(seq, from_state, to_state, epoch, attempt, actor, reason)
       ORDER BY task_id, seq) FROM task_events) AS events,
   (SELECT jsonb_agg(jsonb_build_array(epoch, attempt, result)) FROM effects) AS effects,

@@ -289,11 +289,16 @@ class StoreMachine(RuleBasedStateMachine):
     def claim_late(self, data: st.DataObject, worker: UUID) -> None:
         self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, exclusive=True)
 
-    @rule(grant=grants, reason=st.sampled_from(ENDS))
-    def release(self, grant: tuple[UUID, int, UUID], reason: Reason) -> None:
+    @rule(grant=grants, reason=st.sampled_from(ENDS), handler=st.booleans())
+    def release(
+        self, grant: tuple[UUID, int, UUID], reason: Reason, *, handler: bool = True
+    ) -> None:
         task, epoch, worker = grant
+        unhandled = reason is Reason.RELEASED and not handler
+        model = self.models[task]
+        model.unhandled += unhandled and (model.state, model.epoch) == (State.RUNNING, epoch)
         self._ended(grant, reason)
-        failure = Failure(task, epoch, reason, 0.0, '{"error": {}}')
+        failure = Failure(task, epoch, reason, 0.0, '{"error": {}}', unhandled=unhandled)
         answer = self.run(self.store.release([failure], worker))[0]
         self._check_answer(grant, answer.done, answer.state)
 
@@ -370,6 +375,8 @@ class StoreMachine(RuleBasedStateMachine):
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
         assert rows == self.stale, "each refused write is recorded"
+        unhandled = self.run(self._scalar("SELECT COALESCE(sum(unhandled), 0) FROM tasks"))
+        assert unhandled == sum(model.unhandled for model in self.models.values())
         assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
 
     def _compare(self, story: TaskStory, model: Model) -> None:

@@ -18,6 +18,7 @@ class Model:
     attempt: int = 0
     losses: int = 0
     handed_back: int = 0
+    unhandled: int = 0
     max_losses: int = 2
     cancel_requested: bool = False
     owner: UUID | None = None

@@ -96,7 +96,10 @@ class Task(BaseModel):
     attempt: int = Field(description="Number of attempts started.")
     max_attempts: int
     losses: int = Field(description="Attempts that ended because their worker died.")
-    handed_back: int = Field(description="Attempts that ended because their worker stopped.")
+    handed_back: int = Field(
+        description="Attempts that ended because their worker stopped, or "
+        "had no handler for the name."
+    )
     timeout_seconds: float = Field(description="Time limit of one attempt.")
     cancel_requested: bool
     idempotency_key: str | None
@@ -108,8 +111,9 @@ class Task(BaseModel):
     )
     attempts: list[Attempt] | None = Field(
         None,
-        description="Oldest first. Not loaded, and therefore null, in listings and in responses "
-        "to submits; GET /tasks/{id} returns them.",
+        description="Those in the latest 500 transitions of the task, oldest first; "
+        "GET /tasks/{id}/events has all. Not loaded, and therefore null, in listings and in "
+        "responses to submits; GET /tasks/{id} returns them.",
     )
 
 
@@ -155,9 +159,12 @@ class TaskEvent(BaseModel):
 
 
 class TaskEvents(BaseModel):
-    """Transitions of a task, oldest first."""
+    """A page of the transitions of a task, oldest first."""
 
     events: list[TaskEvent]
+    next_cursor: str | None = Field(
+        description="Pass it as cursor for the next page. Null at the end."
+    )
 
 
 class BatchRequest(BaseModel):

@@ -34,6 +34,7 @@ MEDIA = ProblemType("unsupported-media-type", 415, "Unsupported media type")
 INVALID = ProblemType("invalid-request", 422, "Invalid request")
 UNSTORABLE = ProblemType("unstorable-payload", 422, "Payload cannot be stored")
 UNKNOWN_NAME = ProblemType("unknown-name", 422, "Unknown task name")
+UNKNOWN_QUEUE = ProblemType("unknown-queue", 422, "Unknown queue")
 KEY_REUSED = ProblemType("idempotency-key-reused", 422, "Idempotency key already used")
 INTERNAL = ProblemType("internal-error", 500, "Internal error")
 UNAVAILABLE = ProblemType("unavailable", 503, "Unavailable, nothing was done")
@@ -45,8 +46,8 @@ MISCONFIGURED = ProblemType("misconfigured", 503, "Server misconfigured")
 
 PROBLEM_TYPES = (
     *(MALFORMED, INVALID_CURSOR, UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, CONFLICT, TOO_LARGE),
-    *(MEDIA, INVALID, UNSTORABLE, UNKNOWN_NAME, KEY_REUSED, INTERNAL, UNAVAILABLE, OVERLOADED),
-    *(OUTCOME_UNKNOWN, UNREADABLE, NOT_READY, MISCONFIGURED),
+    *(MEDIA, INVALID, UNSTORABLE, UNKNOWN_NAME, UNKNOWN_QUEUE, KEY_REUSED, INTERNAL),
+    *(UNAVAILABLE, OVERLOADED, OUTCOME_UNKNOWN, UNREADABLE, NOT_READY, MISCONFIGURED),
     *REFUSALS,
 )
 

@@ -49,17 +49,34 @@ class ListQuery(BaseModel):
         )
 
 
+class EventsQuery(BaseModel):
+    """The page of a task's events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(
+        None, max_length=200, description="next_cursor of the previous page."
+    )
+
+
 def routes(router: APIRouter) -> None:
     """Add the routes."""
     listing: dict[str, Any] = {
         "response_model": TaskPage,
         "responses": described(problems.INVALID_CURSOR, problems.INVALID, problems.UNAVAILABLE),
     }
+    events: dict[str, Any] = {
+        "response_model": TaskEvents,
+        "responses": described(
+            *(problems.INVALID_CURSOR, problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE)
+        ),
+    }
     single = described(problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE)
     router.get("/tasks/", **listing)(list_tasks)
     router.get("/tasks", include_in_schema=False, **listing)(list_tasks)
     router.get("/tasks/{task_id}", response_model=Task, responses=single)(get_task)
-    router.get("/tasks/{task_id}/events", response_model=TaskEvents, responses=single)(get_events)
+    router.get("/tasks/{task_id}/events", **events)(get_events)
 
 
 async def list_tasks(
@@ -72,37 +89,47 @@ async def list_tasks(
         try:
             before = cursor.decode(wanted, query.cursor)
         except cursor.InvalidCursor as error:
-            fault = Fault(detail=str(error), parameter="cursor")
-            raise Problem(problems.INVALID_CURSOR, f"{error}.", faults=[fault]) from error
+            raise _invalid_cursor(error) from error
     # One more than requested shows whether there is a next page.
     rows = await services.store.list_tasks(wanted, query.limit + 1, before)
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     following = cursor.encode(wanted, rows[-1].id) if more else None
     page = {"tasks": [responses.task_json(row) for row in rows], "next_cursor": following}
-    headers = {}
-    if following is not None:
-        url = request.url.include_query_params(cursor=following)
-        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return responses.json_response(page, headers=headers)
+    return responses.json_response(page, headers=_link(request, following))
+
+
+async def get_events(
+    task_id: UUID,
+    request: Request,
+    query: Annotated[EventsQuery, Query()],
+    services: ServicesDep,
+) -> Response:
+    """Return the transitions of a task, oldest first, in pages."""
+    after = 0
+    if query.cursor is not None:
+        try:
+            after = cursor.decode_events(task_id, query.cursor)
+        except cursor.InvalidCursor as error:
+            raise _invalid_cursor(error) from error
+    events = await services.store.events(task_id, query.limit + 1, after)
+    if events is None:
+        raise not_found(task_id)
+    more = len(events) > query.limit
+    events = events[: query.limit]
+    following = cursor.encode_events(task_id, events[-1].seq) if more else None
+    page = {"events": [responses.event_json(event) for event in events], "next_cursor": following}
+    return responses.json_response(page, headers=_link(request, following))
 
 
 async def get_task(task_id: UUID, services: ServicesDep) -> Response:
-    """Return a task with its result and attempts."""
+    """Return a task with its result and its latest attempts."""
     story = await read_story(services, task_id)
     return responses.json_response(responses.story_json(story))
 
 
-async def get_events(task_id: UUID, services: ServicesDep) -> Response:
-    """Return every transition of a task, oldest first."""
-    story = await read_story(services, task_id)
-    return responses.json_response(
-        {"events": [responses.event_json(event) for event in story.events]}
-    )
-
-
 async def read_story(services: Services, task_id: UUID) -> TaskStory:
-    """Return the task with its events and its effect.
+    """Return the task with its latest events and its effect.
 
     Raises:
         Problem: 404 if it does not exist.
@@ -119,3 +146,16 @@ def not_found(task_id: UUID) -> Problem:
         problems.NOT_FOUND,
         f"Task {task_id} does not exist: it was never stored, or its retention has ended.",
     )
+
+
+def _invalid_cursor(error: cursor.InvalidCursor) -> Problem:
+    fault = Fault(detail=str(error), parameter="cursor")
+    return Problem(problems.INVALID_CURSOR, f"{error}.", faults=[fault])
+
+
+def _link(request: Request, following: str | None) -> dict[str, str]:
+    """Return the header that links to the next page, if there is one."""
+    if following is None:
+        return {}
+    url = request.url.include_query_params(cursor=following)
+    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}

@@ -74,7 +74,10 @@ def event_json(event: Event) -> Json:
 
 
 def _attempts(events: Sequence[Event]) -> list[Json]:
-    """Return the attempts in the events: each from entering RUNNING to leaving it."""
+    """Return the attempts in the events: each from entering RUNNING to leaving it.
+
+    The events are the latest ones: an attempt that began before them is left out.
+    """
     attempts: list[Json] = []
     for event in events:
         if event.reason is Reason.CLAIMED:
@@ -89,7 +92,7 @@ def _attempts(events: Sequence[Event]) -> list[Json]:
                     "error": None,
                 }
             )
-        elif event.from_state is State.RUNNING and event.to_state is not State.RUNNING:
+        elif attempts and event.from_state is State.RUNNING and event.to_state is not State.RUNNING:
             error = _error((event.detail or {}).get("error"))
             attempts[-1] |= {"ended_at": event.at, "outcome": event.reason.text, "error": error}
     return attempts

@@ -49,7 +49,8 @@ def routes(router: APIRouter) -> None:
             200: {"model": Task, "description": "Stored before, under this Idempotency-Key"},
             **described(
                 *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
-                *(problems.UNSTORABLE, problems.UNKNOWN_NAME, problems.KEY_REUSED),
+                *(problems.UNSTORABLE, problems.UNKNOWN_NAME, problems.UNKNOWN_QUEUE),
+                problems.KEY_REUSED,
                 *(problems.UNAVAILABLE, problems.OVERLOADED, problems.OUTCOME_UNKNOWN),
             ),
         },

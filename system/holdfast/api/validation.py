@@ -1,4 +1,4 @@
-"""Validate what the request schema cannot: known names, the horizon, storable payloads."""
+"""Validate what the request schema cannot: known names and queues, horizon, payload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.model import payload
 from holdfast.model.payload import PayloadError, PayloadTooLarge
 from holdfast.model.request import TaskRequest, to_new_task
-from holdfast.model.task import NewTask
+from holdfast.model.task import DEFAULT_QUEUE, NewTask
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
@@ -26,6 +26,7 @@ class RequestValidator:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._names = KnownNames(store.announced)
+        self._queues = KnownNames(store.known_queues, {DEFAULT_QUEUE, *settings.known_queues})
         self._clock = DatabaseClock(store.clock)
 
     async def new_task(
@@ -47,6 +48,7 @@ class RequestValidator:
         """
         try:
             await self._check_name(request.name, pointer)
+            await self._check_queue(request.queue, pointer)
             await self._check_horizon(request, pointer)
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error  # only reads: nothing was done
@@ -54,17 +56,26 @@ class RequestValidator:
         return to_new_task(request, task_id, text, traceparent, key_namespace)
 
     async def _check_name(self, name: str, pointer: str) -> None:
-        if not self._settings.accept_unknown_names and not await self._names.contains(name):
-            known = self._names.all()
-            shown = known[:_NAMES_SHOWN_MAX]
-            listed = ", ".join(shown) or "none"
-            detail = (
-                f"No worker has announced the name {name!r}. Known names: {listed}"
-                f"{f' and {len(known) - len(shown)} more' if len(known) > len(shown) else ''}. "
-                "Start a worker with this handler, or set HOLDFAST_ACCEPT_UNKNOWN_NAMES=true."
-            )
-            fault = Fault(detail="not a known name", pointer=f"{pointer}/name")
-            raise Problem(problems.UNKNOWN_NAME, detail, faults=[fault], known_names=shown)
+        if self._settings.accept_unknown_names or await self._names.contains(name):
+            return
+        shown, listed = _listed(self._names)
+        detail = (
+            f"No worker has announced the name {name!r}. Known names: {listed}. "
+            "Start a worker with this handler, or set HOLDFAST_ACCEPT_UNKNOWN_NAMES=true."
+        )
+        fault = Fault(detail="not a known name", pointer=f"{pointer}/name")
+        raise Problem(problems.UNKNOWN_NAME, detail, faults=[fault], known_names=shown)
+
+    async def _check_queue(self, queue: str, pointer: str) -> None:
+        if await self._queues.contains(queue):
+            return
+        shown, listed = _listed(self._queues)
+        detail = (
+            f"No worker has announced the queue {queue!r}. Known queues: {listed}. "
+            "Start a worker with it in HOLDFAST_QUEUES, or name it in HOLDFAST_KNOWN_QUEUES."
+        )
+        fault = Fault(detail="not a known queue", pointer=f"{pointer}/queue")
+        raise Problem(problems.UNKNOWN_QUEUE, detail, faults=[fault], known_queues=shown)
 
     async def _check_horizon(self, request: TaskRequest, pointer: str) -> None:
         if request.run_at is None:
@@ -87,3 +98,11 @@ class RequestValidator:
             place = f"{pointer}/payload{error.pointer}"
             faults = [Fault(detail=str(error), pointer=place)]
             raise Problem(kind, f"{place}: {error}.", faults=faults) from error
+
+
+def _listed(known: KnownNames) -> tuple[list[str], str]:
+    """Return the first of the known names, and a text that lists them and counts the rest."""
+    names = known.all()
+    shown = names[:_NAMES_SHOWN_MAX]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return shown, f"{', '.join(shown) or 'none'}{more}"

@@ -134,6 +134,8 @@ class WorkerInstrumentation:
     ) -> None:
         reason = _reason(end, state)
         self._metrics.attempts.labels(attempt.queue, attempt.name, reason.text).inc()
+        if isinstance(end, Failure) and end.unhandled:
+            self._metrics.unhandled.labels(attempt.queue, attempt.name).inc()
         if state in attributes.OUTCOMES:
             self._metrics.finished.labels(attempt.queue, attributes.OUTCOMES[state]).inc()
         if state is State.SUCCEEDED and isinstance(attempt, Grant):

@@ -37,7 +37,8 @@ class Grant(AttemptRef):
     Durations are by the database's clock: ``waited_seconds`` from due to claimed, ``age_seconds``
     from the first due time to claimed, ``running_seconds`` from claimed to this answer.
     ``queued_at``: when the task became QUEUED. ``quarantined``: one more loss makes the task
-    FAILED, so this worker starts nothing else until the attempt has ended.
+    FAILED, so this worker starts nothing else until the attempt has ended. ``unhandled``: how often
+    the task was released because its worker had no handler for it.
     """
 
     payload: dict[str, Any]
@@ -48,6 +49,7 @@ class Grant(AttemptRef):
     waited_seconds: float
     age_seconds: float
     queued_at: datetime
+    unhandled: int = 0
     quarantined: bool = False
     running_seconds: float = field(default=0.0, compare=False)
 
@@ -88,7 +90,8 @@ class Success:
 class Failure:
     """An attempt that did not succeed; ``reason``: FAILED, TIMED_OUT, DISCARDED or RELEASED.
 
-    ``delay_seconds``: until the next attempt, if any. ``detail`` is JSON text.
+    ``delay_seconds``: until the next attempt, if any. ``detail`` is JSON text. ``unhandled``:
+    RELEASED because the worker has no handler for the name.
     """
 
     task_id: UUID
@@ -96,6 +99,7 @@ class Failure:
     reason: Reason
     delay_seconds: float = 0.0
     detail: str | None = None
+    unhandled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

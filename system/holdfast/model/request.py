@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from holdfast.model.task import DEFAULT_NAMESPACE, NewTask
+from holdfast.model.task import DEFAULT_NAMESPACE, DEFAULT_QUEUE, NewTask
 
 TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.:-]{0,199}$"
@@ -81,9 +81,10 @@ class TaskRequest(BaseModel):
         "read as UTC. Absent, null or in the past: now.",
     )
     queue: str = Field(
-        "default",
+        DEFAULT_QUEUE,
         pattern=QUEUE_PATTERN,
-        description="Queue: only workers that read it run the task.",
+        description="Queue: only workers that read it run the task. Known queues: default, those "
+        "that a worker ever announced, and those of HOLDFAST_KNOWN_QUEUES.",
     )
     priority: int = Field(
         0, ge=0, le=9, description="Among due tasks of one queue, higher goes first."

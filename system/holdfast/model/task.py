@@ -12,6 +12,7 @@ from holdfast.model.lifecycle import Reason, State
 
 # Idempotency keys of enqueue(), of an API without keys and of API keys without a name.
 DEFAULT_NAMESPACE = "default"
+DEFAULT_QUEUE = "default"  # always known
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class NewTask:
     id: UUID
     name: str
     payload: str
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     priority: int = 0
     run_at: datetime | None = None
     max_attempts: int | None = None

@@ -97,6 +97,25 @@ def row_to_story(row: Row) -> TaskStory:
     )
 
 
+def rows_to_events(rows: Sequence[Row]) -> list[Event] | None:
+    """Convert the rows of a page of events; None if there is no such task."""
+    if not rows:
+        return None
+    return [
+        Event(
+            **{
+                **row,
+                "from_state": _state(row["from_state"]),
+                "to_state": State(row["to_state"]),
+                "reason": Reason(row["reason"]),
+                "detail": json_value(row["detail"]),
+            }
+        )
+        for row in rows
+        if row["seq"] is not None
+    ]
+
+
 def _state(name: str | None) -> State | None:
     return State(name) if name else None
 

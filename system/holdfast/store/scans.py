@@ -16,21 +16,32 @@ from sqlalchemy import text
 from holdfast.model.lifecycle import Reason, State
 from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
 
-# Each (queue, priority) with SCHEDULED tasks, by a loose index scan: its cost grows with the number
-# of groups, not with the millions of future or finished tasks.
-_GROUPS = f"""groups AS (
-  (SELECT queue, priority FROM tasks WHERE state = '{State.SCHEDULED}'
-   ORDER BY queue, priority LIMIT 1)
+# Each (queue, priority) with due tasks. As long as fewer than ``scan`` tasks are due, they are read
+# from the index of due times: future tasks of any number of queues cost nothing. Beyond that, a
+# loose index scan visits every group with SCHEDULED tasks once and reads its earliest due time: its
+# cost grows with the number of groups, not with the millions of due, future or finished tasks.
+_DUE_GROUPS = f"""soonest AS MATERIALIZED (
+  SELECT queue, priority FROM tasks
+  WHERE state = '{State.SCHEDULED}' AND due_at <= (SELECT clock_timestamp())
+  ORDER BY due_at LIMIT CAST(:scan AS int)),
+heads AS (
+  (SELECT queue, priority, due_at FROM tasks WHERE state = '{State.SCHEDULED}'
+     AND (SELECT count(*) FROM soonest) >= CAST(:scan AS int)
+   ORDER BY queue, priority, due_at, id LIMIT 1)
   UNION ALL
-  SELECT next.queue, next.priority FROM groups g, LATERAL (
-    SELECT t.queue, t.priority FROM tasks t
-    WHERE t.state = '{State.SCHEDULED}' AND (t.queue, t.priority) > (g.queue, g.priority)
-    ORDER BY t.queue, t.priority LIMIT 1) next)"""
+  SELECT next.* FROM heads h, LATERAL (
+    SELECT t.queue, t.priority, t.due_at FROM tasks t
+    WHERE t.state = '{State.SCHEDULED}' AND (t.queue, t.priority) > (h.queue, h.priority)
+    ORDER BY t.queue, t.priority, t.due_at, t.id LIMIT 1) next),
+groups AS MATERIALIZED (
+  SELECT queue, priority FROM soonest
+  UNION
+  SELECT queue, priority FROM heads WHERE due_at <= (SELECT clock_timestamp()))"""
 
 # Also returns when the next task is due; tasks left behind (no room, or locked by another
 # scheduler) are overdue. NULL after a full batch, which the next dispatch follows immediately.
 DISPATCH = text(f"""
-WITH RECURSIVE {_GROUPS},
+WITH RECURSIVE {_DUE_GROUPS},
 room AS MATERIALIZED (
   SELECT q.queue, GREATEST(0, LEAST(CAST(:n AS int), CAST(:depth AS int) - (
     SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue))) AS free
@@ -62,12 +73,9 @@ SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
   next.seconds AS next_due_seconds
 FROM (
   SELECT CASE WHEN (SELECT count(*) FROM eligible) < CAST(:n AS int) THEN (
-    SELECT EXTRACT(EPOCH FROM min(d.due_at) - clock_timestamp())::float8
-    FROM groups g, LATERAL (
-      SELECT t.due_at FROM tasks t
-      WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
-        AND t.id NOT IN (SELECT id FROM eligible)
-      ORDER BY t.due_at LIMIT 1) d) END AS seconds) next
+    SELECT EXTRACT(EPOCH FROM t.due_at - clock_timestamp())::float8 FROM tasks t
+    WHERE t.state = '{State.SCHEDULED}' AND t.id NOT IN (SELECT id FROM eligible)
+    ORDER BY t.due_at LIMIT 1) END AS seconds) next
 LEFT JOIN updated ON true ORDER BY updated.priority DESC, updated.due_at, updated.id""")
 
 REPUBLISH = text(f"""
@@ -192,7 +200,7 @@ RETURNING w.id""")
 # (due and QUEUED tasks: per queue). The ORDER BY selects the index: without it the planner may scan
 # the whole table for a LIMIT that it expects to reach soon.
 BACKLOG = text(f"""
-WITH RECURSIVE {_GROUPS},
+WITH RECURSIVE {_DUE_GROUPS},
 queued_queues AS (
   (SELECT queue FROM tasks WHERE state = '{State.QUEUED}' ORDER BY queue LIMIT 1)
   UNION ALL
@@ -200,21 +208,14 @@ queued_queues AS (
     SELECT t.queue FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue > q.queue
     ORDER BY t.queue LIMIT 1) next),
 due AS (
-  SELECT q.queue, d.n AS due, (
-    SELECT min(o.due_at) FROM groups g, LATERAL (
+  SELECT g.queue, LEAST(sum(d.n), CAST(:cap AS int))::int AS due, min(d.oldest) AS oldest
+  FROM groups g, LATERAL (
+    SELECT count(*) AS n, min(counted.due_at) AS oldest FROM (
       SELECT t.due_at FROM tasks t
       WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
         AND t.due_at <= (SELECT clock_timestamp())
-      ORDER BY t.due_at LIMIT 1) o
-    WHERE g.queue = q.queue) AS oldest
-  FROM (SELECT DISTINCT queue FROM groups) q, LATERAL (
-    SELECT count(*) AS n FROM (
-      SELECT FROM groups g, LATERAL (
-        SELECT FROM tasks t
-        WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
-          AND t.due_at <= (SELECT clock_timestamp())
-        ORDER BY t.due_at LIMIT CAST(:cap AS int)) t
-      WHERE g.queue = q.queue LIMIT CAST(:cap AS int)) counted) d),
+      ORDER BY t.due_at LIMIT CAST(:cap AS int)) counted) d
+  GROUP BY g.queue),
 queued AS (
   SELECT n.queue, d.queued, d.oldest FROM queued_queues n, LATERAL (
     SELECT count(*) AS queued, min(counted.due_at) AS oldest FROM (

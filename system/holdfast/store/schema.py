@@ -49,6 +49,8 @@ tasks = Table(
     Column("attempt", Integer, nullable=False),
     Column("losses", Integer, nullable=False),
     Column("handed_back", Integer, nullable=False),
+    # Those of handed_back whose worker had no handler; each makes the next rest longer.
+    Column("unhandled", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
     Column("max_losses", Integer, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
@@ -76,6 +78,7 @@ tasks = Table(
         "(finished_at IS NOT NULL) = (state IN ('SUCCEEDED','FAILED','CANCELLED'))",
         name="tasks_finished",
     ),
+    CheckConstraint("unhandled BETWEEN 0 AND handed_back", name="tasks_unhandled"),
     Index(
         "tasks_idempotency_key",
         "key_namespace",
@@ -91,6 +94,8 @@ tasks = Table(
         "id",
         postgresql_where=text("state = 'SCHEDULED'"),
     ),
+    # Finds the queues with due tasks without a visit to the queues that have only future ones.
+    Index("tasks_due", "due_at", postgresql_where=text("state = 'SCHEDULED'")),
     Index("tasks_queued", "queue", "hint_deadline", postgresql_where=text("state = 'QUEUED'")),
     Index("tasks_running", "worker_id", postgresql_where=text("state = 'RUNNING'")),
     # Has at most one row per worker; every claim looks it up.
@@ -167,5 +172,14 @@ task_names = Table(
     Column("name", Text, primary_key=True),
     Column("max_attempts", Integer),
     Column("timeout_seconds", Double),
+    Column("announced_at", _INSTANT, nullable=False),
+)
+
+# Queues that a worker ever announced, or a setting names; the API refuses tasks for other queues.
+# Not read from ``workers``: rows of dead workers are deleted, and a queue stays known.
+queue_names = Table(
+    "queue_names",
+    metadata,
+    Column("name", Text, primary_key=True),
     Column("announced_at", _INSTANT, nullable=False),
 )

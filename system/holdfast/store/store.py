@@ -27,6 +27,7 @@ from holdfast.model.ids import id_bound
 from holdfast.model.task import (
     ActionResult,
     Answer,
+    Event,
     Limits,
     NewTask,
     Submitted,
@@ -47,9 +48,12 @@ from holdfast.store.decoding import (
     rows_to_answers,
     rows_to_claimed,
     rows_to_dispatch,
+    rows_to_events,
 )
 from holdfast.store.listing import listing
 from holdfast.store.submit import submission
+
+STORY_EVENTS_MAX = 500  # the latest events of a task that ``get`` reads
 
 
 class Store:
@@ -81,8 +85,9 @@ class Store:
     # For clients
 
     async def submit(self, tasks: Sequence[NewTask], actor: str) -> list[Submitted]:
-        """Store new tasks; return the results in the order given."""
-        steps = submission(tasks, actor, self._limits)
+        """Store new tasks, whose queues the caller has checked; return the results in order."""
+        queues = {task.queue for task in tasks}
+        steps = submission(tasks, actor, self._limits, known_queues=queues)
         sent = 0
         try:
             statement, parameters = next(steps)
@@ -99,9 +104,15 @@ class Store:
             raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
 
     async def get(self, task_id: UUID) -> TaskStory | None:
-        """Return a task with its events and its effect, from one snapshot; None if not found."""
-        rows = await self._database.rows(transitions.STORY, {"id": task_id})
+        """Return a task with its latest events and its effect, from one snapshot; None: no task."""
+        parameters = {"id": task_id, "events_max": STORY_EVENTS_MAX}
+        rows = await self._database.rows(transitions.STORY, parameters)
         return row_to_story(rows[0]) if rows else None
+
+    async def events(self, task_id: UUID, limit: int, after: int = 0) -> list[Event] | None:
+        """Return at most ``limit`` events with a ``seq`` above ``after``; None if no such task."""
+        parameters = {"id": task_id, "n": limit, "after": after}
+        return rows_to_events(await self._database.rows(transitions.EVENTS, parameters))
 
     async def list_tasks(
         self, wanted: TaskFilter, limit: int, before: UUID | None = None
@@ -125,6 +136,10 @@ class Store:
         """Return every name that a worker announced."""
         return [row["name"] for row in await self._database.rows(transitions.ANNOUNCED)]
 
+    async def known_queues(self) -> list[str]:
+        """Return every queue that a worker or a setting announced."""
+        return [row["name"] for row in await self._database.rows(transitions.KNOWN_QUEUES)]
+
     async def clock(self) -> datetime:
         """Return the database's time."""
         rows = await self._database.rows(transitions.CLOCK)
@@ -133,10 +148,16 @@ class Store:
 
     # For schedulers
 
+    async def announce_queues(self, queues: Sequence[str]) -> list[str]:
+        """Make queues known that a setting names; return those that were not."""
+        rows = await self._database.rows(transitions.ANNOUNCE_QUEUES, {"queues": list(queues)})
+        return [row["name"] for row in rows]
+
     async def dispatch(self, n: int, actor: str) -> Dispatch:
         """Move up to ``n`` due tasks per queue to QUEUED, within the queue's depth limit."""
         parameters = {
             "n": n,
+            "scan": n,
             "depth": self._settings.queue_depth_max,
             "deadline": self._settings.hint_deadline_seconds,
             "actor": actor,
@@ -145,7 +166,7 @@ class Store:
 
     async def backlog(self, cap: int) -> Backlog:
         """Return the backlog; every count stops at ``cap``, those of due and QUEUED per queue."""
-        rows = await self._database.rows(scans.BACKLOG, {"cap": cap})
+        rows = await self._database.rows(scans.BACKLOG, {"cap": cap, "scan": cap})
         queues = tuple(
             QueueDepth(row["queue"], row["due"], row["queued"], row["oldest_seconds"])
             for row in rows
@@ -236,7 +257,7 @@ class Store:
         queues: Sequence[str],
         announcements: Sequence[Announcement],
     ) -> None:
-        """Start an incarnation with a new lease, and announce the names it can run."""
+        """Start an incarnation with a new lease; announce its task names and its queues."""
         parameters = {
             "worker": worker_id,
             "label": label,
@@ -307,6 +328,7 @@ class Store:
             "reasons": [str(f.reason) for f in latest.values()],
             "delays": [f.delay_seconds for f in latest.values()],
             "details": [f.detail for f in latest.values()],
+            "unhandled": [f.unhandled for f in latest.values()],
             "worker": worker_id,
             "actor": worker_actor(worker_id),
         }

@@ -6,12 +6,13 @@ connections, ``client.enqueue`` inside the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause
 
+from holdfast.errors import UnknownQueue
 from holdfast.model.task import Limits, NewTask, Submitted, TaskRow
 from holdfast.store import transitions
 from holdfast.store.decoding import Row, all_rows, row_to_task
@@ -21,11 +22,17 @@ _ROUNDS_MAX = 3
 Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submitted]]
 
 
-def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submission:
+def submission(
+    tasks: Sequence[NewTask], actor: str, limits: Limits, *, known_queues: Collection[str]
+) -> Submission:
     """Store the tasks, each at most once per id and per (key_namespace, idempotency key).
 
     Yield a statement with its parameters, receive its rows, and finally return the results in the
     order given. Of two tasks with one key the first wins, as if they had been sent one by one.
+    A task is stored only if its queue is one of ``known_queues`` or announced.
+
+    Raises:
+        UnknownQueue: a queue is neither; tasks of other queues may have been stored.
     """
     answers: dict[UUID, Submitted] = {}
     standing: dict[UUID, bytes] = {}  # id -> fingerprint of the task in its answer
@@ -34,15 +41,19 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
     for _ in range(_ROUNDS_MAX):
         if not pending:
             break
-        for row in (yield transitions.SUBMIT, _parameters(pending, actor, limits)):
+        for row in (yield transitions.SUBMIT, _parameters(pending, actor, limits, known_queues)):
             answers[row["id"]] = Submitted("created", row_to_task(row))
         pending = [task for task in pending if task.id not in answers]
         if pending:
             rows = yield transitions.SUBMITTED_BEFORE, _keys(pending)
             for task, answer, fingerprint in _stored_before(pending, rows):
                 answers[task.id], standing[task.id] = answer, fingerprint
-            # A task neither inserted nor found was deleted in between: it can be inserted now.
             pending = [task for task in pending if task.id not in answers]
+        if pending:
+            queues = {"queues": [t.queue for t in pending], "known_queues": list(known_queues)}
+            if refused := (yield transitions.UNKNOWN_QUEUES, queues):
+                raise UnknownQueue(refused[0]["queue"])
+            # The task under its key was deleted, or its queue announced, in between: insert it now.
     if pending:
         raise RuntimeError(f"{len(pending)} tasks were neither stored nor found")
     for task, leader in followers:
@@ -54,10 +65,15 @@ def submission(tasks: Sequence[NewTask], actor: str, limits: Limits) -> Submissi
 
 
 def submit_rows(
-    connection: Connection, tasks: Sequence[NewTask], actor: str, limits: Limits
+    connection: Connection,
+    tasks: Sequence[NewTask],
+    actor: str,
+    limits: Limits,
+    *,
+    known_queues: Collection[str],
 ) -> list[Submitted]:
-    """Run ``submission`` inside the caller's transaction; raise SQLAlchemy's errors."""
-    steps = submission(tasks, actor, limits)
+    """Run ``submission`` inside the caller's transaction; raise its and SQLAlchemy's errors."""
+    steps = submission(tasks, actor, limits, known_queues=known_queues)
     try:
         statement, parameters = next(steps)
         while True:
@@ -122,9 +138,12 @@ def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
     }
 
 
-def _parameters(tasks: Sequence[NewTask], actor: str, limits: Limits) -> dict[str, Any]:
+def _parameters(
+    tasks: Sequence[NewTask], actor: str, limits: Limits, known_queues: Collection[str]
+) -> dict[str, Any]:
     return {
         "actor": actor,
+        "known_queues": sorted(known_queues),
         "default_attempts": limits.max_attempts,
         "default_losses": limits.max_losses,
         "default_timeout": limits.timeout_seconds,

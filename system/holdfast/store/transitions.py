@@ -35,9 +35,9 @@ TASK_COLUMNS = """id, key_namespace, queue, priority, name, payload, idempotency
 EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
 
 # Read by the guards of release, cancel and retry; omits the payload.
-_COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.max_attempts,
-    t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by, t.due_at,
-    t.traceparent, t.queue"""
+_COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.unhandled,
+    t.max_attempts, t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by,
+    t.due_at, t.traceparent, t.queue"""
 
 
 # Read by the guard of finish.
@@ -68,15 +68,20 @@ WITH input AS MATERIALIZED (
 inserted AS (
   INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, idempotency_key,
     fingerprint, traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back,
-    max_attempts, max_losses, timeout_seconds, cancel_requested, publishes, created_at, state_since)
+    unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes, created_at,
+    state_since)
   SELECT id, key_namespace, queue, priority, name,
     CAST(payload AS jsonb), idempotency_key, fingerprint,
-    traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}', 0, 1, 0, 0, 0,
+    traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}',
+    0, 1, 0, 0, 0, 0,
     COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
     COALESCE(max_losses, CAST(:default_losses AS int)),
     COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
     false, 0, now, now
-  FROM input LEFT JOIN task_names a USING (name) ORDER BY key_namespace, idempotency_key, id
+  FROM input LEFT JOIN task_names a USING (name)
+  WHERE queue = ANY(CAST(:known_queues AS text[]))
+    OR EXISTS (SELECT FROM queue_names q WHERE q.name = queue)
+  ORDER BY key_namespace, idempotency_key, id
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
 event_rows AS (
@@ -84,6 +89,12 @@ event_rows AS (
   SELECT id, seq, created_at, NULL, state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUBMITTED}', NULL FROM inserted)
 SELECT * FROM inserted""")
+
+# Why a task was neither inserted nor found.
+UNKNOWN_QUEUES = text("""
+SELECT DISTINCT queue FROM unnest(CAST(:queues AS text[])) AS item(queue)
+WHERE NOT queue = ANY(CAST(:known_queues AS text[]))
+  AND NOT EXISTS (SELECT FROM queue_names q WHERE q.name = queue) ORDER BY queue""")
 
 # A separate statement, because the snapshot of SUBMIT does not include a concurrent winner.
 SUBMITTED_BEFORE = text(f"""
@@ -104,8 +115,8 @@ _QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
 
 # The columns of a grant, and those that order grants.
 _GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.priority, t.run_at,
-  t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.timeout_seconds,
-  t.traceparent, t.claimed_at"""
+  t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.unhandled,
+  t.timeout_seconds, t.traceparent, t.claimed_at"""
 
 # A quarantined task is granted only if nothing else runs in the worker: it must rank first (other
 # tasks rank before it), the worker must report that it is idle (``exclusive``), and the database
@@ -153,7 +164,8 @@ answer AS (
   SELECT {_GRANTED}, t.state_since, false, false
   FROM locked AS t WHERE t.id IN (SELECT id FROM eligible EXCEPT SELECT id FROM granted))
 SELECT granted, again, id AS task_id, epoch, attempt, name, queue, payload, max_attempts,
-  attempt - losses - handed_back AS failures, timeout_seconds, traceparent, claimed_at, queued_at,
+  attempt - losses - handed_back AS failures, unhandled, timeout_seconds, traceparent, claimed_at,
+  queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
   EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
   EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
@@ -214,13 +226,14 @@ RELEASE = text(f"""
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(
     CAST(:ids AS uuid[]), CAST(:epochs AS int[]), CAST(:reasons AS text[]),
-    CAST(:delays AS float8[]), CAST(:details AS text[])
-  ) AS item(id, epoch, outcome, delay, detail) ORDER BY id),
-{_lock(_COUNTERS, ", input.epoch AS sent, input.outcome, input.delay, input.detail")},
+    CAST(:delays AS float8[]), CAST(:details AS text[]), CAST(:unhandled AS bool[])
+  ) AS item(id, epoch, outcome, delay, detail, no_handler) ORDER BY id),
+{_lock(_COUNTERS, ", input.epoch AS sent, input.outcome, input.delay, input.detail, no_handler")},
 eligible AS (
   SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.outcome, locked.delay,
     locked.detail,
     locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS handed_back,
+    locked.unhandled + no_handler::int AS unhandled,
     CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
          WHEN locked.outcome = '{Reason.RELEASED}' THEN '{State.SCHEDULED}'
          WHEN locked.outcome = '{Reason.DISCARDED}' THEN '{State.FAILED}'
@@ -230,7 +243,7 @@ eligible AS (
   FROM locked WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),
 updated AS (
   UPDATE tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = CAST(:worker AS uuid),
-    handed_back = eligible.handed_back,
+    handed_back = eligible.handed_back, unhandled = eligible.unhandled,
     due_at = CASE WHEN eligible.next = '{State.SCHEDULED}'
       THEN clock_timestamp() + make_interval(secs => eligible.delay) ELSE eligible.due_at END,
     finished_at = CASE WHEN eligible.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
@@ -322,16 +335,37 @@ name_rows AS (
     CAST(:names AS text[]), CAST(:max_attempts AS int[]), CAST(:timeouts AS float8[])
   ) AS u(name, max_attempts, timeout_seconds) ORDER BY name
   ON CONFLICT (name) DO UPDATE SET max_attempts = EXCLUDED.max_attempts,
-    timeout_seconds = EXCLUDED.timeout_seconds, announced_at = EXCLUDED.announced_at)
+    timeout_seconds = EXCLUDED.timeout_seconds, announced_at = EXCLUDED.announced_at),
+queue_rows AS (
+  INSERT INTO queue_names (name, announced_at)
+  SELECT DISTINCT queue, clock_timestamp() FROM unnest(CAST(:queues AS text[])) AS u(queue)
+  ORDER BY queue ON CONFLICT (name) DO NOTHING)
 SELECT clock_timestamp()""")
 
 ANNOUNCED = text("SELECT name FROM task_names ORDER BY name")
 
+KNOWN_QUEUES = text("SELECT name FROM queue_names ORDER BY name")
+
+# For queues that a setting names: a worker announces its own when it registers.
+ANNOUNCE_QUEUES = text("""
+INSERT INTO queue_names (name, announced_at)
+SELECT DISTINCT queue, clock_timestamp() FROM unnest(CAST(:queues AS text[])) AS u(queue)
+ORDER BY queue ON CONFLICT (name) DO NOTHING RETURNING name""")
+
 STORY = text(f"""
 SELECT {TASK_COLUMNS},
-  (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM task_events e WHERE e.task_id = t.id)
-    AS events,
+  (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM (
+    SELECT * FROM task_events WHERE task_id = t.id
+    ORDER BY seq DESC LIMIT CAST(:events_max AS int)) e) AS events,
   (SELECT to_jsonb(f) FROM effects f WHERE f.effect_key = t.id) AS effect
 FROM tasks t WHERE t.id = CAST(:id AS uuid)""")
+
+# One row without an event if the task has none after ``after``; no row if there is no such task.
+EVENTS = text(f"""
+SELECT e.* FROM tasks t LEFT JOIN LATERAL (
+  SELECT {EVENT_COLUMNS} FROM task_events
+  WHERE task_id = t.id AND seq > CAST(:after AS int)
+  ORDER BY seq LIMIT CAST(:n AS int)) e ON true
+WHERE t.id = CAST(:id AS uuid) ORDER BY e.seq""")
 
 CLOCK = text("SELECT clock_timestamp()")

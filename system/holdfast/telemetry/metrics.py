@@ -179,6 +179,12 @@ class Metrics:
         self.attempts = self._counter(
             "attempts_finished", "Attempts ended by their worker", "queue", "name", "outcome"
         )
+        self.unhandled = self._counter(
+            "attempts_unhandled",
+            "Attempts released because their worker has no handler for the name",
+            "queue",
+            "name",
+        )
         self.stale_writes = self._plain_counter(
             "stale_writes_refused", "Ends of attempts that the fence refused"
         )

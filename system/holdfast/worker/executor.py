@@ -11,7 +11,7 @@ from holdfast.handlers.cancellation import StopReason
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
 from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
-from holdfast.model.lifecycle import Reason
+from holdfast.model.lifecycle import Backoff, Reason
 from holdfast.model.task import Answer
 from holdfast.settings import Settings
 from holdfast.telemetry.event_names import EventName
@@ -38,7 +38,9 @@ class Executor:
     ) -> None:
         self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
-        self._unknown_name_seconds = settings.unknown_name_seconds
+        self._unknown_name_rest = Backoff(
+            settings.unknown_name_seconds, max_seconds=settings.unknown_name_max_seconds, jitter=0
+        )
         self._handlers = handlers
         self._finisher = finisher
         self._telemetry = telemetry
@@ -66,8 +68,7 @@ class Executor:
                 task_id=str(grant.task_id),
                 name=grant.name,
             )
-            end = _unknown_name(grant, self._unknown_name_seconds)
-            self.release(grant, end, span)
+            self.release(grant, self._unknown_name(grant), span)
             return
         self.attempts[grant.key] = attempt
         if grant.quarantined:
@@ -144,13 +145,16 @@ class Executor:
         else:
             self._telemetry.lost(attempt.grant)
 
+    def _unknown_name(self, grant: Grant) -> Failure:
+        """Return a release, not counted as a failure: another worker may have the handler.
 
-def _unknown_name(grant: Grant, delay_seconds: float) -> Failure:
-    """Return a release, which is not counted as a failure: another worker may have the handler."""
-    return Failure(
-        grant.task_id,
-        grant.epoch,
-        Reason.RELEASED,
-        delay_seconds,
-        '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
-    )
+        The task rests ever longer: a name that no worker handles any more must not keep all busy.
+        """
+        return Failure(
+            grant.task_id,
+            grant.epoch,
+            Reason.RELEASED,
+            self._unknown_name_rest.delay_seconds(grant.unhandled + 1, 0.0),
+            '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
+            unhandled=True,
+        )

@@ -14,6 +14,7 @@ _VACUUM = {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold"
 
 def upgrade() -> None:
     _create_effects()
+    _create_queue_names()
     _create_stale_writes()
     _create_task_events()
     _create_task_names()
@@ -25,6 +26,7 @@ def downgrade() -> None:
     op.drop_table("task_names")
     op.drop_table("workers")
     op.drop_table("stale_writes")
+    op.drop_table("queue_names")
     op.drop_table("effects")
     op.drop_table("task_events")
     op.drop_table("tasks")
@@ -41,6 +43,15 @@ def _create_effects() -> None:
         sa.Column("result", postgresql.JSONB(), nullable=True),
         sa.PrimaryKeyConstraint("effect_key"),
         postgresql_with=_VACUUM,
+    )
+
+
+def _create_queue_names() -> None:
+    op.create_table(
+        "queue_names",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("announced_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
     )
 
 
@@ -108,6 +119,7 @@ def _create_tasks() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
         sa.Column("handed_back", sa.Integer(), nullable=False),
+        sa.Column("unhandled", sa.Integer(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("max_losses", sa.Integer(), nullable=False),
         sa.Column("timeout_seconds", sa.Double(), nullable=False),
@@ -136,6 +148,7 @@ def _create_tasks() -> None:
             "state IN ('SCHEDULED','QUEUED','RUNNING','SUCCEEDED','FAILED','CANCELLED')",
             name="tasks_state",
         ),
+        sa.CheckConstraint("unhandled BETWEEN 0 AND handed_back", name="tasks_unhandled"),
         sa.PrimaryKeyConstraint("id"),
         postgresql_with=_VACUUM,
     )
@@ -143,6 +156,13 @@ def _create_tasks() -> None:
 
 
 def _index_tasks() -> None:
+    op.create_index(
+        "tasks_due",
+        "tasks",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'SCHEDULED'"),
+    )
     op.create_index(
         "tasks_failed", "tasks", ["id"], unique=False, postgresql_where=sa.text("state = 'FAILED'")
     )

@@ -1,0 +1,76 @@
+"""Tasks whose name a worker does not know: released, never failed, and resting ever longer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from bench import Bench
+from waiting import until
+
+from holdfast.handlers import Backoff, Context
+from holdfast.model.lifecycle import State
+from holdfast.settings import Settings
+
+RESTS = [(0, 5.0), (1, 10.0), (5, 160.0), (6, 300.0), (1000, 300.0)]
+
+
+@pytest.mark.parametrize(("before", "seconds"), RESTS)
+async def test_task_rests_ever_longer_for_each_worker_without_its_handler(
+    bench: Bench, before: int, seconds: float
+) -> None:
+    (task_id,) = await bench.offer("renamed")
+    bench.sql(f"UPDATE tasks SET attempt = {before}, handed_back = {before}, unhandled = {before}")
+    async with bench.worker():
+        await bench.until_state(task_id, State.SCHEDULED)
+    story = await bench.story(task_id)
+    rest = (story.task.due_at - story.events[-1].at).total_seconds()
+    assert rest == pytest.approx(seconds, abs=0.5)
+    assert bench.sql("SELECT handed_back, unhandled FROM tasks") == [(before + 1, before + 1)]
+    assert bench.count("holdfast_attempts_unhandled_total", queue="default", name="renamed") == 1
+
+
+def test_unknown_name_is_released_at_most_20_times_in_any_hour() -> None:
+    """By the defaults; no time for dispatch and claim is counted."""
+    fields = Settings.model_fields
+    rest = Backoff(
+        fields["unknown_name_seconds"].default,
+        max_seconds=fields["unknown_name_max_seconds"].default,
+        jitter=0,
+    )
+    releases = list(itertools.accumulate(rest.delay_seconds(n, 0.0) for n in range(1, 100)))
+    assert max(sum(0 <= at - since < 3600 for at in releases) for since in [0.0, *releases]) <= 20
+    assert releases[0] == 5.0
+
+
+async def test_shutdown_does_not_lengthen_the_rest(bench: Bench) -> None:
+    @bench.registry.task("endless")
+    async def endless(ctx: Context, payload: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    (task_id,) = await bench.offer("endless")
+    async with bench.incarnation(shutdown_grace_seconds=0.1) as (worker, running):
+        await bench.until_state(task_id, State.RUNNING)
+        worker.stop()
+        assert await running == 0
+    assert bench.sql("SELECT state, handed_back, unhandled FROM tasks") == [("SCHEDULED", 1, 0)]
+    assert bench.count("holdfast_attempts_unhandled_total", queue="default", name="endless") == 0
+
+
+async def test_task_is_never_failed_and_runs_once_a_worker_knows_it(bench: Bench) -> None:
+    (task_id,) = await bench.submit("late", max_attempts=1)
+    rests = {"unknown_name_seconds": 0.02, "unknown_name_max_seconds": 0.1}
+    async with bench.scheduler():
+        async with bench.worker(**rests):
+            await until(lambda: bench.sql("SELECT unhandled >= 8 FROM tasks") == [(True,)])
+
+        @bench.registry.task("late")
+        async def late(ctx: Context, payload: dict[str, Any]) -> int:
+            return ctx.attempt
+
+        async with bench.worker():
+            await bench.until_state(task_id, State.SUCCEEDED)
+    task = (await bench.story(task_id)).task
+    assert task.handed_back == task.attempt - 1 >= 8

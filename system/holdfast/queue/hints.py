@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import ResponseError
+from redis.exceptions import ResponseError, WatchError
 
 from holdfast.model.dispatch import Hint
 from holdfast.queue.connection import connect, guarded
@@ -23,6 +23,7 @@ from holdfast.telemetry.traceparent import is_sampled
 
 GROUP = "workers"
 _PENDING_BATCH = 200
+_STREAMS_BATCH = 500
 _EPOCH_MAX = 2**31 - 1
 _PRESENT = b"1"  # the generation's value; only its existence matters
 
@@ -144,6 +145,46 @@ class HintQueue:
             await self._replace(queue, ids, [d.hint for d in lost if d.hint])
             moved += sum(d.hint is not None for d in lost)
 
+    async def unused(self, queues: Sequence[str]) -> list[str]:
+        """Return those of ``queues`` that have a stream, but no hints in it and no readers."""
+        found: list[str] = []
+        for first in range(0, len(queues), _STREAMS_BATCH):
+            part = queues[first : first + _STREAMS_BATCH]
+            async with self._guarded():
+                pipeline = self._redis.pipeline(transaction=False)
+                for queue in part:
+                    pipeline.xlen(self._stream(queue))
+                    pipeline.xinfo_groups(self._stream(queue))
+                # XINFO of a stream that does not exist is an error.
+                answers = await pipeline.execute(raise_on_error=False)
+            for queue, entries, groups in zip(part, answers[::2], answers[1::2], strict=True):
+                if isinstance(groups, list) and _unused(entries, groups):
+                    found.append(queue)
+        return found
+
+    async def delete_unused(self, queue: str) -> bool:
+        """Delete the stream of a queue unless it is used now; return whether it was deleted.
+
+        WATCH: a hint that comes meanwhile makes EXEC do nothing. Later ones create the stream
+        again, as do readers, also one that was waiting: by ``_create_groups``, whose group starts
+        at the first entry.
+        """
+        stream = self._stream(queue)
+        async with self._guarded(), self._redis.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(stream)
+            entries = await pipeline.xlen(stream)
+            if not await pipeline.exists(stream):
+                return False
+            if not _unused(entries, await pipeline.xinfo_groups(stream)):
+                return False
+            pipeline.multi()
+            pipeline.delete(stream)
+            try:
+                await pipeline.execute()
+            except WatchError:
+                return False
+        return True
+
     # Workers
 
     async def read(
@@ -235,8 +276,14 @@ class HintQueue:
             await pipeline.execute()
 
 
+def _unused(entries: int, groups: Sequence[dict[str, Any]]) -> bool:
+    """Whether a stream has neither hints nor readers, which own all pending hints."""
+    return not entries and not any(group["consumers"] for group in groups)
+
+
 def _no_group(error: ResponseError) -> bool:
-    return "NOGROUP" in str(error) or "no such key" in str(error)
+    """Whether the stream or its group does not exist (any more: UNBLOCKED)."""
+    return any(words in str(error) for words in ("NOGROUP", "no such key", "UNBLOCKED"))
 
 
 def _delivery(queue: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> Delivery:

@@ -17,6 +17,7 @@ from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor, wait_for_event
 from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.scheduler.failure_detector import FailureDetector
+from holdfast.scheduler.unused_streams import UnusedStreams
 from holdfast.settings import Settings
 from holdfast.store.resend import BatchSize
 from holdfast.store.store import Store
@@ -24,8 +25,8 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
 
 _DISPATCH_CONNECTIONS = 1
-_SWEEP_CONNECTIONS = 5  # one per loop that uses them, so that none waits for another
-_REDIS_CONNECTIONS = 4  # dispatch, hints, janitor, poke
+_SWEEP_CONNECTIONS = 6  # one per loop that uses them, so that none waits for another
+_REDIS_CONNECTIONS = 5  # dispatch, hints, janitor, streams, poke
 _RETRY_SECONDS = 0.05  # due tasks left: the queue is full, or another scheduler has locked them
 _POKE_WAIT_SECONDS = 1.0
 _PRUNE_EVERY_SECONDS = 60.0
@@ -72,6 +73,7 @@ class Scheduler:
             "janitor", self._drain_dead_consumers, stalled_seconds=stalled + settings.lease_seconds
         )
         self.loops.add("prune", self._prune, stalled_seconds=stalled + _PRUNE_EVERY_SECONDS)
+        UnusedStreams(self._sweeping, self._queue, self.loops)
         self._register_gauges(telemetry.metrics)
 
     async def run(self) -> None:
@@ -196,7 +198,9 @@ class Scheduler:
         await self.loops.sleep(self._settings.lease_seconds / 3)
 
     async def _prune(self) -> None:
-        """Delete tasks past their retention."""
+        """Announce the queues of the setting; delete tasks past their retention."""
+        if self._settings.known_queues:
+            await self._sweeping.announce_queues(self._settings.known_queues)
         pruned = await self._prune_batch.send(self._sweeping.prune)
         self._telemetry.pruned(pruned)
         if pruned < self._prune_batch.rows:

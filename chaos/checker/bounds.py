@@ -29,6 +29,8 @@ works, and no fault returns. What remains from before:
    faults kill them or cut them off from Postgres for longer than the lease, when they are not
    healed, and of poison (except the last time: then nothing else runs there). The quarantined tasks
    are spread over the remaining workers of their queue, on each one after the other.
+8. *Unknown names*: where only some workers know a task's name, the others release it, and it rests
+   each time. Each claim is another draw of who reads the hint.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from chaos.scenario.differences import (
     suits,
 )
 from chaos.scenario.faults import FaultSpec
-from chaos.scenario.operations import Workload
+from chaos.scenario.operations import EFFECTS, Workload
 from chaos.scenario.reads import RETRIES_MAX
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.vocabulary import TargetKind
@@ -59,6 +61,8 @@ from holdfast.settings import Settings
 ROUND_TRIP_SECONDS = 0.1
 # Throughput from submit to finish; measured values are hundreds to thousands.
 TASKS_PER_SECOND = 200.0
+# The probability that unlucky draws release any task more often than the bound says.
+_UNLIKELY = 1e-4
 # The longest pause of a supervised loop after an error (system/holdfast/runtime/supervision.py).
 LOOP_RESTART_SECONDS = 2.0
 # A sweep: clock, mark_dead, reclaim, generation, republish, publish.
@@ -110,6 +114,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         Term(name="backlog", seconds=_backlog(scenario), why="all tasks at once on all slots"),
         *_poison(scenario, start + longest),
         *_quarantine(scenario),
+        *_unknown_names(scenario, start),
     ]
     return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
 
@@ -257,6 +262,26 @@ def _poison(scenario: Scenario, attempt: float) -> list[Term]:
             seconds=math.ceil(deaths / _workers_left(scenario)) * WORKER_START_SECONDS,
             why=f"{deaths} deaths of workers by {poison} poison tasks",
         ),
+    ]
+
+
+def _unknown_names(scenario: Scenario, start: float) -> list[Term]:
+    """Return the term of names that only some workers know; ``start``: from due to claimed."""
+    settings, workers = scenario.settings(), len(scenario.workers)
+    knowing = min(
+        sum(kind in scenario.topology.knows.get(name, EFFECTS) for name in scenario.workers)
+        for kind in EFFECTS
+    )
+    if knowing in {0, workers}:
+        return []
+    share = 1 - knowing / workers
+    times = math.ceil(math.log(scenario.workload.tasks / _UNLIKELY) / -math.log(share))
+    return [
+        Term(
+            name="unknown names",
+            seconds=times * (settings.unknown_name_max_seconds + start),
+            why=f"{times} rests: {share:.0%} of the workers do not know the name",
+        )
     ]
 
 

@@ -23,6 +23,8 @@ from chaos.scenario.workload import PlannedOperation, share
 # Together longer than any outage of a scenario, so that every submit gets an answer in the end.
 RESENDS_MAX = 40
 RESEND_AFTER_SECONDS = 0.7
+# One page has all events of a task: none of a run has more.
+EVENTS_MAX = 1000
 Outcome = Literal["ok", "fail", "info"]
 # The last parts of the problem types that say what became of a request which got a 5xx.
 NOTHING_DONE = frozenset({"unavailable", "overloaded"})
@@ -186,7 +188,9 @@ class Client:
             case "cancel" | "retry" as action:
                 return self._invoke(action, Request(action, "POST", f"{path}/{action}"), value)
             case "events":
-                return self._invoke("events", Request("events", "GET", f"{path}/events"), value)
+                return self._invoke(
+                    "events", Request("events", "GET", f"{path}/events?limit={EVENTS_MAX}"), value
+                )
             case _:
                 return self._invoke("get", Request("get", "GET", path), value)
 

@@ -310,6 +310,7 @@ class ProcessStack:
             "api_port" if name.startswith("api-") else "health_port": str(ports[name]),
             "otlp_endpoint": f"http://127.0.0.1:{ports[f'{name}->collector']}",
             "log_format": "json",
+            "known_queues": json.dumps(self.scenario.unread_queues),
         }
         variables = {f"HOLDFAST_{key.upper()}": value for key, value in given.items()}
         if name.startswith("worker-"):

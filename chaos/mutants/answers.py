@@ -97,8 +97,8 @@ _EVENTS = (
         edits=(
             Edit(
                 _READ,
-                "[responses.event_json(event) for event in story.events]",
-                "[responses.event_json(event) for event in story.events[:-1]]",
+                "[responses.event_json(event) for event in events]",
+                "[responses.event_json(event) for event in events[:-1]]",
             ),
         ),
     ),
@@ -111,8 +111,8 @@ _EVENTS = (
         edits=(
             Edit(
                 _READ,
-                "[responses.event_json(event) for event in story.events]",
-                "[responses.event_json(event) for event in reversed(story.events)]",
+                "[responses.event_json(event) for event in events]",
+                "[responses.event_json(event) for event in reversed(events)]",
             ),
         ),
     ),

@@ -6,6 +6,7 @@ from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
 _SUBMITS = "system/holdfast/api/submit.py"
 _ACTIONS = "system/holdfast/api/cancel_retry.py"
+_VALIDATION = "system/holdfast/api/validation.py"
 _COALESCER = "system/holdfast/api/coalescer.py"
 
 _ANSWER_BEFORE_STORE = Mutant(
@@ -46,6 +47,35 @@ _ANSWER_BEFORE_STORE = Mutant(
 
 MUTANTS = (
     _ANSWER_BEFORE_STORE,
+    Mutant(
+        name="unknown_queue_accepted",
+        guard="a task is accepted only in a queue that a worker ever announced, or a setting names",
+        what="any queue is accepted",
+        scenario="crowded",
+        killers=("S24",),
+        edits=(
+            Edit(
+                _VALIDATION,
+                "        if await self._queues.contains(queue):\n",
+                "        if queue or await self._queues.contains(queue):\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="known_queues_setting_ignored",
+        guard="the queues of HOLDFAST_KNOWN_QUEUES take tasks before any worker reads them",
+        what="only announced queues are known",
+        scenario="crowded",
+        killers=("S24",),
+        edits=(
+            Edit(_VALIDATION, "{DEFAULT_QUEUE, *settings.known_queues}", "{DEFAULT_QUEUE}"),
+            Edit(
+                "system/holdfast/scheduler/scheduler.py",
+                "if self._settings.known_queues:",
+                "if False:",
+            ),
+        ),
+    ),
     Mutant(
         name="commit_in_memory",
         guard="201 is sent after a COMMIT that survives a crash (synchronous_commit)",

@@ -251,6 +251,7 @@ _ENDS = (
                 "locked.handed_back + (locked.outcome = '{Reason.RELEASED}')::int AS",
                 "locked.handed_back AS",
             ),
+            Edit(_FILE, "locked.unhandled + no_handler::int AS unhandled", "0 AS unhandled"),
         ),
     ),
 )

@@ -8,6 +8,7 @@ from chaos.mutants.scheduler import HINTS_ONCE
 from chaos.mutants.transitions import MUTANTS as _TRANSITIONS
 
 _FILE = "system/holdfast/worker/worker.py"
+_TRANSITIONS_FILE = "system/holdfast/store/transitions.py"
 _HEARTBEAT = "system/holdfast/worker/heartbeat.py"
 _CLAIMER = "system/holdfast/worker/claimer.py"
 _LEASE = "system/holdfast/worker/lease.py"
@@ -148,9 +149,37 @@ _TAKING = (
         edits=(
             Edit(
                 _EXECUTOR,
-                "        grant.epoch,\n        Reason.RELEASED,\n",
-                "        grant.epoch,\n        Reason.FAILED,\n",
+                "            grant.epoch,\n            Reason.RELEASED,\n",
+                "            grant.epoch,\n            Reason.FAILED,\n",
             ),
+        ),
+    ),
+    Mutant(
+        name="unknown_name_rest_fixed",
+        guard="a task whose name the worker does not know rests ever longer",
+        what="it rests for the first delay each time",
+        scenario="two_versions",
+        killers=("S21",),
+        edits=(Edit(_EXECUTOR, "grant.unhandled + 1, 0.0)", "1, 0.0)"),),
+    ),
+    Mutant(
+        name="unhandled_not_counted",
+        guard="releases by workers that do not know the name are counted",
+        what="they are not, so that each rest is the first one",
+        scenario="two_versions",
+        killers=("S21",),
+        edits=(
+            Edit(_TRANSITIONS_FILE, "locked.unhandled + no_handler::int AS", "locked.unhandled AS"),
+        ),
+    ),
+    Mutant(
+        name="unknown_name_rest_unbounded",
+        guard="the rest of a task whose name the worker does not know has a limit",
+        what="it doubles without a limit",
+        scenario="two_versions",
+        killers=("L1", "S21"),
+        edits=(
+            Edit(_EXECUTOR, "max_seconds=settings.unknown_name_max_seconds,", "max_seconds=1e9,"),
         ),
     ),
 )

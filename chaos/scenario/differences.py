@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from chaos.scenario.operations import Workload
+from chaos.scenario.operations import UNKNOWN_QUEUE, Workload
+from chaos.scenario.operations import other as other_queue
 from chaos.tasks.declarations import DECLARATIONS, Declaration, names_of
 from chaos.tasks.steps import UNSTORABLE
 from holdfast.settings import Settings
@@ -120,8 +121,8 @@ def mismatched(key: str, effect: str, request: Payload) -> tuple[Payload, float]
         case "run_at":
             return other, draw.choice((0.000_001, 0.5, 60.0))
         case "queue":
-            queue = request.get("queue", "default")
-            other["queue"] = "another" if queue == "default" else queue.swapcase()
+            queue = other_queue(request.get("queue", "default"))
+            other["queue"] = draw.choice((queue, UNKNOWN_QUEUE))
         case "priority":
             other["priority"] = (request.get("priority", 0) + draw.randint(1, 9)) % 10
         case "max_attempts":

@@ -12,6 +12,8 @@ EFFECTS = ("ledger", "sql", "external")
 # Two differ in nothing but case.
 QUEUES = ("default", "bulk", "Bulk")
 _BATCH_MAX = 1000
+# No worker reads it, and no setting names it.
+UNKNOWN_QUEUE = "nowhere"
 
 
 class Effects(StrictModel):
@@ -69,10 +71,11 @@ class Differences(StrictModel):
 
     ``requests``: tasks have different names, priorities, limits, payloads, and keys of which two
     differ only in case; a repeat is written differently from the request that it repeats, a
-    mismatch differs in exactly one field. ``queues``: drawn evenly for each task. ``ends``: share
-    of the tasks without planned failures that discard, fail until no attempt is left, are retried
-    later, return odd values or leave a task of their own behind. ``hangs``: number of tasks of
-    which attempts hang until their timeout. (``chaos.tasks.attempt``)
+    mismatch differs in exactly one field; if that is the queue, half of them name an unknown one.
+    ``queues``: drawn evenly for each task. ``ends``: share of the tasks without planned failures
+    that discard, fail until no attempt is left, are retried later, return odd values or leave a
+    task of their own behind. ``hangs``: number of tasks of which attempts hang until their timeout.
+    (``chaos.tasks.attempt``)
     """
 
     requests: bool = True
@@ -85,6 +88,11 @@ class Differences(StrictModel):
         if not self.requests and (self.ends or self.hangs or len(self.queues) > 1):
             raise ValueError("without requests there are no ends, no hangs and only one queue")
         return self
+
+
+def other(queue: str) -> str:
+    """Return a queue that differs from another one, in most cases only by case."""
+    return "another" if queue == "default" else queue.swapcase()
 
 
 class Workload(StrictModel):

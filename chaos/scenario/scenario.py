@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from chaos.errors import ChaosError
 from chaos.scenario import storm as storms
 from chaos.scenario.faults import DeclaredSettings, FaultSpec, StrictModel, Survivors, Topology
-from chaos.scenario.operations import Workload
+from chaos.scenario.operations import Workload, other
 from chaos.scenario.storm import Storm
 from chaos.scenario.validation_errors import did_you_mean, explain
 from chaos.scenario.vocabulary import LIVENESS, SAFETY, SOMETIMES, UNCONDITIONAL
@@ -148,6 +148,21 @@ class Scenario(StrictModel):
         if alike or len(queues) < 3 or topology.workers < len(queues):
             return turned
         return turned[:-1]
+
+    @property
+    def unread_queues(self) -> tuple[str, ...]:
+        """The queues that no worker reads, which only the setting ``known_queues`` makes known.
+
+        A request that differs in its queue alone may name one of them.
+        """
+        read = {queue for worker in self.workers for queue in self.queues_of(worker)}
+        return tuple(sorted({other(queue) for queue in self.workload.differences.queues} - read))
+
+    @property
+    def known_queues(self) -> frozenset[str]:
+        """The queues in which the API accepts tasks once every worker has started."""
+        read = (queue for worker in self.workers for queue in self.queues_of(worker))
+        return frozenset({"default", *read, *self.unread_queues})
 
     @property
     def document(self) -> dict[str, Any]:

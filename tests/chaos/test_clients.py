@@ -176,7 +176,7 @@ def test_list_ends_with_its_last_page() -> None:
     ("kind", "method", "path"),
     [
         ("get", "GET", "/tasks/t"),
-        ("events", "GET", "/tasks/t/events"),
+        ("events", "GET", "/tasks/t/events?limit=1000"),
         ("cancel", "POST", "/tasks/t/cancel"),
         ("retry", "POST", "/tasks/t/retry"),
     ],

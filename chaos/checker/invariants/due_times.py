@@ -11,7 +11,7 @@ from typing import Any
 from chaos.checker.invariants.declaration import invariant
 from chaos.checker.invariants.told import Attempt, Told, configuration, told
 from chaos.checker.invariants.violation import Violation
-from chaos.checker.model.due import NOW, Delay, after_end
+from chaos.checker.model.due import NOW, Delay, after_end, rest
 from chaos.checker.model.life import Ending
 from chaos.history.history import History
 from chaos.history.records import Event, Record, parse_instant
@@ -21,6 +21,7 @@ from holdfast.model.lifecycle import Reason
 # A statement computes a due time a moment before the instant of its event, seldom just after it.
 _BEFORE = timedelta(seconds=0.1)
 _AFTER = timedelta(milliseconds=1)
+_UNHANDLED = "UnknownName"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ def due_as_declared(history: History) -> list[Violation]:
     """A task is due as asked, after a failure by its handler's back-off, and else immediately.
 
     ``Retry(after=...)`` is obeyed exactly; losses and releases neither delay a task nor raise the
-    back-off of its failures. Nothing is dispatched earlier, and no row or answer shows another
-    ``due_at``.
+    back-off of its failures, but each release because the worker has no handler for the task makes
+    it rest for twice as long as the one before, up to the configured limit. Nothing is dispatched
+    earlier, and no row or answer shows another ``due_at``.
     """
     answers = _answers(history)
     found: list[Violation] = []
@@ -71,6 +73,7 @@ def _dues_by_task(history: History) -> dict[str, list[Due]]:
 
 def _dues(history: History, task: Told) -> Iterator[Due]:
     ends = {attempt.end.seq: attempt for attempt in task.attempts()}
+    unhandled = 0
     for event in task.events:
         at = parse_instant(event.at)
         if event.reason == Reason.SUBMITTED:
@@ -79,7 +82,9 @@ def _dues(history: History, task: Told) -> Iterator[Due]:
         elif event.reason == Reason.RETRIED:
             yield _due(event, NOW)
         elif event.to_state == "SCHEDULED" and event.seq in ends:
-            yield _due(event, _delay(history, task, ends[event.seq]))
+            attempt = ends[event.seq]
+            unhandled += attempt.error.get("type") == _UNHANDLED
+            yield _due(event, _delay(history, task, attempt, unhandled))
 
 
 def _due(event: Event, delay: Delay) -> Due:
@@ -89,11 +94,14 @@ def _due(event: Event, delay: Delay) -> Due:
     return Due(event, at + timedelta(seconds=delay.earliest) - _BEFORE, latest)
 
 
-def _delay(history: History, task: Told, attempt: Attempt) -> Delay:
+def _delay(history: History, task: Told, attempt: Attempt, unhandled: int) -> Delay:
     error = attempt.error.get("type")
     asked: float | None = None
-    if error == "UnknownName":
-        asked = configuration(history).unknown_name_seconds
+    if error == _UNHANDLED:
+        configured = configuration(history)
+        asked = rest(
+            configured.unknown_name_seconds, configured.unknown_name_max_seconds, unhandled
+        )
     elif error == "Retry" and attempt.kind is Ending.FAILED and task.declared is not None:
         # Without a step to retry, S20 knows the only reason: the sink did not respond.
         asked = task.step(attempt.number).get("after", SINK_RETRY_SECONDS)

@@ -13,12 +13,14 @@ from chaos.checker.invariants.violation import Violation, halves
 from chaos.checker.model.request import invalid_fields, same
 from chaos.history.history import History, Operation
 from chaos.history.records import Event, TaskRow
+from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import Reason, State
 
 # The types of the problems that say what became of a request which failed on the server's side.
 _SAYS_WHAT_BECAME = frozenset({"unavailable", "overloaded", "outcome-unknown", "done-but-unread"})
 _KEY_REUSED = "idempotency-key-reused"
 _INVALID = "invalid-request"
+_UNKNOWN_QUEUE = "unknown-queue"
 _STORE = "postgres"
 
 
@@ -34,8 +36,9 @@ def refusals_justified(history: History) -> list[Violation]:
     that was answered with ``nothing was done``, or refused, created nothing. A 422 under a used
     key names the stored task, and another submit of the key asked for something else. A submit with
     a field that the OpenAPI document does not allow, alone or beside valid ones in a batch, is
-    refused with a 422 that points to this field. No other request of a client is refused with a
-    4xx: all of them are valid.
+    refused with a 422 that points to this field. A valid submit is refused because its queue is
+    unknown if, and only if, no worker reads the queue and no setting names it. No other request of
+    a client is refused with a 4xx: all of them are valid.
     A failure of the server says what became of the request: no 500, no unnamed 5xx. Until a fault
     hits an API, Postgres or the way to either, no request fails, and they do not all go unanswered
     (on a crowded machine, one may).
@@ -50,6 +53,7 @@ def refusals_justified(history: History) -> list[Violation]:
             or _unexplained(history, operation)
         )
     ]
+    found += _queues(history)
     found += _retries(history)
     found += _creations(history)
     found += _mismatches(history)
@@ -90,7 +94,8 @@ def _wrong_validity(operation: Operation) -> str:
     if not 400 <= status < 500:
         return ""
     if not fields:
-        elsewhere = problem == _KEY_REUSED or (status == 404 and op in {"cancel", "retry"})
+        elsewhere = problem in {_KEY_REUSED, _UNKNOWN_QUEUE}
+        elsewhere |= status == 404 and op in {"cancel", "retry"}
         return "" if elsewhere else f"a valid {op} was refused with {status} {problem}"
     if (status, problem) != (422, _INVALID):
         return f"{what} was refused with {status} {problem}"
@@ -199,6 +204,23 @@ def _creations(history: History) -> Iterator[Violation]:
             if submit.value.get("status") == 201 and not _during(at, submit):
                 message = f"a submit was answered 201, but the task was created at {at:.3f} s"
                 yield Violation("S24", task_id, message, (task, *halves(submit)))
+
+
+def _queues(history: History) -> Iterator[Violation]:
+    """Yield submits that were refused because of a known queue, or answered despite an unknown."""
+    known = Scenario.model_validate(history.run.scenario).known_queues
+    for submit in history.of("submit"):
+        if invalid_fields(submit.invoke.value):
+            continue
+        queue, status = submit.invoke.value.get("queue", "default"), submit.value.get("status", 0)
+        refused = submit.value.get("problem") == _UNKNOWN_QUEUE
+        if refused and queue in known:
+            message = f"refused because of the queue {queue}, which is known"
+        elif not refused and queue not in known and 0 < status < 500:
+            message = f"answered {status}, but the queue {queue} is unknown"
+        else:
+            continue
+        yield Violation("S24", _task_id(submit), message, halves(submit))
 
 
 def _mismatches(history: History) -> Iterator[Violation]:

@@ -16,6 +16,7 @@ class Configuration:
     attempt_timeout_seconds: float = 300.0
     timeout_grace_seconds: float = 10.0
     unknown_name_seconds: float = 5.0
+    unknown_name_max_seconds: float = 300.0
     statement_timeout_seconds: float = 10.0
 
     @classmethod

@@ -52,3 +52,11 @@ def back_off(declared: Declaration, failures: int) -> Delay:
         full = min(declared.max_seconds, full * declared.factor)
     full = min(declared.max_seconds, full)
     return Delay(full * (1 - declared.jitter), full)
+
+
+def rest(first_seconds: float, longest_seconds: float, times: int) -> float:
+    """Return how long a task rests after it was released as unknown to a worker so many times."""
+    seconds = first_seconds
+    for _ in range(times - 1):
+        seconds = min(longest_seconds, 2 * seconds)
+    return min(longest_seconds, seconds)

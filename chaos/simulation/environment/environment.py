@@ -169,6 +169,7 @@ class SimulatedEnvironment:
             health_host="127.0.0.1",
             health_port=HEALTH_PORT,
             log_format="json",
+            known_queues=self.scenario.unread_queues,
         )
 
     async def _serve_sink(self) -> None:

@@ -251,7 +251,7 @@ def profile(
 
 
 @app.command()
-def scale(
+def scale(  # noqa: PLR0913 - one argument per option
     *,
     future: Annotated[int, typer.Option(min=0, help="Tasks due in a month.")] = 5_000_000,
     finished: Annotated[int, typer.Option(min=0, help="Finished tasks.")] = 5_000_000,
@@ -259,6 +259,9 @@ def scale(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at each size.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
+    queues: Annotated[
+        int, typer.Option(min=0, help="Further queues over which the future tasks are spread.")
+    ] = 0,
     share_min: Annotated[
         float,
         typer.Option(min=0, help="Minimum share of the empty table's rate; exit code 3 below."),
@@ -266,7 +269,7 @@ def scale(
     json_file: JsonFile = None,
 ) -> None:
     """Compare the drain with a large table (filled by SQL) to that with an empty one."""
-    options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers)
+    options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers, queues)
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
     _print(scaling, json_file)

@@ -23,6 +23,10 @@ FUTURE_BYTES = 850
 FINISHED_BYTES = 1_900
 
 SPECIMEN = "SELECT id FROM tasks WHERE state = $1 ORDER BY id DESC LIMIT 1"
+ANNOUNCE = """
+INSERT INTO queue_names (name, announced_at)
+SELECT DISTINCT queue, clock_timestamp() FROM tasks WHERE state = 'SCHEDULED'
+ON CONFLICT (name) DO NOTHING"""
 COLUMNS = """
 SELECT column_name FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = $1 AND is_generated = 'NEVER'
@@ -36,15 +40,21 @@ class Filler:
         self._bench = bench
         self._connection: asyncpg.Connection = bench.probe.connection
 
-    async def fill(self, future: int, finished: int, say: Callable[[str], None]) -> None:
-        """Add ``future`` tasks due in a month and ``finished`` SUCCEEDED ones, then vacuum."""
+    async def fill(
+        self, future: int, finished: int, say: Callable[[str], None], *, queues: int = 0
+    ) -> None:
+        """Add ``future`` tasks due in a month and ``finished`` SUCCEEDED ones, then vacuum.
+
+        The future ones are spread over as many further ``queues``; 0: all are in the default one.
+        """
         bench = self._bench
         await bench.probe.begin()
         await bench.submitter.send([noop(0, datetime.now(UTC) + AHEAD), noop(1)])
         await bench.stack.start("scheduler", 1)
         await until(1, bench.probe.finished, bench.stack.check)
         await bench.stack.stop("scheduler")
-        await self._copy(await self._future_sql(), "SCHEDULED", future, say)
+        await self._copy(await self._future_sql(queues), "SCHEDULED", future, say)
+        await self._connection.execute(ANNOUNCE)
         await self._copy(await self._finished_sql(), "SUCCEEDED", finished, say)
         say("VACUUM ANALYZE")
         await bench.probe.settle()
@@ -58,16 +68,17 @@ class Filler:
             if (first // CHUNK) % 10 == 9 or first + size == count:
                 say(f"{first + size:,} of {count:,} {state} tasks")
 
-    async def _future_sql(self) -> str:
-        tasks = _list(await self._columns("tasks", {"id", "run_at", "due_at"}))
+    async def _future_sql(self, queues: int) -> str:
+        tasks = _list(await self._columns("tasks", {"id", "run_at", "due_at", "queue"}))
+        queue = f"'queue_' || n % {queues}" if queues else "queue"
         events = _list(await self._columns("task_events", {"task_id"}))
         return f"""
 WITH ids AS MATERIALIZED (
-  SELECT uuidv7(interval '-1 day') AS new_id, n * interval '1 ms' AS later
+  SELECT uuidv7(interval '-1 day') AS new_id, n, n * interval '1 ms' AS later
   FROM generate_series(1, $2::int) AS n
 ), copied AS (
-  INSERT INTO tasks (id, run_at, due_at, {tasks})
-  SELECT new_id, run_at + later, due_at + later, {tasks} FROM ids, tasks WHERE id = $1
+  INSERT INTO tasks (id, run_at, due_at, queue, {tasks})
+  SELECT new_id, run_at + later, due_at + later, {queue}, {tasks} FROM ids, tasks WHERE id = $1
 )
 INSERT INTO task_events (task_id, {events})
 SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1"""

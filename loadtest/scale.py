@@ -25,7 +25,10 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamesp
 
 @dataclass(frozen=True, slots=True)
 class ScaleOptions:
-    """``future`` and ``finished``: tasks in the large table; ``rounds``: per table size."""
+    """``future`` and ``finished``: tasks in the large table; ``rounds``: per table size.
+
+    ``queues``: further queues over which the future tasks are spread.
+    """
 
     future: int = 5_000_000
     finished: int = 5_000_000
@@ -33,6 +36,7 @@ class ScaleOptions:
     rounds: int = 3
     workers: int = 2
     schedulers: int = 1
+    queues: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ async def run(options: ScaleOptions, say: Callable[[str], None]) -> Scaling:
     async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
         empty = await _rounds(bench, options, "empty table", say)
         await bench.probe.reset()
-        await Filler(bench).fill(options.future, options.finished, say)
+        await Filler(bench).fill(options.future, options.finished, say, queues=options.queues)
         sizes = [dict(row) for row in await bench.probe.connection.fetch(SIZES)]
         full = await _rounds(bench, options, "large table", say)
         await bench.probe.reset()

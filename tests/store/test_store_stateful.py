@@ -263,14 +263,14 @@ class StoreMachine(RuleBasedStateMachine):
         if success:
             self.finish(grant, twice=False)
         else:
-            self.release(grant, Reason.FAILED)
+            self.release(grant, Reason.FAILED, handler=True)
 
     @precondition(lambda self: any(m.state is State.RUNNING for m in self.models.values()))
     @rule(worker=workers, claimed=st.booleans())
     def fail_all_and_go_on(self, worker: UUID, claimed: bool) -> None:
         for grant in list(self.granted):
             if self.models[grant[0]].epoch == grant[1]:
-                self.release(grant, Reason.FAILED)
+                self.release(grant, Reason.FAILED, handler=True)
         if claimed:
             self.dispatch_and_claim(worker, exclusive=False)
         else:
@@ -290,12 +290,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.claim([data.draw(st.sampled_from(self._stale_hints()))], worker, exclusive=True)
 
     @rule(grant=grants, reason=st.sampled_from(ENDS), handler=st.booleans())
-    def release(
-        self, grant: tuple[UUID, int, UUID], reason: Reason, *, handler: bool = True
-    ) -> None:
+    def release(self, grant: tuple[UUID, int, UUID], reason: Reason, handler: bool) -> None:
         task, epoch, worker = grant
-        unhandled = reason is Reason.RELEASED and not handler
-        model = self.models[task]
+        unhandled, model = reason is Reason.RELEASED and not handler, self.models[task]
         model.unhandled += unhandled and (model.state, model.epoch) == (State.RUNNING, epoch)
         self._ended(grant, reason)
         failure = Failure(task, epoch, reason, 0.0, '{"error": {}}', unhandled=unhandled)
@@ -375,7 +372,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         rows = self.run(self._scalar("SELECT count(*) FROM stale_writes"))
         assert rows == self.stale, "each refused write is recorded"
-        unhandled = self.run(self._scalar("SELECT COALESCE(sum(unhandled), 0) FROM tasks"))
+        unhandled = self.run(self._scalar("SELECT sum(unhandled) FROM tasks")) or 0
         assert unhandled == sum(model.unhandled for model in self.models.values())
         assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
 

@@ -173,9 +173,13 @@ class HintQueue:
         async with self._guarded(), self._redis.pipeline(transaction=True) as pipeline:
             await pipeline.watch(stream)
             entries = await pipeline.xlen(stream)
-            if not await pipeline.exists(stream):
+            try:
+                groups = await pipeline.xinfo_groups(stream)
+            except ResponseError as error:
+                if not _no_group(error):
+                    raise
                 return False
-            if not _unused(entries, await pipeline.xinfo_groups(stream)):
+            if not _unused(entries, groups):
                 return False
             pipeline.multi()
             pipeline.delete(stream)

@@ -65,11 +65,16 @@ def commands(settings: Settings) -> list[tuple[str, ...]]:
             ("XACK", stream, _NO_GROUP, _NO_ENTRY),
             ("XDEL", stream, _NO_ENTRY),
             ("XINFO CONSUMERS", stream, _NO_GROUP),
+            ("XINFO GROUPS", stream),
+            ("XLEN", stream),
+            ("WATCH", stream),
+            ("UNWATCH",),
             ("XPENDING", stream, _NO_GROUP, "-", "+", "1"),
             ("XRANGE", stream, _NO_ENTRY, _NO_ENTRY),
             ("XGROUP DELCONSUMER", stream, _NO_GROUP, _NO_CONSUMER),
         ]
-    return [*tried, ("MULTI",), ("EXEC",)]
+    no_stream = stream_key(settings, "")  # no queue has an empty name
+    return [*tried, ("DEL", no_stream), ("MULTI",), ("EXEC",)]
 
 
 async def _try_commands(redis: Any, settings: Settings) -> tuple[dict[str, set[str]], str | None]:

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -197,10 +198,11 @@ class _Simulation:
         finally:
             self.virtual_seconds = loop.time()
             self.entries = loop.trace.entries
-            postgres.close()
-            valkey.close()
-            loop.dispose()
-            network.close()
+            with _without_unraisable():
+                postgres.close()
+                valkey.close()
+                loop.dispose()
+                network.close()
         forward_exports(exports)
         for record in self.records:
             loop.trace.note("node", "history", "", encode(record))
@@ -239,17 +241,28 @@ def _require_sound(loop: SimulationLoop) -> None:
 def _without_gc() -> Iterator[None]:
     """Disable garbage collection inside the block, because its timing is not deterministic.
 
-    Afterwards collect what killed processes left, without their warnings. Objects that
-    existed before (100,000 of modules) are exempt, which saves time.
+    Afterwards collect what killed processes left, without their warnings and the errors of
+    coroutines that are closed while they wait. Objects that existed before (100,000 of modules) are
+    exempt, which saves time.
     """
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with _without_unraisable(), redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             caches.forget()
             gc.collect()
         gc.unfreeze()
         gc.enable()
+
+
+@contextmanager
+def _without_unraisable() -> Iterator[None]:
+    """Ignore exceptions that are raised while objects are freed; a hook could keep the objects."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook

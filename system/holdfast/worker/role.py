@@ -44,13 +44,10 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
             event_name=EventName.HEALTH_STARTED,
             url=f"http://{settings.health_host}:{server.port}/readyz",
         )
-        code = 0
         try:
-            if await startup.passed():
-                on_stop_signal(worker.stop)
-                code = await worker.run()
-        except Exception:  # no `finally`: the coroutine of a killed process must not await
+            if not await startup.passed():
+                return 0
+            on_stop_signal(worker.stop)
+            return await worker.run()
+        finally:
             await stop_server(server, task)
-            raise
-        await stop_server(server, task)
-    return code

@@ -259,6 +259,9 @@ def test_every_occurrence_can_be_counted() -> None:
     run.submit("b").cancel()
     unavailable = {"status": 503, "problem": "unavailable"}
     run.complete(run.op("get", {"task_id": life.task_id}), "fail", unavailable)
+    invalid = {"key": "i", "name": "chaos_ledger", "payload": {"number": 9}, "priority": "first"}
+    refused = {"status": 422, "problem": "invalid-request", "pointers": ["/priority"]}
+    run.complete(run.op("submit", invalid), "fail", refused)
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()
     poison = run.submit("p", poison=True)
     for _ in range(3):

@@ -64,8 +64,8 @@ _TASKS = (
         edits=(
             Edit(
                 _RESPONSES,
-                "story.effect.result if story.effect else None",
-                "story.effect.result if story.effect and story.effect.attempt == 1 else None",
+                "story.effect.result) if story.effect else None",
+                "story.effect.result) if story.effect and story.effect.attempt == 1 else None",
             ),
         ),
     ),
@@ -126,10 +126,11 @@ _LISTS = (
         scenario="calm",
         killers=("S23",),
         edits=(
+            Edit(_LISTING, "ORDER BY id DESC LIMIT 1) newest", "ORDER BY id LIMIT 1) newest"),
             Edit(
                 _LISTING,
-                '"ORDER BY id DESC LIMIT CAST(:n AS int)"',
-                '"ORDER BY id LIMIT CAST(:n AS int)"',
+                "id < page.id ORDER BY id DESC LIMIT 1) next",
+                "id > page.id ORDER BY id LIMIT 1) next",
             ),
         ),
     ),
@@ -142,10 +143,9 @@ _LISTS = (
         edits=(
             Edit(
                 _READ,
-                "    rows = rows[: query.limit]\n"
                 "    following = cursor.encode(wanted, rows[-1].id) if more else None\n",
                 "    following = cursor.encode(wanted, rows[-1].id) if more else None\n"
-                "    rows = rows[: query.limit]\n",
+                "    rows = rows[:-1] if more else rows\n",
             ),
         ),
     ),

@@ -33,7 +33,7 @@ _ANSWER_BEFORE_STORE = Mutant(
         "created",
         TaskRow(
             id=task.id, key_namespace=task.key_namespace, queue=task.queue, priority=task.priority,
-            name=task.name, payload={}, idempotency_key=task.idempotency_key,
+            name=task.name, payload=task.payload, idempotency_key=task.idempotency_key,
             traceparent=task.traceparent, run_at=task.run_at or now, due_at=task.run_at or now,
             state=State.SCHEDULED, epoch=0, seq=0, attempt=0, losses=0, handed_back=0,
             max_attempts=5, max_losses=3, timeout_seconds=300.0, cancel_requested=False,
@@ -185,6 +185,16 @@ UNPLANTED = (
         "bounds on waiting requests and on the size of a statement",
         _COALESCER,
         "bounds memory; the workload stays far below (loadtest)",
+    ),
+    Unplanted(
+        "values are counted before they are parsed, and no pointer is built for a sound one",
+        "system/holdfast/model/payload.py",
+        "bounds memory and turns of the loop; tests/api/test_bounds.py plants both mutants",
+    ),
+    Unplanted(
+        "a page ends at a number of bytes",
+        "system/holdfast/store/listing.py",
+        "bounds memory; tests/api/test_bounds.py plants the mutant",
     ),
     Unplanted(
         "a client that disconnects does not affect other requests of the statement",

@@ -110,8 +110,8 @@ _OUTCOMES = (
         edits=(
             Edit(
                 "system/holdfast/handlers/result.py",
-                "        return encode(value, max_bytes)\n",
-                "        return encode(value or None, max_bytes)\n",
+                "        return encode(value, max_bytes).decode()\n",
+                "        return encode(value or None, max_bytes).decode()\n",
             ),
         ),
     ),
@@ -207,8 +207,8 @@ _UNSTORABLE = (
             Edit(
                 _ATTEMPT,
                 "        except Unstorable as error:\n"
-                "            return self._failed(error, uniform)\n",
-                '        except Unstorable:\n            result = "null"\n',
+                "            return self._failed(Raised(error), uniform)\n",
+                '        except Unstorable:\n            encoded = "null"\n',
             ),
         ),
     ),

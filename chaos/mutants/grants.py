@@ -18,8 +18,8 @@ MUTANTS = (
         edits=(
             Edit(
                 "system/holdfast/store/decoding.py",
-                '            row["payload"] = json_value(row["payload"])\n            grants',
-                '            row["payload"] = json_value(rows[0]["payload"])\n            grants',
+                "            grants.append(Grant(**row))\n",
+                '            grants.append(Grant(**row | {"payload": rows[0]["payload"]}))\n',
             ),
         ),
     ),

@@ -136,8 +136,8 @@ _KEYS = (
         edits=(
             Edit(
                 _TASK,
-                "(self.name, self.payload, self.queue, self.priority, instant)",
-                "(self.name, self.payload, self.queue, instant)",
+                "(self.name, payload, self.queue, self.priority, instant)",
+                "(self.name, payload, self.queue, instant)",
             ),
         ),
     ),
@@ -150,8 +150,8 @@ _KEYS = (
         edits=(
             Edit(
                 _TASK,
-                "(self.name, self.payload, self.queue, self.priority, instant)",
-                "(self.name, self.payload, self.priority, instant)",
+                "(self.name, payload, self.queue, self.priority, instant)",
+                "(self.name, payload, self.priority, instant)",
             ),
         ),
     ),
@@ -256,10 +256,9 @@ _BATCHES = (
         edits=(
             Edit(
                 _ROUTES,
-                "        except Problem as problem:\n            results[index] =",
-                "        except Problem as problem:\n"
-                "            raise\n"
-                "            results[index] =",
+                "                except Problem as problem:\n"
+                "                    refused[index] = _refused(index, problem)\n",
+                "                except Problem:\n                    raise\n",
             ),
         ),
     ),

@@ -31,8 +31,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "CAST(payload AS jsonb), idempotency_key, fingerprint,\n",
-                "CAST(payload AS jsonb), NULL, fingerprint,\n",
+                "AS jsonb),\n    idempotency_key, fingerprint,\n",
+                "AS jsonb),\n    NULL, fingerprint,\n",
             ),
         ),
     ),

@@ -267,4 +267,4 @@ async def test_unresponsive_collector_delays_no_request(
             for _ in range(100):
                 assert (await api.post("/tasks/", json=ECHO)).status_code == 201
             await until(lambda: paused.posts > 0)
-        assert len(await store.list_tasks(TaskFilter(), 1000)) == 100
+        assert len((await store.list_tasks(TaskFilter(), 1000))[0]) == 100

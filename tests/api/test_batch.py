@@ -97,3 +97,25 @@ async def test_batch_has_a_higher_size_limit_than_its_items(
         assert [result["status"] for result in answer.json()["results"]] == [201, 413, 201]
         assert (await api.post("/tasks/batch", json={"tasks": [fits] * 6})).status_code == 413
         assert (await api.post("/tasks/", json=long)).status_code == 413
+
+
+async def test_repeats_show_the_stored_payload_and_conflicts_none(api: httpx.AsyncClient) -> None:
+    """A payload is read from the database only for a request that had it: it may be large."""
+    first = {"name": "echo", "payload": {"n": 1}, "idempotency_key": "k"}
+    other = {**first, "payload": {"n": 2}}
+    stored = (await api.post("/tasks/", json=first)).json()
+    results = (await api.post("/tasks/batch", json={"tasks": [other, first, other]})).json()
+    statuses = [result["status"] for result in results["results"]]
+    assert statuses == [422, 200, 422]
+    assert results["results"][1]["task"]["payload"] == stored["payload"] == {"n": 1}
+
+
+async def test_errors_of_many_faulty_tasks_are_bounded(api: httpx.AsyncClient) -> None:
+    faulty = {"name": "echo", **{f"field {n}": n for n in range(40)}}
+    crowded = {"name": "echo", **{f"field {n}": n for n in range(60)}}
+    answer = await api.post("/tasks/batch", json={"tasks": [faulty, crowded]})
+    many, refused = (result["problem"] for result in answer.json()["results"])
+    assert len(many["errors"]) == 10
+    assert "and 39 more" in many["detail"]
+    assert [error["pointer"] for error in refused["errors"]] == ["/tasks/1"]
+    assert "61 members" in refused["detail"]

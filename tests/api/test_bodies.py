@@ -6,7 +6,7 @@ import asyncio
 import re
 
 import httpx
-from waiting import within
+from waiting import until, within
 
 from holdfast.settings import Settings
 
@@ -65,6 +65,28 @@ async def test_refused(api: httpx.AsyncClient) -> None:
         else:
             assert in_batch.status_code in {400, 422}, content[:80]
     assert (await api.get("/tasks/")).json()["tasks"] == []
+
+
+DEFECTS = [
+    (b'{"name": "ec', "Unterminated string starting at line 1 column 10."),
+    (b'{"name":\n"\xc3\xa4" echo}', "Expecting ',' delimiter at line 2 column 5."),
+    (b'{"name": "\xff"}', "The body is not UTF-8: the byte at offset 10 is invalid."),
+    (b'{"tasks": [\n{"name": "echo"},\n "\xc3\xa4", {]}', "at line 3 column 8."),
+    (b'{"tasks": [\n{"name": "echo"}, {"name": "\xff"}]}', "the byte at offset 40 is invalid."),
+    (b'{"tasks": [{"name": "echo"},\n {"name": "ec', "at line 2 column 11."),
+]
+
+
+async def test_defects_are_named(api: httpx.AsyncClient) -> None:
+    for content, named in DEFECTS:
+        path = "/tasks/batch" if b"tasks" in content else "/tasks/"
+        answer = await api.post(path, content=content, headers=JSON)
+        assert answer.status_code == 400, content
+        assert named in answer.json()["detail"], content
+        assert "at at" not in answer.json()["detail"], content
+    digits = b'{"name": "echo", "payload": {"a": 1' + b"0" * 9999 + b"}}"
+    problem = (await api.post("/tasks/", content=digits, headers=JSON)).json()
+    assert "a number has more than 4300 digits." in problem["detail"]
 
 
 async def test_unstorable_value_is_located(api: httpx.AsyncClient) -> None:
@@ -154,3 +176,36 @@ async def test_body_announced_too_long_is_refused_without_reading_it(
     head = await within(reader.readuntil(b"\r\n\r\n"), lambda: "the response")
     assert b" 413 " in head
     writer.close()
+
+
+async def test_bodies_under_way_are_bounded_together(served: str) -> None:
+    """Uploads that never end hold at most 32 MiB; the next is told to come later."""
+    host, port = served.removeprefix("http://").split(":")
+    head = (
+        "POST /tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {8 << 20}\r\n\r\n"
+    ).encode()
+    writers: list[asyncio.StreamWriter] = []
+    answers: list[asyncio.Task[bytes]] = []
+    try:
+        for _ in range(6):
+            reader, writer = await asyncio.open_connection(host, port)
+            writers.append(writer)
+            answers.append(asyncio.create_task(reader.readuntil(b"\r\n\r\n")))
+            writer.write(head + b" " * (7 << 20))
+            await writer.drain()
+        [answered], _ = await within(
+            asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED), lambda: "a refusal"
+        )
+        assert b" 503 " in answered.result()
+        assert b"retry-after" in answered.result().lower()
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*answers, return_exceptions=True)
+    async with httpx.AsyncClient(base_url=served) as client:
+        await until(lambda: stored(client))
+
+
+async def stored(client: httpx.AsyncClient) -> bool:
+    return (await client.post("/tasks/", json={"name": "echo"})).status_code == 201

@@ -67,7 +67,7 @@ async def make(tap: Tap) -> AsyncIterator[MakeCoalescer]:
 
 
 def task(payload: str = "{}", key: str | None = None) -> NewTask:
-    return NewTask(new_id(), "echo", payload, idempotency_key=key)
+    return NewTask(new_id(), "echo", payload.encode(), idempotency_key=key)
 
 
 async def one(coalescer: Coalescer, new: NewTask) -> Submitted:
@@ -84,7 +84,7 @@ async def test_concurrent_submits_share_a_statement(
     answers = await asyncio.gather(*(one(coalescer, new) for new in tasks))
     assert tap.sizes == [100]
     assert [answer.task.id for answer in answers] == [new.id for new in tasks]
-    assert [answer.task.payload["n"] for answer in answers] == list(range(100))
+    assert [json.loads(answer.task.payload)["n"] for answer in answers] == list(range(100))
     assert await store.get(tasks[57].id) is not None
 
 

@@ -177,3 +177,18 @@ async def test_cursor_of_another_listing_is_refused(api: httpx.AsyncClient) -> N
     query = {"cursor": page["next_cursor"], "queue": "default", "limit": "2"}
     rest = await api.get("/tasks/", params=query)
     assert len(rest.json()["tasks"]) == 2, "the limit may change from page to page"
+
+
+async def test_a_page_of_large_payloads_ends_early(api: httpx.AsyncClient) -> None:
+    for n in range(8):
+        body = {"name": "echo", "payload": {"n": n, "a": "x" * (400_000 if n != 3 else 1_000_000)}}
+        assert (await api.post("/tasks/", json=body)).status_code == 201
+    pages, cursor = [], None
+    while True:
+        page = (await api.get("/tasks/", params={"cursor": cursor} if cursor else {})).json()
+        pages.append([task["payload"]["n"] for task in page["tasks"]])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    # A page ends with the task whose payload fills the mebibyte, and the last one has no cursor.
+    assert pages == [[7, 6, 5], [4, 3], [2, 1, 0]]

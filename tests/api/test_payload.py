@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import http
 import json
 import math
 from collections.abc import AsyncIterator
@@ -14,7 +16,16 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from examples import examples
-from holdfast.model.payload import DEPTH_MAX, PayloadError, PayloadTooLarge, encode, encode_python
+from holdfast.api.json_text import parse
+from holdfast.model.payload import (
+    CONTAINERS_MAX,
+    DEPTH_MAX,
+    VALUES_MAX,
+    PayloadError,
+    PayloadTooLarge,
+    encode,
+    encode_python,
+)
 
 # Any str, biased towards characters that JSON or Postgres reject.
 TEXTS = st.text(
@@ -103,7 +114,7 @@ async def test_payload_is_accepted_exactly_if_it_round_trips(
 
 def encode_or_error(payload: dict[str, Any]) -> str | PayloadError:
     try:
-        return encode(payload)
+        return encode(payload).decode()
     except PayloadError as error:
         return error
 
@@ -127,11 +138,12 @@ def test_width_does_not_count_as_depth() -> None:
 
 
 def test_text_is_canonical() -> None:
-    assert encode({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}' == encode({"a": "ä", "b": 1})
+    expected = '{"a":"ä","b":1}'.encode()
+    assert encode({"b": 1, "a": "ä"}) == expected == encode({"a": "ä", "b": 1})
 
 
 def test_size_limit_counts_bytes() -> None:
-    assert encode({"a": "ä"}, 10) == '{"a":"ä"}'
+    assert encode({"a": "ä"}, 10) == '{"a":"ä"}'.encode()
     with pytest.raises(PayloadTooLarge, match="10 bytes, at most 9"):
         encode({"a": "ä"}, 9)
 
@@ -142,8 +154,60 @@ def test_python_values_that_json_would_change_are_refused(value: object) -> None
         encode_python({"a": value})
 
 
+def test_subclasses_of_json_types_are_written_as_their_values() -> None:
+    class Kind(enum.StrEnum):
+        A = "a"
+
+    class Text(str):
+        __slots__ = ()
+
+    class Number(float):
+        pass
+
+    payload = {"b": [Kind.A, Text("t"), Number(0.5), http.HTTPStatus.OK], Kind.A: {Text("t"): 1}}
+    assert encode(payload) == b'{"a":{"t":1},"b":["a","t",0.5,200]}'
+    with pytest.raises(PayloadError, match="a key contains the character NUL"):
+        encode({Text("\0"): 1})
+
+
 def test_circular_payload_is_refused() -> None:
     circle: dict[str, Any] = {}
     circle["a"] = circle
     with pytest.raises(PayloadError):
         encode(circle)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param([[]] * CONTAINERS_MAX, "more than 40000 objects", id="arrays"),
+        pytest.param([[{}] * 100] * 400, "more than 40000 objects", id="objects"),
+        pytest.param([0] * VALUES_MAX, "more than 150000 values", id="numbers"),
+        pytest.param([[0] * 1000] * 150, "more than 150000 values", id="arrays of numbers"),
+    ],
+)
+def test_number_of_values_is_limited(value: Any, message: str) -> None:
+    with pytest.raises(PayloadError, match=message):
+        encode({"a": value})
+    with pytest.raises(PayloadError, match=message):
+        parse(json.dumps({"a": value}).encode())
+
+
+def test_brackets_and_commas_in_strings_are_no_values() -> None:
+    text = json.dumps({"a": "[{,\\" * 100_000, '"[{,' * 50_000: 1}).encode()
+    assert json.loads(encode(parse(text))) == json.loads(text)
+
+
+def test_honest_rows_of_a_mebibyte_are_accepted() -> None:
+    rows = [{"id": n, "name": f"customer {n}", "ok": True, "v": 1.5} for n in range(17_500)]
+    text = json.dumps({"rows": rows}).encode()
+    assert json.loads(encode(parse(text))) == {"rows": rows}
+
+
+def test_a_fault_is_located_below_long_and_escaped_keys() -> None:
+    value: Any = ["fine", math.nan]
+    for key in ("a/b", "~", "k" * 200):
+        value = {"sound": [[]], key: value}
+    with pytest.raises(PayloadError) as caught:
+        encode(value)
+    assert caught.value.pointer == f"/{'k' * 100}/~0/a~1b/1"

@@ -63,7 +63,7 @@ async def observer(database_url: str) -> AsyncIterator[DatabaseObserver]:
 
 async def ran(store: Store) -> tuple[NewTask, NewTask, NewTask]:
     """Create one task that succeeded, one that failed and waits, and one that runs."""
-    tasks = [NewTask(new_id(), "chaos_ledger", '{"n": 1}') for _ in range(3)]
+    tasks = [NewTask(new_id(), "chaos_ledger", b'{"n": 1}') for _ in range(3)]
     done, failed, running = tasks
     one, two = new_id(), new_id()
     await store.register(one, "worker-1", ["default"], [])

@@ -136,7 +136,9 @@ def test_json_values_are_equal_only_if_written_equally(one: Any, other: Any) -> 
 def test_the_digest_is_that_of_the_stored_notation() -> None:
     assert json_value.digest({"n": 1e16, "z": -0.0}) == json_value.digest({"z": 0.0, "n": 10**16})
     assert json_value.digest({"n": 1.5}) != json_value.digest({"n": 1})
-    assert payloads.encode({"b": 1, "a": "é"}) == '{"a":"é","b":1}'  # canonical means the same
+    assert (
+        payloads.encode({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    )  # canonical means the same
 
 
 # Ends that a worker or a scheduler may report, with what the product calls them.

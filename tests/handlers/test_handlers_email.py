@@ -91,7 +91,7 @@ def context(attempt: int = 1, timeout_seconds: float = 30.0) -> Context:
         attempt=attempt,
         name="send_email",
         queue="default",
-        payload={},
+        payload=b"{}",
         max_attempts=5,
         failures=attempt - 1,
         timeout_seconds=timeout_seconds,

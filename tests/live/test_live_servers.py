@@ -303,7 +303,7 @@ async def lasting_observer(servers: Servers) -> AsyncIterator[DatabaseObserver]:
     settings = Settings(database_url=servers.postgres.url(database))
     await upgrade_in_loop(settings)
     store = Store(settings, connections=1, application_name="test")
-    await store.submit([NewTask(new_id(), "echo", "{}") for _ in range(2)], "api:api-1")
+    await store.submit([NewTask(new_id(), "echo", b"{}") for _ in range(2)], "api:api-1")
     await store.close()
     observer = DatabaseObserver(servers.postgres.url(database))
     yield observer

@@ -76,7 +76,7 @@ async def test_submit_shrinks_until_it_fits(bench: Bench, limited: str) -> None:
     changed = bench.settings.model_copy(update={"database_url": limited})
     store = Store(changed, connections=4, application_name="test")
     coalescer = Coalescer(store.submit, "api:test", 30.0)
-    tasks = [NewTask(id=new_id(), name="a", payload="{}") for _ in range(30)]
+    tasks = [NewTask(id=new_id(), name="a", payload=b"{}") for _ in range(30)]
     outcomes = await coalescer.submit(tasks)
     assert [type(outcome) for outcome in outcomes] == [Submitted] * 30
     await coalescer.close()

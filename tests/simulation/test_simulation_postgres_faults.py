@@ -233,13 +233,13 @@ async def _life_of_a_task(world: World) -> None:
     store = Store(_settings(world), connections=2, application_name="test")
     worker = new_id()
     await store.register(worker, "w", ["default"], [Announcement("noop", None, None)])
-    task = NewTask(id=new_id(), name="noop", payload="{}")
+    task = NewTask(id=new_id(), name="noop", payload=b"{}")
     await store.submit([task], "test")
     hints = (await store.dispatch(10, "test")).tasks
     claimed = await store.claim(hints, worker, new_id())
     assert len(claimed.grants) == 1
     assert await store.heartbeat(worker) is not None
-    assert len(await store.list_tasks(TaskFilter(), 10)) == 1
+    assert len((await store.list_tasks(TaskFilter(), 10))[0]) == 1
     await store.close()
 
 

@@ -33,7 +33,7 @@ def different(n: int) -> NewTask:
     return NewTask(
         id=new_id(),
         name=f"name_{n}",
-        payload=json.dumps({"n": n, f"key {n}": [n / 7, f"ä{n}"]}),
+        payload=json.dumps({"n": n, f"key {n}": [n / 7, f"ä{n}"]}).encode(),
         queue=f"queue_{n}",
         priority=n % 10,
         run_at=NOW + timedelta(seconds=n, microseconds=n),
@@ -82,7 +82,7 @@ async def test_submitted_tasks_keep_their_own_fields(bench: Bench) -> None:
         row = (await bench.story(task.id)).task
         assert answer.task == repeated.task == row
         assert (answer.outcome, row.state) == ("created", State.SCHEDULED)
-        assert row.payload == json.loads(task.payload)
+        assert json.loads(row.payload) == json.loads(task.payload)
         for field in _KEPT:
             assert getattr(row, field) == getattr(task, field), field
 
@@ -105,7 +105,7 @@ async def test_dispatched_hints_and_grants_belong_to_their_tasks(bench: Bench) -
     batch = await claimed(bench)
     for task, grant in zip(batch.tasks, batch.grants, strict=True):
         assert (grant.name, grant.queue) == (task.name, task.queue)
-        assert grant.payload == json.loads(task.payload)
+        assert json.loads(grant.payload) == json.loads(task.payload)
         assert (grant.max_attempts, grant.timeout_seconds) == (
             task.max_attempts,
             task.timeout_seconds,
@@ -131,7 +131,7 @@ async def test_finished_tasks_keep_their_own_results(bench: Bench) -> None:
             assert story.task.state is State.RUNNING
             continue
         assert story.effect is not None
-        assert story.effect.result == [n, {"result": f"é{n}"}]
+        assert json.loads(story.effect.result) == [n, {"result": f"é{n}"}]
         assert (story.effect.effect_key, story.effect.epoch) == (story.task.id, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,7 +58,7 @@ async def test_commit_makes_task_visible_with_its_arguments(engine: Engine, stor
     story = await store.get(task_id)
     assert story is not None
     task = story.task
-    assert task.payload == {"to": "user@example.com", "größe": [1, 2.5, None]}
+    assert json.loads(task.payload) == {"to": "user@example.com", "größe": [1, 2.5, None]}
     assert (task.name, task.queue, task.priority) == ("send_email", "mail", 3)
     assert (task.max_attempts, task.timeout_seconds) == (2, 1.5)
     assert (task.idempotency_key, task.traceparent) == ("k", parent)
@@ -90,7 +91,7 @@ async def test_async_caller_enqueues_in_its_transaction(settings: Settings, stor
         await engine.dispose()
     story = await store.get(kept)
     assert story is not None
-    assert story.task.payload == {"n": 1}
+    assert json.loads(story.task.payload) == {"n": 1}
     assert await store.get(dropped) is None
 
 

@@ -109,7 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
             NewTask(
                 UUID(int=100 + len(self.models) + k),
                 "t",
-                "{}",
+                b"{}",
                 max_attempts=max_attempts,
                 max_losses=2,
             )

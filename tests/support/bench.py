@@ -97,7 +97,7 @@ class Bench:
 
     async def submit(self, *names: str, **fields: Any) -> list[UUID]:
         """Submit one task per name; ``fields`` are those of ``NewTask``, ``payload`` as a value."""
-        payload = json.dumps(fields.pop("payload", {}))
+        payload = json.dumps(fields.pop("payload", {})).encode()
         tasks = [NewTask(id=new_id(), name=name, payload=payload, **fields) for name in names]
         await self.store.submit(tasks, "api:test")
         return [task.id for task in tasks]

@@ -60,7 +60,7 @@ class World:
         return NewTask(
             self.task_id,
             "echo",
-            '{"n": 1}',
+            b'{"n": 1}',
             max_attempts=2,
             max_losses=2,
             timeout_seconds=timeout_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from holdfast.model.claim import Failure, Grant
 from holdfast.model.ids import new_id
 from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import NewTask
+from holdfast.runtime.turns import Turns
 from holdfast.settings import Settings
 from holdfast.store.connections import create_engine
 from holdfast.store.store import Store
@@ -46,6 +48,7 @@ class Bench:
             self.engine,
             self.store,
             self.worker_id,
+            Turns(),
             result_bytes_max=1000,
             commit_timeout_seconds=self.commit_timeout_seconds,
         )
@@ -59,7 +62,8 @@ class Bench:
         story = await self.store.get(self.grant.task_id)
         assert story is not None
         orders = [row[0] for row in self.sql("SELECT id FROM orders ORDER BY id")]
-        return story.task.state, story.effect.result if story.effect else None, orders
+        result = json.loads(story.effect.result) if story.effect else None
+        return story.task.state, result, orders
 
     def sql(self, statement: str) -> list[Any]:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
@@ -81,7 +85,7 @@ async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterato
     try:
         worker_id = uuid4()
         await store.register(worker_id, "worker-1", ["default"], [])
-        await store.submit([NewTask(id=new_id(), name="order", payload="{}")], "api:test")
+        await store.submit([NewTask(id=new_id(), name="order", payload=b"{}")], "api:test")
         hints = (await store.dispatch(1, "scheduler:test")).tasks
         (grant,) = (await store.claim(hints, worker_id, uuid4())).grants
         bench = Bench(store, engine, worker_id, grant, settings.database_url)

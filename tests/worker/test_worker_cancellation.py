@@ -53,7 +53,7 @@ async def test_cancel_after_the_handler_succeeded_changes_nothing(bench: Bench) 
         await bench.until_state(task_id, State.SUCCEEDED)
     effect = (await bench.story(task_id)).effect
     assert effect is not None
-    assert effect.result == "done all the same"
+    assert effect.result == b'"done all the same"'
 
 
 async def test_cancel_ends_the_retries_of_a_failing_handler(bench: Bench) -> None:
@@ -164,7 +164,7 @@ async def test_uncooperative_coroutine_is_reclaimed_and_fenced(bench: Bench) -> 
         await until(lambda: bench.count("holdfast_stale_writes_refused_total") == 1)
     story = await bench.story(task_id)
     assert story.effect is not None
-    assert story.effect.result == 2
+    assert story.effect.result == b"2"
     assert len(bench.sql("SELECT * FROM stale_writes")) == 1
     end = next(event for event in story.events if event.reason is Reason.TIMED_OUT)
     assert end.actor == "scheduler:test", "the worker could not end it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,11 @@ async def test_return_value_of_a_handler_is_its_effect(bench: Bench) -> None:
     for task_id in ids:
         story = await bench.story(task_id)
         assert story.effect is not None
-        assert story.effect.result == {"got": {"n": [1, "ä", None]}, "attempt": 1, "epoch": 1}
+        assert json.loads(story.effect.result) == {
+            "got": {"n": [1, "ä", None]},
+            "attempt": 1,
+            "epoch": 1,
+        }
         assert [event.reason for event in story.events] == [*BEGIN, Reason.SUCCEEDED]
         assert story.events[-1].actor == f"worker:{worker.id}"
     assert seen["in_loop"] == threading.current_thread().name

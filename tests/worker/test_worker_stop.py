@@ -44,7 +44,7 @@ async def test_running_handlers_may_finish_within_the_grace(bench: Bench) -> Non
         assert await running == 0
     story = await bench.story(task_id)
     assert story.effect is not None
-    assert story.effect.result is False, "no stop was requested"
+    assert story.effect.result == b"false", "no stop was requested"
     assert await bench.state(later) is State.QUEUED, "nothing was started"
     assert dead_reason(bench, worker) == "stopped"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def register_order(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
 
 async def result(bench: Bench, task_id: Any) -> Any:
     effect = (await bench.story(task_id)).effect
-    return effect.result if effect else None
+    return json.loads(effect.result) if effect else None
 
 
 async def test_effect_and_success_are_one_commit(bench: Bench) -> None:

@@ -21,7 +21,7 @@ class Names:
     """Names SQL texts by their constant in the product (``claim``), else by their first words."""
 
     def __init__(self, modules: tuple[ModuleType, ...] = (transitions, scans, chaos_sql)) -> None:
-        every, _ = listing(TaskFilter(), 1, None)
+        every, _ = listing(TaskFilter(), 1, None, 1)
         self._listing = _normal(every.text).partition(" WHERE")[0]
         self._known = {
             _normal(value.text): name.strip("_").lower()

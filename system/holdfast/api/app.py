@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from holdfast.api import cancel_retry, openapi, probes, problems, read, submit
 from holdfast.api.access_log import AccessLog
 from holdfast.api.auth import BearerAuth, require_nonempty_keys
-from holdfast.api.body import route_class
+from holdfast.api.body import Bodies
 from holdfast.api.coalescer import Coalescer
 from holdfast.api.dependencies import Services
 from holdfast.api.readiness import Readiness
@@ -48,15 +48,13 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
-        used = store or Store(
-            settings,
-            connections=settings.api_connections,
-            application_name=f"holdfast-api-{settings.label}",
-        )
+        name, size = f"holdfast-api-{settings.label}", settings.api_connections
+        used = store or Store(settings, connections=size, application_name=name)
         actor = f"api:{settings.label}"
         services = Services(
             store=used,
             actor=actor,
+            bodies=Bodies(settings),
             validator=RequestValidator(settings, used),
             coalescer=Coalescer(used.submit, actor, settings.submit_timeout_seconds),
             wakeup=Wakeup(queue.poke),
@@ -93,7 +91,7 @@ def create_api(settings: Settings, store: Store | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     for tag, modules in _TAGS.items():
-        router = APIRouter(route_class=route_class(settings), redirect_slashes=False, tags=[tag])
+        router = APIRouter(redirect_slashes=False, tags=[tag])
         for module in modules:
             module.routes(router)
         app.include_router(router)

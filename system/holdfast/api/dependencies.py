@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 
 from holdfast.api import problems
 from holdfast.api.auth import NAME_KEY
+from holdfast.api.body import Bodies
 from holdfast.api.coalescer import Coalescer
 from holdfast.api.problems import Fault, Problem
 from holdfast.api.readiness import Readiness
@@ -31,6 +32,7 @@ class Services:
 
     store: Store
     actor: str
+    bodies: Bodies
     validator: RequestValidator
     coalescer: Coalescer
     wakeup: Wakeup

@@ -122,7 +122,8 @@ class TaskPage(BaseModel):
 
     tasks: list[Task]
     next_cursor: str | None = Field(
-        description="Pass it as cursor, with the same filters, for the next page. Null at the end."
+        description="Pass it as cursor, with the same filters, for the next page. Null at the end, "
+        "and only there: a page of large payloads may have fewer tasks than the limit."
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
+from holdfast.api.models import BatchRequest
 from holdfast.api.problems import PROBLEM_TYPES, ProblemBody
 from holdfast.model.problem_type import PROBLEM_MEDIA_TYPE, ProblemType
+from holdfast.model.request import TaskRequest
 
 _REF = "#/components/schemas/{model}"
 
@@ -18,7 +22,8 @@ Every SUCCEEDED task has exactly one effect in the ledger, regardless of crashes
 All times are UTC; a time without an offset is read as UTC.
 
 Every error is `application/problem+json` (RFC 9457).
-Of a member that a JSON object has twice, the last one counts.
+Of a member that a JSON object has twice, the last one counts; a batch that has `tasks` twice is
+refused.
 
 <details><summary>Values of <code>type</code></summary>
 
@@ -44,6 +49,12 @@ def described(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
+def described_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a route that reads its body itself."""
+    schema = {"$ref": _REF.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def introduction() -> str:
     """Return the text above the routes, with a table of all problem types."""
     rows = (f"| `{kind.uri}` | {kind.status} | {kind.title} |" for kind in PROBLEM_TYPES)
@@ -51,7 +62,7 @@ def introduction() -> str:
 
 
 def install(app: FastAPI, *, keys: bool) -> None:
-    """Make ``app.openapi`` include ProblemBody and, with ``keys``, the bearer scheme."""
+    """Make ``app.openapi`` include the bodies, problems and, with ``keys``, the bearer scheme."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -69,11 +80,12 @@ def _build(app: FastAPI, *, keys: bool) -> dict[str, Any]:
         description=app.description,
         routes=app.routes,
     )
-    schema = ProblemBody.model_json_schema(ref_template=_REF)
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    schemas |= schema.pop("$defs", {})
-    schemas[ProblemBody.__name__] = schema
+    own: list[tuple[type[BaseModel], Literal["validation"]]] = [
+        (model, "validation") for model in (ProblemBody, TaskRequest, BatchRequest)
+    ]
+    schemas |= models_json_schema(own, ref_template=_REF)[1]["$defs"]
     if keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]

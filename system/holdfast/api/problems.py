@@ -112,12 +112,14 @@ class Problem(HTTPException):
         return Response(content, self.kind.status, headers, PROBLEM_MEDIA_TYPE)
 
 
-def from_validation(errors: Sequence[Mapping[str, Any]], prefix: str = "") -> Problem:
-    """Return the problem for validation errors of pydantic or FastAPI.
+def from_validation(
+    errors: Sequence[Mapping[str, Any]], prefix: str | None = None, errors_max: int = _ERRORS_MAX
+) -> Problem:
+    """Return the problem for validation errors of FastAPI, or of pydantic.
 
-    ``prefix`` is the JSON pointer to the validated value.
+    ``prefix``, for those of pydantic, is the JSON pointer to the validated value.
     """
-    faults = [_fault(error, prefix) for error in errors[:_ERRORS_MAX]]
+    faults = [_fault(error, prefix) for error in errors[:errors_max]]
     first = faults[0]
     where = first.pointer or first.parameter or first.header or "body"
     more = f" (and {len(errors) - 1} more, see errors)" if len(errors) > 1 else ""
@@ -190,10 +192,10 @@ def _methods(request: Request) -> str:
     return ", ".join(filter(supported, ("GET", "POST", "PUT", "PATCH", "DELETE")))
 
 
-def _fault(error: Mapping[str, Any], prefix: str) -> Fault:
+def _fault(error: Mapping[str, Any], prefix: str | None) -> Fault:
     detail = str(error["msg"]).removeprefix("Value error, ")
     location = tuple(error["loc"])
-    if prefix:
+    if prefix is not None:
         location = ("body", *location)
     place, *rest = location or ("body",)
     name = str(rest[0])[:100] if rest else str(place)
@@ -201,4 +203,5 @@ def _fault(error: Mapping[str, Any], prefix: str) -> Fault:
         return Fault(detail=detail, parameter=name)
     if place == "header":
         return Fault(detail=detail, header=name)
-    return Fault(detail=detail, pointer=prefix + "".join(f"/{escape(part)}" for part in rest))
+    place = "".join(f"/{escape(part)}" for part in rest)
+    return Fault(detail=detail, pointer=(prefix or "") + place)

@@ -32,7 +32,12 @@ class ListQuery(BaseModel):
     created_before: Instant | None = Field(None, description="Created before this time.")
     run_after: Instant | None = Field(None, description="run_at at or after this time.")
     run_before: Instant | None = Field(None, description="run_at before this time.")
-    limit: int = Field(100, ge=1, le=1000)
+    limit: int = Field(
+        100,
+        ge=1,
+        le=1000,
+        description="Most tasks of a page. It has fewer once their payloads have 1 MiB.",
+    )
     cursor: str | None = Field(
         None, max_length=200, description="next_cursor of the previous page."
     )
@@ -90,10 +95,7 @@ async def list_tasks(
             before = cursor.decode(wanted, query.cursor)
         except cursor.InvalidCursor as error:
             raise _invalid_cursor(error) from error
-    # One more than requested shows whether there is a next page.
-    rows = await services.store.list_tasks(wanted, query.limit + 1, before)
-    more = len(rows) > query.limit
-    rows = rows[: query.limit]
+    rows, more = await services.store.list_tasks(wanted, query.limit, before)
     following = cursor.encode(wanted, rows[-1].id) if more else None
     page = {"tasks": [responses.task_json(row) for row in rows], "next_cursor": following}
     return responses.json_response(page, headers=_link(request, following))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
-from pydantic import ValidationError
+import orjson
+from fastapi import APIRouter, Header, Request, Response
 
 from holdfast.api import problems, responses
+from holdfast.api.batch_text import NotABatch, split
 from holdfast.api.coalescer import Outcome
 from holdfast.api.dependencies import (
     KEY_HEADER,
@@ -19,12 +21,13 @@ from holdfast.api.dependencies import (
     Services,
     ServicesDep,
 )
-from holdfast.api.models import BatchRequest, BatchResults, Task
-from holdfast.api.openapi import described
+from holdfast.api.json_text import MalformedJson
+from holdfast.api.models import BATCH_TASKS_MAX, BatchRequest, BatchResults, Task
+from holdfast.api.openapi import described, described_body
 from holdfast.api.problems import Fault, Problem
-from holdfast.api.responses import Json
 from holdfast.errors import HoldfastError, OutcomeUnknown, Unstorable
-from holdfast.model.ids import new_id, new_ids
+from holdfast.model.ids import new_id
+from holdfast.model.payload import PayloadError
 from holdfast.model.request import KEY_PATTERN, TaskRequest
 from holdfast.model.task import NewTask, Submitted
 
@@ -45,6 +48,7 @@ def routes(router: APIRouter) -> None:
     single: dict[str, Any] = {
         "response_model": Task,
         "status_code": 201,
+        "openapi_extra": described_body(TaskRequest),
         "responses": {
             200: {"model": Task, "description": "Stored before, under this Idempotency-Key"},
             **described(
@@ -57,6 +61,7 @@ def routes(router: APIRouter) -> None:
     }
     batch: dict[str, Any] = {
         "response_model": BatchResults,
+        "openapi_extra": described_body(BatchRequest),
         "responses": described(
             *(problems.MALFORMED, problems.TOO_LARGE, problems.MEDIA, problems.INVALID),
             *(problems.UNAVAILABLE, problems.OVERLOADED),
@@ -71,17 +76,14 @@ def routes(router: APIRouter) -> None:
 
 
 async def submit_task(
-    request: TaskRequest,
+    request: Request,
     services: ServicesDep,
     traced: RequestDep,
     namespace: NamespaceDep,
     key: Key = None,
 ) -> Response:
     """Store a task. Once the response is 201, it is never lost."""
-    traceparent = traced.new_task(one_of_many=False)
-    task = await services.validator.new_task(
-        _with_key(request, key), new_id(), traceparent, namespace
-    )
+    task = await _received_task(request, services, traced, namespace, key)
     began = time.time_ns()
     outcome = (await services.coalescer.submit([task]))[0]
     services.instrumentation.submitted([task], [outcome], traced, began)
@@ -104,29 +106,14 @@ async def batch_not_allowed() -> Response:
 
 
 async def submit_batch(
-    request: BatchRequest,
+    request: Request,
     services: ServicesDep,
     traced: RequestDep,
     namespace: NamespaceDep,
     _: NoKey,
 ) -> Response:
     """Store up to 1,000 tasks. Each one has its own result, in the same order."""
-    accepted: dict[int, NewTask] = {}
-    results: dict[int, Json] = {}
-    for index, (item, task_id) in enumerate(
-        zip(request.tasks, new_ids(len(request.tasks)), strict=True)
-    ):
-        try:
-            pointer = f"/tasks/{index}"
-            one = _request(item, pointer)
-            traceparent = traced.new_task(one_of_many=True)
-            accepted[index] = await services.validator.new_task(
-                one, task_id, traceparent, namespace, pointer
-            )
-        except Problem as problem:
-            results[index] = _refused(index, problem)
-        except HoldfastError as error:
-            results[index] = _refused(index, problems.from_error(error, reading=True))
+    accepted, results = await _received_batch(request, services, traced, namespace)
     if accepted:
         tasks = list(accepted.values())
         began = time.time_ns()
@@ -138,12 +125,57 @@ async def submit_batch(
     return responses.json_response({"results": [results[index] for index in sorted(results)]})
 
 
-def _request(item: object, pointer: str) -> TaskRequest:
-    try:
-        return TaskRequest.model_validate(item)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        raise problems.from_validation(cast("list[Any]", found), pointer) from error
+async def _received_task(
+    request: Request, services: Services, traced: RequestDep, namespace: str, key: str | None
+) -> NewTask:
+    async with services.bodies.receive_task(request) as text:
+        try:
+            asked = await services.validator.request(text)
+        except MalformedJson as error:
+            raise Problem(problems.MALFORMED, error.located(text)) from error
+        del text  # not needed beside what it became
+        asked = _with_key(asked, key)
+        traceparent = traced.new_task(one_of_many=False)
+        return await services.validator.new_task(asked, new_id(), traceparent, namespace)
+
+
+async def _received_batch(
+    request: Request, services: Services, traced: RequestDep, namespace: str
+) -> tuple[dict[int, NewTask], dict[int, orjson.Fragment]]:
+    """Return the tasks to store and the results of the others, by their index."""
+    accepted: dict[int, NewTask] = {}
+    refused: dict[int, orjson.Fragment] = {}
+    index = 0
+    async with services.bodies.receive_batch(request) as text:
+        try:
+            for found in split(text):
+                if found is None:
+                    await asyncio.sleep(0)
+                    continue
+                start, item = found
+                if index == BATCH_TASKS_MAX:
+                    raise NotABatch
+                try:
+                    pointer = f"/tasks/{index}"
+                    asked = await services.validator.request(item, pointer, start)
+                    traceparent = traced.new_task(one_of_many=True)
+                    accepted[index] = await services.validator.new_task(
+                        asked, new_id(), traceparent, namespace, pointer
+                    )
+                except Problem as problem:
+                    refused[index] = _refused(index, problem)
+                except HoldfastError as error:
+                    refused[index] = _refused(index, problems.from_error(error, reading=True))
+                index += 1
+            if not index:
+                raise NotABatch
+        except MalformedJson as error:
+            raise Problem(problems.MALFORMED, error.located(text)) from error
+        except PayloadError as error:
+            raise Problem(problems.UNSTORABLE, f"/tasks/{index}: {error}.") from error
+        except NotABatch as error:
+            raise (await services.validator.batch_problem(text)) from error
+    return accepted, refused
 
 
 def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
@@ -156,7 +188,7 @@ def _with_key(request: TaskRequest, key: str | None) -> TaskRequest:
     return request.model_copy(update={"idempotency_key": key})
 
 
-def _result(index: int, task: NewTask, outcome: Outcome) -> Json:
+def _result(index: int, task: NewTask, outcome: Outcome) -> orjson.Fragment:
     """Return a ``models.BatchResult``."""
     try:
         submitted = _stored(task, outcome)
@@ -164,12 +196,14 @@ def _result(index: int, task: NewTask, outcome: Outcome) -> Json:
         return _refused(index, problem)
     status = 200 if submitted.outcome == "existing" else 201
     task_answer = responses.task_json(submitted.task)
-    return {"index": index, "status": status, "task": task_answer, "problem": None}
+    result = {"index": index, "status": status, "task": task_answer, "problem": None}
+    return responses.fragment(result)
 
 
-def _refused(index: int, problem: Problem) -> Json:
+def _refused(index: int, problem: Problem) -> orjson.Fragment:
     status = problem.kind.status
-    return {"index": index, "status": status, "task": None, "problem": problem.body()}
+    result = {"index": index, "status": status, "task": None, "problem": problem.body()}
+    return responses.fragment(result)
 
 
 def _stored(task: NewTask, outcome: Outcome) -> Submitted:

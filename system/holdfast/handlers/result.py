@@ -17,7 +17,7 @@ def encode_result(value: Any, max_bytes: int) -> str:
             surrogate), nested too deeply, or more than ``max_bytes`` of UTF-8.
     """
     try:
-        return encode(value, max_bytes)
+        return encode(value, max_bytes).decode()
     except PayloadTooLarge as error:
         raise Unstorable(
             f"the result is more than {max_bytes} bytes of JSON (HOLDFAST_RESULT_BYTES_MAX): "

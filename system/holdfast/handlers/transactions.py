@@ -25,6 +25,7 @@ from holdfast.handlers.sql_spans import database_attributes
 from holdfast.handlers.transaction import Transaction
 from holdfast.instrumentation.attempt_span import child_span
 from holdfast.model.claim import Success
+from holdfast.runtime.turns import Turns
 from holdfast.store.connections import checkout, discard
 from holdfast.store.database import classify, reason
 from holdfast.store.store import Store
@@ -41,6 +42,7 @@ class Transactions:
         engine: AsyncEngine,
         store: Store,
         worker_id: UUID,
+        turns: Turns,
         *,
         result_bytes_max: int,
         commit_timeout_seconds: float,
@@ -48,6 +50,7 @@ class Transactions:
         self._engine = engine
         self._store = store
         self._worker_id = worker_id
+        self._turns = turns
         self._result_bytes_max = result_bytes_max
         self._commit_timeout_seconds = commit_timeout_seconds
         self._of_database = database_attributes(engine.url)
@@ -99,7 +102,8 @@ class Transactions:
 
     async def _finish(self, commit: Commit, transaction: Transaction) -> None:
         attempt = commit.attempt
-        result = encode_result(transaction.result, self._result_bytes_max)
+        value, bytes_max = transaction.result, self._result_bytes_max
+        result = await self._turns.run(lambda: encode_result(value, bytes_max), len)
         success = Success(attempt.task_id, attempt.epoch, result)
         try:
             with child_span(commit.span, "finish", {}):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from holdfast.model.lifecycle import Reason, State
@@ -38,10 +37,10 @@ class Grant(AttemptRef):
     from the first due time to claimed, ``running_seconds`` from claimed to this answer.
     ``queued_at``: when the task became QUEUED. ``quarantined``: one more loss makes the task
     FAILED, so this worker starts nothing else until the attempt has ended. ``unhandled``: how often
-    the task was released because its worker had no handler for it.
+    the task was released because its worker had no handler for it. ``payload``: JSON text.
     """
 
-    payload: dict[str, Any]
+    payload: bytes
     max_attempts: int
     failures: int
     timeout_seconds: float

@@ -73,7 +73,8 @@ class TaskRequest(BaseModel):
     )
     payload: dict[str, Any] = Field(
         default_factory=dict,
-        description="Argument of the handler: a JSON object, at most 100 levels deep.",
+        description="Argument of the handler: a JSON object, at most 100 levels deep, with at "
+        "most 150,000 values, 40,000 of which are objects or arrays.",
     )
     run_at: Instant | None = Field(
         None,
@@ -110,7 +111,7 @@ class TaskRequest(BaseModel):
 def to_new_task(
     request: TaskRequest,
     task_id: UUID,
-    payload: str,
+    payload: bytes,
     traceparent: str,
     key_namespace: str = DEFAULT_NAMESPACE,
 ) -> NewTask:

@@ -27,7 +27,7 @@ def all_rows(result: CursorResult[Any]) -> list[Row]:
 def row_to_task(row: Row) -> TaskRow:
     """Convert a row of ``transitions.TASK_COLUMNS``."""
     row["state"] = State(row["state"])
-    row["payload"] = json_value(row["payload"])
+    row["payload"] = bytes(row["payload"] or b"")
     return TaskRow(**row)
 
 
@@ -57,7 +57,6 @@ def rows_to_claimed(rows: Sequence[Row]) -> Claimed:
     for row in rows:
         again += row.pop("again")
         if row.pop("granted"):
-            row["payload"] = json_value(row["payload"])
             grants.append(Grant(**row))
         else:
             deferred.append(row["task_id"])
@@ -90,10 +89,11 @@ def row_to_story(row: Row) -> TaskStory:
     """Convert a row of ``transitions.STORY``: the task with its events and its effect."""
     events = json_value(row.pop("events")) or []
     effect = json_value(row.pop("effect"))
+    result = row.pop("result")
     return TaskStory(
         task=row_to_task(row),
         events=tuple(_event(event) for event in events),
-        effect=_effect(effect) if effect else None,
+        effect=_effect(effect, bytes(result or b"null")) if effect else None,
     )
 
 
@@ -133,9 +133,9 @@ def _event(values: dict[str, Any]) -> Event:
     )
 
 
-def _effect(values: dict[str, Any]) -> Effect:
+def _effect(values: dict[str, Any], result: bytes) -> Effect:
     ids = {key: UUID(values[key]) for key in ("effect_key", "task_id")}
-    return Effect(**{**values, **ids, "at": _instant(values["at"])})
+    return Effect(**{**values, **ids, "at": _instant(values["at"]), "result": result})
 
 
 def _instant(text: str) -> datetime:

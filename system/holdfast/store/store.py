@@ -50,7 +50,7 @@ from holdfast.store.decoding import (
     rows_to_dispatch,
     rows_to_events,
 )
-from holdfast.store.listing import listing
+from holdfast.store.listing import PAGE_BYTES_MAX, listing
 from holdfast.store.submit import submission
 
 STORY_EVENTS_MAX = 500  # the latest events of a task that ``get`` reads
@@ -116,11 +116,15 @@ class Store:
 
     async def list_tasks(
         self, wanted: TaskFilter, limit: int, before: UUID | None = None
-    ) -> list[TaskRow]:
-        """Return at most ``limit`` tasks, newest id first, with ids below ``before``."""
-        statement, parameters = listing(wanted, limit, before)
+    ) -> tuple[list[TaskRow], bool]:
+        """Return tasks, newest id first, with ids below ``before``; and whether there are more.
+
+        At most ``limit``, and none after their payloads have 1 MiB.
+        """
+        statement, parameters = listing(wanted, limit, before, PAGE_BYTES_MAX)
         rows = await self._database.rows(statement, parameters)
-        return [row_to_task(row) for row in rows]
+        within = [row for row in rows if row.pop("within")]
+        return [row_to_task(row) for row in within], len(within) < len(rows)
 
     async def cancel(self, ids: Sequence[UUID], actor: str) -> list[ActionResult]:
         """Cancel SCHEDULED and QUEUED tasks; request it of RUNNING ones (done, state RUNNING)."""

@@ -45,7 +45,9 @@ def submission(
             answers[row["id"]] = Submitted("created", row_to_task(row))
         pending = [task for task in pending if task.id not in answers]
         if pending:
-            rows = yield transitions.SUBMITTED_BEFORE, _keys(pending)
+            missing = {task.id for task in pending}
+            repeats = [task for task, leader in followers if leader.id in missing]
+            rows = yield transitions.SUBMITTED_BEFORE, _keys([*pending, *repeats])
             for task, answer, fingerprint in _stored_before(pending, rows):
                 answers[task.id], standing[task.id] = answer, fingerprint
             pending = [task for task in pending if task.id not in answers]
@@ -111,8 +113,10 @@ def _stored_before(
     by_key: dict[tuple[str, str | None], tuple[TaskRow, bytes]] = {}
     for row in rows:
         found = _split_fingerprint(row)
+        key = (found[0].key_namespace, found[0].idempotency_key)
         by_id[found[0].id] = found
-        by_key[found[0].key_namespace, found[0].idempotency_key] = found
+        if found[0].payload or key not in by_key:  # without a payload, it was found by a mismatch
+            by_key[key] = found
     for task in tasks:
         key = (task.key_namespace, task.idempotency_key)
         if task.id in by_id:  # sent before, with an unknown outcome
@@ -130,11 +134,11 @@ def _split_fingerprint(row: Row) -> tuple[TaskRow, bytes]:
 
 
 def _keys(tasks: Sequence[NewTask]) -> dict[str, Any]:
-    keyed = [task for task in tasks if task.idempotency_key is not None]
     return {
         "ids": [task.id for task in tasks],
-        "key_namespaces": [task.key_namespace for task in keyed],
-        "keys": [task.idempotency_key for task in keyed],
+        "key_namespaces": [task.key_namespace for task in tasks],
+        "keys": [task.idempotency_key for task in tasks],
+        "fingerprints": [task.fingerprint for task in tasks],
     }
 
 

@@ -8,6 +8,8 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import orjson
+
 from holdfast.errors import TaskLost, Unstorable
 from holdfast.handlers.cancellation import Cancellation, StopReason
 from holdfast.handlers.commit import Commit
@@ -20,6 +22,7 @@ from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Failure, Grant, Success
 from holdfast.model.lifecycle import Reason
 from holdfast.runtime.supervision import cancelled_from_outside
+from holdfast.runtime.turns import TURN_BYTES, Turns
 from holdfast.worker import outcome
 from holdfast.worker.error_detail import explained, text_of, type_name
 from holdfast.worker.outcome import Outcome, Raised, Returned
@@ -79,19 +82,28 @@ class RunningAttempt:
         return self._cancellation.requested
 
     async def run(
-        self, executor: Executor, *, uniform: float, result_bytes_max: int, late_seconds_max: float
+        self,
+        executor: Executor,
+        turns: Turns,
+        *,
+        uniform: float,
+        result_bytes_max: int,
+        late_seconds_max: float,
     ) -> Success | Failure | None:
         """Run the handler and return the end to write; None if there is none.
 
+        Attempts take ``turns`` at decoding payloads and encoding results, outside their time.
         ``uniform`` in [0, 1) sets the jitter of the retry delay. ``late_seconds_max``: after the
         claim a handler may begin; later, the attempt could be reclaimed before its time is over.
         """
         late = f"the handler could not begin within {late_seconds_max:g} s of the claim"
         not_begun = explained(type="NotStarted", message=late)
         delay, result = 0.0, None
+        text = self.grant.payload
         try:
+            payload = await turns.run(lambda: orjson.loads(text), len(text))
             if not self._cancellation.requested:
-                self._call = self._start(executor, late_seconds_max)
+                self._call = self._start(executor, payload, late_seconds_max)
                 result = await _outcome(self._call)
         except RuntimeError as error:  # the system has no thread left
             not_begun, delay = explained(type="NotStarted", message=str(error)), _NO_THREAD_SECONDS
@@ -101,7 +113,7 @@ class RunningAttempt:
             self.ended = True
         if self._call_off() and self._cancellation.reason is None:
             return self._failure(Reason.RELEASED, delay, not_begun)
-        return self._end(result, uniform=uniform, result_bytes_max=result_bytes_max)
+        return await self._end(result, turns, uniform=uniform, result_bytes_max=result_bytes_max)
 
     async def wait_for_thread(self) -> None:
         """Wait until the thread of a plain function has ended; no-op for coroutines."""
@@ -124,29 +136,29 @@ class RunningAttempt:
 
     # The beginning
 
-    def _start(self, executor: Executor, late_seconds_max: float) -> asyncio.Future[Outcome | None]:
+    def _start(
+        self, executor: Executor, payload: Any, late_seconds_max: float
+    ) -> asyncio.Future[Outcome | None]:
         loop = asyncio.get_running_loop()
         inside = contextvars.copy_context() if self.span is None else self.span.inside()
         if self.handler.is_async:
-            return loop.create_task(self._coroutine(late_seconds_max), context=inside)
+            return loop.create_task(self._coroutine(payload, late_seconds_max), context=inside)
         patience = max(0.0, late_seconds_max - self._limit.late_seconds())
         self._timers.append(loop.call_later(patience, self._give_up))
-        self._thread = executor.submit(inside.run, self._function, loop)
+        self._thread = executor.submit(inside.run, self._function, loop, payload)
         return asyncio.wrap_future(self._thread, loop=loop)
 
-    async def _coroutine(self, late_seconds_max: float) -> Outcome | None:
+    async def _coroutine(self, payload: Any, late_seconds_max: float) -> Outcome | None:
         if self._limit.late_seconds() > late_seconds_max or not self._may_begin():
             return None
         self._begin()
-        return await outcome.of_coroutine(
-            lambda: self.handler.function(self.context, self.grant.payload)
-        )
+        return await outcome.of_coroutine(lambda: self.handler.function(self.context, payload))
 
-    def _function(self, loop: asyncio.AbstractEventLoop) -> Outcome | None:
+    def _function(self, loop: asyncio.AbstractEventLoop, payload: Any) -> Outcome | None:
         if not self._may_begin():
             return None
         loop.call_soon_threadsafe(self._begin)
-        return outcome.of_function(lambda: self.handler.function(self.context, self.grant.payload))
+        return outcome.of_function(lambda: self.handler.function(self.context, payload))
 
     def _may_begin(self) -> bool:
         """Whether the handler may begin; if so, it can no longer be called off."""
@@ -172,8 +184,8 @@ class RunningAttempt:
 
     # The end
 
-    def _end(
-        self, result: Outcome | None, *, uniform: float, result_bytes_max: int
+    async def _end(
+        self, result: Outcome | None, turns: Turns, *, uniform: float, result_bytes_max: int
     ) -> Success | Failure | None:
         """Return the end to write. ``result``: None if the handler was stopped."""
         reason = self._cancellation.reason
@@ -188,7 +200,8 @@ class RunningAttempt:
         if result is None or reason is StopReason.TIMED_OUT:
             # Also a value that is returned after the timeout.
             return self._stopped(result, uniform)
-        return self._returned(result.value, uniform, result_bytes_max)
+        value = result.value
+        return await turns.run(lambda: self._returned(value, uniform, result_bytes_max), _cost)
 
     def _returned(self, value: Any, uniform: float, result_bytes_max: int) -> Success | Failure:
         try:
@@ -254,6 +267,11 @@ async def _outcome(call: asyncio.Future[Outcome | None]) -> Outcome | None:
         if cancelled_from_outside():
             raise
         return None
+
+
+def _cost(end: Success | Failure) -> int:
+    """Return the size of an encoded result; that of one which could not be encoded is unknown."""
+    return len(end.result) if isinstance(end, Success) else TURN_BYTES
 
 
 def _asked_seconds(error: BaseException) -> float | None:

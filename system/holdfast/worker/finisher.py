@@ -24,6 +24,7 @@ from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger
 
 _BATCH_MAX = 500
+_BATCH_CHARACTERS_MAX = 4 << 20  # of results; one end may have more
 _GATHER_SECONDS = 0.002
 _RESEND_SECONDS = 0.2
 
@@ -98,12 +99,15 @@ class Finisher:
         """Return the next batch, at most one end per task since answers are matched by task."""
         batch: dict[UUID, Waiting] = {}
         rest: list[Waiting] = []
+        size = 0
         for waiting in self._waiting:
-            task_id = waiting[0].task_id
-            if task_id in batch or len(batch) >= _BATCH_MAX:
+            end = waiting[0]
+            full = len(batch) >= _BATCH_MAX or size >= _BATCH_CHARACTERS_MAX
+            if full or end.task_id in batch:
                 rest.append(waiting)
             else:
-                batch[task_id] = waiting
+                batch[end.task_id] = waiting
+                size += len(end.result) if isinstance(end, Success) else 0
         self._waiting = rest
         return list(batch.values())
 

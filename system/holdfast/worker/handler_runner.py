@@ -14,6 +14,7 @@ from holdfast.handlers.time_limit import TimeLimit
 from holdfast.handlers.transactions import Transactions
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.model.claim import Failure, Grant, Success
+from holdfast.runtime.turns import Turns
 from holdfast.settings import Settings
 from holdfast.worker.attempt import RunningAttempt
 
@@ -21,9 +22,13 @@ from holdfast.worker.attempt import RunningAttempt
 class HandlerRunner:
     """Runs the handlers of grants; call ``close`` after the last attempt has started."""
 
-    def __init__(self, settings: Settings, registry: Registry, transactions: Transactions) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, transactions: Transactions, turns: Turns
+    ) -> None:
+        """``turns``: all attempts of the worker share them."""
         self._registry = registry
         self._transactions = transactions
+        self._turns = turns
         self._result_bytes_max = settings.result_bytes_max
         # Later, a scheduler might reclaim the attempt for its age before its time is over.
         self._late_seconds_max = settings.timeout_grace_seconds
@@ -56,6 +61,7 @@ class HandlerRunner:
         """Run the handler; return the end to write, or None if none may be written any more."""
         return await attempt.run(
             self._threads,
+            self._turns,
             uniform=self._jitter.random(),
             result_bytes_max=self._result_bytes_max,
             late_seconds_max=self._late_seconds_max,

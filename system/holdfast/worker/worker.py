@@ -23,6 +23,7 @@ from holdfast.queue.hints import HintQueue
 from holdfast.queue.server import unsuitable_redis
 from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor
+from holdfast.runtime.turns import Turns
 from holdfast.settings import Settings
 from holdfast.store.connections import connections_used, create_engine
 from holdfast.store.store import Store
@@ -65,23 +66,24 @@ class Worker:
         )
         if telemetry.tracing.recording:
             SqlSpans(telemetry.tracing, self._engine)
+        turns = Turns()
         transactions = Transactions(
             self._engine,
             self._finishing,
             self.id,
+            turns,
             result_bytes_max=settings.result_bytes_max,
             commit_timeout_seconds=settings.statement_timeout_seconds,
         )
         self._queue = HintQueue(settings, connections=_REDIS_CONNECTIONS)
         self._finisher = Finisher(self._finishing, self.id, log)
-        self.slots = SlotPool(
-            settings.worker_concurrency, log, dead_seconds=settings.timeout_grace_seconds
-        )
+        grace = settings.timeout_grace_seconds
+        self.slots = SlotPool(settings.worker_concurrency, log, dead_seconds=grace)
         self._dead_slots = 0  # as logged
         self._used_up = ""  # why this worker has left, if too few slots were left
         self._executor = Executor(
             settings,
-            HandlerRunner(settings, registry, transactions),
+            HandlerRunner(settings, registry, transactions, turns),
             self._finisher,
             self.slots,
             self._telemetry,

@@ -16,13 +16,11 @@ from chaos.checker.invariants.told import Told, told
 from chaos.checker.invariants.violation import Violation
 from chaos.checker.model import json_value
 from chaos.history.history import History
-from chaos.history.records import Effect, Event, Record
+from chaos.history.records import ArenaName, Effect, Event, Record
 from holdfast.model.lifecycle import Reason
 
 # The testimony is rounded to milliseconds.
 _ROUNDING_SECONDS = 0.001
-# A plain function begins in its thread, its time on the event loop.
-_THREAD_SECONDS = 0.5
 # A timer of the event loop may end this much early.
 _TIMER_SECONDS = 0.01
 
@@ -42,18 +40,19 @@ def run_as_asked(history: History) -> list[Violation]:
     """Every attempt runs with the payload and time asked for, and the ledger has its own result.
 
     Ledger row, business row, call to the sink and planned exception all say what their attempt saw.
-    At its start it had the whole timeout asked for, however late its claim was answered. From then
-    on its time runs: after its business row an attempt has no more left of it than its own steps
-    and the database's clock say.
+    At its start it had the whole timeout asked for, however late its claim was answered (in real
+    time: but for as long as the attempt lasted). From then on its time runs: after its business row
+    an attempt has no more left of it than its own steps and the database's clock say.
     """
     found: list[Violation] = []
     for task in told(history).values():
         if task.declared is None:
             continue
         claims = {event.epoch: event for event in task.events if event.reason == Reason.CLAIMED}
+        ends = {attempt.claim.epoch: attempt.end for attempt in task.attempts()}
         for each in _testimonies(history, task):
-            claim = claims.get(each.epoch)
-            for wrong in _wrong(task, each, claim):
+            claim, end = claims.get(each.epoch), ends.get(each.epoch)
+            for wrong in _wrong(history, task, each, claim, end):
                 evidence = (each.record, *([claim] if claim else []), task.row)
                 message = f"{each.what} {wrong}"
                 found.append(Violation("S19", task.row.task_id, message, evidence))
@@ -80,7 +79,9 @@ def _testimonies(history: History, task: Told) -> Iterator[_Testimony]:
             yield _Testimony("a planned exception", attempt.seen, attempt.claim.epoch, attempt.end)
 
 
-def _wrong(task: Told, testimony: _Testimony, claim: Event | None) -> Iterator[str]:
+def _wrong(
+    history: History, task: Told, testimony: _Testimony, claim: Event | None, end: Event | None
+) -> Iterator[str]:
     seen = testimony.seen
     if claim is None:
         yield f"is of epoch {testimony.epoch}, under which nobody claimed the task"
@@ -91,7 +92,7 @@ def _wrong(task: Told, testimony: _Testimony, claim: Event | None) -> Iterator[s
             yield f"is of another payload than that of the task (digest {seen['payload']})"
         if seen["attempt"] != claim.attempt:
             yield f"is of attempt {seen['attempt']}, but attempt {claim.attempt} was claimed"
-        least, most = _seconds(task)
+        least, most = _seconds(history, task, claim, end)
         if not least <= float(seen["seconds"]) <= most:
             yield (
                 f"says that its attempt had {seen['seconds']} s at its start, instead of "
@@ -99,12 +100,15 @@ def _wrong(task: Told, testimony: _Testimony, claim: Event | None) -> Iterator[s
             )
 
 
-def _seconds(task: Told) -> tuple[float, float]:
+def _seconds(history: History, task: Told, claim: Event, end: Event | None) -> tuple[float, float]:
     """Return the least and the most seconds that an attempt may have had at its start."""
     whole = task.stored.timeout_seconds
-    thread = task.declared is not None and task.declared.effect == "thread"
-    least = whole - (_THREAD_SECONDS if thread else _ROUNDING_SECONDS)
-    return max(0.0, least), whole + _ROUNDING_SECONDS
+    spent = _ROUNDING_SECONDS
+    if history.run.arena is not ArenaName.SIMULATION:  # a busy or frozen process begins slowly
+        if end is None or end.actor != claim.actor:
+            return 0.0, whole + _ROUNDING_SECONDS  # how long it lasted is not known
+        spent += history.seconds(end.at) - history.seconds(claim.at)
+    return max(0.0, whole - spent), whole + _ROUNDING_SECONDS
 
 
 def _left(

@@ -135,7 +135,7 @@ class Wrk:
         """
         await self.bench.probe.reset()
         outputs = await asyncio.gather(*(self._load(url, connections, batch) for url in urls))
-        stored = await self.bench.probe.connection.fetchval("SELECT count(*) FROM tasks")
+        stored = await self.bench.probe.connection.fetchval("SELECT count(*) FROM holdfast.tasks")
         sent = sum(each["requests"] for each in outputs) * (batch or 1)
         if any(each["refused"] or each["broken"] for each in outputs) or stored < sent:
             raise LoadtestError(f"wrk submitted {sent} tasks, {stored} are stored: {outputs}")

@@ -18,18 +18,19 @@ DRAIN_POLL_SECONDS = 0.05
 # Run between store and drain, for Holdfast and for a peer. A bulk-loaded table has no statistics
 # until the next autovacuum, and plans without them cost Procrastinate 50 % more (measured).
 SETTLE = "VACUUM ANALYZE"
-RESET = "TRUNCATE tasks, task_events, effects, stale_writes"
+RESET = "TRUNCATE holdfast.tasks, holdfast.task_events, holdfast.effects, holdfast.stale_writes"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-FINISHED = "SELECT count(*) FROM effects WHERE effect_key >= $1"
+FINISHED = "SELECT count(*) FROM holdfast.effects WHERE effect_key >= $1"
 WORKERS = """
-SELECT count(*) FROM workers WHERE dead_at IS NULL AND lease_expires_at > clock_timestamp()"""
-STATES = "SELECT state, count(*) FROM tasks WHERE id >= $1 GROUP BY state ORDER BY state"
+SELECT count(*) FROM holdfast.workers WHERE dead_at IS NULL
+  AND lease_expires_at > clock_timestamp()"""
+STATES = "SELECT state, count(*) FROM holdfast.tasks WHERE id >= $1 GROUP BY state ORDER BY state"
 LATENCY = """
 SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (ORDER BY waited) AS p50,
   percentile_cont(0.99) WITHIN GROUP (ORDER BY waited) AS p99, max(waited) AS max
 FROM (
   SELECT extract(epoch FROM e.at - t.due_at)::float8 AS waited
-  FROM task_events e JOIN tasks t ON t.id = e.task_id
+  FROM holdfast.task_events e JOIN holdfast.tasks t ON t.id = e.task_id
   WHERE e.to_state = 'RUNNING' AND e.attempt = 1 AND e.reason = 'claimed'
     AND (t.due_at > t.created_at) = $1 AND e.task_id >= $2) AS starts"""
 

@@ -22,14 +22,14 @@ AHEAD = timedelta(days=30)
 FUTURE_BYTES = 850
 FINISHED_BYTES = 1_900
 
-SPECIMEN = "SELECT id FROM tasks WHERE state = $1 ORDER BY id DESC LIMIT 1"
+SPECIMEN = "SELECT id FROM holdfast.tasks WHERE state = $1 ORDER BY id DESC LIMIT 1"
 ANNOUNCE = """
-INSERT INTO queue_names (name, announced_at)
-SELECT DISTINCT queue, clock_timestamp() FROM tasks WHERE state = 'SCHEDULED'
+INSERT INTO holdfast.queue_names (name, announced_at)
+SELECT DISTINCT queue, clock_timestamp() FROM holdfast.tasks WHERE state = 'SCHEDULED'
 ON CONFLICT (name) DO NOTHING"""
 COLUMNS = """
 SELECT column_name FROM information_schema.columns
-WHERE table_schema = current_schema() AND table_name = $1 AND is_generated = 'NEVER'
+WHERE table_schema = 'holdfast' AND table_name = $1 AND is_generated = 'NEVER'
 ORDER BY ordinal_position"""
 
 
@@ -77,11 +77,12 @@ WITH ids AS MATERIALIZED (
   SELECT uuidv7(interval '-1 day') AS new_id, n, n * interval '1 ms' AS later
   FROM generate_series(1, $2::int) AS n
 ), copied AS (
-  INSERT INTO tasks (id, run_at, due_at, queue, {tasks})
-  SELECT new_id, run_at + later, due_at + later, {queue}, {tasks} FROM ids, tasks WHERE id = $1
+  INSERT INTO holdfast.tasks (id, run_at, due_at, queue, {tasks})
+  SELECT new_id, run_at + later, due_at + later, {queue}, {tasks} FROM ids, holdfast.tasks
+    WHERE id = $1
 )
-INSERT INTO task_events (task_id, {events})
-SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1"""
+INSERT INTO holdfast.task_events (task_id, {events})
+SELECT new_id, {events} FROM ids, holdfast.task_events WHERE task_id = $1"""
 
     async def _finished_sql(self) -> str:
         tasks = _list(await self._columns("tasks", {"id"}))
@@ -91,13 +92,14 @@ SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1"""
 WITH ids AS MATERIALIZED (
   SELECT uuidv7(interval '-1 day') AS new_id FROM generate_series(1, $2::int)
 ), copied AS (
-  INSERT INTO tasks (id, {tasks}) SELECT new_id, {tasks} FROM ids, tasks WHERE id = $1
+  INSERT INTO holdfast.tasks (id, {tasks}) SELECT new_id, {tasks} FROM ids, holdfast.tasks
+    WHERE id = $1
 ), event_rows AS (
-  INSERT INTO task_events (task_id, {events})
-  SELECT new_id, {events} FROM ids, task_events WHERE task_id = $1
+  INSERT INTO holdfast.task_events (task_id, {events})
+  SELECT new_id, {events} FROM ids, holdfast.task_events WHERE task_id = $1
 )
-INSERT INTO effects (effect_key, task_id, {effects})
-SELECT new_id, new_id, {effects} FROM ids, effects WHERE effect_key = $1"""
+INSERT INTO holdfast.effects (effect_key, task_id, {effects})
+SELECT new_id, new_id, {effects} FROM ids, holdfast.effects WHERE effect_key = $1"""
 
     async def _columns(self, table: str, without: set[str]) -> list[str]:
         rows = await self._connection.fetch(COLUMNS, table)

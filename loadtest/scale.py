@@ -19,7 +19,7 @@ from loadtest.stack import LoadtestStack
 SIZES = """
 SELECT relname AS name, pg_table_size(oid)::bigint AS table_bytes,
   pg_indexes_size(oid)::bigint AS index_bytes, reltuples::bigint AS rows
-FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+FROM pg_class WHERE relkind = 'r' AND relnamespace = 'holdfast'::regnamespace
   AND relname IN ('tasks', 'task_events', 'effects') ORDER BY relname"""
 
 

@@ -143,7 +143,8 @@ async def preload(stack: LoadtestStack) -> bool:
 
 def _is_of_the_loadtest(query: str) -> bool:
     """Whether the loadtest itself sent the query."""
-    return bool(re.search(r"pg_stat_|FROM effects WHERE effect_key >=|^VACUUM|pg_catalog", query))
+    own = r"pg_stat_|FROM holdfast\.effects WHERE effect_key >=|^VACUUM|pg_catalog"
+    return bool(re.search(own, query))
 
 
 def _flat(query: str) -> str:

@@ -219,6 +219,9 @@ def database_url(
     name = next(database_names)
     clone = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
     administration.execute(clone.format(sql.Identifier(name), sql.Identifier(migrated_template)))
+    # For the statements of tests; the product's are qualified (test_shared_database.py).
+    path = sql.SQL("ALTER DATABASE {} SET search_path TO public, holdfast")
+    administration.execute(path.format(sql.Identifier(name)))
     yield postgres.url(name)
     administration.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -82,7 +82,7 @@ MUTANTS = (
                 """\
 from sqlalchemy import text  # noqa: E402
 
-_FENCE = text("SELECT id, epoch FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
+_FENCE = text("SELECT id, epoch FROM holdfast.tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 
 def _fitting(successes, rows):
@@ -110,13 +110,14 @@ def _distinct(ids""",
         edits=(
             Edit(
                 _STORE,
-                "        result = await connection.execute(transitions.FINISH, parameters)\n",
+                "        statement = in_schema(transitions.FINISH, self._schema)\n"
+                "        result = await connection.execute(statement, parameters)\n",
                 """\
         from sqlalchemy import text
 
         from holdfast.model.lifecycle import Reason
 
-        asked = text("SELECT cancel_requested FROM tasks WHERE id = :id")
+        asked = text("SELECT cancel_requested FROM holdfast.tasks WHERE id = :id")
         statement = transitions.FINISH
         if await connection.scalar(asked, {"id": success.task_id}):
             del parameters["results"]
@@ -128,8 +129,8 @@ def _distinct(ids""",
             # Exclude the mutant's own SQL from the handler's spans.
             Edit(
                 "system/holdfast/handlers/sql_spans.py",
-                "        ours = context.invoked_statement is transitions.FINISH",
-                "        ours = transitions.FINISH is not None",
+                "        ours = context.invoked_statement is self._finish",
+                "        ours = self._finish is not None",
             ),
         ),
     ),

@@ -204,7 +204,7 @@ _OBSERVERS = (
         "it lacks the stale writes",
         "late_finish",
         (),
-        Edit(_WITNESS, '            ("stale_writes", StaleWrite, "id"),\n', ""),
+        Edit(_WITNESS, '            ("holdfast.stale_writes", StaleWrite, "id"),\n', ""),
         Edit(_WITNESS, "    StaleWrite,\n", ""),
     ),
     of_harness(
@@ -236,8 +236,8 @@ _OBSERVERS = (
         ("S6", "S7", "S8", "S9", "S13", "S19", "S21", "S22"),
         Edit(
             _WITNESS,
-            '("task_events", Event, "task_id, seq")',
-            '("(SELECT DISTINCT ON (task_id, reason) * FROM task_events"\n'
+            '("holdfast.task_events", Event, "task_id, seq")',
+            '("(SELECT DISTINCT ON (task_id, reason) * FROM holdfast.task_events"\n'
             '             " ORDER BY task_id, reason, seq) e", Event, "task_id, seq")',
         ),
     ),
@@ -249,7 +249,7 @@ _OBSERVERS = (
         ("S4", "S11"),
         Edit(
             _WITNESS,
-            '"effects", Effect, "effect_key"',
+            '"holdfast.effects", Effect, "effect_key"',
             '"effects WHERE effect_key::text NOT LIKE \'%7\'", Effect, "effect_key"',
         ),
     ),

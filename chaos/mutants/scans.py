@@ -74,8 +74,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
-                "FROM tasks t WHERE false",
+                "FROM holdfast.tasks t\n    WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
+                "FROM holdfast.tasks t WHERE false",
             ),
         ),
     ),
@@ -155,8 +155,9 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),",
-                "WITH dead AS MATERIALIZED (SELECT id FROM workers\n"
+                "WITH dead AS MATERIALIZED "
+                "(SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL),",
+                "WITH dead AS MATERIALIZED (SELECT id FROM holdfast.workers\n"
                 "  WHERE dead_at > clock_timestamp() - interval '0.3 seconds'),",
             ),
         ),

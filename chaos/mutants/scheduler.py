@@ -98,8 +98,9 @@ _BOUND_BY_XLEN = Mutant(
         ),
         Edit(
             "system/holdfast/store/scans.py",
-            "SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
-            "SELECT count(*) FROM tasks t WHERE false",
+            "SELECT count(*) FROM holdfast.tasks t\n"
+            "    WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue",
+            "SELECT count(*) FROM holdfast.tasks t WHERE false",
         ),
     ),
 )

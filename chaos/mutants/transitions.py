@@ -94,9 +94,9 @@ _CLAIMS = (
         edits=(
             Edit(
                 _FILE,
-                "UPDATE workers SET lease_expires_at =\n"
+                "UPDATE holdfast.workers SET lease_expires_at =\n"
                 "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))",
-                "UPDATE workers SET lease_expires_at =\n"
+                "UPDATE holdfast.workers SET lease_expires_at =\n"
                 "    lease_expires_at + 0 * make_interval(secs => CAST(:lease AS float8))",
             ),
         ),
@@ -267,8 +267,8 @@ _UNLOCKED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "FROM tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)",
-            "FROM tasks t WHERE t.id = input.id) t)",
+            "FROM holdfast.tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)",
+            "FROM holdfast.tasks t WHERE t.id = input.id) t)",
         ),
     ),
 )

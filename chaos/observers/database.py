@@ -102,7 +102,7 @@ class DatabaseObserver:
             f"SELECT count(*) FILTER (WHERE state IN {_TERMINAL}) AS terminal,"  # noqa: S608
             f" count(*) FILTER (WHERE state NOT IN {_TERMINAL}) AS open,"
             " count(*) FILTER (WHERE state = 'RUNNING') AS running,"
-            " (SELECT count(*) FROM stale_writes) AS stale_writes FROM tasks",
+            " (SELECT count(*) FROM holdfast.stale_writes) AS stale_writes FROM holdfast.tasks",
             timeout_seconds=timeout_seconds,
         )
         self._last = Counts(**dict(row))
@@ -120,7 +120,8 @@ class DatabaseObserver:
         """Count how often the event that a fault waits for has happened so far."""
         rows = await self._fetch(
             "SELECT coalesce(w.label, split_part(e.actor, ':', 2)) AS label, count(*) AS n"
-            " FROM task_events e LEFT JOIN workers w ON e.actor = 'worker:' || w.id"
+            " FROM holdfast.task_events e"
+            " LEFT JOIN holdfast.workers w ON e.actor = 'worker:' || w.id"
             " WHERE e.reason = $1 GROUP BY 1",
             EVENTS[event.event].value,
         )
@@ -130,7 +131,8 @@ class DatabaseObserver:
     async def running(self, label: str) -> int:
         """Count the running tasks of this actor; raises DatabaseUnavailable after a short wait."""
         (row,) = await self._fetch(
-            "SELECT count(*) AS n FROM tasks t JOIN workers w ON t.worker_id = w.id"
+            "SELECT count(*) AS n FROM holdfast.tasks t"
+            " JOIN holdfast.workers w ON t.worker_id = w.id"
             " WHERE t.state = 'RUNNING' AND w.label = $1",
             label,
             timeout_seconds=_SHORT_TIMEOUT_SECONDS,
@@ -140,7 +142,8 @@ class DatabaseObserver:
     async def incarnations(self, label: str) -> list[Incarnation]:
         """Return all incarnations of a worker, oldest first."""
         rows = await self._fetch(
-            "SELECT id, extract(epoch FROM started_at)::float8 AS started, dead_reason FROM workers"
+            "SELECT id, extract(epoch FROM started_at)::float8 AS started, dead_reason"
+            " FROM holdfast.workers"
             " WHERE label = $1 ORDER BY started_at",
             label,
         )
@@ -158,27 +161,27 @@ class DatabaseObserver:
     async def tasks(self) -> list[dict[str, str]]:
         """Return id, name, queue, created_at and run_at of all tasks, oldest first."""
         rows = await self._fetch(
-            "SELECT id, name, queue, created_at, run_at FROM tasks ORDER BY id"
+            "SELECT id, name, queue, created_at, run_at FROM holdfast.tasks ORDER BY id"
         )
         return [{name: str(value) for name, value in _plain(row).items()} for row in rows]
 
     async def final_records(self) -> list[Record]:
         """Return everything that the verdict needs, table by table."""
         found: list[Record] = []
-        for row in await self._fetch("SELECT * FROM tasks ORDER BY id"):
+        for row in await self._fetch("SELECT * FROM holdfast.tasks ORDER BY id"):
             values = _plain(row)
             values["key"] = values["idempotency_key"]
             values["task_id"] = values["id"]
             found.append(_make(TaskRow, values))
         for table, kind, order in (
-            ("task_events", Event, "task_id, seq"),
-            ("effects", Effect, "effect_key"),
-            ("stale_writes", StaleWrite, "id"),
+            ("holdfast.task_events", Event, "task_id, seq"),
+            ("holdfast.effects", Effect, "effect_key"),
+            ("holdfast.stale_writes", StaleWrite, "id"),
             ("chaos_effects", SqlEffect, "at"),
         ):
             rows = await self._fetch(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608
             found += [_make(kind, _plain(row)) for row in rows]
-        for row in await self._fetch("SELECT * FROM workers ORDER BY started_at"):
+        for row in await self._fetch("SELECT * FROM holdfast.workers ORDER BY started_at"):
             values = _plain(row)
             found.append(_make(Worker, values | {"worker_id": values["id"]}))
         return found

@@ -4,7 +4,8 @@
         connection.execute(insert(orders).values(...))
         enqueue(connection, "send_email", {"to": "user@example.com"})
 
-``connection`` is a SQLAlchemy ``Connection`` to Holdfast's database, with any driver. From
+``connection`` is a SQLAlchemy ``Connection`` to Holdfast's database, with any driver and any
+search_path. From
 asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
 
 Schedulers see the task within a second of the commit. Names are not checked against the announced
@@ -27,6 +28,7 @@ from holdfast.model.ids import new_ids
 from holdfast.model.payload import encode_python
 from holdfast.model.request import TaskRequest, to_new_task
 from holdfast.model.task import DEFAULT_QUEUE, Limits, NewTask
+from holdfast.store.qualified import SCHEMA
 from holdfast.store.submit import submit_rows
 from holdfast.telemetry import traceparent as w3c
 from holdfast.telemetry.trace_context import TRACE_RATIO, new_traceparent
@@ -58,12 +60,14 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
     idempotency_key: str | None = None,
     traceparent: str | None = None,
     trace_ratio: float = TRACE_RATIO,
+    schema: str = SCHEMA,
 ) -> UUID:
     """Store one task in the caller's transaction and return its id.
 
     The arguments are those of ``TaskRequest``. If the same request was made before under the
     idempotency key, return the id of its task. The task continues the trace of ``traceparent``,
     else of the current OpenTelemetry span, else starts a trace (``trace_ratio`` are sampled).
+    ``schema`` is the deployment's ``HOLDFAST_DATABASE_SCHEMA``.
 
     Raises:
         pydantic.ValidationError: an argument is out of bounds.
@@ -81,7 +85,10 @@ def enqueue(  # noqa: PLR0913 - named arguments, one per member of TaskRequest
         timeout_seconds=timeout_seconds,
         idempotency_key=idempotency_key,
     )
-    return enqueue_many(connection, [request], traceparent=traceparent, trace_ratio=trace_ratio)[0]
+    (task_id,) = enqueue_many(
+        connection, [request], traceparent=traceparent, trace_ratio=trace_ratio, schema=schema
+    )
+    return task_id
 
 
 def enqueue_many(
@@ -90,6 +97,7 @@ def enqueue_many(
     *,
     traceparent: str | None = None,
     trace_ratio: float = TRACE_RATIO,
+    schema: str = SCHEMA,
 ) -> list[UUID]:
     """Store tasks in one batch and return their ids in order. Raise the errors of ``enqueue``.
 
@@ -107,7 +115,9 @@ def enqueue_many(
     ]
     if not new:
         return []
-    answers = submit_rows(connection, new, _ACTOR, Limits(), known_queues=(DEFAULT_QUEUE,))
+    answers = submit_rows(
+        connection, new, _ACTOR, Limits(), known_queues=(DEFAULT_QUEUE,), schema=schema
+    )
     return [
         _checked(task, answer.outcome, answer.task.id)
         for task, answer in zip(new, answers, strict=True)

@@ -45,6 +45,11 @@ class Settings(BaseModel):
         "postgresql://postgres@127.0.0.1:5432/holdfast",
         description="Postgres, the source of truth.",
     )
+    database_schema: str = Field(
+        "holdfast",
+        pattern="^[a-z_][a-z0-9_]{0,62}$",
+        description="Postgres schema of Holdfast's tables; `holdfast migrate` creates it.",
+    )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, for hints.")
     redis_prefix: str = Field("holdfast", description="First part of every Redis key.")
 

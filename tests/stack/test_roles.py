@@ -75,7 +75,7 @@ def test_migrate_upgrades_a_database(command: Command, empty_database_url: str) 
         assert (code, error) == (0, "")
         assert output.startswith("the database is at migration 0")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE holdfast.alembic_version SET version_num = '9999'")
     code, _, error = command.run("scheduler", **here)
     assert (code, "start the newer release" in error) == (2, True)
 

@@ -24,8 +24,8 @@ SCANS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "backlog": (scans.BACKLOG, {"cap": 10_000, "scan": BATCH}),
 }
 _TASKS = text("""
-INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at, due_at,
-  state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
+INSERT INTO holdfast.tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at,
+  due_at, state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
   timeout_seconds, cancel_requested, publishes, created_at, hint_deadline, state_since)
 SELECT gen_random_uuid(), 'default', 'queue ' || n % :queues, 0, 'echo', '{}', '', now,
   now + :due * interval '1 h', CAST(:state AS text), 0, 1, 0, 0, 0, 0, 5, 3, 60, false, 0, now,
@@ -71,7 +71,7 @@ def pages(engine: Engine, name: str, fill: Callable[[Connection, int], None], qu
     statement, parameters = SCANS[name]
     with engine.connect() as connection:
         fill(connection, queues)
-        connection.execute(text("ANALYZE tasks"))
+        connection.execute(text("ANALYZE holdfast.tasks"))
         explain = text(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}")
         plan = connection.execute(explain, parameters).scalar_one()[0]["Plan"]
         connection.rollback()

@@ -16,6 +16,8 @@ from holdfast.settings import Settings
 from holdfast.store import migrate, revision
 from holdfast.store.schema import metadata
 
+IN_SCHEMA = "?options=-csearch_path%3Dholdfast"
+
 
 def engine_of(url: str) -> Engine:
     return create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
@@ -23,7 +25,7 @@ def engine_of(url: str) -> Engine:
 
 @pytest.fixture
 def migrated(database_url: str) -> Iterator[Engine]:
-    engine = engine_of(database_url)
+    engine = engine_of(f"{database_url}{IN_SCHEMA}")
     yield engine
     engine.dispose()
 
@@ -31,7 +33,9 @@ def migrated(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def declared(empty_database_url: str) -> Iterator[Engine]:
     """Create a database with the tables of schema.py, without migrations."""
-    engine = engine_of(empty_database_url)
+    engine = engine_of(f"{empty_database_url}{IN_SCHEMA}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA holdfast"))
     metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -43,21 +47,23 @@ def described(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
         columns = connection.execute(
             text("""SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
               attnotnull, attidentity::text FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
-              WHERE attnum > 0 AND relkind = 'r' AND relnamespace = 'public'::regnamespace
+              WHERE attnum > 0 AND relkind = 'r' AND relnamespace = current_schema()::regnamespace
                 AND relname <> 'alembic_version' ORDER BY 1, 2""")
         )
         constraints = connection.execute(
             text("""SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-              FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+              FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
                 AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2""")
         )
         indexes = connection.execute(
             text("""SELECT tablename, indexname, indexdef FROM pg_indexes
-              WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1, 2""")
+              WHERE schemaname = current_schema() AND tablename <> 'alembic_version'
+                ORDER BY 1, 2""")
         )
         storage = connection.execute(
             text("""SELECT relname, reloptions::text FROM pg_class
-              WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL ORDER BY 1""")
+              WHERE relnamespace = current_schema()::regnamespace AND reloptions IS NOT NULL
+                ORDER BY 1""")
         )
         return {
             "storage": [tuple(row) for row in storage],
@@ -92,7 +98,7 @@ def test_newest_revision_is_the_newest_migration() -> None:
 
 def test_upgrading_twice_changes_nothing(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
-    engine = engine_of(empty_database_url)
+    engine = engine_of(f"{empty_database_url}{IN_SCHEMA}")
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO task_names VALUES ('kept', 1, 1, now())"))
     migrate.upgrade(empty_database_url)
@@ -133,8 +139,9 @@ async def test_empty_version_table_counts_as_unmigrated(
 
 
 def test_failing_migration_leaves_nothing_behind(empty_database_url: str) -> None:
-    engine = engine_of(empty_database_url)
+    engine = engine_of(f"{empty_database_url}{IN_SCHEMA}")
     with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA holdfast"))
         connection.execute(text("CREATE TABLE workers (in_the_way int)"))
     with pytest.raises(Unavailable, match=r'cannot migrate.*"workers" already exists'):
         migrate.upgrade(empty_database_url)

@@ -18,8 +18,8 @@ from holdfast.devstack.servers import EmbeddedPostgres
 from holdfast.store import scans, transitions
 
 _TASKS = """
-INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at, due_at,
-  state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
+INSERT INTO holdfast.tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at,
+  due_at, state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
   timeout_seconds,
   cancel_requested, publishes, created_at, finished_at, hint_deadline, worker_id, claim_token,
   claimed_at, state_since)

@@ -150,7 +150,7 @@ def test_statements_filter_by_state_only_after_the_lock() -> None:
     for name in ("CLAIM", "FINISH", "RELEASE", "CANCEL", "RETRY"):
         sql = str(getattr(transitions, name))
         lock = sql[sql.index("locked AS MATERIALIZED") : sql.index("FOR NO KEY UPDATE")]
-        assert lock.rstrip().endswith("FROM tasks t WHERE t.id = input.id"), name
+        assert lock.rstrip().endswith("FROM holdfast.tasks t WHERE t.id = input.id"), name
         assert "state =" not in lock, name
         assert "epoch =" not in lock, name
 

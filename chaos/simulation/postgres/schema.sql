@@ -35,7 +35,7 @@ CREATE FUNCTION sim.refuse(what text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
 CREATE FUNCTION sim.reset() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
   EXECUTE (SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ')
     || ' RESTART IDENTITY' FROM pg_tables
-    WHERE schemaname = 'public' AND tablename <> 'alembic_version');
+    WHERE schemaname IN ('public', 'holdfast') AND tablename <> 'alembic_version');
   ALTER SEQUENCE sim.entropy RESTART; END $$;
 
 ALTER DATABASE holdfast SET search_path = public, sim, pg_catalog;

@@ -27,6 +27,7 @@ from holdfast.settings import Settings
 from holdfast.store import address
 from holdfast.store.connections import checkout, create_engine, discard, doubt
 from holdfast.store.decoding import Row, all_rows
+from holdfast.store.qualified import in_schema
 
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _CONFLICT_RETRIES_MAX = 10
@@ -91,6 +92,7 @@ class Database:
     """``connections`` autocommit connections under one name in pg_stat_activity."""
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
+        self._schema = settings.database_schema
         self._timeout_seconds = settings.statement_timeout_seconds
         self._connect_timeout_seconds = address.parse(settings).connect_seconds_max
         self.engine = create_engine(
@@ -118,9 +120,10 @@ class Database:
             Unstorable: Postgres refused a value.
             Misconfigured: the database does not exist, is not migrated, or grants too little.
         """
+        qualified = in_schema(statement, self._schema)
         for _ in range(_CONFLICT_RETRIES_MAX):
             try:
-                return await self._rows_once(statement, parameters)
+                return await self._rows_once(qualified, parameters)
             except DBAPIError as error:
                 if not _was_rolled_back(error):
                     raise classify(error) from error

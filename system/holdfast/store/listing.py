@@ -18,14 +18,14 @@ PAGE_BYTES_MAX = 1 << 20
 _PAGE = """
 WITH RECURSIVE page AS (
   SELECT {columns}, 1 AS place, true AS within, CAST(0 AS bigint) AS bytes
-  FROM (SELECT * FROM tasks WHERE {first} ORDER BY id DESC LIMIT 1) newest
+  FROM (SELECT * FROM holdfast.tasks WHERE {first} ORDER BY id DESC LIMIT 1) newest
   UNION ALL
   SELECT following.*, page.place + 1,
     page.place < CAST(:n AS int) AND page.bytes + length(page.payload) < CAST(:bytes AS bigint),
     page.bytes + length(page.payload)
   FROM page CROSS JOIN LATERAL (
     SELECT {columns}
-    FROM (SELECT * FROM tasks WHERE {where} AND id < page.id ORDER BY id DESC LIMIT 1) next
+    FROM (SELECT * FROM holdfast.tasks WHERE {where} AND id < page.id ORDER BY id DESC LIMIT 1) next
   ) following
   WHERE page.within)
 SELECT {names}, within, CASE WHEN within THEN payload END AS payload FROM page ORDER BY place"""

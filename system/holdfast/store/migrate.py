@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.errors import Unavailable
@@ -15,6 +15,7 @@ from holdfast.settings import Settings
 from holdfast.store.connections import create_engine
 from holdfast.store.database import reason
 
+_HAS_SCHEMA = text("SELECT 1 FROM pg_namespace WHERE nspname = :schema")
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -34,15 +35,20 @@ async def upgrade_in_loop(settings: Settings) -> None:
     )
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, settings.database_schema)
     except (OSError, DBAPIError) as error:
         raise Unavailable(f"cannot migrate the database: {reason(error)}") from error
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, schema: str) -> None:
+    # Postgres checks the privilege to create a schema even IF NOT EXISTS finds one.
+    if not connection.scalar(_HAS_SCHEMA, {"schema": schema}):
+        connection.execute(text(f'CREATE SCHEMA "{schema}"'))
+    connection.execute(text(f'SET LOCAL search_path TO "{schema}"'))  # of this transaction only
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["connection"] = connection
+    config.attributes["schema"] = schema
     command.upgrade(config, "head")

@@ -15,7 +15,7 @@ from holdfast.store.database import Database, Unmigrated
 # numbers, so they compare as text.
 NEWEST = "0001"
 
-_REVISION = text("SELECT version_num FROM alembic_version")
+_REVISION = text("SELECT version_num FROM holdfast.alembic_version")
 
 
 async def check(settings: Settings) -> None:

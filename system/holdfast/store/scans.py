@@ -21,16 +21,16 @@ from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
 # loose index scan visits every group with SCHEDULED tasks once and reads its earliest due time: its
 # cost grows with the number of groups, not with the millions of due, future or finished tasks.
 _DUE_GROUPS = f"""soonest AS MATERIALIZED (
-  SELECT queue, priority FROM tasks
+  SELECT queue, priority FROM holdfast.tasks
   WHERE state = '{State.SCHEDULED}' AND due_at <= (SELECT clock_timestamp())
   ORDER BY due_at LIMIT CAST(:scan AS int)),
 heads AS (
-  (SELECT queue, priority, due_at FROM tasks WHERE state = '{State.SCHEDULED}'
+  (SELECT queue, priority, due_at FROM holdfast.tasks WHERE state = '{State.SCHEDULED}'
      AND (SELECT count(*) FROM soonest) >= CAST(:scan AS int)
    ORDER BY queue, priority, due_at, id LIMIT 1)
   UNION ALL
   SELECT next.* FROM heads h, LATERAL (
-    SELECT t.queue, t.priority, t.due_at FROM tasks t
+    SELECT t.queue, t.priority, t.due_at FROM holdfast.tasks t
     WHERE t.state = '{State.SCHEDULED}' AND (t.queue, t.priority) > (h.queue, h.priority)
     ORDER BY t.queue, t.priority, t.due_at, t.id LIMIT 1) next),
 groups AS MATERIALIZED (
@@ -44,11 +44,12 @@ DISPATCH = text(f"""
 WITH RECURSIVE {_DUE_GROUPS},
 room AS MATERIALIZED (
   SELECT q.queue, GREATEST(0, LEAST(CAST(:n AS int), CAST(:depth AS int) - (
-    SELECT count(*) FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue))) AS free
+    SELECT count(*) FROM holdfast.tasks t
+    WHERE t.state = '{State.QUEUED}' AND t.queue = q.queue))) AS free
   FROM (SELECT DISTINCT queue FROM groups) q),
 due AS MATERIALIZED (
   SELECT d.*, r.free FROM groups g JOIN room r ON r.queue = g.queue, LATERAL (
-    SELECT t.id, t.queue, t.priority, t.due_at, t.seq, t.state_since FROM tasks t
+    SELECT t.id, t.queue, t.priority, t.due_at, t.seq, t.state_since FROM holdfast.tasks t
     WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
       AND t.due_at <= (SELECT clock_timestamp())
     ORDER BY t.due_at, t.id LIMIT r.free FOR NO KEY UPDATE SKIP LOCKED) d),
@@ -58,14 +59,14 @@ eligible AS MATERIALIZED (
     FROM due) ranked
   WHERE place <= free),
 updated AS (
-  UPDATE tasks t SET state = '{State.QUEUED}', seq = eligible.seq + 1, publishes = 1,
+  UPDATE holdfast.tasks t SET state = '{State.QUEUED}', seq = eligible.seq + 1, publishes = 1,
     state_since = clock_timestamp(),
     hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at,
     eligible.state_since AS since, t.state_since AS at),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM updated)
 SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
@@ -73,25 +74,25 @@ SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
   next.seconds AS next_due_seconds
 FROM (
   SELECT CASE WHEN (SELECT count(*) FROM eligible) < CAST(:n AS int) THEN (
-    SELECT EXTRACT(EPOCH FROM t.due_at - clock_timestamp())::float8 FROM tasks t
+    SELECT EXTRACT(EPOCH FROM t.due_at - clock_timestamp())::float8 FROM holdfast.tasks t
     WHERE t.state = '{State.SCHEDULED}' AND t.id NOT IN (SELECT id FROM eligible)
     ORDER BY t.due_at LIMIT 1) END AS seconds) next
 LEFT JOIN updated ON true ORDER BY updated.priority DESC, updated.due_at, updated.id""")
 
 REPUBLISH = text(f"""
 WITH eligible AS MATERIALIZED (
-  SELECT t.id, t.seq, t.publishes FROM tasks t
+  SELECT t.id, t.seq, t.publishes FROM holdfast.tasks t
   WHERE t.state = '{State.QUEUED}' AND t.hint_deadline <= (SELECT clock_timestamp())
   ORDER BY t.hint_deadline, t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED),
 updated AS (
-  UPDATE tasks t SET seq = eligible.seq + 1, publishes = eligible.publishes + 1,
+  UPDATE holdfast.tasks t SET seq = eligible.seq + 1, publishes = eligible.publishes + 1,
     hint_deadline = clock_timestamp() + make_interval(secs => LEAST(
       CAST(:deadline_max AS float8),
       CAST(:deadline AS float8) * power(2, LEAST(eligible.publishes, 30))))
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM updated)
 SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
@@ -101,8 +102,9 @@ ORDER BY id""")
 # Waits for locked rows: a skipped task would keep its old deadline.
 EXPIRE_HINTS = text(f"""
 WITH eligible AS MATERIALIZED (
-  SELECT t.id FROM tasks t WHERE t.state = '{State.QUEUED}' ORDER BY t.id FOR NO KEY UPDATE)
-UPDATE tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM eligible
+  SELECT t.id FROM holdfast.tasks t WHERE t.state = '{State.QUEUED}' ORDER BY t.id
+    FOR NO KEY UPDATE)
+UPDATE holdfast.tasks t SET hint_deadline = clock_timestamp(), publishes = 0 FROM eligible
 WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   AND t.state = '{State.QUEUED}' RETURNING t.id""")
 
@@ -111,10 +113,10 @@ WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
 # clock) marks no worker dead: while Postgres stalls, heartbeats wait too.
 MARK_DEAD = text("""
 WITH locked AS MATERIALIZED (
-  SELECT id, lease_expires_at FROM workers
+  SELECT id, lease_expires_at FROM holdfast.workers
   WHERE dead_at IS NULL AND lease_expires_at <= (SELECT clock_timestamp())
   ORDER BY id LIMIT CAST(:n AS int) FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
+UPDATE holdfast.workers w SET dead_at = clock_timestamp(), dead_reason = 'lease expired'
 FROM locked WHERE w.id = locked.id AND locked.lease_expires_at <= clock_timestamp()
   AND clock_timestamp() <= CAST(:asked AS timestamptz)
     + make_interval(secs => CAST(:within AS float8))
@@ -126,16 +128,16 @@ RETURNING w.id""")
 # grace. Without that the worker may be dead; the attempt is then lost with it, which does not use
 # up ``max_attempts``.
 RECLAIM = text(f"""
-WITH dead AS MATERIALIZED (SELECT id FROM workers WHERE dead_at IS NOT NULL),
+WITH dead AS MATERIALIZED (SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
   SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
     (SELECT clock_timestamp())) AS heard
-  FROM workers WHERE dead_at IS NULL),
+  FROM holdfast.workers WHERE dead_at IS NULL),
 locked AS MATERIALIZED (
   SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
     t.max_losses, t.cancel_requested, t.worker_id, t.claimed_at,
     t.worker_id IN (SELECT id FROM dead) AS lost
-  FROM tasks t LEFT JOIN alive ON alive.id = t.worker_id
+  FROM holdfast.tasks t LEFT JOIN alive ON alive.id = t.worker_id
   WHERE t.state = '{State.RUNNING}' AND (t.worker_id IN (SELECT id FROM dead)
     OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
        <= alive.heard)
@@ -152,7 +154,7 @@ eligible AS (
          ELSE '{State.SCHEDULED}' END AS next
   FROM locked),
 updated AS (
-  UPDATE tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = NULL,
+  UPDATE holdfast.tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = NULL,
     losses = eligible.losses,
     due_at = CASE WHEN eligible.next = '{State.SCHEDULED}' THEN clock_timestamp()
                   ELSE eligible.due_at END,
@@ -162,7 +164,7 @@ updated AS (
     eligible.worker_id AS owner, eligible.claimed_at, t.state_since AS at,
     CASE WHEN eligible.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.RUNNING}', state, epoch, attempt,
          CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM updated)
 SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue, traceparent, claimed_at, at
@@ -170,30 +172,33 @@ FROM updated""")
 
 # Only these queues can have a consumer to drain. Redis is not asked: it would have to be scanned.
 QUEUES_OF_DEAD_WORKERS = text("""
-SELECT DISTINCT unnest(queues) AS queue FROM workers WHERE dead_at IS NOT NULL ORDER BY queue""")
+SELECT DISTINCT unnest(queues) AS queue FROM holdfast.workers WHERE dead_at IS NOT NULL
+  ORDER BY queue""")
 
 DEAD_WORKERS = text("""
-SELECT id FROM workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id""")
+SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL AND id = ANY(CAST(:ids AS uuid[]))
+  ORDER BY id""")
 
 # Ids are UUIDv7, so the primary key is in order of creation: ``bound`` ends the scan at tasks too
 # young to be past any retention.
 PRUNE = text(f"""
 WITH locked AS MATERIALIZED (
-  SELECT t.id FROM tasks t
+  SELECT t.id FROM holdfast.tasks t
   WHERE t.id < CAST(:bound AS uuid) AND t.finished_at <= (SELECT clock_timestamp())
     - make_interval(secs => CASE WHEN t.state = '{State.FAILED}' THEN CAST(:dead_letter AS float8)
                                  ELSE CAST(:retention AS float8) END)
   ORDER BY t.id LIMIT CAST(:n AS int) FOR UPDATE SKIP LOCKED),
-event_rows AS (DELETE FROM task_events WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
-effect_rows AS (DELETE FROM effects WHERE effect_key = ANY(ARRAY(SELECT id FROM locked))),
-stale AS (DELETE FROM stale_writes WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
-deleted AS (DELETE FROM tasks WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id)
+event_rows AS (DELETE FROM holdfast.task_events WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
+effect_rows AS (DELETE FROM holdfast.effects WHERE effect_key = ANY(ARRAY(SELECT id FROM locked))),
+stale AS (DELETE FROM holdfast.stale_writes WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
+deleted AS (DELETE FROM holdfast.tasks WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id)
 SELECT count(*) FROM deleted""")
 
 PRUNE_WORKERS = text(f"""
-DELETE FROM workers w
+DELETE FROM holdfast.workers w
 WHERE w.dead_at <= clock_timestamp() - make_interval(secs => CAST(:retention AS float8))
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = '{State.RUNNING}' AND t.worker_id = w.id)
+  AND NOT EXISTS (SELECT FROM holdfast.tasks t WHERE t.state = '{State.RUNNING}'
+    AND t.worker_id = w.id)
 RETURNING w.id""")
 
 # For metrics. Cheap with millions of rows, because every part walks an index and stops at ``cap``
@@ -202,16 +207,16 @@ RETURNING w.id""")
 BACKLOG = text(f"""
 WITH RECURSIVE {_DUE_GROUPS},
 queued_queues AS (
-  (SELECT queue FROM tasks WHERE state = '{State.QUEUED}' ORDER BY queue LIMIT 1)
+  (SELECT queue FROM holdfast.tasks WHERE state = '{State.QUEUED}' ORDER BY queue LIMIT 1)
   UNION ALL
   SELECT next.queue FROM queued_queues q, LATERAL (
-    SELECT t.queue FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue > q.queue
+    SELECT t.queue FROM holdfast.tasks t WHERE t.state = '{State.QUEUED}' AND t.queue > q.queue
     ORDER BY t.queue LIMIT 1) next),
 due AS (
   SELECT g.queue, LEAST(sum(d.n), CAST(:cap AS int))::int AS due, min(d.oldest) AS oldest
   FROM groups g, LATERAL (
     SELECT count(*) AS n, min(counted.due_at) AS oldest FROM (
-      SELECT t.due_at FROM tasks t
+      SELECT t.due_at FROM holdfast.tasks t
       WHERE t.state = '{State.SCHEDULED}' AND t.queue = g.queue AND t.priority = g.priority
         AND t.due_at <= (SELECT clock_timestamp())
       ORDER BY t.due_at LIMIT CAST(:cap AS int)) counted) d
@@ -219,7 +224,7 @@ due AS (
 queued AS (
   SELECT n.queue, d.queued, d.oldest FROM queued_queues n, LATERAL (
     SELECT count(*) AS queued, min(counted.due_at) AS oldest FROM (
-      SELECT t.due_at FROM tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = n.queue
+      SELECT t.due_at FROM holdfast.tasks t WHERE t.state = '{State.QUEUED}' AND t.queue = n.queue
       ORDER BY t.hint_deadline LIMIT CAST(:cap AS int)) counted) d),
 depths AS (
   SELECT queue, COALESCE(due, 0) AS due, COALESCE(queued, 0) AS queued,
@@ -228,7 +233,8 @@ depths AS (
   FROM due FULL JOIN queued USING (queue))
 SELECT f.*, d.* FROM (
   SELECT count(*) AS dead_letters,
-    (SELECT COALESCE(max(id), 0) FROM stale_writes) AS last_stale_write
+    (SELECT COALESCE(max(id), 0) FROM holdfast.stale_writes) AS last_stale_write
   FROM (
-    SELECT FROM tasks WHERE state = '{State.FAILED}' ORDER BY id LIMIT CAST(:cap AS int)) failed) f
+    SELECT FROM holdfast.tasks WHERE state = '{State.FAILED}'
+      ORDER BY id LIMIT CAST(:cap AS int)) failed) f
 LEFT JOIN depths d ON true ORDER BY d.queue""")

@@ -51,6 +51,7 @@ from holdfast.store.decoding import (
     rows_to_events,
 )
 from holdfast.store.listing import PAGE_BYTES_MAX, listing
+from holdfast.store.qualified import in_schema
 from holdfast.store.submit import submission
 
 STORY_EVENTS_MAX = 500  # the latest events of a task that ``get`` reads
@@ -65,6 +66,7 @@ class Store:
 
     def __init__(self, settings: Settings, *, connections: int, application_name: str) -> None:
         self._settings = settings
+        self._schema = settings.database_schema
         self._limits = Limits(
             max_attempts=settings.max_attempts,
             timeout_seconds=settings.attempt_timeout_seconds,
@@ -320,7 +322,8 @@ class Store:
         Raises SQLAlchemy's errors, unclassified: the connection is the caller's.
         """
         parameters = _finish_parameters([success], worker_id)
-        result = await connection.execute(transitions.FINISH, parameters)
+        statement = in_schema(transitions.FINISH, self._schema)
+        result = await connection.execute(statement, parameters)
         return rows_to_answers(all_rows(result))[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:

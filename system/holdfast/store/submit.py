@@ -16,6 +16,7 @@ from holdfast.errors import UnknownQueue
 from holdfast.model.task import Limits, NewTask, Submitted, TaskRow
 from holdfast.store import transitions
 from holdfast.store.decoding import Row, all_rows, row_to_task
+from holdfast.store.qualified import in_schema
 
 _ROUNDS_MAX = 3
 
@@ -73,13 +74,14 @@ def submit_rows(
     limits: Limits,
     *,
     known_queues: Collection[str],
+    schema: str,
 ) -> list[Submitted]:
     """Run ``submission`` inside the caller's transaction; raise its and SQLAlchemy's errors."""
     steps = submission(tasks, actor, limits, known_queues=known_queues)
     try:
         statement, parameters = next(steps)
         while True:
-            rows = all_rows(connection.execute(statement, parameters))
+            rows = all_rows(connection.execute(in_schema(statement, schema), parameters))
             statement, parameters = steps.send(rows)
     except StopIteration as done:
         answers: list[Submitted] = done.value

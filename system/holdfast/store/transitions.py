@@ -51,7 +51,7 @@ def _lock(columns: str, sent: str = "") -> str:
     """Return the CTE that locks the rows of ``input`` in order; ``sent``: its columns to keep."""
     return f"""locked AS MATERIALIZED (
   SELECT t.*{sent} FROM input, LATERAL (
-    SELECT {columns} FROM tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)"""
+    SELECT {columns} FROM holdfast.tasks t WHERE t.id = input.id FOR NO KEY UPDATE) t)"""
 
 
 # Set by every statement that ends an attempt.
@@ -69,7 +69,7 @@ WITH input AS MATERIALIZED (
   ) AS item(id, key_namespace, queue, priority, name, payload, idempotency_key, fingerprint,
          traceparent, run_at, max_attempts, max_losses, timeout_seconds)),
 inserted AS (
-  INSERT INTO tasks (id, key_namespace, queue, priority, name, payload, idempotency_key,
+  INSERT INTO holdfast.tasks (id, key_namespace, queue, priority, name, payload, idempotency_key,
     fingerprint, traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back,
     unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes, created_at,
     state_since)
@@ -81,14 +81,14 @@ inserted AS (
     COALESCE(max_losses, CAST(:default_losses AS int)),
     COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
     false, 0, now, now
-  FROM input LEFT JOIN task_names a USING (name)
+  FROM input LEFT JOIN holdfast.task_names a USING (name)
   WHERE queue = ANY(CAST(:known_queues AS text[]))
-    OR EXISTS (SELECT FROM queue_names q WHERE q.name = queue)
+    OR EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue)
   ORDER BY key_namespace, idempotency_key, id
   ON CONFLICT DO NOTHING
   RETURNING {TASK_COLUMNS}),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, created_at, NULL, state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUBMITTED}', NULL FROM inserted)
 SELECT * FROM inserted""")
@@ -97,7 +97,7 @@ SELECT * FROM inserted""")
 UNKNOWN_QUEUES = text("""
 SELECT DISTINCT queue FROM unnest(CAST(:queues AS text[])) AS item(queue)
 WHERE NOT queue = ANY(CAST(:known_queues AS text[]))
-  AND NOT EXISTS (SELECT FROM queue_names q WHERE q.name = queue) ORDER BY queue""")
+  AND NOT EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue) ORDER BY queue""")
 
 # A separate statement, because the snapshot of SUBMIT does not include a concurrent winner.
 # A payload that was not sent is not returned: a request of 1,000 keys could fetch a gigabyte.
@@ -107,11 +107,11 @@ WITH input AS MATERIALIZED (
     CAST(:fingerprints AS bytea[])) AS item(id, key_namespace, idempotency_key, fingerprint)),
 found AS (
   SELECT t.*, t.fingerprint = input.fingerprint AS same
-  FROM input CROSS JOIN LATERAL (SELECT * FROM tasks t WHERE t.id = input.id) t
+  FROM input CROSS JOIN LATERAL (SELECT * FROM holdfast.tasks t WHERE t.id = input.id) t
   UNION ALL
   SELECT t.*, t.fingerprint = input.fingerprint
   FROM input CROSS JOIN LATERAL (
-    SELECT * FROM tasks t WHERE t.key_namespace = input.key_namespace
+    SELECT * FROM holdfast.tasks t WHERE t.key_namespace = input.key_namespace
       AND t.idempotency_key = input.idempotency_key AND t.id <> input.id) t)
 SELECT {WITHOUT_PAYLOAD}, fingerprint, CASE WHEN same THEN {_PAYLOAD} END AS payload
 FROM found""")
@@ -123,7 +123,7 @@ def _quarantined(row: str) -> str:
 
 
 # When a RUNNING task had become QUEUED. Its row no longer has this; only a resent claim needs it.
-_QUEUED_AT = f"""(SELECT max(d.at) FROM task_events d
+_QUEUED_AT = f"""(SELECT max(d.at) FROM holdfast.task_events d
     WHERE d.task_id = t.id AND d.reason = '{Reason.DISPATCHED}')"""
 
 # The columns of a grant, and those that order grants.
@@ -152,12 +152,14 @@ granted AS MATERIALIZED (
   SELECT * FROM eligible
   WHERE CASE WHEN quarantined
     THEN CAST(:exclusive AS bool) AND place = 1 AND NOT EXISTS (
-      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}')
+      SELECT FROM holdfast.tasks r WHERE r.worker_id = CAST(:worker AS uuid)
+        AND r.state = '{State.RUNNING}')
     ELSE NOT EXISTS (
-      SELECT FROM tasks r WHERE r.worker_id = CAST(:worker AS uuid) AND r.state = '{State.RUNNING}'
+      SELECT FROM holdfast.tasks r WHERE r.worker_id = CAST(:worker AS uuid)
+        AND r.state = '{State.RUNNING}'
         AND {_quarantined("r")}) END),
 updated AS (
-  UPDATE tasks t SET state = '{State.RUNNING}', epoch = granted.epoch + 1,
+  UPDATE holdfast.tasks t SET state = '{State.RUNNING}', epoch = granted.epoch + 1,
     attempt = granted.attempt + 1, seq = granted.seq + 1, worker_id = CAST(:worker AS uuid),
     claim_token = CAST(:token AS uuid),
     claimed_at = clock_timestamp(), state_since = clock_timestamp(), hint_deadline = NULL,
@@ -165,7 +167,7 @@ updated AS (
   FROM granted WHERE t.id = granted.id
   RETURNING {_GRANTED}, granted.state_since AS queued_at),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, claimed_at, '{State.QUEUED}', '{State.RUNNING}', epoch, attempt,
          CAST(:actor AS text), '{Reason.CLAIMED}', NULL FROM updated),
 answer AS (
@@ -188,12 +190,12 @@ FROM answer ORDER BY priority DESC, due_at, id""")
 
 HEARTBEAT = text(f"""
 WITH renewed AS (
-  UPDATE workers SET lease_expires_at =
+  UPDATE holdfast.workers SET lease_expires_at =
     clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
   WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)
 SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue, t.traceparent,
   t.claimed_at
-FROM renewed LEFT JOIN tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
+FROM renewed LEFT JOIN holdfast.tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
 ORDER BY t.id""")
 
 # The end of an attempt, possibly resent: accepted if the epoch matches, or if this worker already
@@ -207,7 +209,8 @@ settled AS (
   FROM input LEFT JOIN locked ON locked.id = input.id
   WHERE input.id NOT IN (SELECT id FROM updated)),
 stale AS (
-  INSERT INTO stale_writes (task_id, at, worker_id, epoch, outcome, state_found, epoch_found)
+  INSERT INTO holdfast.stale_writes (task_id, at, worker_id, epoch, outcome, state_found,
+    epoch_found)
   SELECT id, clock_timestamp(), CAST(:worker AS uuid), sent, outcome, state, epoch
   FROM settled WHERE NOT done)
 SELECT id AS task_id, made, done, state, epoch FROM settled"""
@@ -222,16 +225,16 @@ eligible AS (
   SELECT locked.id, locked.epoch, locked.seq, locked.outcome, locked.result FROM locked
   WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),
 updated AS (
-  UPDATE tasks t SET state = '{State.SUCCEEDED}', {LEAVE_RUNNING},
+  UPDATE holdfast.tasks t SET state = '{State.SUCCEEDED}', {LEAVE_RUNNING},
     released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()
   FROM eligible WHERE t.id = eligible.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.finished_at, eligible.outcome,
     eligible.result),
 effect_rows AS (
-  INSERT INTO effects (effect_key, task_id, epoch, attempt, at, result)
+  INSERT INTO holdfast.effects (effect_key, task_id, epoch, attempt, at, result)
   SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb) FROM updated ORDER BY id),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, finished_at, '{State.RUNNING}', state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUCCEEDED}', NULL FROM updated),
 {_ANSWER}""")
@@ -256,7 +259,8 @@ eligible AS (
          ELSE '{State.SCHEDULED}' END AS next
   FROM locked WHERE locked.state = '{State.RUNNING}' AND locked.epoch = locked.sent),
 updated AS (
-  UPDATE tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = CAST(:worker AS uuid),
+  UPDATE holdfast.tasks t SET state = eligible.next, {LEAVE_RUNNING},
+    released_by = CAST(:worker AS uuid),
     handed_back = eligible.handed_back, unhandled = eligible.unhandled,
     due_at = CASE WHEN eligible.next = '{State.SCHEDULED}'
       THEN clock_timestamp() + make_interval(secs => eligible.delay) ELSE eligible.due_at END,
@@ -264,13 +268,13 @@ updated AS (
   FROM eligible WHERE t.id = eligible.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, eligible.outcome, eligible.detail),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.RUNNING}', state, epoch, attempt,
          CAST(:actor AS text), outcome, CAST(detail AS jsonb) FROM updated),
 {_ANSWER}""")
 
 RETIRE = text("""
-UPDATE workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
+UPDATE holdfast.workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
 WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
 
 # Redis did not take the hints that REPUBLISH returned. A new deadline is never later than the one
@@ -278,7 +282,7 @@ WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
 RESTART_HINT_DEADLINES = text(f"""
 WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
 {_lock("t.id, t.state, t.hint_deadline")}
-UPDATE tasks t SET publishes = 0, hint_deadline = LEAST(locked.hint_deadline,
+UPDATE holdfast.tasks t SET publishes = 0, hint_deadline = LEAST(locked.hint_deadline,
   clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)))
 FROM locked WHERE t.id = locked.id AND t.id = ANY(ARRAY(SELECT id FROM locked))
   AND locked.state = '{State.QUEUED}' RETURNING t.id""")
@@ -293,7 +297,8 @@ eligible AS (
   FROM locked WHERE locked.state IN ('{State.SCHEDULED}', '{State.QUEUED}')
     OR (locked.state = '{State.RUNNING}' AND NOT locked.cancel_requested)),
 updated AS (
-  UPDATE tasks t SET state = eligible.next, epoch = eligible.epoch, worker_id = eligible.worker_id,
+  UPDATE holdfast.tasks t SET state = eligible.next, epoch = eligible.epoch,
+    worker_id = eligible.worker_id,
     claim_token = eligible.claim_token, seq = eligible.seq + 1, cancel_requested = true,
     hint_deadline = NULL,
     state_since = CASE WHEN eligible.next = '{State.CANCELLED}' THEN clock_timestamp()
@@ -302,7 +307,7 @@ updated AS (
   FROM eligible WHERE t.id = eligible.id
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, eligible.state AS found),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), found, state, epoch, attempt, CAST(:actor AS text),
     CASE state WHEN '{State.RUNNING}' THEN '{Reason.CANCEL_REQUESTED}'
                ELSE '{Reason.CANCELLED}' END,
@@ -319,7 +324,7 @@ RETRY = text(f"""
 WITH input AS MATERIALIZED (SELECT * FROM unnest(CAST(:ids AS uuid[])) AS item(id) ORDER BY id),
 {_lock(_COUNTERS)},
 updated AS (
-  UPDATE tasks t SET state = '{State.SCHEDULED}', epoch = locked.epoch, worker_id = NULL,
+  UPDATE holdfast.tasks t SET state = '{State.SCHEDULED}', epoch = locked.epoch, worker_id = NULL,
     claim_token = NULL, seq = locked.seq + 1, finished_at = NULL, state_since = clock_timestamp(),
     due_at = clock_timestamp(), cancel_requested = false,
     max_attempts = GREATEST(
@@ -328,7 +333,7 @@ updated AS (
   FROM locked WHERE t.id = locked.id AND locked.state = '{State.FAILED}'
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq),
 event_rows AS (
-  INSERT INTO task_events ({EVENT_COLUMNS})
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.FAILED}', state, epoch, attempt,
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM updated)
 SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
@@ -339,46 +344,47 @@ FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated
 
 REGISTER = text("""
 WITH worker_row AS (
-  INSERT INTO workers (id, label, queues, started_at, lease_expires_at)
+  INSERT INTO holdfast.workers (id, label, queues, started_at, lease_expires_at)
   VALUES (CAST(:worker AS uuid), CAST(:label AS text), CAST(:queues AS text[]), clock_timestamp(),
           clock_timestamp() + make_interval(secs => CAST(:lease AS float8)))
   ON CONFLICT (id) DO NOTHING),
 name_rows AS (
-  INSERT INTO task_names AS t (name, max_attempts, timeout_seconds, announced_at)
+  INSERT INTO holdfast.task_names AS t (name, max_attempts, timeout_seconds, announced_at)
   SELECT u.*, clock_timestamp() FROM unnest(
     CAST(:names AS text[]), CAST(:max_attempts AS int[]), CAST(:timeouts AS float8[])
   ) AS u(name, max_attempts, timeout_seconds) ORDER BY name
   ON CONFLICT (name) DO UPDATE SET max_attempts = EXCLUDED.max_attempts,
     timeout_seconds = EXCLUDED.timeout_seconds, announced_at = EXCLUDED.announced_at),
 queue_rows AS (
-  INSERT INTO queue_names (name, announced_at)
+  INSERT INTO holdfast.queue_names (name, announced_at)
   SELECT DISTINCT queue, clock_timestamp() FROM unnest(CAST(:queues AS text[])) AS u(queue)
   ORDER BY queue ON CONFLICT (name) DO NOTHING)
 SELECT clock_timestamp()""")
 
-ANNOUNCED = text("SELECT name FROM task_names ORDER BY name")
+ANNOUNCED = text("SELECT name FROM holdfast.task_names ORDER BY name")
 
-KNOWN_QUEUES = text("SELECT name FROM queue_names ORDER BY name")
+KNOWN_QUEUES = text("SELECT name FROM holdfast.queue_names ORDER BY name")
 
 # For queues that a setting names: a worker announces its own when it registers.
 ANNOUNCE_QUEUES = text("""
-INSERT INTO queue_names (name, announced_at)
+INSERT INTO holdfast.queue_names (name, announced_at)
 SELECT DISTINCT queue, clock_timestamp() FROM unnest(CAST(:queues AS text[])) AS u(queue)
 ORDER BY queue ON CONFLICT (name) DO NOTHING RETURNING name""")
 
 STORY = text(f"""
 SELECT {TASK_COLUMNS},
   (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM (
-    SELECT * FROM task_events WHERE task_id = t.id
+    SELECT * FROM holdfast.task_events WHERE task_id = t.id
     ORDER BY seq DESC LIMIT CAST(:events_max AS int)) e) AS events,
-  (SELECT to_jsonb(f) - 'result' FROM effects f WHERE f.effect_key = t.id) AS effect,
-  (SELECT convert_to(f.result::text, 'UTF8') FROM effects f WHERE f.effect_key = t.id) AS result
-FROM tasks t WHERE t.id = CAST(:id AS uuid)""")
+  (SELECT to_jsonb(f) - 'result' FROM holdfast.effects f WHERE f.effect_key = t.id) AS effect,
+  (SELECT convert_to(f.result::text, 'UTF8') FROM holdfast.effects f
+    WHERE f.effect_key = t.id) AS result
+FROM holdfast.tasks t WHERE t.id = CAST(:id AS uuid)""")
 
 # One row without an event if the task has none after ``after``; no row if there is no such task.
 EVENTS = text(f"""
-SELECT e.* FROM tasks t LEFT JOIN LATERAL (
-  SELECT {EVENT_COLUMNS} FROM task_events
+SELECT e.* FROM holdfast.tasks t LEFT JOIN LATERAL (
+  SELECT {EVENT_COLUMNS} FROM holdfast.task_events
   WHERE task_id = t.id AND seq > CAST(:after AS int)
   ORDER BY seq LIMIT CAST(:n AS int)) e ON true
 WHERE t.id = CAST(:id AS uuid) ORDER BY e.seq""")

@@ -65,7 +65,7 @@ class Worker:
             autocommit=False,
         )
         if telemetry.tracing.recording:
-            SqlSpans(telemetry.tracing, self._engine)
+            SqlSpans(telemetry.tracing, self._engine, settings.database_schema)
         turns = Turns()
         transactions = Transactions(
             self._engine,

@@ -4,6 +4,11 @@ from alembic import context
 
 from holdfast.store.schema import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+attributes = context.config.attributes
+context.configure(
+    connection=attributes["connection"],
+    target_metadata=metadata,
+    version_table_schema=attributes["schema"],
+)
 with context.begin_transaction():
     context.run_migrations()

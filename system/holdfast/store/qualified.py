@@ -1,0 +1,24 @@
+"""The Postgres schema of Holdfast's tables, which leaves all other names to the application.
+
+Statements are written with the default, ``holdfast.tasks``, and never depend on the search_path of
+a session or a caller: an application may have a table of the same name in the same database.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from sqlalchemy import TextClause, text
+
+SCHEMA = "holdfast"
+_QUALIFIER = re.compile(rf"\b{SCHEMA}\.(?=[a-z])")
+_STATEMENTS_MAX = 256
+
+
+@lru_cache(_STATEMENTS_MAX)
+def in_schema(statement: TextClause, schema: str) -> TextClause:
+    """Return the statement for the tables of ``schema``, which is a valid identifier."""
+    if schema == SCHEMA:
+        return statement
+    return text(_QUALIFIER.sub(f'"{schema}".', statement.text))

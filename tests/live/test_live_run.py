@@ -98,4 +98,4 @@ def test_unknown_name_is_reported_with_a_suggestion(chaos: Chaos) -> None:
 
 def test_help_lists_every_command() -> None:
     names = {command.name for command in app.registered_commands}
-    assert names == {"run", "check", "mutants", "sweep", "trace", "report", "list"}
+    assert names == {"run", "check", "mutants", "sweep", "torture", "trace", "report", "list"}

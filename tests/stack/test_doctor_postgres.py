@@ -27,7 +27,8 @@ def limited(settings: Settings) -> Iterator[str]:
     parts = urlsplit(settings.database_url)
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'limited'")
-        connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
+        connection.execute(f"GRANT USAGE ON SCHEMA holdfast TO {ROLE}")
+        connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA holdfast TO {ROLE}")
         connection.execute(f"REVOKE ALL ON effects FROM {ROLE}")
         connection.execute(f"REVOKE UPDATE ON workers FROM {ROLE}")
         yield parts._replace(netloc=f"{ROLE}:limited@{parts.hostname}:{parts.port}").geturl()

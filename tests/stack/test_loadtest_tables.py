@@ -21,10 +21,12 @@ def test_profile_shows_statements_and_functions(temporary: Path, tmp_path: Path)
     measured = json.loads((out / "profile.json").read_text())
     submit, drain = measured["phases"]
     assert (submit["name"], drain["name"]) == ("submit", "drain")
-    inserts = [each for each in submit["statements"] if "INSERT INTO tasks" in each["text"]]
+    submits = "INSERT INTO holdfast.tasks"
+    inserts = [each for each in submit["statements"] if submits in each["text"]]
     assert inserts
     assert 0 < inserts[0]["calls"] < 2000, "batches"
-    ledger = [each for each in drain["statements"] if "INSERT INTO effects" in each["text"]]
+    effects = "INSERT INTO holdfast.effects"
+    ledger = [each for each in drain["statements"] if effects in each["text"]]
     assert sum(each["share"] for each in drain["statements"]) == pytest.approx(1)
     assert ledger
     roles = {each["role"]: each for phase in measured["phases"] for each in phase["sampled"]}
@@ -42,7 +44,7 @@ def test_profile_without_the_extension_samples_activity(temporary: Path, tmp_pat
     assert "sampled without pg_stat_statements" in run.stdout
     drain = json.loads((out / "profile.json").read_text())["phases"][1]
     assert drain["sampled"] == []
-    assert any("UPDATE tasks" in each["text"] for each in drain["statements"])
+    assert any("UPDATE holdfast.tasks" in each["text"] for each in drain["statements"])
     assert all(each["calls"] is None for each in drain["statements"])
 
 

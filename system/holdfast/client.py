@@ -5,8 +5,8 @@
         enqueue(connection, "send_email", {"to": "user@example.com"})
 
 ``connection`` is a SQLAlchemy ``Connection`` to Holdfast's database, with any driver and any
-search_path. From
-asyncio: ``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
+search_path. From asyncio:
+``await connection.run_sync(enqueue, "send_email", {"to": "user@example.com"})``.
 
 Schedulers see the task within a second of the commit. Names are not checked against the announced
 ones: a task with an unknown name waits until a worker announces it. Queues are: a task is stored

@@ -188,7 +188,7 @@ _CALLS = (
         edits=(
             Edit(
                 "system/holdfast/handlers/sql_spans.py",
-                "        self._record(connection, statement, None)\n",
+                "        self._record(context, statement, None)\n",
                 "        pass\n",
             ),
         ),

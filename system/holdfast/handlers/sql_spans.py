@@ -44,21 +44,23 @@ class SqlSpans:
         *_, context, _ = sent
         ours = context.invoked_statement is self._finish
         if not ours and trace.get_current_span().get_span_context().is_valid:
-            connection.info[_BEGAN] = time.time_ns()
+            setattr(context, _BEGAN, time.time_ns())
 
     def _after(self, connection: Connection, *sent: Any) -> None:
-        _, statement, *_ = sent
-        self._record(connection, statement, None)
+        _, statement, _, context, _ = sent
+        self._record(context, statement, None)
 
     def _failed(self, context: ExceptionContext) -> None:
-        if context.connection is not None and context.statement is not None:
+        if context.execution_context is not None and context.statement is not None:
             error = context.sqlalchemy_exception or context.original_exception
-            self._record(context.connection, context.statement, error)
+            self._record(context.execution_context, context.statement, error)
 
-    def _record(self, connection: Connection, statement: str, error: BaseException | None) -> None:
-        began = connection.info.pop(_BEGAN, None)
+    def _record(self, executed: object, statement: str, error: BaseException | None) -> None:
+        # Not in the connection's info, which a connection in preparation does not have.
+        began = getattr(executed, _BEGAN, None)
         if began is None:
             return
+        setattr(executed, _BEGAN, None)  # an error while rows are fetched is no second statement
         operation = statement.split(maxsplit=1)[0].upper()
         attributes = {
             **self._of_database,

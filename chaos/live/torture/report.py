@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from chaos.history.records import Effect, Record, SqlEffect, TaskRow
 from chaos.live.torture.victims import Blow
+from holdfast.model.lifecycle import TERMINAL, State
 
-_TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 KINDS = ("postgres", "valkey", "api", "scheduler", "worker")
 
 
@@ -47,9 +47,9 @@ class TortureReport:
                 self.wrong.append(f"{task_id} is unknown, with effects {effects}")
             elif max(effects) > 1 or keys[task.key] > 1:
                 self.doubled.append(f"{task.key} {task_id} with effects {effects}")
-            elif effects != ((1, 1) if task.state == "SUCCEEDED" else (0, 0)):
+            elif effects != ((1, 1) if task.state == State.SUCCEEDED else (0, 0)):
                 self.wrong.append(f"{task.key} is {task.state} with effects {effects}")
-            elif task.state not in _TERMINAL:
+            elif task.state not in TERMINAL:
                 self.unfinished.append(f"{task.key} {task.state}")
 
     @property

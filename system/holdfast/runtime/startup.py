@@ -6,12 +6,12 @@ A role that exits is restarted with growing pauses, and would come back long aft
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 
 from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.runtime.supervision import wait_for_event
 from holdfast.telemetry.event_names import EventName
+from holdfast.telemetry.log_limit import LogLimit
 from holdfast.telemetry.logs import Logger
 
 _RETRY_SECONDS = 1.0
@@ -25,7 +25,7 @@ class Startup:
         self.stopping = asyncio.Event()
         self._check = check
         self._log = log
-        self._logged_at = -math.inf
+        self._limit = LogLimit(1, _LOG_SECONDS)
         self._passed = False
         self._reason = "not started"
 
@@ -49,9 +49,7 @@ class Startup:
             await self._check()
         except (Unavailable, OutcomeUnknown) as error:
             self._reason = str(error)
-            now = asyncio.get_running_loop().time()
-            if now - self._logged_at >= _LOG_SECONDS:
-                self._logged_at = now
+            if self._limit.admit() is not None:
                 self._log.warning(
                     "Waiting for Postgres before starting",
                     event_name=EventName.STARTUP_WAITING,

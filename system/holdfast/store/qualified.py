@@ -16,9 +16,11 @@ _QUALIFIER = re.compile(rf"\b{SCHEMA}\.(?=[a-z])")
 _STATEMENTS_MAX = 256
 
 
-@lru_cache(_STATEMENTS_MAX)
 def in_schema(statement: TextClause, schema: str) -> TextClause:
     """Return the statement for the tables of ``schema``, which is a valid identifier."""
-    if schema == SCHEMA:
-        return statement
+    return statement if schema == SCHEMA else _moved(statement, schema)
+
+
+@lru_cache(_STATEMENTS_MAX)
+def _moved(statement: TextClause, schema: str) -> TextClause:
     return text(_QUALIFIER.sub(f'"{schema}".', statement.text))

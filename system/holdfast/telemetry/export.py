@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import math
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.trace import Link, Status, StatusCode
 
 from holdfast.telemetry.event_names import ErrorCode, EventName
+from holdfast.telemetry.log_limit import LogLimit
 from holdfast.telemetry.logs import Logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.otlp import SpanDestination
@@ -46,6 +46,7 @@ _ENCODED_AT_ONCE = 32
 _TRIES = 2
 _SCOPE = "holdfast"
 _REPORT_SECONDS = 60.0
+_TROUBLES = (EventName.COLLECTOR_FAILED, EventName.COLLECTOR_REFUSED)
 _REASON_MAX = 200  # characters of a collector's explanation in the log
 _HEADERS = {
     "Content-Type": "application/x-protobuf",
@@ -98,7 +99,7 @@ class SpanExport(SpanProcessor):
         self._wake = asyncio.Event()
         self._closing = False
         self._trouble: EventName | None = None  # as logged last, until it is over
-        self._logged_at: dict[EventName, float] = {}
+        self._limits = {trouble: LogLimit(1, _REPORT_SECONDS) for trouble in _TROUBLES}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
@@ -244,11 +245,9 @@ class SpanExport(SpanProcessor):
 
     def _report(self, trouble: EventName, why: str) -> None:
         """Log the first of consecutive failures, or refusals, at most once a minute."""
-        now = asyncio.get_running_loop().time()
-        recent = now - self._logged_at.get(trouble, -math.inf) < _REPORT_SECONDS
-        if recent or self._trouble == trouble:
+        if self._trouble == trouble or self._limits[trouble].admit() is None:
             return
-        self._trouble, self._logged_at[trouble] = trouble, now
+        self._trouble = trouble
         failed = trouble is EventName.COLLECTOR_FAILED
         self._log.warning(
             "Trace collector does not accept spans" if failed else "Trace collector refuses spans",

@@ -1,4 +1,4 @@
-"""Limit how often a line that clients can provoke is logged."""
+"""Limit how often a line that others can provoke is logged."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def back_off(declared: Declaration, failures: int) -> Delay:
 
 
 def rest(first_seconds: float, longest_seconds: float, times: int) -> float:
-    """Return how long a task rests after it was released as unknown to a worker so many times."""
+    """Return the rest of a task after its n-th release by a worker that lacks its handler."""
     seconds = first_seconds
     for _ in range(times - 1):
         seconds = min(longest_seconds, 2 * seconds)

@@ -24,7 +24,7 @@ INTEGER_MIN = -(1 << 63)
 INTEGER_MAX = (1 << 64) - 1
 
 _BUFFER_BYTES = 4096
-# The types whose values may be sound although nobody looked at them: orjson refuses the others.
+# Types whose values pass without a check of their own: orjson refuses the others.
 _SOUND = frozenset[type]({str, int, bool, type(None)})
 _CONTAINERS = frozenset[type]({dict, list})
 _NONE = frozenset[type]()

@@ -1,4 +1,4 @@
-"""Delete the Redis streams of queues that nobody uses any more."""
+"""Delete the Redis streams of unused queues."""
 
 from __future__ import annotations
 

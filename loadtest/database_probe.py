@@ -18,7 +18,9 @@ DRAIN_POLL_SECONDS = 0.05
 # Run between store and drain, for Holdfast and for a peer. A bulk-loaded table has no statistics
 # until the next autovacuum, and plans without them cost Procrastinate 50 % more (measured).
 SETTLE = "VACUUM ANALYZE"
-RESET = "TRUNCATE holdfast.tasks, holdfast.task_events, holdfast.effects, holdfast.stale_writes"
+RESET = """
+TRUNCATE holdfast.tasks, holdfast.requests, holdfast.task_events, holdfast.effects,
+  holdfast.stale_writes"""
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 FINISHED = "SELECT count(*) FROM holdfast.effects WHERE effect_key >= $1"
 WORKERS = """
@@ -31,8 +33,9 @@ SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (ORDER BY waited) AS
 FROM (
   SELECT extract(epoch FROM e.at - t.due_at)::float8 AS waited
   FROM holdfast.task_events e JOIN holdfast.tasks t ON t.id = e.task_id
+    JOIN holdfast.requests r ON r.id = e.task_id
   WHERE e.to_state = 'RUNNING' AND e.attempt = 1 AND e.reason = 'claimed'
-    AND (t.due_at > t.created_at) = $1 AND e.task_id >= $2) AS starts"""
+    AND (t.due_at > r.created_at) = $1 AND e.task_id >= $2) AS starts"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ class Filler:
                 say(f"{first + size:,} of {count:,} {state} tasks")
 
     async def _future_sql(self, queues: int) -> str:
-        tasks = _list(await self._columns("tasks", {"id", "run_at", "due_at", "queue"}))
+        tasks = _list(await self._columns("tasks", {"id", "due_at", "queue"}))
+        requests = _list(await self._columns("requests", {"id", "run_at"}))
         queue = f"'queue_' || n % {queues}" if queues else "queue"
         events = _list(await self._columns("task_events", {"task_id"}))
         return f"""
@@ -77,15 +78,18 @@ WITH ids AS MATERIALIZED (
   SELECT uuidv7(interval '-1 day') AS new_id, n, n * interval '1 ms' AS later
   FROM generate_series(1, $2::int) AS n
 ), copied AS (
-  INSERT INTO holdfast.tasks (id, run_at, due_at, queue, {tasks})
-  SELECT new_id, run_at + later, due_at + later, {queue}, {tasks} FROM ids, holdfast.tasks
-    WHERE id = $1
+  INSERT INTO holdfast.tasks (id, due_at, queue, {tasks})
+  SELECT new_id, due_at + later, {queue}, {tasks} FROM ids, holdfast.tasks WHERE id = $1
+), request_rows AS (
+  INSERT INTO holdfast.requests (id, run_at, {requests})
+  SELECT new_id, run_at + later, {requests} FROM ids, holdfast.requests WHERE id = $1
 )
 INSERT INTO holdfast.task_events (task_id, {events})
 SELECT new_id, {events} FROM ids, holdfast.task_events WHERE task_id = $1"""
 
     async def _finished_sql(self) -> str:
         tasks = _list(await self._columns("tasks", {"id"}))
+        requests = _list(await self._columns("requests", {"id"}))
         events = _list(await self._columns("task_events", {"task_id"}))
         effects = _list(await self._columns("effects", {"effect_key", "task_id"}))
         return f"""
@@ -94,6 +98,9 @@ WITH ids AS MATERIALIZED (
 ), copied AS (
   INSERT INTO holdfast.tasks (id, {tasks}) SELECT new_id, {tasks} FROM ids, holdfast.tasks
     WHERE id = $1
+), request_rows AS (
+  INSERT INTO holdfast.requests (id, {requests})
+  SELECT new_id, {requests} FROM ids, holdfast.requests WHERE id = $1
 ), event_rows AS (
   INSERT INTO holdfast.task_events (task_id, {events})
   SELECT new_id, {events} FROM ids, holdfast.task_events WHERE task_id = $1

@@ -26,12 +26,12 @@ SELECT s.relname AS name, pg_table_size(s.relid)::float8 / 1e6 AS table_mb,
   pg_indexes_size(s.relid)::float8 / 1e6 AS index_mb, n_live_tup AS live, n_dead_tup AS dead,
   n_tup_upd AS updates, n_tup_hot_upd AS hot_updates, autovacuum_count AS vacuums
 FROM pg_stat_user_tables s
-WHERE s.schemaname = 'holdfast' AND s.relname IN ('tasks', 'task_events', 'effects')
+WHERE s.schemaname = 'holdfast' AND s.relname IN ('tasks', 'requests', 'task_events', 'effects')
   ORDER BY s.relname"""
 WAITING = """
 SELECT count(*) FROM holdfast.tasks
 WHERE state IN ('QUEUED', 'RUNNING') OR (state = 'SCHEDULED' AND due_at <= clock_timestamp())"""
-NAMES = ("tasks", "task_events", "effects")
+NAMES = ("tasks", "requests", "task_events", "effects")
 LIMITED = ("memory", "size")
 
 

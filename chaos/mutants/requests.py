@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant
 
-_TRANSITIONS = "system/holdfast/store/transitions.py"
 _SUBMISSION = "system/holdfast/store/submit.py"
 _REQUEST = "system/holdfast/model/request.py"
 _TASK = "system/holdfast/model/task.py"
@@ -75,7 +74,7 @@ _STORED = (
         killers=("S7", "S10"),
         edits=(
             Edit(
-                _TRANSITIONS,
+                _SUBMISSION,
                 "COALESCE(input.max_attempts, a.max_attempts,",
                 "COALESCE(input.max_attempts + 1, a.max_attempts,",
             ),
@@ -89,7 +88,7 @@ _STORED = (
         killers=("S7", "S10"),
         edits=(
             Edit(
-                _TRANSITIONS,
+                _SUBMISSION,
                 "COALESCE(input.max_attempts, a.max_attempts,",
                 "COALESCE(LEAST(input.max_attempts, CAST(:default_attempts AS int)),"
                 " a.max_attempts,",
@@ -104,7 +103,7 @@ _STORED = (
         killers=("S7", "S15"),
         edits=(
             Edit(
-                _TRANSITIONS,
+                _SUBMISSION,
                 "COALESCE(max_losses, CAST(:default_losses AS int)),",
                 "COALESCE(max_losses, CAST(:default_losses AS int) + 1),",
             ),
@@ -191,16 +190,11 @@ _KEYS = (
         killers=("S10", "S18"),
         edits=(
             Edit(
-                _TRANSITIONS,
-                "  ON CONFLICT DO NOTHING\n  RETURNING {TASK_COLUMNS}),",
+                _SUBMISSION,
+                "  ON CONFLICT DO NOTHING\n  RETURNING id, key_namespace,",
                 "  ON CONFLICT (key_namespace, idempotency_key) WHERE idempotency_key IS NOT NULL\n"
                 "  DO UPDATE SET payload = EXCLUDED.payload\n"
-                "  RETURNING {TASK_COLUMNS}),",
-            ),
-            Edit(
-                _TRANSITIONS,
-                "'{Reason.SUBMITTED}', NULL FROM inserted)",
-                "'{Reason.SUBMITTED}', NULL FROM inserted ON CONFLICT DO NOTHING)",
+                "  RETURNING requests.id, requests.key_namespace,",
             ),
         ),
     ),

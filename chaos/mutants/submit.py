@@ -1,11 +1,10 @@
-"""Guards of storing new tasks: ``SUBMIT`` in ``store/transitions.py``, and ``store/submit.py``."""
+"""Guards of storing new tasks: ``store/submit.py``."""
 
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted
 
-_FILE = "system/holdfast/store/transitions.py"
-_SUBMISSION = "system/holdfast/store/submit.py"
+_FILE = "system/holdfast/store/submit.py"
 
 MUTANTS = (
     Mutant(
@@ -17,8 +16,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "  ON CONFLICT DO NOTHING\n  RETURNING {TASK_COLUMNS}),",
-                "  RETURNING {TASK_COLUMNS}),",
+                "  ON CONFLICT DO NOTHING\n  RETURNING id, key_namespace,",
+                "  RETURNING id, key_namespace,",
             ),
         ),
     ),
@@ -31,8 +30,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "AS jsonb),\n    idempotency_key, fingerprint,\n",
-                "AS jsonb),\n    NULL, fingerprint,\n",
+                "SELECT id, key_namespace, idempotency_key, fingerprint,\n    CAST(",
+                "SELECT id, key_namespace, NULL, fingerprint,\n    CAST(",
             ),
         ),
     ),
@@ -43,7 +42,11 @@ MUTANTS = (
         scenario="crowded",
         killers=("S3",),
         edits=(
-            Edit(_FILE, "GREATEST(run_at, now), '{State.SCHEDULED}'", "now, '{State.SCHEDULED}'"),
+            Edit(
+                _FILE,
+                "GREATEST(input.run_at, now), '{State.SCHEDULED}'",
+                "now, '{State.SCHEDULED}'",
+            ),
         ),
     ),
     Mutant(
@@ -54,7 +57,7 @@ MUTANTS = (
         killers=("S10",),
         edits=(
             Edit(
-                _SUBMISSION,
+                _FILE,
                 "            same = fingerprint == task.fingerprint\n",
                 "            same = fingerprint is not None\n",
             ),
@@ -69,7 +72,7 @@ MUTANTS = (
         runs_max=6,
         edits=(
             Edit(
-                _SUBMISSION,
+                _FILE,
                 "standing.get(leader.id, leader.fingerprint)\n",
                 "leader.fingerprint and answers[leader.id].outcome != 'mismatch'\n",
             ),
@@ -83,7 +86,7 @@ MUTANTS = (
         killers=("S5", "S10"),
         edits=(
             Edit(
-                _SUBMISSION,
+                _FILE,
                 "            before, fingerprint = by_key[key]\n",
                 "            before, fingerprint = by_key[key]\n"
                 "            before = before._replace(id=task.id)\n",
@@ -95,17 +98,17 @@ MUTANTS = (
 UNPLANTED = (
     Unplanted(
         "of two submits with one key in one batch, the first is stored",
-        _SUBMISSION,
+        _FILE,
         "equivalent: ON CONFLICT DO NOTHING also detects rows of its own statement",
     ),
     Unplanted(
         "an id that is already stored was sent before: created",
-        _SUBMISSION,
+        _FILE,
         "covered by the key, which every request of the workload has",
     ),
     Unplanted(
         "rounds: a key whose task was deleted between the two statements is inserted again",
-        _SUBMISSION,
+        _FILE,
         "no task is old enough to be deleted in a short run",
     ),
 )

@@ -161,14 +161,17 @@ class DatabaseObserver:
     async def tasks(self) -> list[dict[str, str]]:
         """Return id, name, queue, created_at and run_at of all tasks, oldest first."""
         rows = await self._fetch(
-            "SELECT id, name, queue, created_at, run_at FROM holdfast.tasks ORDER BY id"
+            "SELECT id, name, queue, created_at, run_at"
+            " FROM holdfast.tasks JOIN holdfast.requests USING (id) ORDER BY id"
         )
         return [{name: str(value) for name, value in _plain(row).items()} for row in rows]
 
     async def final_records(self) -> list[Record]:
         """Return everything that the verdict needs, table by table."""
         found: list[Record] = []
-        for row in await self._fetch("SELECT * FROM holdfast.tasks ORDER BY id"):
+        for row in await self._fetch(
+            "SELECT * FROM holdfast.tasks LEFT JOIN holdfast.requests USING (id) ORDER BY id"
+        ):
             values = _plain(row)
             values["key"] = values["idempotency_key"]
             values["task_id"] = values["id"]

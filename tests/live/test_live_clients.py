@@ -242,7 +242,7 @@ async def announced(settings: Settings) -> Settings:
 async def stored(settings: Settings) -> dict[str, str]:
     """Return the ids of all tasks in the database, by key."""
     connection = await asyncpg.connect(settings.database_url)
-    rows = await connection.fetch("SELECT id::text AS id, idempotency_key FROM tasks")
+    rows = await connection.fetch("SELECT id::text AS id, idempotency_key FROM requests")
     await connection.close()
     assert len({row["idempotency_key"] for row in rows}) == len(rows)
     return {row["idempotency_key"]: row["id"] for row in rows}

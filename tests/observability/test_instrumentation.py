@@ -137,7 +137,7 @@ def test_task_enqueued_within_a_span_continues_its_trace(settings: Settings) -> 
             within = enqueue(connection, "a")
         standalone = enqueue(connection, "a", trace_ratio=1.0)
         never = enqueue(connection, "a", trace_ratio=0.0)
-        rows = connection.execute(text("SELECT id, traceparent FROM tasks")).all()
+        rows = connection.execute(text("SELECT id, traceparent FROM requests")).all()
     engine.dispose()
     stored = {row[0]: row[1] for row in rows}
     assert stored[within] == traceparent.write(current)

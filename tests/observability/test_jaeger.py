@@ -198,7 +198,7 @@ async def test_trace_of_a_task(jaeger: EmbeddedJaeger, bench: Bench) -> None:
         assert "kill worker-1" in done.stdout
         assert "create default" not in done.stdout  # another task of the same trace
         assert "\x1b" not in done.stdout
-        bench.sql("DELETE FROM task_events; DELETE FROM tasks")
+        bench.sql("DELETE FROM task_events; DELETE FROM requests; DELETE FROM tasks")
 
 
 async def test_running_attempt_is_shown_with_its_steps(

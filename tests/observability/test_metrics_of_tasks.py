@@ -51,9 +51,10 @@ async def test_task_duration_includes_retries_but_not_the_scheduled_delay(bench:
 
     await bench.submit("slow")
     bench.sql(
-        "UPDATE tasks SET created_at = created_at - interval '1 h', "
-        "run_at = run_at - interval '100 s', due_at = due_at - interval '2 s'"
+        "UPDATE requests SET created_at = created_at - interval '1 h', "
+        "run_at = run_at - interval '100 s'"
     )
+    bench.sql("UPDATE tasks SET due_at = due_at - interval '2 s'")
     async with bench.worker(), bench.scheduler():
         await until(lambda: finished(bench)["succeeded"] == 1)
     whole = bench.count("holdfast_task_duration_seconds_sum", queue="default")

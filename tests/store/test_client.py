@@ -170,7 +170,7 @@ def test_enqueue_many_keeps_order_and_resolves_shared_keys(engine: Engine) -> No
         ids = enqueue_many(connection, [*tasks, *tasks])
         assert ids[:100] == ids[100:]
         assert len(set(ids)) == 100
-        rows = connection.execute(text("SELECT id, payload->>'n' FROM tasks")).all()
+        rows = connection.execute(text("SELECT id, payload->>'n' FROM requests")).all()
     assert {row[0]: int(row[1]) for row in rows} == {ids[n]: n for n in range(100)}
     with engine.begin() as connection:
         assert enqueue_many(connection, []) == []

@@ -18,20 +18,20 @@ from holdfast.devstack.servers import EmbeddedPostgres
 from holdfast.store import scans, transitions
 
 _TASKS = """
-INSERT INTO holdfast.tasks (id, key_namespace, queue, priority, name, payload, fingerprint, run_at,
-  due_at, state, epoch, seq, attempt, losses, handed_back, unhandled, max_attempts, max_losses,
-  timeout_seconds,
-  cancel_requested, publishes, created_at, finished_at, hint_deadline, worker_id, claim_token,
-  claimed_at, state_since)
-SELECT gen_random_uuid(), 'default', 'default', 0, 'echo', '{}', '', now,
-  now + due * interval '1 h',
-  state, epoch, 1, 1, 0, 0, 0, 5, 3, 60, false, 0, now, CASE WHEN state = 'SUCCEEDED' THEN now END,
+WITH inserted AS (
+INSERT INTO holdfast.tasks (id, queue, priority, name, due_at, state, epoch, seq, attempt, losses,
+  handed_back, unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes,
+  finished_at, hint_deadline, worker_id, claim_token, claimed_at, state_since)
+SELECT gen_random_uuid(), 'default', 0, 'echo', now + due * interval '1 h',
+  state, epoch, 1, 1, 0, 0, 0, 5, 3, 60, false, 0, CASE WHEN state = 'SUCCEEDED' THEN now END,
   CASE WHEN state = 'QUEUED' THEN now END, CASE WHEN epoch = 1 THEN w.id END,
   CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END, now
 FROM clock_timestamp() AS now, (SELECT gen_random_uuid() AS id) AS w,
   (VALUES ('SCHEDULED', 0, 24, 20000), ('SUCCEEDED', 2, 0, 20000), ('SCHEDULED', 0, -1, 60),
           ('QUEUED', 0, 0, 60), ('RUNNING', 1, 0, 60)) AS kinds(state, epoch, due, many),
-  generate_series(1, many)"""
+  generate_series(1, many) RETURNING id, due_at, state_since)
+INSERT INTO holdfast.requests (id, key_namespace, fingerprint, payload, run_at, created_at)
+SELECT id, 'default', '', '{}', due_at, state_since FROM inserted"""
 
 _LIMITS = {"n": 50, "actor": "test"}
 _ENDS: dict[str, Any] = {"ids": [UUID(int=n) for n in range(20)], "worker": UUID(int=1)}
@@ -104,6 +104,7 @@ def test_no_transition_scans_the_whole_table(crowded: Engine, name: str) -> None
         plan = "\n".join(lines)
         assert "tasks_" in plan
         assert "Seq Scan on tasks" not in plan, plan
+        assert "Seq Scan on requests" not in plan, plan
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,7 @@ _STATE = """
 SELECT (SELECT jsonb_agg(jsonb_build_array(state, epoch, seq, attempt, losses, handed_back,
       unhandled, cancel_requested, max_attempts, max_losses, worker_id) ORDER BY id)
     FROM tasks) AS tasks,
+  (SELECT count(*) FROM requests) AS requests,
   (SELECT jsonb_agg(jsonb_build_array(seq, from_state, to_state, epoch, attempt, actor, reason)
       ORDER BY task_id, seq) FROM task_events) AS events,
   (SELECT jsonb_agg(jsonb_build_array(epoch, attempt, result)) FROM effects) AS effects,

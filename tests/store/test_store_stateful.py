@@ -63,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store(self.configuration, connections=1, application_name="stateful")
         self.models: dict[UUID, Model] = {}
         self.dead: set[UUID] = set()
-        for table in ("tasks", "task_events", "effects", "stale_writes", "workers"):
+        for table in ("tasks", "requests", "task_events", "effects", "stale_writes", "workers"):
             self.run(self._scalar(f"WITH d AS (DELETE FROM {table}) SELECT 0"))
         self.settled: dict[tuple[UUID, int], UUID] = {}
         self.granted: list[tuple[UUID, int, UUID]] = []

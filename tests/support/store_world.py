@@ -72,7 +72,8 @@ class World:
 
 
 _CLEAN = """
-WITH t AS (DELETE FROM tasks), v AS (DELETE FROM task_events), f AS (DELETE FROM effects),
+WITH t AS (DELETE FROM tasks), r AS (DELETE FROM requests), v AS (DELETE FROM task_events),
+  f AS (DELETE FROM effects),
   s AS (DELETE FROM stale_writes), w AS (DELETE FROM workers)
 INSERT INTO workers (id, label, queues, started_at, lease_expires_at, dead_at)
 SELECT id, 'w', '{default}', now, now + lease * interval '1 hour', CASE WHEN dead THEN now END

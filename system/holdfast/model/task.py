@@ -62,7 +62,7 @@ class Limits:
 
 
 class TaskRow(NamedTuple):
-    """One row of ``tasks``, without internal columns. All instants are aware UTC.
+    """A task as it is stored, without internal columns. All instants are aware UTC.
 
     ``payload`` is JSON text: nobody who reads a row needs the values.
 

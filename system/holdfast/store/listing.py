@@ -12,20 +12,21 @@ from holdfast.store.transitions import TASK_COLUMNS, WITHOUT_PAYLOAD
 
 PAGE_BYTES_MAX = 1 << 20
 
+_TABLES = "holdfast.tasks JOIN holdfast.requests USING (id)"
 # One row after the other, by the primary key: a plain LIMIT would read and decompress the payloads
 # of all rows before anything could add up their sizes. A payload is read after LIMIT, since a sort
 # would read those of all rows.
 _PAGE = """
 WITH RECURSIVE page AS (
   SELECT {columns}, 1 AS place, true AS within, CAST(0 AS bigint) AS bytes
-  FROM (SELECT * FROM holdfast.tasks WHERE {first} ORDER BY id DESC LIMIT 1) newest
+  FROM (SELECT * FROM {tables} WHERE {first} ORDER BY id DESC LIMIT 1) newest
   UNION ALL
   SELECT following.*, page.place + 1,
     page.place < CAST(:n AS int) AND page.bytes + length(page.payload) < CAST(:bytes AS bigint),
     page.bytes + length(page.payload)
   FROM page CROSS JOIN LATERAL (
     SELECT {columns}
-    FROM (SELECT * FROM holdfast.tasks WHERE {where} AND id < page.id ORDER BY id DESC LIMIT 1) next
+    FROM (SELECT * FROM {tables} WHERE {where} AND id < page.id ORDER BY id DESC LIMIT 1) next
   ) following
   WHERE page.within)
 SELECT {names}, within, CASE WHEN within THEN payload END AS payload FROM page ORDER BY place"""
@@ -69,5 +70,7 @@ def listing(
         first += " AND id < CAST(:before AS uuid)"
         parameters["before"] = before
     return text(
-        _PAGE.format(names=WITHOUT_PAYLOAD, columns=TASK_COLUMNS, first=first, where=where)
+        _PAGE.format(
+            names=WITHOUT_PAYLOAD, columns=TASK_COLUMNS, tables=_TABLES, first=first, where=where
+        )
     ), parameters

@@ -14,7 +14,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from holdfast.model.lifecycle import Reason, State
-from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
+from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING, traceparent_of
 
 # Each (queue, priority) with due tasks. As long as fewer than ``scan`` tasks are due, they are read
 # from the index of due times: future tasks of any number of queues cost nothing. Beyond that, a
@@ -63,14 +63,14 @@ updated AS (
     state_since = clock_timestamp(),
     hint_deadline = clock_timestamp() + make_interval(secs => CAST(:deadline AS float8))
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
-  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent, t.priority, t.due_at,
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.priority, t.due_at,
     eligible.state_since AS since, t.state_since AS at),
 event_rows AS (
   INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.SCHEDULED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.DISPATCHED}', NULL FROM updated)
 SELECT updated.id AS task_id, updated.epoch, updated.queue, updated.attempt,
-  updated.traceparent, updated.due_at, updated.since, updated.at,
+  {traceparent_of("updated")}, updated.due_at, updated.since, updated.at,
   next.seconds AS next_due_seconds
 FROM (
   SELECT CASE WHEN (SELECT count(*) FROM eligible) < CAST(:n AS int) THEN (
@@ -90,12 +90,12 @@ updated AS (
       CAST(:deadline_max AS float8),
       CAST(:deadline AS float8) * power(2, LEAST(eligible.publishes, 30))))
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
-  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue, t.traceparent),
+  RETURNING t.id, t.epoch, t.attempt, t.seq, t.queue),
 event_rows AS (
   INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, clock_timestamp(), '{State.QUEUED}', '{State.QUEUED}', epoch, attempt,
          CAST(:actor AS text), '{Reason.REPUBLISHED}', NULL FROM updated)
-SELECT id AS task_id, epoch, queue, attempt, traceparent FROM updated
+SELECT id AS task_id, epoch, queue, attempt, {traceparent_of("updated")} FROM updated
 ORDER BY id""")
 
 # Redis lost every hint: each QUEUED task is due for republishing, and its deadline starts anew.
@@ -160,14 +160,15 @@ updated AS (
                   ELSE eligible.due_at END,
     finished_at = CASE WHEN eligible.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
-  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.name, t.queue, t.traceparent,
+  RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.name, t.queue,
     eligible.worker_id AS owner, eligible.claimed_at, t.state_since AS at,
     CASE WHEN eligible.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
 event_rows AS (
   INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.RUNNING}', state, epoch, attempt,
          CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM updated)
-SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue, traceparent, claimed_at, at
+SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue,
+  {traceparent_of("updated")}, claimed_at, at
 FROM updated""")
 
 # Only these queues can have a consumer to drain. Redis is not asked: it would have to be scanned.
@@ -191,6 +192,7 @@ WITH locked AS MATERIALIZED (
 event_rows AS (DELETE FROM holdfast.task_events WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
 effect_rows AS (DELETE FROM holdfast.effects WHERE effect_key = ANY(ARRAY(SELECT id FROM locked))),
 stale AS (DELETE FROM holdfast.stale_writes WHERE task_id = ANY(ARRAY(SELECT id FROM locked))),
+request_rows AS (DELETE FROM holdfast.requests WHERE id = ANY(ARRAY(SELECT id FROM locked))),
 deleted AS (DELETE FROM holdfast.tasks WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id)
 SELECT count(*) FROM deleted""")
 

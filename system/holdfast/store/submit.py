@@ -1,4 +1,6 @@
-"""Store new tasks: the sequence of statements, without I/O.
+"""Store new tasks: the statements and their sequence, without I/O.
+
+The rules of ``transitions.py`` apply. There is no row to lock yet; unique indexes decide.
 
 ``submission`` yields statements and receives their rows (sans-IO). The API runs it on autocommit
 connections, ``client.enqueue`` inside the caller's transaction.
@@ -10,15 +12,80 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, TextClause, text
 
 from holdfast.errors import UnknownQueue
+from holdfast.model.lifecycle import Reason, State
 from holdfast.model.task import Limits, NewTask, Submitted, TaskRow
-from holdfast.store import transitions
 from holdfast.store.decoding import Row, all_rows, row_to_task
 from holdfast.store.qualified import in_schema
+from holdfast.store.transitions import EVENT_COLUMNS, PAYLOAD, WITHOUT_PAYLOAD
 
 _ROUNDS_MAX = 3
+
+_SUBMIT = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT item.*, clock_timestamp() AS now FROM unnest(
+    CAST(:ids AS uuid[]), CAST(:key_namespaces AS text[]), CAST(:queues AS text[]),
+    CAST(:priorities AS int[]), CAST(:names AS text[]), CAST(:payloads AS bytea[]),
+    CAST(:keys AS text[]), CAST(:fingerprints AS bytea[]), CAST(:traceparents AS text[]),
+    CAST(:run_ats AS timestamptz[]), CAST(:max_attempts AS int[]), CAST(:max_losses AS int[]),
+    CAST(:timeouts AS float8[])
+  ) AS item(id, key_namespace, queue, priority, name, payload, idempotency_key, fingerprint,
+         traceparent, run_at, max_attempts, max_losses, timeout_seconds)),
+requested AS (
+  INSERT INTO holdfast.requests (id, key_namespace, idempotency_key, fingerprint, payload,
+    traceparent, run_at, created_at)
+  SELECT id, key_namespace, idempotency_key, fingerprint,
+    CAST(convert_from(payload, 'UTF8') AS jsonb), traceparent, COALESCE(run_at, now), now
+  FROM input
+  WHERE queue = ANY(CAST(:known_queues AS text[]))
+    OR EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue)
+  ORDER BY key_namespace, idempotency_key, id
+  ON CONFLICT DO NOTHING
+  RETURNING id, key_namespace, idempotency_key, {PAYLOAD} AS payload, traceparent, run_at,
+    created_at),
+inserted AS (
+  INSERT INTO holdfast.tasks (id, queue, priority, name, due_at, state, epoch, seq, attempt, losses,
+    handed_back, unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes,
+    state_since)
+  SELECT id, queue, priority, name, GREATEST(input.run_at, now), '{State.SCHEDULED}',
+    0, 1, 0, 0, 0, 0,
+    COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
+    COALESCE(max_losses, CAST(:default_losses AS int)),
+    COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
+    false, 0, now
+  FROM input LEFT JOIN holdfast.task_names a USING (name) WHERE id IN (SELECT id FROM requested)
+  RETURNING *),
+event_rows AS (
+  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
+  SELECT id, seq, state_since, NULL, state, epoch, attempt, CAST(:actor AS text),
+         '{Reason.SUBMITTED}', NULL FROM inserted)
+SELECT {WITHOUT_PAYLOAD}, payload FROM inserted JOIN requested USING (id)""")
+
+# Why a task was neither inserted nor found.
+_UNKNOWN_QUEUES = text("""
+SELECT DISTINCT queue FROM unnest(CAST(:queues AS text[])) AS item(queue)
+WHERE NOT queue = ANY(CAST(:known_queues AS text[]))
+  AND NOT EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue) ORDER BY queue""")
+
+# A separate statement, because the snapshot of _SUBMIT does not include a concurrent winner.
+# A payload that was not sent is not returned: a request of 1,000 keys could fetch a gigabyte.
+_SUBMITTED_BEFORE = text(f"""
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:key_namespaces AS text[]), CAST(:keys AS text[]),
+    CAST(:fingerprints AS bytea[])) AS item(id, key_namespace, idempotency_key, fingerprint)),
+found AS (
+  SELECT r.*, r.fingerprint = input.fingerprint AS same
+  FROM input CROSS JOIN LATERAL (SELECT * FROM holdfast.requests r WHERE r.id = input.id) r
+  UNION ALL
+  SELECT r.*, r.fingerprint = input.fingerprint
+  FROM input CROSS JOIN LATERAL (
+    SELECT * FROM holdfast.requests r WHERE r.key_namespace = input.key_namespace
+      AND r.idempotency_key = input.idempotency_key AND r.id <> input.id) r)
+SELECT {WITHOUT_PAYLOAD}, fingerprint, CASE WHEN same THEN {PAYLOAD} END AS payload
+FROM found JOIN LATERAL (SELECT * FROM holdfast.tasks t WHERE t.id = found.id OFFSET 0) t
+  USING (id)""")
 
 Submission = Generator[tuple[TextClause, dict[str, Any]], list[Row], list[Submitted]]
 
@@ -42,19 +109,19 @@ def submission(
     for _ in range(_ROUNDS_MAX):
         if not pending:
             break
-        for row in (yield transitions.SUBMIT, _parameters(pending, actor, limits, known_queues)):
+        for row in (yield _SUBMIT, _parameters(pending, actor, limits, known_queues)):
             answers[row["id"]] = Submitted("created", row_to_task(row))
         pending = [task for task in pending if task.id not in answers]
         if pending:
             missing = {task.id for task in pending}
             repeats = [task for task, leader in followers if leader.id in missing]
-            rows = yield transitions.SUBMITTED_BEFORE, _keys([*pending, *repeats])
+            rows = yield _SUBMITTED_BEFORE, _keys([*pending, *repeats])
             for task, answer, fingerprint in _stored_before(pending, rows):
                 answers[task.id], standing[task.id] = answer, fingerprint
             pending = [task for task in pending if task.id not in answers]
         if pending:
             queues = {"queues": [t.queue for t in pending], "known_queues": list(known_queues)}
-            if refused := (yield transitions.UNKNOWN_QUEUES, queues):
+            if refused := (yield _UNKNOWN_QUEUES, queues):
                 raise UnknownQueue(refused[0]["queue"])
             # The task under its key was deleted, or its queue announced, in between: insert it now.
     if pending:

@@ -17,6 +17,8 @@ Rules, learned from model checking and on real Postgres (``scans.py`` has the sc
 - ``state_since`` is set by every change of state and by nothing else.
 - The event is inserted from the UPDATE's RETURNING, so no transition exists without its event.
 - Parameters are arrays (``unnest``): one text serves any number of tasks.
+- ``requests`` is read for the rows of an answer, after the transition, one by one: a join could
+  scan the table (``OFFSET 0`` keeps the planner from making one of a LATERAL).
 
 The CTEs: ``input`` (parameters as rows), ``locked``, ``eligible`` (passed the guards), ``updated``,
 ``event_rows``, ``effect_rows`` (the ledger), ``stale`` (refused writes, recorded).
@@ -28,19 +30,26 @@ from sqlalchemy import text
 
 from holdfast.model.lifecycle import Reason, State
 
+# Of ``tasks`` joined with ``requests``.
 WITHOUT_PAYLOAD = """id, key_namespace, queue, priority, name, idempotency_key, traceparent,
   run_at, due_at, state, epoch, seq, attempt, losses, handed_back, max_attempts, max_losses,
   timeout_seconds, cancel_requested, worker_id, claimed_at, created_at, finished_at"""
 # As bytes: a str of a payload with one emoji takes four times as much memory.
-_PAYLOAD = "convert_to(payload::text, 'UTF8')"
-TASK_COLUMNS = f"{WITHOUT_PAYLOAD}, {_PAYLOAD} AS payload"
+PAYLOAD = "convert_to(payload::text, 'UTF8')"
+TASK_COLUMNS = f"{WITHOUT_PAYLOAD}, {PAYLOAD} AS payload"
 
 EVENT_COLUMNS = "task_id, seq, at, from_state, to_state, epoch, attempt, actor, reason, detail"
 
-# Read by the guards of release, cancel and retry; omits the payload.
+# Read by the guards of release, cancel and retry.
 _COUNTERS = """t.id, t.state, t.epoch, t.seq, t.attempt, t.losses, t.handed_back, t.unhandled,
     t.max_attempts, t.max_losses, t.cancel_requested, t.worker_id, t.claim_token, t.released_by,
-    t.due_at, t.traceparent, t.queue"""
+    t.due_at, t.queue"""
+
+
+def traceparent_of(row: str) -> str:
+    """Return the SQL that reads the traceparent of the task whose id is in ``row``."""
+    return f"""(SELECT r.traceparent FROM holdfast.requests r WHERE r.id = {row}.id)
+    AS traceparent"""
 
 
 # Read by the guard of finish.
@@ -58,64 +67,6 @@ def _lock(columns: str, sent: str = "") -> str:
 LEAVE_RUNNING = """epoch = eligible.epoch + 1, seq = eligible.seq + 1, worker_id = NULL,
   claim_token = NULL, claimed_at = NULL, state_since = clock_timestamp()"""
 
-SUBMIT = text(f"""
-WITH input AS MATERIALIZED (
-  SELECT item.*, clock_timestamp() AS now FROM unnest(
-    CAST(:ids AS uuid[]), CAST(:key_namespaces AS text[]), CAST(:queues AS text[]),
-    CAST(:priorities AS int[]), CAST(:names AS text[]), CAST(:payloads AS bytea[]),
-    CAST(:keys AS text[]), CAST(:fingerprints AS bytea[]), CAST(:traceparents AS text[]),
-    CAST(:run_ats AS timestamptz[]), CAST(:max_attempts AS int[]), CAST(:max_losses AS int[]),
-    CAST(:timeouts AS float8[])
-  ) AS item(id, key_namespace, queue, priority, name, payload, idempotency_key, fingerprint,
-         traceparent, run_at, max_attempts, max_losses, timeout_seconds)),
-inserted AS (
-  INSERT INTO holdfast.tasks (id, key_namespace, queue, priority, name, payload, idempotency_key,
-    fingerprint, traceparent, run_at, due_at, state, epoch, seq, attempt, losses, handed_back,
-    unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes, created_at,
-    state_since)
-  SELECT id, key_namespace, queue, priority, name, CAST(convert_from(payload, 'UTF8') AS jsonb),
-    idempotency_key, fingerprint,
-    traceparent, COALESCE(run_at, now), GREATEST(run_at, now), '{State.SCHEDULED}',
-    0, 1, 0, 0, 0, 0,
-    COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
-    COALESCE(max_losses, CAST(:default_losses AS int)),
-    COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
-    false, 0, now, now
-  FROM input LEFT JOIN holdfast.task_names a USING (name)
-  WHERE queue = ANY(CAST(:known_queues AS text[]))
-    OR EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue)
-  ORDER BY key_namespace, idempotency_key, id
-  ON CONFLICT DO NOTHING
-  RETURNING {TASK_COLUMNS}),
-event_rows AS (
-  INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
-  SELECT id, seq, created_at, NULL, state, epoch, attempt, CAST(:actor AS text),
-         '{Reason.SUBMITTED}', NULL FROM inserted)
-SELECT * FROM inserted""")
-
-# Why a task was neither inserted nor found.
-UNKNOWN_QUEUES = text("""
-SELECT DISTINCT queue FROM unnest(CAST(:queues AS text[])) AS item(queue)
-WHERE NOT queue = ANY(CAST(:known_queues AS text[]))
-  AND NOT EXISTS (SELECT FROM holdfast.queue_names q WHERE q.name = queue) ORDER BY queue""")
-
-# A separate statement, because the snapshot of SUBMIT does not include a concurrent winner.
-# A payload that was not sent is not returned: a request of 1,000 keys could fetch a gigabyte.
-SUBMITTED_BEFORE = text(f"""
-WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:key_namespaces AS text[]), CAST(:keys AS text[]),
-    CAST(:fingerprints AS bytea[])) AS item(id, key_namespace, idempotency_key, fingerprint)),
-found AS (
-  SELECT t.*, t.fingerprint = input.fingerprint AS same
-  FROM input CROSS JOIN LATERAL (SELECT * FROM holdfast.tasks t WHERE t.id = input.id) t
-  UNION ALL
-  SELECT t.*, t.fingerprint = input.fingerprint
-  FROM input CROSS JOIN LATERAL (
-    SELECT * FROM holdfast.tasks t WHERE t.key_namespace = input.key_namespace
-      AND t.idempotency_key = input.idempotency_key AND t.id <> input.id) t)
-SELECT {WITHOUT_PAYLOAD}, fingerprint, CASE WHEN same THEN {_PAYLOAD} END AS payload
-FROM found""")
-
 
 # The condition ``lifecycle.Counters.quarantined`` for a row.
 def _quarantined(row: str) -> str:
@@ -127,9 +78,9 @@ _QUEUED_AT = f"""(SELECT max(d.at) FROM holdfast.task_events d
     WHERE d.task_id = t.id AND d.reason = '{Reason.DISPATCHED}')"""
 
 # The columns of a grant, and those that order grants.
-_GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.payload, t.priority, t.run_at,
-  t.due_at, t.created_at, t.max_attempts, t.losses, t.max_losses, t.handed_back, t.unhandled,
-  t.timeout_seconds, t.traceparent, t.claimed_at"""
+_GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.priority, t.due_at,
+  t.max_attempts, t.losses, t.max_losses, t.handed_back, t.unhandled, t.timeout_seconds,
+  t.claimed_at"""
 
 # A quarantined task is granted only if nothing else runs in the worker: it must rank first (other
 # tasks rank before it), the worker must report that it is idle (``exclusive``), and the database
@@ -179,22 +130,25 @@ answer AS (
   SELECT {_GRANTED}, t.state_since, false, false
   FROM locked AS t WHERE t.id IN (SELECT id FROM eligible EXCEPT SELECT id FROM granted))
 SELECT granted, again, id AS task_id, epoch, attempt, name, queue,
-  {_PAYLOAD} AS payload, max_attempts,
-  attempt - losses - handed_back AS failures, unhandled, timeout_seconds, traceparent, claimed_at,
-  queued_at,
+  request.payload, max_attempts,
+  attempt - losses - handed_back AS failures, unhandled, timeout_seconds,
+  request.traceparent, claimed_at, queued_at,
   EXTRACT(EPOCH FROM claimed_at - due_at)::float8 AS waited_seconds,
-  EXTRACT(EPOCH FROM claimed_at - GREATEST(run_at, created_at))::float8 AS age_seconds,
+  EXTRACT(EPOCH FROM claimed_at - request.first_due)::float8 AS age_seconds,
   EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
   {_quarantined("answer")} AS quarantined
-FROM answer ORDER BY priority DESC, due_at, id""")
+FROM answer CROSS JOIN LATERAL (
+  SELECT {PAYLOAD} AS payload, traceparent, GREATEST(run_at, created_at) AS first_due
+  FROM holdfast.requests r WHERE r.id = answer.id OFFSET 0) request
+ORDER BY priority DESC, due_at, id""")
 
 HEARTBEAT = text(f"""
 WITH renewed AS (
   UPDATE holdfast.workers SET lease_expires_at =
     clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
   WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)
-SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue, t.traceparent,
-  t.claimed_at
+SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue,
+  {traceparent_of("t")}, t.claimed_at
 FROM renewed LEFT JOIN holdfast.tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
 ORDER BY t.id""")
 
@@ -314,7 +268,7 @@ event_rows AS (
     NULL FROM updated)
 SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
   COALESCE(updated.epoch, locked.epoch) AS epoch, locked.state AS found, locked.attempt,
-  locked.queue, locked.traceparent, updated.id IS NOT NULL AS made,
+  locked.queue, {traceparent_of("input")}, updated.id IS NOT NULL AS made,
   updated.id IS NOT NULL OR COALESCE(
     locked.state = '{State.CANCELLED}' OR locked.state = '{State.RUNNING}', false) AS done
 FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated.id = input.id""")
@@ -338,7 +292,7 @@ event_rows AS (
          CAST(:actor AS text), '{Reason.RETRIED}', NULL FROM updated)
 SELECT input.id AS task_id, COALESCE(updated.state, locked.state) AS state,
   COALESCE(updated.epoch, locked.epoch) AS epoch, locked.state AS found, locked.attempt,
-  locked.queue, locked.traceparent, updated.id IS NOT NULL AS made,
+  locked.queue, {traceparent_of("input")}, updated.id IS NOT NULL AS made,
   updated.id IS NOT NULL AS done
 FROM input LEFT JOIN locked ON locked.id = input.id LEFT JOIN updated ON updated.id = input.id""")
 
@@ -379,7 +333,7 @@ SELECT {TASK_COLUMNS},
   (SELECT to_jsonb(f) - 'result' FROM holdfast.effects f WHERE f.effect_key = t.id) AS effect,
   (SELECT convert_to(f.result::text, 'UTF8') FROM holdfast.effects f
     WHERE f.effect_key = t.id) AS result
-FROM holdfast.tasks t WHERE t.id = CAST(:id AS uuid)""")
+FROM holdfast.tasks t JOIN holdfast.requests USING (id) WHERE t.id = CAST(:id AS uuid)""")
 
 # One row without an event if the task has none after ``after``; no row if there is no such task.
 EVENTS = text(f"""

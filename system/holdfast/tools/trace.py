@@ -25,7 +25,7 @@ OPEN = "its end is not recorded yet"  # outcome of an attempt whose span is not 
 
 _API_SECONDS = 10.0
 _FAULT_MAX = 600_000_000  # microseconds
-_TRACEPARENT = text("SELECT traceparent FROM holdfast.tasks WHERE id = :id")
+_TRACEPARENT = text("SELECT traceparent FROM holdfast.requests WHERE id = :id")
 
 
 class NoTrace(HoldfastError):

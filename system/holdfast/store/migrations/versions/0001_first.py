@@ -15,6 +15,7 @@ _VACUUM = {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold"
 def upgrade() -> None:
     _create_effects()
     _create_queue_names()
+    _create_requests()
     _create_stale_writes()
     _create_task_events()
     _create_task_names()
@@ -26,6 +27,7 @@ def downgrade() -> None:
     op.drop_table("task_names")
     op.drop_table("workers")
     op.drop_table("stale_writes")
+    op.drop_table("requests")
     op.drop_table("queue_names")
     op.drop_table("effects")
     op.drop_table("task_events")
@@ -52,6 +54,28 @@ def _create_queue_names() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("announced_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+    )
+
+
+def _create_requests() -> None:
+    op.create_table(
+        "requests",
+        sa.Column("id", sa.UUID(), nullable=False),
+        sa.Column("key_namespace", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("payload", postgresql.JSONB(), nullable=False),
+        sa.Column("traceparent", sa.Text(), nullable=True),
+        sa.Column("run_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "requests_idempotency_key",
+        "requests",
+        ["key_namespace", "idempotency_key"],
+        unique=True,
+        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
 
 
@@ -103,15 +127,9 @@ def _create_tasks() -> None:
     op.create_table(
         "tasks",
         sa.Column("id", sa.UUID(), nullable=False),
-        sa.Column("key_namespace", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("payload", postgresql.JSONB(), nullable=False),
-        sa.Column("idempotency_key", sa.Text(), nullable=True),
-        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
-        sa.Column("traceparent", sa.Text(), nullable=True),
-        sa.Column("run_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
@@ -130,7 +148,6 @@ def _create_tasks() -> None:
         sa.Column("released_by", sa.UUID(), nullable=True),
         sa.Column("hint_deadline", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("publishes", sa.Integer(), nullable=False),
-        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("finished_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("state_since", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.CheckConstraint(
@@ -165,13 +182,6 @@ def _index_tasks() -> None:
     )
     op.create_index(
         "tasks_failed", "tasks", ["id"], unique=False, postgresql_where=sa.text("state = 'FAILED'")
-    )
-    op.create_index(
-        "tasks_idempotency_key",
-        "tasks",
-        ["key_namespace", "idempotency_key"],
-        unique=True,
-        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
     )
     op.create_index(
         "tasks_quarantined",

@@ -161,7 +161,7 @@ def test_growth_compares_the_last_quarter_with_the_second() -> None:
 
     def sample(n: int) -> Sample:
         tasks = {**table, "table_mb": float(n)}
-        tables = {"tasks": tasks, "task_events": table, "effects": table}
+        tables = {"tasks": tasks, "requests": table, "task_events": table, "effects": table}
         return Sample(n, dict.fromkeys(ROLES, 100.0), tables, 0)
 
     samples = [sample(n) for n in range(8)]

@@ -9,7 +9,7 @@ from sqlalchemy import TextClause
 
 from chaos.tasks import sql as chaos_sql
 from holdfast.model.task import TaskFilter
-from holdfast.store import scans, transitions
+from holdfast.store import scans, submit, transitions
 from holdfast.store.listing import listing
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
@@ -20,7 +20,9 @@ _LENGTH_MAX = 40
 class Names:
     """Names SQL texts by their constant in the product (``claim``), else by their first words."""
 
-    def __init__(self, modules: tuple[ModuleType, ...] = (transitions, scans, chaos_sql)) -> None:
+    def __init__(
+        self, modules: tuple[ModuleType, ...] = (transitions, scans, submit, chaos_sql)
+    ) -> None:
         every, _ = listing(TaskFilter(), 1, None, 1)
         self._listing = _normal(every.text).partition(" WHERE")[0]
         self._known = {

@@ -18,9 +18,9 @@ from loadtest.http_submitter import noop
 
 CHUNK = 50_000
 AHEAD = timedelta(days=30)
-# Measured size of a task with its events, ledger row and indexes, plus 50 % for the WAL.
-FUTURE_BYTES = 850
-FINISHED_BYTES = 1_900
+# Measured size of a task with its request, events, ledger row and indexes, plus 50 % for the WAL.
+FUTURE_BYTES = 1_000
+FINISHED_BYTES = 2_000
 
 SPECIMEN = "SELECT id FROM holdfast.tasks WHERE state = $1 ORDER BY id DESC LIMIT 1"
 ANNOUNCE = """

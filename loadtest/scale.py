@@ -20,7 +20,7 @@ SIZES = """
 SELECT relname AS name, pg_table_size(oid)::bigint AS table_bytes,
   pg_indexes_size(oid)::bigint AS index_bytes, reltuples::bigint AS rows
 FROM pg_class WHERE relkind = 'r' AND relnamespace = 'holdfast'::regnamespace
-  AND relname IN ('tasks', 'task_events', 'effects') ORDER BY relname"""
+  AND relname IN ('tasks', 'requests', 'task_events', 'effects') ORDER BY relname"""
 
 
 @dataclass(frozen=True, slots=True)

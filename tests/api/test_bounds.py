@@ -92,6 +92,10 @@ PAYLOADS = (
     Shape("too deep", TOO_DEEP[0], "1", TOO_DEEP[1]),
     Shape("rows", '{"a":[', '{{"id":{n},"name":"customer {n}","ok":true,"v":1.5}}', "]}"),
     Shape("malformed at the end", '{"a":[', "[1]", "}"),
+    Shape("empty strings", '{"a":[', '""', "]}"),
+    Shape("surrogate at the end", '{"a":[', '{{"b":1}}', ',{"\\ud800":1}]}'),
+    Shape("null at the end", '{"a":[', '"b"', ',"\\u0000"]}'),
+    Shape("long number at the end", '{"a":[', "true", ",18446744073709551616]}"),
 )
 MEMBERS = (
     Shape("unknown members", "", '"f{n}":0', ""),
@@ -214,6 +218,10 @@ def cost(api: MeasuredApi, method: str, path: str, body: bytes = b"") -> Cost:
 @example(sent=Sent(shape("empty arrays"), BATCH_BYTES - 100_000, 8))
 @example(sent=Sent(shape("unknown members"), BATCH_BYTES - 100_000, 1))
 @example(sent=Sent(shape("unknown members"), 350_000, 1000))
+@example(sent=Sent(shape("empty strings"), TASK_BYTES - 100, 0))
+@example(sent=Sent(shape("surrogate at the end"), 310_000, 0))
+@example(sent=Sent(shape("null at the end"), 590_000, 0))
+@example(sent=Sent(shape("long number at the end"), 740_000, 0))
 def test_a_request_costs_what_its_size_allows(
     settings: Settings, store: Store, tmp_path: Path, sent: Sent
 ) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from holdfast.model.payload import DEPTH_MAX, PayloadError, count_fault
 
 # Possessive (``*+``): the escapes of a long string would else take memory.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class MalformedJson(ValueError):
@@ -49,12 +49,18 @@ def parse(text: bytes) -> Any:
         PayloadError: it has too many values, is nested too deeply, or a number is too long.
         MalformedJson: another defect.
     """
-    if _count_fault(text) and (fault := _count_fault(_STRING.sub(b"", text))):
+    # Strings may contain brackets and commas. Removing them from bytes, not text, takes 80 bytes
+    # of memory for each.
+    if _count_fault(text) and (fault := _count_fault(_without_strings(text))):
         raise PayloadError(fault)
     try:
         return from_json(text, cache_strings="none")  # its cache slows down objects of many keys
     except ValueError:
         return _parse_again(text)
+
+
+def _without_strings(text: bytes) -> bytes:
+    return _STRING.sub("", text.decode("latin-1")).encode("latin-1")
 
 
 def _count_fault(text: bytes) -> str | None:

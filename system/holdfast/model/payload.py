@@ -24,10 +24,12 @@ INTEGER_MIN = -(1 << 63)
 INTEGER_MAX = (1 << 64) - 1
 
 _BUFFER_BYTES = 4096
-# Types whose values pass without a check of their own: orjson refuses the others.
-_SOUND = frozenset[type]({str, int, bool, type(None)})
-_CONTAINERS = frozenset[type]({dict, list})
-_NONE = frozenset[type]()
+# Types whose values pass without a check of their own: by each walk, and by the first one, since
+# orjson refuses strings, keys and integers that cannot be stored.
+_SOUND = frozenset[type]({bool, type(None)})
+_SOUND_AT_FIRST = _SOUND | {str, int}
+_CONTAINERS = frozenset[type]({list})
+_CONTAINERS_AT_FIRST = _CONTAINERS | {dict}
 
 
 class PayloadError(ValueError):
@@ -111,16 +113,19 @@ def _raise_first_fault(payload: object, *, thorough: bool) -> None:
     Unless ``thorough``, leave out what orjson refuses by itself (strings, keys, long integers).
     Keep one key and one iterator for each level: a pointer is built only for the fault.
     """
-    sound, glance = (_NONE, _NONE) if thorough else (_SOUND, _CONTAINERS)
+    sound = _SOUND if thorough else _SOUND_AT_FIRST
+    sound_containers = _CONTAINERS if thorough else _CONTAINERS_AT_FIRST
     path: list[object] = []
     levels: list[Iterator[tuple[object, object]]] = [iter([("", payload)])]
     containers, values, depth = 0, 1, 1
     while levels:
         for key, value in levels[-1]:
             kind = type(value)
-            if kind in sound or (kind is float and math.isfinite(value)):  # type: ignore[arg-type]
+            if kind in sound or _is_sound(value, kind):
                 continue
-            if kind not in glance or depth > DEPTH_MAX:
+            if depth > DEPTH_MAX or (
+                kind not in sound_containers and not _is_sound_dict(value, kind)
+            ):
                 if fault := _fault(value, depth, thorough=thorough):
                     raise PayloadError(fault, _pointer([*path, key]))
                 if not isinstance(value, dict | list | tuple):
@@ -140,6 +145,23 @@ def _raise_first_fault(payload: object, *, thorough: bool) -> None:
             del path[-1:]
         if fault := count_fault(containers, values):
             raise PayloadError(fault)
+
+
+def _is_sound(value: Any, kind: type) -> bool:
+    """Return whether a value is sound, at less cost than ``_fault``; False if that must look."""
+    if kind is str:
+        return _string_fault(value) is None
+    if kind is int:
+        return bool(INTEGER_MIN <= value <= INTEGER_MAX)
+    return kind is float and math.isfinite(value)
+
+
+def _is_sound_dict(value: Any, kind: type) -> bool:
+    """Return whether all keys of a dict are sound, at less cost than one by one."""
+    try:
+        return kind is dict and _string_fault("".join(value)) is None
+    except TypeError:
+        return False
 
 
 def _fault(value: object, depth: int, *, thorough: bool) -> str | None:
@@ -173,6 +195,8 @@ def _key_fault(key: object) -> str | None:
 def _string_fault(text: str) -> str | None:
     if "\0" in text:
         return "contains the character NUL (\\u0000), which Postgres cannot store"
+    if text.isascii():
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:

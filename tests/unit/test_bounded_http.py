@@ -196,6 +196,25 @@ async def test_refusal_is_never_the_answer_to_an_earlier_request() -> None:
 LIMITS = ("HEAD_SECONDS", "BODY_SECONDS", "STALL_SECONDS")
 
 
+async def test_waiting_requests_of_a_connection_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each costs far more memory than its 18 bytes: a client that sends more is disconnected."""
+    monkeypatch.setattr(bounded_http, "BODY_SECONDS", 1.0)
+    log = StringIO()
+    slow = b"GET /late HTTP/1.1\r\n\r\n"
+    async with serving(log) as server:
+        quick = b"GET / HTTP/1.1\r\n\r\n"
+        waiting = quick * (bounded_http.WAITING_MAX - 1)
+        last = b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"
+        served = answers(await exchange(server, slow, waiting, last))
+        assert [status for status, _, _ in served] == [200] * (bounded_http.WAITING_MAX + 1)
+        assert refused(log) == []
+        assert await exchange(server, slow, waiting + quick * 2) == b""
+    [line] = refused(log)
+    assert "wait for an earlier one" in line["detail"]
+
+
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in LIMITS:

@@ -19,6 +19,7 @@ from holdfast.runtime import refusals
 from holdfast.runtime.refusals import RefusalLog
 
 HEAD_BYTES_MAX = 64 * 1024
+WAITING_MAX = 100
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 STALL_SECONDS = 30.0
@@ -26,14 +27,15 @@ LINGER_SECONDS = 1.0
 _FIELD_BYTES = 4  # ": " and the end of the line
 
 
-class HeadTooLarge(Exception):
+class RequestRefused(Exception):
     """Makes the parser stop."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Answers 431 to a large head, 408 to a slow request, 503 beyond ``connections_max``.
 
-    A client that stops to read its answer is disconnected. Trailers and chunk extensions count as
+    A client that stops to read its answer is disconnected, as is one with more than ``WAITING_MAX``
+    requests that wait for the answer to an earlier one. Trailers and chunk extensions count as
     parts of the head. A connection with an unanswered request is closed without an answer, which
     the client would take for the answer to that request.
     """
@@ -88,6 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse_head()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= WAITING_MAX:
+            raise RequestRefused
         super().on_message_begin()
         self._begun = True
         self._unparsed_bytes = 0
@@ -121,6 +125,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what the parser refused."""
         if max(self._head_bytes, self._unparsed_bytes) > HEAD_BYTES_MAX:
             self._refuse_head()
+        elif len(self.pipeline) >= WAITING_MAX:
+            detail = f"More than {WAITING_MAX} requests of a connection wait for an earlier one."
+            self._refuse(refusals.MALFORMED_REQUEST, detail)
         else:
             self._refuse(refusals.MALFORMED_REQUEST, "The request is not valid HTTP/1.1.")
 
@@ -128,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
-            raise HeadTooLarge
+            raise RequestRefused
 
     def _read_within(self, seconds: float) -> None:
         self._stop_reading_timer()
@@ -150,6 +157,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading = None
 
     # What leaves.
+
+    def on_response_complete(self) -> None:
+        """Read on once no request waits: uvicorn reads after each answer, whatever waits."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()

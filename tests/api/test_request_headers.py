@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from holdfast.api.access_log import AccessLog
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
+from holdfast.model.ids import new_id
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 from holdfast.telemetry.logs import create_logger
@@ -156,6 +157,7 @@ async def test_two_values_of_a_single_header_are_refused(
         ({"Content-Encoding": "Identity"}, 201),
         ({"Content-Type": "application/json; charset=utf-16"}, 415),
         ({"Content-Type": 'application/json;x=y; Charset = "latin-1"'}, 415),
+        ({"Content-Type": "application/json; charset*=utf-8''utf-16"}, 415),
         ({"Content-Type": 'application/json; charset="UTF-8"'}, 201),
     ],
 )
@@ -167,6 +169,23 @@ async def test_body_is_read_as_its_headers_say_or_not_at_all(
         assert answer.status_code == (200 if path.endswith("batch") and status == 201 else status)
         if status == 415:
             assert answer.json()["type"].endswith(":unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", "/tasks/"), ("POST", "/tasks"), ("POST", "/tasks/batch")),
+        *(("POST", f"/tasks/{new_id()}/cancel"), ("POST", f"/tasks/{new_id()}/retry")),
+        ("GET", f"/tasks/{new_id()}"),
+    ],
+)
+async def test_unknown_query_parameters_are_refused(
+    api: httpx.AsyncClient, method: str, path: str
+) -> None:
+    answer = await api.request(method, f"{path}?idempotency_key=a", content=TASK, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "idempotency_key"
+    assert (await api.get("/tasks/")).json()["tasks"] == []
 
 
 async def test_key_without_effect_is_refused(api: httpx.AsyncClient) -> None:

@@ -17,7 +17,7 @@ from holdfast.api import problems
 from holdfast.api.problems import Fault, Problem
 from holdfast.settings import Settings
 
-_CHARSET = re.compile(r""";\s*charset\*?\s*=\s*["']?([^"';\s]*)""", re.IGNORECASE)
+_CHARSET = re.compile(r""";\s*charset\*?\s*=\s*"?([^";\s]*)""", re.IGNORECASE)
 _HELD_BYTES_MAX = 32 << 20
 
 
@@ -91,7 +91,7 @@ def _check_encoding(request: Request) -> None:
         detail = f"Content-Encoding must be absent, not {coding[:100]}."
         raise Problem(problems.MEDIA, detail, headers={"Accept-Encoding": "identity"})
     for charset in _CHARSET.findall(request.headers["content-type"]):
-        if charset.lower() not in {"utf-8", "utf8"}:
+        if charset.strip("'").lower() not in {"utf-8", "utf8"}:
             raise Problem(problems.MEDIA, f"The charset must be utf-8, not {charset[:100]}.")
 
 

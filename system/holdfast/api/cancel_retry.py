@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 
 from holdfast.api import problems, responses
-from holdfast.api.dependencies import NoKey, RequestDep, Services, ServicesDep
+from holdfast.api.dependencies import NO_QUERY, NoKey, RequestDep, Services, ServicesDep
 from holdfast.api.models import Task
 from holdfast.api.openapi import described
 from holdfast.api.problems import Problem
@@ -27,10 +27,10 @@ def routes(router: APIRouter) -> None:
     requested: dict[int | str, dict[str, Any]] = {
         202: {"model": Task, "description": "Running; its handler was asked to stop"}
     }
-    router.post(
-        "/tasks/{task_id}/cancel", response_model=Task, responses={**requested, **refusals}
-    )(cancel_task)
-    router.post("/tasks/{task_id}/retry", response_model=Task, responses=refusals)(retry_task)
+    action: dict[str, Any] = {"response_model": Task, "dependencies": [NO_QUERY]}
+    cancelled = {**requested, **refusals}
+    router.post("/tasks/{task_id}/cancel", responses=cancelled, **action)(cancel_task)
+    router.post("/tasks/{task_id}/retry", responses=refusals, **action)(retry_task)
 
 
 async def cancel_task(task_id: UUID, services: ServicesDep, traced: RequestDep) -> Response:

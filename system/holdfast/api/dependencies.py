@@ -70,6 +70,15 @@ async def _refuse_key(request: HttpRequest) -> None:
         raise Problem(problems.INVALID, f"{KEY_HEADER} {detail}.", faults=[fault])
 
 
+async def _refuse_query(request: HttpRequest) -> None:
+    """Refuse query parameters where there are none: such as a key that belongs to the header."""
+    for name in request.query_params:
+        shown, detail = name[:100], "is not a parameter of this request"
+        fault = Fault(detail=detail, parameter=shown)
+        raise Problem(problems.INVALID, f"{shown} {detail}.", faults=[fault])
+
+
+NO_QUERY = Depends(_refuse_query)
 NoKey = Annotated[None, Depends(_refuse_key)]
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestDep = Annotated[RequestTrace, Depends(_request)]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.api import cursor, problems, responses
-from holdfast.api.dependencies import Services, ServicesDep
+from holdfast.api.dependencies import NO_QUERY, Services, ServicesDep
 from holdfast.api.models import Task, TaskEvents, TaskPage
 from holdfast.api.openapi import described
 from holdfast.api.problems import Fault, Problem
@@ -77,10 +77,14 @@ def routes(router: APIRouter) -> None:
             *(problems.INVALID_CURSOR, problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE)
         ),
     }
-    single = described(problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE)
+    single: dict[str, Any] = {
+        "response_model": Task,
+        "dependencies": [NO_QUERY],
+        "responses": described(problems.NOT_FOUND, problems.INVALID, problems.UNAVAILABLE),
+    }
     router.get("/tasks/", **listing)(list_tasks)
     router.get("/tasks", include_in_schema=False, **listing)(list_tasks)
-    router.get("/tasks/{task_id}", response_model=Task, responses=single)(get_task)
+    router.get("/tasks/{task_id}", **single)(get_task)
     router.get("/tasks/{task_id}/events", **events)(get_events)
 
 

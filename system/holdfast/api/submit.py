@@ -15,6 +15,7 @@ from holdfast.api.batch_text import NotABatch, split
 from holdfast.api.coalescer import Outcome
 from holdfast.api.dependencies import (
     KEY_HEADER,
+    NO_QUERY,
     NamespaceDep,
     NoKey,
     RequestDep,
@@ -46,6 +47,7 @@ Key = Annotated[
 def routes(router: APIRouter) -> None:
     """Add the two routes, with and without a trailing slash: a redirect could lose the body."""
     single: dict[str, Any] = {
+        "dependencies": [NO_QUERY],
         "response_model": Task,
         "status_code": 201,
         "openapi_extra": described_body(TaskRequest),
@@ -60,6 +62,7 @@ def routes(router: APIRouter) -> None:
         },
     }
     batch: dict[str, Any] = {
+        "dependencies": [NO_QUERY],
         "response_model": BatchResults,
         "openapi_extra": described_body(BatchRequest),
         "responses": described(

@@ -157,8 +157,9 @@ class Settings(BaseModel):
     )
     api_hosts: tuple[str, ...] = Field(
         (),
-        description="Names under which clients reach an API without keys, a JSON list; localhost "
-        "and its own addresses need not be listed. A request for another Host is answered 421.",
+        description="Names under which clients reach an API without keys, or the metrics of a "
+        "scheduler or worker on loopback, a JSON list; localhost and its own addresses need not be "
+        "listed. A request for another Host is answered 421.",
     )
     health_host: str = Field(
         "127.0.0.1", description="Address of a scheduler's or worker's health and metrics port."

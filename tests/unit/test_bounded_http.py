@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from io import StringIO
 from typing import Any
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,11 +24,13 @@ from holdfast.runtime.bounded_http import HEAD_BYTES_MAX
 from holdfast.runtime.health import (
     UvicornServer,
     require_safe_health,
+    start_health,
     start_server,
     stop_server,
 )
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import create_logger
+from holdfast.telemetry.metrics import Metrics
 
 MIB = 1 << 20
 
@@ -324,6 +327,21 @@ def test_health_beyond_loopback_needs_consent(host: str) -> None:
         require_safe_health(Settings(health_host=host))
     require_safe_health(Settings(health_host=host, api_without_keys=True))
     require_safe_health(Settings(health_host="127.0.0.1"))
+
+
+@pytest.mark.parametrize(("host", "answered"), [("127.0.0.1", 421), ("0.0.0.0", 200)])
+async def test_metrics_on_loopback_are_closed_to_other_web_sites(host: str, answered: int) -> None:
+    """They hold the names of tasks and queues; beyond loopback clients may use any name."""
+    settings = Settings(health_host=host, health_port=0, api_without_keys=True)
+    metrics, log = Metrics("worker"), create_logger(stream=StringIO())
+    server, task = await start_health(settings, dict, metrics, log)
+    statuses = {}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        for path in ("/metrics", "/readyz"):
+            statuses[path] = (await client.get(path, headers={"Host": "evil.example"})).status_code
+        assert (await client.get("/metrics")).status_code == 200
+    await stop_server(server, task)
+    assert statuses == {"/metrics": answered, "/readyz": 200}
 
 
 def test_connections_leave_files_for_other_uses(monkeypatch: pytest.MonkeyPatch) -> None:

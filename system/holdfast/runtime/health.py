@@ -15,9 +15,10 @@ from starlette.routing import Route
 
 from holdfast.errors import Misconfigured
 from holdfast.runtime.bounded_http import BoundedProtocol
-from holdfast.runtime.host_guard import is_loopback
+from holdfast.runtime.host_guard import HostGuard, is_loopback
 from holdfast.runtime.refusals import RefusalLog
 from holdfast.settings import CONNECTIONS_MAX, Settings
+from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.logs import Logger, create_logger
 from holdfast.telemetry.metrics import Metrics
 
@@ -81,6 +82,33 @@ def require_safe_health(settings: Settings) -> None:
             "/metrics needs no key: listen on 127.0.0.1, or set HOLDFAST_API_WITHOUT_KEYS=true "
             "where the network restricts access"
         )
+
+
+async def start_health(
+    settings: Settings, stalled: Callable[[], dict[str, str]], metrics: Metrics, log: Logger
+) -> tuple[UvicornServer, asyncio.Task[None]]:
+    """Serve the health paths and /metrics of a scheduler or worker; return when the port is bound.
+
+    On loopback, no web page of another site reads /metrics through its visitor's browser.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    app = create_health(stalled, metrics)
+    guarded = HostGuard(app, settings.api_hosts) if is_loopback(settings.health_host) else app
+    server, task = await start_server(
+        guarded,
+        settings.health_host,
+        settings.health_port,
+        connections_max=settings.connections_max,
+        log=log,
+    )
+    log.info(
+        "Health server started",
+        event_name=EventName.HEALTH_STARTED,
+        url=f"http://{settings.health_host}:{server.port}/readyz",
+    )
+    return server, task
 
 
 async def start_server(

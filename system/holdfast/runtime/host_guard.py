@@ -52,7 +52,7 @@ class HostGuard:
         if hosts and not self._is_known_host(hosts[0], scope):
             detail = (
                 "The header Host names another server. Add the name to HOLDFAST_API_HOSTS if "
-                "clients reach the API by it."
+                "clients reach this server by it."
             )
             return refusals.MISDIRECTED, detail
         for origin in headers.getlist("origin"):

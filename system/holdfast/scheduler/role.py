@@ -5,13 +5,12 @@ from __future__ import annotations
 from holdfast.errors import Misconfigured
 from holdfast.instrumentation.telemetry import open_telemetry
 from holdfast.queue.server import unsuitable_redis
-from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
+from holdfast.runtime.health import require_safe_health, start_health, stop_server
 from holdfast.runtime.signals import on_stop_signal
 from holdfast.runtime.startup import Startup
 from holdfast.scheduler.scheduler import Scheduler
 from holdfast.settings import Settings
 from holdfast.store import revision
-from holdfast.telemetry.event_names import EventName
 
 
 async def run_scheduler(settings: Settings) -> int:
@@ -32,20 +31,11 @@ async def run_scheduler(settings: Settings) -> int:
         on_stop_signal(startup.stop)
         await startup.attempt()
         scheduler = Scheduler(settings, telemetry)
-        health = create_health(
-            lambda: startup.stalled() or scheduler.loops.stalled(), telemetry.metrics
-        )
-        server, task = await start_server(
-            health,
-            settings.health_host,
-            settings.health_port,
-            connections_max=settings.connections_max,
-            log=telemetry.log,
-        )
-        telemetry.log.info(
-            "Health server started",
-            event_name=EventName.HEALTH_STARTED,
-            url=f"http://{settings.health_host}:{server.port}/readyz",
+        server, task = await start_health(
+            settings,
+            lambda: startup.stalled() or scheduler.loops.stalled(),
+            telemetry.metrics,
+            telemetry.log,
         )
         if await startup.passed():
             on_stop_signal(scheduler.stop)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from holdfast.handlers.registry import Registry
 from holdfast.instrumentation.telemetry import open_telemetry
-from holdfast.runtime.health import create_health, require_safe_health, start_server, stop_server
+from holdfast.runtime.health import require_safe_health, start_health, stop_server
 from holdfast.runtime.signals import on_stop_signal
 from holdfast.runtime.startup import Startup
 from holdfast.settings import Settings
 from holdfast.store import revision
-from holdfast.telemetry.event_names import EventName
 from holdfast.worker.worker import Worker
 
 
@@ -31,18 +30,11 @@ async def run_worker(settings: Settings, apps: Sequence[str]) -> int:
         on_stop_signal(startup.stop)
         await startup.attempt()
         worker = Worker(settings, registry, telemetry)
-        health = create_health(lambda: startup.stalled() or worker.stalled(), telemetry.metrics)
-        server, task = await start_server(
-            health,
-            settings.health_host,
-            settings.health_port,
-            connections_max=settings.connections_max,
-            log=telemetry.log,
-        )
-        telemetry.log.info(
-            "Health server started",
-            event_name=EventName.HEALTH_STARTED,
-            url=f"http://{settings.health_host}:{server.port}/readyz",
+        server, task = await start_health(
+            settings,
+            lambda: startup.stalled() or worker.stalled(),
+            telemetry.metrics,
+            telemetry.log,
         )
         try:
             if not await startup.passed():

@@ -12,14 +12,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chaos.checker import bounds
 from chaos.checker.sometimes import count_occurrences
 from chaos.checker.verdict import Judgement, judge
 from chaos.history.history import History, HistoryWriter
-from chaos.history.records import Record, encode
+from chaos.history.records import Record, Run, encode
 from chaos.nemesis.process_faults import NotReady
 from chaos.observers.collector import forward_exports
 from chaos.report import files
@@ -75,8 +75,9 @@ class SimulationOptions:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """A judged run. ``digest`` covers every step, wire byte and result, and the history.
+    """A judged run.
 
+    ``digest`` covers every step, wire byte and result, and the history without its commit.
     ``virtual_seconds`` passed inside, ``seconds`` outside. ``directory``: where it was kept.
     """
 
@@ -205,7 +206,9 @@ class _Simulation:
                 network.close()
         forward_exports(exports)
         for record in self.records:
-            loop.trace.note("node", "history", "", encode(record))
+            # A commit during a suite changes that of servers which are opened after it.
+            alike = replace(record, commit=None) if isinstance(record, Run) else record
+            loop.trace.note("node", "history", "", encode(alike))
         self.digest = loop.trace.digest
 
     def keep(self) -> Path:

@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,10 +130,8 @@ def test_digest_is_stable_in_one_process(
 # Seven runs in three processes with separate servers: over 120 s on a busy machine.
 @pytest.mark.timeout(400)
 async def test_digest_is_stable_across_processes_and_hash_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:
-    """Of fresh processes: once, in the middle of the whole suite, that of the tests differed."""
-
     async def digests(pool: Pool, times: int) -> list[str]:
         arena = SimulationArena(pool)
         return [each.digest async for _, each in arena.results([spec(tmp_path)] * times)]
@@ -144,7 +143,17 @@ async def test_digest_is_stable_across_processes_and_hash_seeds(
             pools.append(await stack.enter_async_context(Pool(1).up()))
         alone = await digests(pools[0], 1)
         together = await asyncio.gather(*(digests(pool, 2) for pool in pools))
-    assert together == [alone * 2] * 3
+    assert alone == [ran.digest]
+    assert together == [[ran.digest] * 2] * 3
+
+
+def test_digest_does_not_depend_on_the_commit(
+    simulation_servers: SharedServers, tmp_path: Path, ran: SimulatedRun
+) -> None:
+    """Once it did: a commit while the tests ran made the next processes differ from theirs."""
+    later = run(replace(simulation_servers, commit="another"), tmp_path)
+    assert later.judgement.history.run.commit == "another"
+    assert later.digest == ran.digest
 
 
 class RealEntropy(random.SystemRandom):

@@ -161,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Read on once no request waits: uvicorn reads after each answer, whatever waits."""
         super().on_response_complete()
-        if self.pipeline:
+        if self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()
 
     def pause_writing(self) -> None:

@@ -102,6 +102,11 @@ def _late_cancels(history: History) -> int:
     return sum(c.type == "ok" and c.value.get("answer") == "too_late" for c in history.of("cancel"))
 
 
+def _reclaimed_unbegun(history: History) -> int:
+    released = (event.actor for event in _all(history) if event.reason == Reason.RELEASED)
+    return sum(actor.startswith("scheduler:") for actor in released)
+
+
 _DEFINED = (
     Occurrence(
         "stale_write_refused",
@@ -140,6 +145,11 @@ _DEFINED = (
     Occurrence("hint_republished", "A hint was published again", _transitions(Reason.REPUBLISHED)),
     Occurrence(
         "handed_back", "A stopping worker released an attempt", _transitions(Reason.RELEASED)
+    ),
+    Occurrence(
+        "unbegun_reclaimed",
+        "A scheduler handed back an attempt that had not begun",
+        _reclaimed_unbegun,
     ),
     Occurrence("worker_replaced", "A worker restarted as a new incarnation", _replaced_workers),
     Occurrence("cancelled", "A task was cancelled", _cancelled_tasks),

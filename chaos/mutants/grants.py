@@ -46,6 +46,20 @@ MUTANTS = (
         edits=(Edit(_LIMIT, _BEGAN, "        self._began = self._claimed\n"),),
     ),
     Mutant(
+        name="unbegun_charged",
+        guard="an attempt that is reclaimed for its age counts only if its handler had begun",
+        what="it counts although the worker still waits for the answer to its claim",
+        scenario="slow_claim",
+        killers=("S15", "S16"),
+        edits=(
+            Edit(
+                "system/holdfast/store/scans.py",
+                "    alive.id IS NOT NULL AND COALESCE(t.claimed_at > alive.begun_until, true)",
+                "    alive.begun_until IS NULL AND false",
+            ),
+        ),
+    ),
+    Mutant(
         name="time_stands_still",
         guard="the time that is left of an attempt runs while its handler does",
         what="it is always the whole timeout",

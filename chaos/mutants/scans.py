@@ -113,16 +113,15 @@ MUTANTS = (
         edits=(
             Edit(
                 _TRANSITIONS,
-                "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))\n"
-                "  WHERE id = CAST(:worker AS uuid)",
-                "    CAST(:now AS timestamptz) + make_interval(secs => CAST(:lease AS float8))\n"
-                "  WHERE id = CAST(:worker AS uuid)",
+                "    clock_timestamp() + make_interval(secs => CAST(:lease AS float8)),\n"
+                "    begun_until",
+                "    CAST(:now AS timestamptz) + make_interval(secs => CAST(:lease AS float8)),\n"
+                "    begun_until",
             ),
             Edit(
                 _STORE,
-                '"lease": self._settings.lease_seconds}\n        rows',
-                '"lease": self._settings.lease_seconds}\n'
-                '        parameters["now"] = datetime.now(UTC)\n        rows',
+                '            "begun_until": begun_until,\n',
+                '            "begun_until": begun_until,\n            "now": datetime.now(UTC),\n',
             ),
             _UTC,
         ),

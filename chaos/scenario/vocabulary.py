@@ -106,6 +106,7 @@ SOMETIMES = (
     "attempt_failed",
     "hint_republished",
     "handed_back",
+    "unbegun_reclaimed",
     "worker_replaced",
     "cancelled",
     "cancel_too_late",

@@ -72,7 +72,8 @@ class Settings(BaseModel):
     timeout_grace_seconds: float = Field(
         10.0,
         gt=0,
-        description="An attempt of a live worker is reclaimed this long after its timeout.",
+        description="An attempt of a live worker is reclaimed this long after its timeout. One that"
+        " has not begun this long after its claim is handed back, and does not count.",
     )
     shutdown_grace_seconds: float = Field(
         20.0, ge=0, description="Time that running handlers get to end after SIGTERM."

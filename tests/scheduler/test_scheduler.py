@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from bench import Bench, bench_for
@@ -310,30 +310,6 @@ async def test_no_live_worker_is_marked_dead_after_a_postgres_outage(bench: Benc
     assert (await bench.story(task_id)).task.losses == 0
 
 
-async def test_attempt_far_past_its_timeout_is_reclaimed_from_live_worker(
-    bench: Bench,
-) -> None:
-    worker = await bench.registered(immortal=True)
-    (grant,) = await bench.claimed("a", worker=worker, timeout_seconds=0.1, max_attempts=1)
-    async with bench.scheduler(lease_seconds=60.0, heartbeat_seconds=20.0):
-        await bench.until_state(grant.task_id, State.FAILED)
-    task = (await bench.story(grant.task_id)).task
-    assert (task.attempt, task.losses) == (1, 0)
-    assert (await bench.reasons(grant.task_id))[-1] is Reason.TIMED_OUT
-
-
-async def test_attempt_of_silent_worker_is_lost_not_timed_out(bench: Bench) -> None:
-    """Regression found by scheduler_pause_overlap: losses used up max_attempts."""
-    worker = await bench.registered()
-    (grant,) = await bench.claimed("a", worker=worker, timeout_seconds=0.1, max_attempts=1)
-    async with bench.scheduler():  # its timeout grace ends long before the lease
-        await until(lambda: _ended(bench, grant.task_id))
-    task = (await bench.story(grant.task_id)).task
-    assert (task.losses, task.finished_at) == (1, None)
-    assert Reason.LOST in await bench.reasons(grant.task_id)
-    assert Reason.TIMED_OUT not in await bench.reasons(grant.task_id)
-
-
 async def test_late_mark_dead_marks_no_worker(bench: Bench) -> None:
     """Regression found by database_frozen: sent before Postgres froze, executed after it."""
     worker = await bench.registered()
@@ -341,10 +317,6 @@ async def test_late_mark_dead_marks_no_worker(bench: Bench) -> None:
     now = await bench.store.clock()
     assert await bench.store.mark_dead(10, now - timedelta(seconds=5), 4.0) == []
     assert await bench.store.mark_dead(10, now, 4.0) == [worker]
-
-
-async def _ended(bench: Bench, task_id: UUID) -> bool:
-    return await bench.state(task_id) is not State.RUNNING
 
 
 async def test_prune_deletes_only_tasks_past_retention(bench: Bench) -> None:

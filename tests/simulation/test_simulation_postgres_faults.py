@@ -238,7 +238,7 @@ async def _life_of_a_task(world: World) -> None:
     hints = (await store.dispatch(10, "test")).tasks
     claimed = await store.claim(hints, worker, new_id())
     assert len(claimed.grants) == 1
-    assert await store.heartbeat(worker) is not None
+    assert await store.heartbeat(worker, None) is not None
     assert len((await store.list_tasks(TaskFilter(), 10))[0]) == 1
     await store.close()
 

@@ -51,7 +51,10 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
         transitions.CLAIM,
         {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},
     ),
-    "heartbeat": (transitions.HEARTBEAT, {"worker": UUID(int=1), "lease": 3.0}),
+    "heartbeat": (
+        transitions.HEARTBEAT,
+        {"worker": UUID(int=1), "lease": 3.0, "begun_until": None},
+    ),
     "finish": (transitions.FINISH, {**_ENDS, **_EPOCHS, "results": ["1"] * 20, "actor": "test"}),
     "release": (
         transitions.RELEASE,

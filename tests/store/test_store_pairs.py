@@ -39,8 +39,8 @@ OPERATIONS: dict[str, Operation] = {
     "claim_exclusive_other_token": lambda s, w: s.claim(
         [w.hint()], w.lapsed, UUID(int=1), exclusive=True
     ),
-    "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed),
-    "heartbeat_lapsed": lambda s, w: s.heartbeat(w.lapsed),
+    "heartbeat": lambda s, w: s.heartbeat(w.owner or w.lapsed, w.begun_until),
+    "heartbeat_lapsed": lambda s, w: s.heartbeat(w.lapsed, w.begun_until),
     "finish": lambda s, w: s.finish([Success(w.task_id, w.epoch, "1")], w.owner or w.alive),
     "fail": lambda s, w: s.release(
         [Failure(w.task_id, w.epoch, Reason.FAILED)], w.owner or w.alive

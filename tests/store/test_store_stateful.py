@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -25,27 +26,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
-from store_model import Model
+from store_model import MAKE_OLD, STATE_SINCE_OF_ANOTHER_EVENT, Model
 
 from examples import examples
 from holdfast.model.claim import Failure, Success
 from holdfast.model.dispatch import Hint
 from holdfast.model.lifecycle import Reason, State
-from holdfast.model.task import NewTask, TaskStory
+from holdfast.model.task import NewTask
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 
 T = TypeVar("T")
 ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.RELEASED, Reason.TIMED_OUT]
-
-# The event nearest to state_since must be the last one that changed the state.
-_STATE_SINCE_OF_ANOTHER_EVENT = """
-SELECT count(*) FROM tasks t, LATERAL (
-  SELECT e.seq FROM task_events e WHERE e.task_id = t.id
-  ORDER BY abs(EXTRACT(EPOCH FROM e.at - t.state_since)) LIMIT 1) nearest
-WHERE nearest.seq <> (
-  SELECT max(e.seq) FROM task_events e
-  WHERE e.task_id = t.id AND e.from_state IS DISTINCT FROM e.to_state)"""
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -97,7 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
     def kill_worker(self, worker: UUID) -> None:
         self.run(self.store.retire(worker))
         self.dead.add(worker)
-        assert self.run(self.store.heartbeat(worker)) is None
+        assert self.run(self.store.heartbeat(worker, None)) is None
 
     @precondition(lambda self: len(self.models) < 4)  # few, so that each has many transitions
     @rule(target=tasks, n=st.integers(1, 2), max_attempts=st.integers(1, 4))
@@ -205,7 +197,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.register(fresh, "w", ["default"], []))
         self.dispatch_and_claim(fresh, exclusive=True)
         self.kill_worker(fresh)
-        self.reclaim()
+        self.reclaim({})
         return self.dispatch_and_claim(worker, exclusive=exclusive)
 
     def _current_hints(self) -> list[Hint]:
@@ -316,16 +308,35 @@ class StoreMachine(RuleBasedStateMachine):
         self.stale += not done
 
     @rule()
-    def reclaim(self) -> None:
+    def reclaim_lost(self) -> None:
+        self.reclaim({})
+
+    def reclaim(self, old: dict[UUID, Reason]) -> None:
         lost = {task for task, model in self.models.items() if model.owner in self.dead}
+        ends = dict.fromkeys(lost, Reason.LOST) | old
         taken = self.run(self.store.reclaim(1000, "scheduler"))
-        assert {end.task_id for end in taken} == lost
-        for task in lost:
-            self.models[task].end(Reason.LOST)
+        assert {end.task_id: end.reason for end in taken} == ends
+        for task, reason in ends.items():
+            self.models[task].end(reason)
+
+    @precondition(lambda self: self._owned_by_the_living())
+    @rule(data=st.data(), begun=st.booleans())
+    def reclaim_for_age(self, data: st.DataObject, begun: bool) -> None:
+        """A heartbeat says whether an old attempt has begun; only then it counts."""
+        task = data.draw(st.sampled_from(self._owned_by_the_living()))
+        model = self.models[task]
+        assert model.owner is not None
+        claimed_at = self.run(self._scalar(MAKE_OLD.format(task)))
+        until = claimed_at if begun else claimed_at - timedelta.resolution
+        assert self.run(self.store.heartbeat(model.owner, until))
+        self.reclaim({task: Reason.TIMED_OUT if begun else Reason.RELEASED})
+
+    def _owned_by_the_living(self) -> list[UUID]:
+        return [task for task, m in self.models.items() if m.owner and m.owner not in self.dead]
 
     @rule(worker=workers)
     def heartbeat(self, worker: UUID) -> None:
-        owned = self.run(self.store.heartbeat(worker))
+        owned = self.run(self.store.heartbeat(worker, None))
         if worker in self.dead:
             assert owned is None
             return
@@ -367,24 +378,13 @@ class StoreMachine(RuleBasedStateMachine):
         for task, model in self.models.items():
             story = self.run(self.store.get(task))
             assert story is not None
-            self._compare(story, model)
+            model.compare(story)
             if model.owner is not None and model.counters.quarantined:
                 assert [m.owner for m in self.models.values()].count(model.owner) == 1
         assert self.run(self._scalar("SELECT count(*) FROM stale_writes")) == self.stale
         unhandled = sum(model.unhandled for model in self.models.values())
         assert (self.run(self._scalar("SELECT sum(unhandled) FROM tasks")) or 0) == unhandled
-        assert self.run(self._scalar(_STATE_SINCE_OF_ANOTHER_EVENT)) == 0
-
-    def _compare(self, story: TaskStory, model: Model) -> None:
-        row = story.task
-        assert (row.state, row.epoch, row.attempt) == (model.state, model.epoch, model.attempt)
-        assert (row.losses, row.handed_back) == (model.losses, model.handed_back)
-        assert (row.max_attempts, row.max_losses) == (model.max_attempts, model.max_losses)
-        assert row.worker_id == model.owner
-        assert row.cancel_requested == model.cancel_requested
-        assert [(e.from_state, e.to_state, e.reason) for e in story.events] == model.events
-        assert [e.seq for e in story.events] == list(range(1, len(model.events) + 1))
-        assert (story.effect is not None) == (model.effects == 1) == (row.state is State.SUCCEEDED)
+        assert self.run(self._scalar(STATE_SINCE_OF_ANOTHER_EVENT)) == 0
 
 
 @pytest.mark.timeout(300)

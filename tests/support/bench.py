@@ -122,11 +122,17 @@ class Bench:
         return list((await self.store.claim(hints, worker, uuid4())).grants)
 
     async def registered(self, *, immortal: bool = False) -> UUID:
-        """Register a worker row without a worker; its lease is never renewed."""
+        """Register a worker row without a worker; its lease is never renewed.
+
+        ``immortal``: it needs no renewal, and all attempts count as begun.
+        """
         worker = uuid4()
         await self.store.register(worker, "test", ["default"], [])
         if immortal:
-            self.sql(f"UPDATE workers SET lease_expires_at = 'infinity' WHERE id = '{worker}'")
+            self.sql(
+                "UPDATE workers SET lease_expires_at = 'infinity', begun_until = 'infinity'"
+                f" WHERE id = '{worker}'"
+            )
         return worker
 
     async def story(self, task_id: UUID) -> TaskStory:

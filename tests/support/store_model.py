@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from holdfast.model.lifecycle import Counters, Reason, State, after_attempt, epoch_step, is_legal
+from holdfast.model.task import TaskStory
+
+# The event nearest to state_since must be the last one that changed the state.
+STATE_SINCE_OF_ANOTHER_EVENT = """
+SELECT count(*) FROM tasks t, LATERAL (
+  SELECT e.seq FROM task_events e WHERE e.task_id = t.id
+  ORDER BY abs(EXTRACT(EPOCH FROM e.at - t.state_since)) LIMIT 1) nearest
+WHERE nearest.seq <> (
+  SELECT max(e.seq) FROM task_events e
+  WHERE e.task_id = t.id AND e.from_state IS DISTINCT FROM e.to_state)"""
+
+MAKE_OLD = """UPDATE tasks SET claimed_at = claimed_at - interval '10 days'
+WHERE id = '{}' RETURNING claimed_at"""
 
 
 @dataclass
@@ -47,3 +60,15 @@ class Model:
         return Counters(
             self.attempt, self.losses, self.handed_back, self.max_attempts, self.max_losses
         )
+
+    def compare(self, story: TaskStory) -> None:
+        """Check that the stored task is as expected."""
+        row = story.task
+        assert (row.state, row.epoch, row.attempt) == (self.state, self.epoch, self.attempt)
+        assert (row.losses, row.handed_back) == (self.losses, self.handed_back)
+        assert (row.max_attempts, row.max_losses) == (self.max_attempts, self.max_losses)
+        assert row.worker_id == self.owner
+        assert row.cancel_requested == self.cancel_requested
+        assert [(e.from_state, e.to_state, e.reason) for e in story.events] == self.events
+        assert [e.seq for e in story.events] == list(range(1, len(self.events) + 1))
+        assert (story.effect is not None) == (self.effects == 1) == (row.state is State.SUCCEEDED)

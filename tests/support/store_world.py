@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -52,6 +53,7 @@ class World:
     dead: UUID = field(default_factory=uuid4)
     owner: UUID | None = None
     epoch: int = 0
+    begun_until: datetime | None = None
 
     async def sql(self, statement: str, **parameters: Any) -> list[Row]:
         return await self.store._database.rows(text(statement), parameters)
@@ -155,6 +157,14 @@ async def running_cancel_requested(store: Store) -> World:
 
 
 async def running_overtime(store: Store) -> World:
+    world = await running_overtime_unbegun(store)
+    world.begun_until = await store.clock()
+    await store.heartbeat(world.alive, world.begun_until)
+    return world
+
+
+async def running_overtime_unbegun(store: Store) -> World:
+    """Prepare an old attempt whose worker has not said that its handler began."""
     world = await _run(store, "alive")
     await world.sql("UPDATE tasks SET claimed_at = claimed_at - interval '1 hour' RETURNING id")
     return world
@@ -195,6 +205,7 @@ PREPARATIONS: dict[str, Preparation] = {
     "running_quarantined": running_quarantined,
     "running_cancel_requested": running_cancel_requested,
     "running_overtime": running_overtime,
+    "running_overtime_unbegun": running_overtime_unbegun,
     "failed": failed,
     "succeeded": succeeded,
     "cancelled": cancelled,

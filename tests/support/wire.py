@@ -21,6 +21,8 @@ class Wire:
         self._replying.set()
         self._refusing = False
         self._lose_reply_to: bytes | None = None
+        self._hold_reply_to: bytes | None = None
+        self._released = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._swallowing: list[asyncio.Event] = []  # one per connection
@@ -59,6 +61,12 @@ class Wire:
         self._refusing = False
         self._flowing.set()
         self._replying.set()
+        self._released.set()
+
+    def hold_reply_to(self, request: bytes) -> None:
+        """Delay all replies to the next connection that sends these bytes, without losing any."""
+        self._released.clear()
+        self._hold_reply_to = request
 
     def lose_reply_to(self, request: bytes) -> None:
         """Deliver the next request that contains these bytes, and cut before its reply."""
@@ -82,11 +90,11 @@ class Wire:
             writer.transport.abort()
             far_writer.transport.abort()
             return
-        doomed, lost = asyncio.Event(), asyncio.Event()
+        doomed, held, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._swallowing.append(lost)
         for pump in (
-            self._requests(reader, far_writer, doomed, lost),
-            self._replies(far_reader, writer, doomed, lost),
+            self._requests(reader, far_writer, doomed, held, lost),
+            self._replies(far_reader, writer, doomed, held, lost),
         ):
             task = asyncio.create_task(pump)
             self._pumps.add(task)
@@ -102,6 +110,7 @@ class Wire:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         doomed: asyncio.Event,
+        held: asyncio.Event,
         lost: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
@@ -109,6 +118,9 @@ class Wire:
                 if self._lose_reply_to is not None and self._lose_reply_to in data:
                     self._lose_reply_to = None
                     doomed.set()
+                if self._hold_reply_to is not None and self._hold_reply_to in data:
+                    self._hold_reply_to = None
+                    held.set()
                 await self._flowing.wait()
                 if lost.is_set():
                     continue
@@ -121,12 +133,15 @@ class Wire:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         doomed: asyncio.Event,
+        held: asyncio.Event,
         lost: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self._flowing.wait()
                 await self._replying.wait()
+                if held.is_set():
+                    await self._released.wait()
                 if doomed.is_set():
                     writer.transport.abort()
                     self.reply_lost.set()

@@ -15,7 +15,7 @@ from waiting import until
 from wire import wire_to
 
 from holdfast.handlers import Context
-from holdfast.model.lifecycle import State
+from holdfast.model.lifecycle import Reason, State
 from holdfast.queue.hints import GROUP
 from holdfast.telemetry.event_names import EventName
 
@@ -123,6 +123,58 @@ async def test_grant_too_late_for_its_time_is_handed_back_uncounted(bench: Bench
     assert (task.state, task.attempt, task.handed_back) == (State.SCHEDULED, 1, 1)
     assert (await bench.error(task_id))["type"] == "NotStarted"
     assert len(left) == 1, "the handler never began"
+
+
+async def test_reclaim_does_not_count_an_attempt_whose_claim_was_not_answered(
+    bench: Bench,
+) -> None:
+    """The worker's heartbeats were answered: the attempt once passed for one that overran."""
+    left = _register(bench)
+    quick = {"timeout_grace_seconds": 0.2, "statement_timeout_seconds": 30.0}
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.scheduler(**quick),
+    ):
+        wire.hold_reply_to(b"claim_token = CAST")
+        async with bench.worker(database_url=wire.url, **quick):
+            (task_id,) = await bench.submit("quick", timeout_seconds=0.3, max_attempts=1)
+            await until(lambda: bench.sql("SELECT handed_back FROM tasks") == [(1,)])
+            assert left == []
+            wire.heal()
+            await bench.until_state(task_id, State.SUCCEEDED)
+    end = (await bench.story(task_id)).events[3]
+    assert (end.actor, end.reason) == ("scheduler:test", Reason.RELEASED)
+    assert len(left) == 1
+
+
+async def test_reclaim_counts_an_attempt_that_ignores_its_timeout(bench: Bench) -> None:
+    """Beside one that waits for its thread, and is claimed later."""
+    released = asyncio.Event()
+
+    @bench.registry.task("endless")
+    async def endless(ctx: Context, payload: Payload) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with bench.scheduler(timeout_grace_seconds=0.2), bench.worker() as worker:
+        pool = worker._executor._handlers._threads = ThreadPoolExecutor(1)
+        thread = threading.Event()
+        pool.submit(thread.wait, 60)
+
+        @bench.registry.task("plain")
+        def plain(ctx: Context, payload: Payload) -> None: ...
+
+        (overrun,) = await bench.submit("endless", timeout_seconds=0.3, max_attempts=1)
+        await bench.until_state(overrun, State.RUNNING)
+        (waits,) = await bench.submit("plain", max_attempts=1)
+        await bench.until_state(overrun, State.FAILED)
+        released.set()
+        thread.set()
+        await bench.until_state(waits, State.SUCCEEDED)
+    assert (await bench.reasons(overrun))[-1] is Reason.TIMED_OUT
 
 
 async def test_time_of_a_plain_function_begins_in_its_thread(

@@ -30,6 +30,7 @@ _ENDS = frozenset(
         Reason.RELEASED,
     }
 )
+_RECLAIMED = frozenset({Reason.LOST, Reason.TIMED_OUT, Reason.RELEASED})
 
 
 @invariant("S3", "claims with the due times of the log")
@@ -227,7 +228,7 @@ def _ownership(history: History, claim: Event | None, event: Event) -> str | Non
     if event.reason in _ENDS:
         if claim is None:
             return f"{actor} ended an attempt ({event.reason}) that had no owner"
-        reclaimed = event.reason in {Reason.LOST, Reason.TIMED_OUT} and role == "scheduler"
+        reclaimed = event.reason in _RECLAIMED and role == "scheduler"
         own = event.actor == claim.actor and event.reason != Reason.LOST
         if not (reclaimed or own):
             return f"{actor} ended ({event.reason}) an attempt of {owner}"

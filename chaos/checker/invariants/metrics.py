@@ -114,7 +114,11 @@ _COUNTS: Mapping[str, tuple[_Count, ...]] = MappingProxyType(
             _FINISHED,
             _count("tasks_dispatched_total", Reason.DISPATCHED, queue=_queue),
             _count("hints_republished_total", Reason.REPUBLISHED),
-            _count("attempts_taken_back_total", Reason.LOST, Reason.TIMED_OUT, reason=_reason),
+            _count(
+                "attempts_taken_back_total",
+                *(Reason.LOST, Reason.TIMED_OUT, Reason.RELEASED),
+                reason=_reason,
+            ),
         ),
         "api": (
             _FINISHED,

@@ -142,8 +142,12 @@ def _handed_back(ended: Ended, limits: Limits) -> str | None:
     if ended.error == "UnknownName":
         return "its worker has a handler for it" if ended.knows_name else None
     if ended.error == "NotStarted":
-        early = ended.seconds < limits.grace_seconds - limits.claim_seconds
-        return "its grant was not late" if early else None
+        least = limits.grace_seconds - limits.claim_seconds
+        if ended.by_scheduler:
+            least = limits.timeout_seconds + limits.grace_seconds
+        return "its grant was not late" if ended.seconds < least else None
+    if ended.by_scheduler:
+        return "a scheduler cannot know that its worker does not run it"
     # Without an explanation: the worker did not know that it owned the attempt.
     if ended.error and not ended.owner_stopped:
         return "its worker had not been asked to stop"

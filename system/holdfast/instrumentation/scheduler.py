@@ -39,7 +39,7 @@ class SchedulerInstrumentation:
         self._verbose = telemetry.verbose
         self._actor = actor
         # rate() needs a first sample of 0.
-        for reason in (Reason.LOST, Reason.TIMED_OUT):
+        for reason in (Reason.LOST, Reason.TIMED_OUT, Reason.RELEASED):
             self._metrics.reclaimed.labels(reason.text)
 
     def now(self) -> int:
@@ -226,7 +226,7 @@ class SchedulerInstrumentation:
         )
 
     def _attempt(self, attempt: ReclaimedAttempt, sweep: SpanContext) -> None:
-        """Emit the span of an attempt whose worker died or exceeded the timeout."""
+        """Emit the span of an attempt whose worker died, or did not end it in time."""
         create = traceparent.parse(attempt.traceparent)
         if create is None:
             return
@@ -257,6 +257,6 @@ class SchedulerInstrumentation:
                     TimedEvent("taken back", ended, why),
                     *ends_as(attempt.state, ended, reason, 0.0),
                 ),
-                error=reason,
+                error=None if attempt.reason is Reason.RELEASED else reason,
             )
         )

@@ -122,21 +122,26 @@ FROM locked WHERE w.id = locked.id AND locked.lease_expires_at <= clock_timestam
     + make_interval(secs => CAST(:within AS float8))
 RETURNING w.id""")
 
+_NOT_STARTED = """jsonb_build_object('error', jsonb_build_object(
+           'type', 'NotStarted', 'message', 'by the last heartbeat the handler had not begun'))"""
+
 # Level-triggered, on every tick. A worker is dead only if its row says so (rows of dead workers are
 # kept while tasks reference them): a missing row may be a worker registered after this snapshot.
 # An attempt is timed out only if its worker renewed its lease (``heard``) after the timeout and the
 # grace. Without that the worker may be dead; the attempt is then lost with it, which does not use
-# up ``max_attempts``.
+# up ``max_attempts``. Nor does an attempt whose handler had not begun by that heartbeat: the answer
+# to its claim is late. It never begins, since a worker begins nothing later than the grace.
 RECLAIM = text(f"""
 WITH dead AS MATERIALIZED (SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
   SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
-    (SELECT clock_timestamp())) AS heard
+    (SELECT clock_timestamp())) AS heard, begun_until
   FROM holdfast.workers WHERE dead_at IS NULL),
 locked AS MATERIALIZED (
   SELECT t.id, t.epoch, t.seq, t.due_at, t.attempt, t.losses, t.handed_back, t.max_attempts,
     t.max_losses, t.cancel_requested, t.worker_id, t.claimed_at,
-    t.worker_id IN (SELECT id FROM dead) AS lost
+    t.worker_id IN (SELECT id FROM dead) AS lost,
+    alive.id IS NOT NULL AND COALESCE(t.claimed_at > alive.begun_until, true) AS unbegun
   FROM holdfast.tasks t LEFT JOIN alive ON alive.id = t.worker_id
   WHERE t.state = '{State.RUNNING}' AND (t.worker_id IN (SELECT id FROM dead)
     OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
@@ -144,29 +149,32 @@ locked AS MATERIALIZED (
   ORDER BY t.id LIMIT CAST(:n AS int) FOR NO KEY UPDATE OF t SKIP LOCKED),
 eligible AS (
   SELECT locked.id, locked.epoch, locked.seq, locked.due_at, locked.worker_id, locked.claimed_at,
-    locked.lost,
     locked.losses + locked.lost::int AS losses,
+    locked.handed_back + locked.unbegun::int AS handed_back,
+    CASE WHEN locked.lost THEN '{Reason.LOST}'
+         WHEN locked.unbegun THEN '{Reason.RELEASED}'
+         ELSE '{Reason.TIMED_OUT}' END AS reason,
     CASE WHEN locked.cancel_requested THEN '{State.CANCELLED}'
          WHEN locked.lost AND locked.losses + 1 >= locked.max_losses THEN '{State.FAILED}'
-         WHEN NOT locked.lost
+         WHEN NOT locked.lost AND NOT locked.unbegun
              AND locked.attempt - locked.losses - locked.handed_back >= locked.max_attempts
            THEN '{State.FAILED}'
          ELSE '{State.SCHEDULED}' END AS next
   FROM locked),
 updated AS (
   UPDATE holdfast.tasks t SET state = eligible.next, {LEAVE_RUNNING}, released_by = NULL,
-    losses = eligible.losses,
+    losses = eligible.losses, handed_back = eligible.handed_back,
     due_at = CASE WHEN eligible.next = '{State.SCHEDULED}' THEN clock_timestamp()
                   ELSE eligible.due_at END,
     finished_at = CASE WHEN eligible.next <> '{State.SCHEDULED}' THEN clock_timestamp() END
   FROM eligible WHERE t.id = eligible.id AND t.id = ANY(ARRAY(SELECT id FROM eligible))
   RETURNING t.id, t.state, t.epoch, t.attempt, t.seq, t.name, t.queue,
-    eligible.worker_id AS owner, eligible.claimed_at, t.state_since AS at,
-    CASE WHEN eligible.lost THEN '{Reason.LOST}' ELSE '{Reason.TIMED_OUT}' END AS reason),
+    eligible.worker_id AS owner, eligible.claimed_at, t.state_since AS at, eligible.reason),
 event_rows AS (
   INSERT INTO holdfast.task_events ({EVENT_COLUMNS})
   SELECT id, seq, at, '{State.RUNNING}', state, epoch, attempt,
-         CAST(:actor AS text), reason, jsonb_build_object('worker', owner) FROM updated)
+         CAST(:actor AS text), reason, jsonb_build_object('worker', owner)
+         || CASE reason WHEN '{Reason.RELEASED}' THEN {_NOT_STARTED} ELSE '{{}}' END FROM updated)
 SELECT id AS task_id, state, epoch, reason, owner, attempt, name, queue,
   {traceparent_of("updated")}, claimed_at, at
 FROM updated""")

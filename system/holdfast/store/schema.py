@@ -169,6 +169,8 @@ workers = Table(
     Column("queues", ARRAY(Text), nullable=False),
     Column("started_at", _INSTANT, nullable=False),
     Column("lease_expires_at", _INSTANT, nullable=False),
+    # As of the last heartbeat: attempts claimed later may not have begun.
+    Column("begun_until", _INSTANT),
     Column("dead_at", _INSTANT),
     Column("dead_reason", Text),
     Index("workers_alive", "lease_expires_at", postgresql_where=text("dead_at IS NULL")),

@@ -212,7 +212,8 @@ class Store:
     async def reclaim(self, n: int, actor: str) -> list[ReclaimedAttempt]:
         """End up to ``n`` attempts of dead workers, or far past their timeout.
 
-        The latter only if their worker renewed its lease after the timeout.
+        The latter only if their worker renewed its lease after the timeout. They are handed back
+        uncounted if, by that heartbeat, their handlers may not have begun.
         """
         parameters = {
             "n": n,
@@ -275,9 +276,19 @@ class Store:
         }
         await self._database.rows(transitions.REGISTER, parameters)
 
-    async def heartbeat(self, worker_id: UUID) -> list[OwnedAttempt] | None:
-        """Renew the lease; return the tasks RUNNING under it, None if the incarnation is dead."""
-        parameters = {"worker": worker_id, "lease": self._settings.lease_seconds}
+    async def heartbeat(
+        self, worker_id: UUID, begun_until: datetime | None
+    ) -> list[OwnedAttempt] | None:
+        """Renew the lease; return the tasks RUNNING under it, None if the incarnation is dead.
+
+        ``begun_until``: the worker knows that no attempt claimed until then (database's clock)
+        waits for its beginning. ``reclaim`` does not count attempts that were claimed later.
+        """
+        parameters = {
+            "worker": worker_id,
+            "lease": self._settings.lease_seconds,
+            "begun_until": begun_until,
+        }
         rows = await self._database.rows(transitions.HEARTBEAT, parameters)
         if not rows:
             return None

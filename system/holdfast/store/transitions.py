@@ -145,7 +145,8 @@ ORDER BY priority DESC, due_at, id""")
 HEARTBEAT = text(f"""
 WITH renewed AS (
   UPDATE holdfast.workers SET lease_expires_at =
-    clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
+    clock_timestamp() + make_interval(secs => CAST(:lease AS float8)),
+    begun_until = CAST(:begun_until AS timestamptz)
   WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id)
 SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue,
   {traceparent_of("t")}, t.claimed_at

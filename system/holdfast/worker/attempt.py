@@ -77,6 +77,11 @@ class RunningAttempt:
         return self._commit.committed
 
     @property
+    def begun(self) -> bool:
+        """Whether the handler has begun."""
+        return self._beginning.locked() and not self._called_off
+
+    @property
     def stopping(self) -> bool:
         """Whether a stop of the handler was requested."""
         return self._cancellation.requested

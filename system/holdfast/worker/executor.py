@@ -6,11 +6,12 @@ A quarantined task runs exclusively: if it crashes the process, no other attempt
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 
 from holdfast.handlers.cancellation import StopReason
 from holdfast.instrumentation.attempt_span import AttemptSpan
 from holdfast.instrumentation.worker import WorkerInstrumentation
-from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, Success
+from holdfast.model.claim import AttemptKey, AttemptRef, Failure, Grant, OwnedAttempt, Success
 from holdfast.model.lifecycle import Backoff, Reason
 from holdfast.model.task import Answer
 from holdfast.settings import Settings
@@ -45,12 +46,25 @@ class Executor:
         self._finisher = finisher
         self._telemetry = telemetry
         self._log = log
-        self._releasing: set[AttemptKey] = set()  # those without a handler, until settled
+        # Those without a handler, until settled, and when they were claimed.
+        self._releasing: dict[AttemptKey, datetime] = {}
+        self._claimed_at: datetime | None = None  # the latest grant
 
     @property
     def known(self) -> set[AttemptKey]:
         """Attempts the database may still record as owned by this worker."""
-        return self.attempts.keys() | self._releasing
+        return self.attempts.keys() | self._releasing.keys()
+
+    @property
+    def begun_until(self) -> datetime | None:
+        """An instant of the database's clock: what was claimed until then has begun or ended here.
+
+        A claim that awaits its answer is later than the latest grant, since claims are sent one
+        after the other. None before the first grant.
+        """
+        waiting = [a.grant.claimed_at for a in self.attempts.values() if not a.begun]
+        first = min([*waiting, *self._releasing.values()], default=None)
+        return self._claimed_at if first is None else first - timedelta.resolution
 
     def begin(
         self, grant: Grant, claimed: float, *, batch_traceparent: str | None, stopping: bool
@@ -59,6 +73,7 @@ class Executor:
 
         ``stopping``: the worker is shutting down; the attempt is stopped before it starts.
         """
+        self._claimed_at = max(grant.claimed_at, self._claimed_at or grant.claimed_at)
         span = self._telemetry.claimed(grant, batch_traceparent)
         attempt = self._handlers.prepare(grant, span, claimed)
         if attempt is None:
@@ -77,9 +92,11 @@ class Executor:
             attempt.stop(StopReason.SHUTTING_DOWN)
         self.slots.run(self._run(attempt), attempt)
 
-    def release(self, attempt: AttemptRef, end: Failure, span: AttemptSpan | None) -> None:
+    def release(
+        self, attempt: Grant | OwnedAttempt, end: Failure, span: AttemptSpan | None
+    ) -> None:
         """End an attempt that has no handler here; it occupies a slot until settled."""
-        self._releasing.add(attempt.key)
+        self._releasing[attempt.key] = attempt.claimed_at
         self.slots.run(self._release(attempt, end, span))
 
     def stop(self, reason: StopReason) -> None:
@@ -119,7 +136,7 @@ class Executor:
         try:
             answer = await self._settle(end, span)
         finally:
-            self._releasing.discard(attempt.key)
+            self._releasing.pop(attempt.key, None)
         self._telemetry.answered(attempt, end, answer, span)
 
     async def _settle(self, end: Success | Failure, span: AttemptSpan | None) -> Answer:

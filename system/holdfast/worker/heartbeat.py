@@ -48,7 +48,7 @@ class Heartbeat:
         sent = time.monotonic()
         known = self._executor.known
         mark = self._claimer.claim_mark()
-        owned = await self._store.heartbeat(self._worker_id)
+        owned = await self._store.heartbeat(self._worker_id, self._executor.begun_until)
         if owned is None:
             return False
         self._lease.renew(sent)

@@ -221,6 +221,7 @@ def _create_workers() -> None:
         sa.Column("queues", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("lease_expires_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("begun_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("dead_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("dead_reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),

@@ -26,8 +26,8 @@ OVERDUE_KEPT = Mutant(
     edits=(
         Edit(
             _FILE,
-            "       <= alive.heard)\n",
-            "       <= timestamptz '-infinity')\n",
+            "       <= alive.heard\n",
+            "       <= timestamptz '-infinity'\n",
         ),
     ),
 )
@@ -60,8 +60,8 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "       <= alive.heard)\n",
-                "       <= (SELECT clock_timestamp()))\n",
+                "       <= alive.heard\n",
+                "       <= (SELECT clock_timestamp())\n",
             ),
         ),
     ),

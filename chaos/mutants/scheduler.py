@@ -38,10 +38,10 @@ _HINT_LOSS_IGNORED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "        expired = await self._dispatching.expire_hints()\n",
+            "        since, expired, store = await",
             "        await self._queue.create_generation()\n"
             "        return\n"
-            "        expired = await self._dispatching.expire_hints()\n",
+            "        since, expired, store = await",
         ),
     ),
 )
@@ -55,7 +55,7 @@ DEAD_NOT_DRAINED = Mutant(
     edits=(
         Edit(
             _FILE,
-            "for worker in await self._sweeping.dead_workers(consumers):",
+            "for worker in await send_halving(consumers, self._sweeping.dead_workers):",
             "for worker in []:",
         ),
     ),
@@ -72,7 +72,7 @@ _REFUSED_HINTS_DOUBLE = Mutant(
     edits=(
         Edit(
             _FILE,
-            "await store.restart_hint_deadlines([task.task_id for task in tasks])",
+            "await send_halving(ids, store.restart_hint_deadlines)",
             "pass",
         ),
     ),

@@ -98,7 +98,7 @@ def _statement(statement: StatementAnswer) -> str:
     if statement.name == "heartbeat" and not statement.rows:
         return "heartbeat refused: marked dead"
     if statement.name == "expire_hints" and statement.rows:
-        return f"expires all hint deadlines: {statement.rows} hints will be republished"
+        return f"expires hint deadlines: {statement.rows} hints will be republished"
     if statement.name in _UNCHANGED:
         return _UNCHANGED[statement.name] + statement.how
     return f"{statement.name}: {statement.outcome}{statement.how}" if statement.waited else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -41,7 +42,7 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "dispatch": (scans.DISPATCH, {**_LIMITS, "scan": 50, "depth": 2000, "deadline": 10.0}),
     "backlog": (scans.BACKLOG, {"cap": 1000, "scan": 1000}),
     "republish": (scans.REPUBLISH, {**_LIMITS, "deadline": 1.0, "deadline_max": 9.0}),
-    "expire_hints": (scans.EXPIRE_HINTS, {}),
+    "expire_hints": (scans.EXPIRE_HINTS, {"n": 50, "since": datetime.now(UTC), "deadline": 10.0}),
     "restart_hint_deadlines": (
         transitions.RESTART_HINT_DEADLINES,
         {"ids": _ENDS["ids"], "deadline": 1.0},

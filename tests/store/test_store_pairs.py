@@ -31,7 +31,7 @@ OPERATIONS: dict[str, Operation] = {
     "submit_same_key": lambda s, w: s.submit([replace(w.new_task(), id=UUID(int=7))], "api"),
     "dispatch": lambda s, _: s.dispatch(10, "scheduler"),
     "republish": lambda s, _: s.republish(10, "scheduler"),
-    "expire_hints": lambda s, _: s.expire_hints(),
+    "expire_hints": lambda s, _: _expired(s),
     "restart_hint_deadlines": lambda s, w: s.restart_hint_deadlines([w.task_id]),
     "claim": lambda s, w: s.claim([w.hint()], w.alive, w.token),
     "claim_other_token": lambda s, w: s.claim([w.hint()], w.lapsed, UUID(int=1)),
@@ -55,6 +55,12 @@ OPERATIONS: dict[str, Operation] = {
     "retry": lambda s, w: s.retry([w.task_id], "api"),
     "prune": lambda s, _: s.prune(10),
 }
+
+
+async def _expired(store: Store) -> int:
+    return await store.expire_hints(10, await store.clock())
+
+
 SCANS = {"dispatch", "republish", "expire_hints", "mark_dead", "reclaim", "prune"}
 
 

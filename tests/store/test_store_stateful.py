@@ -126,7 +126,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=hints)
     def lose_hints(self) -> Any:
         queued = {task for task, model in self.models.items() if model.state is State.QUEUED}
-        assert self.run(self.store.expire_hints()) == len(queued)
+        since = self.run(self.store.clock())
+        assert self.run(self.store.expire_hints(1000, since)) == len(queued)
         again = self.run(self.store.republish(1000, "scheduler"))
         assert {hint.task_id for hint in again} == queued
         for hint in again:
@@ -322,7 +323,6 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._owned_by_the_living())
     @rule(data=st.data(), begun=st.booleans())
     def reclaim_for_age(self, data: st.DataObject, begun: bool) -> None:
-        """A heartbeat says whether an old attempt has begun; only then it counts."""
         task = data.draw(st.sampled_from(self._owned_by_the_living()))
         model = self.models[task]
         assert model.owner is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from holdfast.model.dispatch import QueueDepth
 from holdfast.runtime.supervision import LoopSupervisor
+from holdfast.store.resend import BatchSize
 from holdfast.store.store import Store
 from holdfast.telemetry.metrics import Metrics
 
 _EVERY_SECONDS = 5.0
-_CAP = 10_000
+_CAP = 10_000  # of each count; fewer if Postgres cancels the statement
 _QUEUES_MAX = 100
 _OTHER = "other"
 
@@ -18,6 +19,7 @@ class BacklogMetrics:
 
     def __init__(self, store: Store, loops: LoopSupervisor, metrics: Metrics) -> None:
         self._store = store
+        self._cap = BatchSize(_CAP)
         self._loops = loops
         self._metrics = metrics
         self._shown: set[str] = set()
@@ -25,7 +27,7 @@ class BacklogMetrics:
 
     async def refresh(self) -> None:
         """Read the backlog once; report zeros for queues seen before that are now empty."""
-        backlog = await self._store.backlog(_CAP)
+        backlog = await self._cap.send(self._store.backlog)
         self._metrics.dead_letters.set(backlog.dead_letters)
         self._metrics.stale_write_number.set(backlog.last_stale_write)
         depths: dict[str, list[QueueDepth]] = {name: [] for name in self._shown}

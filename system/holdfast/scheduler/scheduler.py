@@ -7,6 +7,7 @@ scheduler has locked, and all work is level-triggered, so a failed iteration is 
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from holdfast.errors import Unavailable
 from holdfast.instrumentation.scheduler import SchedulerInstrumentation
@@ -19,7 +20,7 @@ from holdfast.scheduler.backlog_metrics import BacklogMetrics
 from holdfast.scheduler.failure_detector import FailureDetector
 from holdfast.scheduler.unused_streams import UnusedStreams
 from holdfast.settings import Settings
-from holdfast.store.resend import BatchSize
+from holdfast.store.resend import BatchSize, send_halving
 from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
@@ -55,6 +56,10 @@ class Scheduler:
         self._republish_batch = BatchSize(settings.sweep_batch)
         self._reclaim_batch = BatchSize(settings.sweep_batch)
         self._prune_batch = BatchSize(settings.sweep_batch)
+        self._prune_workers_batch = BatchSize(settings.sweep_batch)
+        self._expire_batch = BatchSize(settings.sweep_batch)
+        self._mark_batch = BatchSize(settings.sweep_batch)
+        self._dead_batch = BatchSize(settings.sweep_batch)
         poll = settings.poll_seconds
         statement = settings.statement_timeout_seconds
         # A lease renewed every heartbeat outlasts an outage of lease - heartbeat; another heartbeat
@@ -137,7 +142,9 @@ class Scheduler:
         """Republish every hint if Redis lost them; set the generation only after that."""
         if await self._queue.renew_generation():
             return
-        expired = await self._dispatching.expire_hints()
+        since, expired, store = await self._dispatching.clock(), 0, self._dispatching
+        while found := await self._expire_batch.send(lambda n: store.expire_hints(n, since)):
+            expired += found
         self._telemetry.hints_lost(expired)
         while await self._republish(self._dispatching):
             pass
@@ -149,8 +156,9 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         now = await self._sweeping.clock()
         if self._failure_detector.tick(loop.time(), now):
-            batch = self._settings.sweep_batch
-            dead = await self._sweeping.mark_dead(batch, now, self._gap_seconds)
+            dead = await self._mark_batch.send(
+                lambda n: self._sweeping.mark_dead(n, now, self._gap_seconds)
+            )
             self._failure_detector.answered(loop.time())
             for worker in dead:
                 self._telemetry.marked_dead(worker)
@@ -177,7 +185,8 @@ class Scheduler:
                     await self._queue.publish(tasks, batch_traceparent)
             except Unavailable:
                 # Deadlines that double while Redis refuses hints would outlast its outage.
-                await store.restart_hint_deadlines([task.task_id for task in tasks])
+                ids = [task.task_id for task in tasks]
+                await send_halving(ids, store.restart_hint_deadlines)
                 raise
         return tasks
 
@@ -190,12 +199,22 @@ class Scheduler:
 
     async def _drain_dead_consumers(self) -> None:
         """Move hints that a dead incarnation read but did not claim back to their streams."""
-        for queue in await self._sweeping.queues_of_dead_workers():
+        for queue in await self._queues_of_dead_workers():
             consumers = await self._queue.consumers(queue)
-            for worker in await self._sweeping.dead_workers(consumers):
+            for worker in await send_halving(consumers, self._sweeping.dead_workers):
                 moved = await self._queue.drain(queue, worker)
                 self._telemetry.drained(worker, queue, moved)
         await self.loops.sleep(self._settings.lease_seconds / 3)
+
+    async def _queues_of_dead_workers(self) -> list[str]:
+        queues: set[str] = set()
+        after = UUID(int=0)
+        while found := await self._dead_batch.send(
+            lambda n: self._sweeping.queues_of_dead_workers(n, after)  # noqa: B023  awaited here
+        ):
+            queues.update(*found.values())
+            after = max(found)
+        return sorted(queues)
 
     async def _prune(self) -> None:
         """Announce the queues of the setting; delete tasks past their retention."""
@@ -203,6 +222,6 @@ class Scheduler:
             await self._sweeping.announce_queues(self._settings.known_queues)
         pruned = await self._prune_batch.send(self._sweeping.prune)
         self._telemetry.pruned(pruned)
-        if pruned < self._prune_batch.rows:
-            await self._sweeping.prune_workers()
+        workers = await self._prune_workers_batch.send(self._sweeping.prune_workers)
+        if pruned < self._prune_batch.rows and workers < self._prune_workers_batch.rows:
             await self.loops.sleep(_PRUNE_EVERY_SECONDS)

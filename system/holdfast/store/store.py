@@ -191,14 +191,24 @@ class Store:
         rows = await self._database.rows(scans.REPUBLISH, parameters)
         return [Republished(**row) for row in rows]
 
-    async def restart_hint_deadlines(self, ids: Sequence[UUID]) -> None:
-        """Restart the hint deadlines of QUEUED tasks, undoubled: Redis did not take the hints."""
-        parameters = {"ids": _distinct(ids), "deadline": self._settings.hint_deadline_seconds}
-        await self._database.rows(transitions.RESTART_HINT_DEADLINES, parameters)
+    async def restart_hint_deadlines(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Restart the hint deadlines of QUEUED tasks, undoubled: Redis did not take the hints.
 
-    async def expire_hints(self) -> int:
-        """Set the hint deadline of every QUEUED task to now: Redis lost them. Return the count."""
-        return len(await self._database.rows(scans.EXPIRE_HINTS))
+        Return the ids of those that are QUEUED.
+        """
+        parameters = {"ids": _distinct(ids), "deadline": self._settings.hint_deadline_seconds}
+        rows = await self._database.rows(transitions.RESTART_HINT_DEADLINES, parameters)
+        return [row["id"] for row in rows]
+
+    async def expire_hints(self, n: int, since: datetime) -> int:
+        """Make up to ``n`` QUEUED tasks due for republishing: Redis lost hints.
+
+        Return how many were found: 0 once all hints published before ``since`` (database's time)
+        are due.
+        """
+        deadline = self._settings.hint_deadline_seconds
+        parameters = {"n": n, "since": since, "deadline": deadline}
+        return len(await self._database.rows(scans.EXPIRE_HINTS, parameters))
 
     async def mark_dead(self, n: int, asked: datetime, within_seconds: float) -> list[UUID]:
         """Mark up to ``n`` workers with an expired lease dead, irrevocably; return their ids.
@@ -224,10 +234,11 @@ class Store:
         rows = await self._database.rows(scans.RECLAIM, parameters)
         return [row_to_reclaimed(row) for row in rows]
 
-    async def queues_of_dead_workers(self) -> list[str]:
-        """Return the queues that dead workers read, in order."""
-        rows = await self._database.rows(scans.QUEUES_OF_DEAD_WORKERS)
-        return [row["queue"] for row in rows]
+    async def queues_of_dead_workers(self, n: int, after: UUID) -> dict[UUID, list[str]]:
+        """Return the queues of the next ``n`` dead workers with ids above ``after``, in order."""
+        parameters = {"n": n, "after": after}
+        rows = await self._database.rows(scans.QUEUES_OF_DEAD_WORKERS, parameters)
+        return {row["id"]: row["queues"] for row in rows}
 
     async def dead_workers(self, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of ``ids`` that are marked dead."""
@@ -250,9 +261,12 @@ class Store:
         count: int = rows[0]["count"]
         return count
 
-    async def prune_workers(self) -> int:
-        """Delete workers dead for longer than the retention that own no task; return the count."""
-        parameters = {"retention": self._settings.retention_days * 86400}
+    async def prune_workers(self, n: int) -> int:
+        """Delete up to ``n`` workers dead for longer than the retention that own no task.
+
+        Return the count.
+        """
+        parameters = {"n": n, "retention": self._settings.retention_days * 86400}
         return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
 
     # For workers

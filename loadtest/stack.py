@@ -26,18 +26,18 @@ from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
 Role = Literal["api", "scheduler", "worker"]
 
 START_SECONDS = 120.0
-_URL_PATTERNS = {
-    "api": re.compile(r"(http://\S+)/docs\b"),
-    "postgres": re.compile(r"(postgresql://\S+)"),
-    "valkey": re.compile(r"(rediss?://\S+)"),
-}
+_API = re.compile(r"(http://\S+)/docs\b")
 
 
-def find_urls(line: str, found: dict[str, str]) -> None:
-    """Record the URLs in a line of output: api, postgres, valkey."""
-    for name, pattern in _URL_PATTERNS.items():
-        if name not in found and (match := pattern.search(line)):
-            found[name] = match.group(1)
+def find_urls(line: str, data_dir: Path) -> dict[str, str]:
+    """Return the URLs of a running stack once a line of its output names the API; else nothing.
+
+    By name: ``api``, and the variables of the environment file, which the output names, too.
+    """
+    if (match := _API.search(line)) is None:
+        return {}
+    lines = (data_dir / "environment").read_text(encoding="utf-8").splitlines()
+    return {"api": match.group(1), **dict(each.split("=", 1) for each in lines)}
 
 
 class LoadtestStack:
@@ -70,12 +70,12 @@ class LoadtestStack:
     @property
     def database_url(self) -> str:
         """URL of Holdfast's database."""
-        return self._urls["postgres"]
+        return self._urls["HOLDFAST_DATABASE_URL"]
 
     @property
     def redis_url(self) -> str:
         """URL of Holdfast's Valkey."""
-        return self._urls["valkey"]
+        return self._urls["HOLDFAST_REDIS_URL"]
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="holdfast-load-"))
@@ -153,7 +153,7 @@ class LoadtestStack:
                 await self._ready.wait()
         except TimeoutError:
             raise self._failed(f"was not up within {START_SECONDS:.0f} s") from None
-        if len(self._urls) < len(_URL_PATTERNS):
+        if not self._urls:
             raise self._failed("did not come up")
 
     async def _read(self, process: Process) -> None:
@@ -162,9 +162,10 @@ class LoadtestStack:
         while line := await process.stdout.readline():
             text = line.decode(errors="replace").rstrip()
             self._output.append(text)
-            find_urls(text, self._urls)
-            if len(self._urls) == len(_URL_PATTERNS):
-                self._ready.set()
+            if not self._urls and self._directory is not None:
+                self._urls = find_urls(text, self._directory)
+                if self._urls:
+                    self._ready.set()
         await process.wait()
         self._ready.set()
 

@@ -36,7 +36,7 @@ def place_order(connection: Connection, item: str, pieces: int) -> UUID:
 
 
 if __name__ == "__main__":
-    # The database of Holdfast: `make up` prints its URL.
+    # The database of Holdfast: `set -a; . .holdfast/environment` after `make up`.
     engine = create_engine(os.environ["HOLDFAST_DATABASE_URL"])
     with engine.begin() as connection:
         connection.execute(

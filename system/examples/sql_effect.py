@@ -33,7 +33,7 @@ async def transfer(ctx: Context, payload: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # The database of Holdfast: `make up` prints its URL.
+    # The database of Holdfast: `set -a; . .holdfast/environment` after `make up`.
     engine = create_engine(os.environ["HOLDFAST_DATABASE_URL"])
     with engine.begin() as connection:
         connection.execute(

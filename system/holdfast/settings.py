@@ -316,8 +316,12 @@ class Settings(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Show URLs without their passwords."""
         for name, value in super().__repr_args__():
-            shown = _PASSWORD.sub(r"\1\3***\2", value) if isinstance(value, str) else value
-            yield name, shown
+            yield name, without_passwords(value) if isinstance(value, str) else value
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with asterisks for the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\1\3***\2", text)
 
 
 def _decoded(text: str) -> object:

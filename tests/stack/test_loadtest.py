@@ -9,6 +9,7 @@ import pytest
 from leftovers import processes_of
 from loadtest_runs import RUN_SECONDS, interrupted, loadtest
 
+from holdfast.devstack import up_environment
 from loadtest.database_probe import LatencySummary
 from loadtest.drain_results import Figures, Round, spread
 from loadtest.stack import find_urls
@@ -70,20 +71,15 @@ def test_invalid_arguments_are_explained(
     assert message in run.stderr
 
 
-def test_urls_are_parsed_from_the_output_of_up() -> None:
-    found: dict[str, str] = {}
-    for line in (
-        "holdfast    | starting Postgres and Valkey, data and logs in /x",
-        "holdfast    |   interactive API docs   http://127.0.0.1:8000/docs",
-        "holdfast    |   Postgres               postgresql://postgres:pw@127.0.0.1:1/holdfast",
-        "holdfast    |   Valkey                 redis://:pw@127.0.0.1:2/0",
-    ):
-        find_urls(line, found)
-    assert found == {
-        "api": "http://127.0.0.1:8000",
-        "postgres": "postgresql://postgres:pw@127.0.0.1:1/holdfast",
-        "valkey": "redis://:pw@127.0.0.1:2/0",
+def test_urls_are_found_once_up_names_its_api(tmp_path: Path) -> None:
+    servers = {
+        "HOLDFAST_DATABASE_URL": "postgresql://postgres:pw@127.0.0.1:1/holdfast?x=1",
+        "HOLDFAST_REDIS_URL": "redis://:pw@127.0.0.1:2/0",
     }
+    assert find_urls("holdfast    | starting Postgres and Valkey, data in /x", tmp_path) == {}
+    up_environment.write(tmp_path, servers)
+    line = "holdfast    |   interactive API docs   http://127.0.0.1:8000/docs"
+    assert find_urls(line, tmp_path) == {"api": "http://127.0.0.1:8000", **servers}
 
 
 def test_figures_show_median_and_spread() -> None:

@@ -35,10 +35,10 @@ def api() -> Iterator[str]:
     assert up.stdout is not None
     try:
         found: dict[str, str] = {}
-        while len(found) < 3:
+        while not found:
             line = up.stdout.readline()
             assert line, "it did not come up"
-            find_urls(line, found)
+            found = find_urls(line, place)
         yield found["api"]
     finally:
         up.terminate()

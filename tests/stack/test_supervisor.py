@@ -123,6 +123,12 @@ def test_documented_request_works_and_data_is_kept(stack: Stack) -> None:
     assert stack.end(signal.SIGINT) == set()
     assert stack.process.returncode == 0
     output = stack.output.read_text()
+    environment = stack.directory / ".holdfast" / "environment"
+    assert f"set -a; . {environment}" in output
+    assert environment.stat().st_mode & 0o777 == 0o600
+    passwords = re.findall(r"=\w+://\w*:(\w+)@", environment.read_text())
+    assert len(passwords) == 2
+    assert not [each for each in passwords if each in output], "output is captured and pasted"
     parts = ("API stopped", "Scheduler stopped", "Worker stopped", "holdfast    | stopped")
     ends = [output.index(part) for part in parts]
     assert ends == sorted(ends), "processes that accept work stop first"

@@ -16,6 +16,7 @@ from pathlib import Path
 from chaos.errors import ChaosError
 from chaos.live.torture.victims import Stack
 from chaos.mutants import SOURCES, import_path
+from holdfast.devstack import up_environment
 from holdfast.devstack.host import free_port
 from holdfast.devstack.reaper import Reaper
 
@@ -23,11 +24,7 @@ LOG = "up.log"  # in the directory of the stack
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
-_URLS = {
-    "api": re.compile(r"(http://\S+)/docs\b"),
-    "postgres": re.compile(r"(postgresql://\S+)"),
-    "redis": re.compile(r"(redis://\S+)"),
-}
+_API = re.compile(r"(http://\S+)/docs\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +56,18 @@ async def running_up(
     with log.open("wb") as output:
         process = reaper.spawn(argv, env=inherited | own, stdout=output, stderr=subprocess.STDOUT)
     try:
-        urls = await _until_up(process, log)
+        api = await _until_up(process, log)
+        servers = up_environment.read(directory / "data")
         stack = Stack(process.pid)
         roles = {f"scheduler-{number}" for number in range(1, schedulers + 1)}
         roles |= {f"worker-{number}" for number in range(1, workers + 1)}
         stack.require(roles | {"api", "postgres", "valkey"})
-        yield UpStack(**urls, processes=stack)
+        yield UpStack(
+            api=api,
+            postgres=servers["HOLDFAST_DATABASE_URL"],
+            redis=servers["HOLDFAST_REDIS_URL"],
+            processes=stack,
+        )
     finally:
         await asyncio.shield(_end(process))
         reaper.forget(process)
@@ -82,14 +85,14 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
         await asyncio.to_thread(process.wait)
 
 
-async def _until_up(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
-    """Wait for the message that the stack is up; return the URLs in it."""
+async def _until_up(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Wait for the message that the stack is up; return the URL of the API in it."""
     give_up = time.monotonic() + _START_SECONDS
     while time.monotonic() < give_up and process.poll() is None:
         text = log.read_text(errors="replace")
-        found = {name: pattern.search(text) for name, pattern in _URLS.items()}
-        if "Ctrl-C stops it" in text and all(found.values()):
-            return {name: match.group(1) for name, match in found.items() if match}
+        found = _API.search(text)
+        if "Ctrl-C stops it" in text and found:
+            return found.group(1)
         await asyncio.sleep(_LOOK_SECONDS)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
     raise ChaosError(f"`holdfast up` was not up within {_START_SECONDS:.0f} s:\n{tail}")

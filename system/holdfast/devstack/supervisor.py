@@ -21,12 +21,13 @@ from typing import IO, Any
 
 import httpx
 
+from holdfast.devstack import up_environment
 from holdfast.devstack.host import HOST, EmbeddedError, free_port, port_from, reachable
 from holdfast.devstack.jaeger import EmbeddedJaeger
 from holdfast.devstack.process import POLL_SECONDS, RoleProcess, SupervisedProcess, SupervisedServer
 from holdfast.devstack.reaper import Reaper
 from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
-from holdfast.settings import Settings
+from holdfast.settings import Settings, without_passwords
 
 DATABASE = "holdfast"
 API_PORT = 8000
@@ -130,6 +131,7 @@ class Supervisor:
         self._options = options
         self._settings = settings
         self._reaper = reaper
+        self._data_dir = data_dir
         self._say = terminal.say
         self._stopping = terminal.closed  # stop if the terminal goes away
         self._killed = False
@@ -257,8 +259,7 @@ class Supervisor:
 
     def _child(self, name: str, arguments: Sequence[str], port: int = 0) -> RoleProcess:
         environment = {
-            "HOLDFAST_DATABASE_URL": self._postgres.url(DATABASE),
-            "HOLDFAST_REDIS_URL": self._valkey.url(),
+            **self._servers_environment(),
             "HOLDFAST_API_PORT": str(self._api_port),
             "HOLDFAST_SMTP_HOST": HOST,
             "HOLDFAST_SMTP_PORT": str(self._smtp_port),
@@ -280,6 +281,12 @@ class Supervisor:
             say=self._say,
             ready_url=f"http://{HOST}:{port}/readyz",
         )
+
+    def _servers_environment(self) -> dict[str, str]:
+        return {
+            "HOLDFAST_DATABASE_URL": self._postgres.url(DATABASE),
+            "HOLDFAST_REDIS_URL": self._valkey.url(),
+        }
 
     def _shutdown_grace_seconds(self) -> float:
         """Return the configured grace, or else a short one: Ctrl-C should not take long."""
@@ -322,6 +329,7 @@ class Supervisor:
         return place
 
     def _welcome(self) -> str:
+        environment = up_environment.write(self._data_dir, self._servers_environment())
         api = f"http://{HOST}:{self._api_port}"
         curl = f"curl -s {api}/tasks/ -H 'Content-Type: application/json'"
         if self._settings.api_keys:
@@ -332,8 +340,9 @@ class Supervisor:
                 "Holdfast is up.",
                 f"  interactive API docs   {api}/docs",
                 f"  mail caught            http://{HOST}:{self._mail_page_port}/",
-                f"  Postgres               {self._postgres.url(DATABASE)}",
-                f"  Valkey                 {self._valkey.url()}",
+                f"  Postgres               {without_passwords(self._postgres.url(DATABASE))}",
+                f"  Valkey                 {without_passwords(self._valkey.url())}",
+                f"  with their passwords   set -a; . {environment}",
                 *self._traces(),
                 "Try it:",
                 f"  {curl} -d '{EXAMPLE}'",

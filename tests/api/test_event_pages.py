@@ -57,6 +57,26 @@ async def test_pages_have_every_event_once_in_order(
     assert [event["seq"] for event in events] == list(range(1, EVENTS + 1))
 
 
+_LARGE = """UPDATE task_events SET detail = jsonb_build_object('error', jsonb_build_object(
+  'type', 'Large', 'message', repeat('x', 32768), 'traceback', '')) WHERE reason = 'handed_back'"""
+
+
+async def test_page_ends_when_its_details_have_a_mebibyte(
+    api: httpx.AsyncClient, task_id: UUID, settings: Settings
+) -> None:
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute(_LARGE)
+    found = await pages(api, f"/tasks/{task_id}/events", limit=1000)
+    assert [len(page["events"]) for page in found] == [97] + [96] * 11 + [49]
+    events = [event for page in found for event in page["events"]]
+    assert [event["seq"] for event in events] == list(range(1, EVENTS + 1))
+    details = [event["detail"] for event in events if event["reason"] == "handed back"]
+    assert len(details) == TURNS
+    assert {len(detail["error"]["message"]) for detail in details} == {32768}
+    task = (await api.get(f"/tasks/{task_id}")).json()
+    assert [attempt["attempt"] for attempt in task["attempts"]] == list(range(370, 401))
+
+
 async def test_page_that_ends_with_the_last_event_is_the_last(
     api: httpx.AsyncClient, task_id: UUID
 ) -> None:

@@ -71,8 +71,8 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     ),
     "cancel": (transitions.CANCEL, {"ids": _ENDS["ids"], "actor": "test"}),
     "retry": (transitions.RETRY, {"ids": _ENDS["ids"], "actor": "test"}),
-    "story": (transitions.STORY, {"id": UUID(int=1), "events_max": 500}),
-    "events": (transitions.EVENTS, {"id": UUID(int=1), "n": 100, "after": 0}),
+    "story": (transitions.STORY, {"id": UUID(int=1), "events_max": 500, "bytes": 1}),
+    "events": (transitions.EVENTS, {"id": UUID(int=1), "n": 100, "after": 0, "bytes": 1}),
 }
 
 

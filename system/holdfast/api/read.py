@@ -59,7 +59,12 @@ class EventsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(100, ge=1, le=1000)
+    limit: int = Field(
+        100,
+        ge=1,
+        le=1000,
+        description="Most events of a page. It has fewer once their details have 1 MiB.",
+    )
     cursor: str | None = Field(
         None, max_length=200, description="next_cursor of the previous page."
     )
@@ -118,11 +123,10 @@ async def get_events(
             after = cursor.decode_events(task_id, query.cursor)
         except cursor.InvalidCursor as error:
             raise _invalid_cursor(error) from error
-    events = await services.store.events(task_id, query.limit + 1, after)
-    if events is None:
+    found = await services.store.events(task_id, query.limit, after)
+    if found is None:
         raise not_found(task_id)
-    more = len(events) > query.limit
-    events = events[: query.limit]
+    events, more = found
     following = cursor.encode_events(task_id, events[-1].seq) if more else None
     page = {"events": [responses.event_json(event) for event in events], "next_cursor": following}
     return responses.json_response(page, headers=_link(request, following))

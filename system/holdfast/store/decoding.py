@@ -97,11 +97,13 @@ def row_to_story(row: Row) -> TaskStory:
     )
 
 
-def rows_to_events(rows: Sequence[Row]) -> list[Event] | None:
-    """Convert the rows of a page of events; None if there is no such task."""
+def rows_to_events(rows: Sequence[Row]) -> tuple[list[Event], bool] | None:
+    """Convert the rows of a page of events, and whether more follow; None if no such task."""
     if not rows:
         return None
-    return [
+    found = [row for row in rows if row["seq"] is not None]
+    within = [row for row in found if row.pop("within")]
+    events = [
         Event(
             **{
                 **row,
@@ -111,9 +113,9 @@ def rows_to_events(rows: Sequence[Row]) -> list[Event] | None:
                 "detail": json_value(row["detail"]),
             }
         )
-        for row in rows
-        if row["seq"] is not None
+        for row in within
     ]
+    return events, len(within) < len(found)
 
 
 def _state(name: str | None) -> State | None:

@@ -106,14 +106,23 @@ class Store:
             raise OutcomeUnknown(f"some tasks of the batch may be stored: {error}") from error
 
     async def get(self, task_id: UUID) -> TaskStory | None:
-        """Return a task with its latest events and its effect, from one snapshot; None: no task."""
-        parameters = {"id": task_id, "events_max": STORY_EVENTS_MAX}
+        """Return a task with its latest events and its effect, from one snapshot; None: no task.
+
+        At most ``STORY_EVENTS_MAX`` events, and none before the details of the later ones have
+        1 MiB.
+        """
+        parameters = {"id": task_id, "events_max": STORY_EVENTS_MAX, "bytes": PAGE_BYTES_MAX}
         rows = await self._database.rows(transitions.STORY, parameters)
         return row_to_story(rows[0]) if rows else None
 
-    async def events(self, task_id: UUID, limit: int, after: int = 0) -> list[Event] | None:
-        """Return at most ``limit`` events with a ``seq`` above ``after``; None if no such task."""
-        parameters = {"id": task_id, "n": limit, "after": after}
+    async def events(
+        self, task_id: UUID, limit: int, after: int = 0
+    ) -> tuple[list[Event], bool] | None:
+        """Return events with a ``seq`` above ``after``, and whether there are more.
+
+        At most ``limit``, and none after their details have 1 MiB. None if there is no such task.
+        """
+        parameters = {"id": task_id, "n": limit, "after": after, "bytes": PAGE_BYTES_MAX}
         return rows_to_events(await self._database.rows(transitions.EVENTS, parameters))
 
     async def list_tasks(

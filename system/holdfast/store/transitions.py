@@ -51,7 +51,6 @@ def traceparent_of(row: str) -> str:
     return f"""(SELECT r.traceparent FROM holdfast.requests r WHERE r.id = {row}.id)
     AS traceparent"""
 
-
 # Read by the guard of finish.
 _FENCE = "t.id, t.state, t.epoch, t.seq, t.released_by"
 
@@ -328,20 +327,28 @@ ORDER BY queue ON CONFLICT (name) DO NOTHING RETURNING name""")
 
 STORY = text(f"""
 SELECT {TASK_COLUMNS},
-  (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.seq) FROM (
-    SELECT * FROM holdfast.task_events WHERE task_id = t.id
-    ORDER BY seq DESC LIMIT CAST(:events_max AS int)) e) AS events,
+  (SELECT jsonb_agg(to_jsonb(e) - 'later' ORDER BY e.seq) FROM (
+    SELECT *, COALESCE(sum(octet_length(detail::text)) OVER (
+      ORDER BY seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS later
+    FROM holdfast.task_events WHERE task_id = t.id
+    ORDER BY seq DESC LIMIT CAST(:events_max AS int)) e
+    WHERE later < CAST(:bytes AS bigint)) AS events,
   (SELECT to_jsonb(f) - 'result' FROM holdfast.effects f WHERE f.effect_key = t.id) AS effect,
   (SELECT convert_to(f.result::text, 'UTF8') FROM holdfast.effects f
     WHERE f.effect_key = t.id) AS result
 FROM holdfast.tasks t JOIN holdfast.requests USING (id) WHERE t.id = CAST(:id AS uuid)""")
 
 # One row without an event if the task has none after ``after``; no row if there is no such task.
+# Events after the first ``n``, or after details of ``bytes``, are not ``within``: without details.
 EVENTS = text(f"""
-SELECT e.* FROM holdfast.tasks t LEFT JOIN LATERAL (
-  SELECT {EVENT_COLUMNS} FROM holdfast.task_events
-  WHERE task_id = t.id AND seq > CAST(:after AS int)
-  ORDER BY seq LIMIT CAST(:n AS int)) e ON true
+SELECT e.task_id, e.seq, e.at, e.from_state, e.to_state, e.epoch, e.attempt, e.actor, e.reason,
+  e.within, CASE WHEN e.within THEN e.detail END AS detail
+FROM holdfast.tasks t LEFT JOIN LATERAL (
+  SELECT {EVENT_COLUMNS}, row_number() OVER page <= CAST(:n AS int)
+    AND COALESCE(sum(octet_length(detail::text)) OVER (
+      page ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < CAST(:bytes AS bigint) AS within
+  FROM holdfast.task_events WHERE task_id = t.id AND seq > CAST(:after AS int)
+  WINDOW page AS (ORDER BY seq) ORDER BY seq LIMIT CAST(:n AS int) + 1) e ON true
 WHERE t.id = CAST(:id AS uuid) ORDER BY e.seq""")
 
 CLOCK = text("SELECT clock_timestamp()")

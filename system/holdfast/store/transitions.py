@@ -51,6 +51,7 @@ def traceparent_of(row: str) -> str:
     return f"""(SELECT r.traceparent FROM holdfast.requests r WHERE r.id = {row}.id)
     AS traceparent"""
 
+
 # Read by the guard of finish.
 _FENCE = "t.id, t.state, t.epoch, t.seq, t.released_by"
 

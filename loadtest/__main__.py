@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from loadtest import bench_submit, profiler
+from loadtest import bench_submit, drain_transactions, profiler
 from loadtest import drain as drains
 from loadtest import load as loads
 from loadtest import scale as scales
@@ -47,35 +47,51 @@ app = typer.Typer(
 )
 
 
+class DrainEffect(StrEnum):
+    """What the handlers of a drain do."""
+
+    NONE = "none"
+    TRANSACTION = "transaction"
+
+
 @app.command()
-def drain(
+def drain(  # noqa: PLR0913 - one argument per option
     *,
-    tasks: Annotated[int, typer.Option(min=1, help="No-op tasks in each round.")] = 20_000,
+    effect: Annotated[
+        DrainEffect,
+        typer.Option(
+            help="What handlers do: nothing, or one INSERT in ctx.transaction(), beside bare "
+            "transactions by asyncpg instead of Procrastinate."
+        ),
+    ] = DrainEffect.NONE,
+    payload_bytes: Annotated[int, typer.Option(min=0, help="Size of each payload.")] = 256,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Tasks in each round. [20000; transaction: 5000]")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     peer_tasks: Annotated[
         int, typer.Option(min=0, help="Jobs for Procrastinate in each round; 0 skips it.")
     ] = 3_000,
-    rate: Annotated[int, typer.Option(min=2, help="Tasks per second in the latency phase.")] = 500,
+    rate: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tasks per second in the latency phase. [500; transaction: 50]"),
+    ] = None,
     latency_seconds: Annotated[
         float, typer.Option(min=0, help="Length of the latency phase; 0 skips it.")
     ] = 15.0,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure submit and drain rates of no-op tasks, next to Procrastinate, and start latency."""
+    """Measure submit and drain rates and latency, next to Procrastinate or bare transactions."""
     _check_parent(json_file)
-    options = drains.DrainOptions(
-        tasks=tasks,
-        rounds=rounds,
-        workers=workers,
-        schedulers=schedulers,
-        peer_tasks=peer_tasks,
-        rate=rate,
-        latency_seconds=latency_seconds,
-    )
-    figures = run(drains.run(options, say))
-    _print(figures, json_file)
+    sizes = drains.DrainSizes(rounds, workers, schedulers, payload_bytes, latency_seconds)
+    if effect is DrainEffect.TRANSACTION:
+        transactions = drain_transactions.TransactionOptions(sizes, tasks or 5_000, rate or 50)
+        _print(run(drain_transactions.run(transactions, say)), json_file)
+        return
+    options = drains.DrainOptions(sizes, tasks or 20_000, peer_tasks, rate or 500)
+    _print(run(drains.run(options, say)), json_file)
 
 
 @app.command()

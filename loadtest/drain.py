@@ -12,7 +12,7 @@ import httpx
 
 from loadtest.database_probe import DatabaseProbe, drained, until
 from loadtest.drain_results import Figures, Round
-from loadtest.http_submitter import HttpSubmitter
+from loadtest.http_submitter import HttpSubmitter, SubmittedTasks
 from loadtest.peers.environments import default_cache
 from loadtest.peers.peer_process import PeerProcess, Servers
 from loadtest.processes import LoadtestError
@@ -22,20 +22,29 @@ REQUEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class DrainOptions:
-    """Sizes of a drain measurement."""
+class DrainSizes:
+    """Sizes of a drain, whatever its handlers do; the latency phase is skipped if 0 seconds."""
 
-    tasks: int = 20_000
-    rounds: int = 3
-    workers: int = 2
-    schedulers: int = 1
-    peer_tasks: int = 3_000
-    """Tasks for Procrastinate in each round; 0 skips it."""
-    rate: int = 500
-    latency_seconds: float = 15.0
-    """Length of the latency phase at ``rate``; 0 skips it."""
+    rounds: int
+    workers: int
+    schedulers: int
+    payload_bytes: int
+    latency_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOptions:
+    """A drain of ``tasks`` no-ops; its latency phase has ``rate`` per second.
+
+    ``peer_tasks``: for Procrastinate in each round; 0 skips it. ``cache``: where its virtual
+    environment is.
+    """
+
+    sizes: DrainSizes
+    tasks: int
+    peer_tasks: int
+    rate: int
     cache: Path = field(default_factory=default_cache)
-    """Directory of Procrastinate's virtual environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +62,42 @@ async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
     Raises:
         LoadtestError: a figure could not be measured.
     """
-    figures = Figures()
+    figures, sizes = Figures(), options.sizes
     peer = None
     if options.peer_tasks:
         peer = await PeerProcess.ready("procrastinate", options.cache)
     say("starting Postgres, Valkey, the API and the workers")
-    async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
+    workload = SubmittedTasks.sized(sizes.payload_bytes)
+    async with LoadtestStack(workers=sizes.workers) as stack, bench_of(stack, workload) as bench:
         say(f"up at {stack.api_url}")
-        for number in range(1, options.rounds + 1):
+        for number in range(1, sizes.rounds + 1):
             await bench.probe.reset()
-            ours = await holdfast_round(bench, options.tasks, options.schedulers)
+            ours = await holdfast_round(bench, options.tasks, sizes.schedulers)
             figures.holdfast.append(ours)
-            say(f"round {number} of {options.rounds}, Holdfast: {describe(ours)}")
+            say(f"round {number} of {sizes.rounds}, Holdfast: {describe(ours)}")
             if peer is not None:
                 servers = Servers(stack.database_url, stack.redis_url)
-                theirs = await peer.measure(servers, "durable", options.peer_tasks, options.workers)
+                theirs = await peer.measure(servers, "durable", options.peer_tasks, sizes.workers)
                 figures.procrastinate.append(theirs)
-                say(f"round {number} of {options.rounds}, Procrastinate: {describe(theirs)}")
-        if options.latency_seconds:
+                say(f"round {number} of {sizes.rounds}, Procrastinate: {describe(theirs)}")
+        if sizes.latency_seconds:
             await _latency(bench, options, figures, say)
         say("stopping")
     return figures
 
 
 @asynccontextmanager
-async def bench_of(stack: LoadtestStack) -> AsyncIterator[Bench]:
-    """Open the submitter and the probe of a running stack."""
+async def bench_of(
+    stack: LoadtestStack, tasks: SubmittedTasks | None = None
+) -> AsyncIterator[Bench]:
+    """Open the submitter (by default of no-op tasks) and the probe of a running stack."""
     try:
         connection = await asyncpg.connect(stack.database_url)
     except (OSError, asyncpg.PostgresError) as error:
         raise LoadtestError(f"cannot reach Postgres at {stack.database_url}: {error}") from error
     try:
         async with client_of(stack.api_url) as client:
-            yield Bench(stack, HttpSubmitter(client), DatabaseProbe(connection))
+            yield Bench(stack, HttpSubmitter(client, tasks), DatabaseProbe(connection))
     finally:
         await connection.close()
 
@@ -112,21 +124,28 @@ async def holdfast_round(
     stopwatch = await drained(tasks, bench.probe.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
     await bench.probe.check_all_succeeded(tasks)
-    return Round(tasks, tasks / submitted_seconds, stopwatch.rate, stopwatch.cpu_ms_per_task)
+    return Round(
+        tasks,
+        tasks / submitted_seconds,
+        stopwatch.rate,
+        stopwatch.cpu_ms_per_task,
+        stopwatch.cpu_ms_by_part,
+    )
 
 
 async def _latency(
     bench: Bench, options: DrainOptions, figures: Figures, say: Callable[[str], None]
 ) -> None:
+    sizes = options.sizes
     await bench.probe.reset()
-    await bench.stack.start("scheduler", options.schedulers)
+    await bench.stack.start("scheduler", sizes.schedulers)
     # The first tasks wait for the scheduler to start; they are excluded.
     warm_up = options.rate
     await bench.submitter.steady(options.rate, 1.0)
     await until(warm_up, bench.probe.finished, bench.stack.check)
     await bench.probe.begin()
-    say(f"{options.rate} tasks/s for {options.latency_seconds:g} s")
-    sent, late = await bench.submitter.steady(options.rate, options.latency_seconds)
+    say(f"{options.rate} tasks/s for {sizes.latency_seconds:g} s")
+    sent, late = await bench.submitter.steady(options.rate, sizes.latency_seconds)
     await until(sent, bench.probe.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
     await bench.probe.check_all_succeeded(sent)

@@ -16,12 +16,14 @@ class Round:
     """One round: ``tasks`` no-ops stored, then drained. Rates are in tasks per second.
 
     ``cpu_ms_per_task`` covers all processes during the drain; NaN if the drain was too short.
+    ``cpu_ms_by_part`` is the same by role, with ``postgres`` and ``other``.
     """
 
     tasks: int
     submitted_per_second: float
     drained_per_second: float
     cpu_ms_per_task: float
+    cpu_ms_by_part: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

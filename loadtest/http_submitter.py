@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import orjson
 
+from loadtest.inserts import filler
 from loadtest.processes import LoadtestError
 
 BATCH = 500
@@ -19,12 +21,30 @@ TICK_SECONDS = 0.02
 AHEAD = timedelta(seconds=3)
 
 
+@dataclass(frozen=True, slots=True)
+class SubmittedTasks:
+    """What is submitted: ``payload`` is part of each task, beside its number."""
+
+    name: str = "echo"
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def sized(cls, payload_bytes: int, name: str = "echo") -> SubmittedTasks:
+        """Return tasks with payloads of about ``payload_bytes`` (at least that of a number)."""
+        size = max(0, payload_bytes - len('{"number":12345,"filler":""}'))
+        return cls(name, {"filler": filler(size)})
+
+    def body(self, number: int, run_at: datetime | None = None) -> dict[str, Any]:
+        """Return the body of one task."""
+        task: dict[str, Any] = {"name": self.name, "payload": {"number": number, **self.payload}}
+        if run_at is not None:
+            task["run_at"] = run_at.isoformat()
+        return task
+
+
 def noop(number: int, run_at: datetime | None = None) -> dict[str, Any]:
     """Return the body of a no-op task."""
-    task: dict[str, Any] = {"name": "echo", "payload": {"number": number}}
-    if run_at is not None:
-        task["run_at"] = run_at.isoformat()
-    return task
+    return SubmittedTasks().body(number, run_at)
 
 
 @asynccontextmanager
@@ -43,8 +63,10 @@ async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
 class HttpSubmitter:
     """Client of one API; a response other than "stored" aborts the measurement."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, workload: SubmittedTasks | None = None) -> None:
+        """``workload``: no-op tasks by default."""
         self._client = client
+        self._workload = workload or SubmittedTasks()
 
     async def flood(self, count: int) -> float:
         """Submit ``count`` tasks in batches of 500, four requests at a time.
@@ -52,7 +74,7 @@ class HttpSubmitter:
         Returns the seconds from the first request to the last response.
         """
         batches = iter(
-            [noop(number) for number in range(first, min(first + BATCH, count))]
+            [self._workload.body(number) for number in range(first, min(first + BATCH, count))]
             for first in range(0, count, BATCH)
         )
 
@@ -84,7 +106,7 @@ class HttpSubmitter:
                 await asyncio.sleep(due - loop.time())
                 late = max(late, loop.time() - due)
                 run_at = datetime.now(UTC) + AHEAD if tick % 2 else None
-                batch = [noop(tick * size + offset, run_at) for offset in range(size)]
+                batch = [self._workload.body(tick * size + n, run_at) for n in range(size)]
                 group.create_task(self.send(batch))
         return ticks * size, late
 

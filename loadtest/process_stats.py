@@ -18,12 +18,17 @@ def cpu_seconds() -> float:
     An exited process no longer counts: take both samples while the relevant processes live. CPU
     time per task depends far less on other load of the machine than rates do.
     """
-    total = 0.0
+    return sum(cpu_seconds_by_part().values())
+
+
+def cpu_seconds_by_part() -> dict[str, float]:
+    """Return ``cpu_seconds`` of each role, of Postgres, and of everything else together."""
+    spent: defaultdict[str, float] = defaultdict(float)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            total += times.user + times.system
-    return total
+            spent[_part(process)] += times.user + times.system
+    return spent
 
 
 def processes() -> dict[str, list[psutil.Process]]:
@@ -44,6 +49,12 @@ def megabytes() -> dict[str, float]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 sizes[role] = max(sizes[role], process.memory_info().rss / 1e6)
     return dict(sizes)
+
+
+def _part(process: psutil.Process) -> str:
+    if process.name() == "postgres":
+        return "postgres"
+    return _role(process.cmdline()) or "other"
 
 
 def _role(arguments: list[str]) -> str | None:

@@ -49,11 +49,16 @@ class LoadtestStack:
         workers: int,
         schedulers: int = 0,
         environment: Mapping[str, str] | None = None,
+        application: str | None = None,
     ) -> None:
-        """``environment``: further HOLDFAST_* variables for all processes."""
+        """``environment``: further HOLDFAST_* variables for all processes.
+
+        ``application``: a module with handlers, for the workers.
+        """
         self._environment = dict(environment or {})
         self._workers = workers
         self._schedulers = schedulers
+        self._application = application
         self._directory: Path | None = None
         self._up: Process | None = None
         self._started: dict[Role, list[Process]] = {"api": [], "scheduler": [], "worker": []}
@@ -71,6 +76,12 @@ class LoadtestStack:
     def database_url(self) -> str:
         """URL of Holdfast's database."""
         return self._urls["HOLDFAST_DATABASE_URL"]
+
+    @property
+    def directory(self) -> Path:
+        """The temporary directory of its files."""
+        assert self._directory is not None  # noqa: S101 - read while it runs
+        return self._directory
 
     @property
     def redis_url(self) -> str:
@@ -145,6 +156,8 @@ class LoadtestStack:
         self._ready.clear()
         arguments = [PRODUCT_MODULE, "up", "--data-dir", str(self._directory)]
         arguments += ["--workers", str(self._workers), "--schedulers", str(self._schedulers)]
+        if self._application is not None:
+            arguments += ["--app", self._application]
         environment = {"HOLDFAST_API_PORT": str(free_port()), **self._environment}
         self._up = await spawn(arguments, environment, stdout=PIPE, stderr=STDOUT)
         self._reader = asyncio.create_task(self._read(self._up))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from loadtest.process_stats import cpu_seconds
+from loadtest.process_stats import cpu_seconds_by_part
 from loadtest.processes import LoadtestError
 
 STALL_SECONDS = 60.0
@@ -20,7 +20,7 @@ class Stopwatch:
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] | None = None
         self._changed: tuple[float, int] | None = None
-        self._cpu = (0.0, 0.0)
+        self._cpu: tuple[dict[str, float], dict[str, float]] = ({}, {})
 
     def record(self, at: float, done: int) -> bool:
         """Record that ``done`` tasks were done at ``at`` seconds; return True when all are.
@@ -37,10 +37,10 @@ class Stopwatch:
                 self._before = (at, done)
                 return False
             self._first = (at, done)
-            self._cpu = (cpu_seconds(), 0.0)
+            self._cpu = (cpu_seconds_by_part(), {})
         if done >= self._count:
             self._last = (at, done)
-            self._cpu = (self._cpu[0], cpu_seconds())
+            self._cpu = (self._cpu[0], cpu_seconds_by_part())
         return self._last is not None
 
     @property
@@ -61,8 +61,16 @@ class Stopwatch:
 
         A drain shorter than one tick of the kernel's clock (10 ms) shows 0, which is no cost.
         """
+        spent = sum(self.cpu_ms_by_part.values())
+        return spent if spent > 0 else math.nan
+
+    @property
+    def cpu_ms_by_part(self) -> dict[str, float]:
+        """Return the CPU milliseconds per task of each part (``cpu_seconds_by_part``)."""
         assert self._first is not None  # noqa: S101 - read after the end
         assert self._last is not None  # noqa: S101
+        before, after = self._cpu
         tasks = self._last[1] - self._first[1]
-        spent = self._cpu[1] - self._cpu[0]
-        return spent * 1000 / tasks if tasks and spent > 0 else math.nan
+        return {
+            part: (after[part] - before.get(part, 0.0)) * 1000 / tasks for part in after if tasks
+        }

@@ -35,6 +35,25 @@ def test_drain_measures_both_and_cleans_up(temporary: Path, tmp_path: Path) -> N
     assert processes_of(temporary) == []
 
 
+@pytest.mark.timeout(RUN_SECONDS)
+def test_drain_of_transactions_is_measured_beside_bare_ones(
+    temporary: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    sizes = "--effect transaction --tasks 200 --rounds 1 --rate 50 --latency-seconds 1"
+    run = loadtest(temporary, "drain", *sizes.split(), "--json", str(figures))
+    assert run.returncode == 0, run.stderr
+    assert "bare SQL: p50" in run.stdout
+    measured = json.loads(figures.read_text())
+    assert measured["bare"][0]["per_second"] > 0
+    assert measured["ratio"][0] > 0
+    assert set(measured["holdfast"][0]["cpu_ms_by_part"]) >= {"worker", "postgres", "api"}
+    for latency in (measured["handler"], measured["sql"]):
+        assert latency["count"] == 50
+        assert 0 < latency["p50"] <= latency["p99"] < 30
+    assert processes_of(temporary) == []
+
+
 def test_interrupted_drain_cleans_up(temporary: Path) -> None:
     output = interrupted(temporary, "up at", "drain", "--tasks", "100000", "--peer-tasks", "0")
     assert "interrupted" in output

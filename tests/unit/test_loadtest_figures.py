@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import httpx
 import pytest
 
 from loadtest.curves import curves
+from loadtest.drain_results import Round
+from loadtest.http_submitter import SubmittedTasks
 from loadtest.locust_run import BATCH, EFFECT, SINGLE, LocustLoad, RequestStats
 from loadtest.machine import Machine
 from loadtest.plot import plot
@@ -20,6 +23,7 @@ from loadtest.soak import Sample, Soak, SoakOptions
 from loadtest.stopwatch import Stopwatch
 from loadtest.summary import MEANINGS, figures_of
 from loadtest.thresholds import DEFAULT_FILE, judge, read_limits
+from loadtest.transaction_results import BareRound, Durations, TransactionFigures
 from observability.charts import quantile
 
 LOAD = LocustLoad(users=1, spawn_rate=1, seconds=1, shape="steady", batch_size=10)
@@ -154,6 +158,27 @@ def test_folded_stacks_are_added_up_by_function() -> None:
     assert (first.name, first.own, first.total) == ("work (lib/w.py)", 0.75, 0.75)
     assert (second.name, second.own, second.total) == ("main (app.py)", 0.25, 1.0)
     assert folded("worker", "").functions == []
+
+
+def test_payloads_have_the_size_that_was_asked_for() -> None:
+    for size in (30, 256, 8000):
+        payload = SubmittedTasks.sized(size).body(12345)["payload"]
+        assert len(json.dumps(payload, separators=(",", ":"))) == size
+    assert SubmittedTasks().body(1) == {"name": "echo", "payload": {"number": 1}}
+
+
+def test_figures_of_transactions_are_ratios_of_a_round() -> None:
+    cpu = {"worker": 0.3, "postgres": 0.2}
+    figures = TransactionFigures(
+        holdfast=[Round(10, 1000, 600, 0.5, cpu), Round(10, 1000, 900, 0.5, cpu)],
+        bare=[BareRound(10, 1000, {"other": 0.1}), BareRound(10, 1000, {"other": 0.1})],
+        sql=Durations.of([0.002, 0.001, 0.004]),
+    )
+    assert figures.ratios() == [0.6, 0.9]
+    text = "\n".join(figures.lines())
+    assert "0.75 (0.60..0.90)" in text
+    assert "bare SQL: p50 2.00 ms, p99 4.00 ms over 3 transactions" in text
+    assert figures.as_json()["ratio"] == [0.6, 0.9]
 
 
 def test_growth_compares_the_last_quarter_with_the_second() -> None:

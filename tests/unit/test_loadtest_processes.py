@@ -15,7 +15,14 @@ import typer.main
 
 from holdfast.cli import app
 from loadtest.peers.peer_process import NAMES
-from loadtest.process_stats import PRODUCT_MODULE, ROLES, cpu_seconds, megabytes, processes
+from loadtest.process_stats import (
+    PRODUCT_MODULE,
+    ROLES,
+    cpu_seconds,
+    cpu_seconds_by_part,
+    megabytes,
+    processes,
+)
 from loadtest.statements import StatementCost
 
 LOADTEST = Path(__file__).parents[2] / "loadtest"
@@ -48,6 +55,10 @@ def test_processes_are_found_by_role_and_measured() -> None:
             time.sleep(0.02)
         assert {role: [each.pid for each in found] for role, found in processes().items()} == {
             "worker": [worker]
+        }
+        assert {part for part, spent in cpu_seconds_by_part().items() if spent} <= {
+            "worker",
+            "other",
         }
         memory = megabytes()
         assert set(memory) == {"worker"}

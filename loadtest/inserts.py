@@ -1,0 +1,17 @@
+"""The effect of ``drain --effect transaction``: one row per task in a table of the application."""
+
+from __future__ import annotations
+
+import random
+
+NAME = "loadtest_insert"
+TABLE = "loadtest_inserts"
+CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (task_id uuid PRIMARY KEY, filler text NOT NULL)"
+TRUNCATE = f"TRUNCATE {TABLE}"
+INSERT = f"INSERT INTO {TABLE} (task_id, filler) VALUES ($1, $2)"
+COUNT = f"SELECT count(*) FROM {TABLE}"
+
+
+def filler(size: int) -> str:
+    """Return ``size`` characters that compress about as well as text does."""
+    return random.Random(size).randbytes(size // 2 + 1).hex()[:size]

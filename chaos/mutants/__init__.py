@@ -28,6 +28,7 @@ from chaos.mutants import (
     requests,
     scans,
     scheduler,
+    single,
     submit,
     transitions,
     worker,
@@ -65,6 +66,7 @@ __all__ = [
 # Each module lists guards with and without a mutant.
 _GUARDS = (
     transitions,
+    single,
     submit,
     scans,
     hints,

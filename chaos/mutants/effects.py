@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+from chaos.mutants.single import FINISH_ONE_GUARDS, SINGLE
 from chaos.mutants.transitions import FINISH, FINISH_GUARDS
 
 _STORE = "system/holdfast/store/store.py"
@@ -40,10 +41,10 @@ _NOT_RESET = Mutant(
         ),
         Edit(
             _TRANSACTION,
-            "            await (connection.close() if sound else discard(connection))\n",
-            "            if not sound and connection.sync_connection is not None:\n"
-            "                connection.sync_connection._transaction = None\n"
-            "            await (connection.close() if sound else discard(connection))\n",
+            "            if not sound:\n",
+            "            if not sound:\n"
+            "                if connection.sync_connection is not None:\n"
+            "                    connection.sync_connection._transaction = None\n",
         ),
     ),
 )
@@ -63,6 +64,12 @@ MUTANTS = (
                 "AND locked.id = ANY(CAST(:fit AS uuid[]))),",
             ),
             Edit(
+                SINGLE,
+                FINISH_ONE_GUARDS,
+                "  WHERE locked.state = '{State.RUNNING}' AND CAST(:epoch AS int) > 0),",
+            ),
+            Edit(_STORE, "        if len(successes) == 1:\n", "        if not successes:\n"),
+            Edit(
                 _STORE,
                 "        parameters = _finish_parameters(successes, worker_id)\n",
                 "        parameters = _finish_parameters(successes, worker_id)\n"
@@ -71,10 +78,15 @@ MUTANTS = (
             ),
             Edit(
                 _STORE,
-                "        parameters = _finish_parameters([success], worker_id)\n",
-                "        parameters = _finish_parameters([success], worker_id)\n"
-                '        seen = await connection.execute(_FENCE, {"ids": parameters["ids"]})\n'
-                '        parameters["fit"] = _fitting([success], seen.mappings().all())\n',
+                "        rows = await transaction.rows(statement, parameters)\n"
+                "        if not rows:\n"
+                "            parameters = _finish_parameters([success], worker_id)\n",
+                '        seen = await transaction.rows(_FENCE, {"ids": [success.task_id]})\n'
+                "        fit = _fitting([success], seen)\n"
+                "        rows = await transaction.rows(statement, parameters) if fit else []\n"
+                "        if not rows:\n"
+                "            parameters = _finish_parameters([success], worker_id)\n"
+                '            parameters["fit"] = fit\n',
             ),
             Edit(
                 _STORE,
@@ -110,27 +122,21 @@ def _distinct(ids""",
         edits=(
             Edit(
                 _STORE,
-                "        statement = in_schema(transitions.FINISH, self._schema)\n"
-                "        result = await connection.execute(statement, parameters)\n",
+                "        statement = in_schema(single.FINISH_ONE, self._schema)\n",
                 """\
         from sqlalchemy import text
 
         from holdfast.model.lifecycle import Reason
 
         asked = text("SELECT cancel_requested FROM holdfast.tasks WHERE id = :id")
-        statement = transitions.FINISH
-        if await connection.scalar(asked, {"id": success.task_id}):
-            del parameters["results"]
+        statement = single.FINISH_ONE
+        (found,) = await transaction.rows(asked, {"id": success.task_id}) or [{}]
+        if found.get("cancel_requested"):
+            parameters |= _finish_parameters([success], worker_id)
             parameters |= {"reasons": [str(Reason.CANCELLED)], "delays": [0.0], "details": [None]}
+            parameters |= {"unhandled": [False]}
             statement = transitions.RELEASE
-        result = await connection.execute(statement, parameters)
 """,
-            ),
-            # Exclude the mutant's own SQL from the handler's spans.
-            Edit(
-                "system/holdfast/handlers/sql_spans.py",
-                "        ours = context.invoked_statement is self._finish",
-                "        ours = self._finish is not None",
             ),
         ),
     ),
@@ -153,7 +159,7 @@ def _distinct(ids""",
         edits=(
             Edit(
                 _TRANSACTION,
-                "                await self._finish(commit, transaction)\n",
+                "                await self._finish(commit, begun, transaction.result)\n",
                 "",
             ),
             Edit(

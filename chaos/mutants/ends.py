@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant
+from chaos.mutants.single import SINGLE
 
 _TRANSITIONS = "system/holdfast/store/transitions.py"
 _SCANS = "system/holdfast/store/scans.py"
@@ -99,6 +100,11 @@ _OUTCOMES = (
                 "CAST(result AS jsonb) FROM updated ORDER BY id),",
                 "'null'::jsonb FROM updated ORDER BY id),",
             ),
+            Edit(
+                SINGLE,
+                "CAST(CAST(:result AS text) AS jsonb) FROM updated),",
+                "CAST(left(CAST(:result AS text), 0) || 'null' AS jsonb) FROM updated),",
+            ),
         ),
     ),
     Mutant(
@@ -175,6 +181,11 @@ _OUTCOMES = (
         edits=(
             Edit(
                 _TRANSITIONS,
+                "released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()\n",
+                "released_by = CAST(:worker AS uuid), finished_at = t.claimed_at\n",
+            ),
+            Edit(
+                SINGLE,
                 "released_by = CAST(:worker AS uuid), finished_at = clock_timestamp()\n",
                 "released_by = CAST(:worker AS uuid), finished_at = t.claimed_at\n",
             ),

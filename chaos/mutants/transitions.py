@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chaos.mutants.mutant import Edit, Mutant, Unplanted, both
+from chaos.mutants.single import SINGLE
 
 _FILE = "system/holdfast/store/transitions.py"
 
@@ -150,6 +151,11 @@ _ENDS = (
                 "CAST(result AS jsonb) FROM updated ORDER BY id),",
                 "CAST(result AS jsonb) FROM updated WHERE false ORDER BY id),",
             ),
+            Edit(
+                SINGLE,
+                "CAST(CAST(:result AS text) AS jsonb) FROM updated),",
+                "CAST(CAST(:result AS text) AS jsonb) FROM updated WHERE false),",
+            ),
         ),
     ),
     Mutant(
@@ -164,6 +170,11 @@ _ENDS = (
                 "SELECT id, id, epoch, attempt, finished_at, CAST(result AS jsonb)",
                 "SELECT gen_random_uuid(), id, epoch, attempt, finished_at, CAST(result AS jsonb)",
             ),
+            Edit(
+                SINGLE,
+                "SELECT id, id, epoch, attempt, finished_at,",
+                "SELECT gen_random_uuid(), id, epoch, attempt, finished_at,",
+            ),
         ),
     ),
     Mutant(
@@ -177,6 +188,11 @@ _ENDS = (
                 _FILE,
                 "'{Reason.SUCCEEDED}', NULL FROM updated),",
                 "'{Reason.SUCCEEDED}', NULL FROM updated WHERE false),",
+            ),
+            Edit(
+                SINGLE,
+                "'{Reason.SUCCEEDED}', NULL FROM updated)",
+                "'{Reason.SUCCEEDED}', NULL FROM updated WHERE false)",
             ),
         ),
     ),

@@ -32,8 +32,8 @@ SOURCES = Path(__file__).parents[2]
 GUARDED = {
     f"system/holdfast/{name}.py"
     for name in (
-        *(f"store/{name}" for name in ("transitions", "scans", "store", "submit", "resend")),
-        *("store/database", "queue/hints", "runtime/supervision"),
+        *(f"store/{name}" for name in ("transitions", "single", "scans", "store", "submit")),
+        *("store/resend", "store/driver", "store/database", "queue/hints", "runtime/supervision"),
         *("scheduler/scheduler", "scheduler/failure_detector"),
         *(f"worker/{name}" for name in ("worker", "claimer", "executor", "slot_pool")),
         *("worker/attempt", "worker/finisher", "handlers/transactions"),

@@ -19,7 +19,7 @@ from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
 from holdfast.model.task import NewTask, TaskFilter
 from holdfast.settings import Settings
-from holdfast.store import scans, transitions
+from holdfast.store import scans, single, transitions
 from holdfast.store.database import Database
 from holdfast.store.store import Store
 
@@ -280,7 +280,7 @@ def test_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
 
 def test_every_product_statement_has_a_name() -> None:
     names = Names()
-    for module in (transitions, scans):
+    for module in (transitions, single, scans):
         for constant, value in vars(module).items():
             if hasattr(value, "text") and constant.isupper():
                 wire = value.text.replace(":ids", "$1").replace(":n ", "$2 ")

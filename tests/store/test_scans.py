@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, TextClause, create_engine, text
 
 from holdfast.devstack.servers import EmbeddedPostgres
-from holdfast.store import scans, transitions
+from holdfast.store import scans, single, transitions
 
 _TASKS = """
 WITH inserted AS (
@@ -57,6 +57,16 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
         {"worker": UUID(int=1), "lease": 3.0, "begun_until": None},
     ),
     "finish": (transitions.FINISH, {**_ENDS, **_EPOCHS, "results": ["1"] * 20, "actor": "test"}),
+    "finish_one": (
+        single.FINISH_ONE,
+        {
+            "id": UUID(int=1),
+            "epoch": 1,
+            "result": "1",
+            "worker": UUID(int=1),
+            "actor": "test",
+        },
+    ),
     "release": (
         transitions.RELEASE,
         {

@@ -22,7 +22,7 @@ from holdfast.errors import Misconfigured, Unavailable
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
-from holdfast.store import migrate, revision, scans, transitions
+from holdfast.store import migrate, revision, scans, single, transitions
 from holdfast.store.qualified import in_schema
 from holdfast.store.schema import metadata
 
@@ -166,7 +166,7 @@ def test_schema_that_is_no_plain_identifier_is_refused(schema: str) -> None:
 
 STATEMENTS = {
     name: value
-    for module in (transitions, scans, revision)
+    for module in (transitions, single, scans, revision)
     for name, value in vars(module).items()
     if isinstance(value, TextClause)
 }

@@ -138,7 +138,7 @@ def test_no_other_top_level_folders() -> None:
 
 def test_sql_reads_only_the_simulated_clock() -> None:
     folder = ROOT / "system" / "holdfast" / "store"
-    files = ("transitions.py", "scans.py", "submit.py", "listing.py")
+    files = ("transitions.py", "single.py", "scans.py", "submit.py", "listing.py")
     lines = (line for name in files for line in (folder / name).read_text().splitlines())
     statements = "\n".join(line for line in lines if not line.startswith("- "))
     assert not re.search(r"\bnow\(\)|CURRENT_TIMESTAMP|LOCALTIME|transaction_timestamp", statements)
@@ -147,7 +147,7 @@ def test_sql_reads_only_the_simulated_clock() -> None:
 
 def test_statements_filter_by_state_only_after_the_lock() -> None:
     """A guard in the locking SELECT would miss a row that starts to match while it waits."""
-    from holdfast.store import transitions
+    from holdfast.store import single, transitions
 
     for name in ("CLAIM", "FINISH", "RELEASE", "CANCEL", "RETRY"):
         sql = str(getattr(transitions, name))
@@ -155,6 +155,9 @@ def test_statements_filter_by_state_only_after_the_lock() -> None:
         assert lock.rstrip().endswith("FROM holdfast.tasks t WHERE t.id = input.id"), name
         assert "state =" not in lock, name
         assert "epoch =" not in lock, name
+    sql = str(single.FINISH_ONE)
+    lock = sql[sql.index("locked AS MATERIALIZED") : sql.index("FOR NO KEY UPDATE")]
+    assert lock.rstrip().endswith("FROM holdfast.tasks t WHERE t.id = CAST(:id AS uuid)")
 
 
 def test_production_keeps_no_state_in_modules() -> None:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import re
-from types import ModuleType
 
 from sqlalchemy import TextClause
 
 from chaos.tasks import sql as chaos_sql
 from holdfast.model.task import TaskFilter
-from holdfast.store import scans, submit, transitions
+from holdfast.store import scans, single, submit, transitions
 from holdfast.store.listing import listing
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
 _WORDS = 3
+_MODULES = (transitions, single, scans, submit, chaos_sql)
 _LENGTH_MAX = 40
 
 
 class Names:
     """Names SQL texts by their constant in the product (``claim``), else by their first words."""
 
-    def __init__(
-        self, modules: tuple[ModuleType, ...] = (transitions, scans, submit, chaos_sql)
-    ) -> None:
+    def __init__(self) -> None:
         every, _ = listing(TaskFilter(), 1, None, 1)
         self._listing = _normal(every.text).partition(" WHERE")[0]
         self._known = {
             _normal(value.text): name.strip("_").lower()
-            for module in modules
+            for module in _MODULES
             for name, value in vars(module).items()
             if isinstance(value, TextClause)
         }

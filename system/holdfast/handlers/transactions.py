@@ -16,7 +16,7 @@ from uuid import UUID
 from opentelemetry.trace import Span, SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from holdfast.errors import OutcomeUnknown, TaskLost, Unavailable
 from holdfast.handlers.commit import Commit
@@ -28,6 +28,7 @@ from holdfast.model.claim import Success
 from holdfast.runtime.turns import Turns
 from holdfast.store.connections import checkout, discard
 from holdfast.store.database import classify, reason
+from holdfast.store.driver import DriverTransaction
 from holdfast.store.store import Store
 
 
@@ -82,34 +83,32 @@ class Transactions:
         connection = await _connect(self._engine)
         sound = False
         try:
-            root = await connection.begin()
+            begun = DriverTransaction(connection)
             transaction = Transaction(connection)
             try:
                 yield transaction
-                await self._finish(commit, transaction)
+                await self._finish(commit, begun, transaction.result)
             except Exception:
                 with self._span(commit, "ROLLBACK"):
-                    await root.rollback()
+                    await begun.rollback()
                 sound = True
                 raise
-            await _to_the_end(self._commit(commit, root))
+            await _to_the_end(self._commit(commit, begun))
             sound = True
         finally:
-            await (connection.close() if sound else discard(connection))
+            if not sound:
+                await discard(connection)
 
     def _span(self, commit: Commit, name: str) -> AbstractContextManager[Span]:
         return child_span(commit.span, name, self._of_database, SpanKind.CLIENT)
 
-    async def _finish(self, commit: Commit, transaction: Transaction) -> None:
-        attempt = commit.attempt
-        value, bytes_max = transaction.result, self._result_bytes_max
+    async def _finish(self, commit: Commit, begun: DriverTransaction, value: Any) -> None:
+        attempt, bytes_max = commit.attempt, self._result_bytes_max
         result = await self._turns.run(lambda: encode_result(value, bytes_max), len)
         success = Success(attempt.task_id, attempt.epoch, result)
         try:
             with child_span(commit.span, "finish", {}):
-                answer = await self._store.finish_in(
-                    transaction.connection, success, self._worker_id
-                )
+                answer = await self._store.finish_in(begun, success, self._worker_id)
         except DBAPIError as error:
             raise classify(error) from error
         except OSError as error:
@@ -125,13 +124,13 @@ class Transactions:
                 f"{attempt.epoch}): it is {found}; the transaction was rolled back"
             )
 
-    async def _commit(self, commit: Commit, root: AsyncTransaction) -> None:
+    async def _commit(self, commit: Commit, begun: DriverTransaction) -> None:
         """Send COMMIT once; ``commit`` records the outcome even if a handler swallows the error."""
         commit.sent()
         try:
             async with asyncio.timeout(self._commit_timeout_seconds):
                 with self._span(commit, "COMMIT"):
-                    await root.commit()
+                    await begun.commit()
         except DBAPIError as error:
             meaning = classify(error)
             if not isinstance(meaning, OutcomeUnknown):

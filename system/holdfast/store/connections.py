@@ -30,7 +30,7 @@ _HEALTH = "holdfast_pool_health"
 _ANSWERED_AT = "holdfast_answered_at"
 _IDLE_SECONDS = 30.0  # a connection idle for longer is probed before its next use
 _PROBE_SECONDS = 2.0
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # asyncpg has codecs for all built-in types except their arrays, which it looks up in the catalogue
 # on each new connection: four round trips and 5 ms of server CPU, for all connections at the same
@@ -78,7 +78,7 @@ class _Connector:
         """
         *others, last = self._where.hosts
         for host in others:
-            with contextlib.suppress(OSError, *_DRIVER_ERRORS):
+            with contextlib.suppress(OSError, *DRIVER_ERRORS):
                 return await self._connect(host)
         return await self._connect(last)
 
@@ -221,7 +221,7 @@ async def _is_usable(connection: AsyncConnection, health: _PoolHealth) -> bool:
     except TimeoutError:
         health.doubted_at = now
         return False
-    except (OSError, *_DRIVER_ERRORS):
+    except (OSError, *DRIVER_ERRORS):
         return False
     return True
 

@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.model.claim import (
     Announcement,
@@ -36,11 +34,10 @@ from holdfast.model.task import (
     TaskStory,
 )
 from holdfast.settings import Settings
-from holdfast.store import scans, transitions
+from holdfast.store import scans, single, transitions
 from holdfast.store.connections import connections_used
 from holdfast.store.database import Database
 from holdfast.store.decoding import (
-    all_rows,
     row_to_reclaimed,
     row_to_story,
     row_to_task,
@@ -50,6 +47,7 @@ from holdfast.store.decoding import (
     rows_to_dispatch,
     rows_to_events,
 )
+from holdfast.store.driver import DriverTransaction
 from holdfast.store.listing import PAGE_BYTES_MAX, listing
 from holdfast.store.qualified import in_schema
 from holdfast.store.submit import submission
@@ -345,20 +343,28 @@ class Store:
 
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
         """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still matches."""
+        if len(successes) == 1:
+            parameters = _finish_one_parameters(successes[0], worker_id)
+            if rows := await self._database.rows(single.FINISH_ONE, parameters):
+                return rows_to_answers(rows)
         parameters = _finish_parameters(successes, worker_id)
         return rows_to_answers(await self._database.rows(transitions.FINISH, parameters))
 
     async def finish_in(
-        self, connection: AsyncConnection, success: Success, worker_id: UUID
+        self, transaction: DriverTransaction, success: Success, worker_id: UUID
     ) -> Answer:
         """Finish one task inside the caller's transaction.
 
-        Raises SQLAlchemy's errors, unclassified: the connection is the caller's.
+        Raises SQLAlchemy's errors, unclassified: the transaction is the caller's.
         """
-        parameters = _finish_parameters([success], worker_id)
-        statement = in_schema(transitions.FINISH, self._schema)
-        result = await connection.execute(statement, parameters)
-        return rows_to_answers(all_rows(result))[0]
+        parameters = _finish_one_parameters(success, worker_id)
+        statement = in_schema(single.FINISH_ONE, self._schema)
+        rows = await transaction.rows(statement, parameters)
+        if not rows:
+            parameters = _finish_parameters([success], worker_id)
+            statement = in_schema(transitions.FINISH, self._schema)
+            rows = await transaction.rows(statement, parameters)
+        return rows_to_answers(rows)[0]
 
     async def release(self, failures: Sequence[Failure], worker_id: UUID) -> list[Answer]:
         """End attempts that did not succeed; the lifecycle chooses retry, FAILED or CANCELLED."""
@@ -379,6 +385,16 @@ class Store:
 def worker_actor(worker_id: UUID) -> str:
     """Return how events name a worker's incarnation as their actor."""
     return f"worker:{worker_id}"
+
+
+def _finish_one_parameters(success: Success, worker_id: UUID) -> dict[str, Any]:
+    return {
+        "id": success.task_id,
+        "epoch": success.epoch,
+        "result": success.result,
+        "worker": worker_id,
+        "actor": worker_actor(worker_id),
+    }
 
 
 def _finish_parameters(successes: Sequence[Success], worker_id: UUID) -> dict[str, Any]:

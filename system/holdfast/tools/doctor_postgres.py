@@ -10,7 +10,7 @@ from sqlalchemy import TextClause, text
 
 from holdfast.errors import HoldfastError
 from holdfast.settings import Settings
-from holdfast.store import revision, scans, transitions
+from holdfast.store import revision, scans, single, transitions
 from holdfast.store.connections import is_pooler_between
 from holdfast.store.database import Database
 from holdfast.tools.check_result import CheckResult
@@ -72,7 +72,7 @@ async def examine_postgres(settings: Settings) -> AsyncIterator[CheckResult]:
 async def _refused(database: Database) -> list[str]:
     """Plan every statement of the roles, which checks permissions; return the distinct errors."""
     found: dict[str, None] = {}
-    for module in (transitions, scans):
+    for module in (transitions, single, scans):
         for statement in vars(module).values():
             if isinstance(statement, TextClause):
                 parameters = dict.fromkeys(statement.compile().params)

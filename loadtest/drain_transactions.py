@@ -5,6 +5,7 @@ Both insert the same rows into the same table over the same number of connection
 
 from __future__ import annotations
 
+import asyncio
 import json
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
@@ -59,9 +60,11 @@ async def run(options: TransactionOptions, say: Callable[[str], None]) -> Transa
             figures.holdfast.append(ours)
             say(f"round {number} of {rounds}, Holdfast: {describe(ours)}")
         if options.sizes.latency_seconds:
-            say(f"{options.rate} transactions/s for {options.sizes.latency_seconds:g} s, twice")
-            figures.sql = await _bare_latency(bench, options)
-            figures.handler = await _handler_latency(bench, options, workload)
+            say(f"{options.rate} of each per second for {options.sizes.latency_seconds:g} s")
+            await _empty(bench)
+            figures.sql, figures.handler = await asyncio.gather(
+                _bare_latency(bench, options), _handler_latency(bench, options, workload)
+            )
         say("stopping")
     return figures
 
@@ -131,7 +134,6 @@ async def _handler_latency(
     bench: Bench, options: TransactionOptions, workload: SubmittedTasks
 ) -> Durations:
     """Return the durations of the handler, which writes them into a file."""
-    await _empty(bench)
     file = bench.stack.directory / "durations"
     timed = replace(workload, payload={**workload.payload, "durations": str(file)})
     async with client_of(bench.stack.api_url) as client:

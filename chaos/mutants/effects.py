@@ -41,10 +41,10 @@ _NOT_RESET = Mutant(
         ),
         Edit(
             _TRANSACTION,
-            "            if not sound:\n",
-            "            if not sound:\n"
+            "                await self._connections.discard(connection)\n",
             "                if connection.sync_connection is not None:\n"
-            "                    connection.sync_connection._transaction = None\n",
+            "                    connection.sync_connection._transaction = None\n"
+            "                await self._connections.discard(connection)\n",
         ),
     ),
 )

@@ -13,7 +13,6 @@ from wire import wire_to
 from holdfast.handlers.sql_spans import SqlSpans
 from holdfast.settings import Settings
 from holdfast.store.connections import checkout, create_engine
-from holdfast.store.qualified import SCHEMA
 from holdfast.telemetry.logs import create_logger
 from holdfast.telemetry.metrics import Metrics
 from holdfast.telemetry.otlp import span_destination
@@ -35,7 +34,7 @@ async def test_cancelled_while_the_first_connection_is_prepared(settings: Settin
             label="w",
             version="1",
         )
-        SqlSpans(tracing, engine, SCHEMA)
+        SqlSpans(tracing, engine)
 
         def hold(*_: object) -> None:
             wire.hold_replies()

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 from transaction_bench import INSERT, Bench, claimed
+from waiting import until
 
 from holdfast.errors import Unstorable
 from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
+from holdfast.store.transaction_pool import TransactionPool
 
 
 @pytest.fixture
@@ -58,3 +60,35 @@ async def test_session_may_roll_back_what_it_wrote(bench: Bench) -> None:
         await tx.execute(INSERT, {"id": 2})
         await nested.rollback()
     assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_handlers_that_wait_get_the_connection_in_turn(bench: Bench) -> None:
+    """A handler that comes when the connection is given back must not overtake those waiting."""
+    pool = TransactionPool(bench.engine)
+    order: list[int] = []
+
+    async def hold(number: int) -> None:
+        connection = await pool.acquire()
+        order.append(number)
+        assert pool.used == 1
+        await asyncio.sleep(0)
+        await pool.release(connection, keep=number % 2 == 0)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(hold(number))
+        await until(lambda: 0 in order)
+        for number in range(3, 6):
+            group.create_task(hold(number))
+    assert order == list(range(6))
+    assert pool.used == 0
+    await pool.close()
+
+
+async def test_connection_that_a_handler_took_is_reset(bench: Bench) -> None:
+    """Its options, such as the isolation, must not reach the next handler."""
+    connection = await bench.transactions._connections.acquire()
+    await connection.execution_options(isolation_level="SERIALIZABLE")
+    await bench.transactions._connections.release(connection, keep=False)
+    async with bench.context().transaction() as tx:
+        assert await tx.connection.get_isolation_level() == "READ COMMITTED"

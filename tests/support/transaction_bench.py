@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -42,9 +43,10 @@ class Bench:
     database_url: str
     commit_timeout_seconds: float = 5.0
 
-    def context(self, timeout_seconds: float | None = None) -> Context:
-        loop = asyncio.get_running_loop()
-        transactions = Transactions(
+    @cached_property
+    def transactions(self) -> Transactions:
+        """Those of all contexts; made when first used."""
+        return Transactions(
             self.engine,
             self.store,
             self.worker_id,
@@ -52,10 +54,13 @@ class Bench:
             result_bytes_max=1000,
             commit_timeout_seconds=self.commit_timeout_seconds,
         )
+
+    def context(self, timeout_seconds: float | None = None) -> Context:
+        loop = asyncio.get_running_loop()
         seconds = self.grant.timeout_seconds if timeout_seconds is None else timeout_seconds
         limit = TimeLimit(seconds, clock=loop.time, claimed=loop.time())
         limit.begin()
-        return Context(self.grant, limit=limit, open_transaction=transactions.open)
+        return Context(self.grant, limit=limit, open_transaction=self.transactions.open)
 
     async def state(self) -> tuple[State, Any, list[int]]:
         """Return the task's state, its ledger result and the handler's rows, as committed."""
@@ -91,6 +96,7 @@ async def claimed(settings: Settings, engine_settings: Settings) -> AsyncIterato
         bench = Bench(store, engine, worker_id, grant, settings.database_url)
         bench.sql("CREATE TABLE orders (id int PRIMARY KEY)")
         yield bench
+        await bench.transactions.close()
     finally:
         await engine.dispose()
         await store.close()

@@ -15,9 +15,7 @@ from opentelemetry.util.types import AttributeValue
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from holdfast.store import transitions
 from holdfast.store.database import sqlstate
-from holdfast.store.qualified import in_schema
 from holdfast.telemetry.trace_context import FinishedSpan
 from holdfast.telemetry.tracing import Tracing
 
@@ -29,12 +27,11 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$.])\d+(?:\.\d+
 class SqlSpans:
     """Listens to an engine and records each statement sent while a span is current.
 
-    ``schema``: that of Holdfast's tables.
+    Holdfast's own statements in the transaction go to the driver and are not seen here.
     """
 
-    def __init__(self, tracing: Tracing, engine: AsyncEngine, schema: str) -> None:
+    def __init__(self, tracing: Tracing, engine: AsyncEngine) -> None:
         self._tracing = tracing
-        self._finish = in_schema(transitions.FINISH, schema)  # has its own span "finish"
         self._of_database = database_attributes(engine.url)
         event.listen(engine.sync_engine, "before_cursor_execute", self._before)
         event.listen(engine.sync_engine, "after_cursor_execute", self._after)
@@ -42,8 +39,7 @@ class SqlSpans:
 
     def _before(self, connection: Connection, *sent: Any) -> None:
         *_, context, _ = sent
-        ours = context.invoked_statement is self._finish
-        if not ours and trace.get_current_span().get_span_context().is_valid:
+        if trace.get_current_span().get_span_context().is_valid:
             setattr(context, _BEGAN, time.time_ns())
 
     def _after(self, connection: Connection, *sent: Any) -> None:

@@ -21,12 +21,19 @@ class Transaction:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self._lent = False
         self.result: Any = None
 
     @property
     def connection(self) -> AsyncConnection:
         """The SQLAlchemy connection, for libraries that need one. The block sends COMMIT."""
+        self._lent = True
         return self._connection
+
+    @property
+    def lent(self) -> bool:
+        """Whether the handler took the connection, whose options it may have changed."""
+        return self._lent
 
     async def execute(
         self, statement: Executable, parameters: Parameters = None

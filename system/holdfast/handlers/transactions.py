@@ -15,10 +15,9 @@ from uuid import UUID
 
 from opentelemetry.trace import Span, SpanKind
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from holdfast.errors import OutcomeUnknown, TaskLost, Unavailable
+from holdfast.errors import OutcomeUnknown, TaskLost
 from holdfast.handlers.commit import Commit
 from holdfast.handlers.result import encode_result
 from holdfast.handlers.sql_spans import database_attributes
@@ -26,10 +25,10 @@ from holdfast.handlers.transaction import Transaction
 from holdfast.instrumentation.attempt_span import child_span
 from holdfast.model.claim import Success
 from holdfast.runtime.turns import Turns
-from holdfast.store.connections import checkout, discard
-from holdfast.store.database import classify, reason
+from holdfast.store.database import classify
 from holdfast.store.driver import DriverTransaction
 from holdfast.store.store import Store
+from holdfast.store.transaction_pool import TransactionPool
 
 
 class Transactions:
@@ -48,13 +47,22 @@ class Transactions:
         result_bytes_max: int,
         commit_timeout_seconds: float,
     ) -> None:
-        self._engine = engine
+        self._connections = TransactionPool(engine)
         self._store = store
         self._worker_id = worker_id
         self._turns = turns
         self._result_bytes_max = result_bytes_max
         self._commit_timeout_seconds = commit_timeout_seconds
         self._of_database = database_attributes(engine.url)
+
+    @property
+    def connections_used(self) -> int:
+        """Return the number of connections in use."""
+        return self._connections.used
+
+    async def close(self) -> None:
+        """Return the connections to the engine, which its owner disposes of."""
+        await self._connections.close()
 
     @asynccontextmanager
     async def open(
@@ -80,11 +88,11 @@ class Transactions:
     @asynccontextmanager
     async def _within(self, commit: Commit) -> AsyncIterator[Transaction]:
         """Send BEGIN, run the block, finish, COMMIT; discard the connection unless it is sound."""
-        connection = await _connect(self._engine)
+        connection = await self._connections.acquire()
         sound = False
+        transaction = Transaction(connection)
         try:
             begun = DriverTransaction(connection)
-            transaction = Transaction(connection)
             try:
                 yield transaction
                 await self._finish(commit, begun, transaction.result)
@@ -96,8 +104,10 @@ class Transactions:
             await _to_the_end(self._commit(commit, begun))
             sound = True
         finally:
-            if not sound:
-                await discard(connection)
+            if sound:
+                await self._connections.release(connection, keep=not transaction.lent)
+            else:
+                await self._connections.discard(connection)
 
     def _span(self, commit: Commit, name: str) -> AbstractContextManager[Span]:
         return child_span(commit.span, name, self._of_database, SpanKind.CLIENT)
@@ -140,20 +150,6 @@ class Transactions:
             reason = str(error) or f"no reply within {self._commit_timeout_seconds} s"
             raise OutcomeUnknown(f"the reply to COMMIT was lost: {reason}") from error
         commit.applied()
-
-
-async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    try:
-        return await checkout(engine)
-    except PoolTimeout as error:
-        raise Unavailable(
-            "all connections for ctx.transaction() are in use: keep transactions short, or "
-            "increase HOLDFAST_TRANSACTION_CONNECTIONS"
-        ) from error
-    except (OSError, DBAPIError) as error:
-        raise Unavailable(
-            f"cannot reach Postgres for ctx.transaction(): {reason(error)}"
-        ) from error
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -171,7 +171,7 @@ async def checkout(engine: AsyncEngine) -> AsyncConnection:
     while True:
         connection = await engine.connect()
         try:
-            if await _is_usable(connection, _health(engine)):
+            if await is_usable(connection, engine):
                 return connection
         except BaseException:
             await discard(connection)
@@ -204,8 +204,16 @@ def _health(engine: AsyncEngine) -> _PoolHealth:
     return health
 
 
-async def _is_usable(connection: AsyncConnection, health: _PoolHealth) -> bool:
+def answered(connection: AsyncConnection) -> None:
+    """Note that the connection has just answered, as its return to the pool does."""
     pooled = connection.sync_connection
+    if pooled is not None:
+        pooled.info[_ANSWERED_AT] = asyncio.get_running_loop().time()
+
+
+async def is_usable(connection: AsyncConnection, engine: AsyncEngine) -> bool:
+    """Return whether a connection of the engine may be expected to answer."""
+    health, pooled = _health(engine), connection.sync_connection
     raw = pooled.connection.driver_connection if pooled is not None else None
     if pooled is None or raw is None or raw.is_closed():  # closed while it was in the pool
         return False

@@ -27,8 +27,7 @@ _STATEMENTS_MAX = 256
 class DriverTransaction:
     """The transaction of a connection that was checked out; BEGIN is sent with its first statement.
 
-    After ``commit`` or ``rollback`` the connection is back in its pool. After an error the caller
-    discards it.
+    After an error of ``commit`` or ``rollback`` the caller discards the connection.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -68,12 +67,10 @@ class DriverTransaction:
                 raise self._failed("COMMIT", error) from error
             self._adapter._transaction = None  # noqa: SLF001
             self._root.commit()  # sends nothing: for SQLAlchemy no transaction has begun
-        self._sync.close()
 
     async def rollback(self) -> None:
         """Send ROLLBACK."""
         await self.connection.run_sync(lambda _: self._root.rollback())
-        self._sync.close()
 
     def _failed(self, sql: str, error: Exception) -> DBAPIError:
         """Return SQLAlchemy's error for one of the driver; tell SQLAlchemy of a lost connection."""

@@ -25,7 +25,7 @@ from holdfast.runtime.loop_lag import LoopLag
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.runtime.turns import Turns
 from holdfast.settings import Settings
-from holdfast.store.connections import connections_used, create_engine
+from holdfast.store.connections import create_engine
 from holdfast.store.store import Store
 from holdfast.telemetry.event_names import EventName
 from holdfast.telemetry.metrics import Metrics
@@ -65,9 +65,9 @@ class Worker:
             autocommit=False,
         )
         if telemetry.tracing.recording:
-            SqlSpans(telemetry.tracing, self._engine, settings.database_schema)
+            SqlSpans(telemetry.tracing, self._engine)
         turns = Turns()
-        transactions = Transactions(
+        self._transactions = Transactions(
             self._engine,
             self._finishing,
             self.id,
@@ -83,7 +83,7 @@ class Worker:
         self._used_up = ""  # why this worker has left, if too few slots were left
         self._executor = Executor(
             settings,
-            HandlerRunner(settings, registry, transactions, turns),
+            HandlerRunner(settings, registry, self._transactions, turns),
             self._finisher,
             self.slots,
             self._telemetry,
@@ -183,7 +183,9 @@ class Worker:
         metrics.watch_pool("finish", self._finishing.connections_used, 1)
         metrics.watch_pool("heartbeat", self._beating.connections_used, 1)
         transactions = self._settings.transaction_connections
-        metrics.watch_pool("transactions", lambda: connections_used(self._engine), transactions)
+        metrics.watch_pool(
+            "transactions", lambda: self._transactions.connections_used, transactions
+        )
 
     # Slots
 
@@ -287,6 +289,7 @@ class Worker:
         await self._executor.close()
         for store in (self._claiming, self._finishing, self._beating):
             await store.close()
+        await self._transactions.close()
         await self._engine.dispose()
         await self._queue.close()
         await self._registry.close()

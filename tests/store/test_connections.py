@@ -23,6 +23,7 @@ from holdfast.settings import Settings
 from holdfast.store import connections
 from holdfast.store.connections import checkout, create_engine, is_pooler_between
 from holdfast.store.database import Database
+from holdfast.store.driver import DriverTransaction
 
 PID = text("SELECT pg_backend_pid() AS pid")
 SLOW_PID = text("SELECT pg_backend_pid() AS pid, pg_sleep(0.2)")
@@ -228,5 +229,31 @@ async def test_handlers_transaction_works_behind_a_pooler(
 
         for _ in range(5):
             assert await asyncio.gather(*(work(n) for n in range(4))) == [0, 1, 2, 3]
+    finally:
+        await engine.dispose()
+
+
+async def test_driver_ends_a_transaction_behind_a_pooler(
+    pgbouncer: PgBouncer, settings: Settings
+) -> None:
+    through = settings.model_copy(update={"database_url": pgbouncer.url})
+    engine = create_engine(through, connections=4, application_name="test", autocommit=False)
+
+    async def work(number: int) -> int:
+        connection = await checkout(engine)
+        begun = DriverTransaction(connection)
+        pid = (await connection.execute(PID)).scalar_one()
+        (row,) = await begun.rows(
+            text("SELECT CAST(:n AS int) AS n, pg_backend_pid() AS pid"), {"n": number}
+        )
+        assert row["pid"] == pid
+        await begun.commit()
+        await connection.close()
+        return int(row["n"])
+
+    try:
+        for _ in range(5):
+            assert await asyncio.gather(*(work(n) for n in range(4))) == [0, 1, 2, 3]
+        assert is_pooler_between(engine)
     finally:
         await engine.dispose()

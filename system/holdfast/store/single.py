@@ -9,8 +9,12 @@ which settles a resend, records a stale write, and answers with the state found.
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import text
 
+from holdfast.model.claim import Success
 from holdfast.model.lifecycle import Reason, State
 from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
 
@@ -34,3 +38,14 @@ event_rows AS (
   SELECT id, seq, finished_at, '{State.RUNNING}', state, epoch, attempt, CAST(:actor AS text),
          '{Reason.SUCCEEDED}', NULL FROM updated)
 SELECT id AS task_id, true AS made, true AS done, state, epoch FROM updated""")
+
+
+def finish_one(success: Success, worker_id: UUID, actor: str) -> dict[str, Any]:
+    """Return the parameters of FINISH_ONE."""
+    return {
+        "id": success.task_id,
+        "epoch": success.epoch,
+        "result": success.result,
+        "worker": worker_id,
+        "actor": actor,
+    }

@@ -344,7 +344,7 @@ class Store:
     async def finish(self, successes: Sequence[Success], worker_id: UUID) -> list[Answer]:
         """Move tasks from RUNNING to SUCCEEDED, with a ledger row, if the epoch still matches."""
         if len(successes) == 1:
-            parameters = _finish_one_parameters(successes[0], worker_id)
+            parameters = single.finish_one(successes[0], worker_id, worker_actor(worker_id))
             if rows := await self._database.rows(single.FINISH_ONE, parameters):
                 return rows_to_answers(rows)
         parameters = _finish_parameters(successes, worker_id)
@@ -353,11 +353,8 @@ class Store:
     async def finish_in(
         self, transaction: DriverTransaction, success: Success, worker_id: UUID
     ) -> Answer:
-        """Finish one task inside the caller's transaction.
-
-        Raises SQLAlchemy's errors, unclassified: the transaction is the caller's.
-        """
-        parameters = _finish_one_parameters(success, worker_id)
+        """Finish one task inside the caller's transaction; errors stay those of SQLAlchemy."""
+        parameters = single.finish_one(success, worker_id, worker_actor(worker_id))
         statement = in_schema(single.FINISH_ONE, self._schema)
         rows = await transaction.rows(statement, parameters)
         if not rows:
@@ -385,16 +382,6 @@ class Store:
 def worker_actor(worker_id: UUID) -> str:
     """Return how events name a worker's incarnation as their actor."""
     return f"worker:{worker_id}"
-
-
-def _finish_one_parameters(success: Success, worker_id: UUID) -> dict[str, Any]:
-    return {
-        "id": success.task_id,
-        "epoch": success.epoch,
-        "result": success.result,
-        "worker": worker_id,
-        "actor": worker_actor(worker_id),
-    }
 
 
 def _finish_parameters(successes: Sequence[Success], worker_id: UUID) -> dict[str, Any]:

@@ -1,20 +1,13 @@
-"""Provide Prometheus and promtool: installed ones, from Debian's package, or built.
-
-The package is only unpacked: nothing is installed on the machine and no service is started.
-"""
+"""Provide Prometheus and promtool: installed ones, from Debian's package, or built."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.devstack.go_build import GoModule, built
+from observability.debian import unpacked
 
 _MODULE = GoModule(
     title="Prometheus",
@@ -47,42 +40,6 @@ def prometheus(cache: Path) -> Prometheus:
     """
     programs = {name: Path(path) for name in _MODULE.commands if (path := shutil.which(name))}
     if programs.keys() != _MODULE.commands.keys():
-        programs = _from_debian(cache / "prometheus-debian") or built(_MODULE, cache)
+        target = cache / "prometheus-debian"
+        programs = unpacked("prometheus", _MODULE.commands, target) or built(_MODULE, cache)
     return Prometheus(programs["prometheus"], programs["promtool"])
-
-
-def _from_debian(target: Path) -> dict[str, Path]:
-    """Return the programs of Debian's package, unpacked once; empty if that is not possible."""
-    if not target.exists():
-        if os.geteuid() != 0 or not (shutil.which("apt-get") and shutil.which("dpkg")):
-            return {}
-        try:
-            _unpack(target)
-        except (OSError, subprocess.CalledProcessError) as error:
-            _log(f"cannot fetch Debian's package, building instead: {error}")
-            return {}
-    return {name: target / name for name in _MODULE.commands}
-
-
-def _unpack(target: Path) -> None:
-    _log("fetching Debian's package (unpacked, not installed)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="prometheus-deb.", dir=target.parent) as name:
-        scratch = Path(name)
-        _run("apt-get", "update", "--quiet")
-        _run("apt-get", "download", "prometheus", cwd=scratch)
-        _run("dpkg", "--extract", str(next(scratch.glob("*.deb"))), str(scratch / "tree"))
-        programs = scratch / "tree" / "usr" / "bin"
-        for program in _MODULE.commands:
-            _run(str(programs / program), "--version")
-        with contextlib.suppress(OSError):  # another process unpacked it first
-            programs.rename(target)
-
-
-def _run(*argv: str, cwd: Path | None = None) -> None:
-    subprocess.run(argv, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(f"prometheus: {line}\n")
-    sys.stderr.flush()

@@ -31,6 +31,8 @@ works, and no fault returns. What remains from before:
    are spread over the remaining workers of their queue, on each one after the other.
 8. *Unknown names*: where only some workers know a task's name, the others release it, and it rests
    each time. Each claim is another draw of who reads the hint.
+9. *Forgotten transactions*: Postgres does not notice that a connection was dropped silently, and
+   keeps the locks of its transaction until that has been idle for long.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ QUARANTINE_ROUND_TRIPS = 4
 WORKER_START_SECONDS = 4.0
 # Additional time of a container over a process: Docker's work and a share of the CPU.
 CONTAINER_START_SECONDS = 10.0
+# Of the servers of all arenas, as system/README.md advises.
+IDLE_IN_TRANSACTION_SECONDS = 60.0
 # Faults that can keep a heartbeat from Postgres; the others only delay it.
 _CUTS = frozenset({"bandwidth", "timeout", "reset_peer", "limit_data", "down"})
 
@@ -115,6 +119,7 @@ def compute(scenario: Scenario, backoff: Backoff | None = None) -> Bound:
         *_poison(scenario, start + longest),
         *_quarantine(scenario),
         *_unknown_names(scenario, start),
+        *_forgotten(scenario),
     ]
     return Bound(seconds=sum(term.seconds for term in terms), terms=tuple(terms))
 
@@ -285,6 +290,22 @@ def _unknown_names(scenario: Scenario, start: float) -> list[Term]:
     ]
 
 
+def _forgotten(scenario: Scenario) -> list[Term]:
+    """Return the term of transactions of handlers whose connections were dropped silently."""
+    dropped = [plan for plan in scenario.faults if plan.fault == "silent_drop"]
+    edges = {edge for plan in dropped for edge in plan.candidates(scenario.topology)}
+    handlers = any(edge.startswith("worker-") and edge.endswith("->postgres") for edge in edges)
+    if not (handlers and scenario.workload.effects.sql):
+        return []
+    return [
+        Term(
+            name="forgotten transactions",
+            seconds=IDLE_IN_TRANSACTION_SECONDS,
+            why="idle_in_transaction_session_timeout, until which they keep their locks",
+        )
+    ]
+
+
 def _quarantine(scenario: Scenario) -> list[Term]:
     """Return the term of quarantined tasks: each waits for other attempts, of which few hang."""
     count, load = quarantined(scenario), scenario.workload
@@ -333,6 +354,8 @@ def _deaths(scenario: Scenario, plan: FaultSpec) -> int:
         cut = plan.fault == "pause"
     settings = scenario.settings()
     silent = (plan.for_seconds or math.inf) + settings.heartbeat_seconds
+    if plan.fault == "silent_drop":  # a heartbeat is sent again, over a new connection
+        cut, silent = True, settings.statement_timeout_seconds + settings.heartbeat_seconds
     if plan.fault != "kill" and not (cut and silent >= settings.lease_seconds):
         return 0
     return min(len(affected), plan.pick or len(affected)) * plan.times

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from chaos.checker.bounds import allowed
+from chaos.checker.condition_doubts import condition_doubts
 from chaos.checker.fault_doubts import fault_doubts
 from chaos.checker.invariants.disturbance import undisturbed
 from chaos.checker.invariants.hints import seconds_allowed
@@ -44,6 +45,7 @@ def doubts_of(history: History, scenario: Scenario, recorded: History) -> Iterat
         yield from sink_doubts(history)
         yield from _order_doubts(history)
         yield from _rest_doubts(history)
+        yield from condition_doubts(history, scenario)
     yield from _clock_doubts(history)
     yield from fault_doubts(history, scenario)
     for name in scenario.expect.sometimes:

@@ -85,6 +85,7 @@ _SERVER = {
     "terminate_backends": _counted("backends"),
     "flush": _counted("keys"),
     "refuse_writes": _counted("refused"),
+    "demote": Proof(("readonly", "moved"), lambda _, seen: seen["readonly"] > 0 and seen["moved"]),
     "client_kill": _counted("connections"),
 }
 _NODE_REPLACED = Proof(("replaced",), lambda _, seen: seen["replaced"] is True)
@@ -107,6 +108,9 @@ _REAL_SERVER = _SERVER | {
     ),
 }
 
+_SWALLOWED = Proof(
+    ("swallowed", "opened", "left"), lambda _, seen: seen["swallowed"] > 0 and seen["opened"] > 0
+)
 _CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
 _EDGE_KINDS = tuple(name for name, kind in FAULTS.items() if TargetKind.EDGE in kind.target_kinds)
 
@@ -159,6 +163,7 @@ def proofs(arena: ArenaName) -> dict[tuple[TargetKind, str], Proof]:
         {(TargetKind.PROCESS, name): proof for name, proof in _PROCESS.items()}
         | {(TargetKind.SERVER, name): proof for name, proof in servers.items()}
         | {(TargetKind.EDGE, name): edge for name in _EDGE_KINDS}
+        | {(TargetKind.EDGE, "silent_drop"): _SWALLOWED}
     )
 
 

@@ -170,6 +170,8 @@ _DEFINED = (
     Occurrence("amnesia_healed", "A scheduler detected hint loss in Redis and republished"),
     Occurrence("redis_given_up", "A role stopped waiting for Redis and continued without it"),
     Occurrence("stale_hint_delivered", "A hint of a past epoch reached Redis late"),
+    Occurrence("statement_cancelled", "Postgres cancelled a statement of a role (57014)"),
+    Occurrence("serialization_failed", "Postgres did not serialize a statement of a role (40001)"),
 )
 
 OCCURRENCES: Mapping[str, Occurrence] = MappingProxyType({each.name: each for each in _DEFINED})

@@ -46,7 +46,12 @@ def runs_lines(store: RunStore) -> Iterator[str]:
 def _about(scenario: Scenario) -> list[str]:
     faults = [f"{fault.fault} x{fault.times}" for fault in scenario.faults]
     drawn = ["drawn by the seed"] if scenario.storm else []
-    return [scenario.hypothesis.strip(), f"faults: {', '.join([*faults, *drawn]) or 'none'}"]
+    environment = ", ".join(scenario.topology.environment)
+    return [
+        scenario.hypothesis.strip(),
+        f"faults: {', '.join([*faults, *drawn]) or 'none'}",
+        *([f"environment: {environment}"] if environment else []),
+    ]
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

@@ -10,7 +10,6 @@ import typer
 
 from chaos.cli import options
 from chaos.cli.common import exit_with, fail, finish
-from chaos.compose.override import Unfit, require_fit
 from chaos.compose.stack_factory import ContainerStackFactory
 from chaos.errors import ChaosError
 from chaos.history.records import ArenaName
@@ -20,6 +19,7 @@ from chaos.mutants import find
 from chaos.run.spec import RunSpec
 from chaos.run.suite import run_suite
 from chaos.scenario import scenario as scenarios
+from chaos.scenario.fit import Unfit, require_fit
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.suites import expand, spread
 from chaos.simulation.diagnosis.search import Search, regression_file
@@ -114,23 +114,27 @@ def _scenarios(
         chosen = [scenarios.find(name) for name in expand(names)]
     except (ChaosError, OSError) as error:
         fail(str(error))
-    if arena is ArenaName.COMPOSE:
-        chosen = _fitting(chosen, names)
-    return [(scenario, first + n) for n in range(runs) for scenario in chosen]
+    runs_of_each = [(scenario, first + n) for n in range(runs) for scenario in chosen]
+    return _fitting(runs_of_each, arena, names)
 
 
-def _fitting(chosen: list[Scenario], names: list[str]) -> list[Scenario]:
-    """Leave out what containers cannot do; exit with 2 if it was named explicitly."""
-    fitting = []
-    for scenario in chosen:
+def _fitting(
+    chosen: list[tuple[Scenario, int]], arena: ArenaName, named: list[str]
+) -> list[tuple[Scenario, int]]:
+    """Leave out what the arena cannot run; exit with 2 if nothing is left of all or of a name."""
+    fitting, reasons = [], dict[str, None]()
+    for scenario, seed in chosen:
         try:
-            require_fit(scenario)
+            require_fit(scenario, arena)
         except Unfit as error:
-            typer.echo(f"left out: {error}", err=True)
-            if scenario.id in names:
-                raise typer.Exit(2) from None
+            reasons[str(error)] = None
         else:
-            fitting.append(scenario)
+            fitting.append((scenario, seed))
+    for reason in reasons:
+        typer.echo(f"left out: {reason}", err=True)
+    lost = {scenario.id for scenario, _ in chosen} - {scenario.id for scenario, _ in fitting}
+    if not fitting or lost & {*named}:
+        raise typer.Exit(2)
     return fitting
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from chaos.compose.edges import port
-from chaos.errors import ChaosError
 from chaos.mutants import SOURCES
 from chaos.observers import otlp
 from chaos.scenario.operations import EFFECTS
@@ -25,20 +24,6 @@ HELPERS = ("chaos-postgres", "chaos-redis", "toxiproxy", "socket-stats", "sink",
 _FIRST = "client->api-1"
 # Compose inserts the password.
 _POSTGRES = "postgresql://holdfast:${{POSTGRES_PASSWORD}}@toxiproxy:{port}/holdfast"
-
-
-class Unfit(ChaosError):
-    """This arena cannot run the scenario; the message says why."""
-
-
-def require_fit(scenario: Scenario) -> None:
-    """Raise Unfit for faults that containers do not support."""
-    for fault in scenario.faults:
-        if fault.fault == "skew":
-            raise Unfit(
-                f"{scenario.id}: {fault.name or fault.fault}: a container has no clock of its own; "
-                "run this scenario with --arena live"
-            )
 
 
 def services() -> dict[str, dict[str, Any]]:

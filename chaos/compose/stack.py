@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -185,6 +186,10 @@ class ContainerStack:
     async def hints_left(self) -> tuple[QueueHints, ...]:
         """Return the hints in Redis, over its published port."""
         return await hints_left_at(self.redis_url, self.scenario.settings().redis_prefix)
+
+    async def conditions(self, role: str) -> dict[str, dict[str, Any]]:
+        """Return nothing: ``require_fit`` refuses scenarios with conditions."""
+        return {}
 
     async def stop_roles(self) -> None:
         """Stop the roles (SIGKILL after the grace); then save the logs and what was received."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeVar
 
 from chaos.errors import ChaosError
+from chaos.history.conditions import Condition
 from chaos.history.records import (
     Effect,
     Event,
@@ -221,6 +222,11 @@ class History:
     def hints_at_rest(self) -> tuple[HintsAtRest, ...]:
         """What Redis held after every task was terminal."""
         return tuple(self._all(HintsAtRest))
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What was seen of the environment."""
+        return tuple(self._all(Condition))
 
     @cached_property
     def core(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from chaos.history.conditions import Condition
 from chaos.history.rest import HintsAtRest, Scrape
 from chaos.history.spans import STRICT, Span
 from holdfast.model.lifecycle import Backoff, Reason
@@ -358,6 +359,7 @@ Record: TypeAlias = (
     | Sometimes
     | Scrape
     | HintsAtRest
+    | Condition
     | Unready
     | Exit
     | Span

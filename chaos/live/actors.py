@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from chaos.nemesis.process_faults import ActorFailed, ProcessEnd
+from chaos.nemesis.readiness import readiness
 from holdfast.devstack.reaper import Reaper
 
 # Covers the imports (eight processes on 2 cores) and reaching the database and Redis.
@@ -96,18 +94,20 @@ class SupervisedProcess:
             return
         give_up = time.monotonic() + timeout_seconds
         starts = self.starts
-        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
-            while time.monotonic() < give_up:
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get(self.command.ready_url)).status_code == 200:
-                        return
-                if self.starts > starts + 3 and not patient:
-                    break  # it keeps dying, so waiting does not help
-                await asyncio.sleep(0.05)
+        while time.monotonic() < give_up:
+            if await self.readiness() == 200:
+                return
+            if self.starts > starts + 3 and not patient:
+                break  # it keeps dying, so waiting does not help
+            await asyncio.sleep(0.05)
         raise ActorFailed(
             f"{self.name} was not ready within {timeout_seconds:.0f} s "
             f"({self.starts} starts); its log ends:\n{tail(self.command.log)}"
         )
+
+    async def readiness(self) -> int | None:
+        """Return the status of its /readyz; None without an answer."""
+        return await readiness(self.command.ready_url) if self.command.ready_url else None
 
     def kill(self) -> int:
         """SIGKILL; returns the pid. No new process until ``restart``."""

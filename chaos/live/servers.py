@@ -12,6 +12,7 @@ import asyncpg
 import redis.asyncio
 
 from chaos.live.actors import process_state
+from chaos.nemesis.demotable_valkey import DemotableValkey
 from chaos.nemesis.process_faults import Hold, Observed
 from chaos.observers.database import DatabaseObserver
 
@@ -78,8 +79,9 @@ class ServerFault:
             return await self._end(fault, self._servers[target], hold)
         if fault == "pause":
             return await self._pause(self._servers[target], hold)
-        if fault == "exhaust":
-            return await self._exhaust(hold)
+        wholes = {"exhaust": self._exhaust, "demote": self._demote}
+        if fault in wholes:
+            return await wholes[fault](hold)
         if fault == "terminate_backends":
             return await self._once("backends", self._observer.terminate_backends, hold)
         async with redis.asyncio.Redis.from_url(self._valkey.url(), socket_timeout=5) as client:
@@ -146,6 +148,18 @@ class ServerFault:
         finally:
             await client.config_set("maxmemory", 0)
         return refused > 0, {"refused": refused}
+
+    async def _demote(self, hold: Hold) -> Observed:
+        """Let another server take the address; observed if the old one refused to write."""
+        valkey = self._valkey
+        if not isinstance(valkey, DemotableValkey):
+            raise TypeError("only a Valkey of the live arena can be demoted (chaos.scenario.fit)")
+        before, old = await asyncio.to_thread(valkey.refused_as_replica), valkey.pid
+        await asyncio.to_thread(valkey.demote)
+        await hold()
+        refused = await asyncio.to_thread(valkey.refused_as_replica) - before
+        moved = valkey.pid != old
+        return refused > 0 and moved, {"readonly": refused, "moved": moved}
 
     async def _exhaust(self, hold: Hold) -> Observed:
         """Take every free connection; observed if Postgres refused one.

@@ -19,13 +19,16 @@ from chaos.history.records import Record, Sometimes
 from chaos.history.rest import QueueHints
 from chaos.live.actors import READY_SECONDS, Command, SupervisedProcess, tail
 from chaos.live.clients import LocustProcess
+from chaos.live.conditions import RealConditions, valkey_lines
 from chaos.live.edges import inject_edge_fault, require_direct
+from chaos.live.relay import Relay, drop_silently
 from chaos.live.servers import ServerFault
 from chaos.live.socket_stats import LocalSocketStats
 from chaos.live.stack_factory import StackSpec
 from chaos.live.toxics import Change, Proxies
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.mutants import SOURCES, copy, import_path
+from chaos.nemesis.demotable_valkey import DemotableValkey
 from chaos.nemesis.process_faults import ActorFailed, Hold, Observed, ProcessEnd
 from chaos.observers import otlp
 from chaos.observers.collector import read_exports
@@ -40,7 +43,7 @@ from chaos.tasks.external import SINK_URL
 from chaos.tasks.sql import CHAOS_EFFECTS
 from holdfast.devstack.host import free_port, temporary_directory
 from holdfast.devstack.reaper import Reaper
-from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
+from holdfast.devstack.servers import EmbeddedPostgres
 from holdfast.store.migrate import upgrade_in_loop
 
 _TEMPLATE = "holdfast_template"
@@ -107,12 +110,14 @@ class ProcessStack:
     toxiproxy: Path
     database: str = field(default_factory=lambda: f"run_{time.time_ns()}")
     hints: list[SeenHint] = field(default_factory=list)
-    valkey: EmbeddedValkey = field(init=False)
+    valkey: DemotableValkey = field(init=False)
     proxies: Proxies = field(init=False)
     observer: DatabaseObserver = field(init=False)
+    _conditions: RealConditions = field(init=False)
     actors: dict[str, SupervisedProcess] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     exits: list[ProcessEnd] = field(default_factory=list)
+    relays: dict[str, Relay] = field(default_factory=dict)
     helpers: list[SupervisedProcess] = field(default_factory=list)
 
     @property
@@ -148,7 +153,8 @@ class ProcessStack:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         """Return what the hint watch saw and what the roles logged."""
-        return observations(self.hints, final_records, self.spec.logs, since)
+        seen = observations(self.hints, final_records, self.spec.logs, since)
+        return [*seen, *self._conditions.observations()]
 
     @property
     def _sink_log(self) -> Path:
@@ -162,19 +168,27 @@ class ProcessStack:
     async def up(self) -> AsyncIterator[ProcessStack]:
         """Start everything; all roles are ready inside the block and stopped after it."""
         self.spec.directory.mkdir(parents=True)
-        self.valkey = EmbeddedValkey(self.spec.directory / "valkey", reaper=self.reaper)
+        environment = self.scenario.topology.environment
+        self.valkey = DemotableValkey(
+            self.spec.directory / "valkey", reaper=self.reaper, lines=valkey_lines(environment)
+        )
         try:
             if not self.postgres.is_running:  # the previous run failed during a fault
                 await asyncio.to_thread(self.postgres.start)
+            self._conditions = RealConditions(
+                environment, self.postgres, self.valkey, self.database
+            )
             template = asyncio.to_thread(self.postgres.create_database, self.database, _TEMPLATE)
             await asyncio.gather(template, asyncio.to_thread(self.valkey.start))
+            await self._conditions.arrange(self.spec.directory / "pgbouncer", self.reaper)
             self.observer = DatabaseObserver(self.postgres.url(self.database))
             sink = self._receiver("sink", "--log", self._sink_log)
             collector = self._receiver("collector", "--file", self._spans_file)
             ports = await asyncio.gather(sink, collector)
             await self._connect(dict(zip(("sink", "collector"), ports, strict=True)))
             for name in self.scenario.topology.processes:
-                self._actor(name).start()
+                self._actor(name)
+            await self._conditions.start_roles(self.actors.values())
             await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
             yield self
         finally:
@@ -184,6 +198,9 @@ class ProcessStack:
         self, fault: FaultSpec, fault_id: str, edges: tuple[str, ...], hold: Hold
     ) -> Observed:
         """Apply toxics; observe the traffic through the proxies meanwhile."""
+        if fault.fault == "silent_drop":
+            relays = {edge: self.relays[edge] for edge in edges}
+            return await drop_silently(relays, self.proxies, hold)
         ports = {edge: self.ports[edge] for edge in edges}
         return await inject_edge_fault(
             fault, fault_id, ports, self.proxies, LocalSocketStats(), hold
@@ -220,6 +237,10 @@ class ProcessStack:
         """Return the hints in Redis, read without a proxy."""
         return await hints_left_at(self.redis_url, self.scenario.settings().redis_prefix)
 
+    async def conditions(self, role: str) -> dict[str, dict[str, Any]]:
+        """Return what shows each condition, over the edges of ``role``."""
+        return await self._conditions.shown(self._postgres_url(role), self.ports[f"{role}->redis"])
+
     async def stop_roles(self) -> None:
         """Stop the roles for good: SIGTERM, then SIGKILL after their grace."""
         grace = self.scenario.settings().shutdown_grace_seconds + 2.0
@@ -229,8 +250,11 @@ class ProcessStack:
         """Stop everything that still runs."""
         await self.stop_roles()
         await asyncio.gather(*(helper.stop() for helper in self.helpers))
+        await asyncio.gather(*(relay.close() for relay in self.relays.values()))
         if hasattr(self, "observer"):
             await self.observer.close()
+        if hasattr(self, "_conditions"):
+            await self._conditions.close()
         await asyncio.to_thread(self.valkey.stop)
         if self.postgres.is_running:
             await asyncio.to_thread(self.postgres.drop_database, self.database)
@@ -255,10 +279,16 @@ class ProcessStack:
         self._helper("toxiproxy", [binary, "-host", "127.0.0.1", "-port", str(port)])
         await self._listening(port)
         self.proxies = Proxies(port, self._changed)
-        upstream = {"postgres": self.postgres.port, "redis": self.valkey.port} | receivers
+        upstream = receivers | {"redis": self.valkey.port}
+        upstream |= {"postgres": self._conditions.postgres_port}
         upstream |= {name: free_port() for name in self.scenario.topology.processes}
+        forgetting = [fault for fault in self.scenario.faults if fault.fault == "silent_drop"]
         for edge in self.scenario.topology.edges:
-            self.ports[edge] = await self.proxies.create(edge, upstream[edge.partition("->")[2]])
+            port = upstream[edge.partition("->")[2]]
+            if any(edge in fault.candidates(self.scenario.topology) for fault in forgetting):
+                self.relays[edge] = Relay(port)
+                port = await self.relays[edge].open()
+            self.ports[edge] = await self.proxies.create(edge, port)
         # A role's own port is that of its API or of its health server.
         self.ports |= {name: upstream[name] for name in self.scenario.topology.processes}
         homes = map(self._home, self.scenario.topology.processes)
@@ -305,8 +335,8 @@ class ProcessStack:
         declared = otlp.trace_settings(self.scenario.topology.settings)
         given = {key: _as_variable(value) for key, value in declared.items()} | {
             "label": name,
-            "database_url": self.postgres.url(self.database, port=ports[f"{name}->postgres"]),
-            "redis_url": self.valkey.url(port=ports[f"{name}->redis"]),
+            "database_url": self._postgres_url(name),
+            "redis_url": self._conditions.redis_url(ports[f"{name}->redis"]),
             "api_port" if name.startswith("api-") else "health_port": str(ports[name]),
             "otlp_endpoint": f"http://127.0.0.1:{ports[f'{name}->collector']}",
             "log_format": "json",
@@ -317,6 +347,9 @@ class ProcessStack:
             variables["HOLDFAST_QUEUES"] = json.dumps(self.scenario.queues_of(name))
             variables[SINK_URL] = f"http://127.0.0.1:{ports[f'{name}->sink']}"
         return variables
+
+    def _postgres_url(self, role: str) -> str:
+        return self.postgres.url(self.database, port=self.ports[f"{role}->postgres"])
 
     def _home(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"

@@ -20,6 +20,7 @@ from chaos.mutants import (
     dispatch,
     effects,
     ends,
+    field,
     grants,
     harness,
     harness_load,
@@ -75,6 +76,7 @@ _GUARDS = (
     effects,
     api,
     instrumentation,
+    field,
 )
 # Each module lists mutants of one promise to users: values, limits, times, order and answers.
 _PROMISES = (requests, dispatch, grants, ends, answers)

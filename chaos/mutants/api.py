@@ -254,7 +254,7 @@ UNPLANTED = (
     Unplanted(
         "behind a pooler each statement is sent as a whole",
         "system/holdfast/store/connections.py",
-        "no arena has a pooler; tests/store/test_connections.py",
+        "behind_pgbouncer needs real time; tests/store/test_connections.py",
     ),
     Unplanted(
         "a batch that Postgres cancels is halved",

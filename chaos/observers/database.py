@@ -39,6 +39,12 @@ _UNAVAILABLE = (
     asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
 )
+# Whatever the database's defaults are (``topology.environment``).
+_SESSION = {
+    "application_name": "chaos-observer",
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+}
 # asyncpg returns the values of these columns as text.
 _JSONB = frozenset({"payload", "result", "detail", "seen"})
 _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
@@ -204,9 +210,7 @@ class DatabaseObserver:
 
     async def _fetch_once(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
-                self.url, timeout=5, server_settings={"application_name": "chaos-observer"}
-            )
+            self._connection = await asyncpg.connect(self.url, timeout=5, server_settings=_SESSION)
         try:
             return await self._connection.fetch(query, *arguments, timeout=5)
         except BaseException:

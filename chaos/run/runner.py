@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chaos.checker.invariants.hints import seconds_allowed
 from chaos.clients.client import OperationLog
+from chaos.history.conditions import Condition
 from chaos.history.records import (
     Bound,
     Exit,
@@ -81,6 +82,9 @@ class Environment(FaultTarget, Protocol):
 
     async def hints_left(self) -> tuple[QueueHints, ...]:
         """Return the hints that Redis holds now, of each queue that has a stream."""
+
+    async def conditions(self, role: str) -> Mapping[str, dict[str, Any]]:
+        """Return what shows each condition of the topology, by name; over edges of ``role``."""
 
     async def stop_roles(self) -> None:
         """Stop all roles for good."""
@@ -166,10 +170,12 @@ class Runner:
         self._write(Unready(actor=failed.actor, at=now, starts=failed.starts, log=log))
 
     async def collect(self) -> None:
-        """Stop the roles, then record what could change while they ran."""
+        """Look at the environment, stop the roles, then record what could change meanwhile."""
         if self._show:
             self._show("reading", "")
         environment, zero = self._environment, self._clock.zero
+        for name, evidence in (await environment.conditions(self._api)).items():
+            self._write(Condition(name=name, at=round(self._clock.now(), 4), evidence=evidence))
         await environment.stop_roles()
         self._write_all(environment.clients.operations())
         self._write_all(self._reads)
@@ -268,16 +274,21 @@ class Runner:
             self._phase("quiet")
         reads = list(planned(seed, await environment.observer.tasks()))
         core = self._spec.scenario.core(seed)
-        api = next(name for name in core if name.startswith("api-"))
         zero = self._clock.zero
         log = OperationLog(self._reads.append, lambda: zero, time.time, prefix="read")
         async with self._progress("reading"):
-            await read_all(environment.api_url(api), reads, log)
+            await read_all(environment.api_url(self._api), reads, log)
             for role in core:
                 if (url := environment.metrics_url(role)) is not None:
                     self._reads.append(await scrape(url, role, self._clock.now()))
             if quiet:
                 self._reads.append(await self._hints_at_rest())
+
+    @property
+    def _api(self) -> str:
+        """An API of the healed core."""
+        core = self._spec.scenario.core(self._spec.seed)
+        return next(name for name in core if name.startswith("api-"))
 
     async def _hints_at_rest(self) -> HintsAtRest:
         """Read the hints in Redis until there are none, at most as long as S29 allows."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from chaos.scenario.conditions import require_condition
 from chaos.scenario.validation_errors import did_you_mean
 from chaos.scenario.vocabulary import EVENTS, FAULTS, SERVERS, TargetKind
 from holdfast.settings import Settings
@@ -43,7 +44,8 @@ class Topology(StrictModel):
     ``settings`` overrides fields of ``holdfast.settings.Settings``, for every process alike.
     ``knows``: the kinds of effect whose handlers a worker has (default: all), as while a new
     version is being rolled out. ``queues``: the queues that a worker reads (default:
-    ``Scenario.queues_of``).
+    ``Scenario.queues_of``). ``environment``: the conditions in force, one or a list
+    (``chaos.scenario.conditions``).
     """
 
     apis: int = Field(1, ge=1, le=9)
@@ -52,6 +54,21 @@ class Topology(StrictModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     knows: dict[str, tuple[Literal["ledger", "sql", "external"], ...]] = Field(default_factory=dict)
     queues: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    environment: tuple[str, ...] = ()
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _one_or_many(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+    @field_validator("environment")
+    @classmethod
+    def _known_conditions(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            require_condition(name)
+            if names.count(name) > 1:
+                raise ValueError(f"{name} appears twice")
+        return names
 
     @model_validator(mode="after")
     def _known_workers(self) -> Self:

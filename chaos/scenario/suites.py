@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from chaos.history.records import ArenaName
 from chaos.scenario import scenario as scenarios
+from chaos.scenario.fit import Unfit, require_fit
 from chaos.scenario.scenario import Scenario
 
 # Balanced: every part of the stack is broken in at least one way, in under six minutes.
@@ -37,9 +39,18 @@ def spread(seeds: int) -> list[Scenario]:
 
     Those with the most tasks come first, so that the end of the suite keeps all cores busy.
     """
-    every = sorted(map(scenarios.find, scenarios.names()), key=lambda each: -each.workload.tasks)
+    known = [each for each in map(scenarios.find, scenarios.names()) if _is_simulated(each)]
+    every = sorted(known, key=lambda each: -each.workload.tasks)
     rounds, rest = divmod(seeds, len(every))
     return every * rounds + [scenarios.find("storm")] * rest
+
+
+def _is_simulated(scenario: Scenario) -> bool:
+    try:
+        require_fit(scenario, ArenaName.SIMULATION)
+    except Unfit:
+        return False
+    return True
 
 
 def expand(names: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ _SERVER = (TargetKind.SERVER,)
 _ANY = (TargetKind.PROCESS, TargetKind.SERVER)
 _BOTH = frozenset(SERVERS)
 
-# Edge faults have Toxiproxy's own names, attributes and meaning (v2.12).
+# Edge faults have Toxiproxy's own names, attributes and meaning (v2.12), but for silent_drop.
 FAULTS: dict[str, FaultKind] = {
     "latency": FaultKind(
         _EDGE, ("latency",), "delays by latency ms; on removal, held data arrives immediately"
@@ -53,6 +53,9 @@ FAULTS: dict[str, FaultKind] = {
     "slow_close": FaultKind(_EDGE, ("delay",), "delays the close by delay ms"),
     "limit_data": FaultKind(_EDGE, ("bytes",), "closes after that many bytes"),
     "down": FaultKind(_EDGE, (), "refuses connections and closes open ones"),
+    "silent_drop": FaultKind(
+        _EDGE, (), "open connections swallow everything, for good and unnoticed; new ones work"
+    ),
     "kill": FaultKind(_ANY, (), "SIGKILL; no cleanup runs", _BOTH),
     "pause": FaultKind(
         _ANY, (), "SIGSTOP (of a server: its whole process tree), later SIGCONT", _BOTH
@@ -69,6 +72,12 @@ FAULTS: dict[str, FaultKind] = {
     "flush": FaultKind(_SERVER, (), "FLUSHALL", frozenset({"redis"})),
     "refuse_writes": FaultKind(
         _SERVER, (), "out of memory: refuses writes, answers reads", frozenset({"redis"})
+    ),
+    "demote": FaultKind(
+        _SERVER,
+        (),
+        "an empty server takes its address; it keeps its connections and refuses writes, for good",
+        frozenset({"redis"}),
     ),
     "restart_empty": FaultKind(
         _SERVER, (), "kill and restart without its data", frozenset({"redis"})
@@ -118,4 +127,6 @@ SOMETIMES = (
     "amnesia_healed",
     "redis_given_up",
     "stale_hint_delivered",
+    "statement_cancelled",
+    "serialization_failed",
 )

@@ -296,7 +296,9 @@ def test_every_run_records_all_observations_of_the_vocabulary(tmp_path: Path) ->
         "stale_hint_delivered",
         "redis_given_up",
     }
-    assert {*held_by_name} == {each.name for each in OCCURRENCES.values() if each.count is None}
+    by_arena = {each.name for each in OCCURRENCES.values() if each.count is None}
+    of_postgres = {"statement_cancelled", "serialization_failed"}
+    assert {*held_by_name} == by_arena - of_postgres
     assert [decode(encode(record)) for record in records] == records
 
 

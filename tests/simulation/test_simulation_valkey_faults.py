@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import redis
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from valkey_world import SOON, World, hint
 
 from chaos.simulation.environment.shared_servers import SharedServers
@@ -116,6 +116,58 @@ def test_client_kill_reaches_all_connections(world: World) -> None:
     killed, cut_at, _ = world.run(harness)
     assert killed == 2
     assert cut_at == pytest.approx(1, abs=SOON)
+
+
+def test_demoted_server_keeps_its_connections_and_refuses_writes(world: World) -> None:
+    async def reader() -> tuple[str, float]:
+        async with world.client(single_connection_client=True) as client:
+            await client.xgroup_create("s", "g", "0", mkstream=True)
+            with pytest.raises(ResponseError, match="UNBLOCKED") as unblocked:
+                await client.xreadgroup("g", "me", {"s": ">"}, block=60_000)
+            return str(unblocked.value), world.loop.time()
+
+    async def harness() -> float:
+        waiting = world.start("worker-1", reader)
+        async with world.client(single_connection_client=True) as old:
+            await old.set("a", "1")
+            await asyncio.sleep(1)
+            pid = world.redis.pid
+            world.redis.demote()
+            assert world.redis.pid not in {None, pid}
+            for _ in range(2):
+                assert await old.get("a") == b"1", "it answers reads"
+                with pytest.raises(ReadOnlyError):
+                    await old.set("a", "2")
+            async with world.client() as new:
+                assert await new.dbsize() == 0, "the address leads to an empty server"
+                await new.set("b", "1")
+            with pytest.raises(ReadOnlyError):
+                await old.set("a", "2")
+        assert world.redis.refused_as_replica() == 3
+        _, ended_at = await waiting
+        return float(ended_at)
+
+    ended_at = world.run(harness)
+    assert ended_at == pytest.approx(1, abs=SOON)
+    world.server.reset()
+    assert world.redis.refused_as_replica() == 0, "demoted servers end with their run"
+
+
+def test_restricted_clients_may_do_what_the_user_of_the_roles_may(world: World) -> None:
+    world.redis.restrict()
+
+    async def harness() -> None:
+        for _ in range(3):  # at once, after a restart, after a failover
+            async with world.client() as client:
+                assert await client.xadd("holdfast:hints:default", {"id": "1"})
+                for forbidden in (("KEYS", "*"), ("GET", "holdfast:generation"), ("SET", "a", 1)):
+                    with pytest.raises(ResponseError, match="permission"):
+                        await client.execute_command(*forbidden)
+            world.redis.demote()
+
+    world.run(harness)
+    world.server.reset()
+    assert world.server.ask(b"ACL", b"USERS") == [b"default"]
 
 
 def test_paused_server_answers_later(world: World) -> None:

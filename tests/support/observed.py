@@ -43,20 +43,19 @@ def _of_process(fault: str, target: str, held: float) -> dict[str, Any]:
     return found
 
 
+_OF_SERVERS: dict[str, dict[str, Any]] = {
+    "pause": {"processes": 3, "stopped": 3},
+    "flush": {"keys": 3},
+    "refuse_writes": {"refused": 3},
+    "demote": {"readonly": 3, "moved": True},
+    "terminate_backends": {"backends": 3},
+    "exhaust": {"connections": 3},
+    "client_kill": {"connections": 3},
+}
+
+
 def _of_server(fault: str) -> dict[str, Any]:
-    match fault:
-        case "pause":
-            return {"processes": 3, "stopped": 3}
-        case "flush":
-            return {"keys": 3}
-        case "refuse_writes":
-            return {"refused": 3}
-        case "terminate_backends":
-            return {"backends": 3}
-        case "exhaust" | "client_kill":
-            return {"connections": 3}
-        case _:
-            return {"pid": PID, "replaced_by": PID + 1}
+    return _OF_SERVERS.get(fault, {"pid": PID, "replaced_by": PID + 1})
 
 
 def _of_edge(held: float) -> dict[str, Any]:
@@ -70,6 +69,8 @@ def _of_edge(held: float) -> dict[str, Any]:
         "bytes_released": 10,
         "connections": 2,
         "connections_closed": 2,
+        "swallowed": 100,
+        "opened": 2,
         "held_seconds": held,
         "left": [],
     }

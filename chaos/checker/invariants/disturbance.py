@@ -79,8 +79,11 @@ def disturbances(history: History) -> Disturbances:
 def span(history: History, records: Sequence[Fault]) -> tuple[float, float]:
     """Return the interval, in arena seconds, in which one fault delays messages.
 
-    What was under way when it ended may arrive as late as a statement may take.
+    What was under way when it ended may arrive as late as a statement may take. A connection that
+    was dropped silently may be used for the first time at any later instant.
     """
+    if records[0].fault == "silent_drop":
+        return min(record.at for record in records), math.inf
     ends = [record.at for record in records if record.type == "end"]
     seconds = configuration(history).statement_timeout_seconds
     return min(record.at for record in records), max(ends) + seconds if ends else math.inf

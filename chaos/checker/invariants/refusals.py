@@ -129,8 +129,11 @@ def _first_answer(history: History) -> float:
 def _first_hit(history: History) -> float:
     """Return the second of the first fault that can make a request fail; infinity without one.
 
-    What happens to schedulers, workers, Redis or the collector does not concern a request.
+    What happens to schedulers, workers, Redis or the collector does not concern a request, unless
+    Postgres cancels a request that waits for a row which they keep locked.
     """
+    if any(condition.name == "statement_timeout" for condition in history.conditions):
+        return 0.0
     starts = (r for records in history.faults.values() for r in records if r.type == "start")
     return min((r.at for r in starts if any(map(_on_the_way, r.targets))), default=math.inf)
 

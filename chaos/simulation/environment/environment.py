@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from chaos.history.records import Record, Sometimes
 from chaos.history.rest import QueueHints
@@ -20,6 +21,7 @@ from chaos.scenario.operations import EFFECTS
 from chaos.scenario.scenario import Scenario
 from chaos.scenario.workload import generate
 from chaos.simulation.environment.clients import SimulatedClients
+from chaos.simulation.environment.conditions import SimulatedConditions
 from chaos.simulation.environment.observer import CachingObserver
 from chaos.simulation.environment.processes import Main, SimulatedProcess, write_logs
 from chaos.simulation.environment.servers import SimulatedServerFaults
@@ -68,6 +70,7 @@ class SimulatedEnvironment:
         self.actors: dict[str, SimulatedProcess] = {}
         self.observer: DatabaseObserver = CachingObserver(postgres)
         self.clients = ClientNode(scenario, seed, network)
+        self._conditions = SimulatedConditions(scenario, loop, postgres, valkey)
         self._logs = directory / "logs"
         self._sink_log = directory / "sink.jsonl"
         self._spans_file = directory / "spans.otlp"
@@ -79,8 +82,7 @@ class SimulatedEnvironment:
             NotReady: a role did not become ready.
         """
         loop = self._loop
-        loop.start("postgres", self.postgres.main)
-        loop.start("redis", self.valkey.main)
+        self._conditions.arrange()
         loop.start(_SINK, self._serve_sink)
         loop.start(COLLECTOR, self._serve_collector)
         for name in self.scenario.topology.processes:
@@ -88,7 +90,12 @@ class SimulatedEnvironment:
             actor = SimulatedProcess(name, self._main(name), (self._network.host(name), port))
             self.actors[name] = actor
             actor.start()
-        await asyncio.gather(*(actor.ready() for actor in self.actors.values()))
+        # The servers come up even if a role does not: the harness reads what happened.
+        steps = [self._conditions.start_late(self.actors.values())]
+        steps += [actor.ready() for actor in self.actors.values()]
+        for error in await asyncio.gather(*steps, return_exceptions=True):
+            if error is not None:
+                raise error
         self.clients.start(loop)
 
     async def inject_edge_fault(
@@ -124,6 +131,9 @@ class SimulatedEnvironment:
     async def hints_left(self) -> tuple[QueueHints, ...]:
         return await hints_left(self.valkey.ask, self.scenario.settings().redis_prefix)
 
+    async def conditions(self, role: str) -> dict[str, dict[str, Any]]:
+        return await self._conditions.shown(role)
+
     async def stop_roles(self) -> None:
         grace = self.scenario.settings().shutdown_grace_seconds + _STOP_GRACE_SECONDS
         await asyncio.gather(*(actor.stop(grace) for actor in self.actors.values()))
@@ -141,7 +151,8 @@ class SimulatedEnvironment:
 
     def observations(self, final_records: Sequence[Record], since: str) -> list[Sometimes]:
         write_logs(self.actors, self._logs)
-        return observations(self.valkey.hints, final_records, self._logs, since)
+        seen = observations(self.valkey.hints, final_records, self._logs, since)
+        return [*seen, *self._conditions.observations()]
 
     def _main(self, name: str) -> Main:
         role = name.partition("-")[0]

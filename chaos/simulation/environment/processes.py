@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.nemesis.process_faults import ActorFailed, NotReady, ProcessEnd
+from chaos.nemesis.readiness import readiness
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node
 
@@ -66,7 +66,7 @@ class SimulatedProcess:
         loop = _loop()
         give_up, starts = loop.time() + timeout_seconds, self.starts
         while loop.time() < give_up:
-            if await _status(*self._address) == 200:
+            if await self.readiness() == 200:
                 return
             if self.starts > starts + 3 and not patient:
                 break  # in a crash loop, more waiting does not help
@@ -77,6 +77,10 @@ class SimulatedProcess:
             f"{self.name} was not ready within {timeout_seconds:.0f} virtual s "
             f"({self.starts} starts); its log ends:\n{self._tail()}",
         )
+
+    async def readiness(self) -> int | None:
+        host, port = self._address
+        return await readiness(f"http://{host}:{port}/readyz")
 
     def kill(self) -> int:
         return self._end(signal.SIGKILL)
@@ -185,16 +189,3 @@ def _loop() -> SimulationLoop:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulationLoop)  # noqa: S101 - the only loop it is made for
     return loop
-
-
-async def _status(host: str, port: int) -> int | None:
-    """Return the status of GET /readyz; None without a valid HTTP response."""
-    with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
-        async with asyncio.timeout(2.0):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: role\r\nConnection: close\r\n\r\n")
-                return int((await reader.readline()).split()[1])
-            finally:
-                writer.close()
-    return None

@@ -31,6 +31,8 @@ class SimulatedServerFaults:
             return await self._exhaust(hold)
         if fault == "refuse_writes":
             return await self._refuse_writes(hold)
+        if fault == "demote":
+            return await self._demote(hold)
         what, inject = {
             "terminate_backends": ("backends", self._postgres.terminate_backends),
             "flush": ("keys", self._valkey.flush),
@@ -91,6 +93,15 @@ class SimulatedServerFaults:
         finally:
             self._valkey.limit_memory(0)
         return refused > 0, {"refused": refused}
+
+    async def _demote(self, hold: Hold) -> Observed:
+        """Let another server take the address; observed if the old one refused to write."""
+        before, old = self._valkey.refused_as_replica(), self._valkey.pid
+        self._valkey.demote()
+        await hold()
+        refused = self._valkey.refused_as_replica() - before
+        moved = self._valkey.pid != old
+        return refused > 0 and moved, {"readonly": refused, "moved": moved}
 
     async def _exhaust(self, hold: Hold) -> Observed:
         """Take every free connection, and each one that becomes free."""

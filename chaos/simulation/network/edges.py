@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ async def inject_edge_fault(
 ) -> Observed:
     """Break the edges while ``hold`` lasts. Observed: the fault affected traffic on each edge."""
     edges = [network.edge(name) for name in names]
+    if plan.fault == "silent_drop":
+        return await _drop_silently(edges, hold)
     before = [edge.counters() for edge in edges]
     with ExitStack() as broken:
         for edge in edges:
@@ -38,6 +40,23 @@ async def inject_edge_fault(
         }
         evidence[edge.name]["left"] = edge.faults()
     return all(_was_observed(plan, seen) for seen in evidence.values()), evidence
+
+
+async def _drop_silently(edges: Sequence[Edge], hold: Hold) -> Observed:
+    """Forget all open connections. Observed: they swallowed messages, and new ones were opened."""
+    before = [edge.counters() for edge in edges]
+    for edge in edges:
+        edge.forget()
+    await hold()
+    evidence: dict[str, dict[str, Any]] = {}
+    for edge, old in zip(edges, before, strict=True):
+        now = edge.counters()
+        evidence[edge.name] = {
+            "swallowed": now["dropped_messages"] - old["dropped_messages"],
+            "opened": now["opened"] - old["opened"],
+            "left": edge.faults(),
+        }
+    return all(seen["swallowed"] and seen["opened"] for seen in evidence.values()), evidence
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import random
 from collections import deque
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Protocol
 
 from chaos.errors import EdgeRefused
@@ -22,6 +22,7 @@ from chaos.simulation.network.toxics import (
     ToxicStage,
     create_toxic_stage,
 )
+from chaos.simulation.network.traffic import Traffic
 from chaos.simulation.network.transport import End
 
 _ARROWS: dict[Stream, str] = {"upstream": "up", "downstream": "down"}
@@ -65,6 +66,7 @@ class Link:
         self._written = -1.0  # when the last was written
         self._fate: ChunkKind | None = None  # FIN or RST, once it is on the wire
         self._shut = False  # no more data is accepted from the sender
+        self._forgotten = False  # nothing reaches the receiver any more
         self._traffic = edge.traffic[stream]
         self.stages: list[ToxicStage] = []
         for toxic in edge.toxics:
@@ -150,6 +152,9 @@ class Link:
 
     def wire(self, chunk: Chunk) -> None:
         """Put a chunk on the wire, in order. Nothing follows a RST; only a RST follows a FIN."""
+        if self._forgotten:
+            self.drop(chunk)
+            return
         if self._fate is not None and (self._fate is chunk.kind or chunk.kind is not ChunkKind.RST):
             self.drop(chunk)
             return
@@ -160,6 +165,11 @@ class Link:
         # The kernel answers for a closed socket even if its process is paused or gone.
         context = self.context if self.receiver.closed else self.receiver.context
         self.loop.call_at(chunk.at, self._arrive, self.queue, context=context)
+
+    def forget(self) -> None:
+        """Swallow what is on the wire and all that follows, the end of the stream included."""
+        self._forgotten = True
+        self.discard()
 
     def discard(self) -> bool:
         """Drop what is on the wire; return whether bytes were lost."""
@@ -262,18 +272,6 @@ class Connection:
         return self.client.closed and self.server.closed
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Counters of one stream of an edge. A message split by a toxic arrives as several."""
-
-    sent_messages: int = 0
-    sent_bytes: int = 0
-    received_messages: int = 0
-    received_bytes: int = 0
-    dropped_messages: int = 0  # swallowed by a toxic, or held by one to the end
-    slowed_messages: int = 0  # by a toxic: delayed, cut, or held back so far
-
-
 class Edge:
     """All connections from one host to another, like one Toxiproxy proxy at the client.
 
@@ -323,6 +321,12 @@ class Edge:
         """Accept connections again."""
         self.note("up", kind="fault")
         self.enabled = True
+
+    def forget(self) -> None:
+        """Let the open connections swallow everything, unnoticed; new ones work."""
+        self.note("forgets its connections", kind="fault")
+        for link in self._links():
+            link.forget()
 
     def heal(self) -> None:
         """Remove all toxics and accept connections."""

@@ -25,7 +25,7 @@ STREAMS: tuple[Stream, ...] = ("upstream", "downstream")
 ATTRIBUTES = {
     name: kind.attributes
     for name, kind in FAULTS.items()
-    if TargetKind.EDGE in kind.target_kinds and name != "down"
+    if TargetKind.EDGE in kind.target_kinds and name not in {"down", "silent_drop"}
 }
 # The time between the pieces into which a bandwidth toxic cuts a long chunk.
 _PIECE_MS = 100

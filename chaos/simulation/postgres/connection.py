@@ -31,6 +31,7 @@ _STUCK_SECONDS = 60.0
 IDLE_IN_TRANSACTION_SECONDS = 60.0
 CONNECTION_CHECK_SECONDS = 5.0
 
+_TIMED_OUT = "canceling statement due to statement timeout"
 _FIRST_PID = 1000
 
 Then = Callable[[list[Message]], None]
@@ -43,6 +44,7 @@ class PostgresHost(Protocol):
     postgres: SharedPostgres
     names: Names
     locks: LockWaits[PostgresConnection]
+    statement_timeout_seconds: float | None
 
     def opened(self, connection: PostgresConnection) -> None:
         """Register a connection that has a backend."""
@@ -124,6 +126,8 @@ class PostgresConnection(asyncio.Protocol):
         self._parked = False  # at least once in this batch
         self._cancelled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._limit: asyncio.TimerHandle | None = None  # of a statement that waits
+        self._timed_out = False
 
     # ------------------------------------------------------------------ for the network
 
@@ -158,6 +162,7 @@ class PostgresConnection(asyncio.Protocol):
                     waits = not self._cancelled and self.backend.rests
                     if waits and self._host.park(self):
                         self._parked = True
+                        self._start_limit()
                         return
                     silent += silence
                     silence = min(2 * silence, _SILENCE_SECONDS_MAX)
@@ -169,6 +174,7 @@ class PostgresConnection(asyncio.Protocol):
         except Gone:
             self.end(self._replies)
             return
+        self._stop_limit()
         self._host.look_again()
         replies, self._replies = self._replies, []
         self._then(replies)
@@ -194,6 +200,21 @@ class PostgresConnection(asyncio.Protocol):
         if self._waits:
             self._cancelled = True
             self._host.resume(self, signal.SIGINT)
+
+    def _start_limit(self) -> None:
+        """Start the statement timeout: only a statement that waits takes virtual time."""
+        seconds = self._host.statement_timeout_seconds
+        if seconds is not None and self._limit is None:
+            self._limit = self._host.later(seconds, self._time_out)
+
+    def _stop_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _time_out(self) -> None:
+        self._timed_out = self._waits
+        self.cancel()
 
     def drop(self) -> None:
         """Drop the killed backend without notifying the client."""
@@ -281,6 +302,9 @@ class PostgresConnection(asyncio.Protocol):
             message = self._host.key_data(self, message)
         elif kind == ord("E"):
             message = messages.repeatable(message)
+            if self._timed_out:  # which the real server knows as a request of its user
+                message = messages.reworded(message, _TIMED_OUT)
+                self._timed_out = False
             while self._expected and self._expected[0] != b"Z":
                 self._expected.popleft()
             self._skipping = not self._expected
@@ -352,6 +376,7 @@ class PostgresConnection(asyncio.Protocol):
         self.busy = False
         if self._timer is not None:
             self._timer.cancel()
+        self._stop_limit()
         self._host.closed(self)
 
     @staticmethod

@@ -76,16 +76,17 @@ def query(sql: str) -> bytes:
 def command(sql: str) -> tuple[bytes, list[bytes]]:
     """Return ``sql`` in the extended protocol under a separate name, and what completes each reply.
 
-    Unlike a simple query it keeps the unnamed statement and portal of the client.
+    Unlike a simple query it keeps the unnamed statement and portal of the client. It closes what it
+    left the last time, which after an error it could not.
     """
     name = f"simulation {sql}\0".encode()
     data = (
-        frame(b"P", name, sql.encode(), b"\0\0\0")
+        frame(b"C", b"S", name)
+        + frame(b"P", name, sql.encode(), b"\0\0\0")
         + frame(b"B", name, name, b"\0\0" * 3)
         + frame(b"E", name, b"\0\0\0\0")
-        + frame(b"C", b"S", name)
     )
-    return data, [b"1", b"2", b"C", b"3"]
+    return data, [b"3", b"1", b"2", b"C"]
 
 
 def strings(message: bytes, count: int, start: int = 5) -> list[str]:
@@ -127,6 +128,12 @@ def repeatable(message: bytes) -> bytes:
     for key in "DW":
         if key in found:
             found[key] = re.sub(r"\d+", "N", found[key])
+    return frame(b"E", *(f"{key}{value}\0".encode() for key, value in found.items()), b"\0")
+
+
+def reworded(message: bytes, text: str) -> bytes:
+    """Return an ErrorResponse with another text."""
+    found = fields(message) | {"M": text}
     return frame(b"E", *(f"{key}{value}\0".encode() for key, value in found.items()), b"\0")
 
 

@@ -35,7 +35,8 @@ class PostgresNode:
 
     ``listeners`` are called with every answered statement; ``statements_done`` counts them.
     ``held_share``: the share of the single writing statements whose commit is held for a while, so
-    that others overlap them.
+    that others overlap them. ``statement_timeout_seconds``: how long a statement may wait
+    for locks.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PostgresNode:
     ) -> None:
         self.listeners: list[Callable[[ExecutedStatement], None]] = []
         self.statements_done = 0
+        self.statement_timeout_seconds: float | None = None
         self.loop = loop
         self.postgres = postgres
         self.names = Names()

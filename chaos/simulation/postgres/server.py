@@ -72,6 +72,7 @@ class SharedPostgres:
         self._clock = -1
         self._clock_size = 0
         self._resets = 0
+        self._isolated = False
 
     def __enter__(self) -> Self:
         self._directory = _directory()
@@ -164,8 +165,18 @@ class SharedPostgres:
             for what in ("pg_class", "pg_type", "pg_attribute", "pg_sequence"):
                 self.control.rows(f"VACUUM pg_catalog.{what}")
             self.control.rows("CHECKPOINT")
+        if self._isolated:
+            self.control.rows(f"ALTER DATABASE {DATABASE} RESET default_transaction_isolation")
+            self._isolated = False
         self.control.rows("SELECT sim.reset()")
         self.set_clock(0.0)
+
+    def isolate(self, level: str) -> None:
+        """Set the isolation level of sessions that ask for none, until ``reset``."""
+        self.control.rows(
+            f"ALTER DATABASE {DATABASE} SET default_transaction_isolation = '{level}'"
+        )
+        self._isolated = True
 
     def end_backends(self) -> None:
         """End all backends, stopped ones too: a run may have been interrupted."""

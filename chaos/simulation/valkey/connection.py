@@ -28,6 +28,10 @@ from chaos.simulation.valkey.server import RealConnection
 _NILS = (b"*-1\r\n", b"_\r\n")
 _QUEUED = b"+OK\r\n+QUEUED\r\n*1\r\n"
 _OK = b"+OK\r\n"
+_UNBLOCKED = (
+    b"-UNBLOCKED force unblock from blocking operation, instance state changed"
+    b" (master -> replica?)\r\n"
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +123,11 @@ class ValkeyConnection(asyncio.Protocol):
             return False
         self._end_wait(parked, raw, _short(answer))
         return True
+
+    def unblock(self) -> None:
+        """End a waiting read as a server does that becomes a replica."""
+        if parked := self._host.waiting.get(self):
+            self._end_wait(parked, _UNBLOCKED, "unblocked")
 
     def cut(self) -> None:
         """Close it as the server."""

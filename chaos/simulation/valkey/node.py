@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chaos.observers.logs import SeenHint
+from chaos.scenario.conditions import REDIS_USER
 from chaos.simulation.kernel.audit import NotSimulated, refuse
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
@@ -42,6 +43,7 @@ class ValkeyNode:
         self._node: Node | None = None
         self._context = contextvars.Context()
         self._milliseconds = 0
+        self._restricted = False
         valkey.reset()
 
     @property
@@ -60,7 +62,8 @@ class ValkeyNode:
 
     def url(self) -> str:
         """Return the URL for clients."""
-        return f"redis://{self._network.host(NAME)}:{PORT}/0"
+        user = f"{REDIS_USER}:any@" if self._restricted else ""
+        return f"redis://{user}{self._network.host(NAME)}:{PORT}/0"
 
     async def main(self) -> int:
         """Serve until killed; the main function of the node."""
@@ -103,6 +106,21 @@ class ValkeyNode:
         """Return how many commands the server refused for want of memory."""
         found = re.search(rb"errorstat_OOM:count=(\d+)", self._valkey.ask(b"INFO", b"errorstats"))
         return int(found[1]) if found else 0
+
+    def restrict(self) -> None:
+        """Let the clients connect as the user of the roles."""
+        self._valkey.restrict()
+        self._restricted = True
+
+    def demote(self) -> None:
+        """Let a new server take the address; open connections stay with the old one."""
+        self._valkey.demote()
+        for connection in list(self.waiting):
+            self.loop.call_soon(connection.unblock, context=self._context)
+
+    def refused_as_replica(self) -> int:
+        """Return how many commands demoted servers refused."""
+        return self._valkey.refused_as_replica()
 
     def client_kill(self) -> int:
         """Kill all client connections; return their number."""

@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import hiredis
 
+from chaos.nemesis.demotable_valkey import DemotableValkey
+from chaos.scenario.conditions import REDIS_RULES, REDIS_USER
 from chaos.simulation.kernel import audit
 from chaos.simulation.valkey.commands import Command, CommandTable
 from holdfast.devstack.host import temporary_directory
 from holdfast.devstack.reaper import Reaper
-from holdfast.devstack.servers import EmbeddedValkey
 
 # Real time after which a silent server counts as broken.
 _ANSWER_SECONDS = 30.0
@@ -23,6 +24,7 @@ _FORGET_EVERYTHING = (
     [b"FUNCTION", b"FLUSH"],
     [b"CONFIG", b"RESETSTAT"],
     [b"CONFIG", b"SET", b"maxmemory", b"0"],
+    [b"ACL", b"DELUSER", REDIS_USER.encode()],
 )
 
 
@@ -81,6 +83,7 @@ class SharedValkey:
         self._directory: Path | None = None
         self._process: _Process | None = None
         self._control: RealConnection | None = None
+        self._restricted = False
         self.commands = CommandTable(())
 
     def __enter__(self) -> Self:
@@ -114,7 +117,25 @@ class SharedValkey:
         """Start the server with no data."""
         with audit.real():
             self._entered().start()
-        self._control = self.connect()
+        self._take_over()
+
+    def restrict(self) -> None:
+        """Create the user of the roles, until ``reset``."""
+        self._restricted = True
+        rules = REDIS_RULES.replace(">PASSWORD", "nopass").encode().split()
+        self.ask(b"ACL", b"SETUSER", REDIS_USER.encode(), b"reset", *rules)
+
+    def demote(self) -> None:
+        """Let a new server take its place; open connections stay with the old one."""
+        self._hang_up()
+        with audit.real():
+            self._entered().demote()
+        self._take_over()
+
+    def refused_as_replica(self) -> int:
+        """Return how many commands demoted servers refused."""
+        with audit.real():
+            return self._entered().refused_as_replica()
 
     def kill(self) -> None:
         """Send SIGKILL and wait until the server has ended."""
@@ -130,6 +151,9 @@ class SharedValkey:
 
     def reset(self) -> None:
         """Start the server if needed and clear all its state between two runs."""
+        self._restricted = False
+        with audit.real():
+            self._entered().retire()
         if self.pid is None:
             self.start()
         for command in _FORGET_EVERYTHING:
@@ -158,6 +182,12 @@ class SharedValkey:
             raise answer
         return answer
 
+    def _take_over(self) -> None:
+        """Connect to a server that has just started."""
+        self._control = self.connect()
+        if self._restricted:
+            self.restrict()
+
     def _hang_up(self) -> None:
         if self._control is not None:
             self._control.close()
@@ -174,7 +204,7 @@ def _packed(command: Command) -> bytes:
     return bytes(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
 
 
-class _Process(EmbeddedValkey):
+class _Process(DemotableValkey):
     """A server with an additional socket and a fixed hash seed, so iteration order is stable."""
 
     @property

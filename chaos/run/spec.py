@@ -32,7 +32,8 @@ class RunSpec:
 
     def drawn(self) -> RunSpec:
         """Replace a storm by the concrete scenario that the seed draws from it."""
-        return replace(self, scenario=self.scenario.drawn(self.seed))
+        plain = self.arena is ArenaName.COMPOSE
+        return replace(self, scenario=self.scenario.drawn(self.seed, plain=plain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

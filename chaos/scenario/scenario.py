@@ -169,11 +169,14 @@ class Scenario(StrictModel):
         """The scenario as plain JSON values; ``Scenario.model_validate`` reads it back."""
         return self.model_dump(mode="json", by_alias=True)
 
-    def drawn(self, seed: int) -> Scenario:
-        """Replace a storm by what this seed draws; return any other scenario unchanged."""
+    def drawn(self, seed: int, *, plain: bool = False) -> Scenario:
+        """Replace a storm by what this seed draws; return any other scenario unchanged.
+
+        ``plain``: without the environment and the extra faults, which containers lack.
+        """
         if self.storm is None:
             return self
-        return Scenario.model_validate(storms.draw(self.storm, self.document, seed))
+        return Scenario.model_validate(storms.draw(self.storm, self.document, seed, plain=plain))
 
     def core(self, seed: int) -> tuple[str, ...]:
         """Return the processes that are healed at the end: all, or ``survivors`` drawn by seed."""

@@ -8,7 +8,7 @@ ordinary document, so that a seed which found something can be kept as a scenari
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +22,7 @@ from chaos.scenario.vocabulary import SERVERS, TargetKind
 # Time until a process that was ended is ready and busy again.
 _RECOVERY_SECONDS = 3.0
 _TRIES = 200
+_CONDITION_SHARE = 0.25
 _ROUNDS = 5
 
 
@@ -59,7 +60,9 @@ class Option(StrictModel):
 class Storm(StrictModel):
     """Ranges [least, most], drawn evenly: of processes, of the number of ``faults``, of the second
     they ``begin`` and the seconds each ``lasts``; ``shares`` are those of the workload by name
-    (``cancels``, ``flaky.share``). ``menu``: the faults to draw from.
+    (``cancels``, ``flaky.share``). ``menu``: the faults to draw from. ``extra``: others, of which
+    one is drawn besides. ``environment``: conditions, of which each is drawn once in four seeds.
+    Both have generators of their own: what is added there changes no other draw.
     """
 
     apis: Processes = (1, 1)
@@ -73,6 +76,8 @@ class Storm(StrictModel):
         Shares,
     ] = Field(default_factory=dict)
     menu: tuple[Option, ...] = Field(min_length=1)
+    extra: tuple[Option, ...] = ()
+    environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +97,25 @@ def check(storm: Storm, document: Mapping[str, Any]) -> None:
     """
     for end in (0, 1):
         counts = {role: getattr(storm, role)[end] for role in _ROLES}
-        topology = Topology.model_validate(document["topology"] | counts)
+        most = {"environment": storm.environment}
+        topology = Topology.model_validate(document["topology"] | counts | most)
         shares: dict[str, float] = {name: ends[end] for name, ends in storm.shares.items()}
         Workload.model_validate(_with_shares(document["workload"], shares))
-    for n, option in enumerate(storm.menu):
+    places = [(f"menu.{n}", option) for n, option in enumerate(storm.menu)]
+    places += [(f"extra.{n}", option) for n, option in enumerate(storm.extra)]
+    for place, option in places:
         if missing := option.plan().unmatched(topology):
             hint = did_you_mean(missing[0], option.plan().allowed(topology))
-            raise ValueError(f"storm.menu.{n}.target: {', '.join(missing)}: 0 targets match{hint}")
+            where = f"storm.{place}.target: {', '.join(missing)}"
+            raise ValueError(f"{where}: 0 targets match{hint}")
 
 
-def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def draw(
+    storm: Storm, document: Mapping[str, Any], seed: int, *, plain: bool = False
+) -> dict[str, Any]:
     """Return ``document`` (of a scenario) with drawn topology, shares and faults, without storm.
+
+    ``plain``: without ``environment`` and ``extra``.
 
     Faults that would hide each other's evidence do not overlap: one at a time on a process and its
     edges, and none on an edge while a server is down. Those that find no room are left out.
@@ -114,7 +127,11 @@ def draw(storm: Storm, document: Mapping[str, Any], seed: int) -> dict[str, Any]
         name: round(rng.uniform(*ends), 3) for name, ends in storm.shares.items()
     }
     workload = _with_shares(document["workload"], shares)
-    faults = [plan.model_dump(mode="json", by_alias=True) for plan in _faults(storm, topology, rng)]
+    taken = _faults(storm, topology, rng)
+    if not plain:
+        taken += _extra(storm, topology, random.Random(f"storm extra {seed}"), taken)
+        topology |= {"environment": _environment(storm, random.Random(f"storm environment {seed}"))}
+    faults = [plan.model_dump(mode="json", by_alias=True) for plan in _numbered(taken)]
     drawn = {"topology": topology, "workload": workload, "faults": faults, "storm": None}
     return dict(document) | drawn
 
@@ -131,27 +148,52 @@ def _with_shares(workload: Mapping[str, Any], shares: Mapping[str, float]) -> di
     return changed
 
 
-def _faults(storm: Storm, topology: dict[str, Any], rng: random.Random) -> Iterator[FaultSpec]:
+def _environment(storm: Storm, rng: random.Random) -> list[str]:
+    """Draw conditions, each by itself."""
+    return [name for name in storm.environment if rng.random() < _CONDITION_SHARE]
+
+
+def _numbered(taken: list[_Taken]) -> Iterator[FaultSpec]:
+    """Yield the planned faults in the order of their beginnings, named after it."""
+    for number, each in enumerate(sorted(taken, key=lambda each: each.start), start=1):
+        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+
+
+def _extra(
+    storm: Storm, topology: dict[str, Any], rng: random.Random, taken: list[_Taken]
+) -> list[_Taken]:
+    """Draw one of the extra faults that finds room beside the ``taken`` ones, if any does."""
+    field = Topology.model_validate(topology)
+    found = _arranged(storm, storm.extra, field, len(taken) + 1, rng, taken)
+    return found[len(taken) :]
+
+
+def _faults(storm: Storm, topology: dict[str, Any], rng: random.Random) -> list[_Taken]:
     field = Topology.model_validate(topology)
     wanted = rng.randint(*storm.faults)
     taken: list[_Taken] = []
     for _ in range(_ROUNDS):
         # Early draws may leave no room for later ones; then all are drawn again.
-        taken = max(taken, _arranged(storm, field, wanted, rng), key=len)
+        taken = max(taken, _arranged(storm, storm.menu, field, wanted, rng), key=len)
         if len(taken) >= storm.faults[0]:
             break
-    taken.sort(key=lambda each: each.start)
-    for number, each in enumerate(taken, start=1):
-        yield each.plan.model_copy(update={"name": f"{number}-{each.plan.fault}"})
+    return taken
 
 
-def _arranged(storm: Storm, field: Topology, wanted: int, rng: random.Random) -> list[_Taken]:
-    """Draw ``wanted`` faults that do not collide, or fewer if there is no room."""
-    taken: list[_Taken] = []
-    for _ in range(_TRIES):
+def _arranged(
+    storm: Storm,
+    menu: Sequence[Option],
+    field: Topology,
+    wanted: int,
+    rng: random.Random,
+    before: Sequence[_Taken] = (),
+) -> list[_Taken]:
+    """Draw faults beside those ``before`` until there are ``wanted``, or there is no room."""
+    taken = list(before)
+    for _ in range(_TRIES if menu else 0):
         if len(taken) == wanted:
             break
-        option = rng.choices(storm.menu, [each.weight for each in storm.menu])[0]
+        option = rng.choices(menu, [each.weight for each in menu])[0]
         start = round(rng.uniform(*storm.begin), 2)
         lasts = round(rng.uniform(*(option.lasts or storm.lasts)), 2)
         known = option.plan().candidates(field)

@@ -61,19 +61,21 @@ def test_counts_times_and_shares_are_within_their_ranges(seed: int) -> None:
     for role in ("apis", "schedulers", "workers"):
         least, most = getattr(storm, role)
         assert least <= getattr(drawn.topology, role) <= most
-    assert storm.faults[0] <= len(drawn.faults) <= storm.faults[1]
+    assert storm.faults[0] <= len(drawn.faults) <= storm.faults[1] + 1
     load = drawn.workload.model_dump()
     for name, (lowest, highest) in storm.shares.items():
         part, _, leaf = name.rpartition(".")
         assert lowest <= (load[part] if part else load)[leaf] <= highest
-    options = {(o.fault, o.stream, *sorted(o.attributes.items())) for o in storm.menu}
+    menu = (*storm.menu, *storm.extra)
+    options = {(o.fault, o.stream, *sorted(o.attributes.items())) for o in menu}
+    assert {*drawn.topology.environment} <= {*storm.environment}
     for plan in drawn.faults:
         start, end = span(plan)
         assert storm.begin[0] <= start <= storm.begin[1]
         assert (plan.fault, plan.stream, *sorted(plan.attributes.items())) in options
         # At least 0.05 s: a fault must last, and its end has two decimals.
-        assert any(_lasts(o)[0] <= end - start + 0.006 for o in storm.menu if o.fault == plan.fault)
-        assert any(end - start - 0.006 <= _lasts(o)[1] for o in storm.menu if o.fault == plan.fault)
+        assert any(_lasts(o)[0] <= end - start + 0.006 for o in menu if o.fault == plan.fault)
+        assert any(end - start - 0.006 <= _lasts(o)[1] for o in menu if o.fault == plan.fault)
     assert drawn.topology.settings == STORM.topology.settings
     assert (drawn.survivors, drawn.expect) == (STORM.survivors, STORM.expect)
 
@@ -102,8 +104,12 @@ def test_faults_do_not_hide_each_others_evidence(seed: int) -> None:
 def test_every_option_and_every_number_of_roles_is_drawn() -> None:
     drawn = [STORM.drawn(seed) for seed in range(250)]
     planned = {(p.fault, p.stream, str(p.attributes)) for each in drawn for p in each.faults}
-    assert planned == {(o.fault, o.stream, str(o.attributes)) for o in storm_of().menu}
     storm = storm_of()
+    menu = (*storm.menu, *storm.extra)
+    assert planned == {(o.fault, o.stream, str(o.attributes)) for o in menu}
+    environments = {each.topology.environment for each in drawn}
+    assert {*storm.environment} == {name for drawn_one in environments for name in drawn_one}
+    assert () in environments
     mixtures = {(t.apis, t.schedulers, t.workers) for t in (each.topology for each in drawn)}
     assert len(mixtures) == (
         (storm.apis[1] - storm.apis[0] + 1)
@@ -115,7 +121,7 @@ def test_every_option_and_every_number_of_roles_is_drawn() -> None:
     )
     targets = {target for each in drawn for p in each.faults for target in p.target}
     assert {*largest.processes, "postgres", "redis"} <= targets
-    assert {len(each.faults) for each in drawn} == {*range(storm.faults[0], storm.faults[1] + 1)}
+    assert {len(each.faults) for each in drawn} <= {*range(storm.faults[0], storm.faults[1] + 2)}
 
 
 @given(st.data(), SEEDS)
@@ -162,6 +168,22 @@ def minimal(**more: Any) -> dict[str, Any]:
         "workload": {"tasks": 5, "seconds": 5},
     }
     return document | more
+
+
+@given(SEEDS)
+@laws
+def test_environment_and_extra_fault_change_no_other_draw(seed: int) -> None:
+    plain, drawn = STORM.drawn(seed, plain=True), STORM.drawn(seed)
+    assert plain.topology.environment == ()
+    assert plain.topology == drawn.topology.model_copy(update={"environment": ()})
+    assert plain.workload == drawn.workload
+
+    def unnamed(scenario: Scenario) -> list[FaultSpec]:
+        return [plan.model_copy(update={"name": ""}) for plan in scenario.faults]
+
+    extra = [plan for plan in unnamed(drawn) if plan not in unnamed(plain)]
+    assert [plan for plan in unnamed(drawn) if plan not in extra] == unnamed(plain)
+    assert [plan.fault for plan in extra] in [[], *([o.fault] for o in storm_of().extra)]
 
 
 def test_draw_depends_on_the_seed_only() -> None:
@@ -230,6 +252,17 @@ def test_storm_without_room_for_all_faults_keeps_those_that_fit() -> None:
             "{fault: kill, target: redis, at: 3}",
             "storm.menu.11.at: no such key; allowed: fault, target, stream",
         ),
+        (
+            "extra:\n",
+            "extra:\n    - {fault: demote, target: postgres}\n",
+            "demote is a fault of redis",
+        ),
+        (
+            "extra:\n",
+            "extra:\n    - {fault: kill, target: api-9}\n",
+            "storm.extra.0.target: api-9: 0 targets match",
+        ),
+        ("[serializable, ", "[serialisable, ", "serialisable: no such condition (did you mean"),
         ("workers: 1}", "workers: 3}", "survivors.workers: there may be only 2"),
         ("apis: 1, s", "api: 1, s", "survivors.api: no such key (did you mean apis?)"),
         ("apis: 1, s", "apis: 0, s", "survivors.apis: Input should be greater than"),

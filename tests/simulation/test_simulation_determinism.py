@@ -73,6 +73,18 @@ FAULTY = Scenario.model_validate(
         ],
     }
 )
+FIELD = Scenario.model_validate(
+    FAULTY.document
+    | {
+        "id": "field",
+        "topology": FAULTY.document["topology"]
+        | {"environment": ["serializable", "statement_timeout", "redis_acl", "slow_start"]},
+        "faults": [
+            {"fault": "demote", "target": "redis", "at": 0.5, "for": 1},
+            {"fault": "silent_drop", "target": "worker-1->postgres", "at": 0.7, "for": 4},
+        ],
+    }
+)
 SEED = 7
 
 # Killed processes leave open connections, which warn when they are freed.
@@ -129,6 +141,21 @@ def test_digest_is_stable_in_one_process(
 @pytest.mark.stack
 # Seven runs in three processes with separate servers: over 120 s on a busy machine.
 @pytest.mark.timeout(400)
+def test_environment_is_the_same_under_the_same_seed(
+    simulation_servers: SharedServers, tmp_path: Path
+) -> None:
+    def field() -> SimulatedRun:
+        return simulate(RunSpec(ArenaName.SIMULATION, FIELD, SEED, tmp_path), simulation_servers)
+
+    first, second = field(), field()
+    assert first.judgement.verdict == "true", first.judgement.doubts
+    assert {each.name for each in first.judgement.history.conditions} == {
+        *FIELD.topology.environment
+    }
+    assert first.judgement.history.records == second.judgement.history.records
+    assert first.digest == second.digest
+
+
 async def test_digest_is_stable_across_processes_and_hash_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
@@ -136,6 +136,31 @@ async def test_idle_connection_is_probed_before_its_use(
         await connection.close()
     finally:
         await engine.dispose()
+
+
+async def test_closing_does_not_wait_for_a_network_that_drops_everything(
+    wire: Wire, opened: Open
+) -> None:
+    """A worker that was marked dead would never exit, nor would its supervisor restart it."""
+    database = opened(wire.url, connections=3)
+    await asyncio.gather(*(database.rows(SLOW_PID) for _ in range(3)))
+    wire.swallow()
+    async with asyncio.timeout(1):
+        await database.close()
+
+
+async def test_closing_ends_the_sessions(settings: Settings, opened: Open) -> None:
+    database = opened(connections=2)
+    pids = await asyncio.gather(*(database.rows(SLOW_PID) for _ in range(2)))
+    await database.close()
+    left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)"
+    with psycopg.connect(settings.database_url) as other:
+        await until(lambda: _first(other, left, [[row["pid"] for (row,) in pids]]) == 0)
+
+
+def _first(connection: psycopg.Connection[Any], query: LiteralString, values: list[Any]) -> Any:
+    connection.rollback()  # a transaction would see the same statistics again
+    return (connection.execute(query, values).fetchone() or (None,))[0]
 
 
 async def test_closed_connections_are_not_used(wire: Wire, opened: Open) -> None:

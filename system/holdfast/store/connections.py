@@ -30,6 +30,7 @@ _HEALTH = "holdfast_pool_health"
 _ANSWERED_AT = "holdfast_answered_at"
 _IDLE_SECONDS = 30.0  # a connection idle for longer is probed before its next use
 _PROBE_SECONDS = 2.0
+_TERMINATE = b"X\x00\x00\x00\x04"
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # asyncpg has codecs for all built-in types except their arrays, which it looks up in the catalogue
@@ -47,6 +48,18 @@ _ARRAY_TYPES = tuple(
         (1185, "timestamptz", 1184), (2951, "uuid", 2950),
     )
 )  # fmt: skip
+
+
+class _Connection(asyncpg.Connection):
+    """A connection whose close does not wait for the server, which may never answer."""
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say goodbye and close the socket."""
+        # Not a public API: an asyncpg without this attribute just closes it.
+        transport = getattr(self, "_transport", None)
+        if transport is not None and not self.is_closed():
+            transport.write(_TERMINATE)
+        self.terminate()
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +114,9 @@ class _Connector:
         if host is not None:
             options |= {"host": host[0], "port": host[1]}
         try:
-            connection: asyncpg.Connection = await asyncpg.connect(**self._arguments, **options)
+            connection: asyncpg.Connection = await asyncpg.connect(
+                connection_class=_Connection, **self._arguments, **options
+            )
         except ValueError as error:  # among them asyncpg's ClientConfigurationError
             reason = str(error).partition("\n")[0]
             raise Misconfigured(f"HOLDFAST_DATABASE_URL: {reason}") from error

@@ -11,18 +11,17 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import OutOfMemoryError
 from waiting import until, within
 
 from chaos.history.records import InFlight
 from chaos.history.rest import QueueHints
 from chaos.live.servers import ServerFault
-from chaos.nemesis.demotable_valkey import DemotableValkey
 from chaos.observers.database import DatabaseObserver, DatabaseUnavailable
 from chaos.observers.hints import hints_left_at
 from holdfast.devstack.host import temporary_directory
 from holdfast.devstack.reaper import Reaper
-from holdfast.devstack.servers import EmbeddedPostgres
+from holdfast.devstack.servers import EmbeddedPostgres, EmbeddedValkey
 from holdfast.model.ids import new_id
 from holdfast.model.task import NewTask
 from holdfast.settings import Settings
@@ -33,7 +32,7 @@ from holdfast.store.store import Store
 class Servers:
     """Servers for this module alone, because its tests kill them."""
 
-    def __init__(self, postgres: EmbeddedPostgres, valkey: DemotableValkey) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
         self.postgres = postgres
         self.valkey = valkey
 
@@ -43,7 +42,7 @@ def servers(reaper: Reaper) -> Iterator[Servers]:
     directory = temporary_directory("holdfast-test-")
     reaper.own_directory(directory)
     postgres = EmbeddedPostgres(directory / "postgres", reaper=reaper)
-    valkey = DemotableValkey(directory / "valkey", reaper=reaper)
+    valkey = EmbeddedValkey(directory / "valkey", reaper=reaper)
     with postgres, valkey:
         yield Servers(postgres, valkey)
 
@@ -150,32 +149,6 @@ async def test_full_redis_refuses_writes_and_answers_reads(
         await redis.set("a", 3)
         observed, evidence = await server_fault.run("refuse_writes", "redis", end_immediately)
         assert (observed, evidence) == (False, {"refused": 0}), "no client wrote meanwhile"
-
-
-async def test_demoted_redis_keeps_its_connections_and_refuses_writes(
-    servers: Servers, server_fault: ServerFault
-) -> None:
-    url = servers.valkey.url()
-    async with Redis.from_url(url, single_connection_client=True) as old:
-        await old.set("a", 1)
-
-        async def hold() -> None:
-            assert await old.get("a") == b"1"
-            with pytest.raises(ReadOnlyError):
-                await old.set("a", 2)
-            async with Redis.from_url(url) as new:
-                assert await new.dbsize() == 0
-                await new.set("b", 1)
-
-        observed, evidence = await server_fault.run("demote", "redis", hold)
-        assert (observed, evidence) == (True, {"readonly": 1, "moved": True})
-        with pytest.raises(ReadOnlyError):
-            await old.set("a", 2)
-        observed, evidence = await server_fault.run("demote", "redis", end_immediately)
-        assert (observed, evidence) == (False, {"readonly": 0, "moved": True}), "nobody wrote"
-        servers.valkey.retire()
-        with pytest.raises(RedisConnectionError):
-            await old.get("a")
 
 
 async def test_client_kill_disconnects_redis_clients(

@@ -6,7 +6,7 @@ import ast
 import asyncio
 import gc
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -190,67 +190,6 @@ async def _trap(world: World) -> None:
 
     await world.all(*(world.client(name, add) for name in "abc"))
     world.said.append(len(await world.sql("SELECT FROM plain")))
-
-
-def test_statement_that_waits_too_long_is_cancelled(real: SharedPostgres) -> None:
-    async def course(world: World) -> None:
-        world.postgres.statement_timeout_seconds = 0.5
-        await world.sql("TRUNCATE pairs")
-        await world.sql("INSERT INTO pairs VALUES (1, 0, '')")
-
-        async def hold(connection: Link) -> None:
-            async with connection.transaction():
-                await connection.execute("UPDATE pairs SET n = n + 1 WHERE id = 1")
-                await asyncio.sleep(2)
-
-        async def write(connection: Link) -> None:
-            await asyncio.sleep(0.1)
-            began = world.loop.time()
-            with pytest.raises(asyncpg.QueryCanceledError, match="due to statement timeout"):
-                await connection.execute("UPDATE pairs SET n = n + 1 WHERE id = 1")
-            world.said.append(world.loop.time() - began)
-            # A request of the user is told from it, and the connection stays usable.
-            with pytest.raises(TimeoutError):
-                await connection.execute("UPDATE pairs SET n = n + 1 WHERE id = 1", timeout=0.2)
-            await asyncio.sleep(2)
-            await connection.execute("UPDATE pairs SET n = n + 1 WHERE id = 1")
-
-        await world.all(world.client("holder", hold), world.client("writer", write))
-        world.said.append((await world.sql("SELECT n FROM pairs"))[0]["n"])
-
-    waited, n = run(real, 1, course).said
-    assert waited == pytest.approx(0.5, abs=0.01)
-    assert n == 2
-
-
-async def _write_skew(world: World) -> None:
-    """Two transactions read what the other one writes, twice; all commits are held."""
-    await world.sql("TRUNCATE pairs")
-    await world.sql("INSERT INTO pairs VALUES (1, 0, ''), (2, 0, '')")
-    skewed = "UPDATE pairs SET n = (SELECT sum(n) + 1 FROM pairs) WHERE id = $1"
-
-    async def write(connection: Link, number: int) -> None:
-        for _ in range(4):
-            try:
-                await connection.execute(skewed, number)
-            except asyncpg.SerializationError:
-                world.said.append("40001")
-
-    await world.all(
-        world.client("one", lambda connection: write(connection, 1)),
-        world.client("two", lambda connection: write(connection, 2)),
-    )
-
-
-def test_database_is_serializable_until_the_reset(real: SharedPostgres) -> None:
-    def isolated(world: World) -> Awaitable[None]:
-        real.isolate("serializable")
-        return _write_skew(world)
-
-    said = [run(real, seed, isolated, held_share=1.0).said for seed in range(1, 4)]
-    assert any(said), "commits that fail leave the connection usable"
-    assert said == [run(real, seed, isolated, held_share=1.0).said for seed in range(1, 4)]
-    assert not any(run(real, seed, _write_skew, held_share=1.0).said for seed in range(1, 4))
 
 
 def test_single_statements_overlap_only_with_held_commits(real: SharedPostgres) -> None:

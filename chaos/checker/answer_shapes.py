@@ -109,11 +109,13 @@ class _Done(_Said):
     task: TaskShape | None = None
 
 
-class _Read(_Said):
-    state: str | None
+class _Missing(_Said):
+    state: None
+    task: None = None
 
 
-class _ReadTask(_Read):
+class _ReadTask(_Said):
+    state: str
     task: TaskShape
 
 
@@ -194,5 +196,5 @@ def _shape(operation: Operation) -> type[_Members]:
     if operation.type != "ok":
         return _Refused
     if operation.invoke.op == "get" and operation.value.get("state") is None:
-        return _Read
+        return _Missing
     return _OK[operation.invoke.op]

@@ -242,7 +242,7 @@ UNPLANTED = (
         "the loops resend in both cases, and clients treat any 5xx as unknown",
     ),
     Unplanted(
-        "deadlocks and serialization failures are resent",
+        "deadlocks are resent",
         "system/holdfast/store/database.py",
         "rows are locked in order, so none occurs; tests/store/test_store_pairs.py",
     ),
@@ -259,7 +259,7 @@ UNPLANTED = (
     Unplanted(
         "a batch that Postgres cancels is halved",
         "system/holdfast/store/resend.py",
-        "no scenario limits the time of statements; tests/scheduler/test_scheduler_limits.py",
+        "the lock that cancelled it is soon free; tests/scheduler/test_scheduler_limits.py",
     ),
     Unplanted(
         "a connection that was closed while pooled is not used",

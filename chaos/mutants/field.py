@@ -52,14 +52,6 @@ MUTANTS = (
             ),
         ),
     ),
-    Mutant(
-        name="pool_not_doubted",
-        guard="a statement without an answer casts doubt on the other connections of its pool",
-        what="it does not",
-        scenario="connections_forgotten",
-        killers=("L1", "L2"),
-        edits=(Edit(_DATABASE, "            doubt(self.engine, sent_at)\n", ""),),
-    ),
 )
 
 UNPLANTED: tuple[Unplanted, ...] = ()

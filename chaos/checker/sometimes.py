@@ -102,9 +102,14 @@ def _late_cancels(history: History) -> int:
     return sum(c.type == "ok" and c.value.get("answer") == "too_late" for c in history.of("cancel"))
 
 
-def _reclaimed_unbegun(history: History) -> int:
-    released = (event.actor for event in _all(history) if event.reason == Reason.RELEASED)
-    return sum(actor.startswith("scheduler:") for actor in released)
+def _released_by(role: str) -> Callable[[History], int]:
+    """Count the attempts that this role handed back."""
+
+    def count(history: History) -> int:
+        released = (event.actor for event in _all(history) if event.reason == Reason.RELEASED)
+        return sum(actor.startswith(f"{role}:") for actor in released)
+
+    return count
 
 
 _DEFINED = (
@@ -143,13 +148,11 @@ _DEFINED = (
         _transitions(Reason.FAILED, State.SCHEDULED),
     ),
     Occurrence("hint_republished", "A hint was published again", _transitions(Reason.REPUBLISHED)),
-    Occurrence(
-        "handed_back", "A stopping worker released an attempt", _transitions(Reason.RELEASED)
-    ),
+    Occurrence("handed_back", "A worker released an attempt", _released_by("worker")),
     Occurrence(
         "unbegun_reclaimed",
         "A scheduler handed back an attempt that had not begun",
-        _reclaimed_unbegun,
+        _released_by("scheduler"),
     ),
     Occurrence("worker_replaced", "A worker restarted as a new incarnation", _replaced_workers),
     Occurrence("cancelled", "A task was cancelled", _cancelled_tasks),

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 import pytest
-from life import instant
+from life import GRACE_SECONDS, instant
 from specimen import Specimen
+from testimonies import TIMEOUT_SECONDS
 from traced import traced
 
 from chaos.checker import bounds
@@ -263,6 +264,11 @@ def test_every_occurrence_can_be_counted() -> None:
     refused = {"status": 422, "problem": "invalid-request", "pointers": ["/priority"]}
     run.complete(run.op("submit", invalid), "fail", refused)
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()
+    unbegun = run.submit("u").dispatch().claim("worker-2")
+    unbegun.owner = "scheduler:scheduler-1"
+    run.now += TIMEOUT_SECONDS + GRACE_SECONDS
+    unbegun.end(Reason.RELEASED, detail={"error": {"type": "NotStarted"}})
+    unbegun.dispatch().claim("worker-2").succeed()
     poison = run.submit("p", poison=True)
     for _ in range(3):
         poison.dispatch().claim("worker-2").end(Reason.LOST)

@@ -190,6 +190,11 @@ def test_free_ports_are_outside_the_ephemeral_range() -> None:
     assert all(15_000 <= free_port() < 30_000 for _ in range(20))
 
 
+def test_no_port_is_chosen_twice() -> None:
+    """With repetitions, two of 500 are equal with a probability of 0.9998."""
+    assert len({free_port() for _ in range(500)}) == 500
+
+
 CREATOR = """
 import signal, sys, time
 from pathlib import Path

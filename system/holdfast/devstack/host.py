@@ -12,11 +12,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 from holdfast.errors import HoldfastError
 
 HOST = "127.0.0.1"
+_PORTS = range(15_000, 30_000)
 
 
 class EmbeddedError(HoldfastError):
@@ -24,16 +28,23 @@ class EmbeddedError(HoldfastError):
 
 
 def free_port() -> int:
-    """Return an unused TCP port on loopback, outside the ephemeral range.
+    """Return an unused TCP port on loopback, outside the ephemeral range, and never one twice.
 
     While a server is down, any outgoing connection could take a port in that range, even that of a
-    client of this very server, which would then connect to itself.
+    client of this very server, which would then connect to itself. A stack chooses dozens of ports
+    before their servers bind them.
     """
     while True:
-        port = 15_000 + secrets.randbelow(15_000)
+        port = next(_ports())
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
+
+
+@cache
+def _ports() -> Iterator[int]:
+    """Return the ports of ``_PORTS`` in an order of this process."""
+    return cycle(secrets.SystemRandom().sample(_PORTS, len(_PORTS)))
 
 
 def port_from(preferred: int) -> int:

@@ -40,6 +40,7 @@ class Servers:
         self.hint = Hint(uuid4(), 0, "default")
         self.claim_answer, self.heartbeat_answer = asyncio.Event(), asyncio.Event()
         self.claim_sent, self.heartbeat_sent = asyncio.Event(), asyncio.Event()
+        self.told: datetime | None = datetime.max.replace(tzinfo=UTC)  # begun until then
         self.owned: list[OwnedAttempt] | None = [
             OwnedAttempt(
                 *(self.hint.task_id, 1, 1, "echo", "default", None),
@@ -53,7 +54,8 @@ class Servers:
         await self.claim_answer.wait()
         return Claimed()  # the grant itself does not matter here
 
-    async def heartbeat(self, _: UUID) -> list[OwnedAttempt] | None:
+    async def heartbeat(self, _: UUID, begun_until: datetime | None) -> list[OwnedAttempt] | None:
+        self.told = begun_until
         self.heartbeat_sent.set()
         await self.heartbeat_answer.wait()
         return self.owned
@@ -73,6 +75,7 @@ class Attempts:
         self.slots = slots
         self.attempts: dict[AttemptKey, Any] = {}
         self.known: set[AttemptKey] = set()
+        self.begun_until: datetime | None = None
         self.released: list[AttemptKey] = []
         self.ends: list[Failure] = []
         self.stopped: list[AttemptKey] = []
@@ -127,6 +130,14 @@ async def test_an_attempt_that_nothing_here_knows_is_released(worker: Worker) ->
     assert worker.attempts.released == [key]
     # Due again at once: it is not the task's fault.
     assert worker.attempts.ends == [Failure(*key, Reason.RELEASED, delay_seconds=0.0)]
+
+
+async def test_heartbeat_says_until_when_attempts_have_begun(worker: Worker) -> None:
+    worker.servers.heartbeat_answer.set()
+    for begun_until in (None, datetime(2026, 1, 1, tzinfo=UTC), None):
+        worker.attempts.begun_until = begun_until
+        assert await worker.heartbeat.send()
+        assert worker.servers.told == begun_until
 
 
 async def test_round_trip_of_a_heartbeat_is_measured(worker: Worker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -13,7 +13,9 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError, ResponseError
 from valkey_world import SOON, World, hint
 
+from chaos.simulation.environment.servers import SimulatedServerFaults
 from chaos.simulation.environment.shared_servers import SharedServers
+from chaos.simulation.postgres import PostgresNode
 from chaos.simulation.valkey import SharedValkey
 from holdfast.devstack.reaper import Reaper
 from holdfast.errors import Unavailable
@@ -151,6 +153,25 @@ def test_demoted_server_keeps_its_connections_and_refuses_writes(world: World) -
     assert ended_at == pytest.approx(1, abs=SOON)
     world.server.reset()
     assert world.redis.refused_as_replica() == 0, "demoted servers end with their run"
+
+
+def test_refusals_of_an_earlier_demotion_are_no_evidence(world: World) -> None:
+    faults = SimulatedServerFaults(cast("PostgresNode", None), world.redis)  # it is not used
+
+    async def harness() -> None:
+        async with world.client(single_connection_client=True) as old:
+            await old.set("a", "1")
+
+            async def write() -> None:
+                with pytest.raises(ReadOnlyError):
+                    await old.set("a", "2")
+
+            first = await faults.run("demote", "redis", write)
+            assert first == (True, {"readonly": 1, "moved": True})
+            second = await faults.run("demote", "redis", lambda: asyncio.sleep(1))
+            assert second == (False, {"readonly": 0, "moved": True})
+
+    world.run(harness)
 
 
 def test_restricted_clients_may_do_what_the_user_of_the_roles_may(world: World) -> None:

@@ -91,6 +91,13 @@ def test_condition_that_nobody_saw_or_asked_for_is_doubted() -> None:
     assert doubt == "topology.environment: redis_acl was in force, but is not asked for"
 
 
+def test_each_look_must_show_the_condition() -> None:
+    good, bad = seen("redis_acl", user=5, others=0), seen("redis_acl", user=5, others=1)
+    for looks in ((good, bad), (bad, good)):
+        (doubt,) = doubts(of_environment("redis_acl"), *looks)
+        assert doubt == "topology.environment: redis_acl is not shown by user 5, others 1"
+
+
 def test_doubt_about_the_environment_makes_a_run_unknown() -> None:
     run = Specimen({"topology": {"environment": ["serializable"]}})
     run.submit("a").dispatch().claim().succeed()

@@ -280,7 +280,7 @@ def _unknown_names(scenario: Scenario, start: float) -> list[Term]:
     if knowing in {0, workers}:
         return []
     share = 1 - knowing / workers
-    times = math.ceil(math.log(scenario.workload.tasks / _UNLIKELY) / -math.log(share))
+    times = math.ceil(math.log(scenario.workload.tasks_submitted / _UNLIKELY) / -math.log(share))
     return [
         Term(
             name="unknown names",

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from chaos.history.history import History, Operation
+from chaos.history.records import Key
 from chaos.scenario.operations import Workload
 from chaos.tasks.declarations import DECLARATIONS
 
@@ -85,24 +86,28 @@ def alike(
 
     ``invalid``: keys of submits that make no task.
     """
-    keys: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    keys: defaultdict[Key | None, list[dict[str, Any]]] = defaultdict(list)
     for operation in recorded:
         sent = operation.invoke.value
         if operation.invoke.op == "submit" and sent["key"] not in invalid:
-            keys[sent["key"]].append(sent)
-    tasks = workload.tasks if workload.only is None else len({*workload.only})
+            keys[operation.full_key].append(sent)
+    tasks = workload.tasks_submitted
     if "submit" in workload.without:
         return
     if len(keys) != tasks:
         yield f"{tasks} tasks were planned, but {len(keys)} keys were used"
-    # A mismatch may have another number, which is below 0.
+    # A mismatch may have another number, which is below 0. Each namespace has tasks of all numbers.
     declared = {
         key: [sent["payload"] for sent in submits if sent["name"] in DECLARATIONS]
         for key, submits in keys.items()
     }
     numbers = [
-        {payload.get("number") for payload in payloads} - {-1}
-        for payloads in declared.values()
+        {
+            (key and key[0], payload.get("number"))
+            for payload in payloads
+            if payload.get("number") != -1
+        }
+        for key, payloads in declared.items()
         if payloads
     ]
     if len(set().union(*numbers)) < len(numbers):
@@ -113,8 +118,8 @@ def alike(
 
 def _constant(
     workload: Workload,
-    keys: dict[str, list[dict[str, Any]]],
-    declared: dict[str, list[dict[str, Any]]],
+    keys: dict[Key | None, list[dict[str, Any]]],
+    declared: dict[Key | None, list[dict[str, Any]]],
 ) -> Iterator[str]:
     seconds = {each.get("seconds") for payloads in declared.values() for each in payloads}
     least, most = workload.handler_seconds

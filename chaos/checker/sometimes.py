@@ -63,15 +63,21 @@ def _suppressed_calls(history: History) -> int:
 
 def _repeated_submits(history: History) -> int:
     """Count the ok submits under a key for which another submit was answered ok before."""
-    accepted = Counter(s.value.get("key") for s in history.of("submit") if s.type == "ok")
+    accepted = Counter(s.full_key for s in history.of("submit") if s.type == "ok")
     return sum(count - 1 for key, count in accepted.items() if key is not None)
+
+
+def _rotated_submits(history: History) -> int:
+    """Count the keys under which submits with different secrets were answered ok."""
+    accepted = {(s.full_key, s.value.get("secret")) for s in history.of("submit") if s.type == "ok"}
+    return len(accepted) - len({key for key, _ in accepted})
 
 
 def _mismatched_submits(history: History) -> int:
     return sum(
         submit.type == "fail"
         and submit.value.get("status") == 422
-        and submit.value.get("key") in history.task_by_key
+        and submit.full_key in history.task_by_key
         for submit in history.of("submit")
     )
 
@@ -127,6 +133,11 @@ _DEFINED = (
         "submit_repeated",
         "A submit under a used key was answered with the existing task",
         _repeated_submits,
+    ),
+    Occurrence(
+        "secret_rotated",
+        "A submit was answered under one secret of an API key, and repeated under the next",
+        _rotated_submits,
     ),
     Occurrence(
         "submit_mismatched",

@@ -34,18 +34,28 @@ Name = Literal["submit", "get", "events", "cancel", "retry", "list"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. ``name``: its operation; ``body``: JSON; ``key``: its Idempotency-Key."""
+    """One HTTP request. ``name``: its operation; ``body``: JSON; ``key``: its Idempotency-Key.
+
+    ``secret``: of the API key that it is sent with.
+    """
 
     name: str
     method: str
     path: str
     body: dict[str, Any] | None = None
     key: str | None = None
+    secret: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers that only this request has."""
-        return {} if self.key is None else {"Idempotency-Key": self.key}
+        found = {} if self.key is None else {"Idempotency-Key": self.key}
+        return found if self.secret is None else found | bearer(self.secret)
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """Return the header that a secret of an API key is sent in."""
+    return {"Authorization": f"Bearer {secret}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,7 @@ class Client:
         self._schedule = [(planned.at, n, planned) for n, planned in enumerate(mine)]
         self._order = itertools.count(len(mine))
         self._pending: _Pending | None = None
+        self._secret: tuple[int, str] | None = None  # of the current request
 
     @property
     def due(self) -> float | None:
@@ -149,6 +160,13 @@ class Client:
     def next_request(self) -> Request | None:
         """Take the next operation; return its request, or None if its task id is unknown."""
         _, _, planned = heapq.heappop(self._schedule)
+        self._secret = planned.secret(self._log.now())
+        request = self._request(planned)
+        if request is None or self._secret is None:
+            return request
+        return replace(request, secret=self._secret[1])
+
+    def _request(self, planned: PlannedOperation) -> Request | None:
         if planned.kind in {"submit", "repeat"}:
             return self._submit(planned)
         if planned.kind == "batch":
@@ -209,14 +227,14 @@ class Client:
     def _submit(self, planned: PlannedOperation) -> Request:
         body = self._body(planned)
         request = Request("submit", "POST", "/tasks/", body, planned.key)
-        return self._invoke("submit", request, _submitted(planned, body), (planned,))
+        return self._invoke("submit", request, self._submitted(planned, body), (planned,))
 
     def _batch(self, planned: PlannedOperation) -> Request:
         """Send one request in which each submit is an operation with an outcome of its own."""
         bodies = [self._body(item) | {"idempotency_key": item.key} for item in planned.items]
         op_ids = tuple(self._log.next_op_id() for _ in bodies)
         for n, (op_id, item) in enumerate(zip(op_ids, planned.items, strict=True)):
-            value = _submitted(item, bodies[n]) | {"index": n}
+            value = self._submitted(item, bodies[n]) | {"index": n}
             self._record("submit", op_id, "invoke", value)
         self._pending = _Pending("submit", op_ids, planned.items, is_batch=True)
         return Request("batch", "POST", "/tasks/batch", {"tasks": bodies})
@@ -239,6 +257,13 @@ class Client:
         if planned.run_after is not None:
             body["run_at"] = self._log.instant(planned.run_after, planned.offset_minutes)
         return body
+
+    def _submitted(self, planned: PlannedOperation, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the value of a submit's invoke (``chaos.history.records.Op``)."""
+        sent = {"key": planned.key, "run_at": body.get("run_at"), "effect": planned.effect}
+        if self._secret is not None:
+            sent |= {"key_namespace": planned.api_key, "secret": self._secret[0]}
+        return body | sent
 
     def _settle(self, planned: PlannedOperation, outcome: Outcome, value: dict[str, Any]) -> None:
         """Remember the task id; if nothing is known to be stored, schedule another submit."""
@@ -346,8 +371,3 @@ def _within(prefix: str, value: dict[str, Any]) -> dict[str, Any]:
     """Return the pointers of a refusal relative to the item at ``prefix``."""
     pointers = value.get("pointers", ())
     return {"pointers": [str(each).removeprefix(prefix) for each in pointers]} if pointers else {}
-
-
-def _submitted(planned: PlannedOperation, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the value of a submit's invoke (``chaos.history.records.Op``)."""
-    return body | {"key": planned.key, "run_at": body.get("run_at"), "effect": planned.effect}

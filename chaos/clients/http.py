@@ -6,7 +6,7 @@ import ssl
 
 import httpx
 
-from chaos.clients.client import Request, Response
+from chaos.clients.client import Request, Response, bearer
 from chaos.scenario.workload import CLIENT_TIMEOUT_SECONDS
 
 # The APIs speak plain HTTP; loading certificates for each client would cost 10 ms of CPU.
@@ -15,10 +15,11 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
-def connection(api_url: str) -> httpx.AsyncClient:
-    """Return what sends the requests of one client to an API."""
+def connection(api_url: str, secret: str | None = None) -> httpx.AsyncClient:
+    """Return what sends the requests of one client to an API, by default with this secret."""
     return httpx.AsyncClient(
         base_url=api_url,
+        headers=bearer(secret) if secret else None,
         trust_env=False,
         verify=_NO_CERTIFICATES,
         timeout=CLIENT_TIMEOUT_SECONDS,

@@ -65,6 +65,7 @@ def environment(name: str, scenario: Scenario) -> dict[str, str]:
     own = {
         "HOLDFAST_LABEL": name,
         "HOLDFAST_KNOWN_QUEUES": json.dumps(scenario.unread_queues),
+        "HOLDFAST_API_KEYS": json.dumps(scenario.workload.api_keys),
         "HOLDFAST_DATABASE_URL": _POSTGRES.format(port=port(f"{name}->postgres")),
         "HOLDFAST_REDIS_URL": f"redis://toxiproxy:{port(f'{name}->redis')}/0",
         "HOLDFAST_OTLP_ENDPOINT": f"http://toxiproxy:{port(f'{name}->collector')}",

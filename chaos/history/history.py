@@ -22,6 +22,7 @@ from chaos.history.records import (
     Event,
     Exit,
     Fault,
+    Key,
     Op,
     PhaseStart,
     Record,
@@ -39,6 +40,7 @@ from chaos.history.records import (
 )
 from chaos.history.rest import HintsAtRest, Scrape
 from chaos.history.spans import Span
+from holdfast.model.task import DEFAULT_NAMESPACE
 
 _T = TypeVar("_T")
 
@@ -119,6 +121,14 @@ class Operation:
     def value(self) -> dict[str, Any]:
         """The values of the invoke, overlaid with those of the completion."""
         return self.invoke.value | (self.completion.value if self.completion else {})
+
+    @property
+    def full_key(self) -> Key | None:
+        """The namespace and the key in it that a submit was sent with; None without a key."""
+        sent = self.invoke.value
+        if sent.get("key") is None:
+            return None
+        return str(sent.get("key_namespace", DEFAULT_NAMESPACE)), str(sent["key"])
 
 
 class History:
@@ -255,13 +265,18 @@ class History:
         return {record.name: record for record in ordered}
 
     @cached_property
-    def task_by_key(self) -> dict[str, TaskRow]:
-        """Final rows by idempotency key (S10 reports keys that are on two rows)."""
-        return {task.key: task for task in self.tasks.values() if task.key is not None}
+    def task_by_key(self) -> dict[Key, TaskRow]:
+        """Final rows by namespace and idempotency key (S10 reports keys that are on two rows)."""
+        return {key: task for task in self.tasks.values() if (key := task.full_key) is not None}
+
+    def find_task(self, text: str) -> TaskRow | None:
+        """Return the final row with this id, or the first one with this key in any namespace."""
+        named = (task for task in self.tasks.values() if task.key == text)
+        return self.tasks.get(text) or next(named, None)
 
     def task_of(self, submit: Operation) -> TaskRow | None:
         """Return the final row created by a submit, by its key, else by the answered task id."""
-        key, task_id = submit.value.get("key"), submit.value.get("task_id")
+        key, task_id = submit.full_key, submit.value.get("task_id")
         by_key = self.task_by_key.get(key) if key is not None else None
         return by_key or (self.tasks.get(task_id) if task_id is not None else None)
 

@@ -19,6 +19,7 @@ from chaos.history.conditions import Condition
 from chaos.history.rest import HintsAtRest, Scrape
 from chaos.history.spans import STRICT, Span
 from holdfast.model.lifecycle import Backoff, Reason
+from holdfast.model.task import DEFAULT_NAMESPACE
 
 
 def parse_instant(text: str) -> datetime:
@@ -52,6 +53,8 @@ class ArenaName(StrEnum):
 
 
 Instant = Annotated[str, AfterValidator(_check_instant)]
+# A namespace and an idempotency key in it: equal keys in different namespaces are different keys.
+Key: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,8 @@ class Op:
               run_at: requested ISO instant, or None (now); other fields that were not sent are
               missing. effect: ledger, sql or external. task_id of a refusal: the task that it
               names, or None. A repeated submit is a separate operation. An item of a batch has
-              its index, in the answer the index that this names.
+              its index, in the answer the index that this names. If an API key was sent:
+              key_namespace, its name; secret, the number of its secret, from 1.
       cancel  invoke {task_id}; ok {answer: cancelled | requested | too_late | done, task, state}.
               A 409 is ok/too_late with the state it names; done: done, but not read.
       get     invoke {task_id}; ok {state, task} (state None: 404).
@@ -212,12 +216,13 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRow:
-    """A row of ``tasks`` in the final read. ``key`` is its idempotency key."""
+    """A row of ``tasks`` in the final read. ``key`` is its idempotency key in ``key_namespace``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: Literal["task"] = "task"
     task_id: str
     key: str | None
+    key_namespace: str = DEFAULT_NAMESPACE
     name: str
     payload: dict[str, Any]
     run_at: Instant
@@ -237,6 +242,11 @@ class TaskRow:
     timeout_seconds: float
     cancel_requested: bool = False
     traceparent: str | None = None
+
+    @property
+    def full_key(self) -> Key | None:
+        """The namespace and the key in it; None without a key."""
+        return None if self.key is None else (self.key_namespace, self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

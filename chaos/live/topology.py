@@ -341,6 +341,7 @@ class ProcessStack:
             "otlp_endpoint": f"http://127.0.0.1:{ports[f'{name}->collector']}",
             "log_format": "json",
             "known_queues": json.dumps(self.scenario.unread_queues),
+            "api_keys": json.dumps(self.scenario.workload.api_keys),
         }
         variables = {f"HOLDFAST_{key.upper()}": value for key, value in given.items()}
         if name.startswith("worker-"):

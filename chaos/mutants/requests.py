@@ -8,6 +8,8 @@ _SUBMISSION = "system/holdfast/store/submit.py"
 _REQUEST = "system/holdfast/model/request.py"
 _TASK = "system/holdfast/model/task.py"
 _ROUTES = "system/holdfast/api/submit.py"
+_AUTH = "system/holdfast/api/auth.py"
+_DEPENDENCIES = "system/holdfast/api/dependencies.py"
 
 _STORED = (
     Mutant(
@@ -123,6 +125,34 @@ _KEYS = (
                 _REQUEST,
                 "idempotency_key=request.idempotency_key,",
                 "idempotency_key=request.idempotency_key and request.idempotency_key.lower(),",
+            ),
+        ),
+    ),
+    Mutant(
+        name="key_without_namespace",
+        guard="a key of another named API key is another key",
+        what="all names share one namespace: a request is answered with the task of another name",
+        scenario="rotated_keys",
+        killers=("S10",),
+        edits=(
+            Edit(
+                _DEPENDENCIES,
+                "request.scope.get(NAME_KEY, DEFAULT_NAMESPACE)",
+                "DEFAULT_NAMESPACE",
+            ),
+        ),
+    ),
+    Mutant(
+        name="namespace_of_secret",
+        guard="the namespace of a key is the name of the API key, whichever secret is sent",
+        what="it is the secret: a request resent after a rotation makes a second task",
+        scenario="rotated_keys",
+        killers=("S10",),
+        edits=(
+            Edit(
+                _AUTH,
+                "secret.get_secret_value().encode()): name\n",
+                "secret.get_secret_value().encode()): secret.get_secret_value()\n",
             ),
         ),
     ),

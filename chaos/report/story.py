@@ -82,7 +82,8 @@ class Stories:
         value, found = operation.value, set()
         if isinstance(value.get("task_id"), str):
             found.add(value["task_id"])
-        task = self._history.task_by_key.get(value["key"]) if value.get("key") else None
+        key = operation.full_key
+        task = self._history.task_by_key.get(key) if key is not None else None
         if task is not None:
             found.add(task.task_id)
         return found

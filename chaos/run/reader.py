@@ -56,9 +56,9 @@ def _query(
     return filters(draw, task) | {"limit": draw.randint(5, 50)} | between
 
 
-async def scrape(url: str, actor: str, at: float) -> Scrape:
+async def scrape(url: str, actor: str, at: float, secret: str | None = None) -> Scrape:
     """Read the product's own metrics of a role; what hinders is recorded for S28 to judge."""
-    async with connection(url) as http:
+    async with connection(url, secret) as http:
         try:
             answer = await http.get("/metrics")
         except httpx.HTTPError as error:
@@ -83,11 +83,16 @@ def _samples(exposition: str) -> tuple[MetricSample, ...]:
     return found
 
 
-async def read_all(api_url: str, operations: Sequence[PlannedOperation], log: OperationLog) -> None:
+async def read_all(
+    api_url: str,
+    operations: Sequence[PlannedOperation],
+    log: OperationLog,
+    secret: str | None = None,
+) -> None:
     """Run the reads one after the other as the process ``reader``; ``log`` records them."""
     known = {operation.key: operation.key for operation in operations}
     client = Client(0, list(operations), log, process=PROCESS, known=known)
-    async with connection(api_url) as http:
+    async with connection(api_url, secret) as http:
         while client.due is not None:
             request = client.next_request()
             if request is not None:

@@ -58,7 +58,7 @@ def task_story(place: Path, task: str) -> list[str]:
         raise RunNotFound(f"{place} is a suite: name the run that has task {task}")
     judgement = check_file(place / files.HISTORY if place.is_dir() else place)
     history = judgement.history
-    row = history.task_by_key.get(task)
+    row = history.find_task(task)
     task_id = row.task_id if row else task
     violations = [v for v in judgement.violations if v.task_id == task_id]
     if task_id not in history.tasks and not violations:

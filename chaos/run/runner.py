@@ -277,10 +277,10 @@ class Runner:
         zero = self._clock.zero
         log = OperationLog(self._reads.append, lambda: zero, time.time, prefix="read")
         async with self._progress("reading"):
-            await read_all(environment.api_url(self._api), reads, log)
+            await read_all(environment.api_url(self._api), reads, log, self._secret)
             for role in core:
                 if (url := environment.metrics_url(role)) is not None:
-                    self._reads.append(await scrape(url, role, self._clock.now()))
+                    self._reads.append(await scrape(url, role, self._clock.now(), self._secret))
             if quiet:
                 self._reads.append(await self._hints_at_rest())
 
@@ -289,6 +289,12 @@ class Runner:
         """An API of the healed core."""
         core = self._spec.scenario.core(self._spec.seed)
         return next(name for name in core if name.startswith("api-"))
+
+    @property
+    def _secret(self) -> str | None:
+        """The last secret of an API key, if the APIs require any."""
+        keys = self._spec.scenario.workload.api_keys
+        return next((secrets[-1] for secrets in keys.values()), None)
 
     async def _hints_at_rest(self) -> HintsAtRest:
         """Read the hints in Redis until there are none, at most as long as S29 allows."""

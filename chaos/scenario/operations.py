@@ -113,6 +113,9 @@ class Workload(StrictModel):
     ledger effect is one of them.
     ``max_attempts``, ``timeout_seconds``: the least that a task has which its payload does not
     let fail.
+    ``api_keys``: the named API keys of the clients, each with its secrets in order; every name
+    makes all of these operations, under the same idempotency keys. A client sends each secret for
+    an equal part of the load, whatever it resends.
     ``ok_min``: with fewer accepted submits the verdict is unknown (default: half of ``tasks``).
     """
 
@@ -137,6 +140,9 @@ class Workload(StrictModel):
     handler_seconds: Seconds = (0.05, 0.3)
     max_attempts: int = Field(5, ge=1)
     timeout_seconds: float = Field(5.0, gt=0)
+    api_keys: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        default_factory=dict, max_length=4
+    )
     ok_min: int | None = Field(None, ge=1)
     only: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     without: tuple[
@@ -170,5 +176,10 @@ class Workload(StrictModel):
     @property
     def least_accepted(self) -> int:
         """The number of ok submits below which a run proves nothing."""
+        return self.ok_min if self.ok_min is not None else max(1, self.tasks_submitted // 2)
+
+    @property
+    def tasks_submitted(self) -> int:
+        """The number of tasks that the clients submit, under all names of API keys."""
         planned = self.tasks if self.only is None else len(set(self.only))
-        return self.ok_min if self.ok_min is not None else max(1, planned // 2)
+        return planned * max(1, len(self.api_keys))

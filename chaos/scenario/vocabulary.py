@@ -106,6 +106,7 @@ SOMETIMES = (
     "stale_write_refused",
     "duplicate_suppressed",
     "submit_repeated",
+    "secret_rotated",
     "submit_mismatched",
     "invalid_refused",
     "outcome_unknown",

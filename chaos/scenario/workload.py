@@ -37,7 +37,8 @@ class PlannedOperation:
     the query of a list, which reads up to ``pages`` pages.
     ``run_after``: its due time in seconds after the start; None: immediately. ``offset_minutes``:
     write it with this offset; None: in UTC. ``items``: the submits of a batch, all of one client;
-    an ``invalid`` one must be refused.
+    an ``invalid`` one must be refused. ``api_key``: the name of the client's key; ``secrets``: its
+    secrets, each with the second from which it is sent.
     """
 
     at: float
@@ -50,6 +51,13 @@ class PlannedOperation:
     items: tuple[PlannedOperation, ...] = ()
     pages: int = 1
     offset_minutes: int | None = None
+    api_key: str | None = None
+    secrets: tuple[tuple[float, str], ...] = ()
+
+    def secret(self, now: float) -> tuple[int, str] | None:
+        """Return the number, from 1, and the secret that is sent at this second, if any."""
+        sent = [secret for since, secret in self.secrets if since <= max(now, 0.0)]
+        return (len(sent), sent[-1]) if sent else None
 
 
 def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
@@ -59,6 +67,8 @@ def generate(workload: Workload, seed: int) -> list[PlannedOperation]:
     operations = list(_kept(workload, seed, operations))
     if workload.batch > 1:
         operations = list(_in_batches(workload, seed, operations))
+    if workload.api_keys:
+        operations = list(_under_each_key(workload, operations))
     return sorted(operations, key=lambda op: (op.at, op.key, op.kind, op.client))
 
 
@@ -69,7 +79,16 @@ def to_json(operations: list[PlannedOperation]) -> list[dict[str, Any]]:
 
 def from_json(rows: list[dict[str, Any]]) -> list[PlannedOperation]:
     """Convert back from ``to_json``."""
-    return [PlannedOperation(**row | {"items": tuple(from_json(row["items"]))}) for row in rows]
+    return [
+        PlannedOperation(
+            **row
+            | {
+                "items": tuple(from_json(row["items"])),
+                "secrets": tuple((since, secret) for since, secret in row["secrets"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 def _operations(workload: Workload, seed: int) -> Iterator[PlannedOperation]:
@@ -261,6 +280,21 @@ def _invalid(submit: PlannedOperation) -> PlannedOperation:
     """Return the submit with one field that the API must refuse, under a key of its own."""
     request = invalidated(submit.key, submit.request)
     return replace(submit, kind="invalid", key=f"{submit.key}-invalid", request=request)
+
+
+def _under_each_key(
+    workload: Workload, operations: list[PlannedOperation]
+) -> Iterator[PlannedOperation]:
+    """Repeat all operations under each name of an API key, which has clients of its own."""
+    clients = CLIENTS // len(workload.api_keys)
+    for place, (name, secrets) in enumerate(workload.api_keys.items()):
+        seconds = workload.seconds / len(secrets)
+        since = tuple((round(n * seconds, 3), secret) for n, secret in enumerate(secrets))
+        for planned in operations:
+            client = place * clients + planned.client % clients
+            own: dict[str, Any] = {"client": client, "api_key": name, "secrets": since}
+            items = tuple(replace(item, **own) for item in planned.items)
+            yield replace(planned, items=items, **own)
 
 
 def share(operations: list[PlannedOperation], client: int) -> list[PlannedOperation]:

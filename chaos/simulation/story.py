@@ -161,9 +161,10 @@ class Story:
         return NarratedEvent(at, ", ".join(record.targets), what, common=True)
 
     def _operation(self, half: Op) -> NarratedEvent:
-        completion = self._history.operations[half.op_id].completion
+        operation = self._history.operations[half.op_id]
+        completion, key = operation.completion, operation.full_key
         answered = completion.value.get("task_id") if completion is not None else None
-        known = self._history.task_by_key.get(half.value.get("key") or "")
+        known = self._history.task_by_key.get(key) if key is not None else None
         task_id = known.task_id if known else half.value.get("task_id") or answered or ""
         what = describe(self._history, half).removeprefix(f"{half.process} ")
         name = f"{self.name(task_id)}  " if task_id else ""
@@ -188,10 +189,10 @@ class Story:
         return worker.label if worker else who or actor
 
     def _id(self, task: str) -> str:
-        row = self._history.task_by_key.get(task)
+        row = self._history.find_task(task)
         task_id = row.task_id if row else task
         if not any(line.task == task_id for line in self.lines):
-            keys = sorted(self._history.task_by_key)
+            keys = sorted(key for _, key in self._history.task_by_key)
             there = f"its tasks are {keys[0]} to {keys[-1]}" if keys else "it has none"
             raise LookupError(f"no task {task} in this run; {there}")
         return task_id

@@ -263,3 +263,21 @@ def test_response_without_a_request_is_an_error() -> None:
 
 def test_clients_are_spread_over_the_apis() -> None:
     assert [api_of(number, ("a", "b", "c")) for number in range(5)] == ["a", "b", "c", "a", "b"]
+
+
+def test_submit_is_resent_with_the_secret_of_that_time() -> None:
+    secrets = ((0.0, "old"), (1.5, "next"))
+    run = Run(submit("a", api_key="shop", secrets=secrets))
+    first = run.exchange(503, problem("unavailable"))
+    second = run.exchange(201, {"id": "t"})
+    assert [each.headers for each in (first, second)] == [
+        {"Idempotency-Key": "a", "Authorization": f"Bearer {secret}"} for secret in ("old", "next")
+    ]
+    sent = [op.value for op in run.ops if op.type == "invoke"]
+    assert [(v["key_namespace"], v["secret"]) for v in sent] == [("shop", 1), ("shop", 2)]
+
+
+def test_client_without_an_api_key_sends_and_records_none() -> None:
+    run = Run(submit("a"))
+    assert "Authorization" not in run.exchange(201, {"id": "t"}).headers
+    assert not {"key_namespace", "secret"} & run.ops[0].value.keys()

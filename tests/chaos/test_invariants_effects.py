@@ -171,6 +171,27 @@ def _(run: Specimen) -> History:
     return run.history()
 
 
+@bad("S10", "key a of desk was answered with a task that is stored under key a of shop")
+def _(run: Specimen) -> History:
+    run.api_key = "shop"
+    done(run).submit_again(key_namespace="desk")
+    return run.history()
+
+
+@bad("S10", "key a of shop was also answered with the id")
+def _(run: Specimen) -> History:
+    # The namespace is the secret, so that a rotation makes a second task.
+    for run.api_key in ("old", "next"):
+        done(run)
+    return run.edited(
+        lambda r: (
+            replace(r, value=r.value | {"key_namespace": "shop"})
+            if isinstance(r, Op) and r.op == "submit" and r.type == "invoke"
+            else r
+        )
+    )
+
+
 @bad("S10", "also answered with the id another")
 def _(run: Specimen) -> History:
     done(run).submit_again()

@@ -251,7 +251,7 @@ def test_every_occurrence_of_the_vocabulary_is_defined() -> None:
 
 def test_every_occurrence_can_be_counted() -> None:
     run = Specimen(plan={"expect": {"sometimes": list(SOMETIMES)}})
-    life = run.submit("a", effect="external", answer="info").submit_again().submit_again()
+    life = run.submit("a", effect="external", answer="info").submit_again().submit_again(secret=2)
     life.submit_again(other=True).dispatch().republish().claim().call_out().end(Reason.FAILED)
     life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.RELEASED)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()

@@ -51,9 +51,9 @@ class Answers:
         return {"id": self._ids.setdefault(key, f"id-{len(self._ids)}")}
 
 
-def ran(seed: int, *, lost: float = 0.0, batch: int = 1) -> tuple[Scenario, list[Op]]:
+def ran(seed: int, *, lost: float = 0.0, batch: int = 1, **more: Any) -> tuple[Scenario, list[Op]]:
     """Let the clients of a scenario talk to ``Answers``; return what they recorded."""
-    workload = WORKLOAD | {"batch": batch}
+    workload = WORKLOAD | {"batch": batch} | more
     scenario = Scenario.model_validate(
         {
             "id": "planned",
@@ -99,6 +99,18 @@ def doubts(scenario: Scenario, seed: int, records: list[Op]) -> list[str]:
 def test_what_clients_send_is_what_was_planned(seed: int, batch: int, lost: float) -> None:
     scenario, records = ran(seed, lost=lost, batch=batch)
     assert doubts(scenario, seed, records) == []
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.3])
+def test_names_of_api_keys_share_keys_and_payloads(lost: float) -> None:
+    keys = {"shop": ["old", "next"], "desk": ["only"]}
+    scenario, records = ran(1, lost=lost, batch=5, api_keys=keys)
+    assert not doubts(scenario, 1, records)
+    unnamed = [
+        replace(r, value={n: v for n, v in r.value.items() if n != "key_namespace"})
+        for r in records
+    ]
+    assert "120 tasks were planned, but 60 keys were used" in doubts(scenario, 1, unnamed)
 
 
 def test_malformed_answers_are_no_doubt_about_the_clients() -> None:

@@ -146,7 +146,8 @@ def test_recorded_seed_still_generates_the_same_operations() -> None:
     """A failed run is reported by scenario and seed, which must reproduce it later."""
     rows = to_json(generate(BUSY, 1))
     for row in rows:
-        assert row.pop("items") == ()
+        assert row.pop("items") == row.pop("secrets") == ()
+        assert row.pop("api_key") is None
     text = json.dumps(rows, sort_keys=True)
     assert len(rows) == 959
     assert hashlib.sha256(text.encode()).hexdigest().startswith("63a99ca7ea410a05")
@@ -215,6 +216,27 @@ def test_operations_survive_json(workload: Workload) -> None:
     operations = generate(workload, 3)
     assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
     assert from_json(to_json(operations)) == operations
+
+
+def test_each_name_of_an_api_key_has_clients_that_send_all_operations() -> None:
+    keys = {"shop": ["old", "next"], "desk": ["only"]}
+    named = BUSY.model_copy(update={"batch": 3, "api_keys": keys})
+    operations = generate(named, 7)
+    assert from_json(json.loads(json.dumps(to_json(operations)))) == operations
+    by_name = {name: [op for op in operations if op.api_key == name] for name in keys}
+    plain = generate(BUSY.model_copy(update={"batch": 3}), 7)
+    for mine in by_name.values():
+        assert Counter((op.at, op.kind, op.key) for op in mine) == Counter(
+            (op.at, op.kind, op.key) for op in plain
+        )
+    clients = [{op.client for op in mine} for mine in by_name.values()]
+    assert set.union(*clients) == {*range(CLIENTS)}
+    assert not set.intersection(*clients)
+    assert all(item.client == op.client for op in operations for item in op.items)
+    shop, desk = (mine[0] for mine in by_name.values())
+    assert [shop.secret(at) for at in (-0.1, 4.9, 5, 60)] == [(1, "old")] * 2 + [(2, "next")] * 2
+    assert desk.secret(60) == (1, "only")
+    assert named.tasks_submitted == 2 * BUSY.tasks
 
 
 def test_due_between_bounds_the_due_times() -> None:

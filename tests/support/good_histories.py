@@ -125,6 +125,14 @@ def repeats_and_mismatches(run: Specimen) -> None:
 
 
 @good
+def one_key_of_two_names_and_secrets(run: Specimen) -> None:
+    run.api_key = "shop"
+    done(run, "a").submit_again(secret=2).submit_again(other=True)
+    run.api_key = "desk"
+    done(run, "a").submit_again()
+
+
+@good
 def absent_before_it_was_submitted(run: Specimen) -> None:
     invoke = run.op("get", {"task_id": "00000000-0000-7000-8000-000000000001"})
     run.complete(invoke, "ok", {"state": None})

@@ -309,6 +309,7 @@ class Life:
         return TaskRow(
             task_id=self.task_id,
             key=self.asked["key"],
+            key_namespace=self.asked.get("key_namespace", "default"),
             name=self.asked["name"],
             payload=self.asked["payload"],
             run_at=self.run_at,
@@ -341,7 +342,7 @@ class Life:
     def body(self, *, whole: bool = True) -> dict[str, Any]:
         """Return the task as the API shows it; ``whole``: with result and attempts."""
         row = asdict(self.row())
-        hidden = {"kind", "task_id", "key", "seq", "max_losses"}
+        hidden = {"kind", "task_id", "key", "key_namespace", "seq", "max_losses"}
         result = SEEN_LATER if whole and self.state is State.SUCCEEDED else None
         return {key: row[key] for key in row if key not in hidden} | {
             "id": self.task_id,

@@ -53,6 +53,7 @@ class Specimen:
     incarnations: dict[str, str] = field(default_factory=dict)  # actor -> its last incarnation
     labels: dict[str, str] = field(default_factory=dict)  # incarnation -> its actor
     dead: dict[str, str] = field(default_factory=dict)  # incarnation -> when it was marked dead
+    api_key: str | None = None  # the name of what the following submits are sent with
     _count: int = 0
 
     def submit(
@@ -87,6 +88,8 @@ class Specimen:
             "max_attempts": max_attempts,
             "timeout_seconds": TIMEOUT_SECONDS,
         }
+        if self.api_key is not None:
+            asked |= {"key_namespace": self.api_key, "secret": 1}
         due = self.now + later if later else 0.0
         invoke = self.op("submit", asked)
         life = Life(self, self.fresh_id(), asked, run_at or "", max_attempts)

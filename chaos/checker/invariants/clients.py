@@ -9,7 +9,8 @@ from chaos.checker.invariants.told import asked
 from chaos.checker.invariants.violation import Violation, halves
 from chaos.checker.model.request import same
 from chaos.history.history import History, Operation
-from chaos.history.records import Record, TaskRow
+from chaos.history.records import Key, Record, TaskRow
+from holdfast.model.task import DEFAULT_NAMESPACE
 
 
 @invariant("S2", "tasks and effects with the submits")
@@ -63,44 +64,54 @@ def nothing_lost(history: History) -> list[Violation]:
 def create_is_idempotent(history: History) -> list[Violation]:
     """One idempotency key creates one task; a different request under the key is refused.
 
+    The name of the API key is a namespace: other names have other keys, whichever secret is sent.
     Every ok answer under a key names the same id and is for the same request, in every field (S18
     compares it with what is stored). The same request is never refused as a mismatch.
     """
     found: list[Violation] = []
-    rows: defaultdict[str, list[TaskRow]] = defaultdict(list)
+    rows: defaultdict[Key, list[TaskRow]] = defaultdict(list)
     for task in history.tasks.values():
-        if task.key is not None:
-            rows[task.key].append(task)
+        if task.full_key is not None:
+            rows[task.full_key].append(task)
     for key, tasks in rows.items():
         if len(tasks) > 1:
-            message = f"key {key} is stored on {len(tasks)} tasks"
+            message = f"key {_shown(key)} is stored on {len(tasks)} tasks"
             found.append(Violation("S10", tasks[1].task_id, message, tuple(tasks)))
-    submits: defaultdict[str, list[Operation]] = defaultdict(list)
+    submits: defaultdict[Key, list[Operation]] = defaultdict(list)
     for submit in history.of("submit"):
-        if submit.value.get("key") is not None:
-            submits[str(submit.value["key"])].append(submit)
+        if submit.full_key is not None:
+            submits[submit.full_key].append(submit)
     for key, together in submits.items():
         found += _one_key(history, key, together)
     return found
 
 
-def _one_key(history: History, key: str, submits: list[Operation]) -> list[Violation]:
+def _shown(key: Key) -> str:
+    namespace, own = key
+    return own if namespace == DEFAULT_NAMESPACE else f"{own} of {namespace}"
+
+
+def _one_key(history: History, key: Key, submits: list[Operation]) -> list[Violation]:
     accepted = [submit for submit in submits if submit.type == "ok"]
     if not accepted:
         return []
     found: list[Violation] = []
-    first = accepted[0]
+    first, shown = accepted[0], _shown(key)
     task = history.task_by_key.get(key)
     task_id = task.task_id if task else first.value.get("task_id")
     for submit in submits:
         same_request = same(asked(submit), asked(first))
         wrong = None
+        answered = history.tasks.get(str(submit.value.get("task_id")))
         if submit.type == "ok" and submit.value.get("task_id") != task_id:
-            wrong = f"key {key} was also answered with the id {submit.value.get('task_id')}"
+            wrong = f"key {shown} was also answered with the id {submit.value.get('task_id')}"
+        elif submit.type == "ok" and answered and answered.full_key != key:
+            stored = "without a key" if answered.full_key is None else _shown(answered.full_key)
+            wrong = f"key {shown} was answered with a task that is stored under key {stored}"
         elif submit.type == "ok" and not same_request:
-            wrong = f"a different request under key {key} was accepted"
+            wrong = f"a different request under key {shown} was accepted"
         elif submit.type == "fail" and same_request and submit.value.get("status") == 422:
-            wrong = f"the same request under key {key} was refused as a mismatch"
+            wrong = f"the same request under key {shown} was refused as a mismatch"
         if wrong:
             found.append(Violation("S10", task_id, wrong, halves(first, submit)))
     return found

@@ -181,6 +181,7 @@ class SimulatedEnvironment:
             health_port=HEALTH_PORT,
             log_format="json",
             known_queues=self.scenario.unread_queues,
+            api_keys=self.scenario.workload.api_keys,
         )
 
     async def _serve_sink(self) -> None:

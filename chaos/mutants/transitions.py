@@ -21,8 +21,8 @@ _CLAIMS = (
         edits=(
             Edit(
                 _FILE,
-                "locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent),",
-                "locked.epoch = locked.sent),",
+                "WHERE locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent\n",
+                "WHERE locked.epoch = locked.sent\n",
             ),
         ),
     ),

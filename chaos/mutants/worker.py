@@ -262,6 +262,11 @@ _FENCE = "the fence refuses their writes: without it only work is wasted"
 
 UNPLANTED = (
     Unplanted(
+        "the payloads of a claim have 8 MiB at most, the rest is claimed immediately afterwards",
+        _CLAIMER,
+        "the workload has no large payloads; tests/store/test_claim_bytes.py",
+    ),
+    Unplanted(
         "handlers of attempts that the database no longer lists are stopped",
         _HEARTBEAT,
         _FENCE,

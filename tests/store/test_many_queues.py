@@ -25,10 +25,10 @@ SCANS: dict[str, tuple[TextClause, dict[str, Any]]] = {
 }
 _TASKS = text("""
 INSERT INTO holdfast.tasks (id, queue, priority, name, due_at, state, epoch, seq, attempt, losses,
-  handed_back, unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes,
-  hint_deadline, state_since)
+  handed_back, unhandled, max_attempts, max_losses, timeout_seconds, payload_bytes,
+  cancel_requested, publishes, hint_deadline, state_since)
 SELECT gen_random_uuid(), 'queue ' || n % :queues, 0, 'echo', now + :due * interval '1 h',
-  CAST(:state AS text), 0, 1, 0, 0, 0, 0, 5, 3, 60, false, 0,
+  CAST(:state AS text), 0, 1, 0, 0, 0, 0, 5, 3, 60, 2, false, 0,
   CASE WHEN CAST(:state AS text) = 'QUEUED' THEN now END, now
 FROM clock_timestamp() AS now, generate_series(1, :tasks) AS n""")
 

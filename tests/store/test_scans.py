@@ -21,10 +21,11 @@ from holdfast.store import scans, single, transitions
 _TASKS = """
 WITH inserted AS (
 INSERT INTO holdfast.tasks (id, queue, priority, name, due_at, state, epoch, seq, attempt, losses,
-  handed_back, unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes,
-  finished_at, hint_deadline, worker_id, claim_token, claimed_at, state_since)
+  handed_back, unhandled, max_attempts, max_losses, timeout_seconds, payload_bytes,
+  cancel_requested, publishes, finished_at, hint_deadline, worker_id, claim_token, claimed_at,
+  state_since)
 SELECT gen_random_uuid(), 'default', 0, 'echo', now + due * interval '1 h',
-  state, epoch, 1, 1, 0, 0, 0, 5, 3, 60, false, 0, CASE WHEN state = 'SUCCEEDED' THEN now END,
+  state, epoch, 1, 1, 0, 0, 0, 5, 3, 60, 2, false, 0, CASE WHEN state = 'SUCCEEDED' THEN now END,
   CASE WHEN state = 'QUEUED' THEN now END, CASE WHEN epoch = 1 THEN w.id END,
   CASE WHEN epoch = 1 THEN w.id END, CASE WHEN epoch = 1 THEN now END, now
 FROM clock_timestamp() AS now, (SELECT gen_random_uuid() AS id) AS w,
@@ -50,7 +51,14 @@ SENT: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "reclaim": (scans.RECLAIM, {**_LIMITS, "grace": 10.0, "lease": 15.0}),
     "claim": (
         transitions.CLAIM,
-        {**_ENDS, **_EPOCHS, "token": UUID(int=2), "actor": "test", "exclusive": True},
+        {
+            **_ENDS,
+            **_EPOCHS,
+            "token": UUID(int=2),
+            "actor": "test",
+            "exclusive": True,
+            "bytes": 1,
+        },
     ),
     "heartbeat": (
         transitions.HEARTBEAT,

@@ -55,15 +55,17 @@ class Grant(AttemptRef):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The result of a claim. A hinted task in neither set cannot be claimed: drop its hint.
+    """The result of a claim. A hinted task in none of these cannot be claimed: drop its hint.
 
     ``deferred``: QUEUED under the hint's epoch, but not grantable to this worker yet. Either the
     task is quarantined and the worker is not idle, or the worker runs a quarantined task.
+    ``remaining``: QUEUED and grantable, but the payloads of the grants fill the reply.
     ``again``: how many of the grants were made by an earlier send of the same claim.
     """
 
     grants: tuple[Grant, ...] = ()
     deferred: frozenset[UUID] = frozenset()
+    remaining: frozenset[UUID] = frozenset()
     again: int = field(default=0, compare=False)
 
     @classmethod
@@ -72,6 +74,7 @@ class Claimed:
         return cls(
             grants=tuple(grant for part in parts for grant in part.grants),
             deferred=frozenset(task_id for part in parts for task_id in part.deferred),
+            remaining=frozenset(task_id for part in parts for task_id in part.remaining),
             again=sum(part.again for part in parts),
         )
 

@@ -53,14 +53,22 @@ def row_to_reclaimed(row: Row) -> ReclaimedAttempt:
 
 def rows_to_claimed(rows: Sequence[Row]) -> Claimed:
     """Convert the rows of a claim."""
-    grants, deferred, again = [], [], 0
+    grants, others, again = [], [], 0
     for row in rows:
         again += row.pop("again")
         if row.pop("granted"):
             grants.append(Grant(**row))
         else:
-            deferred.append(row["task_id"])
-    return Claimed(tuple(grants), frozenset(deferred), again)
+            others.append((row["task_id"], row["quarantined"]))
+    # Beside a grant, only the size of the reply keeps a task from being granted that is not
+    # quarantined.
+    remaining = {task_id for task_id, quarantined in others if grants and not quarantined}
+    return Claimed(
+        grants=tuple(grants),
+        deferred=frozenset(task_id for task_id, _ in others if task_id not in remaining),
+        remaining=frozenset(remaining),
+        again=again,
+    )
 
 
 def rows_to_answers(rows: Sequence[Row]) -> list[Answer]:

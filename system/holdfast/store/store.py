@@ -325,7 +325,7 @@ class Store:
         """Grant each hinted task that is still QUEUED under the hint's epoch.
 
         ``token`` is new for each claim and reused when it is resent: the grants of the first send
-        are then returned too. Drop hints that are neither granted nor deferred.
+        are then returned too. Drop hints that are not in the result; claim ``remaining`` again.
 
         ``exclusive``: this worker runs nothing else. Only then, and if the database agrees, is one
         quarantined task granted, and no other. While it runs, nothing else is granted.
@@ -338,6 +338,7 @@ class Store:
             "token": token,
             "actor": worker_actor(worker_id),
             "exclusive": exclusive,
+            "bytes": transitions.CLAIM_BYTES_MAX,
         }
         return rows_to_claimed(await self._database.rows(transitions.CLAIM, parameters))
 

@@ -47,15 +47,16 @@ requested AS (
     created_at),
 inserted AS (
   INSERT INTO holdfast.tasks (id, queue, priority, name, due_at, state, epoch, seq, attempt, losses,
-    handed_back, unhandled, max_attempts, max_losses, timeout_seconds, cancel_requested, publishes,
-    state_since)
+    handed_back, unhandled, max_attempts, max_losses, timeout_seconds, payload_bytes,
+    cancel_requested, publishes, state_since)
   SELECT id, queue, priority, name, GREATEST(input.run_at, now), '{State.SCHEDULED}',
     0, 1, 0, 0, 0, 0,
     COALESCE(input.max_attempts, a.max_attempts, CAST(:default_attempts AS int)),
     COALESCE(max_losses, CAST(:default_losses AS int)),
     COALESCE(input.timeout_seconds, a.timeout_seconds, CAST(:default_timeout AS float8)),
-    false, 0, now
-  FROM input LEFT JOIN holdfast.task_names a USING (name) WHERE id IN (SELECT id FROM requested)
+    payload_bytes, false, 0, now
+  FROM input LEFT JOIN holdfast.task_names a USING (name)
+    JOIN (SELECT id, octet_length(payload) AS payload_bytes FROM requested) stored USING (id)
   RETURNING *),
 event_rows AS (
   INSERT INTO holdfast.task_events ({EVENT_COLUMNS})

@@ -82,23 +82,32 @@ _GRANTED = """t.id, t.epoch, t.attempt, t.seq, t.name, t.queue, t.priority, t.du
   t.max_attempts, t.losses, t.max_losses, t.handed_back, t.unhandled, t.timeout_seconds,
   t.claimed_at"""
 
+# A reply of this size needs several times as much memory, in Postgres and in the worker.
+CLAIM_BYTES_MAX = 8 << 20
+_CLAIMABLE = f"{_GRANTED}, t.state, t.claim_token, t.state_since, t.payload_bytes"
+
 # A quarantined task is granted only if nothing else runs in the worker: it must rank first (other
 # tasks rank before it), the worker must report that it is idle (``exclusive``), and the database
 # must agree. While such a task runs, nothing else is granted. ``CASE`` evaluates the first subquery
 # only for such a task; the second is one lookup in a nearly empty index.
 # The second branch of ``answer`` changes nothing and returns the grant again: a claim of unknown
-# outcome is resent under the same token.
+# outcome is resent under the same token. Such grants, too, count towards the bytes of a reply; a
+# task that does not fit stays QUEUED, unless it is alone in the reply.
 CLAIM = text(f"""
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS int[])) AS item(id, epoch)
   ORDER BY id),
-{_lock(f"{_GRANTED}, t.state, t.claim_token, t.state_since", ", input.epoch AS sent")},
+{_lock(_CLAIMABLE, ", input.epoch AS sent")},
 eligible AS MATERIALIZED (
   SELECT locked.id, locked.epoch, locked.attempt, locked.seq, locked.state_since,
-    {_quarantined("locked")} AS quarantined,
-    row_number() OVER (
-      ORDER BY {_quarantined("locked")}, locked.priority DESC, locked.due_at, locked.id) AS place
-  FROM locked WHERE locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent),
+    locked.payload_bytes, {_quarantined("locked")} AS quarantined,
+    row_number() OVER ranked AS place,
+    sum(locked.payload_bytes) OVER (ranked ROWS UNBOUNDED PRECEDING) + (
+      SELECT COALESCE(sum(payload_bytes), 0) FROM locked
+      WHERE state = '{State.RUNNING}' AND claim_token = CAST(:token AS uuid)) AS bytes
+  FROM locked WHERE locked.state = '{State.QUEUED}' AND locked.epoch = locked.sent
+  WINDOW ranked AS (
+    ORDER BY {_quarantined("locked")}, locked.priority DESC, locked.due_at, locked.id)),
 granted AS MATERIALIZED (
   SELECT * FROM eligible
   WHERE CASE WHEN quarantined
@@ -108,7 +117,8 @@ granted AS MATERIALIZED (
     ELSE NOT EXISTS (
       SELECT FROM holdfast.tasks r WHERE r.worker_id = CAST(:worker AS uuid)
         AND r.state = '{State.RUNNING}'
-        AND {_quarantined("r")}) END),
+        AND {_quarantined("r")}) END
+    AND (bytes <= CAST(:bytes AS bigint) OR bytes = payload_bytes)),
 updated AS (
   UPDATE holdfast.tasks t SET state = '{State.RUNNING}', epoch = granted.epoch + 1,
     attempt = granted.attempt + 1, seq = granted.seq + 1, worker_id = CAST(:worker AS uuid),
@@ -138,7 +148,8 @@ SELECT granted, again, id AS task_id, epoch, attempt, name, queue,
   EXTRACT(EPOCH FROM clock_timestamp() - claimed_at)::float8 AS running_seconds,
   {_quarantined("answer")} AS quarantined
 FROM answer CROSS JOIN LATERAL (
-  SELECT {PAYLOAD} AS payload, traceparent, GREATEST(run_at, created_at) AS first_due
+  SELECT CASE WHEN granted THEN {PAYLOAD} END AS payload, traceparent,
+    GREATEST(run_at, created_at) AS first_due
   FROM holdfast.requests r WHERE r.id = answer.id OFFSET 0) request
 ORDER BY priority DESC, due_at, id""")
 

@@ -137,20 +137,31 @@ class Claimer:
         return self._slots.free
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Claim the tasks and start the grants, as often as the sizes of the payloads require."""
+        while deliveries:
+            deliveries = await self._take_some(deliveries)
+            if deliveries and self._shutdown.loops.stopping:
+                await self._queue.requeue(deliveries)
+                return
+
+    async def _take_some(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Claim the tasks, start the grants; return the hints to claim immediately, if any."""
         hints = [delivery.hint for delivery in deliveries if delivery.hint]
         claimed, sent = await self._claim(hints) if hints else (Claimed(), 0.0)
         if claimed is None:
-            return  # never acked: a scheduler drains these hints for other workers
+            return ()  # never acked: a scheduler drains these hints for other workers
         batches = {hint.task_id: hint.batch_traceparent for hint in hints}
         if self._shutdown.lease.dead.is_set():
             for grant in claimed.grants:
                 self._telemetry.dropped(grant, batches.get(grant.task_id))
-            return
+            return ()
         deferred: list[Delivery] = []
+        remaining: list[Delivery] = []
         settled: list[Delivery] = []
         for delivery in deliveries:
-            later = delivery.hint and delivery.hint.task_id in claimed.deferred
-            (deferred if later else settled).append(delivery)
+            task_id = delivery.hint and delivery.hint.task_id
+            waits, fits_later = task_id in claimed.deferred, task_id in claimed.remaining
+            (deferred if waits else remaining if fits_later else settled).append(delivery)
         self._telemetry.not_granted(len(settled) - len(claimed.grants))
         for grant in claimed.grants:
             self._executor.begin(
@@ -159,10 +170,12 @@ class Claimer:
                 batch_traceparent=batches.get(grant.task_id),
                 stopping=self._shutdown.loops.stopping,
             )
-        held = deferred[:1] if not self._slots.exclusive else []
-        self._hold(held[0] if held else None)
-        await self._queue.requeue(deferred[len(held) :])
+        if not remaining:
+            held = deferred[:1] if not self._slots.exclusive else []
+            self._hold(held[0] if held else None)
+            await self._queue.requeue(deferred[len(held) :])
         await self._queue.ack(settled)
+        return [*remaining, *deferred] if remaining else ()
 
     async def _claim(self, hints: Sequence[Hint]) -> tuple[Claimed | None, float]:
         """Resend the claim with the same token until it is answered, only while the lease holds.

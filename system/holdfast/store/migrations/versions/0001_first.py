@@ -141,6 +141,7 @@ def _create_tasks() -> None:
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("max_losses", sa.Integer(), nullable=False),
         sa.Column("timeout_seconds", sa.Double(), nullable=False),
+        sa.Column("payload_bytes", sa.Integer(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("worker_id", sa.UUID(), nullable=True),
         sa.Column("claim_token", sa.UUID(), nullable=True),

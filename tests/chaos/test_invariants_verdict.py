@@ -9,9 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from life import GRACE_SECONDS, instant
+from life import instant
 from specimen import Specimen
-from testimonies import TIMEOUT_SECONDS
 from traced import traced
 
 from chaos.checker.invariants.registry import INVARIANTS
@@ -256,29 +255,25 @@ def test_every_occurrence_can_be_counted() -> None:
     life.dispatch().claim().end(Reason.LOST).dispatch().claim("worker-2").end(Reason.RELEASED)
     life.dispatch().claim("worker-2").succeed().stale_finish("worker-1", 3).cancel()
     run.submit("b").cancel()
-    unavailable = {"status": 503, "problem": "unavailable"}
-    run.complete(run.op("get", {"task_id": life.task_id}), "fail", unavailable)
+    run.complete(run.op("list", {"query": {}}), "fail", {"status": 503, "problem": "unavailable"})
     invalid = {"key": "i", "name": "chaos_ledger", "payload": {"number": 9}, "priority": "first"}
     refused = {"status": 422, "problem": "invalid-request", "pointers": ["/priority"]}
     run.complete(run.op("submit", invalid), "fail", refused)
     run.submit("c").dispatch().claim("worker-2").cancel().succeed()
     unbegun = run.submit("u").dispatch().claim("worker-2")
-    unbegun.owner = "scheduler:scheduler-1"
-    run.now += TIMEOUT_SECONDS + GRACE_SECONDS
-    unbegun.end(Reason.RELEASED, detail={"error": {"type": "NotStarted"}})
-    unbegun.dispatch().claim("worker-2").succeed()
+    unbegun.owner, run.now = "scheduler:scheduler-1", run.now + 60.0
+    late = {"error": {"type": "NotStarted"}}
+    unbegun.end(Reason.RELEASED, detail=late).dispatch().claim("worker-2").succeed()
     poison = run.submit("p", poison=True)
     for _ in range(3):
         poison.dispatch().claim("worker-2").end(Reason.LOST)
     run.records += [
-        Sometimes(name=name, held=True)
-        for name, occurrence in OCCURRENCES.items()
-        if occurrence.count is None
+        Sometimes(name=name, held=True) for name, each in OCCURRENCES.items() if not each.count
     ]
     judgement = judge(run.history())
     assert (judgement.verdict, judgement.doubts) == ("true", ())
-    several = {"lease_lost": 4, "worker_replaced": 2}
-    assert judgement.sometimes == dict.fromkeys(SOMETIMES, 1) | several
+    counts = {"lease_lost": 4, "worker_replaced": 2}
+    assert judgement.sometimes == dict.fromkeys(SOMETIMES, 1) | counts
     assert judge(Specimen(plan=run.plan).history()).sometimes == dict.fromkeys(SOMETIMES, 0)
 
 

@@ -29,6 +29,9 @@ JsonFile = Annotated[
 ]
 
 
+PayloadBytes = Annotated[int, typer.Option(min=0, help="Size of each payload.")]
+
+
 class Measurement(Protocol):
     """Result of a command."""
 
@@ -64,7 +67,7 @@ def drain(  # noqa: PLR0913 - one argument per option
             "transactions by asyncpg instead of Procrastinate."
         ),
     ] = DrainEffect.NONE,
-    payload_bytes: Annotated[int, typer.Option(min=0, help="Size of each payload.")] = 256,
+    payload_bytes: PayloadBytes = 256,
     tasks: Annotated[
         int | None, typer.Option(min=1, help="Tasks in each round. [20000; transaction: 5000]")
     ] = None,
@@ -110,6 +113,7 @@ def submit(
     ] = 30_000,
     singly: Annotated[int, typer.Option(min=1, help="Tasks per round by enqueue.")] = 3_000,
     wrk: Annotated[bool, typer.Option(help="Generate HTTP load with wrk.")] = True,
+    payload_bytes: PayloadBytes = 256,
     json_file: JsonFile = None,
 ) -> None:
     """Measure each way of storing tasks, and the latency of single tasks on an idle system."""
@@ -121,6 +125,7 @@ def submit(
         tasks=tasks,
         singly=singly,
         wrk=wrk,
+        payload_bytes=payload_bytes,
     )
     rates = run(bench_submit.run(options, say))
     _print(rates, json_file)
@@ -247,6 +252,7 @@ def profile(
     *,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to submit and drain.")] = 30_000,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    payload_bytes: PayloadBytes = 256,
     python: Annotated[
         bool, typer.Option(help="Sample functions of API, scheduler and a worker with py-spy.")
     ] = True,
@@ -260,7 +266,9 @@ def profile(
 ) -> None:
     """Measure the cost of each statement in Postgres and each function in Python."""
     out = out or _new_directory("profile")
-    options = profiler.ProfileOptions(out, tasks, workers, python=python, extension=extension)
+    options = profiler.ProfileOptions(
+        out, tasks, workers, payload_bytes, python=python, extension=extension
+    )
     for line in run(profiler.run(options, say)).lines():
         typer.echo(line)
     say(f"profile.json and folded stacks: {out}")
@@ -278,6 +286,7 @@ def scale(  # noqa: PLR0913 - one argument per option
     queues: Annotated[
         int, typer.Option(min=0, help="Further queues over which the future tasks are spread.")
     ] = 0,
+    payload_bytes: PayloadBytes = 256,
     share_min: Annotated[
         float,
         typer.Option(min=0, help="Minimum share of the empty table's rate; exit code 3 below."),
@@ -285,7 +294,9 @@ def scale(  # noqa: PLR0913 - one argument per option
     json_file: JsonFile = None,
 ) -> None:
     """Compare the drain with a large table (filled by SQL) to that with an empty one."""
-    options = scales.ScaleOptions(future, finished, tasks, rounds, workers, schedulers, queues)
+    options = scales.ScaleOptions(
+        future, finished, tasks, rounds, workers, schedulers, queues, payload_bytes
+    )
     _check_parent(json_file)
     scaling = run(scales.run(options, say))
     _print(scaling, json_file)
@@ -295,7 +306,7 @@ def scale(  # noqa: PLR0913 - one argument per option
 
 
 @app.command()
-def soak(
+def soak(  # noqa: PLR0913 - one argument per option
     *,
     minutes: Annotated[float, typer.Option(min=0.05, help="Length of the load.")] = 20.0,
     rate: Annotated[int, typer.Option(min=2, help="Tasks per second.")] = 200,
@@ -311,6 +322,7 @@ def soak(
     ] = 1.25,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
+    payload_bytes: PayloadBytes = 256,
     out: Annotated[
         Path | None, typer.Option(help="Directory for soak.json and soak.html. [load-runs/TIME]")
     ] = None,
@@ -324,6 +336,7 @@ def soak(
         growth_max=growth_max,
         workers=workers,
         schedulers=schedulers,
+        payload_bytes=payload_bytes,
     )
     measured = run(soaks.run(options, say))
     for line in measured.lines():

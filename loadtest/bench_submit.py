@@ -17,7 +17,8 @@ import httpx
 
 from loadtest.drain import Bench, bench_of
 from loadtest.drain_results import spread
-from loadtest.http_submitter import BATCH, IN_FLIGHT, noop
+from loadtest.http_submitter import BATCH, IN_FLIGHT, SubmittedTasks
+from loadtest.inserts import payload_filler
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stack import LoadtestStack
 
@@ -45,6 +46,7 @@ class SubmitOptions:
     tasks: int = 30_000
     singly: int = 3_000
     wrk: bool = True
+    payload_bytes: int = 256
 
 
 @dataclass(slots=True)
@@ -100,32 +102,35 @@ async def run(options: SubmitOptions, say: Callable[[str], None]) -> Rates:
         raise LoadtestError(_WRK_MISSING)
     rates = Rates()
     say("starting Postgres, Valkey, the API and a worker")
-    async with LoadtestStack(workers=1) as stack, bench_of(stack) as bench:
+    workload = SubmittedTasks.sized(options.payload_bytes)
+    async with LoadtestStack(workers=1) as stack, bench_of(stack, workload) as bench:
         apis = [stack.api_url, await stack.start_api()] if wrk else []
         for number in range(1, options.rounds + 1):
             if wrk is None:
                 await bench.probe.reset()
                 rates.batched.append(options.tasks / await bench.submitter.flood(options.tasks))
             else:
-                await _post(Wrk(wrk, bench, options.seconds), apis, options.connections, rates)
+                generator = Wrk(wrk, bench, options.seconds, payload_filler(options.payload_bytes))
+                await _post(generator, apis, options.connections, rates)
             await bench.probe.reset()
             await _enqueue(bench, options, rates)
             say(f"round {number} of {options.rounds}: {rates.batched[-1]:,.0f} tasks/s in batches")
         await bench.probe.reset()
         await bench.stack.start("scheduler", 1)
         say("submitting single tasks on the idle system")
-        rates.idle = await _idle_latencies(stack.api_url)
+        rates.idle = await _idle_latencies(stack.api_url, workload)
         say("stopping")
     return rates
 
 
 @dataclass(frozen=True, slots=True)
 class Wrk:
-    """The wrk program, its target and its duration."""
+    """The wrk program, its target, its duration, and the filler of each payload."""
 
     program: str
     bench: Bench
     seconds: float
+    filler: str
 
     async def load(self, urls: Sequence[str], connections: int, batch: int | None) -> list[Output]:
         """Run one wrk per URL concurrently and return the output of each.
@@ -143,7 +148,7 @@ class Wrk:
 
     async def _load(self, url: str, connections: int, batch: int | None) -> Output:
         arguments = ["-t1", f"-c{connections}", f"-d{self.seconds:g}s", "-s", str(_SCRIPT), url]
-        arguments += ["--", str(batch)] if batch else []
+        arguments += ["--", self.filler, *([str(batch)] if batch else [])]
         process = await asyncio.create_subprocess_exec(
             self.program, *arguments, stdout=PIPE, stderr=PIPE, start_new_session=True
         )
@@ -165,7 +170,7 @@ def _rate(outputs: Sequence[Output]) -> float:
 
 
 async def _enqueue(bench: Bench, options: SubmitOptions, rates: Rates) -> None:
-    sizes = (options.singly, options.tasks, BATCH)
+    sizes = (options.singly, options.tasks, BATCH, options.payload_bytes)
     arguments = ["loadtest.enqueue_client", bench.stack.database_url, *map(str, sizes)]
     process = await spawn(arguments, {}, stdout=PIPE, stderr=PIPE)
     figures = await _figures(process, "enqueue")
@@ -190,7 +195,7 @@ async def _figures(process: Process, name: str) -> Output:
     return figures
 
 
-async def _idle_latencies(url: str) -> list[float]:
+async def _idle_latencies(url: str, workload: SubmittedTasks) -> list[float]:
     """Return the seconds from sending a submit to SUCCEEDED, one task at a time.
 
     Each is the duration of the request plus created-to-finished by the server's clock: an upper
@@ -201,7 +206,8 @@ async def _idle_latencies(url: str) -> list[float]:
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30.0) as client:
         for number in range(_IDLE_TASKS):
             sent = loop.time()
-            task = (await client.post("/tasks/", json=noop(number))).raise_for_status().json()
+            body = workload.body(number)
+            task = (await client.post("/tasks/", json=body)).raise_for_status().json()
             answered = loop.time() - sent
             while task["state"] != "SUCCEEDED":
                 await asyncio.sleep(_POLL_SECONDS)

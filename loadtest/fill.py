@@ -14,11 +14,11 @@ import asyncpg
 
 from loadtest.database_probe import until
 from loadtest.drain import Bench
-from loadtest.http_submitter import noop
 
 CHUNK = 50_000
 AHEAD = timedelta(days=30)
-# Measured size of a task with its request, events, ledger row and indexes, plus 50 % for the WAL.
+# Measured size of a task without its payload (request, events, ledger row and indexes), plus 50 %
+# for the WAL.
 FUTURE_BYTES = 1_000
 FINISHED_BYTES = 2_000
 
@@ -49,7 +49,9 @@ class Filler:
         """
         bench = self._bench
         await bench.probe.begin()
-        await bench.submitter.send([noop(0, datetime.now(UTC) + AHEAD), noop(1)])
+        workload = bench.submitter.workload
+        ahead = datetime.now(UTC) + AHEAD
+        await bench.submitter.send([workload.body(0, ahead), workload.body(1)])
         await bench.stack.start("scheduler", 1)
         await until(1, bench.probe.finished, bench.stack.check)
         await bench.stack.stop("scheduler")

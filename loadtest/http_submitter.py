@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 
-from loadtest.inserts import filler
+from loadtest.inserts import payload_filler
 from loadtest.processes import LoadtestError
 
 BATCH = 500
@@ -31,8 +31,7 @@ class SubmittedTasks:
     @classmethod
     def sized(cls, payload_bytes: int, name: str = "echo") -> SubmittedTasks:
         """Return tasks with payloads of about ``payload_bytes`` (at least that of a number)."""
-        size = max(0, payload_bytes - len('{"number":12345,"filler":""}'))
-        return cls(name, {"filler": filler(size)})
+        return cls(name, {"filler": payload_filler(payload_bytes)})
 
     def body(self, number: int, run_at: datetime | None = None) -> dict[str, Any]:
         """Return the body of one task."""
@@ -40,11 +39,6 @@ class SubmittedTasks:
         if run_at is not None:
             task["run_at"] = run_at.isoformat()
         return task
-
-
-def noop(number: int, run_at: datetime | None = None) -> dict[str, Any]:
-    """Return the body of a no-op task."""
-    return SubmittedTasks().body(number, run_at)
 
 
 @asynccontextmanager
@@ -66,7 +60,7 @@ class HttpSubmitter:
     def __init__(self, client: httpx.AsyncClient, workload: SubmittedTasks | None = None) -> None:
         """``workload``: no-op tasks by default."""
         self._client = client
-        self._workload = workload or SubmittedTasks()
+        self.workload = workload or SubmittedTasks()
 
     async def flood(self, count: int) -> float:
         """Submit ``count`` tasks in batches of 500, four requests at a time.
@@ -74,7 +68,7 @@ class HttpSubmitter:
         Returns the seconds from the first request to the last response.
         """
         batches = iter(
-            [self._workload.body(number) for number in range(first, min(first + BATCH, count))]
+            [self.workload.body(number) for number in range(first, min(first + BATCH, count))]
             for first in range(0, count, BATCH)
         )
 
@@ -106,7 +100,7 @@ class HttpSubmitter:
                 await asyncio.sleep(due - loop.time())
                 late = max(late, loop.time() - due)
                 run_at = datetime.now(UTC) + AHEAD if tick % 2 else None
-                batch = [self._workload.body(tick * size + n, run_at) for n in range(size)]
+                batch = [self.workload.body(tick * size + n, run_at) for n in range(size)]
                 group.create_task(self.send(batch))
         return ticks * size, late
 

@@ -12,6 +12,11 @@ INSERT = f"INSERT INTO {TABLE} (task_id, filler) VALUES ($1, $2)"
 COUNT = f"SELECT count(*) FROM {TABLE}"
 
 
+def payload_filler(payload_bytes: int) -> str:
+    """Return what makes a payload of a number and a filler ``payload_bytes`` long."""
+    return filler(max(0, payload_bytes - len('{"number":12345,"filler":""}')))
+
+
 def filler(size: int) -> str:
     """Return ``size`` characters that compress about as well as text does."""
     return random.Random(size).randbytes(size // 2 + 1).hex()[:size]

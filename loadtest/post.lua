@@ -1,11 +1,12 @@
--- Script for wrk: every request stores one no-op task, or a batch of N with the argument N (after
--- --). The figures are printed as one line of JSON.
+-- Script for wrk: every request stores one no-op task, or a batch of N. Arguments (after --): the
+-- filler of each payload (may be empty), N. The figures are printed as one line of JSON.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 
 function init(arguments)
-  local task = '{"name": "echo", "payload": {"number": 1}}'
-  local many = tonumber(arguments[1])
+  local payload = '{"number": 1, "filler": "' .. arguments[1] .. '"}'
+  local task = '{"name": "echo", "payload": ' .. payload .. "}"
+  local many = tonumber(arguments[2])
   wrk.path = many and "/tasks/batch" or "/tasks/"
   wrk.body = many and '{"tasks": [' .. task .. string.rep(", " .. task, many - 1) .. "]}" or task
   body = wrk.format()

@@ -11,6 +11,7 @@ from typing import Any
 
 from loadtest.database_probe import drained, until
 from loadtest.drain import Bench, bench_of
+from loadtest.http_submitter import SubmittedTasks
 from loadtest.machine import Machine
 from loadtest.process_stats import processes
 from loadtest.processes import LoadtestError
@@ -29,6 +30,7 @@ class ProfileOptions:
     out: Path
     tasks: int = 30_000
     workers: int = 2
+    payload_bytes: int = 256
     python: bool = True
     extension: bool = True
 
@@ -108,7 +110,10 @@ async def run(options: ProfileOptions, say: Callable[[str], None]) -> Profile:
     async with LoadtestStack(workers=options.workers) as stack:
         exact = options.extension and await preload(stack)
         profile = Profile(machine, exact)
-        async with bench_of(stack) as bench, statement_costs(stack, exact=exact) as statements:
+        async with (
+            bench_of(stack, SubmittedTasks.sized(options.payload_bytes)) as bench,
+            statement_costs(stack, exact=exact) as statements,
+        ):
             profile.phases.append(await _submit(bench, statements, options, say))
             profile.phases.append(await _drain(bench, statements, options, say))
         say("stopping")

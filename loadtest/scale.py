@@ -12,6 +12,7 @@ from typing import Any
 from loadtest.drain import Bench, bench_of, describe, holdfast_round
 from loadtest.drain_results import Round, spread, without_nan
 from loadtest.fill import FINISHED_BYTES, FUTURE_BYTES, Filler
+from loadtest.http_submitter import SubmittedTasks
 from loadtest.machine import Machine
 from loadtest.processes import LoadtestError
 from loadtest.stack import LoadtestStack
@@ -37,6 +38,7 @@ class ScaleOptions:
     workers: int = 2
     schedulers: int = 1
     queues: int = 0
+    payload_bytes: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ async def run(options: ScaleOptions, say: Callable[[str], None]) -> Scaling:
     machine = Machine.now()
     _check_disk_space(options)
     say("starting Postgres, Valkey, the API and the workers")
-    async with LoadtestStack(workers=options.workers) as stack, bench_of(stack) as bench:
+    workload = SubmittedTasks.sized(options.payload_bytes)
+    async with LoadtestStack(workers=options.workers) as stack, bench_of(stack, workload) as bench:
         empty = await _rounds(bench, options, "empty table", say)
         await bench.probe.reset()
         await Filler(bench).fill(options.future, options.finished, say, queues=options.queues)
@@ -125,7 +128,8 @@ async def _rounds(
 
 
 def _check_disk_space(options: ScaleOptions) -> None:
-    needed = options.future * FUTURE_BYTES + options.finished * FINISHED_BYTES
+    payloads = 1.5 * options.payload_bytes * (options.future + options.finished)
+    needed = options.future * FUTURE_BYTES + options.finished * FINISHED_BYTES + payloads
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > 0.8 * free:
         raise LoadtestError(

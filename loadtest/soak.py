@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from loadtest.drain import Bench, bench_of
+from loadtest.http_submitter import SubmittedTasks
 from loadtest.machine import Machine
 from loadtest.page import render
 from loadtest.plot import Plot, plot
@@ -46,6 +47,7 @@ class SoakOptions:
     growth_max: float = 1.25
     workers: int = 2
     schedulers: int = 1
+    payload_bytes: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ async def run(options: SoakOptions, say: Callable[[str], None]) -> Soak:
     stack = LoadtestStack(
         workers=options.workers, schedulers=options.schedulers, environment=retention
     )
-    async with stack, bench_of(stack) as bench:
+    workload = SubmittedTasks.sized(options.payload_bytes)
+    async with stack, bench_of(stack, workload) as bench:
         seconds = options.minutes * 60
         say(f"{options.rate} tasks/s for {options.minutes:g} minutes")
         load = asyncio.create_task(bench.submitter.steady(options.rate, seconds))

@@ -61,6 +61,8 @@ def test_scale_fills_the_tables_and_measures(temporary: Path, tmp_path: Path) ->
         "1",
         "--share-min",
         "0",
+        "--payload-bytes",
+        "1000",
     ]
     run = loadtest(temporary, "scale", *sizes, "--json", str(file))
     assert run.returncode == 0, run.stderr
@@ -68,7 +70,14 @@ def test_scale_fills_the_tables_and_measures(temporary: Path, tmp_path: Path) ->
     measured = json.loads(file.read_text())
     rows = {size["name"]: size["rows"] for size in measured["sizes"]}
     # And the two specimens, with the events that each has.
-    assert rows == {"tasks": 5002, "effects": 2001, "task_events": 2001 * 4 + 3001}
+    assert rows == {
+        "tasks": 5002,
+        "requests": 5002,
+        "effects": 2001,
+        "task_events": 2001 * 4 + 3001,
+    }
+    tables = {size["name"]: size["table_bytes"] for size in measured["sizes"]}
+    assert tables["requests"] > 5002 * 1000
     assert len(measured["empty"]) == 2
     assert len(measured["full"]) == 1
     assert measured["share"] > 0

@@ -19,7 +19,7 @@ from loadtest.cli_runner import run, say
 from loadtest.locust_run import LocustLoad
 from loadtest.peers import compare
 from loadtest.peers.environments import default_cache
-from loadtest.peers.peer_process import NAMES
+from loadtest.peers.peer_process import NAMES, REDELIVERY_SECONDS
 from loadtest.thresholds import DEFAULT_FILE
 
 EXIT_MISSED = 3
@@ -211,9 +211,26 @@ def load(  # noqa: PLR0913 - one for each option
         raise typer.Exit(EXIT_MISSED)
 
 
+class PeerEffect(StrEnum):
+    """What each task of a comparison must leave in Postgres."""
+
+    NONE = "none"
+    LEDGER = "ledger"
+    TRANSACTION = "transaction"
+
+
 @app.command()
-def peers(
+def peers(  # noqa: PLR0913 - one argument per option
     *,
+    effect: Annotated[
+        PeerEffect,
+        typer.Option(
+            help="What every system must leave for each task: nothing, or exactly one row in "
+            "Postgres although a worker is killed (Holdfast: by its ledger, or inserted in "
+            f"ctx.transaction()). Only {', '.join(REDELIVERY_SECONDS)}."
+        ),
+    ] = PeerEffect.NONE,
+    payload_bytes: PayloadBytes = 256,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"Only this peer: {', '.join(NAMES)}. Repeatable."),
@@ -232,12 +249,26 @@ def peers(
     ] = None,
 ) -> None:
     """Compare Holdfast with other task queues on the same servers, and print a table."""
-    names = tuple(dict.fromkeys(only or NAMES))
+    able = NAMES if effect is PeerEffect.NONE else tuple(REDELIVERY_SECONDS)
+    names = tuple(dict.fromkeys(only or able))
     if unknown := [name for name in names if name not in NAMES]:
         raise typer.BadParameter(
             f"{unknown[0]} is not one of {', '.join(NAMES)}", param_hint="--only"
         )
-    options = compare.CompareOptions(names, cache, tasks, rounds, workers, schedulers)
+    if unable := [name for name in names if name not in able]:
+        raise typer.BadParameter(
+            f"{unable[0]} has no handler for --effect, only {', '.join(able)}", param_hint="--only"
+        )
+    options = compare.CompareOptions(
+        names,
+        cache,
+        tasks,
+        rounds,
+        workers,
+        schedulers,
+        payload_bytes,
+        "" if effect is PeerEffect.NONE else effect.value,
+    )
     comparison = run(compare.compare(options, say))
     typer.echo(comparison.markdown(), nl=False)
     if out is not None:

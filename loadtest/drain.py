@@ -14,7 +14,7 @@ from loadtest.database_probe import DatabaseProbe, drained, until
 from loadtest.drain_results import Figures, Round
 from loadtest.http_submitter import HttpSubmitter, SubmittedTasks
 from loadtest.peers.environments import default_cache
-from loadtest.peers.peer_process import PeerProcess, Servers
+from loadtest.peers.peer_process import PeerLoad, PeerProcess, Servers
 from loadtest.processes import LoadtestError
 from loadtest.stack import LoadtestStack
 
@@ -77,7 +77,8 @@ async def run(options: DrainOptions, say: Callable[[str], None]) -> Figures:
             say(f"round {number} of {sizes.rounds}, Holdfast: {describe(ours)}")
             if peer is not None:
                 servers = Servers(stack.database_url, stack.redis_url)
-                theirs = await peer.measure(servers, "durable", options.peer_tasks, sizes.workers)
+                load = PeerLoad("durable", options.peer_tasks, sizes.workers, sizes.payload_bytes)
+                theirs = await peer.measure(servers, load)
                 figures.procrastinate.append(theirs)
                 say(f"round {number} of {sizes.rounds}, Procrastinate: {describe(theirs)}")
         if sizes.latency_seconds:
@@ -117,10 +118,7 @@ async def holdfast_round(
     Raises:
         LoadtestError: a task was not stored, or did not become SUCCEEDED with one effect.
     """
-    await bench.probe.begin()
-    submitted_seconds = await bench.submitter.flood(tasks)
-    await bench.probe.settle()
-    await bench.stack.start("scheduler", schedulers, added)
+    submitted_seconds = await begin_round(bench, tasks, schedulers, added)
     stopwatch = await drained(tasks, bench.probe.finished, bench.stack.check)
     await bench.stack.stop("scheduler")
     await bench.probe.check_all_succeeded(tasks)
@@ -131,6 +129,17 @@ async def holdfast_round(
         stopwatch.cpu_ms_per_task,
         stopwatch.cpu_ms_by_part,
     )
+
+
+async def begin_round(
+    bench: Bench, tasks: int, schedulers: int, added: Mapping[str, str] | None
+) -> float:
+    """Store all tasks, then start the schedulers; return the seconds of the submit."""
+    await bench.probe.begin()
+    seconds = await bench.submitter.flood(tasks)
+    await bench.probe.settle()
+    await bench.stack.start("scheduler", schedulers, added)
+    return seconds
 
 
 async def _latency(
@@ -158,6 +167,8 @@ async def _latency(
 
 def describe(measured: Round) -> str:
     """Format a round in one line."""
+    if measured.fault:
+        return f"does not count: {measured.fault}"
     return (
         f"{measured.tasks} tasks, {measured.submitted_per_second:,.0f} submitted/s, "
         f"{measured.drained_per_second:,.0f} drained/s, "

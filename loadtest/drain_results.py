@@ -13,10 +13,11 @@ from loadtest.database_probe import LatencySummary
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: ``tasks`` no-ops stored, then drained. Rates are in tasks per second.
+    """One round: ``tasks`` stored, then drained. Rates are in tasks per second.
 
     ``cpu_ms_per_task`` covers all processes during the drain; NaN if the drain was too short.
-    ``cpu_ms_by_part`` is the same by role, with ``postgres`` and ``other``.
+    ``cpu_ms_by_part`` is the same by role, with ``postgres`` and ``other``. ``fault``: why the
+    drain does not count; its figures are then NaN.
     """
 
     tasks: int
@@ -24,6 +25,7 @@ class Round:
     drained_per_second: float
     cpu_ms_per_task: float
     cpu_ms_by_part: dict[str, float] = field(default_factory=dict)
+    fault: str = ""
 
 
 @dataclass(slots=True)

@@ -18,13 +18,12 @@ from loadtest.database_probe import until
 from loadtest.drain import Bench, DrainSizes, bench_of, client_of, describe, holdfast_round
 from loadtest.drain_results import Round
 from loadtest.http_submitter import HttpSubmitter, SubmittedTasks
-from loadtest.inserts import COUNT, CREATE, NAME, TRUNCATE
+from loadtest.inserts import APPLICATION, COUNT, CREATE, NAME, TRUNCATE
 from loadtest.process_stats import cpu_seconds_by_part
 from loadtest.processes import LoadtestError, end, spawn
 from loadtest.stack import LoadtestStack
 from loadtest.transaction_results import BareRound, Durations, TransactionFigures
 
-APPLICATION = "loadtest.insert_handler"
 CONNECTIONS = 10  # of each worker: the default of HOLDFAST_TRANSACTION_CONNECTIONS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+APPLICATION = "loadtest.insert_handler"
 NAME = "loadtest_insert"
 TABLE = "loadtest_inserts"
 CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (task_id uuid PRIMARY KEY, filler text NOT NULL)"

@@ -13,9 +13,9 @@ PRODUCT_MODULE = "holdfast"
 
 
 def cpu_seconds() -> float:
-    """Return the user and system CPU seconds of all living descendants, servers included.
+    """Return the user and system CPU seconds of all descendants, servers included.
 
-    An exited process no longer counts: take both samples while the relevant processes live. CPU
+    Those of an exited process count for its parent, or as ``other`` if it was started here. CPU
     time per task depends far less on other load of the machine than rates do.
     """
     return sum(cpu_seconds_by_part().values())
@@ -24,10 +24,14 @@ def cpu_seconds() -> float:
 def cpu_seconds_by_part() -> dict[str, float]:
     """Return ``cpu_seconds`` of each role, of Postgres, and of everything else together."""
     spent: defaultdict[str, float] = defaultdict(float)
-    for process in psutil.Process().children(recursive=True):
+    this = psutil.Process()
+    for process in this.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            spent[_part(process)] += times.user + times.system
+            exited = times.children_user + times.children_system
+            spent[_part(process)] += times.user + times.system + exited
+    times = this.cpu_times()
+    spent["other"] += times.children_user + times.children_system
     return spent
 
 

@@ -84,6 +84,13 @@ async def end(process: Process) -> None:
                 return
 
 
+async def kill(process: Process) -> None:
+    """Kill the process and all others of its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
 def free_port() -> int:
     """Return a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

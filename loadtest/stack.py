@@ -14,6 +14,7 @@ import tempfile
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,12 +22,20 @@ from typing import Literal, Self
 import httpx
 
 from loadtest.process_stats import PRODUCT_MODULE
-from loadtest.processes import LoadtestError, end, free_port, spawn, until_up
+from loadtest.processes import LoadtestError, end, free_port, kill, spawn, until_up
 
 Role = Literal["api", "scheduler", "worker"]
 
 START_SECONDS = 120.0
 _API = re.compile(r"(http://\S+)/docs\b")
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A process that ``start`` started, with its HOLDFAST_* variables."""
+
+    process: Process
+    environment: Mapping[str, str]
 
 
 def find_urls(line: str, data_dir: Path) -> dict[str, str]:
@@ -61,7 +70,7 @@ class LoadtestStack:
         self._application = application
         self._directory: Path | None = None
         self._up: Process | None = None
-        self._started: dict[Role, list[Process]] = {"api": [], "scheduler": [], "worker": []}
+        self._started: dict[Role, list[_Started]] = {"api": [], "scheduler": [], "worker": []}
         self._output: deque[str] = deque(maxlen=40)
         self._reader: asyncio.Task[None] | None = None
         self._urls: dict[str, str] = {}
@@ -135,7 +144,13 @@ class LoadtestStack:
     async def stop(self, role: Role) -> None:
         """Stop the started processes of a role; tasks keep their state."""
         stopping, self._started[role] = self._started[role], []
-        await asyncio.gather(*(end(process) for process in stopping))
+        await asyncio.gather(*(end(each.process) for each in stopping))
+
+    async def kill(self, role: Role) -> None:
+        """Kill the first started process of a role and start it again, as its supervisor would."""
+        killed = self._started[role].pop(0)
+        await kill(killed.process)
+        await self._spawn(role, killed.environment)
 
     async def restart(self) -> None:
         """Restart the servers and all roles on the same data."""
@@ -144,10 +159,10 @@ class LoadtestStack:
 
     def check(self) -> None:
         """Raise LoadtestError if the stack or a process started by ``start`` has exited."""
-        for role, processes in self._started.items():
-            for process in processes:
-                if process.returncode is not None:
-                    raise LoadtestError(f"a {role} exited with code {process.returncode}")
+        for role, started in self._started.items():
+            for each in started:
+                if each.process.returncode is not None:
+                    raise LoadtestError(f"a {role} exited with code {each.process.returncode}")
         if self._up is None or self._up.returncode is not None:
             raise self._failed("exited during the measurement")
 
@@ -187,8 +202,11 @@ class LoadtestStack:
             "HOLDFAST_DATABASE_URL": self.database_url,
             "HOLDFAST_REDIS_URL": self.redis_url,
         }
-        process = await spawn([PRODUCT_MODULE, role], {**self._environment, **urls, **environment})
-        self._started[role].append(process)
+        arguments = [PRODUCT_MODULE, role]
+        if role == "worker" and self._application is not None:
+            arguments += ["--app", self._application]
+        process = await spawn(arguments, {**self._environment, **urls, **environment})
+        self._started[role].append(_Started(process, environment))
 
     def _failed(self, what: str) -> LoadtestError:
         output = "\n".join(f"  {line}" for line in self._output) or "  (nothing)"

@@ -12,10 +12,11 @@ WARM_SHARE = 0.1
 
 
 class Stopwatch:
-    """Starts at a tenth of ``count``, to exclude the startup of processes."""
+    """Starts at a tenth of ``count``, to exclude the startup of processes; stops at ``share``."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, share: float = 1.0) -> None:
         self._count = count
+        self._stop = share * count
         self._before: tuple[float, int] | None = None
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] | None = None
@@ -23,7 +24,7 @@ class Stopwatch:
         self._cpu: tuple[dict[str, float], dict[str, float]] = ({}, {})
 
     def record(self, at: float, done: int) -> bool:
-        """Record that ``done`` tasks were done at ``at`` seconds; return True when all are.
+        """Record that ``done`` tasks were done at ``at`` seconds; return True when enough are.
 
         Raises:
             LoadtestError: the count did not change for a minute.
@@ -38,16 +39,16 @@ class Stopwatch:
                 return False
             self._first = (at, done)
             self._cpu = (cpu_seconds_by_part(), {})
-        if done >= self._count:
+        if done >= self._stop:
             self._last = (at, done)
             self._cpu = (self._cpu[0], cpu_seconds_by_part())
         return self._last is not None
 
     @property
     def rate(self) -> float:
-        """Return tasks per second; NaN if all were done at the first poll.
+        """Return tasks per second; NaN if enough were done at the first poll.
 
-        If all were done at the second poll, it is a lower bound.
+        If enough were done at the second poll, it is a lower bound.
         """
         assert self._last is not None  # noqa: S101 - read after the end
         start = self._first if self._first != self._last else self._before

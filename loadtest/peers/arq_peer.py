@@ -23,7 +23,7 @@ JOBS = 100
 AT_ONCE = 100
 
 
-async def noop(ctx: dict[str, Any], number: int) -> None:
+async def noop(ctx: dict[str, Any], number: int, filler: str) -> None:
     """Do nothing."""
 
 
@@ -33,10 +33,12 @@ def prepare(config: PeerConfig) -> None:
 
 def enqueue(config: PeerConfig, count: int) -> None:
     async def store() -> None:
+        filler = config.filler
         pool = await create_pool(RedisSettings.from_dsn(config.redis_url))
         for first in range(0, count, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count))
-            await asyncio.gather(*(pool.enqueue_job("noop", number) for number in numbers))
+            jobs = (pool.enqueue_job("noop", number, filler) for number in numbers)
+            await asyncio.gather(*jobs)
         await pool.aclose()
 
     asyncio.run(store())

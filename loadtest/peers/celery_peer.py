@@ -30,7 +30,7 @@ app.conf.update(
 )
 
 
-def _noop(number: int) -> None:
+def _noop(number: int, filler: str) -> None:
     """Do nothing."""
 
 
@@ -42,9 +42,10 @@ def prepare(config: PeerConfig) -> None:
 
 
 def enqueue(config: PeerConfig, count: int) -> None:
+    filler = config.filler
     with app.producer_or_acquire() as producer:
         for number in range(count):
-            noop.apply_async((number,), producer=producer)
+            noop.apply_async((number, filler), producer=producer)
 
 
 def work(config: PeerConfig) -> None:

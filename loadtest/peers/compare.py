@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loadtest.collector import span_collector
-from loadtest.drain import Bench, bench_of, client_of, describe, holdfast_round
+from loadtest.drain import bench_of, describe
 from loadtest.drain_results import Round, spread, without_nan
-from loadtest.http_submitter import HttpSubmitter
+from loadtest.http_submitter import SubmittedTasks
+from loadtest.inserts import APPLICATION, NAME
 from loadtest.machine import Machine
-from loadtest.peers.peer_process import PeerProcess, Servers
+from loadtest.peers.holdfast_rounds import (
+    EFFECTS,
+    GUARANTEES,
+    HOLDFAST,
+    SETTINGS,
+    measure_holdfast,
+)
+from loadtest.peers.peer_process import PeerLoad, PeerProcess, Servers
 from loadtest.stack import LoadtestStack
 
 # Share of ``CompareOptions.tasks`` for each peer, so that their rounds take about the same time.
@@ -29,21 +38,19 @@ SHARES = {
     "dbos": 0.02,
 }
 TASKS_MIN = 20
-_HOLDFAST = "Holdfast"
-_SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
-# Each setting of Holdfast: variables added to the defaults, and the text in the table. The first is
-# the reference of all ratios.
-_HOLDFAST_SETTINGS: dict[str, tuple[dict[str, str], str]] = {
-    "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
-    "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
-    "best, all traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace sampled"),
+_WORK = {
+    "": "no-op tasks",
+    "ledger": "one row in Postgres for each task (ledger)",
+    "transaction": "one row in Postgres for each task (inserted in a transaction of the handler)",
 }
-_GUARANTEES = "; ledger, event log, fence, commit before the answer"
 
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """Peers and sizes of a comparison; ``cache``: where the peers' environments are kept."""
+    """Peers and sizes of a comparison; ``cache``: where the peers' environments are kept.
+
+    ``effect``: as in PeerConfig.
+    """
 
     names: tuple[str, ...]
     cache: Path
@@ -51,6 +58,8 @@ class CompareOptions:
     rounds: int = 3
     workers: int = 2
     schedulers: int = 1
+    payload_bytes: int = 256
+    effect: str = ""
 
 
 @dataclass(slots=True)
@@ -76,12 +85,13 @@ class Comparison:
     machine: Machine
     workers: int
     rows: list[Row]
+    payload_bytes: int = 256
+    effect: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON; ``ratios`` as in the table."""
         rows = [{**asdict(row), "ratios": self.ratios(row)} for row in self.rows]
-        content = {"machine": asdict(self.machine), "workers": self.workers, "rows": rows}
-        return dict(without_nan(content))
+        return dict(without_nan({**asdict(self), "rows": rows}))
 
     def ratios(self, row: Row) -> list[float]:
         """Return the reference's drain rate over the row's, for each round.
@@ -99,7 +109,7 @@ class Comparison:
         how = f"{machine.cores} cores, Python {machine.python}, {self.workers} worker processes"
         rounds = f"median of {count} round{'s' if count != 1 else ''} (lowest..highest)"
         lines = [
-            f"{how}, no-op tasks, {rounds}.",
+            f"{how}, {_WORK[self.effect]}, payloads of {self.payload_bytes:,} bytes, {rounds}.",
             *([f"**{busy[0].upper()}{busy[1:]}.**"] if busy else []),
             "",
             "| | setting | stored/s | drained/s | Holdfast is | CPU ms/task | tasks |",
@@ -114,13 +124,15 @@ class Comparison:
 
     def _line(self, row: Row) -> str:
         stored = spread([each.submitted_per_second for each in row.rounds])
+        head, tail = f"| {row.who} | {row.setting} | {stored}", f"{row.rounds[0].tasks:,} |"
+        if faults := [each.fault for each in row.rounds if each.fault]:
+            return f"{head} | no rate: {faults[0]} | | | {tail}"
         drained = spread([each.drained_per_second for each in row.rounds])
         cpu = spread([each.cpu_ms_per_task for each in row.rounds], digits=2)
-        ratio = "" if row.who == _HOLDFAST else spread(self.ratios(row), " times", 1)
-        return (
-            f"| {row.who} | {row.setting} | {stored} | {drained} | {ratio} | {cpu} "
-            f"| {row.rounds[0].tasks:,} |"
-        )
+        ratios = self.ratios(row)
+        known = row.who != HOLDFAST and not any(math.isnan(each) for each in ratios)
+        ratio = spread(ratios, " times", 1) if known else ""
+        return f"{head} | {drained} | {ratio} | {cpu} | {tail}"
 
 
 async def compare(options: CompareOptions, say: Callable[[str], None]) -> Comparison:
@@ -136,49 +148,53 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
         peers.append(await PeerProcess.ready(name, options.cache))
     python = {"python": platform.python_version()}
     ours = [
-        (added, Row(_HOLDFAST, setting, python, text + _GUARANTEES))
-        for setting, (added, text) in _HOLDFAST_SETTINGS.items()
+        (added, Row(HOLDFAST, setting, python, text + GUARANTEES + EFFECTS[options.effect]))
+        for setting, (added, text) in SETTINGS.items()
+        if not (options.effect and "HOLDFAST_TRACE_RATIO" in added)
     ]
     rows = [
-        (peer, setting, Row(peer.name, setting, peer.versions, peer.settings[setting]))
+        (peer, Row(peer.name, setting, peer.versions, _settings(peer, setting, options.effect)))
         for peer in peers
         for setting in peer.settings
+        if setting == "durable" or not options.effect
     ]
+    inserts = options.effect == "transaction"
+    workload = SubmittedTasks.sized(options.payload_bytes, NAME if inserts else "echo")
     say("starting Postgres, Valkey and the API")
     async with (
-        LoadtestStack(workers=0) as stack,
-        bench_of(stack) as bench,
+        LoadtestStack(workers=0, application=APPLICATION if inserts else None) as stack,
+        bench_of(stack, workload) as bench,
         span_collector() as collector,
     ):
         servers = Servers(stack.database_url, stack.redis_url)
+        processes = options.workers, options.schedulers
         for number in range(1, options.rounds + 1):
             head = f"round {number} of {options.rounds}"
             for added, row in ours:
                 variables = {**added, "HOLDFAST_OTLP_ENDPOINT": collector.url}
-                row.rounds.append(await _holdfast(bench, options, variables))
+                row.rounds.append(
+                    await measure_holdfast(
+                        bench, options.tasks, processes, options.effect, variables
+                    )
+                )
                 row.spans.append(await collector.count() / options.tasks)
-                say(f"{head}, {_HOLDFAST}, {row.setting}: {describe(row.rounds[-1])}")
-            for peer, setting, row in rows:
-                count = max(TASKS_MIN, round(options.tasks * SHARES[peer.name]))
-                row.rounds.append(await peer.measure(servers, setting, count, options.workers))
-                say(f"{head}, {peer.name}, {setting}: {describe(row.rounds[-1])}")
+                say(f"{head}, {HOLDFAST}, {row.setting}: {describe(row.rounds[-1])}")
+            for peer, row in rows:
+                load = _load(options, peer.name, row.setting)
+                row.rounds.append(await peer.measure(servers, load))
+                say(f"{head}, {peer.name}, {row.setting}: {describe(row.rounds[-1])}")
         say("stopping")
-    table = [*(row for _, row in ours), *(row for _, _, row in rows)]
-    return Comparison(machine, options.workers, table)
+    table = [*(row for _, row in ours), *(row for _, row in rows)]
+    return Comparison(machine, options.workers, table, options.payload_bytes, options.effect)
 
 
-async def _holdfast(bench: Bench, options: CompareOptions, added: Mapping[str, str]) -> Round:
-    """Measure one round with an API and workers of its own, stopped before a peer runs."""
-    await bench.probe.reset()
-    url = await bench.stack.start_api(added)
-    await bench.stack.start("worker", options.workers, added)
-    await bench.probe.workers_ready(options.workers, bench.stack.check)
-    async with client_of(url) as client:
-        configured = replace(bench, submitter=HttpSubmitter(client))
-        measured = await holdfast_round(configured, options.tasks, options.schedulers, added)
-    for role in ("worker", "api"):
-        await bench.stack.stop(role)
-    return measured
+def _load(options: CompareOptions, name: str, setting: str) -> PeerLoad:
+    count = max(TASKS_MIN, round(options.tasks * SHARES[name]))
+    return PeerLoad(setting, count, options.workers, options.payload_bytes, options.effect)
+
+
+def _settings(peer: PeerProcess, setting: str, effect: str) -> str:
+    return f"{peer.settings[setting]}; {peer.effect}" if effect else peer.settings[setting]
 
 
 def _described(row: Row) -> str:

@@ -24,7 +24,7 @@ CLIENTS = 8
 DONE = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
-def noop(number: int) -> None:
+def noop(number: int, filler: str) -> None:
     """Do nothing."""
 
 
@@ -51,8 +51,12 @@ def prepare(config: PeerConfig) -> None:
 def enqueue(config: PeerConfig, count: int) -> None:
     client = DBOSClient(system_database_url=config.database_url)
 
+    filler = config.filler
+
     def store(number: int) -> None:
-        client.enqueue({"workflow_name": "noop", "queue_name": QUEUE, "app_version": "1"}, number)
+        client.enqueue(
+            {"workflow_name": "noop", "queue_name": QUEUE, "app_version": "1"}, number, filler
+        )
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         for _ in pool.map(store, range(count)):

@@ -27,6 +27,7 @@ def main(name: str, step: str) -> None:
             _print(
                 versions={each: importlib.metadata.version(each) for each in peer.PACKAGES},
                 settings=peer.SETTINGS,
+                effect=getattr(peer, "EFFECT", ""),
                 supervises=peer.SUPERVISES,
             )
         case "prepare":

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,24 @@ import redis.asyncio as redis
 from loadtest.database_probe import SETTLE
 from loadtest.drain_results import Round
 from loadtest.peers.environments import environment_of
-from loadtest.peers.peer_api import PeerConfig
-from loadtest.processes import LoadtestError, end, spawn
+from loadtest.peers.peer_api import EFFECTS, PeerConfig
+from loadtest.processes import LoadtestError, end, kill, spawn
 from loadtest.stopwatch import Stopwatch
+from loadtest.worker_kill import DrainFigures, WorkerKill, drained_with_kill
 
 NAMES = ("celery", "rq", "dramatiq", "arq", "taskiq", "procrastinate", "pgqueuer", "dbos")
 DATABASE = "holdfast_peer"
 REDIS_DATABASE = 1
 STEP_SECONDS = 600.0
+# Peers whose handlers can have an effect, and the time in which the tasks of a killed worker are
+# done: when its time-out is over (PgQueuer: 30 s, and up to 30 s between two polls of an idle
+# worker; Dramatiq: 30 s; Procrastinate: 30 s and up to a minute), and 60 s for a busy machine.
+REDELIVERY_SECONDS = {"dramatiq": 90.0, "procrastinate": 150.0, "pgqueuer": 120.0}
+
+CREATE_EFFECTS = f"CREATE TABLE {EFFECTS} (number bigint PRIMARY KEY, filler text NOT NULL)"
+COUNT_EFFECTS = f"""
+SELECT count(*) AS rows, count(DISTINCT number) FILTER (WHERE number BETWEEN 0 AND $1 - 1) AS tasks
+FROM {EFFECTS}"""
 
 # Persistence of Redis: none (its default), or fsync before each response.
 REDIS = {
@@ -45,13 +55,25 @@ class Servers:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLoad:
+    """``count`` tasks for ``workers`` processes at a setting; ``effect`` as in PeerConfig."""
+
+    setting: str
+    count: int
+    workers: int
+    payload_bytes: int = 256
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerProcess:
-    """A peer with its environment, ready to be measured."""
+    """A peer with its environment, ready to be measured. ``effect``: what it sets for one."""
 
     name: str
     python: Path
     versions: dict[str, str]
     settings: dict[str, str]
+    effect: str
     supervises: bool
 
     @classmethod
@@ -63,67 +85,86 @@ class PeerProcess:
         """
         python = await environment_of(name, cache)
         described = await _step(name, python, "describe", {})
-        versions, settings = described["versions"], described["settings"]
-        return cls(name, python, versions, settings, described["supervises"])
+        return cls(name, python, **described)
 
-    async def measure(self, servers: Servers, setting: str, count: int, workers: int) -> Round:
-        """Store and drain ``count`` no-op tasks on empty databases.
+    async def measure(self, servers: Servers, load: PeerLoad) -> Round:
+        """Store and drain tasks on empty databases; with an effect, kill a worker in the middle.
 
         Raises:
-            LoadtestError: a step failed, or there was no progress for a minute.
+            LoadtestError: a step failed, or there was no progress for a minute without an effect.
         """
-        async with _empty_databases(servers, setting, count, workers) as config:
+        async with _empty_databases(servers, load) as config:
             environment = config.environment()
             await _step(self.name, self.python, "prepare", environment)
             stored = await _step(self.name, self.python, "enqueue", environment)
             connection = await asyncpg.connect(config.database_url)
             try:
+                if load.effect:
+                    await connection.execute(CREATE_EFFECTS)
                 await connection.execute(SETTLE)
+                drained = await self._drain(config, load)
+                if load.effect and not drained.fault:
+                    drained = await _checked(connection, load.count, drained)
             finally:
                 await connection.close()
-            rate, cpu = await self._drain(config)
-        return Round(count, count / stored["seconds"], rate, cpu)
+        rate = load.count / stored["seconds"]
+        return Round(load.count, rate, drained.rate, drained.cpu_ms_per_task, fault=drained.fault)
 
-    async def _drain(self, config: PeerConfig) -> tuple[float, float]:
+    async def _drain(self, config: PeerConfig, load: PeerLoad) -> DrainFigures:
         environment = config.environment()
-        processes: list[Process] = []
-        try:
-            watcher = await self._spawn("watch", environment, stdout=PIPE)
-            processes.append(watcher)
-            stopwatch = Stopwatch(config.count)
-            await self._poll(watcher, stopwatch)  # before any task is done
-            for _ in range(1 if self.supervises else config.workers):
-                process = await self._spawn("work", environment)
-                processes.append(process)
-            await self._watch(watcher, processes[1:], stopwatch)
-            return stopwatch.rate, stopwatch.cpu_ms_per_task
-        finally:
-            await asyncio.gather(*(end(process) for process in processes))
+        processes = load.workers // config.workers if self.supervises else load.workers
+        workers: list[Process] = []
+        watcher = await self._spawn("watch", environment, stdout=PIPE)
 
-    async def _watch(
-        self, watcher: Process, workers: Sequence[Process], stopwatch: Stopwatch
-    ) -> None:
-        while not await self._poll(watcher, stopwatch):
+        async def progress() -> tuple[float, int]:
             if any(process.returncode is not None for process in workers):
                 raise LoadtestError(f"a worker of {self.name} exited, see its output above")
+            return await self._progress(watcher)
 
-    async def _poll(self, watcher: Process, stopwatch: Stopwatch) -> bool:
-        """Record the next count of the watcher; return True when all tasks are done."""
+        async def restart() -> None:
+            await kill(workers.pop(0))
+            workers.append(await self._spawn("work", environment))
+
+        try:
+            stopwatch = Stopwatch(config.count)
+            stopwatch.record(*await progress())  # before any task is done
+            while len(workers) < processes:
+                workers.append(await self._spawn("work", environment))
+            if load.effect:
+                killed = WorkerKill(restart, REDELIVERY_SECONDS[self.name])
+                return await drained_with_kill(config.count, progress, killed)
+            while not stopwatch.record(*await progress()):
+                pass
+            return DrainFigures.of(stopwatch)
+        finally:
+            await asyncio.gather(*(end(process) for process in (watcher, *workers)))
+
+    async def _progress(self, watcher: Process) -> tuple[float, int]:
+        """Return the next count of the watcher and its time."""
         assert watcher.stdout is not None  # noqa: S101 - it was opened as a pipe
         line = await watcher.stdout.readline()
         if not line:
             raise LoadtestError(f"the watcher of {self.name} exited early, see its output above")
         progress = orjson.loads(line)
-        return stopwatch.record(progress["at"], progress["done"])
+        return progress["at"], progress["done"]
 
     async def _spawn(self, step: str, environment: dict[str, str], **how: Any) -> Process:
         return await _spawn(self.name, self.python, step, environment, **how)
 
 
+async def _checked(
+    connection: asyncpg.Connection, count: int, drained: DrainFigures
+) -> DrainFigures:
+    """Return ``drained`` if each task left exactly one row, else figures without a rate."""
+    rows, tasks = await connection.fetchrow(COUNT_EFFECTS, count) or (0, 0)
+    if rows == tasks == count:
+        return drained
+    fault = f"{count:,} tasks left {rows:,} rows, for {tasks:,} of the tasks"
+    return DrainFigures.without_rate(fault)
+
+
 @asynccontextmanager
-async def _empty_databases(
-    servers: Servers, setting: str, count: int, workers: int
-) -> AsyncIterator[PeerConfig]:
+async def _empty_databases(servers: Servers, load: PeerLoad) -> AsyncIterator[PeerConfig]:
     """Create a database, empty Redis and set its persistence; undo all of it afterwards."""
     administration = await asyncpg.connect(servers.database_url)
     client = redis.Redis.from_url(_redis_url(servers), decode_responses=True)
@@ -132,14 +173,17 @@ async def _empty_databases(
         await administration.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
         await administration.execute(f"CREATE DATABASE {DATABASE}")
         await client.flushdb()
-        for name, value in REDIS[setting].items():
+        for name, value in REDIS[load.setting].items():
             await client.config_set(name, value)
         yield PeerConfig(
             database_url=urlsplit(servers.database_url)._replace(path=f"/{DATABASE}").geturl(),
             redis_url=_redis_url(servers),
-            setting=setting,
-            count=count,
-            workers=workers,
+            setting=load.setting,
+            count=load.count,
+            # With an effect each process has a supervisor of its own, which is killed with it.
+            workers=1 if load.effect else load.workers,
+            payload_bytes=load.payload_bytes,
+            effect=load.effect,
         )
     finally:
         with contextlib.suppress(OSError, asyncpg.PostgresError, redis.RedisError):

@@ -19,7 +19,7 @@ SUPERVISES = False
 BATCH = 1000
 
 
-def noop(number: int) -> None:
+def noop(number: int, filler: str) -> None:
     """Do nothing."""
 
 
@@ -29,10 +29,11 @@ def prepare(config: PeerConfig) -> None:
 
 def enqueue(config: PeerConfig, count: int) -> None:
     queue = Queue(connection=redis.Redis.from_url(config.redis_url))
-    ttl = None if config.durable else 0
+    ttl, filler = None if config.durable else 0, config.filler
     for first in range(0, count, BATCH):
         numbers = range(first, min(first + BATCH, count))
-        queue.enqueue_many([Queue.prepare_data(noop, (n,), result_ttl=ttl) for n in numbers])
+        jobs = [Queue.prepare_data(noop, (number, filler), result_ttl=ttl) for number in numbers]
+        queue.enqueue_many(jobs)
 
 
 def work(config: PeerConfig) -> None:

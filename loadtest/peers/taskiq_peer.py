@@ -27,7 +27,7 @@ broker = RedisStreamBroker(
 )
 
 
-async def _noop(number: int) -> None:
+async def _noop(number: int, filler: str) -> None:
     """Do nothing."""
 
 
@@ -45,11 +45,13 @@ def prepare(config: PeerConfig) -> None:
 
 
 def enqueue(config: PeerConfig, count: int) -> None:
+    filler = config.filler
+
     async def store() -> None:
         await broker.startup()
         for first in range(0, count, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count))
-            await asyncio.gather(*(noop.kiq(number) for number in numbers))
+            await asyncio.gather(*(noop.kiq(number, filler) for number in numbers))
         await broker.shutdown()
 
     asyncio.run(store())

@@ -79,6 +79,7 @@ def test_a_stack_that_fails_to_start_is_explained(temporary: Path) -> None:
         (["load", "--out", "."], "exists"),
         (["load", "--shape", "round"], "--shape"),
         (["peers", "--only", "airflow"], "airflow is not one of celery"),
+        (["peers", "--effect", "ledger", "--only", "rq"], "rq has no handler for --effect"),
         (["scale", "--json", "/no/such/directory/x.json"], "no such directory"),
     ],
 )

@@ -13,6 +13,8 @@ from loadtest.stopwatch import Stopwatch
 KILL_SHARE = 0.5
 # The last tasks are those of the killed worker: when they run is a time-out, not a rate.
 MEASURED_SHARE = 0.9
+# Without progress for this long before 90 % are done, the rate would be that of the time-out.
+WITHHELD_SECONDS = 5.0
 
 Progress = Callable[[], Awaitable[tuple[float, int]]]
 """Waits for the next count of finished tasks; returns its time in seconds and the count."""
@@ -54,8 +56,13 @@ async def drained_with_kill(wanted: int, progress: Progress, kill: WorkerKill) -
     """
     stopwatch = Stopwatch(wanted, MEASURED_SHARE)
     killed, measured_at = False, math.inf
+    changed = (0.0, -1)
     while True:
         at, done = await progress()
+        changed = changed if done == changed[1] else (at, done)
+        if killed and measured_at == math.inf and at - changed[0] > WITHHELD_SECONDS:
+            fault = "the killed worker held more than a tenth of the tasks: use more --tasks"
+            return DrainFigures.without_rate(fault)
         if measured_at == math.inf:
             try:
                 measured_at = at if stopwatch.record(at, done) else math.inf

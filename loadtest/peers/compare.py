@@ -20,8 +20,8 @@ from loadtest.peers.holdfast_rounds import (
     EFFECTS,
     GUARANTEES,
     HOLDFAST,
-    SETTINGS,
     measure_holdfast,
+    settings_of,
 )
 from loadtest.peers.peer_process import PeerLoad, PeerProcess, Servers
 from loadtest.stack import LoadtestStack
@@ -149,8 +149,7 @@ async def compare(options: CompareOptions, say: Callable[[str], None]) -> Compar
     python = {"python": platform.python_version()}
     ours = [
         (added, Row(HOLDFAST, setting, python, text + GUARANTEES + EFFECTS[options.effect]))
-        for setting, (added, text) in SETTINGS.items()
-        if not (options.effect and "HOLDFAST_TRACE_RATIO" in added)
+        for setting, (added, text) in settings_of(options.effect).items()
     ]
     rows = [
         (peer, Row(peer.name, setting, peer.versions, _settings(peer, setting, options.effect)))

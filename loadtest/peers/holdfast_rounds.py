@@ -18,9 +18,8 @@ HOLDFAST = "Holdfast"
 # After the lease of a killed worker (15 s) its tasks run again; the rest is for a busy machine.
 REDELIVERY_SECONDS = 90.0
 _SLOTS = {"HOLDFAST_WORKER_CONCURRENCY": "500"}  # as the README advises for many short tasks
-# Each setting: variables added to the defaults, and the text in the table. The first is the
-# reference of all ratios.
-SETTINGS: dict[str, tuple[dict[str, str], str]] = {
+# Each setting: variables added to the defaults, and the text in the table.
+_SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "best": (_SLOTS, "500 slots in each worker; 1 % of the traces sampled, which is the default"),
     "defaults": ({}, "as `holdfast up` starts it: 100 slots in each worker"),
     "best, all traced": ({**_SLOTS, "HOLDFAST_TRACE_RATIO": "1"}, "500 slots; every trace sampled"),
@@ -31,6 +30,15 @@ EFFECTS = {
     "ledger": "; the effect is its row of the ledger",
     "transaction": "; the handler inserts a row by `ctx.transaction()`",
 }
+
+
+def settings_of(effect: str) -> dict[str, tuple[dict[str, str], str]]:
+    """Return the settings to measure; the first is the reference of all ratios.
+
+    More slots than connections to Postgres gain nothing for a handler that needs one.
+    """
+    names = {"": list(_SETTINGS), "ledger": ["best", "defaults"], "transaction": ["defaults"]}
+    return {name: _SETTINGS[name] for name in names[effect]}
 
 
 async def measure_holdfast(

@@ -81,12 +81,9 @@ def test_each_task_leaves_one_row_although_a_worker_is_killed(
     measured = json.loads((tmp_path / "peers.json").read_text())
     assert (measured["effect"], measured["payload_bytes"]) == (effect, 1000)
     rows = {(row["who"], row["setting"]): row["rounds"] for row in measured["rows"]}
-    assert list(rows) == [
-        ("Holdfast", "best"),
-        ("Holdfast", "defaults"),
-        ("dramatiq", "durable"),
-        ("pgqueuer", "durable"),
-    ]
+    ours = [("Holdfast", "best")] if effect == "ledger" else []
+    ours += [("Holdfast", "defaults")]
+    assert list(rows) == [*ours, ("dramatiq", "durable"), ("pgqueuer", "durable")]
     for [measured_round] in rows.values():
         assert measured_round["fault"] == ""
         assert measured_round["drained_per_second"] > 0

@@ -70,6 +70,17 @@ def test_processes_are_found_by_role_and_measured() -> None:
     assert processes() == {}
 
 
+def test_cpu_time_of_a_killed_process_still_counts() -> None:
+    before = spent = cpu_seconds()
+    with child():
+        deadline = time.monotonic() + 20
+        while spent - before < 0.05:
+            assert time.monotonic() < deadline, "CPU time of a busy child does not grow"
+            time.sleep(0.02)
+            spent = cpu_seconds()
+    assert cpu_seconds() >= spent
+
+
 def test_driver_of_peers_needs_the_standard_library_only() -> None:
     for name in FOR_PEERS:
         for node in ast.walk(ast.parse((LOADTEST / name).read_text())):

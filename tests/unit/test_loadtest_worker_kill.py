@@ -43,7 +43,11 @@ def test_rate_excludes_the_wait_for_the_killed_workers_tasks() -> None:
     [
         ([0, 20, 50, 90, *[95] * 40], "5 of 100 tasks not done after 30 s"),
         ([0, 20, 100], "100 of 100 tasks were done before a worker could be killed"),
-        ([0, 20, 50, *[60] * 70], "no progress for 60 s: 60 of 100"),
+        ([0, *[20] * 70], "no progress for 60 s: 20 of 100"),
+        (
+            [0, 20, 50, *[60] * 30, 92, 100],
+            "the killed worker held more than a tenth of the tasks: use more --tasks",
+        ),
     ],
 )
 def test_a_drain_with_a_fault_has_no_rate(counts: Sequence[int], fault: str) -> None:

@@ -17,12 +17,12 @@ from starlette.types import Receive, Scope, Send
 from holdfast.api.access_log import AccessLog
 from holdfast.instrumentation.requests import RequestInstrumentation
 from holdfast.instrumentation.telemetry import create_telemetry
-from holdfast.model.ids import new_id
 from holdfast.settings import Settings
 from holdfast.store.store import Store
 from holdfast.telemetry.logs import create_logger
 
 JSON = {"Content-Type": "application/json"}
+ABSENT = UUID(int=7 << 76 | 2 << 62)  # a UUIDv7 of no task
 TASK = b'{"name": "echo"}'
 
 
@@ -175,8 +175,8 @@ async def test_body_is_read_as_its_headers_say_or_not_at_all(
     ("method", "path"),
     [
         *(("POST", "/tasks/"), ("POST", "/tasks"), ("POST", "/tasks/batch")),
-        *(("POST", f"/tasks/{new_id()}/cancel"), ("POST", f"/tasks/{new_id()}/retry")),
-        ("GET", f"/tasks/{new_id()}"),
+        *(("POST", f"/tasks/{ABSENT}/cancel"), ("POST", f"/tasks/{ABSENT}/retry")),
+        ("GET", f"/tasks/{ABSENT}"),
     ],
 )
 async def test_unknown_query_parameters_are_refused(

@@ -177,6 +177,44 @@ async def test_reclaim_counts_an_attempt_that_ignores_its_timeout(bench: Bench) 
     assert (await bench.reasons(overrun))[-1] is Reason.TIMED_OUT
 
 
+async def test_heartbeats_say_which_attempts_have_begun(
+    bench: Bench, released: threading.Event
+) -> None:
+    ended = asyncio.Event()
+
+    @bench.registry.task("runs")
+    async def runs(ctx: Context, payload: Payload) -> None:
+        await ended.wait()
+
+    @bench.registry.task("plain")
+    def plain(ctx: Context, payload: Payload) -> None: ...
+
+    def begun(task_id: UUID) -> bool:
+        query = "SELECT begun_until >= claimed_at FROM workers, tasks WHERE tasks.id = "
+        return bool(bench.sql(f"{query}'{task_id}'")[0][0])
+
+    async def heard() -> None:
+        before = bench.sql("SELECT lease_expires_at FROM workers")
+        await until(lambda: bench.sql("SELECT lease_expires_at FROM workers") > before)
+
+    async with bench.worker(heartbeat_seconds=0.1) as worker:
+        pool = worker._executor._handlers._threads = ThreadPoolExecutor(1)
+        pool.submit(released.wait, 60)
+        (running,) = await bench.offer("runs")
+        await bench.until_state(running, State.RUNNING)
+        await until(lambda: begun(running))
+        (waiting,) = await bench.offer("plain")
+        await bench.until_state(waiting, State.RUNNING)
+        await heard()
+        await heard()  # the first may have been sent before
+        assert begun(running)
+        assert not begun(waiting)
+        released.set()
+        await bench.until_state(waiting, State.SUCCEEDED)
+        ended.set()
+        await bench.until_state(running, State.SUCCEEDED)
+
+
 async def test_time_of_a_plain_function_begins_in_its_thread(
     bench: Bench, released: threading.Event
 ) -> None:

@@ -135,9 +135,11 @@ async def test_reclaim_does_not_count_an_attempt_whose_claim_was_not_answered(
         wire_to(bench.settings.database_url) as wire,
         bench.scheduler(**quick),
     ):
-        wire.hold_reply_to(b"claim_token = CAST")
+        (task_id,) = await bench.submit("quick", timeout_seconds=0.3, max_attempts=1)
+        # The parameters of its claim; the text is sent before, and without an answer to it the
+        # claim is not executed.
+        wire.hold_reply_to(task_id.bytes)
         async with bench.worker(database_url=wire.url, **quick):
-            (task_id,) = await bench.submit("quick", timeout_seconds=0.3, max_attempts=1)
             await until(lambda: bench.sql("SELECT handed_back FROM tasks") == [(1,)])
             assert left == []
             wire.heal()

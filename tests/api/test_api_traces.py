@@ -52,8 +52,10 @@ async def test_request_and_its_task_share_a_trace(
     store: Store, open_api: OpenApi, traced: Settings, collector: Receiver
 ) -> None:
     async with open_api(traced) as api:
-        task = (await api.post("/tasks/?secret=s3cr3t", json=ECHO)).json()
-    server, create = collector.one("POST /tasks/"), collector.one(CREATE)
+        task = (await api.post("/tasks/", json=ECHO)).json()
+        assert (await api.get("/tasks/?name=s3cr3t")).status_code == 200
+        assert (await api.post("/tasks/?secret=s3cr3t", json=ECHO)).status_code == 422
+    (server, _), create = collector.named("POST /tasks/"), collector.one(CREATE)
     assert (server.kind, server.parent_id, server.error) == ("SERVER", "", False)
     assert (server.service, server.instance) == ("holdfast-api", "api-1")
     assert server.attributes["http.request.method"] == "POST"

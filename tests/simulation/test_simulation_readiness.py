@@ -16,8 +16,7 @@ BLANK_KEY = Scenario.model_validate(
     {
         "id": "blank_key",
         "hypothesis": "An API with a blank key refuses to start.",
-        "topology": {"settings": {"api_keys": [" "]}},
-        "workload": {"tasks": 1, "seconds": 1},
+        "workload": {"tasks": 1, "seconds": 1, "api_keys": {"shop": [" "]}},
         "faults": [],
     }
 )

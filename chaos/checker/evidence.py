@@ -130,8 +130,13 @@ def _real_edge(plan: FaultSpec, seen: Evidence) -> bool:
     delay_ms = plan.attributes.get("latency", 0) * ways
     if plan.attributes.get("rate") == 0 or delay_ms > 1000 * seen["held_seconds"]:
         return used and not seen["probe_answered"]
-    least_ms = LEAST_SHARE * delay_ms if plan.fault == "latency" else 3 * seen["baseline_ms"]
-    return bool(used and seen["probe_ms"] >= least_ms)
+    if plan.fault == "latency":
+        return bool(used and seen["probe_ms"] >= LEAST_SHARE * delay_ms)
+    # A limited rate lets this much through on each connection.
+    limit = plan.attributes.get("rate", 0) * 1000 * seen["held_seconds"]
+    passed = seen["bytes_sent" if plan.stream == "up" else "bytes_received"]
+    saturated = limit / 2 <= passed <= 1.2 * limit * seen["connections"]
+    return bool(used and (saturated or seen["probe_ms"] >= 3 * seen["baseline_ms"]))
 
 
 _EDGES = {
@@ -146,7 +151,9 @@ _REAL_EDGE = Proof(
         "probe_ms",
         "probe_answered",
         "bytes_sent",
+        "bytes_received",
         "bytes_released",
+        "connections",
         "connections_closed",
         "held_seconds",
         "left",

@@ -128,7 +128,18 @@ def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
     if fault.fault == "latency":
         return used and seen.probe_seconds >= 0.9 * latency
     normal = seen.baseline_seconds
-    return used and normal is not None and seen.probe_seconds > 3 * normal
+    slower = normal is not None and seen.probe_seconds > 3 * normal
+    return used and (slower or _saturated(fault, seen))
+
+
+def _saturated(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
+    """Whether as many bytes passed as a limited rate lets through, and no more.
+
+    The answer to a probe has one byte, which is hardly slower then. Each connection has the rate.
+    """
+    limit = fault.attributes.get("rate", 0) * 1000 * seen.held_seconds
+    passed = seen.traffic.sent if fault.stream == "up" else seen.traffic.received
+    return limit / 2 <= passed <= 1.2 * limit * seen.open_before
 
 
 def require_direct(urls: Iterable[str], proxies: Collection[int]) -> None:

@@ -378,6 +378,28 @@ THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
             False,
             id="as fast as before",
         ),
+        pytest.param(
+            plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
+            seen(
+                baseline_seconds=0.01,
+                probe_seconds=0.011,
+                answered=True,
+                traffic=ByteCounts(sent=100, received=1800, connections=1, closed=0),
+            ),
+            True,
+            id="as much as the rate lets through",
+        ),
+        pytest.param(
+            plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
+            seen(
+                baseline_seconds=0.01,
+                probe_seconds=0.011,
+                answered=True,
+                traffic=ByteCounts(sent=100, received=2500, connections=1, closed=0),
+            ),
+            False,
+            id="more than the rate lets through",
+        ),
     ],
 )
 def test_observed_is_decided_from_the_measurement(

@@ -14,8 +14,7 @@ import requests
 from tcp_server import accepting
 from waiting import until, wait_until
 
-from chaos.errors import EdgeRefused
-from chaos.live.edges import EdgeMeasurement, inject_edge_fault, require_direct, was_observed
+from chaos.live.edges import inject_edge_fault
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalSocketStats, client_bytes
 from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
 from chaos.live.toxiproxy_binary import toxiproxy_binary
@@ -319,101 +318,3 @@ async def test_closed_edge_is_observed(line: Line) -> None:
 async def test_limit_data_within_the_traffic_is_observed(line: Line) -> None:
     limit = plan(fault="limit_data", attributes={"bytes": 5}, stream="down")
     assert await inject(line, limit, active=True)
-
-
-def seen(**more: Any) -> EdgeMeasurement:
-    values: dict[str, Any] = {
-        "baseline_seconds": None,
-        "probe_seconds": 2.0,
-        "answered": False,
-        "traffic": ByteCounts(sent=100, received=0, connections=1, closed=0),
-        "open_before": 1,
-        "closed": 0,
-        "released": 0,
-        "held_seconds": 2.0,
-    }
-    return EdgeMeasurement(**(values | more))
-
-
-IDLE = ByteCounts(sent=0, received=0, connections=1, closed=0)
-THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
-
-
-@pytest.mark.parametrize(
-    ("fault", "measured", "observed"),
-    [
-        pytest.param(plan(), seen(), True, id="requests without responses"),
-        pytest.param(plan(), seen(traffic=THROUGH), False, id="responses arrived"),
-        pytest.param(plan(), seen(answered=True), False, id="probe was answered"),
-        pytest.param(plan(), seen(traffic=IDLE), False, id="idle edge"),
-        pytest.param(plan(), seen(traffic=IDLE, released=9), True, id="response was held"),
-        pytest.param(plan(stream="up"), seen(traffic=THROUGH), True, id="up: server still sends"),
-        pytest.param(
-            plan(attributes={"latency": 500}, stream="up"),
-            seen(probe_seconds=0.51, answered=True),
-            True,
-            id="as slow as requested",
-        ),
-        pytest.param(
-            plan(attributes={"latency": 500}, stream="up"),
-            seen(probe_seconds=0.01, answered=True),
-            False,
-            id="not slow",
-        ),
-        pytest.param(
-            plan(fault="reset_peer", attributes={"timeout": 0}),
-            seen(answered=True),
-            False,
-            id="nothing closed",
-        ),
-        pytest.param(
-            plan(fault="bandwidth", attributes={"rate": 1}),
-            seen(baseline_seconds=0.01, probe_seconds=0.5, answered=True),
-            True,
-            id="slower than before",
-        ),
-        pytest.param(
-            plan(fault="bandwidth", attributes={"rate": 1}),
-            seen(baseline_seconds=0.01, probe_seconds=0.011, answered=True),
-            False,
-            id="as fast as before",
-        ),
-        pytest.param(
-            plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
-            seen(
-                baseline_seconds=0.01,
-                probe_seconds=0.011,
-                answered=True,
-                traffic=ByteCounts(sent=100, received=1800, connections=1, closed=0),
-            ),
-            True,
-            id="as much as the rate lets through",
-        ),
-        pytest.param(
-            plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
-            seen(
-                baseline_seconds=0.01,
-                probe_seconds=0.011,
-                answered=True,
-                traffic=ByteCounts(sent=100, received=2500, connections=1, closed=0),
-            ),
-            False,
-            id="more than the rate lets through",
-        ),
-    ],
-)
-def test_observed_is_decided_from_the_measurement(
-    fault: FaultSpec, measured: EdgeMeasurement, *, observed: bool
-) -> None:
-    assert was_observed(fault, measured) is observed
-
-
-def test_observers_do_not_use_proxies() -> None:
-    direct = [
-        "postgresql://u@127.0.0.1:5432/run",
-        "redis://127.0.0.1:6379/0",
-        "http://127.0.0.1:80",
-    ]
-    require_direct(direct, {7001, 7002})
-    with pytest.raises(EdgeRefused, match="7002/0 leads through a proxy"):
-        require_direct([*direct, "redis://127.0.0.1:7002/0"], {7001, 7002})

@@ -115,6 +115,15 @@ _CLOSING = frozenset({"down", "timeout", "reset_peer", "limit_data"})
 _EDGE_KINDS = tuple(name for name, kind in FAULTS.items() if TargetKind.EDGE in kind.target_kinds)
 
 
+def is_saturated(plan: FaultSpec, passed: int, seconds: float, connections: int) -> bool:
+    """Return whether as many bytes passed as a limited rate lets through, and no more.
+
+    A probe whose answer has one byte is hardly slower then. Each connection has the rate.
+    """
+    limit = plan.attributes.get("rate", 0) * 1000 * seconds
+    return limit / 2 <= passed <= 1.2 * limit * connections
+
+
 def _simulated_edge(plan: FaultSpec, seen: Evidence) -> bool:
     if plan.fault in _CLOSING:
         return bool(seen["closed"] or seen["refused"] or seen["dropped_messages"])
@@ -132,10 +141,8 @@ def _real_edge(plan: FaultSpec, seen: Evidence) -> bool:
         return used and not seen["probe_answered"]
     if plan.fault == "latency":
         return bool(used and seen["probe_ms"] >= LEAST_SHARE * delay_ms)
-    # A limited rate lets this much through on each connection.
-    limit = plan.attributes.get("rate", 0) * 1000 * seen["held_seconds"]
     passed = seen["bytes_sent" if plan.stream == "up" else "bytes_received"]
-    saturated = limit / 2 <= passed <= 1.2 * limit * seen["connections"]
+    saturated = is_saturated(plan, passed, seen["held_seconds"], seen["connections"])
     return bool(used and (saturated or seen["probe_ms"] >= 3 * seen["baseline_ms"]))
 
 

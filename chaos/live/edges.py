@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from chaos.checker.evidence import is_saturated
 from chaos.errors import EdgeRefused
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, SocketStats
 from chaos.live.toxics import Proxies, ProxyToxic, Stream
@@ -129,17 +130,8 @@ def was_observed(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
         return used and seen.probe_seconds >= 0.9 * latency
     normal = seen.baseline_seconds
     slower = normal is not None and seen.probe_seconds > 3 * normal
-    return used and (slower or _saturated(fault, seen))
-
-
-def _saturated(fault: FaultSpec, seen: EdgeMeasurement) -> bool:
-    """Whether as many bytes passed as a limited rate lets through, and no more.
-
-    The answer to a probe has one byte, which is hardly slower then. Each connection has the rate.
-    """
-    limit = fault.attributes.get("rate", 0) * 1000 * seen.held_seconds
     passed = seen.traffic.sent if fault.stream == "up" else seen.traffic.received
-    return limit / 2 <= passed <= 1.2 * limit * seen.open_before
+    return used and (slower or is_saturated(fault, passed, seen.held_seconds, seen.open_before))
 
 
 def require_direct(urls: Iterable[str], proxies: Collection[int]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from chaos.scenario.conditions import require_condition
 from chaos.scenario.validation_errors import did_you_mean
@@ -15,6 +15,12 @@ from holdfast.settings import Settings
 # Its edges carry telemetry, not the work on tasks. A fault in all edges of a process must not
 # include them, so a pattern has to name the collector.
 COLLECTOR = "collector"
+
+
+# A file may give one name instead of a list.
+OneOrMany = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
 
 
 class StrictModel(BaseModel):
@@ -54,12 +60,7 @@ class Topology(StrictModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     knows: dict[str, tuple[Literal["ledger", "sql", "external"], ...]] = Field(default_factory=dict)
     queues: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    environment: tuple[str, ...] = ()
-
-    @field_validator("environment", mode="before")
-    @classmethod
-    def _one_or_many(cls, names: Any) -> Any:
-        return [names] if isinstance(names, str) else names
+    environment: OneOrMany = ()
 
     @field_validator("environment")
     @classmethod
@@ -153,7 +154,7 @@ class FaultSpec(StrictModel):
 
     name: str = ""
     fault: str
-    target: tuple[str, ...] = Field(min_length=1)
+    target: OneOrMany = Field(min_length=1)
     stream: Literal["up", "down", "both"] = "both"
     attributes: dict[str, int] = Field(default_factory=dict)
     at: float | None = Field(None, ge=0)
@@ -163,11 +164,6 @@ class FaultSpec(StrictModel):
     every: float | None = Field(None, gt=0)
     times: int = Field(1, ge=1)
     pick: int | None = Field(None, ge=1)
-
-    @field_validator("target", mode="before")
-    @classmethod
-    def _one_or_many(cls, target: Any) -> Any:
-        return [target] if isinstance(target, str) else target
 
     @field_validator("fault")
     @classmethod

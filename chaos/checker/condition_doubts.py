@@ -30,7 +30,7 @@ def _cancelled(seen: Evidence) -> bool:
 
 
 def _pooled(seen: Evidence) -> bool:
-    """Many clients shared few sessions, and nobody else had one."""
+    """Many clients shared few sessions, and there was no other session."""
     shared = 0 < seen["backends"] <= POOLED_CONNECTIONS < seen["clients"]
     return bool(shared and 0 < seen["sessions"] <= POOLED_CONNECTIONS)
 
@@ -57,7 +57,7 @@ def condition_doubts(history: History, scenario: Scenario) -> Iterator[str]:
     for name in asked:
         found = [each for each in history.conditions if each.name == name]
         if not found:
-            yield f"topology.environment: nobody looked whether {name} was in force"
+            yield f"topology.environment: no evidence that {name} was in force"
         for condition in found:
             if not _is_shown(condition):
                 said = ", ".join(f"{key} {value}" for key, value in condition.evidence.items())

@@ -1,6 +1,6 @@
 """What else uses the servers of a run, or stands in front of them, as its environment asks.
 
-Each is opened before the roles start, and tells what it saw while they ran.
+Each is opened before the roles start, and returns evidence while they run.
 """
 
 from __future__ import annotations

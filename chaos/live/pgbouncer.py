@@ -15,7 +15,7 @@ from observability.debian import unpacked
 
 _NAME = "pgbouncer"
 _CLIENTS_MAX = 500
-# The second one for root, whose own cache the server, running as nobody, cannot read.
+# The second one for root: the server runs as another user, who cannot read the cache of root.
 _CACHES = (cache_directory(), Path("/var/cache/holdfast"))
 
 

@@ -83,7 +83,7 @@ def test_implausible_evidence_is_doubted(name: str, wrong: dict[str, Any]) -> No
 
 def test_condition_that_nobody_saw_or_asked_for_is_doubted() -> None:
     assert doubts(of_environment("redis_acl")) == [
-        "topology.environment: nobody looked whether redis_acl was in force"
+        "topology.environment: no evidence that redis_acl was in force"
     ]
     (doubt,) = doubts(of_environment("redis_acl"), seen("redis_acl", error="no route"))
     assert doubt == "topology.environment: redis_acl is not shown by error no route"
@@ -103,7 +103,7 @@ def test_doubt_about_the_environment_makes_a_run_unknown() -> None:
     run.submit("a").dispatch().claim().succeed()
     judgement = judge(run.history())
     assert judgement.verdict == "unknown"
-    assert "nobody looked whether serializable was in force" in " ".join(judgement.doubts)
+    assert "no evidence that serializable was in force" in " ".join(judgement.doubts)
     shown = seen("serializable", default_transaction_isolation="serializable")
     run.records.append(shown)
     assert judge(run.history()).verdict == "true"

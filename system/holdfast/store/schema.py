@@ -71,7 +71,7 @@ tasks = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("max_losses", Integer, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
-    # Of the text in a grant, which a claim adds up: no size of jsonb tells it.
+    # Size of the payload as text, which bounds a claim; jsonb has another size.
     Column("payload_bytes", Integer, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     # The owner; set only while RUNNING.

@@ -19,8 +19,9 @@ from holdfast.model.claim import Announcement
 from holdfast.model.ids import new_id
 from holdfast.model.task import NewTask, TaskFilter
 from holdfast.settings import Settings
-from holdfast.store import scans, single, transitions
+from holdfast.store import transitions
 from holdfast.store.database import Database
+from holdfast.store.statements import statements
 from holdfast.store.store import Store
 
 _CUT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -280,10 +281,8 @@ def test_outage_is_unavailable_to_the_product(real: SharedPostgres) -> None:
 
 def test_every_product_statement_has_a_name() -> None:
     names = Names()
-    for module in (transitions, single, scans):
-        for constant, value in vars(module).items():
-            if hasattr(value, "text") and constant.isupper():
-                wire = value.text.replace(":ids", "$1").replace(":n ", "$2 ")
-                assert names.of(wire) == constant.strip("_").lower()
+    for name, statement in statements().items():
+        wire = statement.text.replace(":ids", "$1").replace(":n ", "$2 ")
+        assert names.of(wire) == name
     assert names.of("ROLLBACK;") == "ROLLBACK"
     assert names.of("INSERT INTO mine (a) VALUES ($1)") == "INSERT INTO mine"

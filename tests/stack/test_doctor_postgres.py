@@ -23,7 +23,7 @@ async def examined(settings: Settings, url: str = "") -> dict[str, CheckResult]:
 
 @pytest.fixture
 def limited(settings: Settings) -> Iterator[str]:
-    """The URL of a role that may do everything but read effects and change workers."""
+    """The URL of a role that may not read effects, change workers or store requests."""
     parts = urlsplit(settings.database_url)
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'limited'")
@@ -31,6 +31,7 @@ def limited(settings: Settings) -> Iterator[str]:
         connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA holdfast TO {ROLE}")
         connection.execute(f"REVOKE ALL ON effects FROM {ROLE}")
         connection.execute(f"REVOKE UPDATE ON workers FROM {ROLE}")
+        connection.execute(f"REVOKE INSERT ON requests FROM {ROLE}")
         yield parts._replace(netloc=f"{ROLE}:limited@{parts.hostname}:{parts.port}").geturl()
         connection.execute(f"DROP OWNED BY {ROLE}")
         connection.execute(f"DROP ROLE {ROLE}")
@@ -43,6 +44,7 @@ async def test_missing_permissions_are_named(settings: Settings, limited: str) -
     assert partial.grade == "bad"
     assert set(re.findall(r"permission denied for table (\w+)", partial.detail)) == {
         "effects",
+        "requests",
         "workers",
     }
 

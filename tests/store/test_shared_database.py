@@ -22,9 +22,10 @@ from holdfast.errors import Misconfigured, Unavailable
 from holdfast.handlers import Context
 from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
-from holdfast.store import migrate, revision, scans, single, transitions
+from holdfast.store import migrate, revision
 from holdfast.store.qualified import in_schema
 from holdfast.store.schema import metadata
+from holdfast.store.statements import statements
 
 TABLES = {*metadata.tables, "alembic_version"}
 
@@ -164,11 +165,8 @@ def test_schema_that_is_no_plain_identifier_is_refused(schema: str) -> None:
         Settings(database_schema=schema)
 
 
-STATEMENTS = {
-    name: value
-    for module in (transitions, single, scans, revision)
-    for name, value in vars(module).items()
-    if isinstance(value, TextClause)
+STATEMENTS = statements() | {
+    name: value for name, value in vars(revision).items() if isinstance(value, TextClause)
 }
 
 

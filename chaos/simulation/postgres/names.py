@@ -8,12 +8,11 @@ from sqlalchemy import TextClause
 
 from chaos.tasks import sql as chaos_sql
 from holdfast.model.task import TaskFilter
-from holdfast.store import scans, single, submit, transitions
 from holdfast.store.listing import listing
+from holdfast.store.statements import statements
 
 _PARAMETER = re.compile(r"::\w+(\[\])?|\$\d+|:\w+|\\")
 _WORDS = 3
-_MODULES = (transitions, single, scans, submit, chaos_sql)
 _LENGTH_MAX = 40
 
 
@@ -23,10 +22,9 @@ class Names:
     def __init__(self) -> None:
         every, _ = listing(TaskFilter(), 1, None, 1)
         self._listing = _normal(every.text).partition(" WHERE")[0]
-        self._known = {
+        self._known: dict[str, str] = {
             _normal(value.text): name.strip("_").lower()
-            for module in _MODULES
-            for name, value in vars(module).items()
+            for name, value in (statements() | vars(chaos_sql)).items()
             if isinstance(value, TextClause)
         }
         self._seen: dict[str, str] = {}

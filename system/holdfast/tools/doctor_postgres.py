@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 
 from holdfast.errors import HoldfastError
 from holdfast.settings import Settings
-from holdfast.store import revision, scans, single, transitions
+from holdfast.store import revision
 from holdfast.store.connections import is_pooler_between
 from holdfast.store.database import Database
+from holdfast.store.statements import statements
 from holdfast.tools.check_result import CheckResult
 
 _POSTGRES_MIN = 150000
@@ -72,14 +73,12 @@ async def examine_postgres(settings: Settings) -> AsyncIterator[CheckResult]:
 async def _refused(database: Database) -> list[str]:
     """Plan every statement of the roles, which checks permissions; return the distinct errors."""
     found: dict[str, None] = {}
-    for module in (transitions, single, scans):
-        for statement in vars(module).values():
-            if isinstance(statement, TextClause):
-                parameters = dict.fromkeys(statement.compile().params)
-                try:
-                    await database.rows(text(f"EXPLAIN {statement.text}"), parameters)
-                except HoldfastError as error:
-                    found[str(error)] = None
+    for statement in statements().values():
+        parameters = dict.fromkeys(statement.compile().params)
+        try:
+            await database.rows(text(f"EXPLAIN {statement.text}"), parameters)
+        except HoldfastError as error:
+            found[str(error)] = None
     return list(found)
 
 

@@ -46,6 +46,12 @@ def register_order(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
     return inserted, released
 
 
+async def renewed(bench: Bench) -> None:
+    """Wait until the worker's next heartbeat has been answered."""
+    [(before,)] = bench.sql("SELECT lease_expires_at FROM workers")
+    await until(lambda: bench.sql("SELECT lease_expires_at FROM workers") != [(before,)])
+
+
 async def result(bench: Bench, task_id: Any) -> Any:
     effect = (await bench.story(task_id)).effect
     return json.loads(effect.result) if effect else None
@@ -83,6 +89,28 @@ async def test_lost_lease_rolls_everything_back(bench: Bench) -> None:
         await bench.until_state(task_id, State.SUCCEEDED)
     assert bench.sql("SELECT attempt FROM orders") == [(2,)]
     assert await result(bench, task_id) == {"attempt": 2}
+
+
+async def test_handler_goes_on_after_its_commit(bench: Bench) -> None:
+    committed, released, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @bench.registry.task("order")
+    async def order(ctx: Context, payload: Payload) -> None:
+        async with ctx.transaction() as tx:
+            await tx.execute(INSERT, {"attempt": ctx.attempt})
+        committed.set()
+        await released.wait()
+        ended.set()
+
+    await bench.offer("order")
+    async with bench.worker(heartbeat_seconds=0.1, lease_seconds=60):
+        await committed.wait()
+        for _ in range(2):  # the second heartbeat was sent after the COMMIT
+            await renewed(bench)
+        released.set()
+        await ended.wait()
+        succeeded = {"queue": "default", "name": "order", "outcome": "succeeded"}
+        await until(lambda: bench.count("holdfast_attempts_finished_total", **succeeded) == 1)
 
 
 async def test_cancel_rolls_back(bench: Bench) -> None:

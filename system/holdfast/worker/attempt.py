@@ -77,6 +77,11 @@ class RunningAttempt:
         return self._commit.committed
 
     @property
+    def commit_sent(self) -> bool:
+        """Whether ``ctx.transaction()`` sent a COMMIT that succeeded or has no answer yet."""
+        return self._commit.committed or self._commit.unknown
+
+    @property
     def begun(self) -> bool:
         """Whether the handler has begun."""
         return self._beginning.locked() and not self._called_off

@@ -105,12 +105,17 @@ class Executor:
             attempt.stop(reason)
 
     def lost(self, key: AttemptKey) -> None:
-        """Stop the handler of an attempt that this worker no longer owns in the database."""
-        attempt = self.attempts.pop(key, None)
-        if attempt is not None:
-            attempt.stop(StopReason.LEASE_LOST)
-            self.slots.release_exclusive(attempt)
-            self.slots.over(attempt)
+        """Stop the handler of an attempt that this worker no longer owns in the database.
+
+        An attempt that sent its own COMMIT may be over for that reason: its handler goes on.
+        """
+        attempt = self.attempts.get(key)
+        if attempt is None or attempt.commit_sent:
+            return
+        del self.attempts[key]
+        attempt.stop(StopReason.LEASE_LOST)
+        self.slots.release_exclusive(attempt)
+        self.slots.over(attempt)
 
     async def close(self) -> None:
         """Cancel the running attempts; threads cannot be stopped and are abandoned."""

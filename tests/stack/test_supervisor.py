@@ -18,7 +18,7 @@ import pytest
 from waiting import wait_until
 
 from holdfast.devstack import supervisor
-from holdfast.devstack.host import EmbeddedError, free_port, port_from, temporary_directory
+from holdfast.devstack.host import EmbeddedError, claim_port, free_port, temporary_directory
 from holdfast.devstack.reaper import Reaper, process_tree, still_running
 
 SEED = {
@@ -179,8 +179,21 @@ async def test_directory_in_use_is_refused_with_the_owner(
 
 def test_port_in_use_is_skipped() -> None:
     preferred = free_port()
-    assert port_from(preferred) == preferred
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", preferred))
         taken.listen()
-        assert preferred < port_from(preferred) < preferred + 100
+        claim = claim_port(preferred)
+    assert preferred < claim.port < preferred + 100
+    claim.release()
+
+
+def test_claimed_port_is_skipped_until_it_is_released() -> None:
+    preferred = free_port()
+    first = claim_port(preferred)
+    second = claim_port(preferred)
+    assert first.port == preferred < second.port < preferred + 100
+    first.release()
+    third = claim_port(preferred)
+    assert third.port == preferred
+    for claim in (second, third):
+        claim.release()

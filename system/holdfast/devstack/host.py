@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
@@ -47,14 +48,37 @@ def _ports() -> Iterator[int]:
     return cycle(secrets.SystemRandom().sample(_PORTS, len(_PORTS)))
 
 
-def port_from(preferred: int) -> int:
-    """Return ``preferred``, or the next free port on loopback above it."""
+@dataclass(frozen=True)
+class PortClaim:
+    """A port chosen for a server that binds it later; other stacks choose another one meanwhile."""
+
+    port: int
+    holder: socket.socket
+
+    def release(self) -> None:
+        """Let other stacks choose the port."""
+        self.holder.close()
+
+
+def claim_port(preferred: int) -> PortClaim:
+    """Claim ``preferred``, or the next free TCP port on loopback above it.
+
+    The claim is a UDP socket of the same number, which the kernel grants to one process and frees
+    when that process ends. Without it two stacks that start together choose the same port, and one
+    of them takes the other's API for its own.
+
+    Raises:
+        EmbeddedError: none of a hundred ports is free.
+    """
     for port in range(preferred, min(preferred + 100, 65_536)):
+        holder = socket.socket(type=socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
             # As servers do, so that connections in TIME_WAIT do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((HOST, port))
             probe.bind((HOST, port))
-            return port
+            return PortClaim(port, holder)
+        holder.close()
     raise EmbeddedError(f"no free port within 100 of {preferred}: choose another one")
 
 

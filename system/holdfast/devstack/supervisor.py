@@ -22,7 +22,14 @@ from typing import IO, Any
 import httpx
 
 from holdfast.devstack import up_environment
-from holdfast.devstack.host import HOST, EmbeddedError, free_port, port_from, reachable
+from holdfast.devstack.host import (
+    HOST,
+    EmbeddedError,
+    PortClaim,
+    claim_port,
+    free_port,
+    reachable,
+)
 from holdfast.devstack.jaeger import EmbeddedJaeger
 from holdfast.devstack.process import POLL_SECONDS, RoleProcess, SupervisedProcess, SupervisedServer
 from holdfast.devstack.reaper import Reaper
@@ -136,6 +143,7 @@ class Supervisor:
         self._stopping = terminal.closed  # stop if the terminal goes away
         self._killed = False
         self._servers_dir = self._servers_directory(data_dir)
+        self._claims: list[PortClaim] = []
         self._api_port = self._port("API", settings.api_port)
         self._smtp_port = self._port("mail catcher's SMTP", settings.smtp_port)
         self._mail_page_port = self._port("mail catcher's", 8025)
@@ -236,6 +244,8 @@ class Supervisor:
             parts = [child for child in self._children if child.name.startswith(prefix)]
             await asyncio.gather(*(part.stop(grace) for part in parts))
         await asyncio.gather(*(server.stop(STOP_SECONDS) for server in self._servers))
+        for claim in self._claims:
+            claim.release()
         self._say("holdfast", "stopped")
 
     def _processes(self) -> Iterable[SupervisedProcess]:
@@ -306,10 +316,11 @@ class Supervisor:
         return [*lines, f"  the trace of a task    {command}"]
 
     def _port(self, whose: str, preferred: int) -> int:
-        port = port_from(preferred)
-        if port != preferred:
-            self._say("holdfast", f"port {preferred} is in use: the {whose} port is {port}")
-        return port
+        claim = claim_port(preferred)
+        self._claims.append(claim)
+        if claim.port != preferred:
+            self._say("holdfast", f"port {preferred} is in use: the {whose} port is {claim.port}")
+        return claim.port
 
     def _make_jaeger(self) -> EmbeddedJaeger:
         return EmbeddedJaeger(

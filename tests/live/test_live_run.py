@@ -65,7 +65,8 @@ def test_run_ends_with_a_verdict_and_leaves_only_its_history(
     (lone,) = [name for name in core if name.startswith("worker-")]
     ended = [e for events in story.events.values() for e in events if e.reason == Reason.SUCCEEDED]
     after = [e for e in ended if story.seconds(e.at) > healed.at + 1]
-    assert {story.actor(event.actor) for event in after} <= {lone}
+    workers = {event.actor.removeprefix("worker:") for event in after}
+    assert {story.workers[worker].label for worker in workers} <= {lone}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)

@@ -73,7 +73,7 @@ def test_peers_and_holdfast_are_measured_alternately(temporary: Path, tmp_path: 
 def test_each_task_leaves_one_row_although_a_worker_is_killed(
     effect: str, peer: str, temporary: Path, tmp_path: Path
 ) -> None:
-    sizes = ["--rounds", "1", "--tasks", "3000", "--payload-bytes", "1000", "--out", str(tmp_path)]
+    sizes = ["--rounds", "1", "--tasks", "6000", "--payload-bytes", "1000", "--out", str(tmp_path)]
     run = loadtest(temporary, "peers", "--effect", effect, "--only", peer, *sizes)
     assert run.returncode == 0, run.stderr
     assert processes_of(temporary) == []

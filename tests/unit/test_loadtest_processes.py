@@ -79,7 +79,8 @@ def test_cpu_time_of_a_killed_process_still_counts() -> None:
             assert time.monotonic() < deadline, "CPU time of a busy child does not grow"
             time.sleep(0.02)
             spent = cpu_seconds()
-    assert cpu_seconds() >= spent
+    half_a_tick = 0.005  # sums of ticks in another order differ by less
+    assert cpu_seconds() > spent - half_a_tick
 
 
 def test_driver_of_peers_needs_the_standard_library_only() -> None:

@@ -16,6 +16,7 @@ from holdfast.store import scans
 
 QUEUES = (100, 1000, 10_000)
 BATCH = 500
+_PAGES_PER_QUEUE = 10  # fewer do not count as growth
 SCANS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "dispatch": (
         scans.DISPATCH,
@@ -91,6 +92,10 @@ def test_queues_with_only_future_tasks_cost_nothing(engine: Engine, name: str) -
 def test_cost_is_at_most_linear_in_the_queues(
     engine: Engine, name: str, fill: Callable[[Connection, int], None]
 ) -> None:
-    few, some, most = (pages(engine, name, fill, queues) for queues in QUEUES)
-    assert some <= 12 * few, (few, some, most)
-    assert most <= 12 * some, (few, some, most)
+    read = [pages(engine, name, fill, queues) for queues in QUEUES]
+    # With few queues the planner chooses between plans, of which the best reads hardly a page each.
+    few, some, most = (
+        max(each, _PAGES_PER_QUEUE * queues) for each, queues in zip(read, QUEUES, strict=True)
+    )
+    assert some <= 12 * few, read
+    assert most <= 12 * some, read

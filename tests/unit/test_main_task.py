@@ -16,11 +16,14 @@ from holdfast.runtime.signals import on_stop_signal
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop])
 def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
+    # As in a new process, whatever started this one and whatever ran in it before.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     loop: asyncio.AbstractEventLoop = request.param()
     yield loop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     loop.close()
+    signal.signal(signal.SIGINT, before)
 
 
 def _interrupt() -> None:

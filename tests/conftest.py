@@ -72,6 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: TIERS.index(tier_of(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse an xdist that ignores groups: each worker would make the fixtures of a module anew."""
+    if XDIST_WORKER:
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        ignored = [item.nodeid for item in grouped if "@" not in item.nodeid]
+        assert not ignored, f"xdist ignores the groups of {len(ignored)} tests"
+
+
 def tier_of(item: pytest.Item) -> str:
     """Return the tier that the test is marked with."""
     return next(tier for tier in TIERS if item.get_closest_marker(tier))

@@ -71,6 +71,27 @@ async def test_worker_with_one_slot_left_stays(bench: Bench, stuck: asyncio.Even
         assert bench.count("holdfast_worker_slots_dead") == 1
 
 
+async def test_handler_that_never_ends_after_its_commit_keeps_a_dead_slot(bench: Bench) -> None:
+    free = asyncio.Event()
+
+    @bench.registry.task("committed")
+    async def committed(ctx: Context, payload: Payload) -> None:
+        async with ctx.transaction():
+            pass
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                continue
+
+    (task_id,) = await bench.offer("committed", timeout_seconds=0.5)
+    async with bench.incarnation(worker_concurrency=1, **SHORT) as (_, running):
+        assert await running == EXIT_DEAD
+        free.set()
+    await bench.until_state(task_id, State.SUCCEEDED)
+    assert EventName.SLOTS_USED_UP in bench.logged()
+
+
 async def test_worker_with_fewer_slots_than_queues_leaves(
     bench: Bench, stuck: asyncio.Event
 ) -> None:

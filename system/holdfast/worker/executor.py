@@ -107,10 +107,11 @@ class Executor:
     def lost(self, key: AttemptKey) -> None:
         """Stop the handler of an attempt that this worker no longer owns in the database.
 
-        An attempt that sent its own COMMIT may be over for that reason: its handler goes on.
+        An attempt that sent its own COMMIT may be over for that reason: its handler goes on, until
+        it is asked to stop for another one.
         """
         attempt = self.attempts.get(key)
-        if attempt is None or attempt.commit_sent:
+        if attempt is None or (attempt.commit_sent and not attempt.stopping):
             return
         del self.attempts[key]
         attempt.stop(StopReason.LEASE_LOST)

@@ -21,6 +21,8 @@ from chaos.scenario.faults import Topology
 from chaos.scenario.fit import Unfit, require_fit
 from chaos.scenario.scenario import Scenario, find, names
 from chaos.tasks.external import SINK_URL
+from holdfast.api.auth import require_nonempty_keys, require_safe_bind
+from holdfast.runtime.health import require_safe_health
 from holdfast.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +161,29 @@ def test_settings_exist() -> None:
     used = {name for name in used if name.startswith("HOLDFAST_")}
     assert used <= known
     assert "HOLDFAST_DATABASE_URL" in used
+
+
+ROLES = [
+    name
+    for name, service in SERVICES.items()
+    if service.get("command", [""])[0] in {"api", "scheduler", "worker"}
+]
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_roles_accept_their_own_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that refuses to listen beyond loopback exits, and its container never is healthy."""
+    image = dict(re.findall(r"\b(HOLDFAST_[A-Z_]+)=(\S+)", DOCKERFILE))
+    for variable, text in (image | variables(SERVICES[name])).items():
+        defaults = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+        monkeypatch.setenv(variable, re.sub(r"\$\{[A-Z_]+:\?[^}]*\}", "secret", defaults))
+    settings = Settings()
+    assert settings.api_host == settings.health_host == "0.0.0.0"
+    if SERVICES[name]["command"][0] == "api":
+        require_safe_bind(settings)
+        require_nonempty_keys(settings)
+    else:
+        require_safe_health(settings)
 
 
 def test_roles_alone_reach_the_servers_and_may_open_many_files() -> None:

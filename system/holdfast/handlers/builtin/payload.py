@@ -28,7 +28,8 @@ def parse(model: type[P], name: str, payload: Any) -> P:
         return model.model_validate(payload)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+            f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: "
+            + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise Discard(f"invalid payload for {name}: {'; '.join(problems)}") from None

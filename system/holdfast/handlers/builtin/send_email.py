@@ -18,7 +18,7 @@ from typing import Annotated, Any, cast
 
 import aiosmtplib
 from opentelemetry.util.types import AttributeValue
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
@@ -44,13 +44,18 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Address = Annotated[str, Field(max_length=320), AfterValidator(_address)]
 
 
 class EmailPayload(Payload):
     """The payload: ``to`` is one address or a list of up to 100; the body is plain text."""
 
-    to: Address | Annotated[list[Address], Field(min_length=1, max_length=100)]
+    # No union: its errors would name the branches, in words of the validator.
+    to: Annotated[list[Address], Field(min_length=1, max_length=100), BeforeValidator(_listed)]
     subject: Annotated[str, Field(max_length=998), AfterValidator(_one_line)] = (
         "A message from Holdfast"
     )
@@ -59,7 +64,7 @@ class EmailPayload(Payload):
     @property
     def recipients(self) -> list[str]:
         """``to`` as a list without duplicates."""
-        return [self.to] if isinstance(self.to, str) else list(dict.fromkeys(self.to))
+        return list(dict.fromkeys(self.to))
 
 
 class LiteralSubject:

@@ -46,6 +46,12 @@ def test_allowed_hosts(entry: str, yes: list[str], no: list[str]) -> None:
         "me@x",
         "x:y",
         "x:70000",
+        "x:0",
+        " ",
+        "a b",
+        "a,b.example",
+        "a..example",
+        ".cafe",
     ],
 )
 def test_invalid_allowed_hosts_are_a_configuration_error(entry: str) -> None:

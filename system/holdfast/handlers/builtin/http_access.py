@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from holdfast.errors import Misconfigured
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]*:[0-9a-f:.]*")  # or an address of IPv6
 # Cloud metadata services outside the link-local ranges.
 _METADATA = frozenset(
     ipaddress.ip_address(text)
@@ -60,8 +62,8 @@ class Rule:
             host = ""
             url = httpx.URL()
         extra = url.path not in {"", "/"} or url.query or url.fragment or url.userinfo
-        named = bool(host) and not host.startswith(".") and "*" not in host
-        if not named or extra or not 0 < (url.port or 80) < 65536:
+        possible = _HOST.fullmatch(host) and (url.port is None or 0 < url.port < 65536)
+        if extra or not possible:
             raise Misconfigured(
                 f"HOLDFAST_HTTP_ALLOWED_HOSTS has {entry!r}: write host, host:port or *.suffix, "
                 "without scheme and path"

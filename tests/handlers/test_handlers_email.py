@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.header import decode_header, make_header
@@ -135,6 +136,32 @@ async def test_subject_body_and_many_recipients(mailbox: Mailbox, settings: Sett
     assert recipients == ["a@example.com", "b@example.com"]
     assert message["Subject"] == payload["subject"]
     assert message.get_content().replace("\r\n", "\n") == payload["body"]
+
+
+async def test_recipients_are_written_one_a_line(mailbox: Mailbox, settings: Settings) -> None:
+    to = ["a@example.com", "jos\u00e9@b\u00fccher.example", "a" * 300 + "@example.com"]
+    await SendEmail(settings).run(context(), {"to": to})
+    assert mailbox.messages[0][0] == to
+    [content] = mailbox.contents
+    assert f"\r\nTo: {to[0]},\r\n {to[1]},\r\n {to[2]}\r\nSubject: ".encode() in content
+
+
+@pytest.mark.parametrize(
+    "address", ["a.a" + ".a" * 110 + "@" + "b." * 37 + "c", "\u00e9" * 200 + "@\u00e9.example"]
+)
+async def test_recipients_of_any_form_cost_the_loop_the_same(
+    mailbox: Mailbox, settings: Settings, address: str
+) -> None:
+    """The thread of the mail server is not counted."""
+
+    async def cost(text: str) -> float:
+        began = time.thread_time()
+        await SendEmail(settings).run(context(), {"to": [f"{n}{text}" for n in range(100)]})
+        return time.thread_time() - began
+
+    await cost("a@example.com")  # imports
+    plain = min([await cost("a@example.com") for _ in range(3)])
+    assert await cost(address) < 10 * plain
 
 
 @pytest.mark.parametrize(
@@ -278,6 +305,9 @@ async def test_missing_starttls_is_an_error(mailbox: Mailbox, settings: Settings
         ({"to": "a\x01@b.example"}, "to.0: must be a bare address"),
         ({"to": "=?utf-8?q?a=0aBcc:_c?=@b.example"}, "to.0: must be a bare address"),
         ({"to": ["a@b.example", "a@=?utf-8?b?DQpCY2M6IGM=?="]}, "to.1: must be a bare address"),
+        ({"to": "a@[" + "." * 100}, "to.0: must be a bare address"),
+        ({"to": "\\" * 200 + "@b.example"}, "to.0: must be a bare address"),
+        ({"to": "a[b]@b.example"}, "to.0: must be a bare address"),
         ({"to": 5}, "to: Input should be a valid list"),
         ({"to": "a@b.example", "sender": "me@x.example"}, "sender: Extra inputs"),
     ],

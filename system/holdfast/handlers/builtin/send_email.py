@@ -25,7 +25,8 @@ from holdfast.handlers.context import Context
 from holdfast.handlers.errors import Discard, Retry
 from holdfast.settings import Settings
 
-_ADDRESS = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
+# An address without quotes, comments and routes; its host may be an IPv4 address in brackets.
+_ADDRESS = re.compile(r"[^@\s<>,;:\"()\[\]\\]+@([^@\s<>,;:\"()\[\]\\]+|\[[0-9]+(\.[0-9]+){3}\])")
 _ENCODED_WORD = "=?"  # begins an encoded word (RFC 2047), which parsers of headers decode
 _LINE_BREAKS = frozenset({"Cc", "Zl", "Zp"})  # categories: controls, U+2028, U+2029
 _UNFOLDED_MAX = 66  # with "Subject: " a line of at most 78 characters
@@ -67,11 +68,11 @@ class EmailPayload(Payload):
         return list(dict.fromkeys(self.to))
 
 
-class LiteralSubject:
-    """A subject that receivers show exactly as given (a mixin for ``HeaderRegistry``).
+class LiteralHeader:
+    """A header that is written as it is given (a mixin for ``HeaderRegistry``).
 
-    The standard class would decode an encoded word in the text, and CPython before 3.12.5 writes
-    decoded line breaks to the wire: the subject could then add headers and a body.
+    The standard classes parse a header when it is set, in time that can grow with the square of its
+    length, on the event loop.
     """
 
     max_count = 1
@@ -81,6 +82,14 @@ class LiteralSubject:
         """Keep the text as it is."""
         kwds.update(decoded=value, parse_tree=None)
 
+
+class LiteralSubject(LiteralHeader):
+    """A subject that receivers show exactly as given.
+
+    The standard class would also decode an encoded word in the text, and CPython before 3.12.5
+    writes decoded line breaks to the wire: the subject could then add headers and a body.
+    """
+
     def fold(self, *, policy: Policy) -> str:
         """Return the lines of the header, in encoded words unless the text is short ASCII."""
         text = str(self)
@@ -89,9 +98,18 @@ class LiteralSubject:
         return f"Subject: {text}{policy.linesep}"
 
 
+class LiteralRecipients(LiteralHeader):
+    """Addresses that were checked, and are separated by a comma and a space."""
+
+    def fold(self, *, policy: Policy) -> str:
+        """Return the header with a line for each address."""
+        return f"To: {str(self).replace(', ', f',{policy.linesep} ')}{policy.linesep}"
+
+
 def _headers() -> HeaderRegistry:
     registry = HeaderRegistry()
     registry.map_to_type("subject", cast("type[BaseHeader]", LiteralSubject))
+    registry.map_to_type("to", cast("type[BaseHeader]", LiteralRecipients))
     return registry
 
 

@@ -15,7 +15,8 @@ from waiting import until
 
 from holdfast.devstack import mailcatcher
 from holdfast.devstack.host import free_port
-from holdfast.devstack.mailcatcher import BODY_CHARACTERS_MAX, Mail, Mailbox, catch_mail
+from holdfast.devstack.mail_text import BODY_CHARACTERS_MAX, LINE_CHARACTERS_MAX
+from holdfast.devstack.mailcatcher import Mail, Mailbox, catch_mail
 from holdfast.errors import Misconfigured
 from holdfast.settings import Settings
 
@@ -78,7 +79,7 @@ async def test_large_mail_is_kept_in_part_or_refused() -> None:
         await send(settings, "z" * (2 * BODY_CHARACTERS_MAX), subject="s" * 5000)
         [mail] = (await client.get("/messages")).json()
         assert (len(mail["body"]), mail["truncated"]) == (BODY_CHARACTERS_MAX, True)
-        assert len(mail["subject"]) == mailcatcher.LINE_CHARACTERS_MAX
+        assert len(mail["subject"]) == LINE_CHARACTERS_MAX
         assert len((await client.get("/")).text) < 3 * mailcatcher.SHOWN_CHARACTERS_MAX
         with pytest.raises(aiosmtplib.SMTPResponseException, match="552"):
             await send(settings, "z\n" * mailcatcher.MAIL_BYTES_MAX)

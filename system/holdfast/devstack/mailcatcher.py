@@ -13,7 +13,6 @@ import sys
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from email import message_from_bytes, policy
 from itertools import islice
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -22,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from holdfast.devstack import mail_text
+from holdfast.devstack.mail_text import LINE_CHARACTERS_MAX
 from holdfast.errors import Misconfigured
 from holdfast.runtime.health import start_server, stop_server
 from holdfast.runtime.host_guard import HostGuard, is_loopback
@@ -31,8 +32,6 @@ from holdfast.settings import Settings
 KEPT_MAX = 1000
 KEPT_BYTES_MAX = 16 << 20
 MAIL_BYTES_MAX = 4 << 20  # a larger one is refused, as by most mail servers
-BODY_CHARACTERS_MAX = 64 * 1024
-LINE_CHARACTERS_MAX = 1000  # of a subject and other lines
 RECIPIENTS_MAX = 100  # as send_email has them
 SHOWN_MAX = 100
 SHOWN_CHARACTERS_MAX = 4096
@@ -103,26 +102,23 @@ class Mailbox:
     async def handle_DATA(  # noqa: N802 (aiosmtpd requires this name)
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
-        content = envelope.original_content or b""
-        message = message_from_bytes(content, policy=policy.default)
-        part = message.get_body(("plain", "html"))
-        body = str(part.get_content()) if part is not None else ""
+        # In a thread, since reading may take half a second; the page is served meanwhile.
+        text = await asyncio.to_thread(mail_text.read, envelope.original_content or b"")
         self.add(
             Mail(
                 received_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                sender=_line(envelope.mail_from),
-                recipients=tuple(map(_line, envelope.rcpt_tos[:RECIPIENTS_MAX])),
-                subject=_line(message.get("Subject")),
-                message_id=_line(message.get("Message-ID")).strip(),
-                body=body[:BODY_CHARACTERS_MAX],
-                truncated=len(body) > BODY_CHARACTERS_MAX,
+                sender=(envelope.mail_from or "")[:LINE_CHARACTERS_MAX],
+                recipients=tuple(
+                    recipient[:LINE_CHARACTERS_MAX]
+                    for recipient in envelope.rcpt_tos[:RECIPIENTS_MAX]
+                ),
+                subject=text.subject,
+                message_id=text.message_id,
+                body=text.body,
+                truncated=text.truncated,
             )
         )
         return "250 caught"
-
-
-def _line(value: object) -> str:
-    return "" if value is None else str(value)[:LINE_CHARACTERS_MAX]
 
 
 def create_page(mailbox: Mailbox) -> HostGuard:

@@ -7,7 +7,6 @@ deduplicate; ``Holdfast-Epoch`` grows with every attempt, so it can also fence o
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from opentelemetry.trace import StatusCode
 from opentelemetry.util.types import AttributeValue
 from pydantic import AfterValidator, Field, model_validator
 
+from holdfast.handlers.builtin.foreign_text import decode
 from holdfast.handlers.builtin.http_access import AllowedHosts, CheckedNetwork, Refused
 from holdfast.handlers.builtin.payload import Payload, parse
 from holdfast.handlers.context import Context
@@ -49,16 +49,6 @@ _CREDENTIAL_WORDS = frozenset(
     {
         *("authorization", "auth", "cookie", "key", "apikey", "token", "secret", "password"),
         *("credential", "credentials", "session", "signature"),
-    }
-)
-# What a server may name as charset. Python has more codecs; some of them fail, run code paths in
-# quadratic time or yield text that cannot be stored.
-_CHARSETS = frozenset(
-    {
-        *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "ascii", "koi8-r"),
-        *("iso8859-1", *(f"iso8859-{part}" for part in range(2, 17) if part != 12)),
-        *(f"cp{page}" for page in range(1250, 1259)),
-        *("gb2312", "gbk", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr"),
     }
 )
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
@@ -282,7 +272,7 @@ def _result(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
             "status": reply.status,
             "url": str(call.url),
             "headers": {k: reply.headers[k] for k in _RETURNED_HEADERS if k in reply.headers},
-            "body": _text(reply),
+            "body": decode(reply.body, _charset(reply.headers)),
             "truncated": reply.truncated,
         }
     text = f"{call.method} {call.url.host} returned status {reply.status}"
@@ -291,18 +281,8 @@ def _result(request: HttpPayload, call: Call, reply: Reply) -> dict[str, Any]:
     raise Discard(f"{text}, which is not retried")
 
 
-def _text(reply: Reply) -> str:
-    """Return the body as text for jsonb: undecodable bytes and NUL become U+FFFD.
-
-    It never fails, since the request took effect. An unknown charset is read as UTF-8.
-    """
-    named = httpx.Response(200, headers=reply.headers).charset_encoding or "utf-8"
-    try:
-        charset = codecs.lookup(named).name
-    except (LookupError, ValueError):
-        charset = "utf-8"
-    text = reply.body.decode(charset if charset in _CHARSETS else "utf-8", errors="replace")
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+def _charset(headers: httpx.Headers) -> str | None:
+    return httpx.Response(200, headers=headers).charset_encoding
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import strategies as st
 from measured_api import MeasuredApi, measured_api
@@ -231,6 +234,25 @@ def test_a_request_costs_what_its_size_allows(
     shown = f"{sent.shape.name}, {sent.items} items, {len(body)} bytes: {spent}"
     assert spent.status in {200, 201, 400, 413, 422}, shown
     assert spent.excess(len(body)) == [], shown
+
+
+def test_the_largest_batches_at_once_fit_into_the_container(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    """Bodies that are received are bounded together; the rest is told to come later."""
+    service = yaml.safe_load((SOURCES / "docker-compose.yml").read_text())["services"]["api"]
+    limit = service["deploy"]["resources"]["limits"]["memory"]
+    body = Sent(shape("empty arrays"), BATCH_BYTES - 100_000, 67).body()
+    with measured_api(settings, tmp_path) as api, ThreadPoolExecutor(12) as clients:
+        sent = [
+            clients.submit(api.client.post, "/tasks/batch", content=body, headers=JSON)
+            for _ in range(12)
+        ]
+        statuses = Counter(answer.result().status_code for answer in sent)
+        peak_bytes = api.peak_bytes()
+    assert set(statuses) <= {200, 503}
+    assert statuses[200]
+    assert peak_bytes < int(limit.removesuffix("M")) << 20
 
 
 def with_pointers() -> Mutant:

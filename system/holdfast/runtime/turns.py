@@ -15,9 +15,14 @@ class Turns:
     """Runs one piece of work at a time, and lets the loop turn after every 64 KiB of it.
 
     A thread would not free the loop: parsers and encoders hold the interpreter lock.
+
+    Whoever expands its input, to be followed by more work, holds ``expanding`` meanwhile. So one of
+    them at most waits for a turn, and what has been expanded comes to its end between them:
+    otherwise all inputs are expanded, in memory, before the first is done with.
     """
 
     def __init__(self) -> None:
+        self.expanding = asyncio.Lock()
         self._lock = asyncio.Lock()
         self._bytes = 0
 

@@ -111,7 +111,8 @@ class RunningAttempt:
         delay, result = 0.0, None
         text = self.grant.payload
         try:
-            payload = await turns.run(lambda: orjson.loads(text), len(text))
+            async with turns.expanding:
+                payload = await turns.run(lambda: orjson.loads(text), len(text))
             if not self._cancellation.requested:
                 self._call = self._start(executor, payload, late_seconds_max)
                 result = await _outcome(self._call)
@@ -121,6 +122,7 @@ class RunningAttempt:
             for timer in self._timers:
                 timer.cancel()
             self.ended = True
+            self._forget_result()
         if self._call_off() and self._cancellation.reason is None:
             return self._failure(Reason.RELEASED, delay, not_begun)
         return await self._end(result, turns, uniform=uniform, result_bytes_max=result_bytes_max)
@@ -193,6 +195,12 @@ class RunningAttempt:
             self._timers.append(stop)
 
     # The end
+
+    def _forget_result(self) -> None:
+        """Drop what the handler returned: only its encoding waits to be written."""
+        self._call = None
+        if self._thread is not None and self._thread.done():
+            self._thread = None
 
     async def _end(
         self, result: Outcome | None, turns: Turns, *, uniform: float, result_bytes_max: int

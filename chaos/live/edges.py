@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,13 +78,7 @@ async def inject_edge_fault(
     ports = set(targets.values())
     before = await stats.sockets(ports)
     async with AsyncExitStack() as probing:
-        async with AsyncExitStack() as broken:
-            for edge in targets:
-                if fault.fault == "down":
-                    await broken.enter_async_context(proxies.down(edge))
-                else:
-                    toxics = _toxics(fault, fault_id, edge)
-                    await broken.enter_async_context(proxies.toxic(*toxics))
+        async with _broken(fault, fault_id, targets, proxies):
             # Bytes counted from here on move in spite of the fault.
             meters = EdgeTraffic(stats, targets)
             await probing.enter_async_context(meters.running())
@@ -96,7 +90,9 @@ async def inject_edge_fault(
             traffic = await meters.count()
             answers = {edge: _answer(probe, held) for edge, probe in probes.items()}
             after = await stats.sockets(ports)
-        released = await _released(meters, traffic)
+        # What a closing fault held is lost.
+        lost = fault.fault in _CLOSING
+        released = dict.fromkeys(targets, 0) if lost else await _released(meters, traffic)
     measured = {
         edge: EdgeMeasurement(
             baselines[edge],
@@ -110,7 +106,7 @@ async def inject_edge_fault(
         for edge, port in targets.items()
     }
     observed = all(was_observed(fault, seen) for seen in measured.values())
-    left = {edge: await proxies.faults(edge) for edge in targets}
+    left = await proxies.faults(targets)
     return observed, {
         edge: seen.evidence() | {"left": left[edge]} for edge, seen in measured.items()
     }
@@ -148,10 +144,19 @@ def require_direct(urls: Iterable[str], proxies: Collection[int]) -> None:
             raise EdgeRefused(f"{url} leads through a proxy: only actors and probes use edges")
 
 
-def _toxics(fault: FaultSpec, fault_id: str, edge: str) -> list[ProxyToxic]:
+def _broken(
+    fault: FaultSpec, fault_id: str, edges: Iterable[str], proxies: Proxies
+) -> AbstractAsyncContextManager[None]:
+    """Break the edges inside the block."""
+    if fault.fault == "down":
+        return proxies.down(*edges)
     attributes = tuple(sorted(fault.attributes.items()))
-    streams = _STREAMS[fault.stream]
-    return [ProxyToxic(edge, fault.fault, stream, attributes, fault_id) for stream in streams]
+    toxics = (
+        ProxyToxic(edge, fault.fault, stream, attributes, fault_id)
+        for edge in edges
+        for stream in _STREAMS[fault.stream]
+    )
+    return proxies.toxic(*toxics)
 
 
 async def _baseline(fault: FaultSpec, edge: str, port: int, stats: SocketStats) -> float | None:

@@ -102,11 +102,12 @@ async def drop_silently(relays: Mapping[str, Relay], proxies: Proxies, hold: Hol
     for relay in relays.values():
         relay.forget()
     await hold()
+    left = await proxies.faults(relays)
     evidence = {
         edge: {
             "swallowed": relay.swallowed - before[edge][0],
             "opened": relay.opened - before[edge][1],
-            "left": await proxies.faults(edge),
+            "left": left[edge],
         }
         for edge, relay in relays.items()
     }

@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,9 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST_DUMP = 0x301
 _INET_DIAG_INFO = 2
-_ALL_STATES = 0xFFF
+_TIME_WAIT, _LISTEN = 6, 10
+# All but those of sockets that have no peer, or no counters any more.
+_STATES = 0xFFF & ~(1 << _TIME_WAIT | 1 << _LISTEN)
 _SAMPLE_SECONDS = 0.05
 # Offset of tcpi_bytes_acked in struct tcp_info; tcpi_bytes_received follows.
 _BYTES_ACKED = 120
@@ -73,10 +75,9 @@ class LocalSocketStats:
 
     async def sockets(self, ports: Collection[int]) -> Mapping[int, Sockets]:
         """Return the clients' sockets, without those of the harness."""
-        found = {port: client_bytes(port) for port in ports}
         return {
             port: {str(source): counts[source] for source in counts.keys() - self._own}
-            for port, counts in found.items()
+            for port, counts in client_bytes(ports).items()
         }
 
     async def probe(self, edge: str, port: int) -> float | None:
@@ -156,17 +157,17 @@ async def probe_edge(edge: str, port: int, own: set[int]) -> float | None:
     return time.monotonic() - started if answer else None
 
 
-def client_bytes(port: int) -> dict[int, tuple[int, int]]:
-    """Return the (acknowledged, received) bytes of each local TCP socket connected to ``port``.
+def client_bytes(ports: Collection[int]) -> dict[int, dict[int, tuple[int, int]]]:
+    """Return the (acknowledged, received) bytes of each local TCP socket connected to a port.
 
-    Keyed by the client's own port. Raises OSError where the kernel has no ``sock_diag``.
+    By each of ``ports``, and by the client's own port. Raises OSError where the kernel has no
+    ``sock_diag``.
     """
-    return {
+    clients: dict[int, dict[int, tuple[int, int]]] = {port: {} for port in ports}
+    for found in _sockets(socket.AF_INET, lambda _, peer_port: peer_port in clients):
         # The SYN counts as one acknowledged byte.
-        found.port: (max(0, found.acked - 1), found.received)
-        for found in _sockets(socket.AF_INET)
-        if found.peer_port == port
-    }
+        clients[found.peer_port][found.port] = (max(0, found.acked - 1), found.received)
+    return clients
 
 
 def served_bytes(
@@ -179,9 +180,9 @@ def served_bytes(
     """
     served: dict[int, dict[str, tuple[int, int]]] = {port: {} for port in ports}
     for family in (socket.AF_INET, socket.AF_INET6):  # a Go server has IPv6 sockets for both
-        for found in _sockets(family):
+        for found in _sockets(family, lambda port, peer_port: port in served and peer_port > 0):
             ours = found.peer.is_loopback and found.peer_port in own
-            if found.port in served and found.peer_port and not ours:
+            if not ours:
                 client = f"{found.peer}:{found.peer_port}"
                 served[found.port][client] = (found.received, found.acked)
     return served
@@ -196,9 +197,13 @@ class _Socket:
     received: int
 
 
-def _sockets(family: socket.AddressFamily) -> Iterator[_Socket]:
-    """Yield every TCP socket of this network with the kernel's byte counts."""
-    kind = (family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ALL_STATES)
+def _sockets(family: socket.AddressFamily, wanted: Callable[[int, int], bool]) -> Iterator[_Socket]:
+    """Yield the TCP sockets of this network with the kernel's byte counts.
+
+    ``wanted``: of its own port and its peer's. A run has hundreds of sockets and is measured every
+    50 ms, so what the kernel says of the others is not read.
+    """
+    kind = (family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _STATES)
     request = struct.pack("=BBBBI", *kind) + bytes(48)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
@@ -210,9 +215,9 @@ def _sockets(family: socket.AddressFamily) -> Iterator[_Socket]:
                     return
                 if kind_of_message == _NLMSG_ERROR:
                     raise OSError(-struct.unpack_from("=i", body)[0], "sock_diag refused")
-                info = _tcp_info(body)
+                source, destination = struct.unpack_from("!HH", body, 4)
+                info = _tcp_info(body) if wanted(source, destination) else None
                 if info is not None:
-                    source, destination = struct.unpack_from("!HH", body, 4)
                     yield _Socket(source, _address(family, body[24:40]), destination, *info)
 
 

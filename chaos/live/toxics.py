@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,7 +106,9 @@ class Proxies:
     """All proxies of one Toxiproxy server. At most one server per process: the package says so.
 
     ``journal`` is called after every change that was read back. All methods raise ToxiproxyError,
-    or what ``requests`` raises when the server does not answer within five seconds.
+    or what ``requests`` raises when the server does not answer within five seconds. Several edges
+    are changed at the same time: on a loaded machine each request takes tens of milliseconds, and
+    what a fault takes to begin and to end adds up when it is repeated.
     """
 
     def __init__(self, port: int, journal: Callable[[Change], None]) -> None:
@@ -115,11 +118,11 @@ class Proxies:
         self._proxies: dict[str, Any] = {}
         self._journal = journal
         # The API does not support concurrent changes of one proxy.
-        self._lock = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def create(self, edge: str, upstream_port: int) -> int:
         """Create the proxy of ``edge``; returns the port it listens on."""
-        async with self._lock:
+        async with self._locks[edge]:
             proxy = await asyncio.to_thread(
                 self._server.create, f"127.0.0.1:{upstream_port}", edge, "127.0.0.1:0", True
             )
@@ -130,7 +133,7 @@ class Proxies:
         """Take over the proxy of ``edge`` that the server has from its configuration, or make it
         (``host:port`` as the server sees them); raises ToxiproxyError when it is another one.
         """
-        async with self._lock:
+        async with self._locks[edge]:
             proxy = await asyncio.to_thread(self._server.get_proxy, edge)
             if proxy is None:
                 proxy = await asyncio.to_thread(self._server.create, upstream, edge, listen, True)
@@ -153,7 +156,7 @@ class Proxies:
             )
         proxy = self._proxy(toxic.edge)
         wanted = dict(toxic.attributes)
-        async with self._lock:
+        async with self._locks[toxic.edge]:
             await asyncio.to_thread(
                 proxy.add_toxic,
                 type=toxic.type,
@@ -171,7 +174,7 @@ class Proxies:
     async def remove(self, toxic: ProxyToxic) -> None:
         """Remove a toxic if it exists; held data is delivered immediately."""
         proxy = self._proxy(toxic.edge)
-        async with self._lock:
+        async with self._locks[toxic.edge]:
             if toxic.name not in await asyncio.to_thread(proxy.toxics):
                 return
             await asyncio.to_thread(proxy.destroy_toxic, toxic.name)
@@ -183,65 +186,54 @@ class Proxies:
     async def set_enabled(self, edge: str, *, enabled: bool) -> None:
         """Open the edge's port, or close it together with all its connections."""
         proxy = self._proxy(edge)
-        async with self._lock:
+        async with self._locks[edge]:
             await asyncio.to_thread(proxy.enable if enabled else proxy.disable)
-            standing = await asyncio.to_thread(self._server.get_proxy, edge)
-        if standing is None or bool(standing.enabled) is not enabled:
+            standing = await _standing(edge)
+        if standing["enabled"] is not enabled:
             raise ToxiproxyError(f"{edge}: enabled should be {enabled}, Toxiproxy shows otherwise")
         self._journal(Change("enable" if enabled else "disable", edge))
 
-    async def faults(self, edge: str) -> list[str]:
-        """Return the toxics that an edge has, each by type and stream, and ``down`` if it is."""
-        async with self._lock:
-            standing = await asyncio.to_thread(self._server.get_proxy, edge)
-            toxics = await asyncio.to_thread(self._proxy(edge).toxics)
-        found = [f"{toxic.type} {toxic.stream}" for toxic in toxics.values()]
-        return found if standing is not None and standing.enabled else [*found, "down"]
+    async def faults(self, edges: Collection[str]) -> dict[str, list[str]]:
+        """Return the toxics that each edge has, by type and stream, and ``down`` if it is."""
+        found: dict[str, list[str]] = {}
+        for edge, proxy in (await _all_standing()).items():
+            if edge in edges:
+                toxics = [f"{toxic['type']} {toxic['stream']}" for toxic in proxy["toxics"]]
+                found[edge] = toxics if proxy["enabled"] else [*toxics, "down"]
+        return found
 
     async def heal(self, actors: Collection[str]) -> None:
         """Enable every proxy and remove every toxic of the edges of these actors."""
-        for edge, proxy in self._proxies.items():
+        for edge, standing in (await _all_standing()).items():
             client, _, server = edge.partition("->")
             if client not in actors and server not in actors:
                 continue
-            standing = await asyncio.to_thread(proxy.toxics)
-            for toxic in standing.values():
-                attributes = tuple(sorted(toxic.attributes.items()))
-                tag = toxic.name.removeprefix(f"{toxic.type}_{toxic.stream}")
-                await self.remove(ProxyToxic(edge, toxic.type, toxic.stream, attributes, tag))
-            current = await asyncio.to_thread(self._server.get_proxy, edge)
-            if current is not None and not current.enabled:
+            for toxic in standing["toxics"]:
+                kind, stream = toxic["type"], toxic["stream"]
+                tag = toxic["name"].removeprefix(f"{kind}_{stream}")
+                attributes = tuple(sorted(toxic["attributes"].items()))
+                await self.remove(ProxyToxic(edge, kind, stream, attributes, tag))
+            if not standing["enabled"]:
                 await self.set_enabled(edge, enabled=True)
 
     @asynccontextmanager
     async def toxic(self, *toxics: ProxyToxic) -> AsyncIterator[None]:
         """Apply the toxics inside the block; they are always removed after it."""
         try:
-            for each in toxics:
-                await self.add(each)
+            await _together(self.add(each) for each in toxics)
             yield
         finally:
             # Shielded: the removals finish even if the harness is cancelled.
-            await asyncio.shield(self._remove_all(toxics))
+            await asyncio.shield(_together(self.remove(each) for each in toxics))
 
     @asynccontextmanager
-    async def down(self, edge: str) -> AsyncIterator[None]:
-        """Refuse connections on the edge inside the block."""
+    async def down(self, *edges: str) -> AsyncIterator[None]:
+        """Refuse connections on the edges inside the block."""
         try:
-            await self.set_enabled(edge, enabled=False)
+            await _together(self.set_enabled(edge, enabled=False) for edge in edges)
             yield
         finally:
-            await asyncio.shield(self.set_enabled(edge, enabled=True))
-
-    async def _remove_all(self, toxics: tuple[ProxyToxic, ...]) -> None:
-        failures: list[Exception] = []
-        for each in toxics:
-            try:
-                await self.remove(each)
-            except Exception as error:  # noqa: BLE001  # the others are removed all the same
-                failures.append(error)
-        if failures:
-            raise ExceptionGroup("toxics that may still be active", failures)
+            await asyncio.shield(_together(self.set_enabled(edge, enabled=True) for edge in edges))
 
     def _proxy(self, edge: str) -> Any:
         try:
@@ -250,6 +242,31 @@ class Proxies:
             raise ToxiproxyError(
                 f"no edge {edge!r}; known edges: {', '.join(sorted(self._proxies))}"
             ) from None
+
+
+async def _together(changes: Iterable[Awaitable[None]]) -> None:
+    """Make all changes at the same time, each to its end even if another one fails.
+
+    Raises what failed, as a group if it is several.
+    """
+    ended = await asyncio.gather(*changes, return_exceptions=True)
+    failures = [error for error in ended if isinstance(error, Exception)]
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise ExceptionGroup("changes of edges that may not have been made", failures)
+
+
+async def _standing(edge: str) -> dict[str, Any]:
+    """Return the proxy of an edge as Toxiproxy shows it."""
+    found: dict[str, Any] = (await asyncio.to_thread(_Requests.get, f"/proxies/{edge}")).json()
+    return found
+
+
+async def _all_standing() -> dict[str, dict[str, Any]]:
+    """Return every proxy as Toxiproxy shows it, by edge."""
+    found: dict[str, dict[str, Any]] = (await asyncio.to_thread(_Requests.get, "/proxies")).json()
+    return found
 
 
 def _differs(wanted: Mapping[str, int], found: Mapping[str, int]) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +18,7 @@ from waiting import until, wait_until
 
 from chaos.live.edges import inject_edge_fault
 from chaos.live.socket_stats import ByteCounts, EdgeTraffic, LocalSocketStats, client_bytes
-from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError
+from chaos.live.toxics import Change, Proxies, ProxyToxic, Stream, ToxiproxyError, _Requests
 from chaos.live.toxiproxy_binary import toxiproxy_binary
 from chaos.scenario.faults import FaultSpec
 from holdfast.devstack.host import free_port
@@ -262,7 +264,31 @@ async def test_request_to_a_silent_toxiproxy_times_out(monkeypatch: pytest.Monke
 
 
 def test_client_bytes_of_an_unused_port_are_empty() -> None:
-    assert client_bytes(free_port()) == {}
+    port = free_port()
+    assert client_bytes({port}) == {port: {}}
+
+
+async def test_all_edges_are_measured_by_one_look_at_the_sockets(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a loaded machine a look takes milliseconds, every 50 of which there is one."""
+    other = await line.proxies.create("worker-2->redis", free_port())
+    looks: list[int] = []
+    netlink = socket.socket.send
+
+    def send(self: socket.socket, *given: Any) -> int:
+        looks.append(self.family)
+        return netlink(self, *given)
+
+    async with line.connected() as (reader, writer):
+        writer.write(b"four")
+        await reader.readexactly(4)
+        monkeypatch.setattr(socket.socket, "send", send)
+        counted = await LocalSocketStats().sockets({line.port, other})
+        monkeypatch.undo()
+    assert [list(clients.values()) for clients in counted.values()].count([]) == 1
+    assert list(counted[line.port].values()) == [(4, 4)]
+    assert looks.count(socket.AF_NETLINK) == 1
 
 
 def plan(**more: Any) -> FaultSpec:
@@ -313,6 +339,51 @@ async def test_latency_is_observed_by_measurement(line: Line) -> None:
 
 async def test_closed_edge_is_observed(line: Line) -> None:
     assert await inject(line, plan(fault="down", attributes={}), active=False)
+
+
+async def test_end_of_a_closing_fault_waits_for_no_client(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it held is lost. A fault that flaps would begin later and later."""
+    monkeypatch.setattr("chaos.live.edges._RELEASE_SECONDS", 3600)
+    closed = plan(fault="down", attributes={})
+    assert await asyncio.wait_for(inject(line, closed, active=False), 30)
+
+
+async def test_edges_are_changed_at_the_same_time(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests of one edge do not wait for those of another."""
+    edges = [EDGE, "worker-2->redis", "worker-3->redis"]
+    for edge in edges[1:]:
+        await line.proxies.create(edge, free_port())
+    all_asked = threading.Barrier(len(edges))
+    request = _Requests._call
+
+    def together(method: str, url: str, **more: Any) -> requests.Response:
+        if method == "POST":
+            all_asked.wait(timeout=30)
+        return request(method, url, **more)
+
+    monkeypatch.setattr(_Requests, "_call", together)
+    async with line.proxies.down(*edges):
+        assert await line.proxies.faults(edges) == {edge: ["down"] for edge in edges}
+    toxics = [ProxyToxic(edge, "latency", "upstream", (("latency", 10),)) for edge in edges]
+    async with line.proxies.toxic(*toxics):
+        assert await line.proxies.faults(edges) == {edge: ["latency upstream"] for edge in edges}
+    assert await line.proxies.faults(edges) == {edge: [] for edge in edges}
+
+
+async def test_other_edges_are_repaired_although_one_repair_fails(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "worker-2->redis"
+    await line.proxies.create(other, free_port())
+    monkeypatch.setattr(line.proxies._proxy(EDGE), "enable", lambda: None)
+    with pytest.raises(ToxiproxyError, match="enabled should be True"):
+        async with line.proxies.down(EDGE, other):
+            pass
+    assert await enabled(line) == {EDGE: False, other: True}
 
 
 async def test_limit_data_within_the_traffic_is_observed(line: Line) -> None:

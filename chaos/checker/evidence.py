@@ -82,6 +82,7 @@ _PROCESS = {
 # Where the server of the simulation differs from real ones, it has an entry in both tables.
 _SERVER = {
     "exhaust": _counted("connections"),
+    "lock_rows": Proof(("rows", "waited"), lambda _, seen: seen["rows"] > 0 and seen["waited"] > 0),
     "terminate_backends": _counted("backends"),
     "flush": _counted("keys"),
     "refuse_writes": _counted("refused"),

@@ -14,6 +14,7 @@ import redis.asyncio
 from chaos.live.actors import process_state
 from chaos.nemesis.demotable_valkey import DemotableValkey
 from chaos.nemesis.process_faults import Hold, Observed
+from chaos.nemesis.row_lock import BEGIN_LOCKING, LOCK_QUEUED
 from chaos.observers.database import DatabaseObserver
 
 _FILL_SECONDS = 15.0
@@ -79,7 +80,11 @@ class ServerFault:
             return await self._end(fault, self._servers[target], hold)
         if fault == "pause":
             return await self._pause(self._servers[target], hold)
-        wholes = {"exhaust": self._exhaust, "demote": self._demote}
+        wholes = {
+            "exhaust": self._exhaust,
+            "demote": self._demote,
+            "lock_rows": self._lock_rows,
+        }
         if fault in wholes:
             return await wholes[fault](hold)
         if fault == "terminate_backends":
@@ -189,6 +194,35 @@ class ServerFault:
             for connection in taken:
                 connection.terminate()
         return refused.is_set(), {"connections": len(taken)}
+
+    async def _lock_rows(self, hold: Hold) -> Observed:
+        """Lock the rows of QUEUED tasks, as soon as there are any; observed if others waited."""
+        session = await asyncpg.connect(self._observer.url, timeout=5)
+        waited: set[int] = set()
+
+        async def lock() -> int:
+            return len(await session.fetch(LOCK_QUEUED))
+
+        async def look() -> None:
+            waited.update(await self._observer.waiting_for(session.get_server_pid()))
+
+        async def watch() -> None:
+            while True:
+                await look()
+                await asyncio.sleep(_LOOK_SECONDS)
+
+        watching: asyncio.Task[None] | None = None
+        try:
+            await session.execute(BEGIN_LOCKING)
+            watching = asyncio.create_task(watch(), name="lock_rows")
+            _, evidence = await self._once("rows", lock, hold)
+            await look()
+        finally:
+            session.terminate()
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        return evidence["rows"] > 0 and bool(waited), evidence | {"waited": len(waited)}
 
 
 async def _refused(client: redis.asyncio.Redis) -> int:

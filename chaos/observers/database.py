@@ -164,6 +164,13 @@ class DatabaseObserver:
         )
         return int(row["n"])
 
+    async def waiting_for(self, pid: int) -> list[int]:
+        """Return the backends that wait for a lock of the backend ``pid``."""
+        rows = await self._fetch(
+            "SELECT pid FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))", pid
+        )
+        return [int(row["pid"]) for row in rows]
+
     async def tasks(self) -> list[dict[str, str]]:
         """Return id, name, queue, created_at and run_at of all tasks, oldest first."""
         rows = await self._fetch(

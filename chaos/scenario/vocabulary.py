@@ -66,6 +66,12 @@ FAULTS: dict[str, FaultKind] = {
         _PROCESS, ("seconds",), "its wall clock jumps by that many seconds, and back"
     ),
     "exhaust": FaultKind(_SERVER, (), "takes every free connection", frozenset({"postgres"})),
+    "lock_rows": FaultKind(
+        _SERVER,
+        (),
+        "another session locks the rows of all QUEUED tasks: who wants them waits",
+        frozenset({"postgres"}),
+    ),
     "terminate_backends": FaultKind(
         _SERVER, (), "pg_terminate_backend of all sessions", frozenset({"postgres"})
     ),

@@ -184,6 +184,8 @@ def test_evidence_shows_its_fault(name: str, target: str) -> None:
         ("demote", "redis", {"readonly": 0}),
         ("demote", "redis", {"moved": False}),
         ("exhaust", "postgres", {"connections": 0}),
+        ("lock_rows", "postgres", {"rows": 0}),
+        ("lock_rows", "postgres", {"waited": 0}),
         ("silent_drop", "worker-1->redis", {"swallowed": 0}),
         ("silent_drop", "worker-1->redis", {"opened": 0}),
         ("down", "worker-1->redis", {"connections_closed": 0, "probe_answered": True}),

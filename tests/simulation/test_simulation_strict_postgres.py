@@ -11,6 +11,10 @@ from simulation_postgres import Link, World, run
 
 from chaos.simulation.environment.shared_servers import SharedServers
 from chaos.simulation.postgres import SharedPostgres
+from holdfast.model.ids import new_id
+from holdfast.model.task import NewTask
+from holdfast.settings import Settings
+from holdfast.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,50 @@ def test_statement_that_waits_too_long_is_cancelled(real: SharedPostgres) -> Non
     waited, n = run(real, 1, course).said
     assert waited == pytest.approx(0.5, abs=0.01)
     assert n == 2
+
+
+def test_rows_of_queued_tasks_are_locked_until_they_are_unlocked(real: SharedPostgres) -> None:
+    touch = "UPDATE holdfast.tasks SET seq = seq WHERE state = $1"
+
+    async def course(world: World) -> None:
+        world.postgres.statement_timeout_seconds = 0.5
+        settings = Settings(database_url=world.postgres.url())
+        store = Store(settings, connections=1, application_name="test")
+        await store.submit([NewTask(new_id(), "noop", b"{}") for _ in range(3)], "test")
+        assert world.postgres.lock_rows() == 0, "no task is QUEUED yet"
+        await store.dispatch(2, "test")
+        await store.close()
+        assert world.postgres.lock_rows() == 2
+
+        async def write(connection: Link) -> None:
+            assert await connection.execute(touch, "SCHEDULED") == "UPDATE 1"
+            for _ in range(2):
+                with pytest.raises(asyncpg.QueryCanceledError):
+                    await connection.execute(touch, "QUEUED")
+            world.loop.call_later(0.2, lambda: world.said.append(world.postgres.unlock_rows()))
+            began = world.loop.time()
+            assert await connection.execute(touch, "QUEUED") == "UPDATE 2"
+            world.said.append(world.loop.time() - began)
+
+        await world.all(world.client("writer", write))
+        assert world.postgres.unlock_rows() == 0, "they are unlocked"
+
+    first = run(real, 1, course)
+    assert first.said == [3, pytest.approx(0.2, abs=0.01)]
+    assert run(real, 1, course).digest == first.digest
+
+
+@pytest.mark.parametrize("fault", ["crash", "stop"])
+def test_end_of_the_server_unlocks_rows(real: SharedPostgres, fault: str) -> None:
+    async def course(world: World) -> None:
+        world.postgres.lock_rows()
+        getattr(world.postgres, fault)()
+        world.postgres.start()
+        await asyncio.sleep(0.001)
+        assert world.postgres.unlock_rows() == 0
+        assert await world.sql("SELECT count(*) FROM holdfast.tasks")
+
+    run(real, 1, course)
 
 
 async def _write_skew(world: World) -> None:

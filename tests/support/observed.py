@@ -48,6 +48,7 @@ _OF_SERVERS: dict[str, dict[str, Any]] = {
     "flush": {"keys": 3},
     "refuse_writes": {"refused": 3},
     "demote": {"readonly": 3, "moved": True},
+    "lock_rows": {"rows": 3, "waited": 3},
     "terminate_backends": {"backends": 3},
     "exhaust": {"connections": 3},
     "client_kill": {"connections": 3},

@@ -27,12 +27,14 @@ class SimulatedServerFaults:
             return await self._end(fault, target, hold)
         if fault == "pause":
             return await self._pause(target, hold)
-        if fault == "exhaust":
-            return await self._exhaust(hold)
-        if fault == "refuse_writes":
-            return await self._refuse_writes(hold)
-        if fault == "demote":
-            return await self._demote(hold)
+        wholes = {
+            "exhaust": self._exhaust,
+            "lock_rows": self._lock_rows,
+            "refuse_writes": self._refuse_writes,
+            "demote": self._demote,
+        }
+        if fault in wholes:
+            return await wholes[fault](hold)
         what, inject = {
             "terminate_backends": ("backends", self._postgres.terminate_backends),
             "flush": ("keys", self._valkey.flush),
@@ -102,6 +104,14 @@ class SimulatedServerFaults:
         refused = self._valkey.refused_as_replica() - before
         moved = self._valkey.pid != old
         return refused > 0 and moved, {"readonly": refused, "moved": moved}
+
+    async def _lock_rows(self, hold: Hold) -> Observed:
+        """Lock the rows of QUEUED tasks, as soon as there are any; observed if others waited."""
+        try:
+            found, evidence = await self._once("rows", self._postgres.lock_rows, hold)
+        finally:
+            waited = self._postgres.unlock_rows()
+        return found and waited > 0, evidence | {"waited": waited}
 
     async def _exhaust(self, hold: Hold) -> Observed:
         """Take every free connection, and each one that becomes free."""

@@ -124,7 +124,7 @@ class Backend:
 
 
 class Control(Backend):
-    """The arena's own connection for simple queries; never in a transaction."""
+    """A connection of the arena itself for simple queries."""
 
     def __init__(self, path: Path, database: str, name: str) -> None:
         super().__init__(path)

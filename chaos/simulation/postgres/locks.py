@@ -50,6 +50,11 @@ class LockWaits(Generic[_W]):
         self.parked.append(connection)
         return True
 
+    def waits_for(self, control: Control, connection: _W, pid: int) -> bool:
+        """Return whether a parked connection waits for the backend ``pid``."""
+        waiting = connection.backend.pid
+        return pid in _blockers(control, [waiting])[waiting]
+
     def granted(self, control: Control) -> list[_W]:
         """Return the connections that nothing blocks any more."""
         if not self.parked:

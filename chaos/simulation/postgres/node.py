@@ -7,11 +7,12 @@ import signal
 from collections.abc import Callable
 from typing import TypeVar
 
+from chaos.nemesis.row_lock import BEGIN_LOCKING, LOCK_QUEUED
 from chaos.simulation.kernel.loop import SimulationLoop
 from chaos.simulation.kernel.node import Node, current_node
 from chaos.simulation.network.network import Network
 from chaos.simulation.postgres import messages
-from chaos.simulation.postgres.backend import Backend, Gone, array
+from chaos.simulation.postgres.backend import Backend, Control, Gone, array
 from chaos.simulation.postgres.batch import Batch
 from chaos.simulation.postgres.connection import CONNECTION_CHECK_SECONDS, PostgresConnection
 from chaos.simulation.postgres.locks import LockWaits
@@ -63,6 +64,8 @@ class PostgresNode:
         self._numbers = 0
         self._waking: asyncio.TimerHandle | None = None
         self._grabbed: list[Backend] | None = None
+        self._locker: Control | None = None
+        self._waited = 0
         self._node: Node | None = None
         self._stopped: asyncio.Future[None] | None = None
         loop.exited.append(self._exited)
@@ -138,6 +141,25 @@ class PostgresNode:
             backend.rest()
         return len(grabbed)
 
+    def lock_rows(self) -> int:
+        """Lock the rows of QUEUED tasks from another session until ``unlock_rows``.
+
+        Returns their number; call it again if there were none.
+        """
+        if self._locker is None:
+            self._locker = self.postgres.session("another application")
+            self._locker.rows(BEGIN_LOCKING)
+        return len(self._locker.rows(LOCK_QUEUED))
+
+    def unlock_rows(self) -> int:
+        """End the session that locks rows; return how many statements have waited for it."""
+        locker, self._locker = self._locker, None
+        if locker is not None:
+            locker.close()
+            self._inside(self.look_again)
+        waited, self._waited = self._waited, 0
+        return waited
+
     def close(self) -> None:
         """Roll everything back after the run and end its backends in the real server."""
         self._drop_everything()
@@ -199,6 +221,9 @@ class PostgresNode:
         parked = self.locks.park(self.postgres.control, connection)
         if parked:
             self.note(connection, "waits for a lock")
+            self._waited += self._locker is not None and self.locks.waits_for(
+                self.postgres.control, connection, self._locker.pid
+            )
             self.look_again()
         return parked
 
@@ -299,7 +324,8 @@ class PostgresNode:
 
     def _drop_everything(self) -> None:
         grabbed, self._grabbed = self._grabbed or [], None
-        for backend in grabbed:
+        locker, self._locker = self._locker, None
+        for backend in (*grabbed, *([locker] if locker else [])):
             backend.drop()
         self.locks.parked.clear()
         for connection in list(self._connections.values()):

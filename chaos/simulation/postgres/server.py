@@ -22,6 +22,7 @@ from holdfast.devstack.servers import EmbeddedPostgres
 from holdfast.store.migrate import upgrade_in_loop
 
 DATABASE = "holdfast"
+_NAME = "simulation"
 _SCHEMA = Path(__file__).with_name("schema.sql")
 # The size of this file in bytes is the database's clock: microseconds since the day before EPOCH.
 # It is sparse, so it takes no space. Setting it costs 0.6 us (a round trip for setval() or
@@ -84,7 +85,7 @@ class SharedPostgres:
             self._clock = os.open(self._server.cluster / _CLOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
             self.set_clock(0.0)
             self._migrate()
-            self._control = self._new_control()
+            self._control = self.session(_NAME)
         except BaseException:
             self.__exit__()
             raise
@@ -135,11 +136,15 @@ class SharedPostgres:
         """
         return Backend(self._entered().socket)
 
+    def session(self, name: str) -> Control:
+        """Open another session of the arena, under this application name."""
+        return Control(self._entered().socket, DATABASE, name)
+
     def start(self) -> None:
         """Start the server again; after a kill it recovers what was committed."""
         with audit.real():
             self._entered().start()
-        self._control = self._new_control()
+        self._control = self.session(_NAME)
 
     def kill(self) -> None:
         """Send SIGKILL to all processes of the server and wait until they have ended."""
@@ -195,16 +200,13 @@ class SharedPostgres:
 
     def _migrate(self) -> None:
         with audit.real():
-            control = self._new_control()
+            control = self.session(_NAME)
             control.rows(_SCHEMA.read_text(encoding="utf-8"))
             control.close()
             asyncio.run(upgrade_in_loop(DeclaredSettings(database_url=self.url)))
-            control = self._new_control()
+            control = self.session(_NAME)
             control.rows(CHAOS_EFFECTS)
             control.close()
-
-    def _new_control(self) -> Control:
-        return Control(self._entered().socket, DATABASE, "simulation")
 
     def _hang_up(self) -> None:
         if self._control is not None:

@@ -13,7 +13,7 @@ ARGS  ?=
 TASKS ?= 20000
 
 # Each test worker has its own Postgres and Valkey. WORKERS=0 runs the tests in one process.
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15
 
 .DEFAULT_GOAL := help

@@ -49,8 +49,10 @@ TIERS = ("observability", "stack", "simulation", "server", "unit")
 # marker itself.
 TIER_OF_FIXTURE = {
     "chaos": "stack",
+    "command": "stack",
     "stack": "stack",
     "temporary": "stack",
+    "wheel": "stack",
     "simulation_servers": "simulation",
     "reaper": "server",
 }

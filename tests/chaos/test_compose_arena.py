@@ -44,6 +44,7 @@ def run_calm(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -68,6 +69,7 @@ def test_unusable_docker_is_reported_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.stack
 def test_unsupported_scenario_is_refused() -> None:
     argv = [sys.executable, "-m", "chaos", "run", "clock_skew", "--arena", "compose"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -256,6 +256,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.stack
 async def test_failing_test_is_reported_by_its_key(tree: Path, tmp_path: Path) -> None:
     node = "tests/test_some.py::TestOfClass::test_bad[a::b]"
     report = await run_pytest(tree, ["tests/test_some.py::test_good", node], tmp_path, 60)
@@ -265,11 +266,13 @@ async def test_failing_test_is_reported_by_its_key(tree: Path, tmp_path: Path) -
     assert len(report.tests) == 2
 
 
+@pytest.mark.stack
 async def test_passing_tests_are_no_failure(tree: Path, tmp_path: Path) -> None:
     report = await run_pytest(tree, ["tests/test_some.py::test_good"], tmp_path, 60)
     assert not report.failed
 
 
+@pytest.mark.stack
 async def test_hanging_test_is_a_timeout(tree: Path, tmp_path: Path) -> None:
     arguments = ["tests/test_some.py::test_endless"]
     report = await run_pytest(tree, ["--timeout=1", *arguments], tmp_path, 60)
@@ -279,6 +282,7 @@ async def test_hanging_test_is_a_timeout(tree: Path, tmp_path: Path) -> None:
     assert report.failed
 
 
+@pytest.mark.stack
 async def test_only_a_test_that_fails_twice_kills(tree: Path) -> None:
     mutant = mutant_of("a", old="def row_to_story", new="def row_to_story")
     probes = Probes(SOURCES, product_files(SOURCES))

@@ -156,6 +156,7 @@ def test_environment_is_the_same_under_the_same_seed(
     assert first.digest == second.digest
 
 
+@pytest.mark.stack
 async def test_digest_is_stable_across_processes_and_hash_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: SimulatedRun
 ) -> None:

@@ -21,6 +21,8 @@ from holdfast.runtime.health import start_server, stop_server
 EXAMPLES = Path(__file__).parents[2] / "system" / "examples"
 RUN_SECONDS = 40.0
 
+pytestmark = pytest.mark.stack
+
 
 @dataclass
 class Program:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from bench import Bench
 
 from chaos.checker.bounds import compute
@@ -20,6 +21,9 @@ from chaos.scenario.scenario import Scenario
 from holdfast.model.lifecycle import State
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.stack
+
 HANDLERS = """
 import asyncio, os, signal
 from holdfast import task

@@ -62,6 +62,7 @@ assert max(len(text.subject), len(text.message_id)) <= {LINE_CHARACTERS_MAX}
 """
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("name", HOSTILE)
 def test_reading_costs_little(name: str) -> None:
     argv = [sys.executable, "-c", READ]

@@ -22,6 +22,8 @@ from holdfast.model.lifecycle import State
 from holdfast.store.transitions import CLAIM_BYTES_MAX
 from holdfast.telemetry.event_names import EventName
 
+pytestmark = pytest.mark.stack
+
 _TASKS = 100
 _HANDLER = """
 from holdfast import task

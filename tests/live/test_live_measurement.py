@@ -35,6 +35,12 @@ IDLE = ByteCounts(sent=0, received=0, connections=1, closed=0)
 THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
 
 
+def downloaded(count: int) -> EdgeMeasurement:
+    """Return a measurement of an edge as fast as before, through which so many bytes came."""
+    traffic = ByteCounts(sent=100, received=count, connections=1, closed=0)
+    return seen(baseline_seconds=0.01, probe_seconds=0.011, answered=True, traffic=traffic)
+
+
 @pytest.mark.parametrize(
     ("fault", "measured", "observed"),
     [
@@ -76,23 +82,13 @@ THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
         ),
         pytest.param(
             plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
-            seen(
-                baseline_seconds=0.01,
-                probe_seconds=0.011,
-                answered=True,
-                traffic=ByteCounts(sent=100, received=1800, connections=1, closed=0),
-            ),
+            downloaded(1800),
             True,
             id="as much as the rate lets through",
         ),
         pytest.param(
             plan(fault="bandwidth", stream="down", attributes={"rate": 1}),
-            seen(
-                baseline_seconds=0.01,
-                probe_seconds=0.011,
-                answered=True,
-                traffic=ByteCounts(sent=100, received=2500, connections=1, closed=0),
-            ),
+            downloaded(2500),
             False,
             id="more than the rate lets through",
         ),

@@ -179,7 +179,7 @@ async def test_body_announced_too_long_is_refused_without_reading_it(
 
 
 async def test_bodies_under_way_are_bounded_together(served: str) -> None:
-    """Uploads that never end hold at most 32 MiB; the next is told to come later."""
+    """Uploads that never end hold at most 32 MiB; the next request is answered 503."""
     host, port = served.removeprefix("http://").split(":")
     head = (
         "POST /tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -239,7 +239,7 @@ def test_a_request_costs_what_its_size_allows(
 def test_the_largest_batches_at_once_fit_into_the_container(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
-    """Bodies that are received are bounded together; the rest is told to come later."""
+    """Bodies under way are bounded together; a request beyond the bound is answered 503."""
     service = yaml.safe_load((SOURCES / "docker-compose.yml").read_text())["services"]["api"]
     limit = service["deploy"]["resources"]["limits"]["memory"]
     body = Sent(shape("empty arrays"), BATCH_BYTES - 100_000, 67).body()

@@ -16,9 +16,9 @@ class Turns:
 
     A thread would not free the loop: parsers and encoders hold the interpreter lock.
 
-    Whoever expands its input, to be followed by more work, holds ``expanding`` meanwhile. So one of
-    them at most waits for a turn, and what has been expanded comes to its end between them:
-    otherwise all inputs are expanded, in memory, before the first is done with.
+    A caller that decodes its input before other work on it holds ``expanding`` while it decodes. At
+    most one decode then waits for a turn, and the work on decoded inputs gets turns in between:
+    otherwise all inputs would be decoded, and in memory, before the first is finished.
     """
 
     def __init__(self) -> None:

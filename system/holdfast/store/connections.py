@@ -54,7 +54,7 @@ class _Connection(asyncpg.Connection):
     """A connection whose close does not wait for the server, which may never answer."""
 
     async def close(self, *, timeout: float | None = None) -> None:
-        """Say goodbye and close the socket."""
+        """Send Terminate and close the socket."""
         # Not a public API: an asyncpg without this attribute just closes it.
         transport = getattr(self, "_transport", None)
         if transport is not None and not self.is_closed():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import uvloop
@@ -62,11 +64,27 @@ def test_exit_in_a_callback_is_contained(loop: asyncio.AbstractEventLoop, end: s
 
 
 def test_exit_of_the_main_task_ends_it(loop: asyncio.AbstractEventLoop) -> None:
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
     async def main() -> int:
         sys.exit(5)
 
     with pytest.raises(SystemExit, match="5"):
         run_main(loop, main())
+    gc.collect()
+    assert not reported, "its exception was raised here: asyncio must not report it again"
+
+
+def test_main_task_that_ends_beside_an_exit_has_its_own_code(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> int:
+        on_stop_signal(lambda: None)
+        loop.call_soon(sys.exit, 3)
+        return 7
+
+    assert run_main(loop, main()) == 7
 
 
 def test_interrupt_without_a_handler_of_the_process_ends_it(

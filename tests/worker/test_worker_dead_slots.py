@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -111,9 +112,9 @@ async def test_quarantined_task_makes_a_worker_leave_that_is_never_idle(
     ):
         await bench.until_state(dead, State.FAILED)
         await until(lambda: worker.slots.only_dead)
-        (quarantined,) = await bench.submit("quick")
+        (quarantined,) = await bench.submit("quick", run_at=datetime.now(UTC) + timedelta(days=1))
         bench.sql(
-            "UPDATE tasks SET losses = 2, attempt = attempt + 2, epoch = epoch + 4"
+            "UPDATE tasks SET losses = 2, attempt = 2, epoch = 4, due_at = now()"
             f" WHERE id = '{quarantined}'"
         )
         assert await running == EXIT_DEAD

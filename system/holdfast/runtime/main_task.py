@@ -24,8 +24,10 @@ def run_main(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int]) ->
         try:
             return loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if task.done():
+                return task.result()
             interrupted = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            if task.done() or (interrupted and isinstance(error, KeyboardInterrupt)):
+            if interrupted and isinstance(error, KeyboardInterrupt):
                 raise
             loop.call_exception_handler(
                 {"message": "A task or callback tried to end the process", "exception": error}

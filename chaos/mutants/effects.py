@@ -29,9 +29,9 @@ _POOLED = Mutant(
 _NOT_RESET = Mutant(
     name="connections_not_reset",
     guard="a connection's open transaction is rolled back on return to the pool",
-    what="the next user continues the transaction of the previous one",
+    what="the next user finds the transaction of the previous one",
     scenario="zombie_returns",
-    killers=("S1", "S4", "S11"),
+    killers=("S20",),
     edits=(
         Edit(
             "system/holdfast/store/connections.py",
@@ -41,10 +41,10 @@ _NOT_RESET = Mutant(
         ),
         Edit(
             _TRANSACTION,
-            "                await self._connections.discard(connection)\n",
-            "                if connection.sync_connection is not None:\n"
-            "                    connection.sync_connection._transaction = None\n"
-            "                await self._connections.discard(connection)\n",
+            "                await self._connections.discard(begun.connection)\n",
+            "                if begun.connection.sync_connection is not None:\n"
+            "                    begun.connection.sync_connection._transaction = None\n"
+            "                await self._connections.discard(begun.connection)\n",
         ),
     ),
 )
@@ -111,7 +111,7 @@ def _distinct(ids""",
         "cancelled_connection_pooled_not_reset",
         _POOLED,
         _NOT_RESET,
-        killers=("S1", "S4", "S11"),
+        killers=("S20",),
     ),
     Mutant(
         name="cancel_in_transaction",

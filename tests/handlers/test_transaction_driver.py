@@ -10,9 +10,10 @@ from sqlalchemy import text
 from transaction_bench import INSERT, Bench, claimed
 from waiting import until
 
-from holdfast.errors import Unstorable
+from holdfast.errors import Unavailable, Unstorable
 from holdfast.model.lifecycle import State
 from holdfast.settings import Settings
+from holdfast.store.driver import DriverTransaction
 from holdfast.store.transaction_pool import TransactionPool
 
 
@@ -68,11 +69,11 @@ async def test_handlers_that_wait_get_the_connection_in_turn(bench: Bench) -> No
     order: list[int] = []
 
     async def hold(number: int) -> None:
-        connection = await pool.acquire()
+        begun = await pool.begin()
         order.append(number)
         assert pool.used == 1
-        await asyncio.sleep(0)
-        await pool.release(connection, keep=number % 2 == 0)
+        await begun.rollback()
+        await pool.release(begun.connection, keep=number % 2 == 0)
 
     async with asyncio.TaskGroup() as group:
         for number in range(3):
@@ -87,8 +88,43 @@ async def test_handlers_that_wait_get_the_connection_in_turn(bench: Bench) -> No
 
 async def test_connection_that_a_handler_took_is_reset(bench: Bench) -> None:
     """Its options, such as the isolation, must not reach the next handler."""
-    connection = await bench.transactions._connections.acquire()
+    begun = await bench.transactions._connections.begin()
+    await begun.rollback()
+    connection = begun.connection
     await connection.execution_options(isolation_level="SERIALIZABLE")
     await bench.transactions._connections.release(connection, keep=False)
     async with bench.context().transaction() as tx:
         assert await tx.connection.get_isolation_level() == "READ COMMITTED"
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept at hand", "in SQLAlchemy's pool"])
+async def test_connection_lost_unnoticed_costs_the_next_handler_nothing(
+    bench: Bench, keep: bool
+) -> None:
+    pool = bench.transactions._connections
+    begun = await pool.begin()
+    (row,) = await begun.rows(text("SELECT pg_backend_pid() AS pid"), {})
+    await begun.rollback()
+    await pool.release(begun.connection, keep=keep)
+    # It blocks the event loop, which reads the server's farewell only when BEGIN waits for a reply.
+    bench.sql(f"SELECT pg_terminate_backend({row['pid']}, 5000)")
+    async with bench.context().transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+    assert await bench.state() == (State.SUCCEEDED, None, [1])
+
+
+async def test_unreachable_server_is_said_once_every_pooled_connection_was_tried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    async def broken(self: DriverTransaction) -> None:
+        tried.append(self)
+        raise ConnectionResetError("reset by a middlebox")
+
+    monkeypatch.setattr(DriverTransaction, "begin", broken)
+    with pytest.raises(Unavailable, match=r"cannot reach Postgres.*reset by a middlebox"):
+        async with bench.context().transaction():
+            pytest.fail("it began")
+    assert len(tried) == bench.engine.pool.size() + 1  # type: ignore[attr-defined]
+    assert bench.transactions.connections_used == 0

@@ -88,11 +88,10 @@ class Transactions:
     @asynccontextmanager
     async def _within(self, commit: Commit) -> AsyncIterator[Transaction]:
         """Send BEGIN, run the block, finish, COMMIT; discard the connection unless it is sound."""
-        connection = await self._connections.acquire()
+        begun = await self._connections.begin()
         sound = False
-        transaction = Transaction(connection)
+        transaction = Transaction(begun.connection)
         try:
-            begun = DriverTransaction(connection)
             try:
                 yield transaction
                 await self._finish(commit, begun, transaction.result)
@@ -105,9 +104,9 @@ class Transactions:
             sound = True
         finally:
             if sound:
-                await self._connections.release(connection, keep=not transaction.lent)
+                await self._connections.release(begun.connection, keep=not transaction.lent)
             else:
-                await self._connections.discard(connection)
+                await self._connections.discard(begun.connection)
 
     def _span(self, commit: Commit, name: str) -> AbstractContextManager[Span]:
         return child_span(commit.span, name, self._of_database, SpanKind.CLIENT)
@@ -129,9 +128,10 @@ class Transactions:
             if commit.span is not None:
                 commit.span.refused()
             found = f"{answer.state} at epoch {answer.epoch}" if answer.state else "gone"
+            became = "this worker ended it before, as" if answer.done else "it is"
             raise TaskLost(
                 f"task {attempt.task_id} no longer belongs to this attempt (epoch "
-                f"{attempt.epoch}): it is {found}; the transaction was rolled back"
+                f"{attempt.epoch}): {became} {found}; the transaction was rolled back"
             )
 
     async def _commit(self, commit: Commit, begun: DriverTransaction) -> None:

@@ -2,8 +2,8 @@
 
 Handlers use SQLAlchemy. What Holdfast adds to their transaction is one statement and COMMIT, and
 the way through SQLAlchemy costs three times as much as these two do themselves. It remains the way
-if no statement was sent yet (the adapter sends BEGIN before the first one) and while another
-statement of the handler is in flight (the adapter lets one wait for the other).
+if the adapter has not sent BEGIN yet, and while another statement of the handler is in flight (the
+adapter lets one wait for the other).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _STATEMENTS_MAX = 256
 
 
 class DriverTransaction:
-    """The transaction of a connection that was checked out; BEGIN is sent with its first statement.
+    """The transaction of a connection that was checked out.
 
-    After an error of ``commit`` or ``rollback`` the caller discards the connection.
+    After an error of ``begin``, ``commit`` or ``rollback`` the caller discards the connection.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -35,6 +35,20 @@ class DriverTransaction:
         # Without a greenlet, which only I/O needs.
         self._sync = cast("Connection", connection.sync_connection)
         self._root = self._sync.begin()
+
+    async def begin(self) -> None:
+        """Send BEGIN now, not with the first statement: a connection that is lost fails here.
+
+        Raises:
+            OSError, sqlalchemy.exc.DBAPIError: it cannot be used.
+        """
+        # Not a public API: an adapter without it sends BEGIN with the first statement.
+        start = getattr(self._adapter, "_start_transaction", None)
+        if start is not None:
+            try:
+                await start()
+            except self._sync.dialect.loaded_dbapi.Error as error:
+                raise DBAPIError("BEGIN", None, error) from error
 
     async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Row]:
         """Run a statement and return its rows.

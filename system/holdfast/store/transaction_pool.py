@@ -3,11 +3,15 @@
 SQLAlchemy's pool costs a transaction as much as its INSERT does: a greenlet each to check out and
 to close, and for each handler that waits a task; a handler that comes later may overtake those that
 wait. So a connection that only executed statements is kept for the next handler.
+
+A connection may be lost without the driver having noticed, which is seen when BEGIN is sent: then
+another one is tried, so that no attempt fails for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from holdfast.errors import Unavailable
 from holdfast.store.connections import answered, checkout, discard, is_usable
 from holdfast.store.database import reason
+from holdfast.store.driver import DriverTransaction
 
 
 class TransactionPool:
@@ -28,23 +33,24 @@ class TransactionPool:
         pool = engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)  # noqa: S101 - as create_engine makes it
         self._wait_seconds = pool.timeout()
-        self._free = asyncio.Semaphore(pool.size())
+        self._size = pool.size()
+        self._free = asyncio.Semaphore(self._size)
         self._kept: list[AsyncConnection] = []
 
-    async def acquire(self) -> AsyncConnection:
-        """Return a connection that may be expected to answer; ``release`` or ``discard`` it.
+    async def begin(self) -> DriverTransaction:
+        """Return a transaction that has begun; ``release`` or ``discard`` its connection.
 
         Raises:
-            Unavailable: all of them stayed in use, or Postgres cannot be reached.
+            Unavailable: all connections stayed in use, or Postgres cannot be reached.
         """
         await self._wait()
         try:
-            connection = await self._connection()
+            begun = await self._begin()
         except BaseException:
             self._free.release()
             raise
         self.used += 1
-        return connection
+        return begun
 
     async def release(self, connection: AsyncConnection, *, keep: bool) -> None:
         """Take back a connection without a transaction.
@@ -87,15 +93,33 @@ class TransactionPool:
                 "increase HOLDFAST_TRANSACTION_CONNECTIONS"
             ) from error
 
+    async def _begin(self) -> DriverTransaction:
+        try:
+            for _ in range(self._size):  # every pooled connection may be lost
+                connection = await self._connection()
+                with contextlib.suppress(OSError, DBAPIError):
+                    return await _begin_on(connection)
+            return await _begin_on(await self._connection())
+        except (OSError, DBAPIError, PoolTimeout) as error:
+            raise Unavailable(
+                f"cannot reach Postgres for ctx.transaction(): {reason(error)}"
+            ) from error
+
     async def _connection(self) -> AsyncConnection:
         while self._kept:
             connection = self._kept.pop()
             if await is_usable(connection, self._engine):
                 return connection
             await discard(connection)
-        try:
-            return await checkout(self._engine)
-        except (OSError, DBAPIError, PoolTimeout) as error:
-            raise Unavailable(
-                f"cannot reach Postgres for ctx.transaction(): {reason(error)}"
-            ) from error
+        return await checkout(self._engine)
+
+
+async def _begin_on(connection: AsyncConnection) -> DriverTransaction:
+    """Begin on the connection, or discard it and raise."""
+    try:
+        begun = DriverTransaction(connection)
+        await begun.begin()
+    except BaseException:
+        await discard(connection)
+        raise
+    return begun

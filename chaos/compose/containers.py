@@ -120,9 +120,8 @@ class Container:
         give_up = time.monotonic() + timeout_seconds
         starts = self.starts
         while time.monotonic() < give_up:
-            with contextlib.suppress(httpx.HTTPError):
-                if self.alive and await self._socket_stats.ready(self.name):
-                    return
+            if await self.readiness() == 200:
+                return
             if self.starts > starts + 3 and not patient:
                 break  # it keeps dying, so waiting is useless
             await asyncio.sleep(_LOOK_SECONDS)
@@ -130,6 +129,13 @@ class Container:
             f"{self.name} was not ready within {timeout_seconds:.0f} s ({self.starts} starts); "
             f"its log ends:\n{await tail(self.container)}"
         )
+
+    async def readiness(self) -> int | None:
+        """Return the status of its /readyz; None without an answer."""
+        if self.alive:
+            with contextlib.suppress(httpx.HTTPError):
+                return await self._socket_stats.readiness(self.name)
+        return None
 
     def kill(self) -> int:
         """``docker kill``."""

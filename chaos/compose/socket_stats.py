@@ -110,11 +110,11 @@ class RemoteSocketStats:
         seconds: float | None = answer.json()
         return seconds
 
-    async def ready(self, role: str) -> bool:
-        """Whether that role reports that it is ready."""
+    async def readiness(self, role: str) -> int | None:
+        """Return the status of that role's /readyz; None without an answer."""
         answer = await self._client.get("/ready", params={"role": role})
         answer.raise_for_status()
-        return bool(answer.json() == 200)
+        return int(answer.json()) or None
 
 
 def main(*, port: Annotated[int, typer.Option(help="Port to listen on.")]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -77,6 +76,9 @@ class Actor(Protocol):
     def stopped(self) -> bool:
         """Whether the operating system reports its process as paused."""
 
+    async def readiness(self) -> int | None:
+        """Return the HTTP status of its readiness; None without an answer."""
+
     async def ready(self, timeout_seconds: float = ..., *, patient: bool = ...) -> None:
         """Wait until the role reports that it is ready; raises ActorFailed.
 
@@ -119,6 +121,7 @@ class ProcessFault:
         self._actor = actor
         self._observer = observer
         self._is_worker = actor.name.startswith("worker-")
+        self._graceful = fault.fault in {"terminate", "restart"}
 
     async def run(self, hold: Hold) -> Observed:
         """Inject the fault, ``hold``, undo it; return whether it was observed, and the evidence."""
@@ -134,13 +137,15 @@ class ProcessFault:
     async def busy(self) -> None:
         """Wait briefly until the worker runs a task: a fault in an idle worker proves little.
 
-        A graceful stop needs a process that is ready, so that is awaited for longer. The database
-        is not enough to decide this: it may still list tasks of a process that is gone.
+        A graceful stop needs a process that answers, so that is awaited for longer. It need not be
+        ready, which takes until the end of an outage. The database is not enough to decide this: it
+        may still list tasks of a process that is gone.
         """
-        if self._fault.fault in {"terminate", "restart"}:
-            with contextlib.suppress(ActorFailed):
-                await self._actor.ready(_UP_SECONDS, patient=True)
         give_up = time.monotonic() + _UP_SECONDS
+        while self._graceful and time.monotonic() < give_up:
+            if await self._actor.readiness() is not None:
+                break
+            await asyncio.sleep(0.01)
         while not self._actor.alive and time.monotonic() < give_up:
             await asyncio.sleep(0.01)
         give_up = time.monotonic() + _BUSY_SECONDS

@@ -21,6 +21,8 @@ from chaos.scenario.vocabulary import SERVERS, TargetKind
 
 # Time until a process that was ended is ready and busy again.
 _RECOVERY_SECONDS = 3.0
+# An idle worker asks Redis once a second: a shorter fault of that edge might meet nothing.
+_IDLE_SECONDS = 1.1
 _TRIES = 200
 _CONDITION_SHARE = 0.25
 _ROUNDS = 5
@@ -196,6 +198,8 @@ def _arranged(
         option = rng.choices(menu, [each.weight for each in menu])[0]
         start = round(rng.uniform(*storm.begin), 2)
         lasts = round(rng.uniform(*(option.lasts or storm.lasts)), 2)
+        if option.plan().target_kind is TargetKind.EDGE:
+            lasts = max(lasts, _IDLE_SECONDS)
         known = option.plan().candidates(field)
         targets = sorted(rng.sample(known, min(option.pick, len(known))), key=known.index)
         if not targets:

@@ -291,6 +291,8 @@ def test_transition_committed_after_the_exit_is_exempt() -> None:
 FAULTS = {
     "collector": (injected("down", "worker-1->collector", 1.0, 3.0), COLLECTOR_UNREACHABLE),
     "reply": (injected("timeout", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
+    # Found by storm in simulation, seed 1212721499: a claim whose reply was swallowed.
+    "swallowed": (injected("silent_drop", "worker-1->postgres", 1.0, 3.0), REPLY_LOST),
     "postgres": (injected("kill", "postgres", 1.0, 3.0), REPLY_LOST),
     "frozen": (injected("pause", "worker-1", 1.0, 3.0), REPLY_LOST),
 }

@@ -178,6 +178,24 @@ async def test_busy_waits_for_a_process_that_is_restarting(bench: FaultBench) ->
     assert actor.alive
 
 
+# Found by storm in simulation, seed 1212721487: it waited until the end of an outage of Postgres.
+@pytest.mark.parametrize("status", [200, 503])
+async def test_graceful_stop_waits_for_an_answer_not_for_readiness(
+    bench: FaultBench, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    answers: list[int | None] = [None, None, status]
+
+    async def readiness(_: object) -> int | None:
+        return answers.pop(0)
+
+    monkeypatch.setattr("chaos.nemesis.process_faults._BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("chaos.nemesis.process_faults._UP_SECONDS", 60.0)
+    actor = await bench.start()
+    monkeypatch.setattr(type(actor), "readiness", readiness)
+    await asyncio.wait_for(bench.fault("terminate").busy(), 5)
+    assert answers == []
+
+
 async def test_scheduler_has_no_incarnation_in_the_evidence(bench: FaultBench) -> None:
     await bench.start("scheduler-1")
     observed, evidence = await bench.fault("kill").run(hold_briefly)

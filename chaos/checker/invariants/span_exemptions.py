@@ -27,7 +27,9 @@ _BEFORE_SECONDS, _AFTER_SECONDS = 0.2, 1.0
 # A collector whose round trip is below this is slow, but reachable.
 _REACHABLE_MILLISECONDS = 2000
 # Faults that lose replies: on an edge to Postgres, and on Postgres. Long latency does too.
-_LOSES_REPLIES = frozenset({"timeout", "down", "reset_peer", "limit_data", "bandwidth"})
+_LOSES_REPLIES = frozenset(
+    {"timeout", "down", "reset_peer", "limit_data", "bandwidth", "silent_drop"}
+)
 _POSTGRES = frozenset({"kill", "pause", "restart", "terminate_backends"})
 
 

@@ -27,6 +27,7 @@ from chaos.mutants import (
     hints,
     instrumentation,
     requests,
+    resent,
     scans,
     scheduler,
     single,
@@ -68,6 +69,7 @@ __all__ = [
 _GUARDS = (
     transitions,
     single,
+    resent,
     submit,
     scans,
     hints,

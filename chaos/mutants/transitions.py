@@ -197,21 +197,6 @@ _ENDS = (
         ),
     ),
     Mutant(
-        name="resent_end_refused",
-        guard="a resent outcome of the same worker is accepted (released_by)",
-        what="it is refused as a stale write",
-        scenario="replies_lost",
-        killers=("S8",),
-        edits=(
-            Edit(
-                _FILE,
-                "COALESCE(locked.epoch = input.epoch + 1 "
-                "AND locked.released_by = CAST(:worker AS uuid), false)",
-                "false",
-            ),
-        ),
-    ),
-    Mutant(
         name="release_without_epoch",
         guard="a failure names the epoch of its attempt",
         what="a late failure ends the attempt of the current owner",

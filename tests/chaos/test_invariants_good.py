@@ -54,7 +54,7 @@ def test_open_poison_task_is_left_to_liveness() -> None:
 def test_released_failed_or_cancelled_attempts_are_not_wasted() -> None:
     run = Specimen()
     run.submit("a").dispatch().republish().claim().end(Reason.RELEASED).dispatch().claim()
-    run.lives[0].end(Reason.FAILED).dispatch().claim().succeed().stale_finish("worker-1", 1)
+    run.lives[0].end(Reason.FAILED).dispatch().claim().succeed()
     run.submit("cancelled").dispatch().claim().cancel().end(Reason.DISCARDED)
     run.submit("given back").dispatch().claim().cancel().end(Reason.RELEASED)
     run.submit("dead letter", max_attempts=1).dispatch().claim().end(Reason.FAILED)

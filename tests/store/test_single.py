@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from bench import Bench
 
-from holdfast.model.claim import Success
+from holdfast.model.claim import Failure, Success
 from holdfast.model.ids import new_id
-from holdfast.model.lifecycle import State
+from holdfast.model.lifecycle import Reason, State
 from holdfast.store import single
 
 _STALE = (
@@ -65,3 +65,33 @@ async def test_resent_finish_and_an_unknown_task_are_left_to_the_batch(bench: Be
     (unknown,) = await bench.store.finish([Success(new_id(), 1, "1")], worker)
     assert (unknown.done, unknown.state) == (False, None)
     assert len(bench.sql(_STALE)) == 1
+
+
+async def test_resent_end_is_answered_with_the_state_it_left_although_the_task_moved_on(
+    bench: Bench,
+) -> None:
+    """The worker logs and counts what its end did, not what another process did after it."""
+    worker, other = await bench.registered(), await bench.registered()
+    (first,) = await bench.claimed("a", worker=worker, max_attempts=2)
+    end = Failure(first.task_id, first.epoch, Reason.FAILED, 0.0, '{"error": {}}')
+    (made,) = await bench.store.release([end], worker)
+    assert (made.made, made.state) == (True, State.SCHEDULED)
+
+    hints = (await bench.store.dispatch(10, "scheduler:test")).tasks
+    (second,) = (await bench.store.claim(hints, other, new_id())).grants
+    for success in (False, True):  # of its two kinds of end, one was sent first
+        if success:
+            (again,) = await bench.store.finish([Success(first.task_id, first.epoch, "1")], worker)
+        else:
+            (again,) = await bench.store.release([end], worker)
+        assert (again.made, again.done, again.state) == (False, True, State.SCHEDULED)
+    assert bench.sql(_STALE) == []
+
+    end = Failure(second.task_id, second.epoch, Reason.FAILED, 0.0, '{"error": {}}')
+    (made,) = await bench.store.release([end], other)
+    assert made.state is State.FAILED
+    assert (await bench.store.retry([first.task_id], "api:test"))[0].made
+    assert (await bench.store.cancel([first.task_id], "api:test"))[0].state is State.CANCELLED
+    (again,) = await bench.store.release([end], other)
+    assert (again.made, again.done, again.state) == (False, True, State.FAILED)
+    assert bench.sql(_STALE) == []

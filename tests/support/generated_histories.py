@@ -48,8 +48,9 @@ def _walk(draw: st.DrawFn, life: Life) -> None:
         _step(life, step, draw(st.sampled_from(WORKERS)))
     if life.state is State.FAILED and not life.poison and draw(st.booleans()):
         life.retry().dispatch().claim().succeed()
-    if life.losses:
-        life.stale_finish(life.run.labels[life.claimed_by[1]], 1)
+    if life.lost:
+        epoch = life.lost[0]
+        life.stale_finish(life.run.labels[life.claimed_by[epoch]], epoch)
     if draw(st.booleans()):
         life.cancel()
     life.read()

@@ -72,6 +72,7 @@ class Life:
     failures: int = 0
     claimed_by: dict[int, str] = field(default_factory=dict)  # epoch -> incarnation
     attempts: dict[int, int] = field(default_factory=dict)  # epoch -> attempt
+    lost: list[int] = field(default_factory=list)  # epochs
 
     def step(
         self, target: State, reason: Reason, actor: str, detail: dict[str, Any] | None = None
@@ -196,6 +197,7 @@ class Life:
         )
         target = after_attempt(counters, reason, cancel_requested=self.cancel_requested)
         if reason is Reason.LOST:
+            self.lost.append(self.epoch)
             self.run.dead.setdefault(self.claimed_by[self.epoch], instant(self.run.now))
             self.step(target, reason, "scheduler:scheduler-1")
         elif reason is Reason.RELEASED:

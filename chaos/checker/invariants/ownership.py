@@ -18,7 +18,7 @@ from holdfast.settings import Settings
 
 
 def repeated_end_refused(history: History) -> Iterator[Violation]:
-    """S8: a repeated end of an attempt is accepted while the task has not changed since."""
+    """S8: a repeated end of an attempt is accepted, whatever has happened to the task since."""
     for task_id, writes in history.stale_writes.items():
         ends = {
             event.epoch: event
@@ -27,9 +27,7 @@ def repeated_end_refused(history: History) -> Iterator[Violation]:
         }
         for write in writes:
             end = ends.get(write.epoch + 1)
-            if end is None or end.actor != f"worker:{write.worker_id}":
-                continue
-            if write.epoch_found == end.epoch:
+            if end is not None and end.actor == f"worker:{write.worker_id}":
                 message = f"{write.outcome} under epoch {write.epoch} was refused to its own worker"
                 yield Violation("S8", task_id, message, (end, write))
 

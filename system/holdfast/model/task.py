@@ -167,8 +167,8 @@ class Answer:
     """The result of a guarded statement for one id.
 
     ``made``: this send made the transition. ``done``: this or an earlier send of the same statement
-    made it. If not done, ``state`` and ``epoch`` are those read under the lock, None if the task
-    does not exist.
+    made it. ``state`` and ``epoch`` are those that an end of an attempt left, although the task may
+    have moved on; if not done, those read under the lock, None if the task does not exist.
     """
 
     task_id: UUID

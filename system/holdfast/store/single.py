@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from holdfast.model.claim import Success
 from holdfast.model.lifecycle import Reason, State
-from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING
+from holdfast.store.transitions import EVENT_COLUMNS, LEAVE_RUNNING, ended_before
 
 FINISH_ONE = text(f"""
 WITH locked AS MATERIALIZED (
@@ -46,6 +46,7 @@ stale AS (
     state, epoch
   FROM locked WHERE NOT EXISTS (SELECT FROM updated) AND NOT COALESCE(
     locked.epoch = CAST(:epoch AS int) + 1 AND locked.released_by = CAST(:worker AS uuid), false)
+    AND {ended_before("CAST(:epoch AS int)")} IS NULL
   RETURNING task_id, state_found, epoch_found)
 SELECT id AS task_id, true AS made, true AS done, state, epoch FROM updated
 UNION ALL

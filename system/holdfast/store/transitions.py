@@ -164,16 +164,32 @@ SELECT t.id AS task_id, t.epoch, t.cancel_requested, t.attempt, t.name, t.queue,
 FROM renewed LEFT JOIN holdfast.tasks t ON t.worker_id = renewed.id AND t.state = '{State.RUNNING}'
 ORDER BY t.id""")
 
+
+def ended_before(epoch: str) -> str:
+    """Return the SQL that reads to which state this worker ended an attempt of ``locked``, if so.
+
+    The task may have moved on since: its row has another state, and another epoch once claimed.
+    """
+    return f"""(SELECT e.to_state FROM holdfast.task_events e
+      WHERE e.task_id = locked.id AND e.epoch = {epoch} + 1 AND e.from_state = '{State.RUNNING}'
+        AND e.actor = CAST(:actor AS text))"""
+
+
 # The end of an attempt, possibly resent: accepted if the epoch matches, or if this worker already
-# ended this attempt. Anything else is a stale write: refused and recorded.
-_ANSWER = """
+# ended this attempt. Anything else is a stale write: refused and recorded. The event of an end that
+# was committed after this statement had begun is not visible to it: ``released_by`` is, in the row
+# version under the lock.
+_ANSWER = f"""
 settled AS (
   SELECT id, epoch - 1 AS sent, outcome, state, epoch, true AS made, true AS done FROM updated
   UNION ALL
-  SELECT input.id, input.epoch, input.outcome, locked.state, locked.epoch, false,
-    COALESCE(locked.epoch = input.epoch + 1 AND locked.released_by = CAST(:worker AS uuid), false)
-  FROM input LEFT JOIN locked ON locked.id = input.id
-  WHERE input.id NOT IN (SELECT id FROM updated)),
+  SELECT id, sent, outcome, COALESCE(before, state),
+    CASE WHEN before IS NULL THEN epoch ELSE sent + 1 END, false, before IS NOT NULL
+    OR COALESCE(epoch = sent + 1 AND released_by = CAST(:worker AS uuid), false)
+  FROM (SELECT input.id, input.epoch AS sent, input.outcome, locked.state, locked.epoch,
+      locked.released_by, {ended_before("input.epoch")} AS before
+    FROM input LEFT JOIN locked ON locked.id = input.id
+    WHERE input.id NOT IN (SELECT id FROM updated)) rest),
 stale AS (
   INSERT INTO holdfast.stale_writes (task_id, at, worker_id, epoch, outcome, state_found,
     epoch_found)

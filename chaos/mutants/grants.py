@@ -54,8 +54,36 @@ MUTANTS = (
         edits=(
             Edit(
                 "system/holdfast/store/scans.py",
-                "    alive.id IS NOT NULL AND COALESCE(t.claimed_at > alive.begun_until, true)",
-                "    alive.begun_until IS NULL AND false",
+                "alive.id IS NOT NULL\n      AND COALESCE(t.claimed_at > alive.begun_until, true)",
+                "alive.begun_until IS NULL AND false",
+            ),
+        ),
+    ),
+    Mutant(
+        name="stopped_lost",
+        guard="a worker that is stopped loses no attempt: what it was not told of had not begun",
+        what="such attempts are lost, as those of a worker that was killed",
+        scenario="stopped_unanswered",
+        killers=("S15", "S19", "S20"),
+        edits=(
+            Edit(
+                "system/holdfast/store/scans.py",
+                "CASE dead_reason WHEN 'stopped' THEN COALESCE(begun_until, '-infinity')",
+                "CASE dead_reason WHEN 'stopped' THEN 'infinity'::timestamptz",
+            ),
+        ),
+    ),
+    Mutant(
+        name="stopped_as_begun",
+        guard="a worker that stops says until when what it claimed has begun",
+        what="it says that everything has",
+        scenario="stopped_unanswered",
+        killers=("S15", "S19", "S20"),
+        edits=(
+            Edit(
+                "system/holdfast/worker/worker.py",
+                "self._beating.retire(self.id, self._executor.begun_until)",
+                'self._beating.retire(self.id, __import__("datetime").datetime.max)',
             ),
         ),
     ),

@@ -154,10 +154,9 @@ MUTANTS = (
         edits=(
             Edit(
                 _FILE,
-                "WITH dead AS MATERIALIZED "
-                "(SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL),",
-                "WITH dead AS MATERIALIZED (SELECT id FROM holdfast.workers\n"
-                "  WHERE dead_at > clock_timestamp() - interval '0.3 seconds'),",
+                "  FROM holdfast.workers WHERE dead_at IS NOT NULL),\nalive AS",
+                "  FROM holdfast.workers\n"
+                "  WHERE dead_at > clock_timestamp() - interval '0.3 seconds'),\nalive AS",
             ),
         ),
     ),

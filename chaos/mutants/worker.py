@@ -249,7 +249,7 @@ _LIVING = (
             Edit(
                 _FILE,
                 "            await self._claimer.leave()\n",
-                "            await self._beating.retire(self.id)\n"
+                "            await self._beating.retire(self.id, self._executor.begun_until)\n"
                 "            await self._claimer.leave()\n",
             ),
         ),

@@ -141,7 +141,7 @@ async def test_incarnations_are_ordered_by_start(store: Store, observer: Databas
     await store.register(other, "worker-2", ["default"], [])
     (found,) = await observer.incarnations("worker-1")
     assert (found.worker_id, found.dead_reason) == (str(first), None)
-    await store.retire(first)
+    await store.retire(first, None)
     await store.register(second, "worker-1", ["default"], [])
     old, new = await observer.incarnations("worker-1")
     assert [old.worker_id, new.worker_id] == [str(first), str(second)]

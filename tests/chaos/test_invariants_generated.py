@@ -247,6 +247,9 @@ CORRUPTIONS = {
         "S19", _kind(SqlEffect), _with_seen(seconds=99.0)
     ),
     "an attempt is lost by a living worker": Corruption("S20", _dead_worker, _with(dead_at=None)),
+    "an attempt is lost by a worker that stopped": Corruption(
+        "S20", _dead_worker, _with(dead_reason="stopped")
+    ),
     "a success was told to fail": Corruption(
         "S20", _event(Reason.SUCCEEDED), _with(reason=Reason.DISCARDED)
     ),

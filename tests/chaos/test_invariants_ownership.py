@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bad_histories import BadHistories, Maker, done, refused
 from life import Life, instant
-from specimen import Specimen
+from specimen import Specimen, retire
 
 from chaos.checker.invariants.registry import INVARIANTS
 from chaos.history.history import History
@@ -69,6 +69,14 @@ def _(run: Specimen) -> History:
     # The task runs again elsewhere, but that first attempt was ended by worker-1 itself.
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.FAILED)
     life.dispatch().claim("worker-2").stale_finish("worker-1", 1).succeed()
+    return run.history()
+
+
+@bad("S20", "attempt 1 lost, but its worker had ended by itself")
+def _(run: Specimen) -> History:
+    life = run.submit("a").dispatch().claim("worker-1")
+    retire(run, life)
+    life.end(Reason.LOST).dispatch().claim("worker-2").succeed()
     return run.history()
 
 

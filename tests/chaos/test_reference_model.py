@@ -241,12 +241,14 @@ def _ended(end: Ending, **evidence: Any) -> Ended:
         "by_scheduler": False,
         "owner_dead": False,
         "owner_stopped": False,
+        "owner_retired": False,
         "knows_name": True,
         "cancel_requested": False,
     }
     return Ended(end=end, **usual | evidence)
 
 
+RETIRED = {"owner_dead": True, "owner_retired": True, "by_scheduler": True}
 PLANNED = 'planned: x seen {"attempt": 1}'
 UNSTORABLE = "the result at /value cannot be stored as JSON: NaN"
 
@@ -260,6 +262,7 @@ UNSTORABLE = "the result at /value cannot be stored as JSON: NaN"
         ("swallow", "ledger", _ended(Ending.SUCCEEDED, cancel_requested=True)),
         ("swallow", "ledger", _ended(Ending.SUCCEEDED, owner_stopped=True)),
         (None, "ledger", _ended(Ending.HANDED_BACK, seconds=1.0, error="NotStarted")),
+        ("kill", "sql", _ended(Ending.HANDED_BACK, **RETIRED, seconds=0.1, error="NotStarted")),
         (
             "fail",
             "sql",
@@ -326,6 +329,8 @@ def test_ends_that_may_be(do: str | None, effect: str, ended: Ended) -> None:
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=3.4, error="Stopped")),
         ("hang", "ledger", _ended(Ending.TIMED_OUT, seconds=4.9, by_scheduler=True)),
         ("kill", "ledger", _ended(Ending.SUCCEEDED)),
+        ("kill", "ledger", _ended(Ending.LOST, **RETIRED)),
+        (None, "ledger", _ended(Ending.HANDED_BACK, **RETIRED)),
         ("swallow", "ledger", _ended(Ending.SUCCEEDED, seconds=9.0)),
         (None, "ledger", _ended(Ending.HANDED_BACK, seconds=0.4, error="NotStarted")),
         (None, "ledger", _ended(Ending.SUCCEEDED, seconds=0.7)),

@@ -93,7 +93,7 @@ async def test_mark_dead_shrinks_until_it_fits(bench: Bench, limited: str) -> No
 
 async def test_prune_of_workers_shrinks_until_it_fits(bench: Bench, limited: str) -> None:
     for _ in range(30):
-        await bench.store.retire(await bench.registered())
+        await bench.store.retire(await bench.registered(), None)
     bench.sql(SLOW_ROWS.format(seconds=0.02, event="DELETE", table="workers"))
     async with bench.scheduler(database_url=limited, sweep_batch=30, retention_days=1e-9):
         await until(lambda: bench.sql("SELECT 1 FROM workers") == [])
@@ -103,7 +103,7 @@ async def test_queues_of_dead_workers_are_read_in_parts(bench: Bench) -> None:
     for queues in (["b"], ["a", "b"], ["c"], ["a"], ["d"]):
         worker = uuid4()
         await bench.store.register(worker, "test", queues, [])
-        await bench.store.retire(worker)
+        await bench.store.retire(worker, None)
     await bench.store.register(uuid4(), "test", ["of the living"], [])
     async with bench.scheduler(sweep_batch=2) as scheduler:
         assert await scheduler._queues_of_dead_workers() == ["a", "b", "c", "d"]

@@ -54,7 +54,7 @@ OPERATIONS: dict[str, Operation] = {
         [Failure(w.task_id, w.epoch, Reason.RELEASED, unhandled=True)], w.owner or w.alive
     ),
     "mark_dead": lambda s, _: s.mark_dead(10, LATER, 60.0),
-    "retire": lambda s, w: s.retire(w.owner or w.alive),
+    "retire": lambda s, w: s.retire(w.owner or w.alive, w.begun_until),
     "reclaim": lambda s, _: s.reclaim(10, "scheduler"),
     "cancel": lambda s, w: s.cancel([w.task_id], "api"),
     "retry": lambda s, w: s.retry([w.task_id], "api"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -154,7 +155,7 @@ async def test_manual_retry_allows_exactly_one_more_loss(bench: Bench) -> None:
     offer, worker = await offered(bench, quarantined=1, ordinary=0), await bench.registered()
     (task,) = ids(offer.quarantined)
     await claim(bench, offer.quarantined, worker, exclusive=True)
-    await bench.store.retire(worker)
+    await bench.store.retire(worker, datetime.max.replace(tzinfo=UTC))
     (taken,) = await bench.store.reclaim(10, "scheduler:test")
     assert taken.state is State.FAILED
     await bench.store.retry([task], "api:test")

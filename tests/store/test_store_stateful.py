@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -37,6 +37,7 @@ from holdfast.settings import Settings
 from holdfast.store.store import Store
 
 T = TypeVar("T")
+LATER = datetime.max.replace(tzinfo=UTC)
 ENDS = [Reason.FAILED, Reason.DISCARDED, Reason.RELEASED, Reason.TIMED_OUT]
 
 
@@ -54,7 +55,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.store = Store(self.configuration, connections=1, application_name="stateful")
         self.models: dict[UUID, Model] = {}
-        self.dead: set[UUID] = set()
+        self.dead: dict[UUID, Reason] = {}  # how its attempts end
         for table in ("tasks", "requests", "task_events", "effects", "stale_writes", "workers"):
             self.run(self._scalar(f"WITH d AS (DELETE FROM {table}) SELECT 0"))
         self.settled: dict[tuple[UUID, int], tuple[UUID, State]] = {}
@@ -85,10 +86,10 @@ class StoreMachine(RuleBasedStateMachine):
     def first_tasks(self) -> Any:
         return self._submit(2, max_attempts=3)
 
-    @rule(worker=workers)
-    def kill_worker(self, worker: UUID) -> None:
-        self.run(self.store.retire(worker))
-        self.dead.add(worker)
+    @rule(worker=workers, begun=st.booleans())
+    def end_worker(self, worker: UUID, begun: bool) -> None:
+        self.run(self.store.retire(worker, LATER if begun else None))
+        self.dead.setdefault(worker, Reason.LOST if begun else Reason.RELEASED)
         assert self.run(self.store.heartbeat(worker, None)) is None
 
     @precondition(lambda self: len(self.models) < 4)  # few, so that each has many transitions
@@ -197,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
         fresh = UUID(int=1000 + len(self.dead))
         self.run(self.store.register(fresh, "w", ["default"], []))
         self.dispatch_and_claim(fresh, exclusive=True)
-        self.kill_worker(fresh)
+        self.end_worker(fresh, begun=True)
         self.reclaim({})
         return self.dispatch_and_claim(worker, exclusive=exclusive)
 
@@ -311,8 +312,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.reclaim({})
 
     def reclaim(self, old: dict[UUID, Reason]) -> None:
-        lost = {task for task, model in self.models.items() if model.owner in self.dead}
-        ends = dict.fromkeys(lost, Reason.LOST) | old
+        owners = {task: model.owner for task, model in self.models.items()}
+        ends = {t: self.dead[owner] for t, owner in owners.items() if owner in self.dead} | old
         taken = self.run(self.store.reclaim(1000, "scheduler"))
         assert {end.task_id: end.reason for end in taken} == ends
         for task, reason in ends.items():

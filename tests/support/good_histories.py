@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from life import Life
-from specimen import Specimen
+from specimen import Specimen, retire
 
 from holdfast.model.lifecycle import Reason, State
 
@@ -235,4 +235,13 @@ def failed_for_want_of_its_effect(run: Specimen) -> None:
 def released_by_a_worker_that_stops(run: Specimen) -> None:
     stopped = {"error": {"type": "Stopped", "message": "shutting down"}}
     life = run.submit("a").dispatch().claim("worker-1").end(Reason.RELEASED, detail=stopped)
+    life.dispatch().claim("worker-2").succeed()
+
+
+@good
+def handed_back_since_its_worker_stopped_before_it_was_told(run: Specimen) -> None:
+    life = run.submit("a").dispatch().claim("worker-1")
+    retire(run, life)
+    life.owner = "scheduler:scheduler-1"
+    life.end(Reason.RELEASED, told={}, detail={"error": {"type": "NotStarted"}})
     life.dispatch().claim("worker-2").succeed()

@@ -53,6 +53,7 @@ class Specimen:
     incarnations: dict[str, str] = field(default_factory=dict)  # actor -> its last incarnation
     labels: dict[str, str] = field(default_factory=dict)  # incarnation -> its actor
     dead: dict[str, str] = field(default_factory=dict)  # incarnation -> when it was marked dead
+    retired: set[str] = field(default_factory=set)  # those of the dead that ended by themselves
     api_key: str | None = None  # the name of what the following submits are sent with
     _count: int = 0
 
@@ -248,6 +249,7 @@ class Specimen:
                     started_at=instant(0),
                     lease_expires_at=self.dead.get(worker_id, instant(self.now + 1.0)),
                     dead_at=self.dead.get(worker_id),
+                    dead_reason="stopped" if worker_id in self.retired else None,
                 )
                 for worker_id, label in self.labels.items()
             ]
@@ -275,3 +277,10 @@ class Specimen:
     def _testimonies(self) -> list[Record]:
         left = (record for record in self.records if isinstance(record, Event | Effect))
         return [self._testified(record) for record in left]
+
+
+def retire(run: Specimen, life: Life) -> None:
+    """Let the owner of a RUNNING task end by itself."""
+    incarnation = life.claimed_by[life.epoch]
+    run.retired.add(incarnation)
+    run.dead[incarnation] = instant(run.now)

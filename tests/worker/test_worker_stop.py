@@ -13,7 +13,7 @@ from wire import wire_to
 
 from holdfast.handlers import Context
 from holdfast.handlers.cancellation import StopReason
-from holdfast.model.lifecycle import State
+from holdfast.model.lifecycle import Reason, State
 from holdfast.runtime.supervision import LoopSupervisor
 from holdfast.telemetry.event_names import EventName
 from holdfast.worker.worker import Worker
@@ -129,6 +129,34 @@ async def test_handler_that_ignores_cancellation_cannot_block_the_stop(
         assert await within(running, bench.logged) == 0
         released.set()
     assert dead_reason(bench, worker) == "stopped", "a scheduler reclaims the task immediately"
+    async with bench.scheduler():
+        await until(lambda: not bench.sql("SELECT 1 FROM tasks WHERE state = 'RUNNING'"))
+    assert Reason.LOST in await bench.reasons(task_id), "its handler had begun"
+
+
+async def test_claim_that_is_not_answered_before_the_stop_loses_nothing(bench: Bench) -> None:
+    @bench.registry.task("quick")
+    async def quick(ctx: Context, payload: Payload) -> None: ...
+
+    (first,) = await bench.offer("quick")
+    settings = {"shutdown_grace_seconds": 0.1, "statement_timeout_seconds": 0.5}
+    async with (
+        wire_to(bench.settings.database_url) as wire,
+        bench.incarnation(database_url=wire.url, **settings) as (worker, running),
+    ):
+        await bench.until_state(first, State.SUCCEEDED)
+        (task_id,) = await bench.submit("quick", max_losses=1, max_attempts=1)
+        wire.hold_reply_to(task_id.bytes)
+        await bench.hint()
+        await bench.until_state(task_id, State.RUNNING)
+        worker.stop()
+        assert await within(running, bench.logged) == 0
+    assert dead_reason(bench, worker) == "stopped"
+    async with bench.scheduler(), bench.worker():
+        await bench.until_state(task_id, State.SUCCEEDED)
+    story = await bench.story(task_id)
+    assert [event.reason for event in story.events].count(Reason.RELEASED) == 1
+    assert (story.task.losses, story.task.handed_back, story.task.attempt) == (0, 1, 2)
 
 
 async def test_hints_read_while_stopping_are_requeued(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from chaos.history.history import History
 from chaos.history.records import parse_instant
 from holdfast.model.lifecycle import Reason
 
+_RETIRED = "stopped"  # what the row of a worker says that ended by itself
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -76,13 +77,15 @@ class _Owners:
         actor, ended = attempt.claim.actor, parse_instant(attempt.end.at)
         worker = self._history.workers.get(actor.removeprefix("worker:"))
         dead_at = worker.dead_at if worker else None
+        dead = dead_at is not None and parse_instant(dead_at) <= ended
         knows = self._topology.get("knows", {}).get(worker.label if worker else "", (effect,))
         return Ended(
             end=attempt.kind,
             seconds=attempt.seconds,
             by_scheduler=attempt.by_scheduler,
-            owner_dead=dead_at is not None and parse_instant(dead_at) <= ended,
+            owner_dead=dead,
             owner_stopped=self._busy[actor] <= ended,
+            owner_retired=dead and worker is not None and worker.dead_reason == _RETIRED,
             knows_name=effect in knows,
             cancel_requested=attempt.life.cancel_requested,
             error=str(attempt.error.get("type", "")),

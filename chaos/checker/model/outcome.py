@@ -62,8 +62,9 @@ class Ended:
     """The end of an attempt, with the evidence for it in the log.
 
     ``seconds``: from the claim to the end, by the database's clock. ``owner_dead``: its incarnation
-    had been marked dead by then; ``owner_stopped``: it had been asked to stop. ``error`` and
-    ``message``: of the exception that the end names, else empty.
+    had been marked dead by then; ``owner_stopped``: it had been asked to stop; ``owner_retired``:
+    it had then ended by itself. ``error``, ``message``: of the exception that the end names, else
+    empty.
     """
 
     end: Ending
@@ -71,6 +72,7 @@ class Ended:
     by_scheduler: bool
     owner_dead: bool
     owner_stopped: bool
+    owner_retired: bool
     knows_name: bool
     cancel_requested: bool
     error: str = ""
@@ -98,7 +100,7 @@ def objection(ended: Ended, told: str | None, effect: str, limits: Limits) -> st
     """
     match ended.end:
         case Ending.LOST:
-            return None if ended.owner_dead else "its worker was not dead"
+            return _lost(ended)
         case Ending.CANCELLED:
             return None if ended.cancel_requested else "nobody had asked to cancel it"
         case Ending.TIMED_OUT:
@@ -138,13 +140,19 @@ def _timed_out(ended: Ended, limits: Limits) -> str | None:
     return None
 
 
+def _lost(ended: Ended) -> str | None:
+    if ended.owner_retired:  # it had ended what it had begun, and began nothing else
+        return "its worker had ended by itself"
+    return None if ended.owner_dead else "its worker was not dead"
+
+
 def _handed_back(ended: Ended, limits: Limits) -> str | None:
     if ended.error == "UnknownName":
         return "its worker has a handler for it" if ended.knows_name else None
     if ended.error == "NotStarted":
         least = limits.grace_seconds - limits.claim_seconds
         if ended.by_scheduler:
-            least = limits.timeout_seconds + limits.grace_seconds
+            least = 0.0 if ended.owner_retired else limits.timeout_seconds + limits.grace_seconds
         return "its grant was not late" if ended.seconds < least else None
     if ended.by_scheduler:
         return "a scheduler cannot know that its worker does not run it"

@@ -143,8 +143,13 @@ _NOT_STARTED = """jsonb_build_object('error', jsonb_build_object(
 # grace. Without that the worker may be dead; the attempt is then lost with it, which does not use
 # up ``max_attempts``. Nor does an attempt whose handler had not begun by that heartbeat: the answer
 # to its claim is late. It never begins, since a worker begins nothing later than the grace.
+# A worker that was stopped has said the same of the claims that it got no answer to: their attempts
+# are not lost either.
 RECLAIM = text(f"""
-WITH dead AS MATERIALIZED (SELECT id FROM holdfast.workers WHERE dead_at IS NOT NULL),
+WITH dead AS MATERIALIZED (
+  SELECT id, CASE dead_reason WHEN 'stopped' THEN COALESCE(begun_until, '-infinity')
+    ELSE 'infinity' END AS begun_until
+  FROM holdfast.workers WHERE dead_at IS NOT NULL),
 alive AS MATERIALIZED (
   SELECT id, LEAST(lease_expires_at - make_interval(secs => CAST(:lease AS float8)),
     (SELECT clock_timestamp())) AS heard, begun_until
@@ -153,10 +158,12 @@ running AS MATERIALIZED (
   SELECT id, epoch, worker_id, claimed_at, timeout_seconds FROM holdfast.tasks
   WHERE state = '{State.RUNNING}'),
 overdue AS MATERIALIZED (
-  SELECT t.id, t.epoch, t.worker_id IN (SELECT id FROM dead) AS lost,
-    alive.id IS NOT NULL AND COALESCE(t.claimed_at > alive.begun_until, true) AS unbegun
+  SELECT t.id, t.epoch, COALESCE(t.claimed_at <= dead.begun_until, false) AS lost,
+    COALESCE(t.claimed_at > dead.begun_until, alive.id IS NOT NULL
+      AND COALESCE(t.claimed_at > alive.begun_until, true)) AS unbegun
   FROM running t LEFT JOIN alive ON alive.id = t.worker_id
-  WHERE t.worker_id IN (SELECT id FROM dead)
+    LEFT JOIN dead ON dead.id = t.worker_id
+  WHERE dead.id IS NOT NULL
     OR t.claimed_at + make_interval(secs => t.timeout_seconds + CAST(:grace AS float8))
        <= alive.heard
   ORDER BY t.id LIMIT CAST(:n AS int)),

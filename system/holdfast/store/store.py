@@ -269,10 +269,7 @@ class Store:
         return count
 
     async def prune_workers(self, n: int) -> int:
-        """Delete up to ``n`` workers dead for longer than the retention that own no task.
-
-        Return the count.
-        """
+        """Delete up to ``n`` workers dead for the retention that own no task; return the count."""
         parameters = {"n": n, "retention": self._settings.retention_days * 86400}
         return len(await self._database.rows(scans.PRUNE_WORKERS, parameters))
 
@@ -315,9 +312,10 @@ class Store:
             return None
         return [OwnedAttempt(**row) for row in rows if row["task_id"] is not None]
 
-    async def retire(self, worker_id: UUID) -> None:
-        """End this incarnation after a graceful stop."""
-        await self._database.rows(transitions.RETIRE, {"worker": worker_id})
+    async def retire(self, worker_id: UUID, begun_until: datetime | None) -> None:
+        """End this incarnation after a graceful stop; ``begun_until`` as for ``heartbeat``."""
+        parameters = {"worker": worker_id, "begun_until": begun_until}
+        await self._database.rows(transitions.RETIRE, parameters)
 
     async def claim(
         self, hints: Sequence[Hint], worker_id: UUID, token: UUID, *, exclusive: bool = False

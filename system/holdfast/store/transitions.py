@@ -256,7 +256,8 @@ event_rows AS (
 {_ANSWER}""")
 
 RETIRE = text("""
-UPDATE holdfast.workers SET dead_at = clock_timestamp(), dead_reason = 'stopped'
+UPDATE holdfast.workers SET dead_at = clock_timestamp(), dead_reason = 'stopped',
+  begun_until = CAST(:begun_until AS timestamptz)
 WHERE id = CAST(:worker AS uuid) AND dead_at IS NULL RETURNING id""")
 
 # Redis did not take the hints that REPUBLISH returned. A new deadline is never later than the one

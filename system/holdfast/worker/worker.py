@@ -129,7 +129,7 @@ class Worker:
             await self._close()
             return 0
         if problem:
-            await self._beating.retire(self.id)
+            await self._beating.retire(self.id, None)
             await self._close()
             raise Misconfigured(problem)
         self._log.info(
@@ -145,7 +145,7 @@ class Worker:
             await beating
             if self._lease.dead.is_set():
                 return EXIT_DEAD
-            await self._beating.retire(self.id)
+            await self._beating.retire(self.id, self._executor.begun_until)
         except (OutcomeUnknown, Unavailable, TimeoutError) as error:
             self._log.warning(
                 "Worker stopped without reaching Postgres; its lease will expire",

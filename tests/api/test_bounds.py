@@ -19,7 +19,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import strategies as st
-from measured_api import MeasuredApi, measured_api
+from measured_api import ApiForker, MeasuredApi, api_forker
 
 from chaos.mutants import Edit, Mutant, plant
 from chaos.mutants.mutant import SOURCES
@@ -202,6 +202,12 @@ def cost(api: MeasuredApi, method: str, path: str, body: bytes = b"") -> Cost:
     )
 
 
+@pytest.fixture
+def forker() -> Iterator[ApiForker]:
+    with api_forker() as forker:
+        yield forker
+
+
 # No shrinking: each example takes seconds, and its shape says it all.
 @examples(
     40,
@@ -226,10 +232,10 @@ def cost(api: MeasuredApi, method: str, path: str, body: bytes = b"") -> Cost:
 @example(sent=Sent(shape("null at the end"), 590_000, 0))
 @example(sent=Sent(shape("long number at the end"), 740_000, 0))
 def test_a_request_costs_what_its_size_allows(
-    settings: Settings, store: Store, tmp_path: Path, sent: Sent
+    forker: ApiForker, settings: Settings, store: Store, tmp_path: Path, sent: Sent
 ) -> None:
     body = sent.body()
-    with measured_api(settings, tmp_path) as api:
+    with forker.measured_api(settings, tmp_path) as api:
         spent = cost(api, "POST", sent.path, body)
     shown = f"{sent.shape.name}, {sent.items} items, {len(body)} bytes: {spent}"
     assert spent.status in {200, 201, 400, 413, 422}, shown
@@ -237,13 +243,13 @@ def test_a_request_costs_what_its_size_allows(
 
 
 def test_the_largest_batches_at_once_fit_into_the_container(
-    settings: Settings, store: Store, tmp_path: Path
+    forker: ApiForker, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     """Bodies under way are bounded together; a request beyond the bound is answered 503."""
     service = yaml.safe_load((SOURCES / "docker-compose.yml").read_text())["services"]["api"]
     limit = service["deploy"]["resources"]["limits"]["memory"]
     body = Sent(shape("empty arrays"), BATCH_BYTES - 100_000, 67).body()
-    with measured_api(settings, tmp_path) as api, ThreadPoolExecutor(12) as clients:
+    with forker.measured_api(settings, tmp_path) as api, ThreadPoolExecutor(12) as clients:
         sent = [
             clients.submit(api.client.post, "/tasks/batch", content=body, headers=JSON)
             for _ in range(12)
@@ -303,27 +309,35 @@ def made(*edits: Edit) -> Mutant:
     ],
 )
 def test_the_law_finds_a_removed_bound(
-    settings: Settings, store: Store, tmp_path: Path, mutant: Mutant, sent: Sent
+    forker: ApiForker,
+    settings: Settings,
+    store: Store,
+    tmp_path: Path,
+    mutant: Mutant,
+    sent: Sent,
 ) -> None:
     body = sent.body()
-    with measured_api(settings, tmp_path) as api:
+    with forker.measured_api(settings, tmp_path) as api:
         sound = cost(api, "POST", sent.path, body)
-    with measured_api(settings, tmp_path, plant(mutant, SOURCES, tmp_path / "tree")) as api:
+    with (
+        api_forker(plant(mutant, SOURCES, tmp_path / "tree")) as unbounded,
+        unbounded.measured_api(settings, tmp_path) as api,
+    ):
         spent = cost(api, "POST", sent.path, body)
     assert sound.excess(len(body)) == []
     assert spent.excess(len(body))
 
 
 async def test_a_page_costs_no_more_than_its_bound(
-    settings: Settings, store: Store, tmp_path: Path
+    forker: ApiForker, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     """One page of 40 tasks of a megabyte; the law finds a page without a bound."""
     payload = b'{"a":"' + b"x" * 1_000_000 + b'"}'
     await store.submit([NewTask(new_id(), "echo", payload) for _ in range(40)], "api:test")
-    with measured_api(settings, tmp_path) as api:
+    with forker.measured_api(settings, tmp_path) as api:
         sound = cost(api, "GET", "/tasks/?limit=1000")
     tree = plant(without_page_bound(), SOURCES, tmp_path / "tree")
-    with measured_api(settings, tmp_path, tree) as api:
+    with api_forker(tree) as unbounded, unbounded.measured_api(settings, tmp_path) as api:
         spent = cost(api, "GET", "/tasks/?limit=1000")
     assert sound.excess(PAGE_BYTES_MAX) == []
     assert spent.excess(PAGE_BYTES_MAX)

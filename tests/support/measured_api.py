@@ -1,6 +1,6 @@
 """A fresh API process whose memory and turns of the event loop are measured.
 
-Run as a program, this file is that process: the API, and a tick in its event loop.
+Run as a program, this file forks such processes: the API, and a tick in its event loop.
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 from waiting import wait_until
 
+from holdfast.cli import _run
 from holdfast.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -61,49 +65,116 @@ class MeasuredApi:
         return int(text.split(f"{name}:")[1].split()[0]) * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class ApiForker:
+    """A process that has imported the API but never runs it; each started API is a fork of it."""
+
+    process: subprocess.Popen[str]
+
+    @contextmanager
+    def measured_api(self, settings: Settings, directory: Path) -> Iterator[MeasuredApi]:
+        """Run a fresh API process on the servers of ``settings`` until the block ends."""
+        turns = directory / f"turns-{time.monotonic_ns()}"
+        turns.touch()
+        log = turns.with_suffix(".log")
+        log.touch()
+        environment = {
+            "HOLDFAST_DATABASE_URL": settings.database_url,
+            "HOLDFAST_REDIS_URL": settings.redis_url,
+            "HOLDFAST_API_PORT": "0",
+            "HOLDFAST_LOG_FORMAT": "json",
+        }
+        pid = self._fork(_Start(str(turns), str(log), environment))
+        try:
+            with httpx.Client(base_url=_url(pid, log), timeout=60) as client:
+                wait_until(lambda: client.get("/readyz").status_code == 200)
+                yield MeasuredApi(pid, client, turns)
+        finally:
+            if _runs(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    def _fork(self, start: _Start) -> int:
+        """Have it fork and return the pid of the child."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(asdict(start)), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a forked API gets: its files, and its HOLDFAST_* variables."""
+
+    turns: str
+    log: str
+    environment: dict[str, str]
+
+
 @contextmanager
-def measured_api(
-    settings: Settings, directory: Path, sources: Path = ROOT
-) -> Iterator[MeasuredApi]:
-    """Run an API process from ``sources`` on the servers of ``settings`` until the block ends."""
+def api_forker(sources: Path = ROOT) -> Iterator[ApiForker]:
+    """Yield a process that forks APIs which run from ``sources``.
+
+    A fork starts with the memory of an API that has answered nothing, in a tenth of the time that
+    its imports would take.
+    """
     from chaos.mutants import import_path  # not in the process that is measured
 
-    turns = directory / f"turns-{time.monotonic_ns()}"
-    turns.touch()
     shared = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-    environment = shared | {
-        "PYTHONPATH": f"{import_path(sources)}:{Path(__file__).parent}",
-        "HOLDFAST_DATABASE_URL": settings.database_url,
-        "HOLDFAST_REDIS_URL": settings.redis_url,
-        "HOLDFAST_API_PORT": "0",
-        "HOLDFAST_LOG_FORMAT": "json",
-    }
+    path = f"{import_path(sources)}:{Path(__file__).parent}"
     with subprocess.Popen(
-        [sys.executable, __file__, turns],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        [sys.executable, __file__],
+        env=shared | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        try:
-            assert process.stderr is not None
-            url = _url(process.stderr)
-            with httpx.Client(base_url=url, timeout=60) as client:
-                wait_until(lambda: client.get("/readyz").status_code == 200)
-                yield MeasuredApi(process.pid, client, turns)
-        finally:
-            process.kill()
+        yield ApiForker(process)  # it ends with its input
 
 
-def _url(lines: Iterator[str]) -> str:
-    """Return the URL in the log line of the started API."""
-    seen = []
-    for line in lines:
-        seen.append(line)
-        if line.startswith("{") and json.loads(line)["event_name"] == "api_started":
-            url: str = json.loads(line)["url"]
-            return url
-    raise AssertionError(f"the API did not start: {''.join(seen)}")
+def _url(pid: int, log: Path) -> str:
+    """Wait until the API has started and return its URL."""
+    urls: list[str] = []
+
+    def started() -> bool:
+        assert _runs(pid), f"the API did not start: {log.read_text()}"
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line[0] == "{"]
+        urls.extend(line["url"] for line in lines if line["event_name"] == "api_started")
+        return bool(urls)
+
+    wait_until(started)
+    return urls[0]
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _fork_until_eof() -> None:
+    """Fork an API for each line of the standard input; print its pid."""
+    import uvloop  # noqa: F401 - like the API, for its forks
+
+    import holdfast.api.server  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
+    for line in sys.stdin:
+        start = _Start(**json.loads(line))
+        if pid := os.fork():
+            print(pid, flush=True)
+        else:
+            _run_forked(start)
+
+
+def _run_forked(start: _Start) -> NoReturn:
+    """Run the API in this forked child."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(start.log, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+        os.environ.update(start.environment)
+        _run(_serve(Path(start.turns)))
+    except BaseException:  # noqa: BLE001 - must not return to the loop of its parent
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 async def _serve(turns: Path) -> int:
@@ -128,6 +199,4 @@ async def _tick(turns: Path) -> None:
 
 
 if __name__ == "__main__":
-    from holdfast.cli import _run
-
-    _run(_serve(Path(sys.argv[1])))
+    _fork_until_eof()

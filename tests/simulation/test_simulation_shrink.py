@@ -215,14 +215,13 @@ LATE: dict[str, Any] = {
     "id": "late",
     "hypothesis": "A finish that comes after its lease was lost is refused by its epoch.",
     "topology": {
-        "schedulers": 2,
+        "schedulers": 1,
         "workers": 2,
-        "settings": {"lease_seconds": 2, "heartbeat_seconds": 0.6, "poll_seconds": 0.2},
+        "settings": {"lease_seconds": 2, "heartbeat_seconds": 0.6, "poll_seconds": 0.4},
     },
     "workload": {
         "tasks": 20,
         "seconds": 2.4,
-        "reads": 0.5,
         "handler_seconds": [0.8, 1.4],
         "timeout_seconds": 4,
     },

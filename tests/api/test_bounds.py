@@ -92,6 +92,7 @@ PAYLOADS = (
     Shape("wide keys", "{", '"\U0001f600{n}":0', "}"),
     Shape("below long keys", BELOW[0] + "[]," * 101, "1", BELOW[1]),
     Shape("deep", '{"a":[', '{{"":' * 40 + "0" + "}}" * 40, "]}"),
+    Shape("brackets and strings", '{"a":', '{{[{{""', "}"),
     Shape("too deep", TOO_DEEP[0], "1", TOO_DEEP[1]),
     Shape("rows", '{"a":[', '{{"id":{n},"name":"customer {n}","ok":true,"v":1.5}}', "]}"),
     Shape("malformed at the end", '{"a":[', "[1]", "}"),
@@ -220,6 +221,8 @@ def forker() -> Iterator[ApiForker]:
 @example(sent=Sent(shape("below long keys"), TASK_BYTES - 100, 0))
 @example(sent=Sent(shape("empty arrays"), 120_000, 0))
 @example(sent=Sent(shape("deep"), 200_000, 0))
+@example(sent=Sent(shape("deep"), 848_869, 1))
+@example(sent=Sent(shape("brackets and strings"), TASK_BYTES - 100, 0))
 @example(sent=Sent(shape("objects of a key each"), 450_000, 0))
 @example(sent=Sent(shape("wide text"), TASK_BYTES - 100, 0))
 @example(sent=Sent(shape("wide text"), BATCH_BYTES - 100_000, 8))

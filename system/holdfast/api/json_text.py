@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
 
 from holdfast.model.payload import DEPTH_MAX, PayloadError, count_fault
 
-# Possessive (``*+``): the escapes of a long string would else take memory.
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_PART_BYTES = 1 << 16
 
 
 class MalformedJson(ValueError):
@@ -49,9 +48,8 @@ def parse(text: bytes) -> Any:
         PayloadError: it has too many values, is nested too deeply, or a number is too long.
         MalformedJson: another defect.
     """
-    # Strings may contain brackets and commas. Removing them from bytes, not text, takes 80 bytes
-    # of memory for each.
-    if _count_fault(text) and (fault := _count_fault(_without_strings(text))):
+    # Strings may contain brackets and commas.
+    if _count_fault([text]) and (fault := _count_fault(_outside_strings(text))):
         raise PayloadError(fault)
     try:
         return from_json(text, cache_strings="none")  # its cache slows down objects of many keys
@@ -59,13 +57,22 @@ def parse(text: bytes) -> Any:
         return _parse_again(text)
 
 
-def _without_strings(text: bytes) -> bytes:
-    return _STRING.sub("", text.decode("latin-1")).encode("latin-1")
+def _outside_strings(text: bytes) -> Iterator[bytes]:
+    """Yield what is not within quotes, in parts: a piece between two quotes takes 50 bytes."""
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    inside = 0
+    for start in range(0, len(unescaped), _PART_BYTES):
+        pieces = unescaped[start : start + _PART_BYTES].split(b'"')
+        yield b"".join(pieces[inside::2])
+        inside = (inside + len(pieces) - 1) % 2
 
 
-def _count_fault(text: bytes) -> str | None:
-    containers = text.count(b"[") + text.count(b"{")
-    return count_fault(containers, containers + text.count(b","))
+def _count_fault(parts: Iterable[bytes]) -> str | None:
+    containers = commas = 0
+    for part in parts:
+        containers += part.count(b"[") + part.count(b"{")
+        commas += part.count(b",")
+    return count_fault(containers, containers + commas)
 
 
 def _parse_again(text: bytes) -> Any:

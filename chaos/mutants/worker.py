@@ -160,7 +160,7 @@ _TAKING = (
         what="it rests for the first delay each time",
         scenario="two_versions",
         killers=("S21",),
-        edits=(Edit(_EXECUTOR, "grant.unhandled + 1, 0.0)", "1, 0.0)"),),
+        edits=(Edit(_EXECUTOR, "(grant.unhandled + 1, self.", "(1, self."),),
     ),
     Mutant(
         name="unhandled_not_counted",

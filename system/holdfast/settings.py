@@ -90,8 +90,8 @@ class Settings(BaseModel):
     unknown_name_seconds: float = Field(
         5.0,
         gt=0,
-        description="Delay of a task released because its worker has no such handler; doubles each "
-        "time.",
+        description="Delay of a task released because its worker has no such handler, less up to a "
+        "tenth; doubles each time.",
     )
     unknown_name_max_seconds: float = Field(
         300.0, gt=0, description="Upper limit of that doubling."

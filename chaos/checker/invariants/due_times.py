@@ -99,10 +99,8 @@ def _delay(history: History, task: Told, attempt: Attempt, unhandled: int) -> De
     asked: float | None = None
     if error == _UNHANDLED:
         configured = configuration(history)
-        asked = rest(
-            configured.unknown_name_seconds, configured.unknown_name_max_seconds, unhandled
-        )
-    elif error == "Retry" and attempt.kind is Ending.FAILED and task.declared is not None:
+        return rest(configured.unknown_name_seconds, configured.unknown_name_max_seconds, unhandled)
+    if error == "Retry" and attempt.kind is Ending.FAILED and task.declared is not None:
         # Without a step to retry, S20 knows the only reason: the sink did not respond.
         asked = task.step(attempt.number).get("after", SINK_RETRY_SECONDS)
     elif error == "Retry":

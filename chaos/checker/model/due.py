@@ -17,6 +17,8 @@ class Delay:
     latest: float
 
 
+# How much shorter a rest may be, so that the same worker does not get the task each time.
+_REST_JITTER = 0.1
 NOW = Delay(0.0, 0.0)
 
 
@@ -54,9 +56,10 @@ def back_off(declared: Declaration, failures: int) -> Delay:
     return Delay(full * (1 - declared.jitter), full)
 
 
-def rest(first_seconds: float, longest_seconds: float, times: int) -> float:
+def rest(first_seconds: float, longest_seconds: float, times: int) -> Delay:
     """Return the rest of a task after its n-th release by a worker that lacks its handler."""
     seconds = first_seconds
     for _ in range(times - 1):
         seconds = min(longest_seconds, 2 * seconds)
-    return min(longest_seconds, seconds)
+    full = min(longest_seconds, seconds)
+    return Delay(full * (1 - _REST_JITTER), full)

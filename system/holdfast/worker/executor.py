@@ -23,6 +23,7 @@ from holdfast.worker.handler_runner import HandlerRunner
 from holdfast.worker.slot_pool import SlotPool
 
 _CLOSE_SECONDS = 1.0  # for handlers to end after ``close`` cancelled them
+_REST_JITTER = 0.1
 
 
 class Executor:
@@ -40,7 +41,9 @@ class Executor:
         self.attempts: dict[AttemptKey, RunningAttempt] = {}
         self.slots = slots
         self._unknown_name_rest = Backoff(
-            settings.unknown_name_seconds, max_seconds=settings.unknown_name_max_seconds, jitter=0
+            settings.unknown_name_seconds,
+            max_seconds=settings.unknown_name_max_seconds,
+            jitter=_REST_JITTER,
         )
         self._handlers = handlers
         self._finisher = finisher
@@ -172,12 +175,14 @@ class Executor:
         """Return a release, not counted as a failure: another worker may have the handler.
 
         The task rests ever longer: a name that no worker handles any more must not keep all busy.
+        The jitter matters: idle workers read hints at regular times, and Redis prefers the one that
+        has waited for longest. After equal rests the same worker might get the task for ever.
         """
         return Failure(
             grant.task_id,
             grant.epoch,
             Reason.RELEASED,
-            self._unknown_name_rest.delay_seconds(grant.unhandled + 1, 0.0),
+            self._unknown_name_rest.delay_seconds(grant.unhandled + 1, self._handlers.uniform()),
             '{"error": {"type": "UnknownName", "message": "this worker has no handler for it"}}',
             unhandled=True,
         )

@@ -62,10 +62,14 @@ class HandlerRunner:
         return await attempt.run(
             self._threads,
             self._turns,
-            uniform=self._jitter.random(),
+            uniform=self.uniform(),
             result_bytes_max=self._result_bytes_max,
             late_seconds_max=self._late_seconds_max,
         )
+
+    def uniform(self) -> float:
+        """Return a random number in [0, 1), for jitter."""
+        return self._jitter.random()
 
     def close(self) -> None:
         """Accept no further attempts; running threads cannot be stopped and are abandoned."""

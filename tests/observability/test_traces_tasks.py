@@ -243,7 +243,11 @@ async def test_task_without_a_handler_has_an_attempt_span(
     async with traced.worker(unknown_name_seconds=60):
         await traced.until_state(task_id, State.SCHEDULED)
     (process,) = await attempts(collector, traced, task_id)
-    assert process.events["retry scheduled"] == {"holdfast.delay_seconds": 60.0}
+    story = await traced.story(task_id)
+    rest = (story.task.due_at - story.events[-1].at).total_seconds()
+    (delay,) = process.events["retry scheduled"].values()
+    assert 54 <= delay <= 60
+    assert delay == pytest.approx(rest, abs=0.05)
 
 
 async def test_orphan_is_emitted_by_the_worker_that_releases_it(

@@ -5,6 +5,7 @@ Each example is sent to a fresh process, whose peak memory would otherwise hide 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,9 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 MEMORY_FACTOR = 8
 MEMORY_BYTES = 8 << 20
 TURN_SECONDS = 0.1
+TURN_FACTOR = 12  # on a slow machine: times what REFERENCE takes to parse there
+REFERENCE = b'{"a":[' + b",".join([b'{"b":1}'] * 38_000) + b"]}"
+TRIES = 3
 HEALTHZ_SECONDS = 0.5
 TASK_BYTES = 1 << 20
 PAYLOAD = "system/holdfast/model/payload.py"
@@ -181,11 +185,22 @@ class Cost:
                 self.peak_bytes <= MEMORY_FACTOR * size + MEMORY_BYTES
             ),
             f"{self.turn_seconds:.3f} s of processor time in one turn": (
-                self.turn_seconds <= TURN_SECONDS
+                self.turn_seconds <= max(TURN_SECONDS, TURN_FACTOR * reference_seconds())
             ),
             f"{self.healthz_seconds:.2f} s for /healthz": self.healthz_seconds <= HEALTHZ_SECONDS,
         }
         return [what for what, within in allowed.items() if not within]
+
+
+def reference_seconds() -> float:
+    """Return the processor time that this machine needs now to parse REFERENCE."""
+
+    def once() -> float:
+        began = time.process_time()
+        json.loads(REFERENCE)
+        return time.process_time() - began
+
+    return min(once() for _ in range(5))
 
 
 def cost(api: MeasuredApi, method: str, path: str, body: bytes = b"") -> Cost:
@@ -237,9 +252,13 @@ def forker() -> Iterator[ApiForker]:
 def test_a_request_costs_what_its_size_allows(
     forker: ApiForker, settings: Settings, store: Store, tmp_path: Path, sent: Sent
 ) -> None:
+    """Other processes of the machine may lengthen a turn: the least of three counts."""
     body = sent.body()
-    with forker.measured_api(settings, tmp_path) as api:
-        spent = cost(api, "POST", sent.path, body)
+    for _ in range(TRIES):
+        with forker.measured_api(settings, tmp_path) as api:
+            spent = cost(api, "POST", sent.path, body)
+        if not spent.excess(len(body)):
+            break
     shown = f"{sent.shape.name}, {sent.items} items, {len(body)} bytes: {spent}"
     assert spent.status in {200, 201, 400, 413, 422}, shown
     assert spent.excess(len(body)) == [], shown

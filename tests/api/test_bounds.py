@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -185,7 +185,8 @@ class Cost:
                 self.peak_bytes <= MEMORY_FACTOR * size + MEMORY_BYTES
             ),
             f"{self.turn_seconds:.3f} s of processor time in one turn": (
-                self.turn_seconds <= max(TURN_SECONDS, TURN_FACTOR * reference_seconds())
+                self.turn_seconds <= TURN_SECONDS
+                or self.turn_seconds <= TURN_FACTOR * reference_seconds()
             ),
             f"{self.healthz_seconds:.2f} s for /healthz": self.healthz_seconds <= HEALTHZ_SECONDS,
         }
@@ -252,11 +253,13 @@ def forker() -> Iterator[ApiForker]:
 def test_a_request_costs_what_its_size_allows(
     forker: ApiForker, settings: Settings, store: Store, tmp_path: Path, sent: Sent
 ) -> None:
-    """Other processes of the machine may lengthen a turn: the least of three counts."""
-    body = sent.body()
+    """Other processes may lengthen a turn: it is tried again. Memory never is."""
+    body, peak_bytes = sent.body(), 0
     for _ in range(TRIES):
         with forker.measured_api(settings, tmp_path) as api:
             spent = cost(api, "POST", sent.path, body)
+        peak_bytes = max(peak_bytes, spent.peak_bytes)
+        spent = replace(spent, peak_bytes=peak_bytes)
         if not spent.excess(len(body)):
             break
     shown = f"{sent.shape.name}, {sent.items} items, {len(body)} bytes: {spent}"

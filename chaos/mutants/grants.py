@@ -61,7 +61,7 @@ MUTANTS = (
     ),
     Mutant(
         name="stopped_lost",
-        guard="a worker that is stopped loses no attempt: what it was not told of had not begun",
+        guard="a worker that is stopped loses no attempt of a claim without an answer",
         what="such attempts are lost, as those of a worker that was killed",
         scenario="stopped_unanswered",
         killers=("S15", "S19", "S20"),

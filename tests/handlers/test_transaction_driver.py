@@ -106,7 +106,7 @@ async def test_connection_lost_unnoticed_costs_the_next_handler_nothing(
     (row,) = await begun.rows(text("SELECT pg_backend_pid() AS pid"), {})
     await begun.rollback()
     await pool.release(begun.connection, keep=keep)
-    # It blocks the event loop, which reads the server's farewell only when BEGIN waits for a reply.
+    # It blocks the event loop, which reads the server's last message only when BEGIN waits.
     bench.sql(f"SELECT pg_terminate_backend({row['pid']}, 5000)")
     async with bench.context().transaction() as tx:
         await tx.execute(INSERT, {"id": 1})

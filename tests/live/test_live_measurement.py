@@ -36,7 +36,7 @@ THROUGH = ByteCounts(sent=100, received=50, connections=1, closed=0)
 
 
 def downloaded(count: int) -> EdgeMeasurement:
-    """Return a measurement of an edge as fast as before, through which so many bytes came."""
+    """Return a measurement of an edge as fast as before that has received ``count`` bytes."""
     traffic = ByteCounts(sent=100, received=count, connections=1, closed=0)
     return seen(baseline_seconds=0.01, probe_seconds=0.011, answered=True, traffic=traffic)
 

@@ -239,7 +239,7 @@ def released_by_a_worker_that_stops(run: Specimen) -> None:
 
 
 @good
-def handed_back_since_its_worker_stopped_before_it_was_told(run: Specimen) -> None:
+def handed_back_since_its_worker_stopped_without_an_answer_to_its_claim(run: Specimen) -> None:
     life = run.submit("a").dispatch().claim("worker-1")
     retire(run, life)
     life.owner = "scheduler:scheduler-1"
